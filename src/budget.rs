@@ -1,0 +1,94 @@
+//! The cooperative budget: how many socket operations one poll of a task may do.
+//!
+//! A socket that is always ready never returns `Pending` by itself, and a task
+//! that loops on it would keep its worker for ever. So the executor gives each
+//! poll of a task [`PER_POLL`] operations ([`refill`]), each operation that came
+//! to a result takes one ([`spend`]), and once none is left [`poll_proceed`]
+//! wakes the task and returns `Pending`: the task goes to the back of the queue.
+//!
+//! An operation that has to wait spends nothing. Otherwise a task that watches
+//! 200 idle sockets would use up its budget by looking, and spin.
+//!
+//! A thread that is not polling one of our tasks has no limit.
+
+use std::cell::Cell;
+use std::task::{Context, Poll};
+
+/// Socket operations in one poll of a task. tokio settled on the same figure.
+pub(crate) const PER_POLL: u32 = 128;
+
+/// No limit: the thread is not inside a poll of one of our tasks.
+const UNLIMITED: u32 = u32::MAX;
+
+thread_local! {
+    static LEFT: Cell<u32> = const { Cell::new(UNLIMITED) };
+}
+
+/// What was left before, to be given to [`restore`].
+#[derive(Clone, Copy)]
+pub(crate) struct Saved(u32);
+
+/// Starts a poll of a task: it has [`PER_POLL`] operations.
+#[inline]
+pub(crate) fn refill() {
+    LEFT.set(PER_POLL);
+}
+
+/// Takes the limit away and returns what it was.
+pub(crate) fn suspend() -> Saved {
+    Saved(LEFT.replace(UNLIMITED))
+}
+
+/// Puts back what [`suspend`] took away.
+pub(crate) fn restore(saved: Saved) {
+    LEFT.set(saved.0);
+}
+
+/// `Ready` while there is budget; else wakes the task and returns `Pending`.
+#[inline]
+pub(crate) fn poll_proceed(cx: &mut Context<'_>) -> Poll<()> {
+    if LEFT.get() == 0 {
+        cx.waker().wake_by_ref();
+        return Poll::Pending;
+    }
+    Poll::Ready(())
+}
+
+/// Takes one operation from the budget.
+#[inline]
+pub(crate) fn spend() {
+    let left = LEFT.get();
+    if left != UNLIMITED {
+        LEFT.set(left.saturating_sub(1));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::task::Waker;
+
+    #[test]
+    fn a_poll_has_exactly_its_budget() {
+        let mut cx = Context::from_waker(Waker::noop());
+        refill();
+        for spent in 0..PER_POLL {
+            assert!(poll_proceed(&mut cx).is_ready(), "stopped after {spent} operations");
+            spend();
+        }
+        assert!(poll_proceed(&mut cx).is_pending(), "the budget did not run out");
+        refill();
+        assert!(poll_proceed(&mut cx).is_ready(), "a refill gives it back");
+    }
+
+    #[test]
+    fn a_foreign_thread_has_no_limit() {
+        let mut cx = Context::from_waker(Waker::noop());
+        let saved = suspend();
+        for _ in 0..10 * PER_POLL {
+            spend();
+        }
+        assert!(poll_proceed(&mut cx).is_ready());
+        restore(saved);
+    }
+}

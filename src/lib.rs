@@ -1,0 +1,65 @@
+//! An async runtime for TCP servers: small, fast, and readable in an afternoon.
+//!
+//! A reactor (epoll or kqueue, through `mio`) maps readiness tokens to stored wakers; the wakers drive
+//! sockets with the [`futures-io`](io) traits; a simple executor runs the tasks. One event loop per
+//! worker, sockets that are `Send` and `Sync`, no hidden thread, no global state, and no `unsafe`.
+//!
+//! # An echo server
+//! ```no_run
+//! use kittiwake::io::{AsyncReadExt, AsyncWriteExt};
+//! use kittiwake::net::TcpListener;
+//!
+//! fn main() -> std::io::Result<()> {
+//!     kittiwake::block_on(async {
+//!         let listener = TcpListener::bind("127.0.0.1:7000").await?;
+//!         loop {
+//!             let (mut stream, _) = listener.accept().await?;
+//!             kittiwake::spawn(async move {
+//!                 let mut buf = [0; 4096];
+//!                 loop {
+//!                     match stream.read(&mut buf).await? {
+//!                         0 => return std::io::Result::Ok(()),
+//!                         n => stream.write_all(&buf[..n]).await?,
+//!                     }
+//!                 }
+//!             });
+//!         }
+//!     })
+//! }
+//! ```
+//!
+//! # What is promised
+//! 1. **No lost wake-up.** Once an operation has returned `Pending`, the task is woken when it can go on,
+//!    whichever thread polls it and however often it moves between tasks.
+//! 2. **Dropping a future cancels it**, and nothing is lost: no byte read and thrown away, no accepted
+//!    connection dropped unseen.
+//! 3. **One connection cannot starve the others.** A poll of a task does at most 128 socket operations,
+//!    and the kernel is looked at again after at most 64 tasks.
+//! 4. **A panic in a task ends that task alone**, and its `JoinHandle` says so.
+//! 5. **An idle runtime uses no CPU.**
+//! 6. **Every error says what failed**; nothing panics on what a peer or the network sends.
+//! 7. **When the runtime ends**, its tasks are dropped and their sockets closed. An operation that waits on a
+//!    socket that outlives its runtime fails once; the next one binds to the runtime it is polled in.
+//!
+//! # Rooms
+//! Read in this order; each room's module doc states its protocol before the code.
+//! * `runtime`: [`block_on`], [`Runtime`](runtime::Runtime), and in `runtime/worker.rs` *the* loop.
+//! * `executor`: the queue, the inbox for other threads, the task wrapper and list; faces: [`spawn`], [`task`].
+//! * `reactor`: the table of tokens, a socket's source, and the loop that every operation runs.
+//! * `budget`: the cooperative budget, between those two.
+//! * [`net`], [`io`]: what users hold in their hands.
+//!
+//! # What we do not do
+//! Channels, locks and stream combinators work with any runtime and exist: `async-channel`, `async-lock`,
+//! `futures`. Files are not asynchronous on any readiness interface. Windows has no readiness interface. `fork`
+//! without `exec` is not supported, as in every runtime: both processes would share one epoll.
+//!
+//! # Platforms
+//! Linux with epoll is what the tests run on. They run a second time on mio's poll(2) backend, which keeps the
+//! portable parts honest. macOS and the BSDs (kqueue) are written for but not run here.
+
+mod budget;
+mod sync;
+
+
+

@@ -1,0 +1,80 @@
+//! Locks that nobody poisons, and foreign code that may panic.
+//!
+//! A [`Waker`] and a future's destructor are foreign code: they may call back
+//! into us, or panic. Two rules follow, and every room keeps them:
+//!
+//! 1. No foreign code runs while one of our locks or borrows is held. What
+//!    leaves a table under its lock is woken or dropped after it.
+//! 2. Where foreign code runs on the worker's own account, its panic ends there.
+
+use std::any::Any;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::task::Waker;
+
+/// Locks `mutex`, poisoned or not.
+///
+/// By rule 1 nothing that can panic runs under our locks, so poison could only
+/// come from a bug of ours, and the data behind it would still be whole.
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Wakes all of `wakers` in order and leaves it empty, with its memory kept.
+///
+/// One that panics has its panic reported by the panic hook and no further:
+/// the others are still woken.
+pub(crate) fn wake_all(wakers: &mut Vec<Waker>) {
+    let mut pending = wakers.drain(..);
+    while pending.len() > 0 {
+        // `pending` stays outside the closure: were it dropped by an unwinding
+        // panic, it would drop the wakers that are left instead of waking them.
+        let _ = contain(|| pending.by_ref().for_each(Waker::wake));
+    }
+}
+
+/// Runs foreign code and returns its panic, if it panics, as a value.
+pub(crate) fn contain<T>(foreign: impl FnOnce() -> T) -> Result<T, Box<dyn Any + Send>> {
+    // Nothing of ours is borrowed by `foreign` (rule 1), so nothing of ours can
+    // be seen half-changed afterwards.
+    catch_unwind(AssertUnwindSafe(foreign))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::task::Wake;
+
+    struct Count(AtomicUsize);
+    impl Wake for Count {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    struct Panicking;
+    impl Wake for Panicking {
+        fn wake(self: Arc<Self>) {
+            std::panic::resume_unwind(Box::new("a waker panicked"));
+        }
+    }
+
+    /// A batch of wakers belongs to many tasks; one broken one must not cost
+    /// the others their wake-up.
+    #[test]
+    fn a_panicking_waker_does_not_keep_the_others_asleep() {
+        let count = Arc::new(Count(AtomicUsize::new(0)));
+        let mut wakers = vec![
+            Waker::from(count.clone()),
+            Waker::from(Arc::new(Panicking)),
+            Waker::from(count.clone()),
+            Waker::from(Arc::new(Panicking)),
+            Waker::from(count.clone()),
+        ];
+        wake_all(&mut wakers);
+        assert!(wakers.is_empty(), "every waker must be used up");
+        assert_eq!(count.0.load(Ordering::Relaxed), 3, "every sound waker must be woken once");
+    }
+}
