@@ -59,7 +59,11 @@
 //! portable parts honest. macOS and the BSDs (kqueue) are written for but not run here.
 
 mod budget;
+mod reactor;
 mod sync;
 
 
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub use reactor::fuzzing;
 

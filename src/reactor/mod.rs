@@ -1,0 +1,323 @@
+//! The reactor: one mio poll, and the table that maps its tokens to sources.
+//!
+//! Each worker owns a [`Reactor`] and turns it; sockets hold the shared half, the
+//! [`Registry`]. The reactor blocks in exactly one place, [`Reactor::turn`], and it
+//! wakes and drops wakers only after every lock is released.
+//!
+//! # A socket's way through here
+//! 1. An operation tries its system call, and mostly that is all.
+//! 2. The first `WouldBlock` binds the socket's [`Source`](source::Source) to the
+//!    reactor entered on the polling thread ([`Registry::bind`]): edge-triggered, both
+//!    directions, once.
+//! 3. [`Reactor::turn`] looks up each event's source, stores the readiness and wakes
+//!    whoever waits.
+//! 4. Dropping the socket removes it from the kernel's set and from the table
+//!    ([`Registry::unbind`]), explicitly: a duplicate of the descriptor would keep the
+//!    kernel's entry alive.
+//! 5. When the reactor ends, what is still bound is orphaned ([`Registry::close`]).
+//!
+//! # Locks
+//! The table, then a source; never the other way round. Registering holds both, so
+//! that two workers that race to bind one socket see each other. Dispatching
+//! holds the table once per batch of events.
+//!
+//! # Edges
+//! [`EDGE_TRIGGERED`] says whether the backend reports edges. Where it does not (poll(2)),
+//! mio disarms what it reported, and whoever meets `WouldBlock` arms it again
+//! ([`Binding::rearm`]).
+
+mod registration;
+mod slots;
+mod source;
+
+use std::cell::RefCell;
+use std::io;
+use std::os::fd::RawFd;
+use std::sync::{Arc, Mutex};
+use std::task::{Wake, Waker};
+use std::time::Duration;
+
+use mio::unix::SourceFd;
+use mio::{Interest, Token};
+
+pub(crate) use registration::{Registration, Wait};
+use slots::Slots;
+pub(crate) use source::Direction;
+use source::State;
+
+use crate::sync::{lock, wake_all};
+
+#[cfg(fuzzing)]
+pub mod fuzzing {
+    pub use super::{slots, source};
+}
+
+/// The backend reports each change once, and a short read or write therefore
+/// means that another change will be reported.
+const EDGE_TRIGGERED: bool = cfg!(all(
+    not(mio_unsupported_force_poll_poll),
+    any(
+        target_os = "android",
+        target_os = "dragonfly",
+        target_os = "freebsd",
+        target_os = "illumos",
+        target_os = "ios",
+        target_os = "linux",
+        target_os = "macos",
+        target_os = "netbsd",
+        target_os = "openbsd",
+    )
+));
+
+/// Both directions, once: a connection mostly needs both, and each change of the
+/// interest would be a system call.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+const INTEREST: Interest = Interest::READABLE.add(Interest::WRITABLE).add(Interest::PRIORITY);
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+const INTEREST: Interest = Interest::READABLE.add(Interest::WRITABLE);
+
+/// Events taken from the kernel at a time; the rest come with the next turn.
+const EVENT_CAPACITY: usize = 1024;
+
+const RING: Token = Token(Slots::<()>::RESERVED);
+
+/// A source bound to a reactor.
+type Source = source::Source<Binding>;
+
+/// The half of the reactor that its worker owns and turns.
+pub(crate) struct Reactor {
+    poll: mio::Poll,
+    events: mio::Events,
+    /// The wakers of one turn; empty between turns, kept for its memory.
+    wakers: Vec<Waker>,
+    registry: Arc<Registry>,
+}
+
+/// The half that sockets share.
+pub(crate) struct Registry {
+    registry: mio::Registry,
+    table: Mutex<Table>,
+    /// Held as long as the poll: on epoll a `mio::Waker` that is dropped takes its
+    /// last wake-up with it.
+    ring: Arc<Ring>,
+}
+
+struct Table {
+    slots: Slots<Arc<Source>>,
+    /// The reactor has ended: nothing is registered any more.
+    closed: bool,
+}
+
+/// Where a source is registered. `fd` stays open as long as this exists: a
+/// [`Registration`] unbinds before its socket is dropped or handed out.
+pub(crate) struct Binding {
+    registry: Arc<Registry>,
+    token: usize,
+    fd: RawFd,
+}
+
+/// Ends a blocking [`Reactor::turn`], from any thread.
+struct Ring(mio::Waker);
+
+impl Wake for Ring {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        // eventfd's counter cannot overflow by this: mio resets it when full.
+        // Whatever else may go wrong here, the callers are wakers: they
+        // have nobody to tell.
+        let _ = self.0.wake();
+    }
+}
+
+impl Reactor {
+    pub(crate) fn new() -> io::Result<Self> {
+        let poll = mio::Poll::new()?;
+        let registry = poll.registry().try_clone()?;
+        let ring = Arc::new(Ring(mio::Waker::new(&registry, RING)?));
+        let table = Mutex::new(Table { slots: Slots::new(), closed: false });
+        Ok(Self {
+            poll,
+            events: mio::Events::with_capacity(EVENT_CAPACITY),
+            wakers: Vec::new(),
+            registry: Arc::new(Registry { registry, table, ring }),
+        })
+    }
+
+    /// Rings the thread that turns this reactor.
+    pub(crate) fn ring(&self) -> Waker {
+        Waker::from(self.registry.ring.clone())
+    }
+
+    pub(crate) fn registry(&self) -> &Arc<Registry> {
+        &self.registry
+    }
+
+    /// Waits for events, at most `timeout` (for ever if `None`), and wakes those who
+    /// wait for them. Returns how many events came: none when the time ran out
+    /// or a signal interrupted the wait, and the caller works out anew how long
+    /// to wait.
+    #[inline]
+    pub(crate) fn turn(&mut self, timeout: Option<Duration>) -> io::Result<usize> {
+        match self.poll.poll(&mut self.events, timeout) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => return Ok(0),
+            result => result?,
+        }
+        let mut count = 0;
+        let table = lock(&self.registry.table);
+        for event in &self.events {
+            count += 1;
+            // The ring finds nobody here: its token is never given out. Nor does
+            // an event for a source that was removed after the kernel queued it.
+            if let Some(source) = table.slots.get(event.token().0) {
+                source.dispatch(flags(event), &mut self.wakers);
+            }
+        }
+        drop(table);
+        wake_all(&mut self.wakers);
+        Ok(count)
+    }
+}
+
+impl Drop for Reactor {
+    fn drop(&mut self) {
+        self.registry.close();
+    }
+}
+
+/// What an event says, in the words of [`State`].
+#[inline]
+fn flags(event: &mio::event::Event) -> u64 {
+    let flag = |is: bool, flag: u64| if is { flag } else { 0 };
+    flag(event.is_readable(), State::READABLE)
+        | flag(event.is_writable(), State::WRITABLE)
+        | flag(event.is_read_closed(), State::READ_CLOSED)
+        | flag(event.is_write_closed(), State::WRITE_CLOSED)
+        | flag(event.is_error(), State::ERROR)
+        | flag(event.is_priority(), State::PRIORITY)
+}
+
+impl Registry {
+    /// The registry entered on this thread.
+    pub(crate) fn current() -> Option<Arc<Self>> {
+        CURRENT.try_with(|current| current.borrow().clone()).ok().flatten()
+    }
+
+    /// Has `source` watched here, unless it is already watched somewhere.
+    fn bind(self: &Arc<Self>, source: &Arc<Source>, fd: RawFd) -> io::Result<()> {
+        let mut table = lock(&self.table);
+        if table.closed {
+            return Err(ended());
+        }
+        let Ok(token) = table.slots.insert(source.clone()) else {
+            return Err(io::Error::new(
+                io::ErrorKind::QuotaExceeded,
+                "the reactor's table of sockets is full; close some, or use more workers",
+            ));
+        };
+        let bound = source.bind(|| {
+            self.registry.register(&mut SourceFd(&fd), Token(token), INTEREST)?;
+            Ok(Binding { registry: self.clone(), token, fd })
+        });
+        let unused = match bound {
+            Ok(false) => None,
+            // Another worker was first, or the kernel refused: the slot goes back.
+            Ok(true) | Err(_) => table.slots.remove(token),
+        };
+        drop(table);
+        drop(unused);
+        bound.map(drop)
+    }
+
+    /// How many sources are bound here.
+    pub(crate) fn sources(&self) -> usize {
+        lock(&self.table).slots.len()
+    }
+
+    /// Ends the reactor: whoever waits on a socket bound here fails once, and the
+    /// next operation that must wait binds to the runtime it is polled in.
+    fn close(&self) {
+        let mut table = lock(&self.table);
+        table.closed = true;
+        let sources = table.slots.take_all();
+        drop(table);
+        let mut wakers = Vec::new();
+        for source in sources {
+            if let Some(binding) = source.orphan(&mut wakers) {
+                binding.deregister();
+            }
+        }
+        wake_all(&mut wakers);
+    }
+}
+
+impl Binding {
+    /// Takes the socket out of the kernel's set. An error means that it is not
+    /// there, for instance because its owner closed the descriptor; nothing
+    /// remains to be done then.
+    fn deregister(&self) {
+        let _ = self.registry.registry.deregister(&mut SourceFd(&self.fd));
+    }
+
+    /// Takes the socket out of the kernel's set and out of the table.
+    fn unbind(self) {
+        self.deregister();
+        let removed = lock(&self.registry.table).slots.remove(self.token);
+        drop(removed);
+    }
+
+    /// Has a backend without edges report readiness once more.
+    fn rearm(&self) -> io::Result<()> {
+        if EDGE_TRIGGERED {
+            return Ok(());
+        }
+        let (registry, token) = (&self.registry.registry, Token(self.token));
+        match registry.reregister(&mut SourceFd(&self.fd), token, INTEREST) {
+            // After an error or a hang-up mio's poll(2) backend forgets the
+            // descriptor by itself.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                registry.register(&mut SourceFd(&self.fd), token, INTEREST)
+            }
+            result => result,
+        }
+    }
+}
+
+thread_local! {
+    static CURRENT: RefCell<Option<Arc<Registry>>> = const { RefCell::new(None) };
+}
+
+/// While this lives, sockets polled on this thread bind to its registry.
+pub(crate) struct Entered {
+    previous: Option<Arc<Registry>>,
+}
+
+/// Makes `registry` the one that sockets polled on this thread bind to.
+pub(crate) fn enter(registry: Arc<Registry>) -> Entered {
+    Entered { previous: CURRENT.replace(Some(registry)) }
+}
+
+impl Drop for Entered {
+    fn drop(&mut self) {
+        let ours = CURRENT.replace(self.previous.take());
+        drop(ours);
+    }
+}
+
+/// An operation was waiting on a reactor that has ended.
+fn ended() -> io::Error {
+    io::Error::other(
+        "the runtime that this socket was waiting in has ended; \
+         use the socket again inside a runtime that is still running",
+    )
+}
+
+/// An operation has to wait and nobody would tell it when to go on.
+fn no_runtime() -> io::Error {
+    io::Error::other(
+        "this socket operation has to wait, and no kittiwake runtime is running on this thread; \
+         call it inside kittiwake::block_on, or from a task spawned there",
+    )
+}

@@ -1,0 +1,250 @@
+//! Registration: the loop that every operation of every socket runs.
+//!
+//! ```text
+//!  not ready ------------------------------+
+//!      ^                                   v
+//! look at the word -> try the call -> WouldBlock -> clear -> [bind] -> store the waker -> look again -> Pending
+//!      ^                  |                           | an event came         | an event came
+//!      +------------------|---------------------------+-----------------------+
+//!                         v
+//!                       Ready
+//! ```
+//! The steps and the races they close are in [`source`](super::source). Two shortcuts are
+//! taken here. An unbound socket is tried before anything is registered, and a
+//! short transfer on a stream ([`Registration::poll_transfer`]) counts as the `WouldBlock`
+//! that the next call would meet.
+
+use std::future::poll_fn;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd};
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use super::source::{Place, State};
+use super::{Direction, EDGE_TRIGGERED, Registry, Source, ended, no_runtime};
+use crate::budget;
+
+/// A socket, and its source.
+pub(crate) struct Registration<S: AsFd> {
+    // Declared, and so dropped, before the socket: it must leave the reactor
+    // while its descriptor is still its own.
+    link: Link,
+    socket: S,
+}
+
+/// Keeps a source in its reactor's table, and takes it out when dropped.
+struct Link(Arc<Source>);
+
+impl Drop for Link {
+    fn drop(&mut self) {
+        if let Some(binding) = self.0.unbind() {
+            binding.unbind();
+        }
+    }
+}
+
+impl<S: AsFd> Registration<S> {
+    /// Takes a non-blocking socket. It is not registered anywhere yet.
+    pub(crate) fn new(socket: S) -> Self {
+        Self { link: Link(Arc::new(Source::new())), socket }
+    }
+
+    #[inline]
+    pub(crate) fn socket(&self) -> &S {
+        &self.socket
+    }
+
+    /// Takes the socket out of its reactor.
+    pub(crate) fn into_socket(self) -> S {
+        drop(self.link);
+        self.socket
+    }
+
+    /// Runs `transfer` when it can go on; what it returns is a number of bytes.
+    ///
+    /// `full` is what it would return if it could: when it returns less, but not
+    /// nothing, the kernel's buffer is drained and the next call waits
+    /// without asking. `None` where that does not follow.
+    #[inline]
+    pub(crate) fn poll_transfer(
+        &self,
+        cx: &mut Context<'_>,
+        direction: Direction,
+        full: Option<usize>,
+        mut transfer: impl FnMut(&S) -> io::Result<usize>,
+    ) -> Poll<io::Result<usize>> {
+        self.poll_in(cx, direction, Place::Poll, |socket, seen| {
+            let transferred = transfer(socket)?;
+            self.after_transfer(direction, seen, full, transferred);
+            Ok(transferred)
+        })
+    }
+
+    /// Waits until the reactor reports this direction ready.
+    pub(crate) async fn ready(&self, direction: Direction) -> io::Result<()> {
+        let mut wait = self.wait(direction);
+        poll_fn(|cx| wait.poll_reported(cx)).await
+    }
+
+    /// Waits in the list of the `&self` operations, for one operation or several.
+    pub(crate) fn wait(&self, direction: Direction) -> Wait<'_, S> {
+        Wait { registration: self, direction, key: None }
+    }
+
+    /// Runs `transfer` once, now.
+    pub(crate) fn try_transfer(
+        &self,
+        direction: Direction,
+        full: Option<usize>,
+        mut transfer: impl FnMut(&S) -> io::Result<usize>,
+    ) -> io::Result<usize> {
+        loop {
+            let seen = self.link.0.state();
+            match transfer(&self.socket) {
+                Ok(transferred) => {
+                    self.after_transfer(direction, seen, full, transferred);
+                    return Ok(transferred);
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    if self.link.0.clear(direction, seen) {
+                        if let Some(binding) = self.link.0.lock().binding() {
+                            binding.rearm()?;
+                        }
+                    }
+                    return Err(error);
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    #[inline]
+    fn after_transfer(&self, direction: Direction, seen: State, full: Option<usize>, transferred: usize) {
+        if EDGE_TRIGGERED && transferred > 0 && full.is_some_and(|full| transferred < full) && seen.allows_short_rule()
+        {
+            self.link.0.clear(direction, seen);
+        }
+    }
+
+    /// The loop. `operation` is told the state it is run in.
+    #[inline]
+    fn poll_in<R>(
+        &self,
+        cx: &mut Context<'_>,
+        direction: Direction,
+        mut place: Place<'_>,
+        mut operation: impl FnMut(&S, State) -> io::Result<R>,
+    ) -> Poll<io::Result<R>> {
+        let source = &self.link.0;
+        loop {
+            let seen = source.state();
+            if seen.is_orphaned() && source.take_lost(direction, &mut place) {
+                return Poll::Ready(Err(ended()));
+            }
+            if seen.should_try(direction) {
+                ready!(budget::poll_proceed(cx));
+                match operation(&self.socket, seen) {
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                        if !source.clear(direction, seen) {
+                            continue;
+                        }
+                    }
+                    result => {
+                        budget::spend();
+                        match result {
+                            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                            result => return Poll::Ready(result),
+                        }
+                    }
+                }
+            }
+            ready!(self.poll_wait(cx, direction, &mut place, seen))?;
+        }
+    }
+
+    /// Stores the waker and sleeps, unless an event has come since `seen`.
+    #[inline]
+    fn poll_wait(
+        &self,
+        cx: &mut Context<'_>,
+        direction: Direction,
+        place: &mut Place<'_>,
+        seen: State,
+    ) -> Poll<io::Result<()>> {
+        // Cloning a waker is foreign code too, so it comes before the lock.
+        let waker = cx.waker().clone();
+        let source = &self.link.0;
+        let mut waiting = source.lock();
+        if waiting.binding().is_none() {
+            drop(waiting);
+            self.bind()?;
+            waiting = source.lock();
+        }
+        let Some(binding) = waiting.binding() else {
+            // Orphaned between the two locks: go round and bind again.
+            return Poll::Ready(Ok(()));
+        };
+        binding.rearm()?;
+        let released = waiting.store(direction, place, waker);
+        // While the lock is held: see the second race in `source`.
+        let sleeps = source.state().same_tick(seen, direction);
+        drop(waiting);
+        released.settle();
+        if sleeps { Poll::Pending } else { Poll::Ready(Ok(())) }
+    }
+
+    #[cold]
+    fn bind(&self) -> io::Result<()> {
+        let registry = Registry::current().ok_or_else(no_runtime)?;
+        registry.bind(&self.link.0, self.socket.as_fd().as_raw_fd())
+    }
+}
+
+/// A future that waits in the list of its direction, until it is dropped.
+pub(crate) struct Wait<'a, S: AsFd> {
+    registration: &'a Registration<S>,
+    direction: Direction,
+    /// Its key in the list, once it has waited.
+    key: Option<u64>,
+}
+
+impl<S: AsFd> Wait<'_, S> {
+    /// Runs `operation` when it can go on.
+    pub(crate) fn poll_operation<R>(
+        &mut self,
+        cx: &mut Context<'_>,
+        mut operation: impl FnMut(&S) -> io::Result<R>,
+    ) -> Poll<io::Result<R>> {
+        let place = Place::Listed(&mut self.key);
+        self.registration.poll_in(cx, self.direction, place, |socket, _| operation(socket))
+    }
+
+    /// Returns once the reactor has reported the direction ready. Unlike an
+    /// operation, it cannot just try: an unbound socket is bound first, which
+    /// reports what is already so.
+    fn poll_reported(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let (source, direction) = (&self.registration.link.0, self.direction);
+        loop {
+            let seen = source.state();
+            let mut place = Place::Listed(&mut self.key);
+            if seen.is_orphaned() && source.take_lost(direction, &mut place) {
+                return Poll::Ready(Err(ended()));
+            }
+            if seen.is_reported(direction) {
+                ready!(budget::poll_proceed(cx));
+                budget::spend();
+                return Poll::Ready(Ok(()));
+            }
+            ready!(self.registration.poll_wait(cx, direction, &mut place, seen))?;
+        }
+    }
+}
+
+impl<S: AsFd> Drop for Wait<'_, S> {
+    fn drop(&mut self) {
+        if let Some(key) = self.key {
+            self.registration.link.0.forget(self.direction, key);
+        }
+    }
+}

@@ -1,0 +1,458 @@
+//! Source: what the reactor knows of one socket.
+//!
+//! A source is made with its socket and shared between the socket, whose
+//! operations look at it, and the reactor, whose events change it. It has two
+//! parts: one atomic word, [`State`], that every operation reads, and behind a
+//! small mutex the wakers of those who wait and the binding to a reactor.
+//!
+//! # The word
+//! Flags, and a tick for each direction. [`Source::dispatch`] sets the flags an
+//! event reports and moves the tick of each direction it concerns.
+//! [`Source::clear`] takes a direction's readiness back after the kernel said
+//! `WouldBlock`, or a short read said as much.
+//!
+//! # The rule
+//! 1. Load the word. Not ready in this direction: go to 4.
+//! 2. Make the system call.
+//! 3. On `WouldBlock`, [`clear`](Source::clear) the direction. If its tick moved since
+//!    step 1, that fails: go back to 1.
+//! 4. Under the mutex store the waker ([`Waiting::store`]), then look at the tick
+//!    once more. If it moved since step 1: go back to 1. Else sleep.
+//!
+//! # The races this closes
+//! * A reads and gets `WouldBlock`; B dispatches *readable*; A clears it. No second
+//!   edge comes, so the task would sleep for ever. The tick refuses the clear (3).
+//! * A finds nothing ready; B dispatches *readable* and finds no waker; A stores
+//!   its waker. B moved the word before it took the mutex, so A, who looks
+//!   again while it holds the mutex, sees the new tick (4).
+//! * One tick for both directions would let a busy writer's events refuse the
+//!   reader's clear for ever. Hence two.
+//!
+//! # Who is woken
+//! An event wakes all who wait for its direction, because no second edge
+//! comes: a woken waiter that is cancelled takes nothing from the others.
+//!
+//! # Life
+//! UNBOUND -> bound ([`Source::bind`]) -> UNBOUND ([`Source::unbind`]), and again. An
+//! unbound source knows nothing about its socket: operations try the system
+//! call, and those that must wait bind it first.
+//!
+//! Pure: no mio, no I/O, no clock, no thread-local. `B`, the binding, is opaque
+//! here.
+
+use std::mem;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard};
+use std::task::Waker;
+
+use crate::sync::lock;
+
+/// One half of a socket's traffic. Accepting is reading, connecting is writing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Direction {
+    Read,
+    Write,
+}
+
+impl Direction {
+    /// The flag a failed attempt clears.
+    const fn edge(self) -> u64 {
+        match self {
+            Self::Read => State::READABLE,
+            Self::Write => State::WRITABLE,
+        }
+    }
+
+    /// The flags that say: try. `UNBOUND` is among them, because nothing is
+    /// known of an unbound socket, and a try is how it gets bound.
+    const fn ready(self) -> u64 {
+        State::ERROR
+            | State::UNBOUND
+            | match self {
+                Self::Read => State::READABLE | State::READ_CLOSED,
+                Self::Write => State::WRITABLE | State::WRITE_CLOSED,
+            }
+    }
+
+    const fn tick(self) -> u64 {
+        match self {
+            Self::Read => State::WRITE_TICK - State::READ_TICK,
+            Self::Write => !(State::WRITE_TICK - 1),
+        }
+    }
+}
+
+/// The word: flags in the low bits, then the tick of each direction.
+///
+/// A tick counts the events that concerned its direction, modulo 2^27. It would
+/// have to go round once between a system call and the next few instructions
+/// of the same poll to be mistaken. When the reading tick does go round, the
+/// carry moves the writing tick by one, which refuses one clear and costs one
+/// system call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct State(u64);
+
+impl State {
+    pub(crate) const READABLE: u64 = 1;
+    pub(crate) const WRITABLE: u64 = 1 << 1;
+    /// The peer will send no more. Sticky: no further edge announces the end of
+    /// a stream whose last bytes came with it.
+    pub(crate) const READ_CLOSED: u64 = 1 << 2;
+    /// Nothing written will arrive. Sticky.
+    pub(crate) const WRITE_CLOSED: u64 = 1 << 3;
+    /// The socket has failed. Sticky, and wakes both directions: such an event
+    /// need not report either of them ready.
+    pub(crate) const ERROR: u64 = 1 << 4;
+    /// Urgent data has been seen. Sticky: a read stops at the urgent mark, so
+    /// from here on a short read does not mean that the kernel's buffer is empty.
+    pub(crate) const PRIORITY: u64 = 1 << 5;
+    /// No reactor watches the socket: nothing is known.
+    const UNBOUND: u64 = 1 << 6;
+    /// A reactor that watched the socket has ended. Operations look, under the
+    /// mutex, whether they were waiting when it did. Never taken back.
+    const ORPHANED: u64 = 1 << 7;
+
+    const STICKY: u64 = Self::READ_CLOSED | Self::WRITE_CLOSED | Self::ERROR | Self::PRIORITY;
+
+    const READ_TICK: u64 = 1 << 10;
+    const WRITE_TICK: u64 = 1 << 37;
+
+    /// Whether an operation should make its system call.
+    #[inline]
+    pub(crate) fn should_try(self, direction: Direction) -> bool {
+        self.0 & direction.ready() != 0
+    }
+
+    /// Whether an event has reported this direction ready, or done for.
+    pub(crate) fn is_reported(self, direction: Direction) -> bool {
+        self.0 & direction.ready() & !Self::UNBOUND != 0
+    }
+
+    /// Whether a short transfer proves that the next one would block: not once
+    /// the stream has an end, an error or an urgent mark in it, and not while
+    /// nobody would tell us of the next edge.
+    #[inline]
+    pub(crate) fn allows_short_rule(self) -> bool {
+        self.0 & (Self::STICKY | Self::UNBOUND) == 0
+    }
+
+    #[inline]
+    pub(crate) fn is_orphaned(self) -> bool {
+        self.0 & Self::ORPHANED != 0
+    }
+
+    #[inline]
+    pub(crate) fn same_tick(self, other: Self, direction: Direction) -> bool {
+        (self.0 ^ other.0) & direction.tick() == 0
+    }
+}
+
+/// What the reactor and the operations on one socket share.
+pub(crate) struct Source<B> {
+    state: AtomicU64,
+    waiting: Mutex<Waiting<B>>,
+}
+
+/// Who waits, and where the socket is registered.
+pub(crate) struct Waiting<B> {
+    /// The reactor that watches the socket. `None` exactly while the word says
+    /// `UNBOUND` and the mutex is free.
+    binding: Option<B>,
+    reader: Waiters,
+    writer: Waiters,
+}
+
+/// Those who wait for one direction.
+#[derive(Default)]
+struct Waiters {
+    /// Whoever last polled through `AsyncRead` or `AsyncWrite`.
+    poll: Option<Waker>,
+    /// Set when the end of a reactor cut off the wait behind `poll`.
+    poll_lost: bool,
+    /// Everybody else; boxed, because most streams never need it.
+    list: Option<Box<List>>,
+}
+
+/// The futures of `&self` operations (accept, readable), each under a key, and
+/// wakers that another poll displaced.
+#[derive(Default)]
+struct List {
+    /// In the order of their keys.
+    waiters: Vec<Waiter>,
+    /// How many of `waiters` are displaced wakers: at most [`MOST_DISPLACED`].
+    displaced: usize,
+    next_key: u64,
+    /// Keys below this one belong to waits that the end of a reactor cut off.
+    lost: u64,
+}
+
+struct Waiter {
+    key: u64,
+    waker: Waker,
+    displaced: bool,
+}
+
+/// Tasks that poll one direction of one socket in turn, before the oldest of
+/// them is woken to make room.
+const MOST_DISPLACED: usize = 8;
+
+/// Whose place an operation waits in.
+pub(crate) enum Place<'a> {
+    /// The one that `AsyncRead` or `AsyncWrite` has for its direction.
+    Poll,
+    /// The future's own in the list: `None` until it first waits.
+    Listed(&'a mut Option<u64>),
+}
+
+/// Wakers that left the tables: they are to be dropped, or woken, outside the lock.
+#[derive(Default)]
+#[must_use = "wakers are foreign code: drop or wake them after the lock is released"]
+pub(crate) struct Released {
+    drop: Option<Waker>,
+    wake: Option<Waker>,
+}
+
+impl Released {
+    #[inline]
+    pub(crate) fn settle(self) {
+        drop(self.drop);
+        if let Some(oldest) = self.wake {
+            oldest.wake();
+        }
+    }
+}
+
+impl<B> Source<B> {
+    pub(crate) fn new() -> Self {
+        Self {
+            state: AtomicU64::new(State::UNBOUND),
+            waiting: Mutex::new(Waiting { binding: None, reader: Waiters::default(), writer: Waiters::default() }),
+        }
+    }
+
+    /// Acquires what the last event published.
+    #[inline]
+    pub(crate) fn state(&self) -> State {
+        State(self.state.load(Ordering::Acquire))
+    }
+
+    pub(crate) fn lock(&self) -> MutexGuard<'_, Waiting<B>> {
+        lock(&self.waiting)
+    }
+
+    /// Stores what an event reports and moves all who wait for it to `wakers`.
+    #[inline]
+    pub(crate) fn dispatch(&self, flags: u64, wakers: &mut Vec<Waker>) {
+        let reads = flags & Direction::Read.ready() != 0;
+        let writes = flags & Direction::Write.ready() != 0;
+        let ticks = if reads { State::READ_TICK } else { 0 } + if writes { State::WRITE_TICK } else { 0 };
+        let mut now = self.state.load(Ordering::Relaxed);
+        // Release: whoever sees the tick also sees what came before the event.
+        while let Err(actual) = self.state.compare_exchange_weak(
+            now,
+            (now | flags).wrapping_add(ticks),
+            Ordering::AcqRel,
+            Ordering::Relaxed,
+        ) {
+            now = actual;
+        }
+        // After the word, not before: see the second race above.
+        let mut waiting = self.lock();
+        if reads {
+            waiting.reader.take_all(wakers);
+        }
+        if writes {
+            waiting.writer.take_all(wakers);
+        }
+    }
+
+    /// Takes a direction's readiness back, unless an event has come since `seen`.
+    #[inline]
+    pub(crate) fn clear(&self, direction: Direction, seen: State) -> bool {
+        let mut now = seen;
+        while now.same_tick(seen, direction) {
+            match self.state.compare_exchange_weak(
+                now.0,
+                now.0 & !direction.edge(),
+                Ordering::AcqRel,
+                Ordering::Acquire,
+            ) {
+                Ok(_) => return true,
+                Err(actual) => now = State(actual),
+            }
+        }
+        false
+    }
+
+    /// Whether this operation was waiting when the reactor that watched for it
+    /// ended. Says so once.
+    #[cold]
+    pub(crate) fn take_lost(&self, direction: Direction, place: &mut Place<'_>) -> bool {
+        let mut waiting = self.lock();
+        let waiters = waiting.waiters(direction);
+        match place {
+            Place::Poll => mem::take(&mut waiters.poll_lost),
+            Place::Listed(key) => {
+                let lost = waiters.list.as_ref().map_or(0, |list| list.lost);
+                key.take_if(|key| *key < lost).is_some()
+            }
+        }
+    }
+
+    /// Removes a cancelled future from the list.
+    pub(crate) fn forget(&self, direction: Direction, key: u64) {
+        let mut waiting = self.lock();
+        let removed = waiting.waiters(direction).list.as_mut().and_then(|list| list.remove(key));
+        drop(waiting);
+        drop(removed);
+    }
+
+    /// Ends the binding and wakes everybody: their waits are lost.
+    pub(crate) fn orphan(&self, wakers: &mut Vec<Waker>) -> Option<B> {
+        let mut waiting = self.lock();
+        let binding = waiting.binding.take();
+        // Everything known is forgotten, and the ticks move, so that nobody
+        // goes to sleep on what was true before.
+        let ticks = State::READ_TICK + State::WRITE_TICK;
+        let _ = self.state.fetch_update(Ordering::AcqRel, Ordering::Relaxed, |now| {
+            let kept = now & !(State::READ_TICK - 1);
+            Some(kept.wrapping_add(ticks) | State::UNBOUND | State::ORPHANED)
+        });
+        for direction in [Direction::Read, Direction::Write] {
+            let waiters = waiting.waiters(direction);
+            waiters.poll_lost = waiters.poll.is_some();
+            if let Some(list) = &mut waiters.list {
+                list.lost = list.next_key;
+            }
+            waiters.take_all(wakers);
+        }
+        binding
+    }
+
+    /// Binds the source under its lock: `register` tells the kernel. `Ok(true)` if it
+    /// already was bound (two workers raced; the first one stays).
+    pub(crate) fn bind<E>(&self, register: impl FnOnce() -> Result<B, E>) -> Result<bool, E> {
+        let mut waiting = self.lock();
+        if waiting.binding.is_some() {
+            return Ok(true);
+        }
+        // Before the kernel is told: it reports at once what is already so, and
+        // that event must not be taken back here.
+        self.state.fetch_and(!State::UNBOUND, Ordering::AcqRel);
+        match register() {
+            Ok(binding) => {
+                waiting.binding = Some(binding);
+                Ok(false)
+            }
+            Err(error) => {
+                self.state.fetch_or(State::UNBOUND, Ordering::AcqRel);
+                Err(error)
+            }
+        }
+    }
+
+    /// Ends the binding, silently: the socket is being closed or handed back.
+    pub(crate) fn unbind(&self) -> Option<B> {
+        let mut waiting = self.lock();
+        self.state.fetch_or(State::UNBOUND, Ordering::AcqRel);
+        waiting.binding.take()
+    }
+}
+
+impl<B> Waiting<B> {
+    pub(crate) fn binding(&self) -> Option<&B> {
+        self.binding.as_ref()
+    }
+
+    /// Stores `waker` in `place`. A waker that this displaces and that would wake
+    /// another task keeps its wait in the list, so that two tasks that read one
+    /// socket neither lose each other nor wake each other for ever.
+    #[inline]
+    pub(crate) fn store(&mut self, direction: Direction, place: &mut Place<'_>, waker: Waker) -> Released {
+        let waiters = self.waiters(direction);
+        match place {
+            Place::Poll => match waiters.poll.replace(waker) {
+                None => Released::default(),
+                Some(old) => waiters.displace(old),
+            },
+            Place::Listed(key) => waiters.list.get_or_insert_default().store(key, waker),
+        }
+    }
+
+    fn waiters(&mut self, direction: Direction) -> &mut Waiters {
+        match direction {
+            Direction::Read => &mut self.reader,
+            Direction::Write => &mut self.writer,
+        }
+    }
+
+    #[cfg(any(test, fuzzing))]
+    pub(crate) fn count(&mut self, direction: Direction) -> usize {
+        let waiters = self.waiters(direction);
+        usize::from(waiters.poll.is_some()) + waiters.list.as_ref().map_or(0, |list| list.waiters.len())
+    }
+}
+
+impl Waiters {
+    #[inline]
+    fn take_all(&mut self, wakers: &mut Vec<Waker>) {
+        if let Some(waker) = self.poll.take() {
+            wakers.push(waker);
+        }
+        if let Some(list) = &mut self.list {
+            wakers.extend(list.waiters.drain(..).map(|waiter| waiter.waker));
+            list.displaced = 0;
+        }
+    }
+
+    /// Keeps the wait of `old`, which a newer waker has just replaced.
+    #[cold]
+    fn displace(&mut self, old: Waker) -> Released {
+        if self.poll.as_ref().is_some_and(|newest| newest.will_wake(&old)) {
+            return Released { drop: Some(old), wake: None };
+        }
+        self.list.get_or_insert_default().displace(old)
+    }
+}
+
+impl List {
+    fn store(&mut self, key: &mut Option<u64>, waker: Waker) -> Released {
+        if let Some(index) = key.and_then(|key| self.find(key)) {
+            let old = mem::replace(&mut self.waiters[index].waker, waker);
+            return Released { drop: Some(old), wake: None };
+        }
+        *key = Some(self.push(waker, false));
+        Released::default()
+    }
+
+    fn displace(&mut self, old: Waker) -> Released {
+        if self.waiters.iter().any(|waiter| waiter.displaced && waiter.waker.will_wake(&old)) {
+            return Released { drop: Some(old), wake: None };
+        }
+        let mut released = Released::default();
+        if self.displaced == MOST_DISPLACED {
+            let oldest = self.waiters.iter().position(|waiter| waiter.displaced);
+            released.wake = oldest.map(|index| self.waiters.remove(index).waker);
+            self.displaced -= 1;
+        }
+        self.push(old, true);
+        self.displaced += 1;
+        released
+    }
+
+    fn push(&mut self, waker: Waker, displaced: bool) -> u64 {
+        let key = self.next_key;
+        self.next_key += 1;
+        self.waiters.push(Waiter { key, waker, displaced });
+        key
+    }
+
+    fn remove(&mut self, key: u64) -> Option<Waker> {
+        let index = self.find(key)?;
+        Some(self.waiters.remove(index).waker)
+    }
+
+    fn find(&self, key: u64) -> Option<usize> {
+        self.waiters.binary_search_by_key(&key, |waiter| waiter.key).ok()
+    }
+}
