@@ -59,11 +59,14 @@
 //! portable parts honest. macOS and the BSDs (kqueue) are written for but not run here.
 
 mod budget;
+mod executor;
 mod reactor;
 mod sync;
 
+pub mod task;
 
 #[cfg(fuzzing)]
 #[doc(hidden)]
 pub use reactor::fuzzing;
 
+pub use executor::{spawn, spawn_local};

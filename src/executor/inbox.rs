@@ -1,0 +1,239 @@
+//! Inbox: how other threads give a worker something to run.
+//!
+//! # States
+//! ```text
+//!            poll                park
+//!   AWAKE ---------> POLLING  AWAKE ---------> PARKED
+//!     ^  \              |                        |
+//!     |   \ post        | post                   | post, and rings
+//!     |    v            v                        v
+//!     +--- RUNG <-------+------------------------+
+//!    take
+//! ```
+//! * AWAKE: the worker runs tasks, and will come here before it blocks.
+//! * POLLING: it looks at the kernel again and again, and at this word as often.
+//! * PARKED: it blocks, or is about to, and only the ring ends that.
+//! * RUNG: something was posted since it last took everything.
+//!
+//! [`Inbox::post`] pushes under the lock, then swaps the state to RUNG, and rings only if
+//! that was PARKED: a storm of posts rings once, and a worker that is awake is not
+//! rung at all.
+//!
+//! # The race
+//! The worker finds the inbox empty; a post comes; the worker blocks, and the
+//! post lies there. So the worker parks by a compare-and-swap from AWAKE: if the post's
+//! swap came first, the worker does not block; if it comes after, it sees PARKED and
+//! rings. A ring that comes before the worker really blocks is kept by the ring
+//! itself (an eventfd, a pipe), and ends the block at once.
+
+use std::collections::VecDeque;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::task::Waker;
+
+use crate::sync::lock;
+
+const AWAKE: u8 = 0;
+const POLLING: u8 = 1;
+const PARKED: u8 = 2;
+const RUNG: u8 = 3;
+
+/// Where other threads post what one worker is to run.
+pub(crate) struct Inbox<T> {
+    state: AtomicU8,
+    posts: Mutex<Posts<T>>,
+    /// Ends the worker's block; it may be called from any thread.
+    ring: Waker,
+}
+
+struct Posts<T> {
+    queue: VecDeque<T>,
+    /// Nobody will take anything from here again.
+    closed: bool,
+}
+
+impl<T> Inbox<T> {
+    pub(crate) fn new(ring: Waker) -> Self {
+        Self { state: AtomicU8::new(AWAKE), posts: Mutex::new(Posts { queue: VecDeque::new(), closed: false }), ring }
+    }
+
+    /// Gives the worker `post`, or gives it back if nobody would take it any more.
+    pub(crate) fn post(&self, post: T) -> Result<(), T> {
+        let mut posts = lock(&self.posts);
+        if posts.closed {
+            return Err(post);
+        }
+        posts.queue.push_back(post);
+        drop(posts);
+        if self.state.swap(RUNG, Ordering::AcqRel) == PARKED {
+            self.ring.wake_by_ref();
+        }
+        Ok(())
+    }
+
+    /// Whether something was posted since the last [`take`](Inbox::take).
+    #[inline]
+    pub(crate) fn is_rung(&self) -> bool {
+        self.state.load(Ordering::Acquire) == RUNG
+    }
+
+    /// Says that the worker will look here every now and then, without blocking. `false` if
+    /// there is something now.
+    pub(crate) fn poll(&self) -> bool {
+        self.leave_awake(POLLING)
+    }
+
+    /// Says that the worker is about to block. `false` if there is something here,
+    /// so that it must not.
+    #[inline]
+    pub(crate) fn park(&self) -> bool {
+        self.leave_awake(PARKED)
+    }
+
+    fn leave_awake(&self, state: u8) -> bool {
+        self.state.compare_exchange(AWAKE, state, Ordering::AcqRel, Ordering::Acquire).is_ok()
+    }
+
+    /// The worker is awake again. Appends what was posted to `queue`.
+    #[inline]
+    pub(crate) fn take(&self, queue: &mut VecDeque<T>) {
+        // Before the queue is emptied: a post that comes in between is taken now
+        // and rings once more than it need, instead of never.
+        if self.state.swap(AWAKE, Ordering::AcqRel) == RUNG {
+            queue.append(&mut lock(&self.posts).queue);
+        }
+    }
+
+    /// Puts `left`, which the worker leaves unrun, before everything else.
+    pub(crate) fn put_back(&self, left: VecDeque<T>) {
+        if left.is_empty() {
+            return;
+        }
+        let mut posts = lock(&self.posts);
+        let newer = std::mem::replace(&mut posts.queue, left);
+        posts.queue.extend(newer);
+        drop(posts);
+        self.state.store(RUNG, Ordering::Release);
+    }
+
+    /// Refuses posts from now on and returns what nobody has taken.
+    pub(crate) fn close(&self) -> VecDeque<T> {
+        let mut posts = lock(&self.posts);
+        posts.closed = true;
+        std::mem::take(&mut posts.queue)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::Arc;
+    use std::sync::atomic::AtomicUsize;
+    use std::task::Wake;
+
+    struct Rings(AtomicUsize);
+    impl Wake for Rings {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::SeqCst);
+        }
+    }
+
+    fn inbox() -> (Inbox<u32>, Arc<Rings>) {
+        let rings = Arc::new(Rings(AtomicUsize::new(0)));
+        (Inbox::new(Waker::from(rings.clone())), rings)
+    }
+
+    fn taken(inbox: &Inbox<u32>) -> Vec<u32> {
+        let mut queue = VecDeque::new();
+        inbox.take(&mut queue);
+        queue.into()
+    }
+
+    #[test]
+    fn a_post_rings_only_a_parked_worker_and_only_once() {
+        let (inbox, rings) = inbox();
+        inbox.post(1).unwrap();
+        assert_eq!(rings.0.load(Ordering::SeqCst), 0, "an awake worker was rung");
+        assert_eq!(taken(&inbox), [1]);
+        assert!(inbox.park());
+        for post in 2..100 {
+            inbox.post(post).unwrap();
+        }
+        assert_eq!(rings.0.load(Ordering::SeqCst), 1, "a storm of posts must ring once");
+        assert_eq!(taken(&inbox).len(), 98);
+    }
+
+    /// A polling worker looks by itself: ringing it would be a system call for nothing.
+    #[test]
+    fn a_post_does_not_ring_a_polling_worker() {
+        let (inbox, rings) = inbox();
+        assert!(inbox.poll());
+        inbox.post(1).unwrap();
+        assert!(inbox.is_rung(), "the polling worker must see the post");
+        assert_eq!(rings.0.load(Ordering::SeqCst), 0);
+        assert_eq!(taken(&inbox), [1]);
+    }
+
+    /// The race in the module's doc: the post that comes before the block.
+    #[test]
+    fn a_worker_does_not_park_on_a_post() {
+        let (inbox, _) = inbox();
+        inbox.post(1).unwrap();
+        assert!(!inbox.park(), "the worker would block on a full inbox");
+        assert!(!inbox.poll());
+        assert_eq!(taken(&inbox), [1]);
+        assert!(inbox.park(), "the inbox is empty now");
+    }
+
+    #[test]
+    fn what_is_put_back_comes_first() {
+        let (inbox, _) = inbox();
+        inbox.post(3).unwrap();
+        inbox.put_back(VecDeque::from([1, 2]));
+        assert!(!inbox.park());
+        assert_eq!(taken(&inbox), [1, 2, 3]);
+    }
+
+    #[test]
+    fn a_closed_inbox_gives_posts_back() {
+        let (inbox, _) = inbox();
+        inbox.post(1).unwrap();
+        assert_eq!(inbox.close(), [1]);
+        assert_eq!(inbox.post(2), Err(2));
+    }
+
+    /// Two threads post while a third parks and takes: nothing is lost, and each time the
+    /// worker parks on an empty inbox the next post rings.
+    #[test]
+    fn no_post_is_lost_between_threads() {
+        const EACH: u32 = 20_000;
+        struct Unpark(std::thread::Thread);
+        impl Wake for Unpark {
+            fn wake(self: Arc<Self>) {
+                self.0.unpark();
+            }
+        }
+        let inbox = Arc::new(Inbox::new(Waker::from(Arc::new(Unpark(std::thread::current())))));
+        std::thread::scope(|scope| {
+            for _ in 0..2 {
+                scope.spawn(|| {
+                    for post in 0..EACH {
+                        inbox.post(post).unwrap();
+                    }
+                });
+            }
+            let mut queue = VecDeque::new();
+            while queue.len() < 2 * EACH as usize {
+                if inbox.park() {
+                    let before = std::time::Instant::now();
+                    while !inbox.is_rung() {
+                        std::thread::park_timeout(std::time::Duration::from_secs(10));
+                        assert!(before.elapsed().as_secs() < 10, "a post did not ring the parked worker");
+                    }
+                }
+                inbox.take(&mut queue);
+            }
+            assert_eq!(queue.len(), 2 * EACH as usize);
+        });
+    }
+}

@@ -1,0 +1,230 @@
+//! Handles on tasks: waiting for their end, or bringing it about.
+
+use std::any::Any;
+use std::fmt;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll};
+
+use async_task::{FallibleTask, Task};
+
+use super::task::{Header, Id, Metadata, Outcome};
+use crate::sync::lock;
+
+/// Waits for a task to end, and gives its output.
+///
+/// Returned by [`spawn`](crate::spawn) and [`spawn_local`](crate::spawn_local). Dropping it
+/// detaches the task, which goes on; [`abort`](JoinHandle::abort) ends it. The task's
+/// future has been dropped by the time the handle gives its output.
+///
+/// It can be awaited in any task, on any thread and in any executor.
+///
+/// # Cancel safety
+/// Safe. It is polled by reference, so it can be used in a `select!` again and
+/// again until it is ready.
+///
+/// # Panics
+/// When polled again after it was ready.
+///
+/// # Examples
+/// ```
+/// kittiwake::block_on(async {
+///     let task = kittiwake::spawn(async { 6 * 7 });
+///     assert_eq!(task.await.unwrap(), 42);
+/// });
+/// ```
+pub struct JoinHandle<T> {
+    /// `None` once it gave its output.
+    task: Option<FallibleTask<Outcome<T>, Metadata>>,
+    header: Arc<Header>,
+}
+
+impl<T> JoinHandle<T> {
+    pub(super) fn new(task: Task<Outcome<T>, Metadata>) -> Self {
+        let header = task.metadata().clone();
+        Self { task: Some(task.fallible()), header }
+    }
+
+    /// Ends the task: its future is dropped, by its own worker, the next time it
+    /// would have been polled.
+    ///
+    /// The handle then gives a [`JoinError`] that says [`is_cancelled`](JoinError::is_cancelled); if the task
+    /// ended first, its output. May be called from any thread, at any time, and
+    /// more than once.
+    ///
+    /// # Examples
+    /// ```
+    /// kittiwake::block_on(async {
+    ///     let task = kittiwake::spawn(std::future::pending::<()>());
+    ///     task.abort();
+    ///     assert!(task.await.unwrap_err().is_cancelled());
+    /// });
+    /// ```
+    pub fn abort(&self) {
+        self.header.abort_and_wake();
+    }
+
+    /// Returns a handle that can end the task and outlives this one.
+    pub fn abort_handle(&self) -> AbortHandle {
+        AbortHandle { header: self.header.clone() }
+    }
+
+    /// Whether the task has ended, so that awaiting it does not wait.
+    pub fn is_finished(&self) -> bool {
+        self.task.as_ref().is_none_or(FallibleTask::is_finished)
+    }
+
+    /// The task's id.
+    pub fn id(&self) -> Id {
+        self.header.public_id()
+    }
+}
+
+impl<T> Future for JoinHandle<T> {
+    type Output = Result<T, JoinError>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let task = self.task.as_mut().expect("a JoinHandle was polled after it was ready");
+        let outcome = std::task::ready!(Pin::new(task).poll(cx));
+        self.task = None;
+        // No outcome: async-task dropped the task unrun.
+        let result = outcome.and_then(Outcome::take);
+        Poll::Ready(result.unwrap_or_else(|| Err(JoinError::cancelled(self.id()))))
+    }
+}
+
+impl<T> Drop for JoinHandle<T> {
+    fn drop(&mut self) {
+        if let Some(task) = self.task.take() {
+            task.detach();
+        }
+    }
+}
+
+impl<T> fmt::Debug for JoinHandle<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("JoinHandle").field(&self.header).finish()
+    }
+}
+
+/// Ends a task, without the right to wait for it.
+///
+/// Made by [`JoinHandle::abort_handle`] and by [`JoinSet`](super::JoinSet)'s `spawn`.
+#[derive(Clone)]
+pub struct AbortHandle {
+    header: Arc<Header>,
+}
+
+impl AbortHandle {
+    /// Ends the task, as [`JoinHandle::abort`] does.
+    pub fn abort(&self) {
+        self.header.abort_and_wake();
+    }
+
+    /// Whether the task's future is gone: it ended, panicked or was aborted.
+    pub fn is_finished(&self) -> bool {
+        !self.header.is_alive()
+    }
+
+    /// The task's id.
+    pub fn id(&self) -> Id {
+        self.header.public_id()
+    }
+}
+
+impl fmt::Debug for AbortHandle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("AbortHandle").field(&self.header).finish()
+    }
+}
+
+/// Why a task has no output: it was aborted, or it panicked.
+///
+/// A task is also cancelled when its runtime ends, or had ended when it was spawned.
+pub struct JoinError {
+    id: Id,
+    cause: Cause,
+}
+
+enum Cause {
+    Cancelled,
+    /// Behind a mutex, because a panic's payload need not be `Sync`, and an error should be.
+    Panicked(Mutex<Box<dyn Any + Send>>),
+}
+
+impl JoinError {
+    pub(super) fn cancelled(id: Id) -> Self {
+        Self { id, cause: Cause::Cancelled }
+    }
+
+    pub(super) fn panicked(id: Id, payload: Box<dyn Any + Send>) -> Self {
+        Self { id, cause: Cause::Panicked(Mutex::new(payload)) }
+    }
+
+    /// Whether the task was aborted, or ended with its runtime.
+    pub fn is_cancelled(&self) -> bool {
+        matches!(self.cause, Cause::Cancelled)
+    }
+
+    /// Whether the task panicked.
+    pub fn is_panic(&self) -> bool {
+        matches!(self.cause, Cause::Panicked(_))
+    }
+
+    /// The panic's payload, for [`resume_unwind`](std::panic::resume_unwind).
+    ///
+    /// # Panics
+    /// If the task did not panic.
+    ///
+    /// # Examples
+    /// ```
+    /// kittiwake::block_on(async {
+    ///     let task = kittiwake::spawn(async { panic!("no more tea") });
+    ///     let panic = task.await.unwrap_err().into_panic();
+    ///     assert_eq!(panic.downcast_ref::<&str>(), Some(&"no more tea"));
+    /// });
+    /// ```
+    pub fn into_panic(self) -> Box<dyn Any + Send> {
+        self.try_into_panic().expect("JoinError::into_panic: the task was cancelled, it did not panic")
+    }
+
+    /// The panic's payload, or the error itself if the task did not panic.
+    ///
+    /// # Errors
+    /// The error itself, if the task was cancelled.
+    pub fn try_into_panic(self) -> Result<Box<dyn Any + Send>, Self> {
+        match self.cause {
+            Cause::Panicked(payload) => Ok(payload.into_inner().unwrap_or_else(|e| e.into_inner())),
+            Cause::Cancelled => Err(self),
+        }
+    }
+
+    /// The task's id.
+    pub fn id(&self) -> Id {
+        self.id
+    }
+}
+
+impl fmt::Display for JoinError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.cause {
+            Cause::Cancelled => write!(f, "task {} was cancelled", self.id),
+            Cause::Panicked(payload) => {
+                let payload = lock(payload);
+                let message = payload.downcast_ref::<&str>().copied();
+                match message.or_else(|| payload.downcast_ref::<String>().map(String::as_str)) {
+                    Some(message) => write!(f, "task {} panicked: {message}", self.id),
+                    None => write!(f, "task {} panicked", self.id),
+                }
+            }
+        }
+    }
+}
+
+impl fmt::Debug for JoinError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "JoinError({self})")
+    }
+}
+
+impl std::error::Error for JoinError {}

@@ -1,0 +1,241 @@
+//! A set of tasks, joined as they end.
+//!
+//! Each task in the set has a waker of its own, which notes the task's key and then
+//! wakes whoever waits for the set. So joining looks only at tasks that have
+//! something to say, however many there are.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::future::poll_fn;
+use std::panic::Location;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll, Wake, Waker};
+
+use slab::Slab;
+
+use super::{AbortHandle, Home, Id, JoinError, JoinHandle, task};
+use crate::sync::lock;
+
+/// Tasks that belong together: joined in the order in which they end, and aborted when the
+/// set is dropped.
+///
+/// # Examples
+/// ```
+/// kittiwake::block_on(async {
+///     let mut set = kittiwake::task::JoinSet::new();
+///     for i in 1..=3 {
+///         set.spawn(async move { i });
+///     }
+///     let mut sum = 0;
+///     while let Some(result) = set.join_next().await {
+///         sum += result.unwrap();
+///     }
+///     assert_eq!(sum, 6);
+/// });
+/// ```
+pub struct JoinSet<T> {
+    members: Slab<Member<T>>,
+    ended: Arc<Ended>,
+}
+
+struct Member<T> {
+    handle: JoinHandle<T>,
+    /// A [`Note`] of this member's key.
+    waker: Waker,
+}
+
+/// What the wakers of the members share with the set.
+#[derive(Default)]
+struct Ended {
+    inner: Mutex<EndedInner>,
+}
+
+#[derive(Default)]
+struct EndedInner {
+    /// Keys of members to look at. One may be there twice, or be stale.
+    keys: VecDeque<usize>,
+    /// Whoever waits in `join_next`.
+    waiter: Option<Waker>,
+}
+
+struct Note {
+    key: usize,
+    ended: Arc<Ended>,
+}
+
+impl Wake for Note {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        let mut inner = lock(&self.ended.inner);
+        inner.keys.push_back(self.key);
+        let waiter = inner.waiter.take();
+        drop(inner);
+        if let Some(waiter) = waiter {
+            waiter.wake();
+        }
+    }
+}
+
+impl<T> JoinSet<T> {
+    /// Makes an empty set.
+    pub fn new() -> Self {
+        Self { members: Slab::new(), ended: Arc::default() }
+    }
+
+    /// How many tasks are in the set: those that run, and those that ended and were not
+    /// joined yet.
+    pub fn len(&self) -> usize {
+        self.members.len()
+    }
+
+    /// Whether the set has no tasks.
+    pub fn is_empty(&self) -> bool {
+        self.members.is_empty()
+    }
+
+    /// Ends all tasks of the set. They stay in it and can be joined; most will say that they
+    /// were cancelled.
+    pub fn abort_all(&mut self) {
+        for (_, member) in &self.members {
+            member.handle.abort();
+        }
+    }
+
+    /// Takes all tasks out of the set and lets them go on.
+    pub fn detach_all(&mut self) {
+        self.members.clear();
+    }
+
+    /// Waits for the next task to end, takes it out of the set and returns what became of it;
+    /// `None` if the set is empty.
+    ///
+    /// # Cancel safety
+    /// Safe: a task is taken out only in the poll that returns it.
+    ///
+    /// # Errors
+    /// Inside the `Some`, if the task panicked or was aborted. The others go on.
+    pub async fn join_next(&mut self) -> Option<Result<T, JoinError>> {
+        poll_fn(|cx| self.poll_join_next(cx)).await.map(|(_, result)| result)
+    }
+
+    /// Like [`join_next`](JoinSet::join_next), and says which task it was.
+    ///
+    /// # Cancel safety
+    /// Safe, like [`join_next`](JoinSet::join_next).
+    ///
+    /// # Errors
+    /// Inside the `Some`, if the task panicked or was aborted; [`JoinError::id`] says which.
+    pub async fn join_next_with_id(&mut self) -> Option<Result<(Id, T), JoinError>> {
+        let (id, result) = poll_fn(|cx| self.poll_join_next(cx)).await?;
+        Some(result.map(|output| (id, output)))
+    }
+
+    /// Takes out a task that has ended already, if there is one, without waiting.
+    ///
+    /// # Errors
+    /// Inside the `Some`, if the task panicked or was aborted.
+    pub fn try_join_next(&mut self) -> Option<Result<T, JoinError>> {
+        match self.poll_ended() {
+            Poll::Ready(joined) => joined.map(|(_, result)| result),
+            Poll::Pending => None,
+        }
+    }
+
+    /// Ends all tasks of the set and waits until they are gone.
+    ///
+    /// # Cancel safety
+    /// Safe: the tasks are told to end by the first poll, and what is left stays in the set.
+    pub async fn shutdown(&mut self) {
+        self.abort_all();
+        while self.join_next().await.is_some() {}
+    }
+
+    fn poll_join_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<(Id, Result<T, JoinError>)>> {
+        // Before looking: a task that ends meanwhile finds it.
+        let waker = cx.waker().clone();
+        let replaced = lock(&self.ended.inner).waiter.replace(waker);
+        drop(replaced);
+        let poll = self.poll_ended();
+        if poll.is_ready() {
+            let unused = lock(&self.ended.inner).waiter.take();
+            drop(unused);
+        }
+        poll
+    }
+
+    /// Looks at the members that have something to say.
+    fn poll_ended(&mut self) -> Poll<Option<(Id, Result<T, JoinError>)>> {
+        loop {
+            let key = lock(&self.ended.inner).keys.pop_front();
+            let Some(key) = key else { break };
+            let Some(member) = self.members.get_mut(key) else { continue };
+            let mut cx = Context::from_waker(&member.waker);
+            if let Poll::Ready(result) = Pin::new(&mut member.handle).poll(&mut cx) {
+                let id = self.members.remove(key).handle.id();
+                return Poll::Ready(Some((id, result)));
+            }
+        }
+        if self.members.is_empty() { Poll::Ready(None) } else { Poll::Pending }
+    }
+
+    fn insert(&mut self, handle: JoinHandle<T>) -> AbortHandle {
+        let abort = handle.abort_handle();
+        let vacant = self.members.vacant_entry();
+        let note = Arc::new(Note { key: vacant.key(), ended: self.ended.clone() });
+        // The first look leaves the note with the task.
+        note.wake_by_ref();
+        vacant.insert(Member { handle, waker: Waker::from(note) });
+        abort
+    }
+}
+
+impl<T: Send + 'static> JoinSet<T> {
+    /// Spawns a task, as [`spawn`](crate::spawn) does, and adds it to the set.
+    ///
+    /// # Panics
+    /// Outside a runtime, like [`spawn`](crate::spawn).
+    #[track_caller]
+    pub fn spawn<F>(&mut self, future: F) -> AbortHandle
+    where
+        F: Future<Output = T> + Send + 'static,
+    {
+        self.insert(task::spawn(&Home::expect("JoinSet::spawn"), future, Location::caller()))
+    }
+}
+
+impl<T: 'static> JoinSet<T> {
+    /// Spawns a task that stays on this thread, as [`spawn_local`](crate::spawn_local) does, and
+    /// adds it to the set.
+    ///
+    /// # Panics
+    /// Outside a runtime, like [`spawn_local`](crate::spawn_local).
+    #[track_caller]
+    pub fn spawn_local<F>(&mut self, future: F) -> AbortHandle
+    where
+        F: Future<Output = T> + 'static,
+    {
+        self.insert(task::spawn_local(&Home::expect("JoinSet::spawn_local"), future, Location::caller()))
+    }
+}
+
+impl<T> Drop for JoinSet<T> {
+    fn drop(&mut self) {
+        self.abort_all();
+    }
+}
+
+impl<T> Default for JoinSet<T> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl<T> fmt::Debug for JoinSet<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("JoinSet").field("len", &self.len()).finish()
+    }
+}

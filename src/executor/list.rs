@@ -1,0 +1,143 @@
+//! List: the tasks a worker has, so that it can end them.
+//!
+//! A task that waits is referred to by the wakers it has given away, and by
+//! nobody else. At shutdown each must be dropped all the same, on its own
+//! worker: so the list keeps one waker of each, and a task that was told to end
+//! and is woken drops its future the next time its worker runs it.
+//!
+//! An entry is made when the task is spawned and goes when the task's future is
+//! dropped, whether it ended, panicked or was aborted.
+
+use std::sync::{Arc, Mutex};
+use std::task::Waker;
+
+use slab::Slab;
+
+use super::task::Header;
+use crate::sync::{lock, wake_all};
+
+/// The tasks that were spawned on one worker and still have their future.
+pub(crate) struct TaskList {
+    tasks: Mutex<Tasks>,
+}
+
+struct Tasks {
+    entries: Slab<Entry>,
+    /// How many of `entries` are local tasks.
+    local: usize,
+    /// The id of the next task.
+    next_id: u64,
+    /// Nothing may be spawned any more.
+    closed: bool,
+    /// No local task may be spawned: no `block_on` call is there to run it.
+    closed_to_local: bool,
+}
+
+struct Entry {
+    header: Arc<Header>,
+    /// Wakes the task; it also keeps the task's memory.
+    waker: Waker,
+}
+
+/// Which tasks of a list are meant.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Which {
+    /// Those made by `spawn_local`.
+    Local,
+    All,
+}
+
+/// What the list gives a task that is being made.
+pub(super) struct Admission {
+    pub(super) id: u64,
+    /// Where its entry is, or `None` if the list takes no more tasks.
+    pub(super) key: Option<usize>,
+}
+
+impl TaskList {
+    pub(super) fn new() -> Self {
+        Self {
+            tasks: Mutex::new(Tasks {
+                entries: Slab::new(),
+                local: 0,
+                next_id: 1,
+                closed: false,
+                closed_to_local: true,
+            }),
+        }
+    }
+
+    /// Has `make` build a task, and enters it. `make` runs under the lock: it
+    /// allocates, and calls no foreign code.
+    pub(super) fn admit<R>(&self, local: bool, make: impl FnOnce(Admission) -> (Arc<Header>, Waker, R)) -> R {
+        let mut tasks = lock(&self.tasks);
+        let tasks = &mut *tasks;
+        let id = tasks.next_id;
+        tasks.next_id += 1;
+        if tasks.closed || (local && tasks.closed_to_local) {
+            let (_, _unused, made) = make(Admission { id, key: None });
+            return made;
+        }
+        let vacant = tasks.entries.vacant_entry();
+        let (header, waker, made) = make(Admission { id, key: Some(vacant.key()) });
+        vacant.insert(Entry { header, waker });
+        tasks.local += usize::from(local);
+        made
+    }
+
+    /// Removes the entry at `key`.
+    pub(super) fn remove(&self, key: usize) {
+        let mut tasks = lock(&self.tasks);
+        let removed = tasks.entries.remove(key);
+        tasks.local -= usize::from(removed.header.is_local());
+        drop(tasks);
+        // Outside the lock: this may free the task, and with it an output.
+        drop(removed);
+    }
+
+    /// Wakes the task at `key`, if it is still the one with this id.
+    pub(super) fn wake(&self, key: usize, id: u64) {
+        let tasks = lock(&self.tasks);
+        let entry = tasks.entries.get(key).filter(|entry| entry.header.id() == id);
+        let waker = entry.map(|entry| entry.waker.clone());
+        drop(tasks);
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
+
+    pub(super) fn contains(&self, key: usize, id: u64) -> bool {
+        lock(&self.tasks).entries.get(key).is_some_and(|entry| entry.header.id() == id)
+    }
+
+    /// Lets local tasks in: a `block_on` call has begun.
+    pub(super) fn open_to_local(&self) {
+        lock(&self.tasks).closed_to_local = false;
+    }
+
+    /// Refuses new tasks, and tells those that are there to end.
+    pub(super) fn abort(&self, which: Which) {
+        let mut tasks = lock(&self.tasks);
+        tasks.closed_to_local = true;
+        tasks.closed |= which == Which::All;
+        let mut wakers = Vec::with_capacity(tasks.entries.len());
+        for (_, entry) in &tasks.entries {
+            if which == Which::All || entry.header.is_local() {
+                entry.header.abort();
+                // A clone of our own task's waker: this counts, and no more.
+                wakers.push(entry.waker.clone());
+            }
+        }
+        drop(tasks);
+        wake_all(&mut wakers);
+    }
+
+    /// How many tasks still have their future.
+    pub(crate) fn len(&self, which: Which) -> usize {
+        let tasks = lock(&self.tasks);
+        match which {
+            Which::Local => tasks.local,
+            Which::All => tasks.entries.len(),
+        }
+    }
+}

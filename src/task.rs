@@ -1,0 +1,3 @@
+//! Tasks: handles on them, sets of them, and giving way.
+
+pub use crate::executor::{AbortHandle, Id, JoinError, JoinHandle, JoinSet, YieldNow, spawn, spawn_local, yield_now};
