@@ -63,6 +63,7 @@ mod executor;
 mod reactor;
 mod sync;
 
+pub mod runtime;
 pub mod task;
 
 #[cfg(fuzzing)]
@@ -70,3 +71,4 @@ pub mod task;
 pub use reactor::fuzzing;
 
 pub use executor::{spawn, spawn_local};
+pub use runtime::block_on;

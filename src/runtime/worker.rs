@@ -1,0 +1,178 @@
+//! The worker: the loop that everything runs in.
+//!
+//! ```text
+//! run a batch of at most 64 entries -> wait for events -> take what other threads posted -> again
+//! ```
+//! Waiting means blocking when there is nothing to run, and one look at the kernel when there is: so
+//! neither tasks nor sockets starve each other, and an idle worker uses no CPU.
+//!
+//! # The end of a call
+//! However `block_on` is left, by its future's output or by a panic, its future is dropped first, then its
+//! local tasks ([`Call`]), all on this thread and inside the runtime. Other tasks stay for the
+//! next call.
+//!
+//! # The end of the runtime
+//! 1. [`Worker::shut_down`] refuses new tasks and tells all tasks to end;
+//! 2. it runs them until the list is empty: each drops its future, and with it its sockets;
+//! 3. the inbox closes; wakes that still come find nobody;
+//! 4. the reactor is dropped, and orphans the sockets that live on elsewhere.
+
+use std::collections::VecDeque;
+use std::io;
+use std::panic::resume_unwind;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use super::Handle;
+use super::enter::{self, Entered};
+use crate::executor::{self, Entry, Executor, Which};
+use crate::reactor::Reactor;
+use crate::sync::contain;
+
+/// Entries run between two looks at the kernel.
+const BATCH: usize = 64;
+
+/// An executor and the reactor it waits in.
+pub(super) struct Worker {
+    executor: Executor,
+    reactor: Reactor,
+    /// How long to look for events before blocking.
+    spin: Duration,
+}
+
+impl Worker {
+    pub(super) fn new(spin: Duration) -> io::Result<Self> {
+        let reactor = Reactor::new()?;
+        Ok(Self { executor: Executor::new(reactor.ring()), reactor, spin })
+    }
+
+    pub(super) fn handle(&self) -> Handle {
+        Handle { home: self.executor.home().clone(), registry: Arc::downgrade(self.reactor.registry()) }
+    }
+
+    /// Runs `future` to its end.
+    pub(super) fn block_on<F: Future>(&mut self, future: F) -> F::Output {
+        let call = Call::begin(self);
+        // A panic of the future must not be unwinding any more while the local tasks are dropped: a second
+        // panic, in one of their destructors, would end the process.
+        let result = contain(|| call.worker.run(pin!(future)));
+        drop(call);
+        result.unwrap_or_else(|panic| resume_unwind(panic))
+    }
+
+    fn run<F: Future>(&mut self, mut future: Pin<&mut F>) -> F::Output {
+        let main = self.executor.main_waker();
+        let waker = main.waker();
+        let mut cx = Context::from_waker(&waker);
+        waker.wake_by_ref();
+        loop {
+            for _ in 0..BATCH {
+                match self.executor.next() {
+                    Some(Entry::Task(task)) => self.executor.run(task),
+                    Some(Entry::Main) => {
+                        main.taken();
+                        if let Poll::Ready(output) = future.as_mut().poll(&mut cx) {
+                            return output;
+                        }
+                    }
+                    None => break,
+                }
+            }
+            self.wait();
+        }
+    }
+
+    /// Waits for events and posts, or only looks for them if there is something to run.
+    #[inline]
+    fn wait(&mut self) {
+        let block = !self.executor.has_next() && !self.poll() && self.executor.park();
+        self.turn(if block { None } else { Some(Duration::ZERO) });
+        self.executor.take_posts();
+    }
+
+    /// Looks for events and posts without blocking, for as long as the settings say. Returns whether some
+    /// came.
+    #[inline]
+    fn poll(&mut self) -> bool {
+        !self.spin.is_zero() && self.spin()
+    }
+
+    #[cold]
+    fn spin(&mut self) -> bool {
+        if !self.executor.poll() {
+            return true;
+        }
+        let start = Instant::now();
+        let found = loop {
+            if self.turn(Some(Duration::ZERO)) > 0 || self.executor.has_posts() {
+                break true;
+            }
+            if start.elapsed() >= self.spin {
+                break false;
+            }
+            // On a shared core, whoever has something for us must get to run.
+            thread::yield_now();
+        };
+        self.executor.take_posts();
+        found || self.executor.has_next()
+    }
+
+    fn turn(&mut self, timeout: Option<Duration>) -> usize {
+        match self.reactor.turn(timeout) {
+            Ok(events) => events,
+            // The wait has only this worker's own descriptors and buffers to fail on; there is
+            // nothing to go on with.
+            Err(error) => panic!("the reactor cannot wait for events: {error}"),
+        }
+    }
+
+    /// Ends tasks and returns when they are gone. The entries of others are not run but returned.
+    fn end(&mut self, which: Which) -> VecDeque<Entry> {
+        let mut deferred = VecDeque::new();
+        self.executor.abort(which);
+        while self.executor.tasks(which) > 0 {
+            match self.executor.next() {
+                Some(entry) if which == Which::Local && !executor::is_local(&entry) => deferred.push_back(entry),
+                Some(Entry::Task(task)) => self.executor.run(task),
+                Some(Entry::Main) => {}
+                // Another thread has woken the last ones and is about to post them.
+                None => self.wait(),
+            }
+        }
+        deferred
+    }
+
+    /// Ends the runtime, on this thread: whatever tasks are left are dropped.
+    pub(super) fn shut_down(&mut self) {
+        let entered = enter::enter(&self.executor, &self.reactor);
+        self.executor.take_posts();
+        let none = self.end(Which::All);
+        self.executor.leave(none);
+        self.executor.close();
+        drop(entered);
+    }
+}
+
+/// A `block_on` call. Its drop is the end of the call.
+struct Call<'a> {
+    worker: &'a mut Worker,
+    _entered: Entered,
+}
+
+impl<'a> Call<'a> {
+    fn begin(worker: &'a mut Worker) -> Self {
+        let entered = enter::enter(&worker.executor, &worker.reactor);
+        worker.executor.open();
+        Self { worker, _entered: entered }
+    }
+}
+
+impl Drop for Call<'_> {
+    fn drop(&mut self) {
+        let deferred = self.worker.end(Which::Local);
+        self.worker.executor.leave(deferred);
+    }
+}
