@@ -63,6 +63,8 @@ mod executor;
 mod reactor;
 mod sync;
 
+pub mod io;
+pub mod net;
 pub mod runtime;
 pub mod task;
 

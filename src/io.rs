@@ -1,0 +1,31 @@
+//! The `futures-io` traits, and what is built on them.
+//!
+//! [`AsyncRead`] and [`AsyncWrite`] are the traits of the `futures` family of crates, and the extension traits and
+//! adapters are `futures-lite`'s, so that everything written for those works with our sockets. They are re-exported
+//! so that a server needs no other crate.
+//!
+//! # Examples
+//! ```
+//! use kittiwake::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+//! use kittiwake::net::{TcpListener, TcpStream};
+//!
+//! # kittiwake::block_on(async {
+//! let listener = TcpListener::bind("127.0.0.1:0").await?;
+//! let address = listener.local_addr()?;
+//! let client = kittiwake::spawn(async move {
+//!     let mut stream = TcpStream::connect(address).await?;
+//!     stream.write_all(b"one\ntwo\n").await
+//! });
+//! let (stream, _) = listener.accept().await?;
+//! let mut line = String::new();
+//! BufReader::new(stream).read_line(&mut line).await?;
+//! assert_eq!(line, "one\n");
+//! client.await.unwrap()
+//! # }).unwrap();
+//! ```
+
+pub use futures_lite::io::{
+    AsyncBufRead, AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncSeek, AsyncSeekExt, AsyncWrite, AsyncWriteExt,
+    BufReader, BufWriter, Cursor, Empty, Repeat, Sink, copy, empty, repeat, sink, split,
+};
+pub use std::io::{Error, ErrorKind, IoSlice, IoSliceMut, Result, SeekFrom};

@@ -1,0 +1,20 @@
+//! TCP sockets.
+//!
+//! A socket tries each operation at once, and is registered with a reactor only when an operation first has to wait: with
+//! the one of the runtime that is polling it. So a socket may be made anywhere, and is homed where
+//! it is first waited on; bound to a living runtime, it works from any thread and in any executor.
+//! When that runtime ends, an operation that waits fails once, and the next one binds anew.
+//!
+//! # One reader, one writer, or several
+//! All operations take `&self`, or have a form that does (`AsyncRead for &TcpStream`). One task that
+//! reads and one that writes never disturb each other. Several that read the same stream are each woken when there
+//! is something, and the first to come gets it.
+
+mod addr;
+mod tcp;
+
+pub use addr::ToSocketAddrs;
+pub use std::net::Shutdown as How;
+pub use tcp::{
+    Accept, Incoming, OwnedReadHalf, OwnedWriteHalf, ReadHalf, ReuniteError, TcpListener, TcpStream, WriteHalf,
+};

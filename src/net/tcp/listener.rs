@@ -1,0 +1,223 @@
+//! Listening and accepting.
+
+use std::fmt;
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use futures_lite::Stream;
+use socket2::{Domain, Protocol, Socket, Type};
+
+use super::TcpStream;
+use crate::net::ToSocketAddrs;
+use crate::net::addr::try_each;
+use crate::reactor::{Direction, Registration, Wait};
+
+/// A TCP socket that accepts connections.
+///
+/// Several tasks may accept from one listener at the same time, through a shared reference or an `Arc`.
+///
+/// # Examples
+/// ```
+/// use kittiwake::net::{TcpListener, TcpStream};
+///
+/// # kittiwake::block_on(async {
+/// let listener = TcpListener::bind("127.0.0.1:0").await?;
+/// let client = kittiwake::spawn(TcpStream::connect(listener.local_addr()?));
+/// let (_stream, peer) = listener.accept().await?;
+/// assert_eq!(client.await.unwrap()?.local_addr()?, peer);
+/// # std::io::Result::Ok(())
+/// # }).unwrap();
+/// ```
+pub struct TcpListener {
+    /// mio's, because its `accept` makes the new socket non-blocking and close-on-exec in one system call
+    /// where there is one; std's leaves the first to a second call.
+    registration: Registration<mio::net::TcpListener>,
+}
+
+impl TcpListener {
+    /// Listens on the first of `addrs` that can be bound.
+    ///
+    /// Sets `SO_REUSEADDR`, so that a server can be started again at once, and asks for the largest backlog the kernel
+    /// allows (on Linux `net.core.somaxconn`): with the usual 128, a burst of connections is lost. Port 0 lets the
+    /// system choose; [`local_addr`](TcpListener::local_addr) tells what it chose.
+    ///
+    /// # Errors
+    /// Of the last address tried: `AddrInUse`, `AddrNotAvailable`, `PermissionDenied` (see bind(2)); `Unsupported` for
+    /// a name; `InvalidInput` for what is no address.
+    pub async fn bind<A: ToSocketAddrs>(addrs: A) -> io::Result<Self> {
+        try_each(addrs, |addr| std::future::ready(Self::bind_to(addr))).await
+    }
+
+    fn bind_to(addr: SocketAddr) -> io::Result<Self> {
+        let socket = Socket::new(Domain::for_address(addr), Type::STREAM, Some(Protocol::TCP))?;
+        socket.set_reuse_address(true)?;
+        socket.bind(&addr.into())?;
+        // The kernel cuts it down to what it allows.
+        socket.listen(i32::MAX)?;
+        Self::from_std(socket.into())
+    }
+
+    /// Takes a listener of std's, and makes it non-blocking.
+    ///
+    /// # Errors
+    /// If it cannot be made non-blocking (fcntl(2)).
+    pub fn from_std(listener: std::net::TcpListener) -> io::Result<Self> {
+        listener.set_nonblocking(true)?;
+        Ok(Self { registration: Registration::new(mio::net::TcpListener::from_std(listener)) })
+    }
+
+    /// Gives the listener back as one of std's, out of the reactor and blocking again.
+    ///
+    /// # Errors
+    /// If it cannot be made blocking (fcntl(2)).
+    pub fn into_std(self) -> io::Result<std::net::TcpListener> {
+        let listener = std::net::TcpListener::from(OwnedFd::from(self.registration.into_socket()));
+        listener.set_nonblocking(false)?;
+        Ok(listener)
+    }
+
+    /// Waits for the next connection and accepts it.
+    ///
+    /// The new stream is non-blocking and close-on-exec.
+    ///
+    /// # Cancel safety
+    /// Safe. The system call and its result happen in one poll, so a dropped future has taken nothing from the
+    /// queue, and other tasks that accept were woken too.
+    ///
+    /// # Errors
+    /// A connection that was given up before it was accepted (`ECONNABORTED`, `EPROTO`), and `EINTR`, are passed over. All else
+    /// is reported, and the listener stays usable. When the process or the system is out of descriptors
+    /// (`EMFILE`, `ENFILE`) or memory (`ENOBUFS`, `ENOMEM`), the connection stays in the queue, and the next call fails at once in the
+    /// same way: close something, or wait for something to end, before calling again.
+    ///
+    /// # Platform notes
+    /// On macOS the new descriptor becomes close-on-exec by a second system call.
+    ///
+    /// # Examples
+    /// See [`TcpListener`].
+    pub fn accept(&self) -> Accept<'_> {
+        Accept { wait: self.registration.wait(Direction::Read) }
+    }
+
+    /// The connections as a [`Stream`](futures_lite::Stream) that never ends.
+    ///
+    /// Each item is what [`accept`](TcpListener::accept) returns, without the peer's address. After an error it
+    /// can be polled again.
+    ///
+    /// # Examples
+    /// ```
+    /// use futures_lite::StreamExt;
+    /// use kittiwake::net::{TcpListener, TcpStream};
+    ///
+    /// # kittiwake::block_on(async {
+    /// let listener = TcpListener::bind("127.0.0.1:0").await?;
+    /// let _client = kittiwake::spawn(TcpStream::connect(listener.local_addr()?));
+    /// let stream = listener.incoming().next().await.unwrap()?;
+    /// assert_eq!(stream.local_addr()?, listener.local_addr()?);
+    /// # std::io::Result::Ok(())
+    /// # }).unwrap();
+    /// ```
+    pub fn incoming(&self) -> Incoming<'_> {
+        Incoming { accept: self.accept() }
+    }
+
+    /// The address it listens on.
+    ///
+    /// # Errors
+    /// See getsockname(2).
+    pub fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.registration.socket().local_addr()
+    }
+
+    /// The error that is pending on the socket (`SO_ERROR`), which this takes away.
+    ///
+    /// # Errors
+    /// See getsockopt(2).
+    pub fn take_error(&self) -> io::Result<Option<io::Error>> {
+        self.registration.socket().take_error()
+    }
+
+    /// How many hops a connection's packets may take.
+    ///
+    /// # Errors
+    /// See getsockopt(2).
+    pub fn ttl(&self) -> io::Result<u32> {
+        self.registration.socket().ttl()
+    }
+
+    /// Sets how many hops the packets of connections accepted from now on may take.
+    ///
+    /// # Errors
+    /// See setsockopt(2).
+    pub fn set_ttl(&self, ttl: u32) -> io::Result<()> {
+        self.registration.socket().set_ttl(ttl)
+    }
+}
+
+impl AsFd for TcpListener {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.registration.socket().as_fd()
+    }
+}
+
+impl AsRawFd for TcpListener {
+    fn as_raw_fd(&self) -> RawFd {
+        self.registration.socket().as_raw_fd()
+    }
+}
+
+impl fmt::Debug for TcpListener {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.registration.socket().fmt(f)
+    }
+}
+
+/// The future of [`TcpListener::accept`].
+#[must_use = "futures do nothing unless awaited"]
+pub struct Accept<'a> {
+    wait: Wait<'a, mio::net::TcpListener>,
+}
+
+impl Future for Accept<'_> {
+    type Output = io::Result<(TcpStream, SocketAddr)>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let accepted = std::task::ready!(self.wait.poll_operation(cx, accept));
+        Poll::Ready(accepted.map(|(stream, peer)| (TcpStream::from_nonblocking(stream.into()), peer)))
+    }
+}
+
+impl fmt::Debug for Accept<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Accept").finish_non_exhaustive()
+    }
+}
+
+/// Accepts one connection. What a peer has given up already counts as an interruption: the loop
+/// tries the next one, within its budget.
+fn accept(listener: &mio::net::TcpListener) -> io::Result<(mio::net::TcpStream, SocketAddr)> {
+    listener.accept().map_err(|error| match error.raw_os_error() {
+        Some(libc::ECONNABORTED | libc::EPROTO) => io::ErrorKind::Interrupted.into(),
+        _ => error,
+    })
+}
+
+/// The stream of [`TcpListener::incoming`].
+#[derive(Debug)]
+#[must_use = "streams do nothing unless polled"]
+pub struct Incoming<'a> {
+    accept: Accept<'a>,
+}
+
+impl Stream for Incoming<'_> {
+    type Item = io::Result<TcpStream>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        // `Accept` accepts anew each time it is polled.
+        let accepted = std::task::ready!(Pin::new(&mut self.accept).poll(cx));
+        Poll::Ready(Some(accepted.map(|(stream, _)| stream)))
+    }
+}

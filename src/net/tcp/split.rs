@@ -1,0 +1,225 @@
+//! Halves of a stream.
+
+use std::error::Error;
+use std::fmt;
+use std::io;
+use std::net::{Shutdown, SocketAddr};
+use std::sync::Arc;
+
+use super::TcpStream;
+use super::stream::delegate;
+
+/// The reading half of a stream, borrowed by [`TcpStream::split`].
+#[derive(Debug)]
+pub struct ReadHalf<'a>(&'a TcpStream);
+
+/// The writing half of a stream, borrowed by [`TcpStream::split`].
+///
+/// Dropping it does nothing; closing it shuts the writing half down.
+#[derive(Debug)]
+pub struct WriteHalf<'a>(&'a TcpStream);
+
+/// The reading half of a stream, owned, made by [`TcpStream::into_split`].
+///
+/// Dropping it does nothing to the connection while the other half lives.
+#[derive(Debug)]
+pub struct OwnedReadHalf {
+    stream: Arc<TcpStream>,
+}
+
+/// The writing half of a stream, owned, made by [`TcpStream::into_split`].
+///
+/// Dropping it shuts the writing half down, so that the peer reads to an end.
+#[derive(Debug)]
+pub struct OwnedWriteHalf {
+    stream: Arc<TcpStream>,
+    /// Not when it is reunited, or told to forget.
+    shuts_down: bool,
+}
+
+pub(super) fn split(stream: &mut TcpStream) -> (ReadHalf<'_>, WriteHalf<'_>) {
+    (ReadHalf(stream), WriteHalf(stream))
+}
+
+pub(super) fn into_split(stream: TcpStream) -> (OwnedReadHalf, OwnedWriteHalf) {
+    let stream = Arc::new(stream);
+    (OwnedReadHalf { stream: stream.clone() }, OwnedWriteHalf { stream, shuts_down: true })
+}
+
+fn reunite(read: OwnedReadHalf, mut write: OwnedWriteHalf) -> Result<TcpStream, ReuniteError> {
+    if !Arc::ptr_eq(&read.stream, &write.stream) {
+        return Err(ReuniteError(read, write));
+    }
+    write.shuts_down = false;
+    drop(write);
+    Ok(Arc::into_inner(read.stream).expect("a stream has two owned halves, and one is gone"))
+}
+
+impl OwnedReadHalf {
+    /// Puts the two halves of a stream together again.
+    ///
+    /// # Errors
+    /// If they are of different streams; the error gives them back.
+    ///
+    /// # Examples
+    /// ```
+    /// # use kittiwake::net::{TcpListener, TcpStream};
+    /// # kittiwake::block_on(async {
+    /// # let listener = TcpListener::bind("127.0.0.1:0").await?;
+    /// # let stream = TcpStream::connect(listener.local_addr()?).await?;
+    /// let address = stream.local_addr()?;
+    /// let (read, write) = stream.into_split();
+    /// let stream = read.reunite(write).unwrap();
+    /// assert_eq!(stream.local_addr()?, address);
+    /// # std::io::Result::Ok(())
+    /// # }).unwrap();
+    /// ```
+    pub fn reunite(self, other: OwnedWriteHalf) -> Result<TcpStream, ReuniteError> {
+        reunite(self, other)
+    }
+}
+
+impl OwnedWriteHalf {
+    /// Puts the two halves of a stream together again.
+    ///
+    /// # Errors
+    /// If they are of different streams; the error gives them back.
+    pub fn reunite(self, other: OwnedReadHalf) -> Result<TcpStream, ReuniteError> {
+        reunite(other, self)
+    }
+
+    /// Drops the half without shutting anything down.
+    pub fn forget(mut self) {
+        self.shuts_down = false;
+    }
+}
+
+impl Drop for OwnedWriteHalf {
+    fn drop(&mut self) {
+        if self.shuts_down {
+            // The connection may have ended by itself; there is nobody to tell.
+            let _ = self.stream.shutdown(Shutdown::Write);
+        }
+    }
+}
+
+delegate!(read for ReadHalf<'_>, this => this.0);
+delegate!(read for OwnedReadHalf, this => &*this.stream);
+delegate!(write for WriteHalf<'_>, this => this.0);
+delegate!(write for OwnedWriteHalf, this => &*this.stream);
+
+/// What the halves can do besides reading and writing, all by the stream's method of the same name.
+macro_rules! methods {
+    (read for $type:ty) => {
+        impl $type {
+            /// Reads without taking the bytes away; see [`TcpStream::peek`].
+            ///
+            /// # Cancel safety
+            /// Safe: nothing is taken.
+            ///
+            /// # Errors
+            /// As for reading.
+            pub async fn peek(&self, buf: &mut [u8]) -> io::Result<usize> {
+                self.stream().peek(buf).await
+            }
+
+            /// Waits until there is something to read; see [`TcpStream::readable`].
+            ///
+            /// # Cancel safety
+            /// Safe.
+            ///
+            /// # Errors
+            /// If the socket cannot be registered.
+            pub async fn readable(&self) -> io::Result<()> {
+                self.stream().readable().await
+            }
+
+            /// Reads what is there, without waiting; see [`TcpStream::try_read`].
+            ///
+            /// # Errors
+            /// `WouldBlock` if nothing is there; else as for reading.
+            pub fn try_read(&self, buf: &mut [u8]) -> io::Result<usize> {
+                self.stream().try_read(buf)
+            }
+        }
+    };
+    (write for $type:ty) => {
+        impl $type {
+            /// Waits until something can be written; see [`TcpStream::writable`].
+            ///
+            /// # Cancel safety
+            /// Safe.
+            ///
+            /// # Errors
+            /// If the socket cannot be registered.
+            pub async fn writable(&self) -> io::Result<()> {
+                self.stream().writable().await
+            }
+
+            /// Writes what can be written, without waiting; see [`TcpStream::try_write`].
+            ///
+            /// # Errors
+            /// `WouldBlock` if nothing can; else as for writing.
+            pub fn try_write(&self, buf: &[u8]) -> io::Result<usize> {
+                self.stream().try_write(buf)
+            }
+        }
+    };
+    (both for $type:ty, $this:ident => $stream:expr) => {
+        impl $type {
+            fn stream(&self) -> &TcpStream {
+                let $this = self;
+                $stream
+            }
+
+            /// The peer's address.
+            ///
+            /// # Errors
+            /// `NotConnected` once the connection has ended.
+            pub fn peer_addr(&self) -> io::Result<SocketAddr> {
+                self.stream().peer_addr()
+            }
+
+            /// The address of this end.
+            ///
+            /// # Errors
+            /// See getsockname(2).
+            pub fn local_addr(&self) -> io::Result<SocketAddr> {
+                self.stream().local_addr()
+            }
+        }
+
+        impl AsRef<TcpStream> for $type {
+            /// The whole stream.
+            fn as_ref(&self) -> &TcpStream {
+                self.stream()
+            }
+        }
+    };
+}
+
+methods!(read for ReadHalf<'_>);
+methods!(read for OwnedReadHalf);
+methods!(write for WriteHalf<'_>);
+methods!(write for OwnedWriteHalf);
+methods!(both for ReadHalf<'_>, this => this.0);
+methods!(both for WriteHalf<'_>, this => this.0);
+methods!(both for OwnedReadHalf, this => &this.stream);
+methods!(both for OwnedWriteHalf, this => &this.stream);
+
+/// The halves given to `reunite` are of different streams. Holds them both.
+pub struct ReuniteError(pub OwnedReadHalf, pub OwnedWriteHalf);
+
+impl fmt::Display for ReuniteError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the two halves are of different streams")
+    }
+}
+
+impl fmt::Debug for ReuniteError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("ReuniteError").field(&self.0).field(&self.1).finish()
+    }
+}
+
+impl Error for ReuniteError {}

@@ -1,0 +1,559 @@
+//! Connecting, reading and writing.
+
+use std::fmt;
+use std::future::poll_fn;
+use std::io::{self, IoSlice, IoSliceMut, Read, Write};
+use std::net::{Shutdown, SocketAddr};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll};
+
+use futures_io::{AsyncRead, AsyncWrite};
+use socket2::SockRef;
+
+use super::split::{self, OwnedReadHalf, OwnedWriteHalf, ReadHalf, WriteHalf};
+use crate::net::ToSocketAddrs;
+use crate::net::addr::try_each;
+use crate::reactor::{Direction, Registration};
+
+/// A TCP connection.
+///
+/// Reads and writes through [`AsyncRead`] and [`AsyncWrite`], which are implemented for `TcpStream` and for `&TcpStream`, so that one
+/// task can read while another writes. [`split`](TcpStream::split) and [`into_split`](TcpStream::into_split)
+/// give each a half of its own.
+///
+/// # Cancel safety
+/// A read or a write moves bytes only in the poll that returns `Ready`: dropping its future before that loses nothing.
+/// `write_all` and the like may have written a part.
+///
+/// # Errors
+/// The kernel's, as they are. `WouldBlock` and `Interrupted` are never returned by anything that waits. A reset by the peer
+/// is reported to the reader at least once: the kernel reports it only to whichever operation comes first, so when a
+/// write has met it, the next read that would report a clean end fails with `ConnectionReset` instead. Writing to
+/// a connection that is closed gives `BrokenPipe`, and never a SIGPIPE.
+///
+/// An empty buffer is read into, and written, at once: `Ok(0)`, which says nothing about the stream.
+///
+/// # Closing
+/// | what | does |
+/// | --- | --- |
+/// | [`close`](futures_lite::AsyncWriteExt::close) | shuts the write half down: the peer reads to an end; we can go on reading |
+/// | [`shutdown`](TcpStream::shutdown) | the same for either half, or both |
+/// | drop | closes the connection; what was written is still sent |
+/// | drop with unread input | the kernel sends a **reset**, and the peer may lose our last bytes. [`drain`](TcpStream::drain) first |
+///
+/// # Platform notes
+/// On Linux urgent (out-of-band) data is left out of the stream, unless `SO_OOBINLINE` is set.
+///
+/// # Examples
+/// ```
+/// use kittiwake::io::{AsyncReadExt, AsyncWriteExt};
+/// use kittiwake::net::{TcpListener, TcpStream};
+///
+/// # kittiwake::block_on(async {
+/// let listener = TcpListener::bind("127.0.0.1:0").await?;
+/// let server = kittiwake::spawn({
+///     let address = listener.local_addr()?;
+///     async move {
+///         let mut stream = TcpStream::connect(address).await?;
+///         stream.write_all(b"hello").await?;
+///         stream.close().await
+///     }
+/// });
+/// let (mut stream, _) = listener.accept().await?;
+/// let mut text = String::new();
+/// stream.read_to_string(&mut text).await?;
+/// assert_eq!(text, "hello");
+/// server.await.unwrap()
+/// # }).unwrap();
+/// ```
+pub struct TcpStream {
+    registration: Registration<std::net::TcpStream>,
+    /// A write was told of a reset, which the kernel now will not tell a reader.
+    reset: AtomicBool,
+}
+
+/// The most slices that one readv(2) or writev(2) takes (`IOV_MAX`); the rest of a longer list is
+/// left to the next call.
+const MOST_SLICES: usize = 1024;
+
+impl TcpStream {
+    /// Connects to the first of `addrs` that accepts.
+    ///
+    /// # Cancel safety
+    /// Safe: dropping the future closes the socket.
+    ///
+    /// # Errors
+    /// Of the last address tried: `ConnectionRefused`, `TimedOut`, `HostUnreachable` and others (see connect(2)); `Unsupported`
+    /// for a name; `InvalidInput` for what is no address. An error other than a failed connection, outside
+    /// a runtime: connecting has to wait.
+    pub async fn connect<A: ToSocketAddrs>(addrs: A) -> io::Result<Self> {
+        try_each(addrs, Self::connect_to).await
+    }
+
+    async fn connect_to(addr: SocketAddr) -> io::Result<Self> {
+        // The call first, then the registration: a socket that is not connecting
+        // yet would be reported as closed.
+        let stream = Self::from_nonblocking(mio::net::TcpStream::connect(addr)?.into());
+        stream.connected().await?;
+        Ok(stream)
+    }
+
+    /// Waits for a connect in progress to succeed or fail.
+    async fn connected(&self) -> io::Result<()> {
+        // Not before the reactor has reported something: until then there is no error, and no peer.
+        self.writable().await?;
+        let mut wait = self.registration.wait(Direction::Write);
+        poll_fn(|cx| wait.poll_operation(cx, connected)).await
+    }
+
+    /// Takes a stream of std's, and makes it non-blocking.
+    ///
+    /// # Errors
+    /// If it cannot be made non-blocking (fcntl(2)).
+    pub fn from_std(stream: std::net::TcpStream) -> io::Result<Self> {
+        stream.set_nonblocking(true)?;
+        Ok(Self::from_nonblocking(stream.into()))
+    }
+
+    pub(super) fn from_nonblocking(socket: OwnedFd) -> Self {
+        Self { registration: Registration::new(socket.into()), reset: AtomicBool::new(false) }
+    }
+
+    /// Gives the stream back as one of std's, out of the reactor and blocking again.
+    ///
+    /// # Errors
+    /// If it cannot be made blocking (fcntl(2)).
+    pub fn into_std(self) -> io::Result<std::net::TcpStream> {
+        let stream = self.registration.into_socket();
+        stream.set_nonblocking(false)?;
+        Ok(stream)
+    }
+
+    /// Reads without taking the bytes away: the next read gets them again.
+    ///
+    /// Waits until there is something, and returns `Ok(0)` at the end of the stream.
+    ///
+    /// # Cancel safety
+    /// Safe: nothing is taken.
+    ///
+    /// # Errors
+    /// As for reading.
+    pub async fn peek(&self, buf: &mut [u8]) -> io::Result<usize> {
+        if buf.is_empty() {
+            return Ok(0);
+        }
+        let mut wait = self.registration.wait(Direction::Read);
+        let peeked = poll_fn(|cx| wait.poll_operation(cx, |socket| socket.peek(buf))).await;
+        self.read_result(peeked)
+    }
+
+    /// Waits until there is something to read, an end or an error included.
+    ///
+    /// It may return when there is nothing: then [`try_read`](TcpStream::try_read) says `WouldBlock`, and the next call waits.
+    ///
+    /// # Cancel safety
+    /// Safe.
+    ///
+    /// # Errors
+    /// If the socket cannot be registered: no runtime on this thread, or epoll_ctl(2) fails.
+    ///
+    /// # Examples
+    /// ```
+    /// use kittiwake::net::TcpStream;
+    ///
+    /// async fn read(stream: &TcpStream, buf: &mut [u8]) -> std::io::Result<usize> {
+    ///     loop {
+    ///         stream.readable().await?;
+    ///         match stream.try_read(buf) {
+    ///             Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => continue,
+    ///             result => return result,
+    ///         }
+    ///     }
+    /// }
+    /// # use kittiwake::net::TcpListener;
+    /// # kittiwake::block_on(async {
+    /// # let listener = TcpListener::bind("127.0.0.1:0").await?;
+    /// # let client = kittiwake::spawn(TcpStream::connect(listener.local_addr()?));
+    /// # let (stream, _) = listener.accept().await?;
+    /// # client.await.unwrap()?.try_write(b"hello")?;
+    /// # assert_eq!(read(&stream, &mut [0; 16]).await?, 5);
+    /// # std::io::Result::Ok(())
+    /// # }).unwrap();
+    /// ```
+    pub async fn readable(&self) -> io::Result<()> {
+        self.registration.ready(Direction::Read).await
+    }
+
+    /// Waits until something can be written, or the connection has failed.
+    ///
+    /// It may return when nothing can: then [`try_write`](TcpStream::try_write) says `WouldBlock`, and the next call waits.
+    ///
+    /// # Cancel safety
+    /// Safe.
+    ///
+    /// # Errors
+    /// As for [`readable`](TcpStream::readable).
+    pub async fn writable(&self) -> io::Result<()> {
+        self.registration.ready(Direction::Write).await
+    }
+
+    /// Reads what is there, without waiting.
+    ///
+    /// # Errors
+    /// `WouldBlock` if nothing is there; else as for reading.
+    pub fn try_read(&self, buf: &mut [u8]) -> io::Result<usize> {
+        if buf.is_empty() {
+            return Ok(0);
+        }
+        let full = Some(buf.len());
+        let read = self.registration.try_transfer(Direction::Read, full, |mut socket| socket.read(buf));
+        self.read_result(read)
+    }
+
+    /// Writes what can be written, without waiting.
+    ///
+    /// # Errors
+    /// `WouldBlock` if nothing can; else as for writing.
+    pub fn try_write(&self, buf: &[u8]) -> io::Result<usize> {
+        if buf.is_empty() {
+            return Ok(0);
+        }
+        let full = Some(buf.len());
+        let written = self.registration.try_transfer(Direction::Write, full, |mut socket| socket.write(buf));
+        self.write_result(written)
+    }
+
+    /// Shuts down the reading half, the writing half, or both.
+    ///
+    /// After `Write` the peer reads to an end, and writing gives `BrokenPipe`. After `Read`, reading returns what
+    /// is there and then ends. To do it again, or after the connection has ended, is no error.
+    ///
+    /// # Errors
+    /// See shutdown(2).
+    pub fn shutdown(&self, how: Shutdown) -> io::Result<()> {
+        match self.registration.socket().shutdown(how) {
+            Err(error) if error.kind() == io::ErrorKind::NotConnected => Ok(()),
+            result => result,
+        }
+    }
+
+    /// Ends a conversation without a reset: shuts down the writing half, then reads and throws away at most `limit` bytes, until the
+    /// peer closes its side.
+    ///
+    /// A connection that is dropped while it has unread input is reset by the kernel, and a peer that gets a
+    /// reset may lose what it has not read yet: our last reply. So a server that stops reading early, after an error reply
+    /// say, ends by this. Returns whether the peer closed its side within the limit. A peer that just keeps
+    /// its side open makes this wait: bound it in time too.
+    ///
+    /// # Cancel safety
+    /// Safe: what was read was to be thrown away.
+    ///
+    /// # Errors
+    /// As for reading and for [`shutdown`](TcpStream::shutdown).
+    ///
+    /// # Examples
+    /// ```
+    /// use kittiwake::io::{AsyncReadExt, AsyncWriteExt};
+    /// use kittiwake::net::{TcpListener, TcpStream};
+    ///
+    /// # kittiwake::block_on(async {
+    /// # let listener = TcpListener::bind("127.0.0.1:0").await?;
+    /// # let address = listener.local_addr()?;
+    /// let client = kittiwake::spawn(async move {
+    ///     let mut stream = TcpStream::connect(address).await?;
+    ///     stream.write_all(&[0; 10_000]).await?;
+    ///     let mut reply = String::new();
+    ///     stream.read_to_string(&mut reply).await?;
+    ///     std::io::Result::Ok(reply)
+    /// });
+    /// let (mut stream, _) = listener.accept().await?;
+    /// stream.write_all(b"too long").await?;
+    /// assert!(stream.drain(1_000_000).await?);
+    /// drop(stream);
+    /// assert_eq!(client.await.unwrap()?, "too long");
+    /// # std::io::Result::Ok(())
+    /// # }).unwrap();
+    /// ```
+    pub async fn drain(&self, limit: u64) -> io::Result<bool> {
+        self.shutdown(Shutdown::Write)?;
+        let mut buf = [0; 4096];
+        let mut left = limit;
+        while left > 0 {
+            let want = usize::try_from(left).map_or(buf.len(), |left| left.min(buf.len()));
+            match poll_fn(|cx| Pin::new(&mut &*self).poll_read(cx, &mut buf[..want])).await? {
+                0 => return Ok(true),
+                read => left -= read as u64,
+            }
+        }
+        Ok(false)
+    }
+
+    /// Splits the stream into a half for reading and one for writing, which borrow it.
+    pub fn split(&mut self) -> (ReadHalf<'_>, WriteHalf<'_>) {
+        split::split(self)
+    }
+
+    /// Splits the stream into a half for reading and one for writing, which can go to different tasks.
+    ///
+    /// Dropping the writing half shuts it down, so that the peer reads to an end. The connection is closed when
+    /// both are gone. [`reunite`](OwnedReadHalf::reunite) puts them together again.
+    pub fn into_split(self) -> (OwnedReadHalf, OwnedWriteHalf) {
+        split::into_split(self)
+    }
+
+    /// The peer's address.
+    ///
+    /// # Errors
+    /// `NotConnected` once the connection has ended; see getpeername(2).
+    pub fn peer_addr(&self) -> io::Result<SocketAddr> {
+        self.registration.socket().peer_addr()
+    }
+
+    /// The address of this end.
+    ///
+    /// # Errors
+    /// See getsockname(2).
+    pub fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.registration.socket().local_addr()
+    }
+
+    /// Whether small writes are sent at once (`TCP_NODELAY`).
+    ///
+    /// # Errors
+    /// See getsockopt(2).
+    pub fn nodelay(&self) -> io::Result<bool> {
+        self.registration.socket().nodelay()
+    }
+
+    /// Sets whether small writes are sent at once, instead of being held back until earlier ones are acknowledged.
+    ///
+    /// # Errors
+    /// See setsockopt(2).
+    pub fn set_nodelay(&self, nodelay: bool) -> io::Result<()> {
+        self.registration.socket().set_nodelay(nodelay)
+    }
+
+    /// How many hops packets may take.
+    ///
+    /// # Errors
+    /// See getsockopt(2).
+    pub fn ttl(&self) -> io::Result<u32> {
+        self.registration.socket().ttl()
+    }
+
+    /// Sets how many hops packets may take.
+    ///
+    /// # Errors
+    /// See setsockopt(2).
+    pub fn set_ttl(&self, ttl: u32) -> io::Result<()> {
+        self.registration.socket().set_ttl(ttl)
+    }
+
+    /// The error that is pending on the socket (`SO_ERROR`), which this takes away.
+    ///
+    /// # Errors
+    /// See getsockopt(2).
+    pub fn take_error(&self) -> io::Result<Option<io::Error>> {
+        self.registration.socket().take_error()
+    }
+
+    /// Turns what was read into what is reported: an end that hides a reset is the reset.
+    #[inline]
+    fn read_result(&self, read: io::Result<usize>) -> io::Result<usize> {
+        if matches!(read, Ok(0)) && self.reset.swap(false, Ordering::Relaxed) {
+            return Err(io::Error::from_raw_os_error(libc::ECONNRESET));
+        }
+        read
+    }
+
+    /// Notes a reset for the reader.
+    #[inline]
+    fn write_result(&self, written: io::Result<usize>) -> io::Result<usize> {
+        if let Err(error) = &written {
+            if error.kind() == io::ErrorKind::ConnectionReset {
+                self.reset.store(true, Ordering::Relaxed);
+            }
+        }
+        written
+    }
+}
+
+impl AsyncRead for &TcpStream {
+    #[inline]
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut [u8]) -> Poll<io::Result<usize>> {
+        // The kernel would say WouldBlock where there is nothing to read, and 0 would look like an end.
+        if buf.is_empty() {
+            return Poll::Ready(Ok(0));
+        }
+        let full = Some(buf.len());
+        let read = self.registration.poll_transfer(cx, Direction::Read, full, |mut socket| socket.read(buf));
+        read.map(|read| self.read_result(read))
+    }
+
+    fn poll_read_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &mut [IoSliceMut<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let capacity = bufs.iter().map(|buf| buf.len()).sum();
+        if capacity == 0 {
+            return Poll::Ready(Ok(0));
+        }
+        let full = (bufs.len() <= MOST_SLICES).then_some(capacity);
+        let read = self.registration.poll_transfer(cx, Direction::Read, full, |mut socket| socket.read_vectored(bufs));
+        read.map(|read| self.read_result(read))
+    }
+}
+
+impl AsyncWrite for &TcpStream {
+    #[inline]
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        if buf.is_empty() {
+            return Poll::Ready(Ok(0));
+        }
+        let full = Some(buf.len());
+        let written = self.registration.poll_transfer(cx, Direction::Write, full, |mut socket| socket.write(buf));
+        written.map(|written| self.write_result(written))
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let capacity = bufs.iter().map(|buf| buf.len()).sum();
+        if capacity == 0 {
+            return Poll::Ready(Ok(0));
+        }
+        let full = (bufs.len() <= MOST_SLICES).then_some(capacity);
+        // Not std's, which is writev(2) and has no way to say MSG_NOSIGNAL.
+        let write = |socket: &std::net::TcpStream| {
+            SockRef::from(socket).send_vectored_with_flags(&bufs[..bufs.len().min(MOST_SLICES)], NO_SIGNAL)
+        };
+        let written = self.registration.poll_transfer(cx, Direction::Write, full, write);
+        written.map(|written| self.write_result(written))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        // Nothing is kept here: what was written is the kernel's.
+        Poll::Ready(Ok(()))
+    }
+
+    /// Shuts down the writing half.
+    fn poll_close(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(self.shutdown(Shutdown::Write))
+    }
+}
+
+/// How a connect in progress stands; `WouldBlock` if the report was spurious, and it is neither
+/// connected nor has it failed.
+fn connected(socket: &std::net::TcpStream) -> io::Result<()> {
+    if let Some(error) = socket.take_error()? {
+        return Err(error);
+    }
+    match socket.peer_addr() {
+        Err(error) if error.kind() == io::ErrorKind::NotConnected => Err(io::ErrorKind::WouldBlock.into()),
+        result => result.map(drop),
+    }
+}
+
+/// A write to a connection that is closed is an error, not a signal.
+#[cfg(not(any(
+    target_os = "macos",
+    target_os = "ios",
+    target_os = "tvos",
+    target_os = "watchos",
+    target_os = "visionos"
+)))]
+const NO_SIGNAL: libc::c_int = libc::MSG_NOSIGNAL;
+/// Apple's systems have a socket option for it instead, which std sets on every socket.
+#[cfg(any(target_os = "macos", target_os = "ios", target_os = "tvos", target_os = "watchos", target_os = "visionos"))]
+const NO_SIGNAL: libc::c_int = 0;
+
+/// Implements both traits for a type that has a `&TcpStream` to do it with.
+macro_rules! delegate {
+    (read for $type:ty, $this:ident => $stream:expr) => {
+        impl futures_io::AsyncRead for $type {
+            #[inline]
+            fn poll_read(
+                self: std::pin::Pin<&mut Self>,
+                cx: &mut std::task::Context<'_>,
+                buf: &mut [u8],
+            ) -> std::task::Poll<std::io::Result<usize>> {
+                let $this = self.get_mut();
+                std::pin::Pin::new(&mut $stream).poll_read(cx, buf)
+            }
+
+            fn poll_read_vectored(
+                self: std::pin::Pin<&mut Self>,
+                cx: &mut std::task::Context<'_>,
+                bufs: &mut [std::io::IoSliceMut<'_>],
+            ) -> std::task::Poll<std::io::Result<usize>> {
+                let $this = self.get_mut();
+                std::pin::Pin::new(&mut $stream).poll_read_vectored(cx, bufs)
+            }
+        }
+    };
+    (write for $type:ty, $this:ident => $stream:expr) => {
+        impl futures_io::AsyncWrite for $type {
+            #[inline]
+            fn poll_write(
+                self: std::pin::Pin<&mut Self>,
+                cx: &mut std::task::Context<'_>,
+                buf: &[u8],
+            ) -> std::task::Poll<std::io::Result<usize>> {
+                let $this = self.get_mut();
+                std::pin::Pin::new(&mut $stream).poll_write(cx, buf)
+            }
+
+            fn poll_write_vectored(
+                self: std::pin::Pin<&mut Self>,
+                cx: &mut std::task::Context<'_>,
+                bufs: &[std::io::IoSlice<'_>],
+            ) -> std::task::Poll<std::io::Result<usize>> {
+                let $this = self.get_mut();
+                std::pin::Pin::new(&mut $stream).poll_write_vectored(cx, bufs)
+            }
+
+            fn poll_flush(
+                self: std::pin::Pin<&mut Self>,
+                cx: &mut std::task::Context<'_>,
+            ) -> std::task::Poll<std::io::Result<()>> {
+                let $this = self.get_mut();
+                std::pin::Pin::new(&mut $stream).poll_flush(cx)
+            }
+
+            fn poll_close(
+                self: std::pin::Pin<&mut Self>,
+                cx: &mut std::task::Context<'_>,
+            ) -> std::task::Poll<std::io::Result<()>> {
+                let $this = self.get_mut();
+                std::pin::Pin::new(&mut $stream).poll_close(cx)
+            }
+        }
+    };
+}
+pub(super) use delegate;
+
+delegate!(read for TcpStream, this => &*this);
+delegate!(write for TcpStream, this => &*this);
+
+impl AsFd for TcpStream {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.registration.socket().as_fd()
+    }
+}
+
+impl AsRawFd for TcpStream {
+    fn as_raw_fd(&self) -> RawFd {
+        self.registration.socket().as_raw_fd()
+    }
+}
+
+impl fmt::Debug for TcpStream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.registration.socket().fmt(f)
+    }
+}
