@@ -15,18 +15,18 @@ use std::cell::Cell;
 use std::task::{Context, Poll};
 
 /// Socket operations in one poll of a task. tokio settled on the same figure.
-pub(crate) const PER_POLL: u32 = 128;
+pub(crate) const PER_POLL: u64 = 128;
 
-/// No limit: the thread is not inside a poll of one of our tasks.
-const UNLIMITED: u32 = u32::MAX;
+/// The thread is not inside a poll of one of our tasks. Nobody lives to use this up.
+const UNLIMITED: u64 = u64::MAX;
 
 thread_local! {
-    static LEFT: Cell<u32> = const { Cell::new(UNLIMITED) };
+    static LEFT: Cell<u64> = const { Cell::new(UNLIMITED) };
 }
 
 /// What was left before, to be given to [`restore`].
 #[derive(Clone, Copy)]
-pub(crate) struct Saved(u32);
+pub(crate) struct Saved(u64);
 
 /// Starts a poll of a task: it has [`PER_POLL`] operations.
 #[inline]
@@ -54,13 +54,10 @@ pub(crate) fn poll_proceed(cx: &mut Context<'_>) -> Poll<()> {
     Poll::Ready(())
 }
 
-/// Takes one operation from the budget.
+/// Takes one operation from the budget. Only after [`poll_proceed`] returned `Ready`.
 #[inline]
 pub(crate) fn spend() {
-    let left = LEFT.get();
-    if left != UNLIMITED {
-        LEFT.set(left.saturating_sub(1));
-    }
+    LEFT.set(LEFT.get() - 1);
 }
 
 #[cfg(test)]

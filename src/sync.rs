@@ -1,4 +1,4 @@
-//! Locks that nobody poisons, and foreign code that may panic.
+//! Foreign code, which may panic: wakers and destructors.
 //!
 //! A [`Waker`] and a future's destructor are foreign code: they may call back
 //! into us, or panic. Two rules follow, and every room keeps them:
@@ -9,16 +9,7 @@
 
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
-
-/// Locks `mutex`, poisoned or not.
-///
-/// By rule 1 nothing that can panic runs under our locks, so poison could only
-/// come from a bug of ours, and the data behind it would still be whole.
-pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
 
 /// Wakes all of `wakers` in order and leaves it empty, with its memory kept.
 ///

@@ -26,12 +26,10 @@
 //! rings. A ring that comes before the worker really blocks is kept by the ring
 //! itself (an eventfd, a pipe), and ends the block at once.
 
-use std::collections::VecDeque;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::task::Waker;
 
-use crate::sync::lock;
+use parking_lot::Mutex;
 
 const AWAKE: u8 = 0;
 const POLLING: u8 = 1;
@@ -47,23 +45,23 @@ pub(crate) struct Inbox<T> {
 }
 
 struct Posts<T> {
-    queue: VecDeque<T>,
+    queue: Vec<T>,
     /// Nobody will take anything from here again.
     closed: bool,
 }
 
 impl<T> Inbox<T> {
     pub(crate) fn new(ring: Waker) -> Self {
-        Self { state: AtomicU8::new(AWAKE), posts: Mutex::new(Posts { queue: VecDeque::new(), closed: false }), ring }
+        Self { state: AtomicU8::new(AWAKE), posts: Mutex::new(Posts { queue: Vec::new(), closed: false }), ring }
     }
 
     /// Gives the worker `post`, or gives it back if nobody would take it any more.
     pub(crate) fn post(&self, post: T) -> Result<(), T> {
-        let mut posts = lock(&self.posts);
+        let mut posts = self.posts.lock();
         if posts.closed {
             return Err(post);
         }
-        posts.queue.push_back(post);
+        posts.queue.push(post);
         drop(posts);
         if self.state.swap(RUNG, Ordering::AcqRel) == PARKED {
             self.ring.wake_by_ref();
@@ -96,29 +94,29 @@ impl<T> Inbox<T> {
 
     /// The worker is awake again. Appends what was posted to `queue`.
     #[inline]
-    pub(crate) fn take(&self, queue: &mut VecDeque<T>) {
+    pub(crate) fn take(&self, queue: &mut Vec<T>) {
         // Before the queue is emptied: a post that comes in between is taken now
         // and rings once more than it need, instead of never.
         if self.state.swap(AWAKE, Ordering::AcqRel) == RUNG {
-            queue.append(&mut lock(&self.posts).queue);
+            queue.append(&mut self.posts.lock().queue);
         }
     }
 
     /// Puts `left`, which the worker leaves unrun, before everything else.
-    pub(crate) fn put_back(&self, left: VecDeque<T>) {
+    pub(crate) fn put_back(&self, left: Vec<T>) {
         if left.is_empty() {
             return;
         }
-        let mut posts = lock(&self.posts);
-        let newer = std::mem::replace(&mut posts.queue, left);
-        posts.queue.extend(newer);
+        let mut posts = self.posts.lock();
+        let mut newer = std::mem::replace(&mut posts.queue, left);
+        posts.queue.append(&mut newer);
         drop(posts);
         self.state.store(RUNG, Ordering::Release);
     }
 
     /// Refuses posts from now on and returns what nobody has taken.
-    pub(crate) fn close(&self) -> VecDeque<T> {
-        let mut posts = lock(&self.posts);
+    pub(crate) fn close(&self) -> Vec<T> {
+        let mut posts = self.posts.lock();
         posts.closed = true;
         std::mem::take(&mut posts.queue)
     }
@@ -144,9 +142,9 @@ mod tests {
     }
 
     fn taken(inbox: &Inbox<u32>) -> Vec<u32> {
-        let mut queue = VecDeque::new();
+        let mut queue = Vec::new();
         inbox.take(&mut queue);
-        queue.into()
+        queue
     }
 
     #[test]
@@ -189,7 +187,7 @@ mod tests {
     fn what_is_put_back_comes_first() {
         let (inbox, _) = inbox();
         inbox.post(3).unwrap();
-        inbox.put_back(VecDeque::from([1, 2]));
+        inbox.put_back(vec![1, 2]);
         assert!(!inbox.park());
         assert_eq!(taken(&inbox), [1, 2, 3]);
     }
@@ -222,7 +220,7 @@ mod tests {
                     }
                 });
             }
-            let mut queue = VecDeque::new();
+            let mut queue = Vec::new();
             while queue.len() < 2 * EACH as usize {
                 if inbox.park() {
                     let before = std::time::Instant::now();

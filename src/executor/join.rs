@@ -3,13 +3,13 @@
 use std::any::Any;
 use std::fmt;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use async_task::{FallibleTask, Task};
+use parking_lot::Mutex;
 
 use super::task::{Header, Id, Metadata, Outcome};
-use crate::sync::lock;
 
 /// Waits for a task to end, and gives its output.
 ///
@@ -194,7 +194,7 @@ impl JoinError {
     /// The error itself, if the task was cancelled.
     pub fn try_into_panic(self) -> Result<Box<dyn Any + Send>, Self> {
         match self.cause {
-            Cause::Panicked(payload) => Ok(payload.into_inner().unwrap_or_else(|e| e.into_inner())),
+            Cause::Panicked(payload) => Ok(payload.into_inner()),
             Cause::Cancelled => Err(self),
         }
     }
@@ -210,14 +210,22 @@ impl fmt::Display for JoinError {
         match &self.cause {
             Cause::Cancelled => write!(f, "task {} was cancelled", self.id),
             Cause::Panicked(payload) => {
-                let payload = lock(payload);
-                let message = payload.downcast_ref::<&str>().copied();
-                match message.or_else(|| payload.downcast_ref::<String>().map(String::as_str)) {
+                // Copied out of the lock: a formatter is foreign code.
+                let message = message(&**payload.lock());
+                match message {
                     Some(message) => write!(f, "task {} panicked: {message}", self.id),
                     None => write!(f, "task {} panicked", self.id),
                 }
             }
         }
+    }
+}
+
+/// What `panic!` was given, if that was a text.
+fn message(payload: &(dyn Any + Send)) -> Option<String> {
+    match payload.downcast_ref::<&str>() {
+        Some(message) => Some((*message).to_owned()),
+        None => payload.downcast_ref::<String>().cloned(),
     }
 }
 

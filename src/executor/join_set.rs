@@ -9,13 +9,13 @@ use std::fmt;
 use std::future::poll_fn;
 use std::panic::Location;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::task::{Context, Poll, Wake, Waker};
 
+use parking_lot::Mutex;
 use slab::Slab;
 
 use super::{AbortHandle, Home, Id, JoinError, JoinHandle, task};
-use crate::sync::lock;
 
 /// Tasks that belong together: joined in the order in which they end, and aborted when the
 /// set is dropped.
@@ -70,7 +70,7 @@ impl Wake for Note {
     }
 
     fn wake_by_ref(self: &Arc<Self>) {
-        let mut inner = lock(&self.ended.inner);
+        let mut inner = self.ended.inner.lock();
         inner.keys.push_back(self.key);
         let waiter = inner.waiter.take();
         drop(inner);
@@ -157,11 +157,11 @@ impl<T> JoinSet<T> {
     fn poll_join_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<(Id, Result<T, JoinError>)>> {
         // Before looking: a task that ends meanwhile finds it.
         let waker = cx.waker().clone();
-        let replaced = lock(&self.ended.inner).waiter.replace(waker);
+        let replaced = self.ended.inner.lock().waiter.replace(waker);
         drop(replaced);
         let poll = self.poll_ended();
         if poll.is_ready() {
-            let unused = lock(&self.ended.inner).waiter.take();
+            let unused = self.ended.inner.lock().waiter.take();
             drop(unused);
         }
         poll
@@ -170,7 +170,7 @@ impl<T> JoinSet<T> {
     /// Looks at the members that have something to say.
     fn poll_ended(&mut self) -> Poll<Option<(Id, Result<T, JoinError>)>> {
         loop {
-            let key = lock(&self.ended.inner).keys.pop_front();
+            let key = self.ended.inner.lock().keys.pop_front();
             let Some(key) = key else { break };
             let Some(member) = self.members.get_mut(key) else { continue };
             let mut cx = Context::from_waker(&member.waker);

@@ -8,13 +8,14 @@
 //! An entry is made when the task is spawned and goes when the task's future is
 //! dropped, whether it ended, panicked or was aborted.
 
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::task::Waker;
 
+use parking_lot::Mutex;
 use slab::Slab;
 
 use super::task::Header;
-use crate::sync::{lock, wake_all};
+use crate::sync::wake_all;
 
 /// The tasks that were spawned on one worker and still have their future.
 pub(crate) struct TaskList {
@@ -70,7 +71,7 @@ impl TaskList {
     /// Has `make` build a task, and enters it. `make` runs under the lock: it
     /// allocates, and calls no foreign code.
     pub(super) fn admit<R>(&self, local: bool, make: impl FnOnce(Admission) -> (Arc<Header>, Waker, R)) -> R {
-        let mut tasks = lock(&self.tasks);
+        let mut tasks = self.tasks.lock();
         let tasks = &mut *tasks;
         let id = tasks.next_id;
         tasks.next_id += 1;
@@ -87,7 +88,7 @@ impl TaskList {
 
     /// Removes the entry at `key`.
     pub(super) fn remove(&self, key: usize) {
-        let mut tasks = lock(&self.tasks);
+        let mut tasks = self.tasks.lock();
         let removed = tasks.entries.remove(key);
         tasks.local -= usize::from(removed.header.is_local());
         drop(tasks);
@@ -97,7 +98,7 @@ impl TaskList {
 
     /// Wakes the task at `key`, if it is still the one with this id.
     pub(super) fn wake(&self, key: usize, id: u64) {
-        let tasks = lock(&self.tasks);
+        let tasks = self.tasks.lock();
         let entry = tasks.entries.get(key).filter(|entry| entry.header.id() == id);
         let waker = entry.map(|entry| entry.waker.clone());
         drop(tasks);
@@ -107,17 +108,17 @@ impl TaskList {
     }
 
     pub(super) fn contains(&self, key: usize, id: u64) -> bool {
-        lock(&self.tasks).entries.get(key).is_some_and(|entry| entry.header.id() == id)
+        self.tasks.lock().entries.get(key).is_some_and(|entry| entry.header.id() == id)
     }
 
     /// Lets local tasks in: a `block_on` call has begun.
     pub(super) fn open_to_local(&self) {
-        lock(&self.tasks).closed_to_local = false;
+        self.tasks.lock().closed_to_local = false;
     }
 
     /// Refuses new tasks, and tells those that are there to end.
     pub(super) fn abort(&self, which: Which) {
-        let mut tasks = lock(&self.tasks);
+        let mut tasks = self.tasks.lock();
         tasks.closed_to_local = true;
         tasks.closed |= which == Which::All;
         let mut wakers = Vec::with_capacity(tasks.entries.len());
@@ -134,7 +135,7 @@ impl TaskList {
 
     /// How many tasks still have their future.
     pub(crate) fn len(&self, which: Which) -> usize {
-        let tasks = lock(&self.tasks);
+        let tasks = self.tasks.lock();
         match which {
             Which::Local => tasks.local,
             Which::All => tasks.entries.len(),

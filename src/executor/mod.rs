@@ -29,7 +29,7 @@ mod task;
 mod yield_now;
 
 use std::cell::{Cell, RefCell};
-use std::collections::VecDeque;
+use std::mem::{self, ManuallyDrop};
 use std::panic::Location;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -161,11 +161,17 @@ impl Home {
 /// entry if nothing has to be captured.
 #[inline]
 fn schedule(runnable: Runnable) {
-    let entry_home = &runnable.metadata().home;
-    if is_here(entry_home) {
-        return push(Entry::Task(runnable));
+    if is_here(&runnable.metadata().home) {
+        push(Entry::Task(runnable));
+    } else {
+        post(runnable);
     }
-    let home = entry_home.clone();
+}
+
+/// Posts an entry to its home's inbox.
+#[cold]
+fn post(runnable: Runnable) {
+    let home = runnable.metadata().home.clone();
     if let Err(entry) = home.inbox.post(Entry::Task(runnable)) {
         discard(entry);
     }
@@ -179,7 +185,7 @@ fn is_here(home: &Arc<Home>) -> bool {
 
 #[inline]
 fn push(entry: Entry) {
-    QUEUE.with_borrow_mut(|queue| queue.push_back(entry));
+    QUEUE.with(|queue| queue.borrow_mut().push(entry));
 }
 
 /// Gets rid of an entry that no worker will run.
@@ -187,7 +193,7 @@ fn discard(entry: Entry) {
     if task::is_local(&entry) {
         // async-task ends the process when a local task is dropped on another
         // thread. Its memory is the smaller loss.
-        std::mem::forget(entry);
+        mem::forget(entry);
     }
 }
 
@@ -195,8 +201,9 @@ thread_local! {
     /// Where the [`Home`] of the worker on this thread is, or 0: for comparing, which is all
     /// that waking needs. It has no destructor, so it can be asked at any time.
     static ADDRESS: Cell<usize> = const { Cell::new(0) };
-    /// What was woken on this thread and not yet taken by [`Executor::next`].
-    static QUEUE: RefCell<VecDeque<Entry>> = const { RefCell::new(VecDeque::new()) };
+    /// What was woken on this thread and not yet taken by [`Executor::next`]. Without a destructor too: a
+    /// worker that leaves its thread takes everything along.
+    static QUEUE: ManuallyDrop<RefCell<Vec<Entry>>> = const { ManuallyDrop::new(RefCell::new(Vec::new())) };
     /// The worker on this thread.
     static HOME: RefCell<Option<Arc<Home>>> = const { RefCell::new(None) };
 }
@@ -205,7 +212,7 @@ thread_local! {
 pub(crate) struct Entered {
     previous: Option<Arc<Home>>,
     /// The queue of the worker that was on this thread before.
-    queue: VecDeque<Entry>,
+    queue: Vec<Entry>,
     budget: budget::Saved,
 }
 
@@ -218,7 +225,7 @@ impl Drop for Entered {
     fn drop(&mut self) {
         let previous = self.previous.take();
         ADDRESS.set(previous.as_ref().map_or(0, |home| Arc::as_ptr(home).addr()));
-        let left = QUEUE.replace(std::mem::take(&mut self.queue));
+        let left = QUEUE.with(|queue| queue.replace(mem::take(&mut self.queue)));
         debug_assert!(left.is_empty(), "Executor::leave takes what is left");
         drop(HOME.replace(previous));
         budget::restore(self.budget);
@@ -228,15 +235,15 @@ impl Drop for Entered {
 /// The worker's own half.
 pub(crate) struct Executor {
     home: Arc<Home>,
-    /// What is being run, in order; what is woken meanwhile gathers in [`QUEUE`].
-    batch: VecDeque<Entry>,
+    /// What is being run, the next one last; what is woken meanwhile gathers in [`QUEUE`].
+    batch: Vec<Entry>,
 }
 
 impl Executor {
     /// `ring` is woken to end the worker's block, from any thread.
     pub(crate) fn new(ring: Waker) -> Self {
         let home = Arc::new(Home { inbox: Inbox::new(ring), tasks: TaskList::new() });
-        Self { home, batch: VecDeque::new() }
+        Self { home, batch: Vec::new() }
     }
 
     pub(crate) fn home(&self) -> &Arc<Home> {
@@ -247,7 +254,7 @@ impl Executor {
     pub(crate) fn enter(&self) -> Entered {
         let previous = HOME.replace(Some(self.home.clone()));
         ADDRESS.set(Arc::as_ptr(&self.home).addr());
-        Entered { previous, queue: QUEUE.take(), budget: budget::suspend() }
+        Entered { previous, queue: QUEUE.with(|queue| queue.take()), budget: budget::suspend() }
     }
 
     /// Begins a `block_on` call: local tasks may be spawned in it.
@@ -260,15 +267,16 @@ impl Executor {
     #[inline]
     pub(crate) fn next(&mut self) -> Option<Entry> {
         if self.batch.is_empty() {
-            QUEUE.with_borrow_mut(|queue| std::mem::swap(&mut self.batch, queue));
+            QUEUE.with(|queue| mem::swap(&mut self.batch, &mut queue.borrow_mut()));
+            self.batch.reverse();
         }
-        self.batch.pop_front()
+        self.batch.pop()
     }
 
     /// Whether [`next`](Executor::next) would return something.
     #[inline]
     pub(crate) fn has_next(&self) -> bool {
-        !self.batch.is_empty() || QUEUE.with_borrow(|queue| !queue.is_empty())
+        !self.batch.is_empty() || QUEUE.with(|queue| !queue.borrow().is_empty())
     }
 
     /// Runs one entry of the queue that is not the main future.
@@ -295,7 +303,7 @@ impl Executor {
     /// The worker is awake: what other threads posted comes after what is queued here.
     #[inline]
     pub(crate) fn take_posts(&mut self) {
-        QUEUE.with_borrow_mut(|queue| self.home.inbox.take(queue));
+        QUEUE.with(|queue| self.home.inbox.take(&mut queue.borrow_mut()));
     }
 
     /// Tells tasks to end; they do when they are run. No new ones are let in.
@@ -309,9 +317,9 @@ impl Executor {
     }
 
     /// Ends a `block_on` call: `deferred` and whatever else is left stays for the next one.
-    pub(crate) fn leave(&mut self, mut deferred: VecDeque<Entry>) {
-        deferred.append(&mut self.batch);
-        deferred.append(&mut QUEUE.take());
+    pub(crate) fn leave(&mut self, mut deferred: Vec<Entry>) {
+        deferred.extend(self.batch.drain(..).rev());
+        deferred.append(&mut QUEUE.with(|queue| queue.take()));
         deferred.retain(|entry| matches!(entry, Entry::Task(_)));
         self.home.inbox.put_back(deferred);
     }

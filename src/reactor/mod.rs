@@ -33,19 +33,20 @@ mod source;
 use std::cell::RefCell;
 use std::io;
 use std::os::fd::RawFd;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::task::{Wake, Waker};
 use std::time::Duration;
 
 use mio::unix::SourceFd;
 use mio::{Interest, Token};
+use parking_lot::Mutex;
 
 pub(crate) use registration::{Registration, Wait};
 use slots::Slots;
 pub(crate) use source::Direction;
-use source::State;
+use source::{Report, State};
 
-use crate::sync::{lock, wake_all};
+use crate::sync::wake_all;
 
 #[cfg(fuzzing)]
 pub mod fuzzing {
@@ -166,13 +167,13 @@ impl Reactor {
             result => result?,
         }
         let mut count = 0;
-        let table = lock(&self.registry.table);
+        let table = self.registry.table.lock();
         for event in &self.events {
             count += 1;
             // The ring finds nobody here: its token is never given out. Nor does
             // an event for a source that was removed after the kernel queued it.
             if let Some(source) = table.slots.get(event.token().0) {
-                source.dispatch(flags(event), &mut self.wakers);
+                source.dispatch(report(event), &mut self.wakers);
             }
         }
         drop(table);
@@ -187,16 +188,31 @@ impl Drop for Reactor {
     }
 }
 
-/// What an event says, in the words of [`State`].
+/// What an event says, in the words of a source.
 #[inline]
-fn flags(event: &mio::event::Event) -> u64 {
+fn report(event: &mio::event::Event) -> Report {
+    if event.is_error() || event.is_priority() || event.is_read_closed() || event.is_write_closed() {
+        return rare_report(event);
+    }
+    match (event.is_readable(), event.is_writable()) {
+        (true, true) => const { Report::new(State::READABLE | State::WRITABLE) },
+        (true, false) => const { Report::new(State::READABLE) },
+        (false, true) => const { Report::new(State::WRITABLE) },
+        (false, false) => const { Report::new(0) },
+    }
+}
+
+#[cold]
+fn rare_report(event: &mio::event::Event) -> Report {
     let flag = |is: bool, flag: u64| if is { flag } else { 0 };
-    flag(event.is_readable(), State::READABLE)
-        | flag(event.is_writable(), State::WRITABLE)
-        | flag(event.is_read_closed(), State::READ_CLOSED)
-        | flag(event.is_write_closed(), State::WRITE_CLOSED)
-        | flag(event.is_error(), State::ERROR)
-        | flag(event.is_priority(), State::PRIORITY)
+    Report::new(
+        flag(event.is_readable(), State::READABLE)
+            | flag(event.is_writable(), State::WRITABLE)
+            | flag(event.is_read_closed(), State::READ_CLOSED)
+            | flag(event.is_write_closed(), State::WRITE_CLOSED)
+            | flag(event.is_error(), State::ERROR)
+            | flag(event.is_priority(), State::PRIORITY),
+    )
 }
 
 impl Registry {
@@ -207,7 +223,7 @@ impl Registry {
 
     /// Has `source` watched here, unless it is already watched somewhere.
     fn bind(self: &Arc<Self>, source: &Arc<Source>, fd: RawFd) -> io::Result<()> {
-        let mut table = lock(&self.table);
+        let mut table = self.table.lock();
         if table.closed {
             return Err(ended());
         }
@@ -233,13 +249,13 @@ impl Registry {
 
     /// How many sources are bound here.
     pub(crate) fn sources(&self) -> usize {
-        lock(&self.table).slots.len()
+        self.table.lock().slots.len()
     }
 
     /// Ends the reactor: whoever waits on a socket bound here fails once, and the
     /// next operation that must wait binds to the runtime it is polled in.
     fn close(&self) {
-        let mut table = lock(&self.table);
+        let mut table = self.table.lock();
         table.closed = true;
         let sources = table.slots.take_all();
         drop(table);
@@ -264,7 +280,7 @@ impl Binding {
     /// Takes the socket out of the kernel's set and out of the table.
     fn unbind(self) {
         self.deregister();
-        let removed = lock(&self.registry.table).slots.remove(self.token);
+        let removed = self.registry.table.lock().slots.remove(self.token);
         drop(removed);
     }
 

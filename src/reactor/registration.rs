@@ -18,7 +18,7 @@ use std::future::poll_fn;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
 
 use super::source::{Place, State};
 use super::{Direction, EDGE_TRIGGERED, Registry, Source, ended, no_runtime};
@@ -159,21 +159,26 @@ impl<S: AsFd> Registration<S> {
                     }
                 }
             }
-            ready!(self.poll_wait(cx, direction, &mut place, seen))?;
+            // Cloning a waker is foreign code too, so it comes before the lock.
+            let mut waker = cx.waker().clone();
+            if EDGE_TRIGGERED && matches!(place, Place::Poll) {
+                match source.store_first(direction, waker, seen) {
+                    Ok(true) => return Poll::Pending,
+                    Ok(false) => continue,
+                    Err(unstored) => waker = unstored,
+                }
+            }
+            if self.wait_in_line(waker, direction, &mut place, seen)? {
+                return Poll::Pending;
+            }
         }
     }
 
-    /// Stores the waker and sleeps, unless an event has come since `seen`.
-    #[inline]
-    fn poll_wait(
-        &self,
-        cx: &mut Context<'_>,
-        direction: Direction,
-        place: &mut Place<'_>,
-        seen: State,
-    ) -> Poll<io::Result<()>> {
-        // Cloning a waker is foreign code too, so it comes before the lock.
-        let waker = cx.waker().clone();
+    /// Stores the waker; `true` if the task is to sleep, `false` if an event has come since `seen`. What
+    /// [`store_first`](super::source::Source::store_first) leaves over comes here: the socket is not bound yet, or
+    /// others wait too.
+    #[cold]
+    fn wait_in_line(&self, waker: Waker, direction: Direction, place: &mut Place<'_>, seen: State) -> io::Result<bool> {
         let source = &self.link.0;
         let mut waiting = source.lock();
         if waiting.binding().is_none() {
@@ -183,7 +188,7 @@ impl<S: AsFd> Registration<S> {
         }
         let Some(binding) = waiting.binding() else {
             // Orphaned between the two locks: go round and bind again.
-            return Poll::Ready(Ok(()));
+            return Ok(false);
         };
         binding.rearm()?;
         let released = waiting.store(direction, place, waker);
@@ -191,7 +196,7 @@ impl<S: AsFd> Registration<S> {
         let sleeps = source.state().same_tick(seen, direction);
         drop(waiting);
         released.settle();
-        if sleeps { Poll::Pending } else { Poll::Ready(Ok(())) }
+        Ok(sleeps)
     }
 
     #[cold]
@@ -236,7 +241,9 @@ impl<S: AsFd> Wait<'_, S> {
                 budget::spend();
                 return Poll::Ready(Ok(()));
             }
-            ready!(self.registration.poll_wait(cx, direction, &mut place, seen))?;
+            if self.registration.wait_in_line(cx.waker().clone(), direction, &mut place, seen)? {
+                return Poll::Pending;
+            }
         }
     }
 }

@@ -42,10 +42,9 @@
 
 use std::mem;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard};
 use std::task::Waker;
 
-use crate::sync::lock;
+use parking_lot::{Mutex, MutexGuard};
 
 /// One half of a socket's traffic. Accepting is reading, connecting is writing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -147,6 +146,26 @@ impl State {
     }
 }
 
+/// What an event says of a socket: flags, and a tick for each direction that they concern.
+#[derive(Clone, Copy)]
+pub(crate) struct Report {
+    flags: u64,
+    ticks: u64,
+}
+
+impl Report {
+    #[inline]
+    pub(crate) const fn new(flags: u64) -> Self {
+        let reads = if flags & Direction::Read.ready() != 0 { State::READ_TICK } else { 0 };
+        let writes = if flags & Direction::Write.ready() != 0 { State::WRITE_TICK } else { 0 };
+        Self { flags, ticks: reads + writes }
+    }
+
+    fn applied_to(self, state: u64) -> u64 {
+        (state | self.flags).wrapping_add(self.ticks)
+    }
+}
+
 /// What the reactor and the operations on one socket share.
 pub(crate) struct Source<B> {
     state: AtomicU64,
@@ -237,31 +256,25 @@ impl<B> Source<B> {
     }
 
     pub(crate) fn lock(&self) -> MutexGuard<'_, Waiting<B>> {
-        lock(&self.waiting)
+        self.waiting.lock()
     }
 
     /// Stores what an event reports and moves all who wait for it to `wakers`.
     #[inline]
-    pub(crate) fn dispatch(&self, flags: u64, wakers: &mut Vec<Waker>) {
-        let reads = flags & Direction::Read.ready() != 0;
-        let writes = flags & Direction::Write.ready() != 0;
-        let ticks = if reads { State::READ_TICK } else { 0 } + if writes { State::WRITE_TICK } else { 0 };
+    pub(crate) fn dispatch(&self, report: Report, wakers: &mut Vec<Waker>) {
         let mut now = self.state.load(Ordering::Relaxed);
         // Release: whoever sees the tick also sees what came before the event.
-        while let Err(actual) = self.state.compare_exchange_weak(
-            now,
-            (now | flags).wrapping_add(ticks),
-            Ordering::AcqRel,
-            Ordering::Relaxed,
-        ) {
+        while let Err(actual) =
+            self.state.compare_exchange_weak(now, report.applied_to(now), Ordering::AcqRel, Ordering::Relaxed)
+        {
             now = actual;
         }
         // After the word, not before: see the second race above.
         let mut waiting = self.lock();
-        if reads {
+        if report.ticks & State::READ_TICK != 0 {
             waiting.reader.take_all(wakers);
         }
-        if writes {
+        if report.ticks & State::WRITE_TICK != 0 {
             waiting.writer.take_all(wakers);
         }
     }
@@ -270,18 +283,31 @@ impl<B> Source<B> {
     #[inline]
     pub(crate) fn clear(&self, direction: Direction, seen: State) -> bool {
         let mut now = seen;
-        while now.same_tick(seen, direction) {
-            match self.state.compare_exchange_weak(
-                now.0,
-                now.0 & !direction.edge(),
-                Ordering::AcqRel,
-                Ordering::Acquire,
-            ) {
-                Ok(_) => return true,
-                Err(actual) => now = State(actual),
+        while let Err(actual) =
+            self.state.compare_exchange_weak(now.0, now.0 & !direction.edge(), Ordering::AcqRel, Ordering::Acquire)
+        {
+            now = State(actual);
+            if !now.same_tick(seen, direction) {
+                return false;
             }
         }
-        false
+        true
+    }
+
+    /// Step 4 of the rule in the usual case: the socket is bound, and the `AsyncRead` or `AsyncWrite` place is
+    /// empty. `Ok(true)` if the task is to sleep, `Ok(false)` if an event has come since `seen`. In any other case gives
+    /// the waker back.
+    #[inline]
+    pub(crate) fn store_first(&self, direction: Direction, waker: Waker, seen: State) -> Result<bool, Waker> {
+        let mut waiting = self.lock();
+        let bound = waiting.binding.is_some();
+        let place = &mut waiting.waiters(direction).poll;
+        if !bound || place.is_some() {
+            return Err(waker);
+        }
+        *place = Some(waker);
+        // While the lock is held: see the second race above.
+        Ok(self.state().same_tick(seen, direction))
     }
 
     /// Whether this operation was waiting when the reactor that watched for it
@@ -400,8 +426,7 @@ impl Waiters {
             wakers.push(waker);
         }
         if let Some(list) = &mut self.list {
-            wakers.extend(list.waiters.drain(..).map(|waiter| waiter.waker));
-            list.displaced = 0;
+            list.take_all(wakers);
         }
     }
 
@@ -416,6 +441,12 @@ impl Waiters {
 }
 
 impl List {
+    #[cold]
+    fn take_all(&mut self, wakers: &mut Vec<Waker>) {
+        wakers.extend(self.waiters.drain(..).map(|waiter| waiter.waker));
+        self.displaced = 0;
+    }
+
     fn store(&mut self, key: &mut Option<u64>, waker: Waker) -> Released {
         if let Some(index) = key.and_then(|key| self.find(key)) {
             let old = mem::replace(&mut self.waiters[index].waker, waker);

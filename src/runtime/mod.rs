@@ -16,8 +16,10 @@ mod worker;
 use std::fmt;
 use std::io;
 use std::panic::Location;
-use std::sync::{Arc, Mutex, PoisonError, TryLockError, Weak};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
+
+use parking_lot::Mutex;
 
 use crate::executor::{self, Home, JoinHandle};
 use crate::reactor::Registry;
@@ -94,14 +96,11 @@ impl Runtime {
     /// ```
     pub fn block_on<F: Future>(&self, future: F) -> F::Output {
         enter::check("Runtime::block_on");
-        let mut worker = match self.worker.try_lock() {
-            Ok(worker) => worker,
-            // The panic of an earlier call's future: the worker was left in order.
-            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
-            Err(TryLockError::WouldBlock) => panic!(
+        let Some(mut worker) = self.worker.try_lock() else {
+            panic!(
                 "Runtime::block_on: another thread is in this runtime's block_on, and it has one worker; \
                  use Handle::spawn from this thread, or a runtime of its own"
-            ),
+            );
         };
         if size_of::<F>() > executor::LARGE { worker.block_on(Box::pin(future)) } else { worker.block_on(future) }
     }
@@ -114,7 +113,7 @@ impl Runtime {
 
 impl Drop for Runtime {
     fn drop(&mut self) {
-        self.worker.get_mut().unwrap_or_else(PoisonError::into_inner).shut_down();
+        self.worker.get_mut().shut_down();
     }
 }
 

@@ -17,7 +17,6 @@
 //! 3. the inbox closes; wakes that still come find nobody;
 //! 4. the reactor is dropped, and orphans the sockets that live on elsewhere.
 
-use std::collections::VecDeque;
 use std::io;
 use std::panic::resume_unwind;
 use std::pin::{Pin, pin};
@@ -130,12 +129,12 @@ impl Worker {
     }
 
     /// Ends tasks and returns when they are gone. The entries of others are not run but returned.
-    fn end(&mut self, which: Which) -> VecDeque<Entry> {
-        let mut deferred = VecDeque::new();
+    fn end(&mut self, which: Which) -> Vec<Entry> {
+        let mut deferred = Vec::new();
         self.executor.abort(which);
         while self.executor.tasks(which) > 0 {
             match self.executor.next() {
-                Some(entry) if which == Which::Local && !executor::is_local(&entry) => deferred.push_back(entry),
+                Some(entry) if which == Which::Local && !executor::is_local(&entry) => deferred.push(entry),
                 Some(Entry::Task(task)) => self.executor.run(task),
                 Some(Entry::Main) => {}
                 // Another thread has woken the last ones and is about to post them.
