@@ -26,6 +26,8 @@
 //! mio disarms what it reported, and whoever meets `WouldBlock` arms it again
 //! ([`Binding::rearm`]).
 
+#[cfg(any(test, fuzzing))]
+mod model;
 mod registration;
 mod slots;
 mod source;
@@ -48,9 +50,10 @@ use source::{Report, State};
 
 use crate::sync::wake_all;
 
+/// Doors for the fuzz targets.
 #[cfg(fuzzing)]
 pub mod fuzzing {
-    pub use super::{slots, source};
+    pub use super::model::run as source;
 }
 
 /// The backend reports each change once, and a short read or write therefore

@@ -337,12 +337,10 @@ impl<B> Source<B> {
     pub(crate) fn orphan(&self, wakers: &mut Vec<Waker>) -> Option<B> {
         let mut waiting = self.lock();
         let binding = waiting.binding.take();
-        // Everything known is forgotten, and the ticks move, so that nobody
-        // goes to sleep on what was true before.
-        let ticks = State::READ_TICK + State::WRITE_TICK;
+        // Everything known is forgotten. The ticks stay: nobody can go to sleep on what was true before, because an
+        // unbound source lets nobody wait.
         let _ = self.state.fetch_update(Ordering::AcqRel, Ordering::Relaxed, |now| {
-            let kept = now & !(State::READ_TICK - 1);
-            Some(kept.wrapping_add(ticks) | State::UNBOUND | State::ORPHANED)
+            Some(now & !(State::READ_TICK - 1) | State::UNBOUND | State::ORPHANED)
         });
         for direction in [Direction::Read, Direction::Write] {
             let waiters = waiting.waiters(direction);
