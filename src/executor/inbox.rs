@@ -40,31 +40,33 @@ const RUNG: u8 = 3;
 pub(crate) struct Inbox<T> {
     state: AtomicU8,
     posts: Mutex<Posts<T>>,
-    /// Ends the worker's block; it may be called from any thread.
-    ring: Waker,
 }
 
 struct Posts<T> {
     queue: Vec<T>,
-    /// Nobody will take anything from here again.
-    closed: bool,
+    /// Ends the worker's block. `None` once the inbox is closed: it has a descriptor, which is not kept open for those
+    /// who still refer to a worker that is gone.
+    ring: Option<Waker>,
 }
 
 impl<T> Inbox<T> {
     pub(crate) fn new(ring: Waker) -> Self {
-        Self { state: AtomicU8::new(AWAKE), posts: Mutex::new(Posts { queue: Vec::new(), closed: false }), ring }
+        Self { state: AtomicU8::new(AWAKE), posts: Mutex::new(Posts { queue: Vec::new(), ring: Some(ring) }) }
     }
 
     /// Gives the worker `post`, or gives it back if nobody would take it any more.
     pub(crate) fn post(&self, post: T) -> Result<(), T> {
         let mut posts = self.posts.lock();
-        if posts.closed {
+        if posts.ring.is_none() {
             return Err(post);
         }
         posts.queue.push(post);
         drop(posts);
         if self.state.swap(RUNG, Ordering::AcqRel) == PARKED {
-            self.ring.wake_by_ref();
+            let ring = self.posts.lock().ring.clone();
+            if let Some(ring) = ring {
+                ring.wake();
+            }
         }
         Ok(())
     }
@@ -117,8 +119,11 @@ impl<T> Inbox<T> {
     /// Refuses posts from now on and returns what nobody has taken.
     pub(crate) fn close(&self) -> Vec<T> {
         let mut posts = self.posts.lock();
-        posts.closed = true;
-        std::mem::take(&mut posts.queue)
+        let ring = posts.ring.take();
+        let left = std::mem::take(&mut posts.queue);
+        drop(posts);
+        drop(ring);
+        left
     }
 }
 
