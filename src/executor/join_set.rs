@@ -41,6 +41,8 @@ pub struct JoinSet<T> {
 
 struct Member<T> {
     handle: JoinHandle<T>,
+    /// What became of a task that had ended when it was added.
+    result: Option<Result<T, JoinError>>,
     /// A [`Note`] of this member's key.
     waker: Waker,
 }
@@ -173,8 +175,8 @@ impl<T> JoinSet<T> {
             let key = self.ended.inner.lock().keys.pop_front();
             let Some(key) = key else { break };
             let Some(member) = self.members.get_mut(key) else { continue };
-            let mut cx = Context::from_waker(&member.waker);
-            if let Poll::Ready(result) = Pin::new(&mut member.handle).poll(&mut cx) {
+            let poll = member.result.take().map_or_else(|| member.poll(), Poll::Ready);
+            if let Poll::Ready(result) = poll {
                 let id = self.members.remove(key).handle.id();
                 return Poll::Ready(Some((id, result)));
             }
@@ -186,10 +188,20 @@ impl<T> JoinSet<T> {
         let abort = handle.abort_handle();
         let vacant = self.members.vacant_entry();
         let note = Arc::new(Note { key: vacant.key(), ended: self.ended.clone() });
-        // The first look leaves the note with the task.
-        note.wake_by_ref();
-        vacant.insert(Member { handle, waker: Waker::from(note) });
+        let waker = Waker::from(note.clone());
+        let member = vacant.insert(Member { handle, result: None, waker });
+        // Leaves the note with the task now, so that notes come in the order in which tasks end.
+        if let Poll::Ready(result) = member.poll() {
+            member.result = Some(result);
+            note.wake();
+        }
         abort
+    }
+}
+
+impl<T> Member<T> {
+    fn poll(&mut self) -> Poll<Result<T, JoinError>> {
+        Pin::new(&mut self.handle).poll(&mut Context::from_waker(&self.waker))
     }
 }
 
