@@ -34,6 +34,7 @@ mod source;
 
 use std::cell::RefCell;
 use std::io;
+use std::mem::ManuallyDrop;
 use std::os::fd::RawFd;
 use std::sync::Arc;
 use std::task::{Wake, Waker};
@@ -221,7 +222,7 @@ fn rare_report(event: &mio::event::Event) -> Report {
 impl Registry {
     /// The registry entered on this thread.
     pub(crate) fn current() -> Option<Arc<Self>> {
-        CURRENT.try_with(|current| current.borrow().clone()).ok().flatten()
+        CURRENT.with(|current| current.borrow().clone())
     }
 
     /// Has `source` watched here, unless it is already watched somewhere.
@@ -305,7 +306,8 @@ impl Binding {
 }
 
 thread_local! {
-    static CURRENT: RefCell<Option<Arc<Registry>>> = const { RefCell::new(None) };
+    /// Without a destructor, so that a runtime may be dropped by another thread-local's; [`Entered`] leaves it empty.
+    static CURRENT: ManuallyDrop<RefCell<Option<Arc<Registry>>>> = const { ManuallyDrop::new(RefCell::new(None)) };
 }
 
 /// While this lives, sockets polled on this thread bind to its registry.
@@ -315,12 +317,12 @@ pub(crate) struct Entered {
 
 /// Makes `registry` the one that sockets polled on this thread bind to.
 pub(crate) fn enter(registry: Arc<Registry>) -> Entered {
-    Entered { previous: CURRENT.replace(Some(registry)) }
+    Entered { previous: CURRENT.with(|current| current.replace(Some(registry))) }
 }
 
 impl Drop for Entered {
     fn drop(&mut self) {
-        let ours = CURRENT.replace(self.previous.take());
+        let ours = CURRENT.with(|current| current.replace(self.previous.take()));
         drop(ours);
     }
 }

@@ -8,11 +8,11 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Wake, Waker};
 
 use super::slots::Slots;
-use super::source::{Direction, Place, Report, Source, State};
+use super::source::{Direction, Place, Report, Source, State, Stored};
 
 const SOCKETS: usize = 3;
-const TASKS: usize = 12;
-const MOST_DISPLACED: usize = 8;
+const TASKS: usize = 40;
+const ROOM: usize = 8;
 
 /// Runs `script`, three bytes a step, against the model.
 ///
@@ -50,6 +50,8 @@ struct Waiting {
     ready: bool,
     newest: Option<usize>,
     displaced: Vec<usize>,
+    /// How often the displaced have been woken for want of room since the last event.
+    doublings: u32,
     /// For each task that waits in the list, the key it was given.
     listed: Vec<(usize, u64)>,
     /// Waits that the end of a reactor cut off, and that have not heard of it.
@@ -206,28 +208,42 @@ impl World {
         }
         assert!(!(tried && raced), "a clear took back an event that came after the system call");
         if self.sockets[index].token.is_none() {
+            self.expect_unbound(index, direction);
             self.bind(index, true);
+            return;
         }
-        self.store(index, task, direction, listed, seen);
+        self.store(index, task, direction, listed, seen, raced);
     }
 
-    fn store(&mut self, index: usize, task: usize, direction: Direction, listed: bool, seen: State) {
+    fn expect_unbound(&self, index: usize, direction: Direction) {
+        let source = &self.sockets[index].source;
+        let waker = Waker::noop().clone();
+        let stored = source.store(direction, &mut Place::Listed(&mut None), waker, source.state(), |_| Ok::<_, ()>(()));
+        assert!(matches!(stored, Ok(Stored::Unbound(_))), "an unbound source let somebody wait");
+    }
+
+    fn store(&mut self, index: usize, task: usize, direction: Direction, listed: bool, seen: State, raced: bool) {
         let source = self.sockets[index].source.clone();
-        let waker = Waker::from(self.tasks[task].clone());
+        let mut waker = Some(Waker::from(self.tasks[task].clone()));
         let waiting = &mut self.sockets[index].waiting[direction as usize];
         let mut key = waiting.key_of(task);
         let mut place = if listed { Place::Listed(&mut key) } else { Place::Poll };
-        let mut unstored = Some(waker);
+        let mut sleeps = None;
         if !listed {
-            unstored = source.store_first(direction, unstored.take().expect("just made"), seen).err();
-            assert_eq!(unstored.is_none(), waiting.newest.is_none(), "the first waiter goes to the empty place");
+            match source.store_first(direction, waker.take().expect("just made"), seen) {
+                Ok(sleep) => sleeps = Some(sleep),
+                Err(unstored) => waker = Some(unstored),
+            }
+            assert_eq!(sleeps.is_some(), waiting.newest.is_none(), "the first waiter goes to the empty place");
         }
-        if let Some(waker) = unstored {
-            let mut locked = source.lock();
-            let released = locked.store(direction, &mut place, waker);
-            drop(locked);
-            released.settle();
+        if let Some(waker) = waker {
+            match source.store(direction, &mut place, waker, seen, |_| Ok::<_, ()>(())) {
+                Ok(Stored::Sleep) => sleeps = Some(true),
+                Ok(Stored::Again) => sleeps = Some(false),
+                _ => panic!("a bound source let nobody wait"),
+            }
         }
+        assert_eq!(sleeps, Some(!raced), "asleep beside an event, or awake without one");
         if listed {
             waiting.listed.retain(|(other, _)| *other != task);
             waiting.listed.push((task, key.expect("a stored waiter has a key")));
@@ -271,7 +287,7 @@ impl World {
         }
         for socket in &self.sockets {
             for direction in [Direction::Read, Direction::Write] {
-                let stored = socket.source.lock().count(direction);
+                let stored = socket.source.count(direction);
                 assert_eq!(stored, socket.waiting[direction as usize].count(), "waiters of {direction:?}");
             }
         }
@@ -313,6 +329,7 @@ impl Waiting {
 
     fn wake_all(&mut self, tasks: &[Arc<Task>]) {
         let listed = self.listed.drain(..).map(|(task, _)| task);
+        self.doublings = 0;
         for task in self.newest.take().into_iter().chain(self.displaced.drain(..)).chain(listed) {
             tasks[task].expect();
         }
@@ -323,8 +340,9 @@ impl Waiting {
             None => {}
             Some(old) if old == task || self.displaced.contains(&old) => {}
             Some(old) => {
-                if self.displaced.len() == MOST_DISPLACED {
-                    tasks[self.displaced.remove(0)].expect();
+                if self.displaced.len() == ROOM << self.doublings {
+                    self.displaced.drain(..).for_each(|task| tasks[task].expect());
+                    self.doublings += 1;
                 }
                 self.displaced.push(old);
             }

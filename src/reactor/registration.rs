@@ -20,8 +20,8 @@ use std::os::fd::{AsFd, AsRawFd};
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker, ready};
 
-use super::source::{Place, State};
-use super::{Direction, EDGE_TRIGGERED, Registry, Source, ended, no_runtime};
+use super::source::{Place, State, Stored};
+use super::{Binding, Direction, EDGE_TRIGGERED, Registry, Source, ended, no_runtime};
 use crate::budget;
 
 /// A socket, and its source.
@@ -107,9 +107,7 @@ impl<S: AsFd> Registration<S> {
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     if self.link.0.clear(direction, seen) {
-                        if let Some(binding) = self.link.0.lock().binding() {
-                            binding.rearm()?;
-                        }
+                        self.link.0.rearm(Binding::rearm)?;
                     }
                     return Err(error);
                 }
@@ -179,24 +177,17 @@ impl<S: AsFd> Registration<S> {
     /// others wait too.
     #[cold]
     fn wait_in_line(&self, waker: Waker, direction: Direction, place: &mut Place<'_>, seen: State) -> io::Result<bool> {
-        let source = &self.link.0;
-        let mut waiting = source.lock();
-        if waiting.binding().is_none() {
-            drop(waiting);
-            self.bind()?;
-            waiting = source.lock();
+        match self.link.0.store(direction, place, waker, seen, Binding::rearm)? {
+            Stored::Sleep => return Ok(true),
+            Stored::Again => {}
+            Stored::Lost => return Err(ended()),
+            // A bound socket reports what is already so, and that event ends the wait if it need not be.
+            Stored::Unbound(waker) => {
+                self.bind()?;
+                drop(waker);
+            }
         }
-        let Some(binding) = waiting.binding() else {
-            // Orphaned between the two locks: go round and bind again.
-            return Ok(false);
-        };
-        binding.rearm()?;
-        let released = waiting.store(direction, place, waker);
-        // While the lock is held: see the second race in `source`.
-        let sleeps = source.state().same_tick(seen, direction);
-        drop(waiting);
-        released.settle();
-        Ok(sleeps)
+        Ok(false)
     }
 
     #[cold]

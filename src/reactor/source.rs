@@ -16,7 +16,7 @@
 //! 2. Make the system call.
 //! 3. On `WouldBlock`, [`clear`](Source::clear) the direction. If its tick moved since
 //!    step 1, that fails: go back to 1.
-//! 4. Under the mutex store the waker ([`Waiting::store`]), then look at the tick
+//! 4. Under the mutex store the waker ([`Source::store`]), then look at the tick
 //!    once more. If it moved since step 1: go back to 1. Else sleep.
 //!
 //! # The races this closes
@@ -173,7 +173,7 @@ pub(crate) struct Source<B> {
 }
 
 /// Who waits, and where the socket is registered.
-pub(crate) struct Waiting<B> {
+struct Waiting<B> {
     /// The reactor that watches the socket. `None` exactly while the word says
     /// `UNBOUND` and the mutex is free.
     binding: Option<B>,
@@ -194,15 +194,27 @@ struct Waiters {
 
 /// The futures of `&self` operations (accept, readable), each under a key, and
 /// wakers that another poll displaced.
-#[derive(Default)]
 struct List {
     /// In the order of their keys.
     waiters: Vec<Waiter>,
-    /// How many of `waiters` are displaced wakers: at most [`MOST_DISPLACED`].
+    /// How many of `waiters` are displaced wakers: at most `room`.
     displaced: usize,
+    /// When there is none left all displaced wakers are woken, and the room doubles. Those that are still wanted come
+    /// back and fit, after a few times, however many they are; those that are not do not come back.
+    room: usize,
     next_key: u64,
     /// Keys below this one belong to waits that the end of a reactor cut off.
     lost: u64,
+}
+
+/// Room for displaced wakers after each event, and at the most: a task that has a new waker for each poll would fill any.
+const ROOM: usize = 8;
+const MOST_ROOM: usize = 1024;
+
+impl Default for List {
+    fn default() -> Self {
+        Self { waiters: Vec::new(), displaced: 0, room: ROOM, next_key: 0, lost: 0 }
+    }
 }
 
 struct Waiter {
@@ -210,10 +222,6 @@ struct Waiter {
     waker: Waker,
     displaced: bool,
 }
-
-/// Tasks that poll one direction of one socket in turn, before the oldest of
-/// them is woken to make room.
-const MOST_DISPLACED: usize = 8;
 
 /// Whose place an operation waits in.
 pub(crate) enum Place<'a> {
@@ -223,22 +231,24 @@ pub(crate) enum Place<'a> {
     Listed(&'a mut Option<u64>),
 }
 
-/// Wakers that left the tables: they are to be dropped, or woken, outside the lock.
+/// Wakers that left the lists: to be dropped, and to be woken, outside the lock.
 #[derive(Default)]
-#[must_use = "wakers are foreign code: drop or wake them after the lock is released"]
-pub(crate) struct Released {
+struct Released {
     drop: Option<Waker>,
-    wake: Option<Waker>,
+    wake: Vec<Waker>,
 }
 
-impl Released {
-    #[inline]
-    pub(crate) fn settle(self) {
-        drop(self.drop);
-        if let Some(oldest) = self.wake {
-            oldest.wake();
-        }
-    }
+/// What became of an attempt to wait.
+#[must_use]
+pub(crate) enum Stored {
+    /// The task is to sleep.
+    Sleep,
+    /// An event has come, or the wait cannot begin as things are: look again.
+    Again,
+    /// Nobody watches the socket; the waker is given back.
+    Unbound(Waker),
+    /// The operation had been waiting when the reactor that watched for it ended.
+    Lost,
 }
 
 impl<B> Source<B> {
@@ -255,7 +265,7 @@ impl<B> Source<B> {
         State(self.state.load(Ordering::Acquire))
     }
 
-    pub(crate) fn lock(&self) -> MutexGuard<'_, Waiting<B>> {
+    fn lock(&self) -> MutexGuard<'_, Waiting<B>> {
         self.waiting.lock()
     }
 
@@ -310,19 +320,43 @@ impl<B> Source<B> {
         Ok(self.state().same_tick(seen, direction))
     }
 
-    /// Whether this operation was waiting when the reactor that watched for it
-    /// ended. Says so once.
+    /// Step 4 in all other cases. `arm` is told the binding, under the lock.
+    ///
+    /// A waker that this displaces and that would wake another task keeps its wait in the list, so that two tasks that
+    /// read one socket neither lose each other nor wake each other for ever.
+    pub(crate) fn store<E>(
+        &self,
+        direction: Direction,
+        place: &mut Place<'_>,
+        waker: Waker,
+        seen: State,
+        arm: impl FnOnce(&B) -> Result<(), E>,
+    ) -> Result<Stored, E> {
+        let mut waiting = self.lock();
+        let Some(binding) = &waiting.binding else {
+            // The reactor may have ended since this poll began: then this is the wait that it cut off.
+            let lost = waiting.waiters(direction).take_lost(place);
+            return Ok(if lost { Stored::Lost } else { Stored::Unbound(waker) });
+        };
+        arm(binding)?;
+        let released = waiting.waiters(direction).store(place, waker);
+        // While the lock is held: see the second race above.
+        let sleeps = self.state().same_tick(seen, direction);
+        drop(waiting);
+        drop(released.drop);
+        released.wake.into_iter().for_each(Waker::wake);
+        Ok(if sleeps { Stored::Sleep } else { Stored::Again })
+    }
+
+    /// Has the backend report once more, if the socket is bound.
+    pub(crate) fn rearm<E>(&self, arm: impl FnOnce(&B) -> Result<(), E>) -> Result<(), E> {
+        self.lock().binding.as_ref().map_or(Ok(()), arm)
+    }
+
+    /// Whether this operation was waiting when the reactor that watched for it ended. Says so once.
     #[cold]
     pub(crate) fn take_lost(&self, direction: Direction, place: &mut Place<'_>) -> bool {
-        let mut waiting = self.lock();
-        let waiters = waiting.waiters(direction);
-        match place {
-            Place::Poll => mem::take(&mut waiters.poll_lost),
-            Place::Listed(key) => {
-                let lost = waiters.list.as_ref().map_or(0, |list| list.lost);
-                key.take_if(|key| *key < lost).is_some()
-            }
-        }
+        self.lock().waiters(direction).take_lost(place)
     }
 
     /// Removes a cancelled future from the list.
@@ -375,6 +409,14 @@ impl<B> Source<B> {
         }
     }
 
+    /// How many wakers wait for a direction.
+    #[cfg(any(test, fuzzing))]
+    pub(crate) fn count(&self, direction: Direction) -> usize {
+        let mut waiting = self.lock();
+        let waiters = waiting.waiters(direction);
+        usize::from(waiters.poll.is_some()) + waiters.list.as_ref().map_or(0, |list| list.waiters.len())
+    }
+
     /// Ends the binding, silently: the socket is being closed or handed back.
     pub(crate) fn unbind(&self) -> Option<B> {
         let mut waiting = self.lock();
@@ -384,36 +426,12 @@ impl<B> Source<B> {
 }
 
 impl<B> Waiting<B> {
-    pub(crate) fn binding(&self) -> Option<&B> {
-        self.binding.as_ref()
-    }
-
-    /// Stores `waker` in `place`. A waker that this displaces and that would wake
-    /// another task keeps its wait in the list, so that two tasks that read one
-    /// socket neither lose each other nor wake each other for ever.
     #[inline]
-    pub(crate) fn store(&mut self, direction: Direction, place: &mut Place<'_>, waker: Waker) -> Released {
-        let waiters = self.waiters(direction);
-        match place {
-            Place::Poll => match waiters.poll.replace(waker) {
-                None => Released::default(),
-                Some(old) => waiters.displace(old),
-            },
-            Place::Listed(key) => waiters.list.get_or_insert_default().store(key, waker),
-        }
-    }
-
     fn waiters(&mut self, direction: Direction) -> &mut Waiters {
         match direction {
             Direction::Read => &mut self.reader,
             Direction::Write => &mut self.writer,
         }
-    }
-
-    #[cfg(any(test, fuzzing))]
-    pub(crate) fn count(&mut self, direction: Direction) -> usize {
-        let waiters = self.waiters(direction);
-        usize::from(waiters.poll.is_some()) + waiters.list.as_ref().map_or(0, |list| list.waiters.len())
     }
 }
 
@@ -428,13 +446,32 @@ impl Waiters {
         }
     }
 
+    fn store(&mut self, place: &mut Place<'_>, waker: Waker) -> Released {
+        match place {
+            Place::Poll => match self.poll.replace(waker) {
+                None => Released::default(),
+                Some(old) => self.displace(old),
+            },
+            Place::Listed(key) => self.list.get_or_insert_default().store(key, waker),
+        }
+    }
+
     /// Keeps the wait of `old`, which a newer waker has just replaced.
-    #[cold]
     fn displace(&mut self, old: Waker) -> Released {
         if self.poll.as_ref().is_some_and(|newest| newest.will_wake(&old)) {
-            return Released { drop: Some(old), wake: None };
+            return Released { drop: Some(old), ..Released::default() };
         }
         self.list.get_or_insert_default().displace(old)
+    }
+
+    fn take_lost(&mut self, place: &mut Place<'_>) -> bool {
+        match place {
+            Place::Poll => mem::take(&mut self.poll_lost),
+            Place::Listed(key) => {
+                let lost = self.list.as_ref().map_or(0, |list| list.lost);
+                key.take_if(|key| *key < lost).is_some()
+            }
+        }
     }
 }
 
@@ -442,13 +479,13 @@ impl List {
     #[cold]
     fn take_all(&mut self, wakers: &mut Vec<Waker>) {
         wakers.extend(self.waiters.drain(..).map(|waiter| waiter.waker));
-        self.displaced = 0;
+        (self.displaced, self.room) = (0, ROOM);
     }
 
     fn store(&mut self, key: &mut Option<u64>, waker: Waker) -> Released {
         if let Some(index) = key.and_then(|key| self.find(key)) {
             let old = mem::replace(&mut self.waiters[index].waker, waker);
-            return Released { drop: Some(old), wake: None };
+            return Released { drop: Some(old), ..Released::default() };
         }
         *key = Some(self.push(waker, false));
         Released::default()
@@ -456,13 +493,16 @@ impl List {
 
     fn displace(&mut self, old: Waker) -> Released {
         if self.waiters.iter().any(|waiter| waiter.displaced && waiter.waker.will_wake(&old)) {
-            return Released { drop: Some(old), wake: None };
+            return Released { drop: Some(old), ..Released::default() };
         }
         let mut released = Released::default();
-        if self.displaced == MOST_DISPLACED {
-            let oldest = self.waiters.iter().position(|waiter| waiter.displaced);
-            released.wake = oldest.map(|index| self.waiters.remove(index).waker);
-            self.displaced -= 1;
+        if self.displaced == self.room {
+            let (displaced, listed) = mem::take(&mut self.waiters).into_iter().partition(|waiter| waiter.displaced);
+            let displaced: Vec<Waiter> = displaced;
+            self.waiters = listed;
+            released.wake = displaced.into_iter().map(|waiter| waiter.waker).collect();
+            self.displaced = 0;
+            self.room = (2 * self.room).min(MOST_ROOM);
         }
         self.push(old, true);
         self.displaced += 1;

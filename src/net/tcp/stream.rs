@@ -4,6 +4,7 @@ use std::fmt;
 use std::future::poll_fn;
 use std::io::{self, IoSlice, IoSliceMut, Read, Write};
 use std::net::{Shutdown, SocketAddr};
+use std::ops::Deref;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -244,7 +245,8 @@ impl TcpStream {
     ///
     /// A connection that is dropped while it has unread input is reset by the kernel, and a peer that gets a
     /// reset may lose what it has not read yet: our last reply. So a server that stops reading early, after an error reply
-    /// say, ends by this. Returns whether the peer closed its side within the limit. A peer that just keeps
+    /// say, ends by this. Returns `true` if that end came, `false` as soon as
+    /// `limit` bytes were read without it. A peer that just keeps
     /// its side open makes this wait: bound it in time too.
     ///
     /// # Cancel safety
@@ -397,6 +399,8 @@ impl AsyncRead for &TcpStream {
         cx: &mut Context<'_>,
         bufs: &mut [IoSliceMut<'_>],
     ) -> Poll<io::Result<usize>> {
+        let empty = leading_empty(bufs);
+        let bufs = &mut bufs[empty..];
         let capacity = bufs.iter().map(|buf| buf.len()).sum();
         if capacity == 0 {
             return Poll::Ready(Ok(0));
@@ -423,6 +427,7 @@ impl AsyncWrite for &TcpStream {
         cx: &mut Context<'_>,
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        let bufs = &bufs[leading_empty(bufs)..];
         let capacity = bufs.iter().map(|buf| buf.len()).sum();
         if capacity == 0 {
             return Poll::Ready(Ok(0));
@@ -445,6 +450,11 @@ impl AsyncWrite for &TcpStream {
     fn poll_close(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
         Poll::Ready(self.shutdown(Shutdown::Write))
     }
+}
+
+/// How many slices to pass over: were the first [`MOST_SLICES`] all empty, the call would move nothing, which looks like an end.
+fn leading_empty<B: Deref<Target = [u8]>>(bufs: &[B]) -> usize {
+    bufs.iter().take_while(|buf| buf.is_empty()).count()
 }
 
 /// How a connect in progress stands; `WouldBlock` if the report was spurious, and it is neither
