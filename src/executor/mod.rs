@@ -127,17 +127,19 @@ pub(crate) struct Home {
 impl Home {
     /// The home of this thread's worker.
     pub(crate) fn current() -> Option<Arc<Self>> {
-        HOME.try_with(|home| home.borrow().clone()).ok().flatten()
+        HOME.with(|home| home.borrow().clone())
     }
 
     #[track_caller]
     fn expect(function: &str) -> Arc<Self> {
-        Self::current().unwrap_or_else(|| {
+        // Not `unwrap_or_else`: the panic is to point to the caller.
+        let Some(home) = Self::current() else {
             panic!(
                 "kittiwake::{function} was called outside a runtime: call it inside \
                  kittiwake::block_on or Runtime::block_on, or use Handle::spawn from elsewhere"
-            )
-        })
+            );
+        };
+        home
     }
 
     /// How many tasks still have their future.
@@ -197,15 +199,15 @@ fn discard(entry: Entry) {
     }
 }
 
+// None of these has a destructor, so that they can be used at any time in a thread's life: a runtime may be dropped, and a
+// task woken, by another thread-local's destructor. They are empty by then, since [`Entered`] restores what was there.
 thread_local! {
-    /// Where the [`Home`] of the worker on this thread is, or 0: for comparing, which is all
-    /// that waking needs. It has no destructor, so it can be asked at any time.
+    /// Where the [`Home`] of the worker on this thread is, or 0: for comparing, which is all that waking needs.
     static ADDRESS: Cell<usize> = const { Cell::new(0) };
-    /// What was woken on this thread and not yet taken by [`Executor::next`]. Without a destructor too: a
-    /// worker that leaves its thread takes everything along.
+    /// What was woken on this thread and not yet taken by [`Executor::next`].
     static QUEUE: ManuallyDrop<RefCell<Vec<Entry>>> = const { ManuallyDrop::new(RefCell::new(Vec::new())) };
     /// The worker on this thread.
-    static HOME: RefCell<Option<Arc<Home>>> = const { RefCell::new(None) };
+    static HOME: ManuallyDrop<RefCell<Option<Arc<Home>>>> = const { ManuallyDrop::new(RefCell::new(None)) };
 }
 
 /// While this lives, `spawn` and the wakers of its tasks find the worker on this thread.
@@ -227,7 +229,7 @@ impl Drop for Entered {
         ADDRESS.set(previous.as_ref().map_or(0, |home| Arc::as_ptr(home).addr()));
         let left = QUEUE.with(|queue| queue.replace(mem::take(&mut self.queue)));
         debug_assert!(left.is_empty(), "Executor::leave takes what is left");
-        drop(HOME.replace(previous));
+        drop(HOME.with(|home| home.replace(previous)));
         budget::restore(self.budget);
     }
 }
@@ -252,7 +254,7 @@ impl Executor {
 
     /// Makes this thread the worker's.
     pub(crate) fn enter(&self) -> Entered {
-        let previous = HOME.replace(Some(self.home.clone()));
+        let previous = HOME.with(|home| home.replace(Some(self.home.clone())));
         ADDRESS.set(Arc::as_ptr(&self.home).addr());
         Entered { previous, queue: QUEUE.with(|queue| queue.take()), budget: budget::suspend() }
     }

@@ -207,26 +207,20 @@ impl<F: Future> Future for TaskFuture<F> {
         let header = this.header;
         header.polls.store(header.polls.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
         let polled = contain(|| match this.future.as_mut().as_pin_mut() {
-            Some(future) if !header.aborted.load(Ordering::Acquire) => {
-                let output = std::task::ready!(future.poll(cx));
-                // The future goes before its handle hears of the end.
-                this.future.set(None);
-                Poll::Ready(Ok(output))
-            }
-            _ => {
-                this.future.set(None);
-                Poll::Ready(Err(JoinError::cancelled(header.public_id())))
-            }
+            Some(future) if !header.aborted.load(Ordering::Acquire) => future.poll(cx).map(Some),
+            _ => Poll::Ready(None),
         });
-        let result = match polled {
-            Ok(poll) => std::task::ready!(poll),
-            Err(panic) => {
-                // If dropping it is what panicked it is gone, and this does nothing.
-                let _ = contain(|| this.future.set(None));
-                Err(JoinError::panicked(header.public_id(), panic))
-            }
+        let outcome = match polled {
+            Ok(Poll::Pending) => return Poll::Pending,
+            Ok(Poll::Ready(Some(output))) => Outcome(Some(Ok(output))),
+            Ok(Poll::Ready(None)) => Outcome(Some(Err(JoinError::cancelled(header.public_id())))),
+            Err(panic) => Outcome(Some(Err(JoinError::panicked(header.public_id(), panic)))),
         };
-        Poll::Ready(Outcome(Some(result)))
+        // The future goes before its handle hears of the end. If that panics, it is what became of the task.
+        match contain(|| this.future.set(None)) {
+            Ok(()) => Poll::Ready(outcome),
+            Err(panic) => Poll::Ready(Outcome(Some(Err(JoinError::panicked(header.public_id(), panic))))),
+        }
     }
 }
 

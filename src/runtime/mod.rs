@@ -43,6 +43,7 @@ use worker::Worker;
 /// let length = kittiwake::block_on(async { name.len() });
 /// assert_eq!(length, 9);
 /// ```
+#[track_caller]
 pub fn block_on<F: Future>(future: F) -> F::Output {
     enter::check("block_on");
     match Runtime::new() {
@@ -94,6 +95,7 @@ impl Runtime {
     /// assert_eq!(runtime.block_on(async { 7 }), 7);
     /// # std::io::Result::Ok(())
     /// ```
+    #[track_caller]
     pub fn block_on<F: Future>(&self, future: F) -> F::Output {
         enter::check("Runtime::block_on");
         let Some(mut worker) = self.worker.try_lock() else {
@@ -183,7 +185,11 @@ impl Handle {
     /// Outside a runtime.
     #[track_caller]
     pub fn current() -> Self {
-        Self::try_current().unwrap_or_else(|error| panic!("Handle::current: {error}"))
+        // Not `unwrap_or_else`: the panic is to point to the caller.
+        match Self::try_current() {
+            Ok(handle) => handle,
+            Err(error) => panic!("Handle::current: {error}"),
+        }
     }
 
     /// The handle of the runtime that this thread is in.
