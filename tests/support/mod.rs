@@ -4,7 +4,7 @@
 //! sentence, and not a test run that hangs.
 
 // Each test file is a crate of its own and uses a part of this.
-#![allow(dead_code)]
+#![allow(dead_code, unreachable_pub)]
 
 use std::future::Future;
 use std::io::Read;
@@ -113,4 +113,143 @@ impl Wake for Wakes {
 pub fn counting_waker() -> (Waker, Arc<Wakes>) {
     let wakes = Arc::new(Wakes::default());
     (Waker::from(wakes.clone()), wakes)
+}
+
+/// Gives every other task and the reactor several turns. For showing that something does *not*
+/// happen; what should happen is waited for by [`until`] or by its own event.
+pub async fn settle() {
+    for _ in 0..300 {
+        kittiwake::task::yield_now().await;
+    }
+}
+
+/// Gives way until `condition` holds. [`within`] bounds it.
+pub async fn until(mut condition: impl FnMut() -> bool) {
+    while !condition() {
+        kittiwake::task::yield_now().await;
+    }
+}
+
+/// Polls a future once with a waker of the test's own.
+pub fn poll_with<F: Future + Unpin>(waker: &Waker, future: &mut F) -> std::task::Poll<F::Output> {
+    std::pin::Pin::new(future).poll(&mut std::task::Context::from_waker(waker))
+}
+
+/// Polls a read once with a waker of the test's own.
+pub fn poll_read(waker: &Waker, mut stream: &TcpStream, buf: &mut [u8]) -> std::task::Poll<std::io::Result<usize>> {
+    let mut cx = std::task::Context::from_waker(waker);
+    kittiwake::io::AsyncRead::poll_read(std::pin::Pin::new(&mut stream), &mut cx, buf)
+}
+
+/// Polls a write once with a waker of the test's own.
+pub fn poll_write(waker: &Waker, mut stream: &TcpStream, buf: &[u8]) -> std::task::Poll<std::io::Result<usize>> {
+    let mut cx = std::task::Context::from_waker(waker);
+    kittiwake::io::AsyncWrite::poll_write(std::pin::Pin::new(&mut stream), &mut cx, buf)
+}
+
+/// How many sockets the runtime on this thread watches.
+#[track_caller]
+pub fn sources() -> usize {
+    kittiwake::runtime::Handle::current().metrics().sources_registered()
+}
+
+/// Bytes that differ from place to place, so that a lost, doubled or moved one shows.
+pub fn pattern(length: usize) -> Vec<u8> {
+    const PERIOD: usize = 251 * 241;
+    let period: Vec<u8> = (0..PERIOD).map(|at| ((at % 251) ^ (at / 251)) as u8).collect();
+    let mut bytes = period.repeat(length.div_ceil(PERIOD));
+    bytes.truncate(length);
+    bytes
+}
+
+/// A runtime that turns on a thread of its own, until it is stopped.
+pub struct Background {
+    handle: kittiwake::runtime::Handle,
+    stop: async_channel::Sender<()>,
+    thread: std::thread::JoinHandle<()>,
+}
+
+impl Background {
+    pub fn start() -> Self {
+        let (stop, stopped) = async_channel::bounded::<()>(1);
+        let runtime = kittiwake::runtime::Runtime::new().expect("a runtime");
+        let handle = runtime.handle().clone();
+        let thread = std::thread::spawn(move || {
+            // An error: the sender is gone.
+            let _ = runtime.block_on(stopped.recv());
+        });
+        Self { handle, stop, thread }
+    }
+
+    pub fn handle(&self) -> &kittiwake::runtime::Handle {
+        &self.handle
+    }
+
+    /// Runs `future` as a task of this runtime and waits for it here.
+    #[track_caller]
+    pub fn run<F>(&self, future: F) -> F::Output
+    where
+        F: Future + Send + 'static,
+        F::Output: Send + 'static,
+    {
+        futures_lite::future::block_on(self.handle.spawn(future)).expect("the task on the other runtime")
+    }
+
+    /// Ends the runtime and waits until it is gone.
+    #[track_caller]
+    pub fn stop(self) {
+        drop(self.stop);
+        self.thread.join().expect("the runtime's thread");
+    }
+}
+
+/// Runs the test `name` of this test program once more, in a process of its own that may have
+/// `descriptors` open, and fails when it fails. In that process `is_child` holds.
+#[track_caller]
+pub fn in_child_with_descriptors(name: &str, descriptors: u32) {
+    // Rust has no safe way to change a process's limits; every shell has.
+    let script = format!("ulimit -n {descriptors} && exec \"$0\" \"$@\"");
+    let program = std::env::current_exe().expect("the path of this test program");
+    let output = std::process::Command::new("sh")
+        .args(["-c", &script])
+        .arg(program)
+        .args(["--exact", name, "--nocapture", "--test-threads=1"])
+        .env(CHILD, "1")
+        .output()
+        .expect("sh runs");
+    let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{name} failed with {descriptors} descriptors:\n{out}\n{err}");
+    assert!(out.contains("1 passed"), "no test is called {name}:\n{out}");
+}
+
+/// Runs `test` in a process in which nothing else runs, so that what it counts is its own, and which
+/// has few descriptors, so that a test can use them all up.
+#[track_caller]
+pub fn in_own_process(name: &str, test: impl FnOnce() + Send + 'static) {
+    if is_child() {
+        return within(test);
+    }
+    in_child_with_descriptors(name, 512);
+}
+
+/// How many entries this process has in one of its folders in /proc.
+pub fn count_of(folder: &str) -> usize {
+    std::fs::read_dir(format!("/proc/self/{folder}")).expect("/proc").count()
+}
+
+/// Whether this process was started by a test, to be limited or disturbed.
+pub fn is_child() -> bool {
+    std::env::var_os(CHILD).is_some()
+}
+
+pub const CHILD: &str = "KITTIWAKE_TEST_CHILD";
+
+/// The flags of an open descriptor (`O_NONBLOCK`, `O_CLOEXEC`), as the kernel shows them.
+#[cfg(target_os = "linux")]
+#[track_caller]
+pub fn descriptor_flags(socket: &impl std::os::fd::AsRawFd) -> i32 {
+    let path = format!("/proc/self/fdinfo/{}", socket.as_raw_fd());
+    let info = std::fs::read_to_string(path).expect("what the kernel knows of the descriptor");
+    let flags = info.lines().find_map(|line| line.strip_prefix("flags:")).expect("its flags");
+    i32::from_str_radix(flags.trim(), 8).expect("an octal number")
 }

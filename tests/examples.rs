@@ -1,0 +1,310 @@
+//! The examples, as a newcomer runs them: as programs, from outside.
+
+mod support;
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::unix::process::ExitStatusExt;
+use std::path::PathBuf;
+use std::process::{Child, Command, Output, Stdio};
+
+use support::{PATIENCE, within};
+
+/// It is the first code a newcomer reads.
+#[test]
+fn the_echo_example_fits_on_a_page() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/echo.rs");
+    let lines = std::fs::read_to_string(path).unwrap().lines().count();
+    assert!(lines <= 60, "examples/echo.rs has {lines} lines, and 60 are a page");
+}
+
+/// Whoever starts it on port 0 learns the port from this line, and from nothing else.
+#[test]
+fn echo_says_on_one_line_where_it_listens() {
+    within(|| {
+        let mut echo = Echo::start("127.0.0.1:0");
+        drop(echo.connect());
+        let said = echo.stop();
+        assert_eq!(said.lines, 1, "it must say one line and no more");
+        assert_eq!(said.errors, "", "and nothing on stderr");
+    });
+}
+
+#[test]
+fn echo_listens_on_ipv6_too() {
+    within(|| {
+        let echo = Echo::start("[::1]:0");
+        assert!(echo.address.is_ipv6());
+        exchange(&mut echo.connect(), b"six");
+    });
+}
+
+/// Several clients at once, each with its own bytes, in pieces larger and smaller than the server's buffer.
+#[test]
+fn echo_serves_many_clients_at_once() {
+    within(|| {
+        let echo = Echo::start("127.0.0.1:0");
+        let mut clients: Vec<_> = (0..20).map(|_| echo.connect()).collect();
+        for round in 0..5 {
+            for (number, client) in clients.iter_mut().enumerate() {
+                client.write_all(format!("client {number} round {round}\n").as_bytes()).unwrap();
+            }
+            for (number, client) in clients.iter_mut().enumerate().rev() {
+                let expected = format!("client {number} round {round}\n");
+                let mut reply = vec![0; expected.len()];
+                client.read_exact(&mut reply).unwrap();
+                assert_eq!(String::from_utf8_lossy(&reply), expected);
+            }
+        }
+        let large: Vec<u8> = (0..100_000_u32).map(|number| number as u8).collect();
+        for client in &mut clients {
+            exchange(client, &large);
+        }
+    });
+}
+
+/// A client that ends its side gets all of its bytes, and then the end.
+#[test]
+fn echo_answers_an_end_with_an_end() {
+    within(|| {
+        let echo = Echo::start("127.0.0.1:0");
+        let mut client = echo.connect();
+        client.write_all(b"last words").unwrap();
+        client.shutdown(std::net::Shutdown::Write).unwrap();
+        assert_eq!(support::read_all(client), b"last words");
+    });
+}
+
+/// A client that breaks off is its own problem.
+#[test]
+fn echo_survives_a_client_that_resets() {
+    within(|| {
+        let echo = Echo::start("127.0.0.1:0");
+        let mut beside = echo.connect();
+        for _ in 0..5 {
+            let mut client = echo.connect();
+            client.write_all(&[0; 100_000]).unwrap();
+            support::reset(client);
+        }
+        exchange(&mut beside, b"still here");
+        exchange(&mut echo.connect(), b"and new ones too");
+    });
+}
+
+/// More clients than descriptors: those that are in are served, and the others once there is room.
+#[test]
+fn echo_serves_everybody_though_it_runs_out_of_descriptors() {
+    within(|| {
+        let mut few = Command::new("sh");
+        few.args(["-c", "ulimit -n 16; exec \"$0\" 127.0.0.1:0"]).arg(example("echo"));
+        let mut echo = Echo::start_by(few);
+        let clients: Vec<_> = (0..40).map(|_| echo.connect()).collect();
+        for mut client in clients {
+            exchange(&mut client, b"my turn");
+        }
+        exchange(&mut echo.connect(), b"and a late one");
+        assert_eq!(echo.stop().errors, "", "it must not fill a log");
+    });
+}
+
+/// Until there are signals, this is how one ends it.
+#[test]
+fn kill_ends_echo() {
+    const SIGTERM: i32 = 15;
+    within(|| {
+        let mut echo = Echo::start("127.0.0.1:0");
+        let mut client = echo.connect();
+        exchange(&mut client, b"x");
+        let killed = Command::new("kill").arg(echo.child.id().to_string()).status().unwrap();
+        assert!(killed.success());
+        assert_eq!(echo.child.wait().unwrap().signal(), Some(SIGTERM), "the signal must end it");
+        assert_eq!(client.read(&mut [0; 8]).unwrap(), 0, "its clients must read the end");
+    });
+}
+
+/// The pair of them, as the README has it.
+#[test]
+fn ping_times_each_line_that_comes_back() {
+    within(|| {
+        let echo = Echo::start("127.0.0.1:0");
+        let ping = run("ping", &[&echo.address.to_string(), "3"]);
+        let said = String::from_utf8(ping.stdout).unwrap();
+        assert!(ping.status.success(), "{}", String::from_utf8_lossy(&ping.stderr));
+        let lines: Vec<_> = said.lines().collect();
+        assert_eq!(lines.len(), 4, "three lines and a summary: {said}");
+        for (number, line) in (1..=3).zip(&lines) {
+            assert!(line.starts_with(&format!("ping {number}: ")), "{line}");
+        }
+        assert!(lines[3].starts_with("3 round trips: least "), "{said}");
+        assert_eq!(run("ping", &[&echo.address.to_string()]).stdout.iter().filter(|b| **b == b'\n').count(), 6);
+        assert!(run("ping", &[&echo.address.to_string(), "0"]).stdout.is_empty(), "no line, no summary");
+    });
+}
+
+#[test]
+fn help_is_on_stdout_and_no_error() {
+    within(|| {
+        for example in ["echo", "ping"] {
+            for option in ["-h", "--help"] {
+                let help = run(example, &[option]);
+                assert_eq!(help.status.code(), Some(0), "{example} {option}");
+                assert!(help.stdout.starts_with(format!("usage: {example}").as_bytes()), "{example} {option}");
+                assert!(help.stderr.is_empty(), "{example} {option}");
+            }
+        }
+    });
+}
+
+/// A newcomer's first mistakes: each is told in one line what was wrong, and a script sees it in the status.
+#[test]
+fn a_mistake_gives_one_line_and_status_2() {
+    within(|| {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let taken = listener.local_addr().unwrap().to_string();
+        let closed = closed_port();
+        let mistakes: &[(&str, &[&str], &str)] = &[
+            ("echo", &["--port"], "unknown option --port"),
+            ("echo", &["127.0.0.1:0", "--port"], "usage"),
+            ("echo", &["-p", "127.0.0.1:0"], "unknown option -p"),
+            ("echo", &["nonsense"], "nonsense"),
+            ("echo", &["127.0.0.1"], "127.0.0.1"),
+            ("echo", &["127.0.0.1:99999"], "127.0.0.1:99999"),
+            ("echo", &[""], "address"),
+            ("echo", &["localhost:0"], "localhost"),
+            ("echo", &[&taken], &taken),
+            ("echo", &["192.0.2.1:0"], "192.0.2.1:0"),
+            ("echo", &["127.0.0.1:0", "127.0.0.1:0"], "more than one address"),
+            ("ping", &["--count"], "unknown option --count"),
+            ("ping", &[&closed], &closed),
+            ("ping", &["localhost:7000"], "localhost"),
+            ("ping", &[&closed, "many"], "usage"),
+            ("ping", &[&closed, "1", "2"], "usage"),
+        ];
+        for (example, args, names) in mistakes {
+            let mistake = run(example, args);
+            let said = String::from_utf8(mistake.stderr).unwrap();
+            assert_eq!(mistake.status.code(), Some(2), "{example} {args:?} said: {said}");
+            assert_eq!(said.lines().count(), 1, "{example} {args:?} must say one line: {said}");
+            assert!(said.starts_with(&format!("{example}: ")), "{example} {args:?} said: {said}");
+            assert!(said.contains(names), "{example} {args:?} must name {names:?}: {said}");
+            assert!(mistake.stdout.is_empty(), "{example} {args:?} must say nothing on stdout");
+        }
+    });
+}
+
+/// The server goes away in the middle: the client says so instead of waiting.
+#[test]
+fn ping_ends_when_its_server_does() {
+    within(|| {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let server = std::thread::spawn(move || {
+            let (mut client, _) = listener.accept().unwrap();
+            let mut line = [0; 7];
+            client.read_exact(&mut line).unwrap();
+            client.write_all(&line).unwrap();
+        });
+        let ping = run("ping", &[&address, "5"]);
+        server.join().unwrap();
+        assert_eq!(ping.status.code(), Some(2));
+        assert_eq!(String::from_utf8(ping.stderr).unwrap().lines().count(), 1);
+    });
+}
+
+// ---- running them ----
+
+/// The echo example while it runs. Dropping it ends it.
+struct Echo {
+    child: Child,
+    stdout: BufReader<std::process::ChildStdout>,
+    address: SocketAddr,
+}
+
+/// What it had said when it was ended.
+struct Said {
+    lines: usize,
+    errors: String,
+}
+
+impl Echo {
+    #[track_caller]
+    fn start(address: &str) -> Self {
+        let mut command = Command::new(example("echo"));
+        command.arg(address);
+        Self::start_by(command)
+    }
+
+    #[track_caller]
+    fn start_by(mut command: Command) -> Self {
+        let piped = command.stdout(Stdio::piped()).stderr(Stdio::piped()).stdin(Stdio::null());
+        let mut child = piped.spawn().expect("the echo example");
+        let mut stdout = BufReader::new(child.stdout.take().unwrap());
+        let mut line = String::new();
+        stdout.read_line(&mut line).unwrap();
+        let address = line.trim_end().strip_prefix("echo: listening on ").and_then(|address| address.parse().ok());
+        let address = address.unwrap_or_else(|| panic!("its first line must say where it listens, not {line:?}"));
+        Self { child, stdout, address }
+    }
+
+    #[track_caller]
+    fn connect(&self) -> TcpStream {
+        let client = TcpStream::connect(self.address).expect("connect to the echo");
+        client.set_read_timeout(Some(PATIENCE)).unwrap();
+        client.set_write_timeout(Some(PATIENCE)).unwrap();
+        client
+    }
+
+    fn stop(&mut self) -> Said {
+        self.end();
+        let mut rest = String::new();
+        self.stdout.read_to_string(&mut rest).unwrap();
+        let mut errors = String::new();
+        self.child.stderr.take().unwrap().read_to_string(&mut errors).unwrap();
+        Said { lines: 1 + rest.lines().count(), errors }
+    }
+
+    fn end(&mut self) {
+        // It may have ended by itself.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl Drop for Echo {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+/// Sends `bytes` and reads them back, both at once: they may be more than the buffers between hold.
+#[track_caller]
+fn exchange(client: &mut TcpStream, bytes: &[u8]) {
+    let mut reply = vec![0; bytes.len()];
+    std::thread::scope(|scope| {
+        let mut sender = client.try_clone().unwrap();
+        scope.spawn(move || sender.write_all(bytes).unwrap());
+        client.read_exact(&mut reply).expect("the bytes come back");
+    });
+    assert!(reply == bytes, "other bytes came back");
+}
+
+/// Runs an example to its end.
+#[track_caller]
+fn run(name: &str, args: &[&str]) -> Output {
+    Command::new(example(name)).args(args).stdin(Stdio::null()).output().expect("the example runs")
+}
+
+/// An address where nobody listens.
+fn closed_port() -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.local_addr().unwrap().to_string()
+}
+
+/// Where cargo has put an example: beside the tests.
+#[track_caller]
+fn example(name: &str) -> PathBuf {
+    let test = std::env::current_exe().expect("this program");
+    let built = test.ancestors().nth(2).expect("the profile's folder").join("examples").join(name);
+    assert!(built.exists(), "{} is not built: `cargo test` does it, `cargo build --examples` too", built.display());
+    built
+}

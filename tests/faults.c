@@ -1,0 +1,192 @@
+/* Makes chosen system calls fail. Preloaded (LD_PRELOAD) into the child processes of tests/faults.rs.
+ *
+ * FAULTS is a list of rules "CALL:ERRNO:FIRST:STEP ": of the calls of that function in this process the
+ * FIRST (counted from 1) fails with ERRNO, and then every STEP-th after it, or none if STEP is 0.
+ * "short:0:READ:WRITE " instead cuts every transfer to that many bytes.
+ *
+ * Always: a write to a socket that could raise SIGPIPE ends the process.
+ * At the end it says on stderr how often each rule was used.
+ */
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/uio.h>
+#include <unistd.h>
+
+#define REAL(call) ((__typeof__(&call))dlsym(RTLD_NEXT, #call))
+
+static struct rule {
+    char call[16];
+    int error;
+    long first, step, seen, used;
+} rules[16];
+static int count;
+static size_t most_read = -1, most_written = -1;
+
+__attribute__((constructor)) static void begin(void)
+{
+    const char *text = getenv("FAULTS");
+    int length;
+    struct rule rule = {0};
+    while (text && sscanf(text, " %15[^:]:%d:%ld:%ld%n", rule.call, &rule.error, &rule.first, &rule.step, &length) == 4) {
+        if (strcmp(rule.call, "short") == 0) {
+            most_read = rule.first;
+            most_written = rule.step;
+        } else if (count < 16) {
+            rules[count++] = rule;
+        }
+        text += length;
+    }
+}
+
+__attribute__((destructor)) static void end(void)
+{
+    for (struct rule *rule = rules; rule < rules + count; rule++)
+        fprintf(stderr, "faults: %s:%d used %ld times of %ld\n", rule->call, rule->error, rule->used, rule->seen);
+}
+
+/* Counts a call, and says whether it is to fail; errno is set if so. */
+static int fails(const char *call)
+{
+    int error = 0;
+    for (struct rule *rule = rules; rule < rules + count; rule++) {
+        if (strcmp(rule->call, call) != 0)
+            continue;
+        long past = __atomic_add_fetch(&rule->seen, 1, __ATOMIC_RELAXED) - rule->first;
+        if (past == 0 || (past > 0 && rule->step > 0 && past % rule->step == 0)) {
+            __atomic_add_fetch(&rule->used, 1, __ATOMIC_RELAXED);
+            error = rule->error;
+        }
+    }
+    if (error)
+        errno = error;
+    return error != 0;
+}
+
+static size_t least(size_t a, size_t b)
+{
+    return a < b ? a : b;
+}
+
+/* The first slice that is not empty, cut to `most` bytes. */
+static struct iovec cut(const struct iovec *slices, int n, size_t most)
+{
+    struct iovec none = {0}, first;
+    while (n > 0 && slices->iov_len == 0)
+        slices++, n--;
+    first = n > 0 ? *slices : none;
+    first.iov_len = least(first.iov_len, most);
+    return first;
+}
+
+static void check_signal(const char *call, int fd, int flags)
+{
+    struct stat stat;
+    if (!(flags & MSG_NOSIGNAL) && fstat(fd, &stat) == 0 && S_ISSOCK(stat.st_mode)) {
+        fprintf(stderr, "faults: %s on a socket could raise SIGPIPE\n", call);
+        abort();
+    }
+}
+
+int accept4(int fd, __SOCKADDR_ARG address, socklen_t *restrict length, int flags)
+{
+    return fails("accept4") ? -1 : REAL(accept4)(fd, address, length, flags);
+}
+
+int connect(int fd, __CONST_SOCKADDR_ARG address, socklen_t length)
+{
+    return fails("connect") ? -1 : REAL(connect)(fd, address, length);
+}
+
+ssize_t recv(int fd, void *bytes, size_t length, int flags)
+{
+    return fails("recv") ? -1 : REAL(recv)(fd, bytes, least(length, most_read), flags);
+}
+
+ssize_t readv(int fd, const struct iovec *slices, int n)
+{
+    struct iovec first;
+    if (fails("readv"))
+        return -1;
+    if (most_read == (size_t)-1)
+        return REAL(readv)(fd, slices, n);
+    first = cut(slices, n, most_read);
+    return REAL(readv)(fd, &first, 1);
+}
+
+ssize_t send(int fd, const void *bytes, size_t length, int flags)
+{
+    check_signal("send", fd, flags);
+    return fails("send") ? -1 : REAL(send)(fd, bytes, least(length, most_written), flags);
+}
+
+ssize_t sendto(int fd, const void *bytes, size_t length, int flags, __CONST_SOCKADDR_ARG to, socklen_t to_length)
+{
+    check_signal("sendto", fd, flags);
+    return fails("sendto") ? -1 : REAL(sendto)(fd, bytes, least(length, most_written), flags, to, to_length);
+}
+
+ssize_t sendmsg(int fd, const struct msghdr *message, int flags)
+{
+    struct msghdr shorter = *message;
+    struct iovec first;
+    check_signal("sendmsg", fd, flags);
+    if (fails("sendmsg"))
+        return -1;
+    if (most_written != (size_t)-1) {
+        first = cut(message->msg_iov, message->msg_iovlen, most_written);
+        shorter.msg_iov = &first;
+        shorter.msg_iovlen = 1;
+    }
+    return REAL(sendmsg)(fd, &shorter, flags);
+}
+
+ssize_t write(int fd, const void *bytes, size_t length)
+{
+    check_signal("write", fd, 0);
+    return REAL(write)(fd, bytes, length);
+}
+
+ssize_t writev(int fd, const struct iovec *slices, int n)
+{
+    check_signal("writev", fd, 0);
+    return REAL(writev)(fd, slices, n);
+}
+
+int epoll_create1(int flags)
+{
+    return fails("epoll_create1") ? -1 : REAL(epoll_create1)(flags);
+}
+
+int epoll_ctl(int epoll, int operation, int fd, struct epoll_event *event)
+{
+    return operation == EPOLL_CTL_ADD && fails("epoll_add") ? -1 : REAL(epoll_ctl)(epoll, operation, fd, event);
+}
+
+int epoll_wait(int epoll, struct epoll_event *events, int n, int timeout)
+{
+    return fails("epoll_wait") ? -1 : REAL(epoll_wait)(epoll, events, n, timeout);
+}
+
+int eventfd(unsigned int initial, int flags)
+{
+    return fails("eventfd") ? -1 : REAL(eventfd)(initial, flags);
+}
+
+int fcntl(int fd, int command, ...)
+{
+    va_list arguments;
+    va_start(arguments, command);
+    long argument = va_arg(arguments, long);
+    va_end(arguments);
+    return command == F_DUPFD_CLOEXEC && fails("dup") ? -1 : REAL(fcntl)(fd, command, argument);
+}

@@ -1,0 +1,401 @@
+//! Moving bytes: reads and writes of every size and shape, and who may do them at once.
+
+mod support;
+
+use std::io::{IoSlice, IoSliceMut, Read, Write};
+use std::sync::Arc;
+use std::task::{Poll, Waker};
+
+use futures_lite::future::{poll_once, try_zip, zip};
+use kittiwake::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, Error, Result};
+use kittiwake::net::{How, TcpStream};
+use kittiwake::task::yield_now;
+use support::*;
+
+const MIB: usize = 1 << 20;
+
+/// Without it a read into nothing parks where there is nothing to read, or is taken for the end.
+#[test]
+fn an_empty_buffer_is_read_into_at_once_and_is_no_end() {
+    run(|| async {
+        let (stream, mut peer) = pair_with_std();
+        for waited in [false, true] {
+            if waited {
+                assert!(poll_once((&stream).read(&mut [0])).await.is_none(), "there is nothing to read yet");
+            }
+            assert_eq!(at_once((&stream).read(&mut [])).await, 0);
+            assert_eq!(at_once((&stream).read_vectored(&mut [])).await, 0);
+            assert_eq!(at_once((&stream).read_vectored(&mut [IoSliceMut::new(&mut [])])).await, 0);
+            assert_eq!(at_once(stream.peek(&mut [])).await, 0);
+            assert_eq!(stream.try_read(&mut []).expect("a read into nothing"), 0);
+        }
+        peer.write_all(b"x").expect("the peer writes");
+        let mut byte = [0];
+        (&stream).read_exact(&mut byte).await.expect("the stream has not ended");
+        assert_eq!(&byte, b"x", "what came after reads into nothing");
+    });
+}
+
+/// Without it a write of nothing asks the kernel, waits, or counts as "cannot write any more".
+#[test]
+fn an_empty_buffer_is_written_at_once() {
+    run(|| async {
+        let (stream, peer) = pair_with_std();
+        assert_writes_nothing_at_once(&stream).await;
+        (&stream).write_all(b"x").await.expect("write");
+        stream.shutdown(How::Write).expect("shutdown");
+        assert_writes_nothing_at_once(&stream).await;
+        drop(stream);
+        assert_eq!(read_all(peer), b"x", "writes of nothing send nothing");
+
+        let (full, _peer) = pair_with_std();
+        while poll_write(Waker::noop(), &full, &[7; 65_536]).is_ready() {}
+        assert_writes_nothing_at_once(&full).await;
+    });
+}
+
+async fn assert_writes_nothing_at_once(mut stream: &TcpStream) {
+    assert_eq!(at_once(stream.write(&[])).await, 0);
+    assert_eq!(at_once(stream.write_vectored(&[])).await, 0);
+    assert_eq!(at_once(stream.write_vectored(&[IoSlice::new(&[]), IoSlice::new(&[])])).await, 0);
+    assert_eq!(stream.try_write(&[]).expect("a write of nothing"), 0);
+}
+
+/// Without it a byte is lost, doubled or moved somewhere between a full buffer and an empty one.
+#[test]
+fn sixty_four_mebibytes_each_way_at_once_arrive_as_they_were_sent() {
+    run(|| async {
+        let (client, server) = pair().await;
+        let bytes = Arc::new(pattern(64 * MIB));
+        let far = kittiwake::spawn({
+            let bytes = bytes.clone();
+            async move { both_ways(&server, &bytes, 8_192).await }
+        });
+        both_ways(&client, &bytes, 65_536).await.expect("this end");
+        far.await.expect("the task of the other end").expect("the other end");
+    });
+}
+
+/// Sends `bytes`, and meanwhile checks that the same come in, `step` at a time and giving way.
+async fn both_ways(stream: &TcpStream, bytes: &[u8], step: usize) -> Result<()> {
+    let send = async {
+        let mut stream = stream;
+        stream.write_all(bytes).await?;
+        stream.close().await
+    };
+    let receive = async {
+        let (mut stream, mut at, mut buf) = (stream, 0, vec![0; step]);
+        loop {
+            let read = stream.read(&mut buf).await?;
+            if read == 0 {
+                assert_eq!(at, bytes.len(), "the stream ended early");
+                return Ok(());
+            }
+            assert!(bytes[at..].starts_with(&buf[..read]), "other bytes than were sent, after {at}");
+            at += read;
+            yield_now().await;
+        }
+    };
+    try_zip(send, receive).await.map(drop)
+}
+
+/// Without it the smallest transfers are where the count of ready bytes goes wrong.
+#[test]
+fn single_bytes_arrive_in_order() {
+    run(|| async {
+        let (client, server) = pair().await;
+        client.set_nodelay(true).expect("TCP_NODELAY");
+        let bytes = pattern(20_000);
+        let send = async {
+            for byte in &bytes {
+                (&client).write_all(&[*byte]).await?;
+            }
+            (&client).close().await
+        };
+        let receive = async {
+            let (mut received, mut byte) = (Vec::new(), [0]);
+            while (&server).read(&mut byte).await? == 1 {
+                received.push(byte[0]);
+            }
+            Ok(received)
+        };
+        let ((), received) = try_zip(send, receive).await.expect("a transfer");
+        assert!(received == bytes, "single bytes must arrive as they were sent");
+    });
+}
+
+/// Without it a list of slices is sent or filled in a wrong order, or only its first.
+#[test]
+fn slices_are_sent_and_filled_in_order() {
+    run(|| async {
+        let (client, server) = pair().await;
+        let slices = [IoSlice::new(b"one "), IoSlice::new(b""), IoSlice::new(b"two "), IoSlice::new(b"three")];
+        assert_eq!((&client).write_vectored(&slices).await.expect("write"), 13, "a short list is written whole");
+        let (mut head, mut tail) = ([0; 5], [0; 20]);
+        let mut into = [IoSliceMut::new(&mut head), IoSliceMut::new(&mut []), IoSliceMut::new(&mut tail)];
+        let read = (&server).read_vectored(&mut into).await.expect("read");
+        assert_eq!((read, &head, &tail[..8]), (13, b"one t", &b"wo three"[..]), "what was read, and where it went");
+    });
+}
+
+/// Without it a stream that is owned, or split, writes and reads one slice at a time, or does not end.
+#[test]
+fn streams_and_halves_transfer_in_the_same_way() {
+    run(|| async {
+        let (mut client, mut server) = pair().await;
+        assert_transfers(&mut client, &mut server).await;
+        let (mut read, _write) = server.split();
+        let (_read, mut write) = client.split();
+        assert_transfers(&mut write, &mut read).await;
+        let (mut read, _write) = server.into_split();
+        let (_read, mut write) = client.into_split();
+        assert_transfers(&mut write, &mut read).await;
+        write.close().await.expect("close");
+        assert_eq!(read.read(&mut [0; 8]).await.expect("read"), 0, "the end");
+    });
+}
+
+async fn assert_transfers(write: &mut (impl AsyncWrite + Unpin), read: &mut (impl AsyncRead + Unpin)) {
+    let slices = [IoSlice::new(b"one "), IoSlice::new(b"two "), IoSlice::new(b"three")];
+    assert_eq!(write.write_vectored(&slices).await.expect("write"), 13, "a short list is written whole");
+    write.write_all(b"!").await.expect("write");
+    write.flush().await.expect("flush");
+    let (mut head, mut tail) = ([0; 5], [0; 8]);
+    let mut into = [IoSliceMut::new(&mut head), IoSliceMut::new(&mut tail)];
+    assert_eq!(read.read_vectored(&mut into).await.expect("read"), 13, "a short list is filled whole");
+    assert_eq!((&head, &tail), (b"one t", b"wo three"));
+    let mut last = [0; 8];
+    assert_eq!(read.read(&mut last).await.expect("read"), 1, "the rest");
+    assert_eq!(last[0], b'!');
+}
+
+/// Without it a list longer than the kernel takes at once fails, or stops after the part that it took.
+#[test]
+fn fifteen_hundred_slices_are_written_and_read_whole() {
+    run(|| async {
+        let (client, server) = pair().await;
+        client.writable().await.expect("the reactor has reported the socket writable");
+        let bytes = pattern(1500 * 40);
+        let send = async {
+            write_all_slices(&client, &bytes, 40).await?;
+            (&client).close().await
+        };
+        let receive = async {
+            let mut received = Vec::new();
+            while read_slices(&server, 1500, 7, &mut received).await? > 0 {}
+            Ok(received)
+        };
+        let ((), received) = try_zip(send, receive).await.expect("a transfer");
+        assert!(received == bytes, "long lists of slices must arrive as they were sent");
+    });
+}
+
+/// Without it what is left of a long list counts as what the kernel has not got: the next read
+/// sleeps on bytes that are there.
+#[test]
+fn a_read_of_part_of_a_long_list_leaves_the_rest_readable() {
+    run(|| async {
+        let (stream, mut peer) = pair_with_std();
+        assert!(poll_once((&stream).read(&mut [0])).await.is_none(), "there is nothing to read yet");
+        let bytes = pattern(1500);
+        peer.write_all(&bytes).expect("the peer writes");
+        let mut received = Vec::new();
+        while received.len() < bytes.len() {
+            let read = read_slices(&stream, 1500, 1, &mut received).await.expect("read");
+            assert!(read > 0, "the stream has not ended");
+        }
+        assert!(received == bytes, "every byte in its place");
+    });
+}
+
+/// Without it a long list that begins with empty slices reads as the end of the stream.
+#[test]
+fn a_thousand_empty_slices_before_the_first_full_one_are_no_end() {
+    run(|| async {
+        let (client, server) = pair().await;
+        let mut slices = vec![IoSlice::new(b""); 1200];
+        slices.push(IoSlice::new(b"last"));
+        assert_eq!((&client).write_vectored(&slices).await.expect("write"), 4, "there are four bytes to write");
+        let mut last = [0; 4];
+        let mut into: Vec<_> = (0..1200).map(|_| IoSliceMut::new(&mut [])).collect();
+        into.push(IoSliceMut::new(&mut last));
+        assert_eq!((&server).read_vectored(&mut into).await.expect("read"), 4, "there are four bytes to read");
+        assert_eq!(&last, b"last");
+    });
+}
+
+async fn write_all_slices(mut stream: &TcpStream, bytes: &[u8], length: usize) -> Result<()> {
+    let mut slices: Vec<_> = bytes.chunks(length).map(IoSlice::new).collect();
+    let mut left = &mut slices[..];
+    while !left.is_empty() {
+        let written = stream.write_vectored(left).await?;
+        assert!(written > 0, "a write of something must write something");
+        IoSlice::advance_slices(&mut left, written);
+    }
+    Ok(())
+}
+
+async fn read_slices(mut stream: &TcpStream, count: usize, length: usize, to: &mut Vec<u8>) -> Result<usize> {
+    let mut buf = vec![0; count * length];
+    let mut slices: Vec<_> = buf.chunks_mut(length).map(IoSliceMut::new).collect();
+    let read = stream.read_vectored(&mut slices).await?;
+    to.extend_from_slice(&buf[..read]);
+    Ok(read)
+}
+
+/// Without it a big write spins, keeps a copy of everything, or never goes on once there is room.
+#[test]
+fn a_big_write_to_a_stopped_reader_parks_and_goes_on() {
+    run(|| async {
+        let (client, server) = pair().await;
+        let bytes = Arc::new(pattern(64 * MIB));
+        let first = (&client).write(&bytes).await.expect("write");
+        assert!(first > 0 && first < bytes.len(), "a write takes what there is room for, and it took {first}");
+        let (waker, wakes) = counting_waker();
+        let mut sent = first;
+        while let Poll::Ready(written) = poll_write(&waker, &client, &bytes[sent..]) {
+            sent += written.expect("write");
+        }
+        assert!(sent < bytes.len(), "the kernel cannot hold all of it");
+        settle().await;
+        let writer = kittiwake::spawn({
+            let bytes = bytes.clone();
+            async move {
+                (&client).write_all(&bytes[sent..]).await?;
+                (&client).close().await
+            }
+        });
+        let (mut received, mut buf) = (Vec::with_capacity(bytes.len()), vec![0; 65_536]);
+        while let read @ 1.. = (&server).read(&mut buf).await.expect("read") {
+            received.extend_from_slice(&buf[..read]);
+        }
+        writer.await.expect("the writer's task").expect("the writer goes on");
+        assert!(received == *bytes, "every byte, whether before or after the stop");
+        assert!(wakes.get() <= 1, "a parked write is woken once, and not {} times", wakes.get());
+    });
+}
+
+/// Without it a reader and a writer of one stream lose each other's wake-ups.
+#[test]
+fn one_task_reads_while_another_writes_the_same_stream() {
+    run(|| async {
+        let (stream, peer) = pair_with_std();
+        let echo = std::thread::spawn(move || echo_blocking(peer));
+        let (stream, bytes) = (Arc::new(stream), Arc::new(pattern(8 * MIB)));
+        let writer = kittiwake::spawn({
+            let (stream, bytes) = (stream.clone(), bytes.clone());
+            async move {
+                (&*stream).write_all(&bytes).await?;
+                (&*stream).close().await
+            }
+        });
+        let reader = kittiwake::spawn(async move {
+            let mut received = Vec::new();
+            (&*stream).read_to_end(&mut received).await.map(|_| received)
+        });
+        let (wrote, read) = zip(writer, reader).await;
+        wrote.expect("the writer's task").expect("write");
+        assert!(read.expect("the reader's task").expect("read") == *bytes, "all that was sent comes back");
+        echo.join().expect("the peer's thread");
+    });
+}
+
+fn echo_blocking(peer: std::net::TcpStream) {
+    std::io::copy(&mut &peer, &mut &peer).expect("the peer echoes to the end");
+}
+
+/// Without it a look at the bytes takes them away, or puts the next look to sleep.
+#[test]
+fn a_peek_takes_nothing() {
+    run(|| async {
+        let (stream, mut peer) = pair_with_std();
+        let mut buf = [0; 16];
+        assert!(poll_once(stream.peek(&mut buf)).await.is_none(), "a peek waits for the first byte");
+        peer.write_all(b"hello").expect("the peer writes");
+        for _ in 0..3 {
+            let peeked = stream.peek(&mut buf).await.expect("peek");
+            assert_eq!(&buf[..peeked], b"hello", "a peek sees all that is there, every time");
+        }
+        assert_eq!((&stream).read(&mut buf).await.expect("read"), 5, "the bytes are still there");
+        drop(peer);
+        assert_eq!(stream.peek(&mut buf).await.expect("peek"), 0, "a peek at the end says so");
+        assert_eq!((&stream).read(&mut buf).await.expect("read"), 0, "and leaves the end where it is");
+    });
+}
+
+/// Without it options and addresses are those of some other socket, or of none.
+#[test]
+fn options_and_addresses_are_the_sockets() {
+    run(|| async {
+        let (stream, peer) = pair_with_std();
+        assert_eq!(stream.peer_addr().expect("peer_addr"), peer.local_addr().expect("local_addr"));
+        assert_eq!(stream.local_addr().expect("local_addr"), peer.peer_addr().expect("peer_addr"));
+        for nodelay in [true, false] {
+            stream.set_nodelay(nodelay).expect("TCP_NODELAY");
+            assert_eq!(stream.nodelay().expect("TCP_NODELAY"), nodelay);
+        }
+        stream.set_ttl(7).expect("IP_TTL");
+        assert_eq!(stream.ttl().expect("IP_TTL"), 7);
+        assert!(stream.take_error().expect("SO_ERROR").is_none(), "nothing has failed");
+    });
+}
+
+/// Without it a stream of std's that blocks stops the whole worker.
+#[test]
+fn a_blocking_stream_of_stds_does_not_block_the_worker() {
+    run(|| async {
+        let (stream, mut peer) = pair_with_std();
+        let reader = kittiwake::spawn(async move {
+            let mut byte = [0];
+            (&stream).read_exact(&mut byte).await.map(|()| byte)
+        });
+        settle().await;
+        assert!(!reader.is_finished(), "there is nothing to read yet");
+        peer.write_all(b"x").expect("the peer writes");
+        assert_eq!(&reader.await.expect("the task").expect("read"), b"x");
+    });
+}
+
+/// Without it a stream that is handed back does not block, or is still watched by the reactor.
+#[test]
+fn a_stream_given_back_to_std_blocks_and_is_no_longer_watched() {
+    run(|| async {
+        let (stream, peer) = pair_with_std();
+        assert!(poll_once((&stream).read(&mut [0])).await.is_none(), "there is nothing to read yet");
+        assert_eq!(sources(), 1, "a stream that waits is watched");
+        let mut stream = stream.into_std().expect("into_std");
+        assert_eq!(sources(), 0, "a stream that was given back is not");
+        #[cfg(target_os = "linux")]
+        assert_eq!(descriptor_flags(&stream) & libc::O_NONBLOCK, 0, "a stream of std's blocks");
+        let writer = std::thread::spawn(move || write_from_another_thread(peer));
+        let mut bytes = [0; 2];
+        stream.read_exact(&mut bytes).expect("a blocking read waits for the bytes");
+        assert_eq!(&bytes, b"ab");
+        let mut peer = writer.join().expect("the peer's thread");
+
+        let stream = TcpStream::from_std(stream).expect("from_std");
+        assert!(poll_once((&stream).read(&mut [0])).await.is_none(), "it does not block again");
+        assert_eq!(sources(), 1, "it is watched again");
+        peer.write_all(b"c").expect("the peer writes");
+        (&stream).read_exact(&mut bytes[..1]).await.expect("read");
+        assert_eq!(bytes[0], b'c');
+    });
+}
+
+/// Two writes, so that the reader most likely has to wait for one of them.
+fn write_from_another_thread(mut peer: std::net::TcpStream) -> std::net::TcpStream {
+    peer.write_all(b"a").expect("the peer writes");
+    std::thread::yield_now();
+    peer.write_all(b"b").expect("the peer writes");
+    peer
+}
+
+/// The result of an operation that must not wait.
+#[track_caller]
+fn at_once<T>(operation: impl Future<Output = Result<T>>) -> impl Future<Output = T> {
+    let caller = std::panic::Location::caller();
+    async move {
+        let result = poll_once(operation).await.unwrap_or_else(|| Err(Error::other("it waits")));
+        result.unwrap_or_else(|error| panic!("at {caller}: {error}"))
+    }
+}
