@@ -2,7 +2,7 @@
 //!
 //! It knows no reactor. A worker's half is the [`Executor`], which hands out what is
 //! to be run next; the other half is its [`Home`], to which tasks refer: an
-//! [inbox](inbox) for other threads to post to, and the [list](list) of tasks.
+//! [inbox] for other threads to post to, and the [list] of tasks.
 //!
 //! # The way of a task
 //! 1. [`spawn`] wraps the future ([`task`]), enters it into the list and schedules it.
@@ -17,7 +17,7 @@
 //! an entry touches neither the thread-local nor its borrow flag.
 //!
 //! # The end
-//! [`Executor::end`] aborts what it is told to (the local tasks when a `block_on` call
+//! [`Executor::abort`] aborts what it is told to (the local tasks when a `block_on` call
 //! returns, all tasks when the runtime ends) and the worker runs on until
 //! they are gone. Only then does the inbox close.
 

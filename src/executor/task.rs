@@ -4,7 +4,7 @@
 //! the process when dropping a future or an output panics, and when a
 //! cancelled task is asked for its output. So what it holds is not the
 //! user's future but a [`TaskFuture`], which
-//! * polls and drops the user's future under [`contain`](crate::sync::contain), and yields its panic as a value;
+//! * polls and drops the user's future under [`contain`], and yields its panic as a value;
 //! * looks, before each poll, whether the task was told to end, and then drops
 //!   the future instead;
 //! * keeps the output in an [`Outcome`], whose drop is contained too.

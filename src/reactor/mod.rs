@@ -12,7 +12,7 @@
 //! 3. [`Reactor::turn`] looks up each event's source, stores the readiness and wakes
 //!    whoever waits.
 //! 4. Dropping the socket removes it from the kernel's set and from the table
-//!    ([`Registry::unbind`]), explicitly: a duplicate of the descriptor would keep the
+//!    ([`Binding::unbind`]), explicitly: a duplicate of the descriptor would keep the
 //!    kernel's entry alive.
 //! 5. When the reactor ends, what is still bound is orphaned ([`Registry::close`]).
 //!

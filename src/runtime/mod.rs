@@ -1,6 +1,6 @@
 //! Runtimes: a worker, and what it runs.
 //!
-//! [`block_on`](crate::block_on) is all that most programs need: it makes a runtime on
+//! [`block_on`] is all that most programs need: it makes a runtime on
 //! the calling thread, runs a future to its end, and takes everything down again. A
 //! [`Runtime`] is for those who want to keep one between calls, or to configure it with
 //! a [`Builder`]; a [`Handle`] is for spawning from other threads.

@@ -102,7 +102,7 @@ impl TcpListener {
         Accept { wait: self.registration.wait(Direction::Read) }
     }
 
-    /// The connections as a [`Stream`](futures_lite::Stream) that never ends.
+    /// The connections as a [`Stream`] that never ends.
     ///
     /// Each item is what [`accept`](TcpListener::accept) returns, without the peer's address. After an error it
     /// can be polled again.
