@@ -9,24 +9,30 @@
 //! An operation that has to wait spends nothing. Otherwise a task that watches
 //! 200 idle sockets would use up its budget by looking, and spin.
 //!
-//! A thread that is not polling one of our tasks has no limit.
+//! A thread that is not polling one of our tasks has no limit. A task that, against all advice, blocks its thread in another
+//! executor would be refused there for ever, since nobody refills it; so after [`PATIENCE`] refusals it gets its
+//! operations all the same.
 
 use std::cell::Cell;
 use std::task::{Context, Poll};
 
 /// Socket operations in one poll of a task. tokio settled on the same figure.
-pub(crate) const PER_POLL: u64 = 128;
+pub(crate) const PER_POLL: i64 = 128;
+
+/// Refusals in one poll of a task before its budget is refilled: more than the sockets that one task is likely to watch.
+const PATIENCE: i64 = 10_000;
 
 /// The thread is not inside a poll of one of our tasks. Nobody lives to use this up.
-const UNLIMITED: u64 = u64::MAX;
+const UNLIMITED: i64 = i64::MAX;
 
 thread_local! {
-    static LEFT: Cell<u64> = const { Cell::new(UNLIMITED) };
+    /// Operations left; below zero, how often some were refused.
+    static LEFT: Cell<i64> = const { Cell::new(UNLIMITED) };
 }
 
 /// What was left before, to be given to [`restore`].
 #[derive(Clone, Copy)]
-pub(crate) struct Saved(u64);
+pub(crate) struct Saved(i64);
 
 /// Starts a poll of a task: it has [`PER_POLL`] operations.
 #[inline]
@@ -47,11 +53,18 @@ pub(crate) fn restore(saved: Saved) {
 /// `Ready` while there is budget; else wakes the task and returns `Pending`.
 #[inline]
 pub(crate) fn poll_proceed(cx: &mut Context<'_>) -> Poll<()> {
-    if LEFT.get() == 0 {
-        cx.waker().wake_by_ref();
-        return Poll::Pending;
+    if LEFT.get() > 0 { Poll::Ready(()) } else { refuse(cx) }
+}
+
+#[cold]
+fn refuse(cx: &mut Context<'_>) -> Poll<()> {
+    if LEFT.get() == -PATIENCE {
+        LEFT.set(PER_POLL);
+        return Poll::Ready(());
     }
-    Poll::Ready(())
+    LEFT.set(LEFT.get() - 1);
+    cx.waker().wake_by_ref();
+    Poll::Pending
 }
 
 /// Takes one operation from the budget. Only after [`poll_proceed`] returned `Ready`.
@@ -76,6 +89,17 @@ mod tests {
         assert!(poll_proceed(&mut cx).is_pending(), "the budget did not run out");
         refill();
         assert!(poll_proceed(&mut cx).is_ready(), "a refill gives it back");
+    }
+
+    /// A task that blocks its thread in another executor is refilled by nobody.
+    #[test]
+    fn whoever_is_refused_for_ever_is_let_through() {
+        let mut cx = Context::from_waker(Waker::noop());
+        refill();
+        (0..PER_POLL).for_each(|_| spend());
+        let refusals = (0..=PATIENCE).take_while(|_| poll_proceed(&mut cx).is_pending()).count();
+        assert_eq!(refusals as i64, PATIENCE);
+        assert!(poll_proceed(&mut cx).is_ready());
     }
 
     #[test]

@@ -33,13 +33,14 @@
 //!    whichever thread polls it and however often it moves between tasks.
 //! 2. **Dropping a future cancels it**, and nothing is lost: no byte read and thrown away, no accepted
 //!    connection dropped unseen.
-//! 3. **One connection cannot starve the others.** A poll of a task does at most 128 socket operations,
-//!    and the kernel is looked at again after at most 64 tasks.
-//! 4. **A panic in a task ends that task alone**, and its `JoinHandle` says so.
+//! 3. **One connection cannot starve the others.** A poll of a task does at most 128 socket operations
+//!    that it awaits, and the kernel is looked at again after at most 64 tasks.
+//! 4. **A panic in a task ends that task alone**, and its `JoinHandle` says so. Not with `panic = "abort"`, and not if a
+//!    destructor panics while another panic unwinds: Rust ends the process then.
 //! 5. **An idle runtime uses no CPU.**
 //! 6. **Every error says what failed**; nothing panics on what a peer or the network sends.
-//! 7. **When the runtime ends**, its tasks are dropped and their sockets closed. An operation that waits on a
-//!    socket that outlives its runtime fails once; the next one binds to the runtime it is polled in.
+//! 7. **When the runtime ends**, its tasks are dropped and their sockets closed. An operation that would have to go on
+//!    waiting on a socket that outlives its runtime fails once; the next one binds to the runtime it is polled in.
 //!
 //! # Rooms
 //! Read in this order; each room's module doc states its protocol before the code.
@@ -56,7 +57,7 @@
 //!
 //! # Platforms
 //! Linux with epoll is what the tests run on. They run a second time on mio's poll(2) backend, which keeps the
-//! portable parts honest. macOS and the BSDs (kqueue) are written for but not run here.
+//! portable parts honest. macOS and the BSDs (kqueue) are written for but not run here. 64-bit atomics are needed.
 
 mod budget;
 mod executor;

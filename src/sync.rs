@@ -20,7 +20,7 @@ pub(crate) fn wake_all(wakers: &mut Vec<Waker>) {
     while pending.len() > 0 {
         // `pending` stays outside the closure: were it dropped by an unwinding
         // panic, it would drop the wakers that are left instead of waking them.
-        let _ = contain(|| pending.by_ref().for_each(Waker::wake));
+        contain_all(|| pending.by_ref().for_each(Waker::wake));
     }
 }
 
@@ -29,6 +29,15 @@ pub(crate) fn contain<T>(foreign: impl FnOnce() -> T) -> Result<T, Box<dyn Any +
     // Nothing of ours is borrowed by `foreign` (rule 1), so nothing of ours can
     // be seen half-changed afterwards.
     catch_unwind(AssertUnwindSafe(foreign))
+}
+
+/// Runs foreign code whose panic nobody wants to hear of beyond what the panic hook reports.
+pub(crate) fn contain_all(foreign: impl FnOnce()) {
+    // The payload is foreign too, and its destructor may panic in its turn. What that throws is not looked at.
+    let Err(payload) = contain(foreign) else { return };
+    if let Err(another) = contain(|| drop(payload)) {
+        std::mem::forget(another);
+    }
 }
 
 #[cfg(test)]
@@ -50,6 +59,19 @@ mod tests {
         fn wake(self: Arc<Self>) {
             std::panic::resume_unwind(Box::new("a waker panicked"));
         }
+    }
+
+    /// Panics when it is dropped, by which time it is itself the payload of a panic.
+    struct Bomb;
+    impl Drop for Bomb {
+        fn drop(&mut self) {
+            std::panic::resume_unwind(Box::new("a payload panicked"));
+        }
+    }
+
+    #[test]
+    fn a_payload_that_panics_is_contained_too() {
+        contain_all(|| std::panic::resume_unwind(Box::new(Bomb)));
     }
 
     /// A batch of wakers belongs to many tasks; one broken one must not cost

@@ -483,3 +483,66 @@ fn is_in_an_epoll(socket: &impl std::os::fd::AsRawFd) -> bool {
     let mut infos = infos.filter_map(|info| fs::read_to_string(info.ok()?.path()).ok());
     infos.any(|info| info.lines().any(|line| line.starts_with("tfd:") && line.contains(&inode)))
 }
+
+/// A runtime watches its sockets only while a thread is in its `block_on`. Whoever waits elsewhere is woken in the next
+/// call, and not before, and not never.
+#[test]
+fn a_socket_of_a_runtime_between_two_calls_waits_for_the_next() {
+    within(|| {
+        let runtime = Runtime::new().unwrap();
+        let (stream, mut peer) = pair_with_std();
+        let (waker, wakes) = counting_waker();
+        let mut buf = [0; 8];
+        runtime.block_on(async { assert!(poll_read(&waker, &stream, &mut buf).is_pending()) });
+        peer.write_all(b"hello").unwrap();
+        assert_eq!(wakes.get(), 0, "nobody looks for events between two calls");
+        runtime.block_on(until(|| wakes.get() == 1));
+        assert!(matches!(poll_read(&waker, &stream, &mut buf), std::task::Poll::Ready(Ok(5))));
+    });
+}
+
+/// The end of a runtime cuts a wait off. If what was waited for has come all the same, that is what counts; and a wait that
+/// is over by then is not held against what comes after it.
+#[test]
+fn what_has_come_counts_more_than_the_end_of_the_runtime() {
+    within(|| {
+        let (mut stream, mut peer) = pair_with_std();
+        let (waker, _) = counting_waker();
+        let mut buf = [0; 8];
+        let runtime = Runtime::new().unwrap();
+        runtime.block_on(async { assert!(poll_read(&waker, &stream, &mut buf).is_pending()) });
+        drop(runtime);
+        peer.write_all(b"hello").unwrap();
+        kittiwake::block_on(async {
+            assert_eq!(stream.read(&mut buf).await.unwrap(), 5, "what has come was not read");
+            peer.write_all(b"again").unwrap();
+            assert_eq!(stream.read(&mut buf).await.unwrap(), 5, "a wait that is over failed");
+        });
+    });
+}
+
+/// A stream of connections that has just yielded one is not waiting, so there is nothing that the end of its runtime could
+/// cut off.
+#[test]
+fn an_incoming_that_has_yielded_is_not_told_of_the_end() {
+    use futures_lite::StreamExt;
+    within(|| {
+        let runtime = Runtime::new().unwrap();
+        let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0")).unwrap();
+        let address = listener.local_addr().unwrap();
+        let mut incoming = listener.incoming();
+        let first = runtime.block_on(async {
+            assert!(poll_once(incoming.next()).await.is_none(), "nobody has connected");
+            let peer = std::net::TcpStream::connect(address).unwrap();
+            (incoming.next().await.unwrap().unwrap(), peer)
+        });
+        drop(runtime);
+        let _second = kittiwake::block_on(async {
+            assert!(poll_once(incoming.next()).await.is_none(), "it must wait for the second, and not fail");
+            let peer = std::net::TcpStream::connect(address).unwrap();
+            incoming.next().await.unwrap().unwrap();
+            peer
+        });
+        drop(first);
+    });
+}

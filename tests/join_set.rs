@@ -440,3 +440,20 @@ impl Drop for Counted {
         self.0.fetch_add(1, Ordering::SeqCst);
     }
 }
+
+/// A member that was detached is no business of the set any more: its end wakes nobody there.
+#[test]
+fn the_end_of_a_detached_member_does_not_wake_the_set() {
+    run(|| async {
+        let mut set = JoinSet::new();
+        let detached = set.spawn(yield_now());
+        set.detach_all();
+        set.spawn(pending());
+        let (waker, wakes) = counting_waker();
+        assert!(pin!(set.join_next()).poll(&mut Context::from_waker(&waker)).is_pending());
+        while !detached.is_finished() {
+            yield_now().await;
+        }
+        assert_eq!(wakes.get(), 0, "the set was woken for a task that is not in it");
+    });
+}

@@ -6,16 +6,16 @@ use std::future::pending;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use kittiwake::io::{AsyncReadExt, AsyncWriteExt};
+use kittiwake::io::{AsyncReadExt, AsyncWriteExt, ErrorKind};
 use kittiwake::net::{TcpListener, TcpStream};
 use kittiwake::runtime::{Handle, Metrics};
 use kittiwake::spawn;
 use kittiwake::task::{JoinSet, yield_now};
-use support::{counting_waker, in_own_process, listener};
+use support::{counting_waker, in_own_process, listener, will_reset};
 
 const CONNECTIONS: usize = 10_000;
 
-/// Connections that are open at the same time.
+/// Connections that are open at the same time. One of each batch ends in an orderly way, the others by a reset.
 const BATCH: usize = 100;
 
 /// A server runs for months. One slot, descriptor, waker or task left by a connection is the end of it.
@@ -141,8 +141,8 @@ async fn serve(connections: usize, held: &Arc<()>) {
     let (listener, address) = listener().await;
     for _ in 0..connections / BATCH {
         let mut set = JoinSet::new();
-        for _ in 0..BATCH {
-            set.spawn(client(address, held.clone()));
+        for number in 0..BATCH {
+            set.spawn(client(address, number == 0, held.clone()));
         }
         for _ in 0..BATCH {
             let (stream, _) = listener.accept().await.unwrap();
@@ -154,20 +154,24 @@ async fn serve(connections: usize, held: &Arc<()>) {
     }
 }
 
-async fn client(address: SocketAddr, _held: Arc<()>) {
+async fn client(address: SocketAddr, is_orderly: bool, _held: Arc<()>) {
     let mut stream = TcpStream::connect(address).await.unwrap();
     let mut reply = [0; 4];
     stream.write_all(b"ping").await.unwrap();
     stream.read_exact(&mut reply).await.unwrap();
     assert_eq!(&reply, b"ping");
+    if !is_orderly {
+        will_reset(&stream);
+    }
 }
 
 async fn echo(mut stream: TcpStream, _held: Arc<()>) {
     let mut buf = [0; 64];
     loop {
-        match stream.read(&mut buf).await.unwrap() {
-            0 => return,
-            read => stream.write_all(&buf[..read]).await.unwrap(),
+        match stream.read(&mut buf).await {
+            Ok(0) => return,
+            Ok(read) => stream.write_all(&buf[..read]).await.unwrap(),
+            Err(error) => return assert_eq!(error.kind(), ErrorKind::ConnectionReset, "{error}"),
         }
     }
 }
@@ -178,6 +182,8 @@ async fn abandon(listener: &TcpListener, address: SocketAddr, held: &Arc<()>) {
     for _ in 0..10 {
         let client = TcpStream::connect(address).await.unwrap();
         let (server, _) = listener.accept().await.unwrap();
+        will_reset(&client);
+        will_reset(&server);
         let held = (held.clone(), held.clone());
         set.spawn(async move {
             let _held = held.0;

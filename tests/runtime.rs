@@ -21,7 +21,7 @@ use kittiwake::net::TcpStream;
 use kittiwake::runtime::{Builder, Handle, Runtime};
 use kittiwake::task::{JoinSet, yield_now};
 use kittiwake::{block_on, spawn, spawn_local};
-use support::{PATIENCE, count_of, in_own_process, listener, pair, pair_with_std, run, within};
+use support::{PATIENCE, count_of, in_own_process, listener, pair, pair_with_std, run, will_reset, within};
 
 // ---- where it may be entered ----
 
@@ -684,6 +684,8 @@ fn a_thousand_runtimes_leave_no_descriptor_and_no_thread() {
             runtime.block_on(async {
                 drop(spawn(pending::<()>()));
                 let (ours, theirs) = pair().await;
+                will_reset(&ours);
+                will_reset(&theirs);
                 drop(spawn(async move { theirs.readable().await }));
                 drop(spawn(hold(ours)));
                 yield_now().await;

@@ -428,3 +428,26 @@ struct Owns {
 impl Wake for Owns {
     fn wake(self: Arc<Self>) {}
 }
+
+/// When there is no room for another displaced waker all of them are woken. One that panics must not cost the others
+/// their wake-up, nor the task that polls its peace.
+#[test]
+fn a_panicking_waker_does_not_keep_those_displaced_with_it_asleep() {
+    struct Panicking;
+    impl Wake for Panicking {
+        fn wake(self: Arc<Self>) {
+            std::panic::resume_unwind(Box::new("a waker panicked"));
+        }
+    }
+    run(|| async {
+        let (stream, _peer) = pair().await;
+        let panicking = Waker::from(Arc::new(Panicking));
+        assert!(poll_read(&panicking, &stream, &mut [0; 8]).is_pending());
+        let counts: Vec<_> = std::iter::repeat_with(counting_waker).take(20).collect();
+        for (waker, _) in &counts {
+            assert!(poll_read(waker, &stream, &mut [0; 8]).is_pending());
+        }
+        let woken = counts.iter().filter(|(_, wakes)| wakes.get() > 0).count();
+        assert!(woken >= 7, "only {woken} of those displaced with it were woken, and the others forgotten");
+    });
+}

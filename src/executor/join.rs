@@ -2,6 +2,7 @@
 
 use std::any::Any;
 use std::fmt;
+use std::panic::{RefUnwindSafe, UnwindSafe};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -24,7 +25,8 @@ use super::task::{Header, Id, Metadata, Outcome};
 /// again until it is ready.
 ///
 /// # Panics
-/// When polled again after it was ready.
+/// When polled again after it was ready. A waker that panics while it awaits a handle, which the wakers of no executor
+/// in use do, ends the process.
 ///
 /// # Examples
 /// ```
@@ -100,6 +102,12 @@ impl<T> Drop for JoinHandle<T> {
         }
     }
 }
+
+// A handle shows nothing of a task that a panic could have left half-changed.
+impl<T> UnwindSafe for JoinHandle<T> {}
+impl<T> RefUnwindSafe for JoinHandle<T> {}
+impl UnwindSafe for AbortHandle {}
+impl RefUnwindSafe for AbortHandle {}
 
 impl<T> fmt::Debug for JoinHandle<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -110,6 +110,10 @@ impl<T> JoinSet<T> {
     /// Takes all tasks out of the set and lets them go on.
     pub fn detach_all(&mut self) {
         self.members.clear();
+        // Those that left go on making their notes where nobody reads them.
+        let waiter = self.ended.inner.lock().waiter.take();
+        self.ended = Arc::default();
+        self.ended.inner.lock().waiter = waiter;
     }
 
     /// Waits for the next task to end, takes it out of the set and returns what became of it;
@@ -120,6 +124,9 @@ impl<T> JoinSet<T> {
     ///
     /// # Errors
     /// Inside the `Some`, if the task panicked or was aborted. The others go on.
+    ///
+    /// # Examples
+    /// See [`JoinSet`].
     pub async fn join_next(&mut self) -> Option<Result<T, JoinError>> {
         poll_fn(|cx| self.poll_join_next(cx)).await.map(|(_, result)| result)
     }
@@ -131,6 +138,15 @@ impl<T> JoinSet<T> {
     ///
     /// # Errors
     /// Inside the `Some`, if the task panicked or was aborted; [`JoinError::id`] says which.
+    ///
+    /// # Examples
+    /// ```
+    /// kittiwake::block_on(async {
+    ///     let mut set = kittiwake::task::JoinSet::new();
+    ///     let id = set.spawn(async { 1 }).id();
+    ///     assert_eq!(set.join_next_with_id().await.unwrap().unwrap(), (id, 1));
+    /// });
+    /// ```
     pub async fn join_next_with_id(&mut self) -> Option<Result<(Id, T), JoinError>> {
         let (id, result) = poll_fn(|cx| self.poll_join_next(cx)).await?;
         Some(result.map(|output| (id, output)))
@@ -151,6 +167,16 @@ impl<T> JoinSet<T> {
     ///
     /// # Cancel safety
     /// Safe: the tasks are told to end by the first poll, and what is left stays in the set.
+    ///
+    /// # Examples
+    /// ```
+    /// kittiwake::block_on(async {
+    ///     let mut set = kittiwake::task::JoinSet::new();
+    ///     set.spawn(std::future::pending::<()>());
+    ///     set.shutdown().await;
+    ///     assert!(set.is_empty());
+    /// });
+    /// ```
     pub async fn shutdown(&mut self) {
         self.abort_all();
         while self.join_next().await.is_some() {}

@@ -13,8 +13,8 @@
 //! path: the wrapper returns `Ready`, async-task drops the wrapper, and the wrapper
 //! leaves the [list](super::list).
 //!
-//! Two panics still end the process, both inside async-task: of a waker that awaits a
-//! `JoinHandle`, when it is woken; and of a drop while another panic unwinds.
+//! Two kinds of panic still end the process: of a waker that awaits a `JoinHandle`, when async-task clones,
+//! wakes or drops it; and of a drop while another panic unwinds.
 
 use std::fmt;
 use std::num::NonZeroU64;
@@ -29,7 +29,7 @@ use pin_project_lite::pin_project;
 
 use super::join::{JoinError, JoinHandle};
 use super::{Entry, Home, schedule};
-use crate::sync::contain;
+use crate::sync::{contain, contain_all};
 
 /// What async-task keeps beside the future.
 pub(crate) type Metadata = Arc<Header>;
@@ -183,7 +183,7 @@ pin_project! {
             // Mostly it is gone already. It is still there when async-task drops a
             // task unrun, and then nobody is left to be told of a panic.
             if this.future.is_some() {
-                let _ = contain(|| this.future.set(None));
+                contain_all(|| this.future.set(None));
             }
             if let Some(key) = this.header.key {
                 this.header.home.tasks.remove(key);
@@ -238,7 +238,7 @@ impl<T> Drop for Outcome<T> {
     #[inline]
     fn drop(&mut self) {
         if let Some(unwanted) = self.0.take() {
-            let _ = contain(|| drop(unwanted));
+            contain_all(|| drop(unwanted));
         }
     }
 }

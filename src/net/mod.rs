@@ -2,13 +2,16 @@
 //!
 //! A socket tries each operation at once, and is registered with a reactor only when an operation first has to wait: with
 //! the one of the runtime that is polling it. So a socket may be made anywhere, and is homed where
-//! it is first waited on; bound to a living runtime, it works from any thread and in any executor.
-//! When that runtime ends, an operation that waits fails once, and the next one binds anew.
+//! it is first waited on; bound to a runtime that runs, it works from any thread and in any executor. A runtime
+//! runs while a thread is in its `block_on`: between two calls it watches nothing, and what waits on its sockets, wherever
+//! that is, waits for the next call. When the runtime ends, an operation that would have to go on waiting fails once, and
+//! the next one binds anew. (A read that is dropped and begun anew counts as going on.)
 //!
 //! # One reader, one writer, or several
 //! All operations take `&self`, or have a form that does (`AsyncRead for &TcpStream`). One task that
 //! reads and one that writes never disturb each other. Several that read the same stream are each woken when there
-//! is something, and the first to come gets it.
+//! is something, and the first to come gets it. (Beyond 1,024 tasks that poll one stream through `AsyncRead`, some are
+//! woken for nothing.)
 
 mod addr;
 mod tcp;

@@ -57,8 +57,7 @@ pub mod fuzzing {
     pub use super::model::run as source;
 }
 
-/// The backend reports each change once, and a short read or write therefore
-/// means that another change will be reported.
+/// The backend reports each change once.
 const EDGE_TRIGGERED: bool = cfg!(all(
     not(mio_unsupported_force_poll_poll),
     any(
@@ -73,6 +72,10 @@ const EDGE_TRIGGERED: bool = cfg!(all(
         target_os = "openbsd",
     )
 ));
+
+/// A short read or write on a TCP stream means that the kernel's buffer is drained, so that another change will be
+/// reported. Only where the reactor hears of urgent data too ([`INTEREST`]), at which a read stops with more behind it.
+const SHORT_MEANS_DRAINED: bool = EDGE_TRIGGERED && cfg!(any(target_os = "linux", target_os = "android"));
 
 /// Both directions, once: a connection mostly needs both, and each change of the
 /// interest would be a system call.
@@ -113,8 +116,8 @@ struct Table {
     closed: bool,
 }
 
-/// Where a source is registered. `fd` stays open as long as this exists: a
-/// [`Registration`] unbinds before its socket is dropped or handed out.
+/// Where a source is registered. `fd` stays open as long as the source has this: a [`Registration`] unbinds before its
+/// socket is dropped or handed out. While a reactor closes it may be stale, but then nothing is registered there any more.
 pub(crate) struct Binding {
     registry: Arc<Registry>,
     token: usize,

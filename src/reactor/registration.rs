@@ -21,7 +21,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker, ready};
 
 use super::source::{Place, State, Stored};
-use super::{Binding, Direction, EDGE_TRIGGERED, Registry, Source, ended, no_runtime};
+use super::{Binding, Direction, EDGE_TRIGGERED, Registry, SHORT_MEANS_DRAINED, Source, ended, no_runtime};
 use crate::budget;
 
 /// A socket, and its source.
@@ -119,7 +119,10 @@ impl<S: AsFd> Registration<S> {
 
     #[inline]
     fn after_transfer(&self, direction: Direction, seen: State, full: Option<usize>, transferred: usize) {
-        if EDGE_TRIGGERED && transferred > 0 && full.is_some_and(|full| transferred < full) && seen.allows_short_rule()
+        if SHORT_MEANS_DRAINED
+            && full.is_some_and(|full| transferred < full)
+            && transferred > 0
+            && seen.allows_short_rule()
         {
             self.link.0.clear(direction, seen);
         }
@@ -137,14 +140,13 @@ impl<S: AsFd> Registration<S> {
         let source = &self.link.0;
         loop {
             let seen = source.state();
-            if seen.is_orphaned() && source.take_lost(direction, &mut place) {
-                return Poll::Ready(Err(ended()));
-            }
+            // A wait that was cut off fails, but only if it would have to go on: what is there comes first.
+            let lost = seen.is_orphaned() && source.take_lost(direction, &mut place);
             if seen.should_try(direction) {
                 ready!(budget::poll_proceed(cx));
                 match operation(&self.socket, seen) {
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                        if !source.clear(direction, seen) {
+                        if !source.clear(direction, seen) && !lost {
                             continue;
                         }
                     }
@@ -156,6 +158,9 @@ impl<S: AsFd> Registration<S> {
                         }
                     }
                 }
+            }
+            if lost {
+                return Poll::Ready(Err(ended()));
             }
             // Cloning a waker is foreign code too, so it comes before the lock.
             let mut waker = cx.waker().clone();
@@ -213,7 +218,11 @@ impl<S: AsFd> Wait<'_, S> {
         mut operation: impl FnMut(&S) -> io::Result<R>,
     ) -> Poll<io::Result<R>> {
         let place = Place::Listed(&mut self.key);
-        self.registration.poll_in(cx, self.direction, place, |socket, _| operation(socket))
+        let poll = self.registration.poll_in(cx, self.direction, place, |socket, _| operation(socket));
+        if poll.is_ready() {
+            self.leave();
+        }
+        poll
     }
 
     /// Returns once the reactor has reported the direction ready. Unlike an
@@ -239,10 +248,17 @@ impl<S: AsFd> Wait<'_, S> {
     }
 }
 
-impl<S: AsFd> Drop for Wait<'_, S> {
-    fn drop(&mut self) {
-        if let Some(key) = self.key {
+impl<S: AsFd> Wait<'_, S> {
+    /// It waits no longer: its waker is not to be woken, and the end of a reactor is none of its business.
+    fn leave(&mut self) {
+        if let Some(key) = self.key.take() {
             self.registration.link.0.forget(self.direction, key);
         }
+    }
+}
+
+impl<S: AsFd> Drop for Wait<'_, S> {
+    fn drop(&mut self) {
+        self.leave();
     }
 }

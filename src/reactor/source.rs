@@ -46,6 +46,8 @@ use std::task::Waker;
 
 use parking_lot::{Mutex, MutexGuard};
 
+use crate::sync::wake_all;
+
 /// One half of a socket's traffic. Accepting is reading, connecting is writing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Direction {
@@ -339,12 +341,12 @@ impl<B> Source<B> {
             return Ok(if lost { Stored::Lost } else { Stored::Unbound(waker) });
         };
         arm(binding)?;
-        let released = waiting.waiters(direction).store(place, waker);
+        let mut released = waiting.waiters(direction).store(place, waker);
         // While the lock is held: see the second race above.
         let sleeps = self.state().same_tick(seen, direction);
         drop(waiting);
         drop(released.drop);
-        released.wake.into_iter().for_each(Waker::wake);
+        wake_all(&mut released.wake);
         Ok(if sleeps { Stored::Sleep } else { Stored::Again })
     }
 

@@ -15,7 +15,7 @@ mod worker;
 
 use std::fmt;
 use std::io;
-use std::panic::Location;
+use std::panic::{Location, RefUnwindSafe, UnwindSafe};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -55,7 +55,7 @@ pub fn block_on<F: Future>(future: F) -> F::Output {
 /// A worker with its reactor and its tasks.
 ///
 /// Dropping it drops all its tasks, then fails what still waits on its sockets. It is
-/// `Send` and `Sync`.
+/// `Send` and `Sync`. A task that holds an `Arc` of its own runtime keeps both for ever; give it a [`Handle`].
 ///
 /// # Examples
 /// ```
@@ -118,6 +118,12 @@ impl Drop for Runtime {
         self.worker.get_mut().shut_down();
     }
 }
+
+// A panic of a call's future leaves the worker in order: the call's end is the same.
+impl UnwindSafe for Runtime {}
+impl RefUnwindSafe for Runtime {}
+impl UnwindSafe for Handle {}
+impl RefUnwindSafe for Handle {}
 
 impl fmt::Debug for Runtime {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -27,6 +27,7 @@ use std::time::{Duration, Instant};
 
 use super::Handle;
 use super::enter::{self, Entered};
+use crate::budget;
 use crate::executor::{self, Entry, Executor, Which};
 use crate::reactor::Reactor;
 use crate::sync::contain;
@@ -80,6 +81,7 @@ impl Worker {
                     None => break,
                 }
             }
+            budget::suspend();
             self.wait();
         }
     }

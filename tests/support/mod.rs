@@ -77,9 +77,14 @@ pub fn pair_with_std() -> (TcpStream, std::net::TcpStream) {
 
 /// Closes a connection by a reset instead of an orderly end.
 pub fn reset(stream: std::net::TcpStream) {
-    let socket = socket2::SockRef::from(&stream);
-    socket.set_linger(Some(Duration::ZERO)).expect("SO_LINGER of zero");
+    will_reset(&stream);
     drop(stream);
+}
+
+/// Makes the coming end of this connection a reset. An orderly one keeps its port busy for a minute, and after some ten
+/// thousand the system has none left for the other tests.
+pub fn will_reset(stream: &impl std::os::fd::AsFd) {
+    socket2::SockRef::from(stream).set_linger(Some(Duration::ZERO)).expect("SO_LINGER of zero");
 }
 
 /// Reads a peer to its end.

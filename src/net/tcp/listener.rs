@@ -4,6 +4,7 @@ use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::panic::{RefUnwindSafe, UnwindSafe};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
@@ -44,9 +45,15 @@ impl TcpListener {
     /// allows (on Linux `net.core.somaxconn`): with the usual 128, a burst of connections is lost. Port 0 lets the
     /// system choose; [`local_addr`](TcpListener::local_addr) tells what it chose.
     ///
+    /// # Cancel safety
+    /// Safe: dropping the future closes the socket.
+    ///
     /// # Errors
     /// Of the last address tried: `AddrInUse`, `AddrNotAvailable`, `PermissionDenied` (see bind(2)); `Unsupported` for
     /// a name; `InvalidInput` for what is no address.
+    ///
+    /// # Examples
+    /// See [`TcpListener`].
     pub async fn bind<A: ToSocketAddrs>(addrs: A) -> io::Result<Self> {
         try_each(addrs, |addr| std::future::ready(Self::bind_to(addr))).await
     }
@@ -104,8 +111,13 @@ impl TcpListener {
 
     /// The connections as a [`Stream`] that never ends.
     ///
-    /// Each item is what [`accept`](TcpListener::accept) returns, without the peer's address. After an error it
-    /// can be polled again.
+    /// Each item is what [`accept`](TcpListener::accept) returns, without the peer's address.
+    ///
+    /// # Cancel safety
+    /// Safe: a connection is taken only in the poll that returns it.
+    ///
+    /// # Errors
+    /// Each item may be one, as for [`accept`](TcpListener::accept). After it the stream can be polled again.
     ///
     /// # Examples
     /// ```
@@ -168,6 +180,10 @@ impl AsRawFd for TcpListener {
         self.registration.socket().as_raw_fd()
     }
 }
+
+// What a panic interrupts is a system call or none: a socket has no state of ours to be left half-changed.
+impl UnwindSafe for TcpListener {}
+impl RefUnwindSafe for TcpListener {}
 
 impl fmt::Debug for TcpListener {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

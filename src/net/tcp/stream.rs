@@ -6,6 +6,7 @@ use std::io::{self, IoSlice, IoSliceMut, Read, Write};
 use std::net::{Shutdown, SocketAddr};
 use std::ops::Deref;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::panic::{RefUnwindSafe, UnwindSafe};
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
@@ -89,6 +90,9 @@ impl TcpStream {
     /// Of the last address tried: `ConnectionRefused`, `TimedOut`, `HostUnreachable` and others (see connect(2)); `Unsupported`
     /// for a name; `InvalidInput` for what is no address. An error other than a failed connection, outside
     /// a runtime: connecting has to wait.
+    ///
+    /// # Examples
+    /// See [`TcpStream`].
     pub async fn connect<A: ToSocketAddrs>(addrs: A) -> io::Result<Self> {
         try_each(addrs, Self::connect_to).await
     }
@@ -122,7 +126,8 @@ impl TcpStream {
         Self { registration: Registration::new(socket.into()), reset: AtomicBool::new(false) }
     }
 
-    /// Gives the stream back as one of std's, out of the reactor and blocking again.
+    /// Gives the stream back as one of std's, out of the reactor and blocking again. So is every duplicate of its
+    /// descriptor: they have that setting in common.
     ///
     /// # Errors
     /// If it cannot be made blocking (fcntl(2)).
@@ -141,6 +146,22 @@ impl TcpStream {
     ///
     /// # Errors
     /// As for reading.
+    ///
+    /// # Examples
+    /// ```
+    /// use kittiwake::net::{TcpListener, TcpStream};
+    ///
+    /// # kittiwake::block_on(async {
+    /// let listener = TcpListener::bind("127.0.0.1:0").await?;
+    /// let client = TcpStream::connect(listener.local_addr()?).await?;
+    /// let (server, _) = listener.accept().await?;
+    /// client.try_write(b"hello")?;
+    /// let mut buf = [0; 16];
+    /// assert_eq!(server.peek(&mut buf).await?, 5);
+    /// assert_eq!(server.try_read(&mut buf)?, 5);
+    /// # std::io::Result::Ok(())
+    /// # }).unwrap();
+    /// ```
     pub async fn peek(&self, buf: &mut [u8]) -> io::Result<usize> {
         if buf.is_empty() {
             return Ok(0);
@@ -196,6 +217,9 @@ impl TcpStream {
     ///
     /// # Errors
     /// As for [`readable`](TcpStream::readable).
+    ///
+    /// # Examples
+    /// As for [`readable`](TcpStream::readable), with `try_write`.
     pub async fn writable(&self) -> io::Result<()> {
         self.registration.ready(Direction::Write).await
     }
@@ -478,7 +502,8 @@ fn connected(socket: &std::net::TcpStream) -> io::Result<()> {
     target_os = "visionos"
 )))]
 const NO_SIGNAL: libc::c_int = libc::MSG_NOSIGNAL;
-/// Apple's systems have a socket option for it instead, which std sets on every socket.
+/// Apple's systems have a socket option for it instead, which mio and
+/// socket2 set when they make a socket, and which those accepted from it inherit.
 #[cfg(any(target_os = "macos", target_os = "ios", target_os = "tvos", target_os = "watchos", target_os = "visionos"))]
 const NO_SIGNAL: libc::c_int = 0;
 
@@ -561,6 +586,10 @@ impl AsRawFd for TcpStream {
         self.registration.socket().as_raw_fd()
     }
 }
+
+// What a panic interrupts is a system call or none: a socket has no state of ours to be left half-changed.
+impl UnwindSafe for TcpStream {}
+impl RefUnwindSafe for TcpStream {}
 
 impl fmt::Debug for TcpStream {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
