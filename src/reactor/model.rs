@@ -181,19 +181,18 @@ impl World {
         let source = self.sockets[index].source.clone();
         let side = direction as usize;
         let waiting = &mut self.sockets[index].waiting[side];
-        let mut key = waiting.key_of(task);
-        let mut place = if listed { Place::Listed(&mut key) } else { Place::Poll };
         let seen = source.state();
-        let lost = seen.is_orphaned() && source.take_lost(direction, &mut place);
-        assert_eq!(lost, waiting.take_lost(task, listed), "a wait that was cut off must fail, and once");
-        if lost {
-            return;
-        }
         let tried = seen.should_try(direction);
         assert!(tried || !waiting.ready, "readiness that the kernel reported was forgotten");
         if tried && waiting.ready {
-            // The operation succeeds and takes what there was; its place in the list stays until it is dropped.
+            // The operation succeeds and takes what there was. It waits no longer, so nothing was cut off.
             waiting.ready = false;
+            if listed {
+                self.cancel(index, task, direction);
+            } else if seen.is_orphaned() {
+                let lost = source.take_lost(direction, &mut Place::Poll);
+                assert_eq!(lost, waiting.take_lost(task, listed));
+            }
             return;
         }
         let token = self.sockets[index].token;
@@ -208,18 +207,28 @@ impl World {
         }
         assert!(!(tried && raced), "a clear took back an event that came after the system call");
         if self.sockets[index].token.is_none() {
-            self.expect_unbound(index, direction);
-            self.bind(index, true);
+            if !self.fails_unbound(index, task, direction, listed) {
+                self.bind(index, true);
+            }
             return;
         }
         self.store(index, task, direction, listed, seen, raced);
     }
 
-    fn expect_unbound(&self, index: usize, direction: Direction) {
-        let source = &self.sockets[index].source;
+    /// An unbound source lets nobody wait; a wait that was cut off fails there.
+    fn fails_unbound(&mut self, index: usize, task: usize, direction: Direction, listed: bool) -> bool {
+        let source = self.sockets[index].source.clone();
+        let waiting = &mut self.sockets[index].waiting[direction as usize];
+        let mut key = waiting.key_of(task);
+        let mut place = if listed { Place::Listed(&mut key) } else { Place::Poll };
         let waker = Waker::noop().clone();
-        let stored = source.store(direction, &mut Place::Listed(&mut None), waker, source.state(), |_| Ok::<_, ()>(()));
-        assert!(matches!(stored, Ok(Stored::Unbound(_))), "an unbound source let somebody wait");
+        let lost = match source.store(direction, &mut place, waker, source.state(), |_| Ok::<_, ()>(())) {
+            Ok(Stored::Lost) => true,
+            Ok(Stored::Unbound(_)) => false,
+            _ => panic!("an unbound source let somebody wait"),
+        };
+        assert_eq!(lost, waiting.take_lost(task, listed), "a wait that was cut off must fail, and once");
+        lost
     }
 
     fn store(&mut self, index: usize, task: usize, direction: Direction, listed: bool, seen: State, raced: bool) {
@@ -229,20 +238,27 @@ impl World {
         let mut key = waiting.key_of(task);
         let mut place = if listed { Place::Listed(&mut key) } else { Place::Poll };
         let mut sleeps = None;
+        let lost = waiting.take_lost(task, listed);
         if !listed {
             match source.store_first(direction, waker.take().expect("just made"), seen) {
                 Ok(sleep) => sleeps = Some(sleep),
                 Err(unstored) => waker = Some(unstored),
             }
-            assert_eq!(sleeps.is_some(), waiting.newest.is_none(), "the first waiter goes to the empty place");
+            let vacant = waiting.newest.is_none() && !lost;
+            assert_eq!(sleeps.is_some(), vacant, "the first waiter goes to the empty place");
         }
         if let Some(waker) = waker {
             match source.store(direction, &mut place, waker, seen, |_| Ok::<_, ()>(())) {
                 Ok(Stored::Sleep) => sleeps = Some(true),
                 Ok(Stored::Again) => sleeps = Some(false),
+                Ok(Stored::Lost) => {
+                    assert!(lost, "a wait failed that was not cut off");
+                    return;
+                }
                 _ => panic!("a bound source let nobody wait"),
             }
         }
+        assert!(!lost, "a wait that was cut off goes on");
         assert_eq!(sleeps, Some(!raced), "asleep beside an event, or awake without one");
         if listed {
             waiting.listed.retain(|(other, _)| *other != task);

@@ -119,13 +119,22 @@ impl<S: AsFd> Registration<S> {
 
     #[inline]
     fn after_transfer(&self, direction: Direction, seen: State, full: Option<usize>, transferred: usize) {
-        if SHORT_MEANS_DRAINED
-            && full.is_some_and(|full| transferred < full)
-            && transferred > 0
-            && seen.allows_short_rule()
-        {
+        if !seen.is_plain() && !self.after_unusual(direction, seen) {
+            return;
+        }
+        if SHORT_MEANS_DRAINED && full.is_some_and(|full| transferred < full) && transferred > 0 {
             self.link.0.clear(direction, seen);
         }
+    }
+
+    /// A transfer in a state that is out of the ordinary. Returns whether the short rule holds in it all the same.
+    #[cold]
+    fn after_unusual(&self, direction: Direction, seen: State) -> bool {
+        if seen.is_orphaned() {
+            // It did not have to go on waiting: nothing is lost.
+            let _ = self.link.0.take_lost(direction, &mut Place::Poll);
+        }
+        seen.allows_short_rule()
     }
 
     /// The loop. `operation` is told the state it is run in.
@@ -140,13 +149,11 @@ impl<S: AsFd> Registration<S> {
         let source = &self.link.0;
         loop {
             let seen = source.state();
-            // A wait that was cut off fails, but only if it would have to go on: what is there comes first.
-            let lost = seen.is_orphaned() && source.take_lost(direction, &mut place);
             if seen.should_try(direction) {
                 ready!(budget::poll_proceed(cx));
                 match operation(&self.socket, seen) {
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                        if !source.clear(direction, seen) && !lost {
+                        if !source.clear(direction, seen) {
                             continue;
                         }
                     }
@@ -158,9 +165,6 @@ impl<S: AsFd> Registration<S> {
                         }
                     }
                 }
-            }
-            if lost {
-                return Poll::Ready(Err(ended()));
             }
             // Cloning a waker is foreign code too, so it comes before the lock.
             let mut waker = cx.waker().clone();

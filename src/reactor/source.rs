@@ -109,8 +109,8 @@ impl State {
     pub(crate) const PRIORITY: u64 = 1 << 5;
     /// No reactor watches the socket: nothing is known.
     const UNBOUND: u64 = 1 << 6;
-    /// A reactor that watched the socket has ended. Operations look, under the
-    /// mutex, whether they were waiting when it did. Never taken back.
+    /// A reactor that watched the socket has ended. Operations that wait anew look, under the mutex, whether
+    /// they were waiting when it did. Never taken back.
     const ORPHANED: u64 = 1 << 7;
 
     const STICKY: u64 = Self::READ_CLOSED | Self::WRITE_CLOSED | Self::ERROR | Self::PRIORITY;
@@ -135,6 +135,12 @@ impl State {
     #[inline]
     pub(crate) fn allows_short_rule(self) -> bool {
         self.0 & (Self::STICKY | Self::UNBOUND) == 0
+    }
+
+    /// Whether the socket is bound, and nothing rare has ever happened to it.
+    #[inline]
+    pub(crate) fn is_plain(self) -> bool {
+        self.0 & (Self::STICKY | Self::UNBOUND | Self::ORPHANED) == 0
     }
 
     #[inline]
@@ -249,7 +255,7 @@ pub(crate) enum Stored {
     Again,
     /// Nobody watches the socket; the waker is given back.
     Unbound(Waker),
-    /// The operation had been waiting when the reactor that watched for it ended.
+    /// The operation was waiting when the reactor that watched for it ended, and would have to go on: it fails.
     Lost,
 }
 
@@ -313,11 +319,11 @@ impl<B> Source<B> {
     pub(crate) fn store_first(&self, direction: Direction, waker: Waker, seen: State) -> Result<bool, Waker> {
         let mut waiting = self.lock();
         let bound = waiting.binding.is_some();
-        let place = &mut waiting.waiters(direction).poll;
-        if !bound || place.is_some() {
+        let waiters = waiting.waiters(direction);
+        if !bound || waiters.poll.is_some() || waiters.poll_lost {
             return Err(waker);
         }
-        *place = Some(waker);
+        waiters.poll = Some(waker);
         // While the lock is held: see the second race above.
         Ok(self.state().same_tick(seen, direction))
     }
@@ -335,10 +341,11 @@ impl<B> Source<B> {
         arm: impl FnOnce(&B) -> Result<(), E>,
     ) -> Result<Stored, E> {
         let mut waiting = self.lock();
+        if waiting.waiters(direction).take_lost(place) {
+            return Ok(Stored::Lost);
+        }
         let Some(binding) = &waiting.binding else {
-            // The reactor may have ended since this poll began: then this is the wait that it cut off.
-            let lost = waiting.waiters(direction).take_lost(place);
-            return Ok(if lost { Stored::Lost } else { Stored::Unbound(waker) });
+            return Ok(Stored::Unbound(waker));
         };
         arm(binding)?;
         let mut released = waiting.waiters(direction).store(place, waker);
