@@ -63,15 +63,21 @@ mod budget;
 mod executor;
 mod reactor;
 mod sync;
+#[allow(dead_code)]
+mod wheel;
 
 pub mod io;
 pub mod net;
 pub mod runtime;
 pub mod task;
 
+/// Doors for the fuzz targets.
 #[cfg(fuzzing)]
 #[doc(hidden)]
-pub use reactor::fuzzing;
+pub mod fuzzing {
+    pub use crate::reactor::model::run as source;
+    pub use crate::wheel::model::run as wheel;
+}
 
 pub use executor::{spawn, spawn_local};
 pub use runtime::block_on;

@@ -27,7 +27,7 @@
 //! ([`Binding::rearm`]).
 
 #[cfg(any(test, fuzzing))]
-mod model;
+pub(crate) mod model;
 mod registration;
 mod slots;
 mod source;
@@ -50,12 +50,6 @@ pub(crate) use source::Direction;
 use source::{Report, State};
 
 use crate::sync::wake_all;
-
-/// Doors for the fuzz targets.
-#[cfg(fuzzing)]
-pub mod fuzzing {
-    pub use super::model::run as source;
-}
 
 /// The backend reports each change once.
 const EDGE_TRIGGERED: bool = cfg!(all(

@@ -1,0 +1,188 @@
+//! A model of the wheel, a `BTreeMap`, to hold it against: for the unit tests and the fuzz target `wheel`.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Wake, Waker};
+
+use super::{Key, Wheel};
+
+/// Runs `script`, ten bytes a step, against the model.
+///
+/// # Panics
+/// Where the wheel does something else than the model.
+#[cfg_attr(not(fuzzing), expect(unreachable_pub, reason = "public to the fuzz targets"))]
+pub fn run(script: &[u8]) {
+    let mut world = World::new(script.len() as u64);
+    for step in script.chunks_exact(10) {
+        let number = u64::from_le_bytes(step[2..].try_into().expect("eight bytes"));
+        world.step(step[0], usize::from(step[1]), number);
+    }
+    world.end();
+}
+
+struct World {
+    wheel: Wheel,
+    now: u64,
+    timers: Vec<Timer>,
+    /// The pending timers' tokens by deadline.
+    pending: BTreeMap<(u64, u64), ()>,
+    next_token: u64,
+}
+
+struct Timer {
+    key: Key,
+    deadline: u64,
+    token: Arc<Token>,
+    fired: bool,
+}
+
+/// Tells one waker from another: each holds one, and waking notes when.
+struct Token {
+    number: u64,
+    woken: AtomicU64,
+}
+
+impl Wake for Token {
+    fn wake(self: Arc<Self>) {
+        self.woken.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+impl World {
+    fn new(seed: u64) -> Self {
+        // Not from tick 0 only: somewhere in the wheel's first rounds.
+        let now = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 24;
+        Self { wheel: Wheel::new(now), now, timers: Vec::new(), pending: BTreeMap::new(), next_token: 0 }
+    }
+
+    fn step(&mut self, what: u8, which: usize, number: u64) {
+        match what % 8 {
+            0..=2 => self.insert(self.now.saturating_add(distance(number))),
+            3 => self.remove(which),
+            4 => self.reset(which, self.now.saturating_add(distance(number))),
+            // What is past, what is far beyond the wheel.
+            5 => self.insert(number >> (number % 60)),
+            6 => self.advance(self.now.saturating_add(distance(number))),
+            // Just to the next deadline, or one short of it.
+            _ => {
+                if let Some(next) = self.wheel.next_deadline() {
+                    self.advance(next.saturating_sub(number & 1).max(self.now));
+                }
+            }
+        }
+        self.check();
+    }
+
+    fn token(&mut self) -> Arc<Token> {
+        self.next_token += 1;
+        Arc::new(Token { number: self.next_token, woken: AtomicU64::new(0) })
+    }
+
+    fn insert(&mut self, deadline: u64) {
+        let token = self.token();
+        let key = self.wheel.insert(deadline, Waker::from(token.clone()));
+        self.pending.insert((deadline, token.number), ());
+        self.timers.push(Timer { key, deadline, token, fired: false });
+    }
+
+    fn remove(&mut self, which: usize) {
+        if self.timers.is_empty() {
+            return;
+        }
+        let timer = self.timers.swap_remove(which % self.timers.len());
+        let waker = self.wheel.remove(timer.key);
+        assert_eq!(waker.is_none(), timer.fired, "a timer that has fired has no waker, and no other");
+        self.pending.remove(&(timer.deadline, timer.token.number));
+        drop(waker);
+        assert_eq!(Arc::strong_count(&timer.token), 1, "a removed timer's waker is still somewhere");
+    }
+
+    fn reset(&mut self, which: usize, deadline: u64) {
+        if self.timers.is_empty() {
+            return;
+        }
+        let index = which % self.timers.len();
+        let timer = &mut self.timers[index];
+        if timer.fired {
+            return;
+        }
+        self.wheel.reset(timer.key, deadline);
+        self.pending.remove(&(timer.deadline, timer.token.number));
+        self.pending.insert((deadline, timer.token.number), ());
+        timer.deadline = deadline;
+    }
+
+    fn advance(&mut self, now: u64) {
+        // Nothing can be due at the present tick any more: what is past fires at the next.
+        let moves = now > self.now;
+        let mut fired = Vec::new();
+        self.wheel.advance(now, &mut fired);
+        self.now = now;
+        fired.into_iter().for_each(Waker::wake);
+        for timer in &mut self.timers {
+            let due = timer.fired || (timer.deadline <= now && moves);
+            let woken = timer.token.woken.load(Ordering::Relaxed);
+            assert!(woken <= 1, "fired {woken} times");
+            assert!(woken == 0 || timer.deadline <= now, "fired at {now}, before its deadline {}", timer.deadline);
+            assert!(woken == 1 || !due, "not fired at {now}, its deadline was {}", timer.deadline);
+            if woken == 1 && !timer.fired {
+                timer.fired = true;
+                self.pending.remove(&(timer.deadline, timer.token.number));
+            }
+        }
+    }
+
+    fn check(&self) {
+        assert_eq!(self.wheel.len(), self.timers.len());
+        for timer in &self.timers {
+            assert_eq!(self.wheel.has_fired(timer.key), timer.fired);
+        }
+        let next = self.wheel.next_deadline();
+        match self.pending.first_key_value() {
+            None => assert_eq!(next, None, "nothing is pending, and the wheel waits"),
+            Some(((deadline, _), ())) => {
+                let next = next.expect("something is pending, and the wheel does not wait");
+                assert!(next > self.now, "what is next is past");
+                assert!(next <= *deadline.max(&(self.now + 1)), "the wheel would sleep past {deadline} until {next}");
+            }
+        }
+    }
+
+    fn end(mut self) {
+        let mut left = Vec::new();
+        self.wheel.clear(&mut left);
+        assert_eq!(left.len(), self.pending.len(), "clearing hands out the wakers that were not");
+        drop(left);
+        assert!(self.timers.iter().all(|timer| Arc::strong_count(&timer.token) == 1), "a waker was left behind");
+        assert_eq!((self.wheel.len(), self.wheel.next_deadline()), (0, None));
+    }
+}
+
+/// Distances at every level and across their edges, and beyond the last.
+fn distance(number: u64) -> u64 {
+    let bits = (number >> 58) % 40;
+    let near_edge = (number >> 56) & 1 == 1;
+    let random = number & ((1 << bits) - 1);
+    if near_edge { (1 << bits) + (number & 3) - 2.min(1 << bits) } else { random }
+}
+
+#[cfg(test)]
+mod tests {
+    /// Random scripts; the fuzz target finds those that are less likely.
+    #[test]
+    fn a_wheel_does_what_the_model_does() {
+        let mut random = 0x9e37_79b9_7f4a_7c15_u64;
+        for round in 0..600 {
+            let script: Vec<u8> = std::iter::repeat_with(|| {
+                random ^= random << 13;
+                random ^= random >> 7;
+                random ^= random << 17;
+                (random >> 32) as u8
+            })
+            .take(10 * 150 + round % 10)
+            .collect();
+            super::run(&script);
+        }
+    }
+}
