@@ -48,6 +48,7 @@
 //! * `executor`: the queue, the inbox for other threads, the task wrapper and list; faces: [`spawn`], [`task`].
 //! * `reactor`: the table of tokens, a socket's source, and the loop that every operation runs.
 //! * `budget`: the cooperative budget, between those two.
+//! * `wheel`, a pure timing wheel, and [`time`] on it: clock, timers, `sleep`, `timeout`, `interval`.
 //! * [`net`], [`io`]: what users hold in their hands.
 //!
 //! # What we do not do
@@ -63,13 +64,13 @@ mod budget;
 mod executor;
 mod reactor;
 mod sync;
-#[allow(dead_code)]
 mod wheel;
 
 pub mod io;
 pub mod net;
 pub mod runtime;
 pub mod task;
+pub mod time;
 
 /// Doors for the fuzz targets.
 #[cfg(fuzzing)]

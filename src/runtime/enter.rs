@@ -4,17 +4,30 @@
 //! what was there. Something may have been there: a runtime may be dropped inside
 //! a task of another one.
 
+use std::sync::Arc;
+
 use crate::executor::{self, Executor};
 use crate::reactor::{self, Reactor};
+use crate::time::{self, Timers};
 
 /// While this lives, the thread is the worker's.
 pub(super) struct Entered {
     _executor: executor::Entered,
     _reactor: reactor::Entered,
+    _time: time::Entered,
 }
 
-pub(super) fn enter(executor: &Executor, reactor: &Reactor) -> Entered {
-    Entered { _executor: executor.enter(), _reactor: reactor::enter(reactor.registry().clone()) }
+pub(super) fn enter(
+    executor: &Executor,
+    reactor: &Reactor,
+    timers: &Arc<Timers>,
+    clock: Option<time::Virtual>,
+) -> Entered {
+    Entered {
+        _executor: executor.enter(),
+        _reactor: reactor::enter(reactor.registry().clone()),
+        _time: time::enter(timers.clone(), clock),
+    }
 }
 
 /// Panics on a thread that is inside a runtime already.

@@ -144,6 +144,7 @@ impl fmt::Debug for Runtime {
 #[derive(Clone, Debug, Default)]
 pub struct Builder {
     spin: Duration,
+    start_paused: bool,
 }
 
 impl Builder {
@@ -163,12 +164,19 @@ impl Builder {
         self
     }
 
+    /// Whether the runtime's clock stands still from the start; see [`time`](crate::time). For tests.
+    #[must_use]
+    pub fn start_paused(mut self, start_paused: bool) -> Self {
+        self.start_paused = start_paused;
+        self
+    }
+
     /// Makes the runtime.
     ///
     /// # Errors
     /// What the system says when it has no descriptors left for the reactor: three are needed.
     pub fn build(&self) -> io::Result<Runtime> {
-        let worker = Worker::new(self.spin)?;
+        let worker = Worker::new(self.spin, self.start_paused)?;
         let handle = worker.handle();
         Ok(Runtime { worker: Mutex::new(worker), handle })
     }

@@ -1,7 +1,7 @@
 //! The worker: the loop that everything runs in.
 //!
 //! ```text
-//! run a batch of at most 64 entries -> wait for events -> take what other threads posted -> again
+//! run a batch of at most 64 entries -> wait for events -> take what other threads posted -> fire timers -> again
 //! ```
 //! Waiting means blocking when there is nothing to run, and one look at the kernel when there is: so
 //! neither tasks nor sockets starve each other, and an idle worker uses no CPU.
@@ -15,15 +15,15 @@
 //! 1. [`Worker::shut_down`] refuses new tasks and tells all tasks to end;
 //! 2. it runs them until the list is empty: each drops its future, and with it its sockets;
 //! 3. the inbox closes; wakes that still come find nobody;
-//! 4. the reactor is dropped, and orphans the sockets that live on elsewhere.
+//! 4. the timers and then the reactor end, and with them the waits of sleeps and sockets that live on elsewhere.
 
 use std::io;
 use std::panic::resume_unwind;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::Handle;
 use super::enter::{self, Entered};
@@ -31,22 +31,38 @@ use crate::budget;
 use crate::executor::{self, Entry, Executor, Which};
 use crate::reactor::Reactor;
 use crate::sync::contain;
+use crate::time::{self, Instant, Timers, Virtual};
 
 /// Entries run between two looks at the kernel.
 const BATCH: usize = 64;
+
+/// Real time that bytes on their way between sockets are given before a paused clock jumps.
+const GRACE: Duration = Duration::from_millis(2);
 
 /// An executor and the reactor it waits in.
 pub(super) struct Worker {
     executor: Executor,
     reactor: Reactor,
+    timers: Arc<Timers>,
+    /// The clock, between calls, if it was ever paused.
+    clock: Option<Virtual>,
+    /// The wakers of the timers that fire; empty otherwise, kept for its memory.
+    wakers: Vec<Waker>,
     /// How long to look for events before blocking.
     spin: Duration,
 }
 
 impl Worker {
-    pub(super) fn new(spin: Duration) -> io::Result<Self> {
+    pub(super) fn new(spin: Duration, start_paused: bool) -> io::Result<Self> {
         let reactor = Reactor::new()?;
-        Ok(Self { executor: Executor::new(reactor.ring()), reactor, spin })
+        Ok(Self {
+            executor: Executor::new(reactor.ring()),
+            timers: Timers::new(reactor.ring()),
+            clock: start_paused.then(time::paused_clock),
+            wakers: Vec::new(),
+            reactor,
+            spin,
+        })
     }
 
     pub(super) fn handle(&self) -> Handle {
@@ -86,19 +102,41 @@ impl Worker {
         }
     }
 
-    /// Waits for events and posts, or only looks for them if there is something to run.
+    /// Waits for events, posts and timers, or only looks for them if there is something to run.
     #[inline]
     fn wait(&mut self) {
-        let block = !self.executor.has_next() && !self.poll() && self.executor.park();
-        self.turn(if block { None } else { Some(Duration::ZERO) });
+        if !self.executor.has_next() && !self.poll() && self.executor.park() {
+            self.block();
+        } else {
+            self.turn(Some(Duration::ZERO));
+        }
         self.executor.take_posts();
+        self.timers.fire(&mut self.wakers);
+    }
+
+    /// Waits until something comes.
+    fn block(&mut self) {
+        match self.timers.next_deadline() {
+            None => drop(self.turn(None)),
+            Some(deadline) if time::is_paused() => self.block_paused(deadline),
+            Some(deadline) => drop(self.turn(Some(deadline.saturating_duration_since(Instant::now())))),
+        }
+    }
+
+    /// Moves the clock to the next deadline, unless the kernel or another thread has something for us.
+    fn block_paused(&mut self, deadline: Instant) {
+        let grace = if self.reactor.registry().sources() == 0 { Duration::ZERO } else { GRACE };
+        let events = self.turn(Some(grace));
+        if events == 0 && !self.executor.has_posts() {
+            Timers::jump(deadline);
+        }
     }
 
     /// Looks for events and posts without blocking, for as long as the settings say. Returns whether some
     /// came.
     #[inline]
     fn poll(&mut self) -> bool {
-        !self.spin.is_zero() && self.spin()
+        !self.spin.is_zero() && !time::is_paused() && self.spin()
     }
 
     #[cold]
@@ -107,11 +145,13 @@ impl Worker {
             return true;
         }
         let start = Instant::now();
+        let deadline = self.timers.next_deadline();
+        let limit = deadline.map_or(self.spin, |deadline| self.spin.min(deadline.saturating_duration_since(start)));
         let found = loop {
             if self.turn(Some(Duration::ZERO)) > 0 || self.executor.has_posts() {
                 break true;
             }
-            if start.elapsed() >= self.spin {
+            if start.elapsed() >= limit {
                 break false;
             }
             // On a shared core, whoever has something for us must get to run.
@@ -148,11 +188,12 @@ impl Worker {
 
     /// Ends the runtime, on this thread: whatever tasks are left are dropped.
     pub(super) fn shut_down(&mut self) {
-        let entered = enter::enter(&self.executor, &self.reactor);
+        let entered = enter::enter(&self.executor, &self.reactor, &self.timers, self.clock);
         self.executor.take_posts();
         let none = self.end(Which::All);
         self.executor.leave(none);
         self.executor.close();
+        self.timers.close();
         drop(entered);
     }
 }
@@ -165,7 +206,7 @@ struct Call<'a> {
 
 impl<'a> Call<'a> {
     fn begin(worker: &'a mut Worker) -> Self {
-        let entered = enter::enter(&worker.executor, &worker.reactor);
+        let entered = enter::enter(&worker.executor, &worker.reactor, &worker.timers, worker.clock);
         worker.executor.open();
         Self { worker, _entered: entered }
     }
@@ -175,5 +216,6 @@ impl Drop for Call<'_> {
     fn drop(&mut self) {
         let deferred = self.worker.end(Which::Local);
         self.worker.executor.leave(deferred);
+        self.worker.clock = time::current_clock();
     }
 }

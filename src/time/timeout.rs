@@ -1,0 +1,107 @@
+//! Bounding how long something may take.
+
+use std::error::Error;
+use std::fmt;
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use pin_project_lite::pin_project;
+
+use super::{Instant, Sleep, sleep, sleep_until};
+
+/// Runs `future` for at most `duration`.
+///
+/// The future is polled first: if it is ready, that counts, however late it is; and if it is ready at once, no timer is
+/// armed.
+///
+/// # Cancel safety
+/// As safe as `future`, which is dropped with it; unless [`Timeout::into_inner`] takes it back.
+///
+/// # Errors
+/// [`Elapsed`] if the time is over. It converts into an [`io::Error`] of the kind
+/// [`TimedOut`](io::ErrorKind::TimedOut), so `?` works in functions that return one.
+///
+/// # Panics
+/// When it has to wait, outside a runtime.
+///
+/// # Examples
+/// ```
+/// use kittiwake::time::{Duration, timeout};
+///
+/// kittiwake::block_on(async {
+///     assert_eq!(timeout(Duration::from_secs(1), async { 7 }).await, Ok(7));
+///     assert!(timeout(Duration::from_millis(1), std::future::pending::<()>()).await.is_err());
+/// });
+/// ```
+#[inline]
+pub fn timeout<F: Future>(duration: Duration, future: F) -> Timeout<F> {
+    Timeout { future, sleep: sleep(duration) }
+}
+
+/// Runs `future` until `deadline` at most; all else as for [`timeout`].
+#[inline]
+pub fn timeout_at<F: Future>(deadline: Instant, future: F) -> Timeout<F> {
+    Timeout { future, sleep: sleep_until(deadline) }
+}
+
+pin_project! {
+    /// The future of [`timeout`] and [`timeout_at`].
+    #[derive(Debug)]
+    #[must_use = "futures do nothing unless awaited"]
+    pub struct Timeout<F> {
+        #[pin]
+        future: F,
+        sleep: Sleep,
+    }
+}
+
+impl<F> Timeout<F> {
+    /// Takes the future back, so that work on it can go on after the time is over.
+    ///
+    /// # Examples
+    /// ```
+    /// use kittiwake::time::{Duration, sleep, timeout};
+    ///
+    /// kittiwake::block_on(async {
+    ///     let mut slow = timeout(Duration::from_millis(1), sleep(Duration::from_millis(5)));
+    ///     assert!((&mut slow).await.is_err());
+    ///     slow.into_inner().await;
+    /// });
+    /// ```
+    pub fn into_inner(self) -> F {
+        self.future
+    }
+}
+
+impl<F: Future> Future for Timeout<F> {
+    type Output = Result<F::Output, Elapsed>;
+
+    #[inline]
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.project();
+        if let Poll::Ready(output) = this.future.poll(cx) {
+            return Poll::Ready(Ok(output));
+        }
+        Pin::new(this.sleep).poll(cx).map(|()| Err(Elapsed(())))
+    }
+}
+
+/// The time given to [`timeout`] is over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Elapsed(());
+
+impl fmt::Display for Elapsed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the time for this operation is over")
+    }
+}
+
+impl Error for Elapsed {}
+
+impl From<Elapsed> for io::Error {
+    fn from(elapsed: Elapsed) -> Self {
+        Self::new(io::ErrorKind::TimedOut, elapsed)
+    }
+}

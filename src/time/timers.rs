@@ -1,0 +1,221 @@
+//! A worker's timers: its wheel, behind a lock, and the clock it is turned by.
+//!
+//! 1. A [`Sleep`](super::Sleep) that must wait arms a timer with the worker that polls it ([`Timers::arm`]).
+//! 2. The worker asks how long it may block ([`Timers::next_deadline`]), and after each wait lets the wheel go on
+//!    ([`Timers::fire`]), which wakes what is due.
+//! 3. When the worker ends ([`Timers::close`]), whoever waits is woken, and arms anew where it is polled then.
+//!
+//! # Never early
+//! The wheel counts ticks of 2^16 ns from the worker's start. Deadlines are rounded up to a tick, the present down: a timer
+//! fires when its whole tick has begun, so at its deadline or up to 65 µs after.
+//!
+//! # The race
+//! A `Sleep` that has moved to another thread may be reset there to an earlier deadline while the worker blocks until the
+//! later one. So whoever resets a timer from elsewhere rings the worker.
+
+use std::cell::RefCell;
+use std::mem::ManuallyDrop;
+use std::sync::Arc;
+use std::task::Waker;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+
+use super::clock::{self, Instant, Virtual};
+use crate::sync::wake_all;
+use crate::wheel::{Key, Wheel};
+
+const TICK_BITS: u32 = 16;
+const TICK: Duration = Duration::from_nanos(1 << TICK_BITS);
+
+/// The timers of one worker.
+pub(crate) struct Timers {
+    inner: Mutex<Inner>,
+    /// Tick 0.
+    origin: Instant,
+    /// Ends the worker's block, from any thread.
+    ring: Waker,
+}
+
+struct Inner {
+    wheel: Wheel,
+    /// The worker has ended: no key is valid any more.
+    closed: bool,
+}
+
+/// What became of a timer.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Status {
+    Pending,
+    Fired,
+    /// Its worker has ended.
+    Closed,
+}
+
+impl Timers {
+    pub(crate) fn new(ring: Waker) -> Arc<Self> {
+        let inner = Mutex::new(Inner { wheel: Wheel::new(0), closed: false });
+        Arc::new(Self { inner, origin: Instant::now(), ring })
+    }
+
+    /// The timers of the worker on this thread.
+    pub(super) fn current() -> Option<Arc<Self>> {
+        CURRENT.with(|current| current.borrow().clone())
+    }
+
+    /// Arms a timer; `None` if the worker has ended.
+    #[inline]
+    pub(super) fn arm(&self, deadline: Instant, waker: Waker) -> Option<Key> {
+        let tick = self.tick_up(deadline);
+        let mut inner = self.inner.lock();
+        if inner.closed {
+            // The waker is dropped after the lock: parameters go last.
+            return None;
+        }
+        Some(inner.wheel.insert(tick, waker))
+    }
+
+    /// How a timer stands; while it is pending, `waker` is the one that it will wake.
+    pub(super) fn poll(&self, key: Key, waker: &Waker) -> Status {
+        let mut inner = self.inner.lock();
+        let status = inner.status(key);
+        if status != Status::Pending || inner.wheel.waker(key).is_some_and(|known| known.will_wake(waker)) {
+            return status;
+        }
+        // Cloning is foreign code, so not under the lock; meanwhile the timer may fire.
+        drop(inner);
+        let waker = waker.clone();
+        let mut inner = self.inner.lock();
+        let status = inner.status(key);
+        let replaced = match status {
+            Status::Pending => inner.wheel.waker(key).map(|known| std::mem::replace(known, waker)),
+            _ => Some(waker),
+        };
+        drop(inner);
+        drop(replaced);
+        status
+    }
+
+    /// Moves a pending timer; `false` if it is not pending.
+    pub(super) fn reset(&self, key: Key, deadline: Instant) -> bool {
+        let tick = self.tick_up(deadline);
+        let mut inner = self.inner.lock();
+        let is_pending = inner.status(key) == Status::Pending;
+        if is_pending {
+            inner.wheel.reset(key, tick);
+        }
+        drop(inner);
+        if is_pending && !self.is_here() {
+            self.ring.wake_by_ref();
+        }
+        is_pending
+    }
+
+    /// Takes a timer away.
+    #[inline]
+    pub(super) fn disarm(&self, key: Key) {
+        let mut inner = self.inner.lock();
+        let removed = if inner.closed { None } else { inner.wheel.remove(key) };
+        drop(inner);
+        drop(removed);
+    }
+
+    /// The next moment at which there is something to do.
+    pub(crate) fn next_deadline(&self) -> Option<Instant> {
+        let tick = self.inner.lock().wheel.next_deadline()?;
+        let since = Duration::from_nanos(tick.saturating_mul(1 << TICK_BITS));
+        Some(self.origin.checked_add(since).unwrap_or(self.origin))
+    }
+
+    /// Wakes what is due; `wakers` is empty, and is again afterwards.
+    #[inline]
+    pub(crate) fn fire(&self, wakers: &mut Vec<Waker>) {
+        let mut inner = self.inner.lock();
+        if inner.wheel.next_deadline().is_none() {
+            return;
+        }
+        // The clock is read under the lock: another thread's `arm` could otherwise see a wheel that is ahead of it.
+        let now = self.tick_down(Instant::now());
+        inner.wheel.advance(now, wakers);
+        drop(inner);
+        wake_all(wakers);
+    }
+
+    /// Ends the worker's timers and wakes whoever waits for them.
+    pub(crate) fn close(&self) {
+        let mut wakers = Vec::new();
+        let mut inner = self.inner.lock();
+        inner.closed = true;
+        inner.wheel.clear(&mut wakers);
+        drop(inner);
+        wake_all(&mut wakers);
+    }
+
+    /// Moves the paused clock on this thread to `now`.
+    pub(crate) fn jump(now: Instant) {
+        clock::set(now);
+    }
+
+    fn is_here(&self) -> bool {
+        CURRENT.with(|current| current.borrow().as_ref().is_some_and(|timers| std::ptr::eq(&raw const **timers, self)))
+    }
+
+    fn tick_up(&self, instant: Instant) -> u64 {
+        self.ticks(instant.saturating_duration_since(self.origin).saturating_add(TICK - Duration::from_nanos(1)))
+    }
+
+    fn tick_down(&self, instant: Instant) -> u64 {
+        self.ticks(instant.saturating_duration_since(self.origin))
+    }
+
+    #[inline]
+    fn ticks(&self, since: Duration) -> u64 {
+        // 584 years of nanoseconds fit; nobody waits for the rest.
+        let nanos = since.as_secs().saturating_mul(1_000_000_000).saturating_add(u64::from(since.subsec_nanos()));
+        nanos >> TICK_BITS
+    }
+}
+
+impl Inner {
+    fn status(&self, key: Key) -> Status {
+        if self.closed {
+            Status::Closed
+        } else if self.wheel.has_fired(key) {
+            Status::Fired
+        } else {
+            Status::Pending
+        }
+    }
+}
+
+thread_local! {
+    /// Without a destructor, so that a runtime may be dropped by another thread-local's; [`Entered`] leaves it empty.
+    static CURRENT: ManuallyDrop<RefCell<Option<Arc<Timers>>>> = const { ManuallyDrop::new(RefCell::new(None)) };
+}
+
+/// While this lives, timers polled on this thread are armed here.
+pub(crate) struct Entered {
+    timers: Option<Arc<Timers>>,
+    clock: Option<Virtual>,
+}
+
+/// Makes `timers` and `clock` those of this thread.
+pub(crate) fn enter(timers: Arc<Timers>, clock: Option<Virtual>) -> Entered {
+    let timers = CURRENT.with(|current| current.replace(Some(timers)));
+    Entered { timers, clock: clock::replace(clock) }
+}
+
+/// The clock of this thread, to be given to [`enter`] again.
+pub(crate) fn current_clock() -> Option<Virtual> {
+    let clock = clock::replace(None);
+    clock::replace(clock);
+    clock
+}
+
+impl Drop for Entered {
+    fn drop(&mut self) {
+        clock::replace(self.clock);
+        let ours = CURRENT.with(|current| current.replace(self.timers.take()));
+        drop(ours);
+    }
+}
