@@ -51,9 +51,9 @@ pub(super) fn resume() {
     VIRTUAL.set(Some(Virtual { base: Instant::now().0, running_since: Some(std::time::Instant::now()) }));
 }
 
-/// Moves a clock that stands still.
-pub(super) fn set(now: Instant) {
-    VIRTUAL.set(Some(Virtual { base: now.0, running_since: None }));
+/// Moves a clock that stands still on to `moment`, but never back: the deadline of a timer may be past.
+pub(super) fn move_on(moment: Instant) {
+    VIRTUAL.set(Some(Virtual { base: moment.max(Instant::now()).0, running_since: None }));
 }
 
 /// A moment of the runtime's clock, which a test can [pause](super::pause).
@@ -119,12 +119,11 @@ impl Instant {
         self.0
     }
 
-    /// The moment `duration` from now; thirty years from now, which is never, where the clock cannot show it.
+    /// The moment `duration` later; thirty years later, which is never, where the clock cannot show it.
     #[inline]
-    pub(super) fn after(duration: Duration) -> Self {
+    pub(super) fn later(self, duration: Duration) -> Self {
         const NEVER: Duration = Duration::from_secs(30 * 365 * 24 * 60 * 60);
-        let now = Self::now();
-        now.checked_add(duration).unwrap_or_else(|| now + NEVER)
+        self.checked_add(duration).or_else(|| self.checked_add(NEVER)).unwrap_or(self)
     }
 }
 

@@ -81,14 +81,14 @@ impl Interval {
     }
 
     fn next_after(&self, due: Instant, now: Instant) -> Instant {
-        let on_time = due.checked_add(self.period).unwrap_or(due + Duration::from_secs(1 << 30));
+        let on_time = due.later(self.period);
         // As late as this, the next tick would be late too.
         if now <= on_time {
             return on_time;
         }
         match self.missed {
             MissedTickBehavior::Burst => on_time,
-            MissedTickBehavior::Delay => now + self.period,
+            MissedTickBehavior::Delay => now.later(self.period),
             MissedTickBehavior::Skip => {
                 let into_period = (now - due).as_nanos() % self.period.as_nanos();
                 // Smaller than the period, so it fits wherever that did.
@@ -101,7 +101,7 @@ impl Interval {
 
     /// Ticks a period from now, and so on from there.
     pub fn reset(&mut self) {
-        self.sleep.reset(Instant::now() + self.period);
+        self.sleep.reset(Instant::now().later(self.period));
     }
 
     /// The time between two ticks.

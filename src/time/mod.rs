@@ -94,14 +94,14 @@ pub fn resume() {
 pub async fn advance(duration: Duration) {
     let timers = expect("advance");
     assert!(is_paused(), "time::advance: the clock is running; call time::pause first");
-    let target = Instant::after(duration);
+    let target = Instant::now().later(duration);
     let mut wakers = Vec::new();
     while let Some(next) = timers.next_deadline().filter(|next| *next <= target) {
-        clock::set(next);
+        clock::move_on(next);
         timers.fire(&mut wakers);
         give_way().await;
     }
-    clock::set(target);
+    clock::move_on(target);
     give_way().await;
 }
 

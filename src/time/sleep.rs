@@ -32,7 +32,7 @@ use crate::wheel::Key;
 /// ```
 #[inline]
 pub fn sleep(duration: Duration) -> Sleep {
-    sleep_until(Instant::after(duration))
+    sleep_until(Instant::now().later(duration))
 }
 
 /// Waits until `deadline`; one that is past is ready at once.

@@ -151,9 +151,9 @@ impl Timers {
         wake_all(&mut wakers);
     }
 
-    /// Moves the paused clock on this thread to `now`.
-    pub(crate) fn jump(now: Instant) {
-        clock::set(now);
+    /// Moves the paused clock on this thread on to `deadline`.
+    pub(crate) fn jump(deadline: Instant) {
+        clock::move_on(deadline);
     }
 
     fn is_here(&self) -> bool {

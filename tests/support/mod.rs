@@ -258,3 +258,44 @@ pub fn descriptor_flags(socket: &impl std::os::fd::AsRawFd) -> i32 {
     let flags = info.lines().find_map(|line| line.strip_prefix("flags:")).expect("its flags");
     i32::from_str_radix(flags.trim(), 8).expect("an octal number")
 }
+
+/// Like [`run`], with a clock that stands still at first and jumps when every task waits.
+#[track_caller]
+pub fn run_paused<F>(test: impl FnOnce() -> F + Send + 'static) -> F::Output
+where
+    F: Future,
+    F::Output: Send + 'static,
+{
+    within(move || {
+        let runtime = kittiwake::runtime::Builder::new().start_paused(true).build().expect("a runtime");
+        runtime.block_on(test())
+    })
+}
+
+/// What a panic of `f` says; fails if there is none.
+#[track_caller]
+pub fn panic_of(f: impl FnOnce()) -> String {
+    let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(f));
+    let panic = result.expect_err("this should have panicked");
+    match panic.downcast::<String>() {
+        Ok(text) => *text,
+        Err(panic) => (*panic.downcast::<&str>().expect("a panic with a sentence")).to_owned(),
+    }
+}
+
+/// What a paused clock may be past a deadline: timers are rounded up to this.
+pub const TICK: Duration = Duration::from_nanos(1 << 16);
+
+/// Fails unless the clock is at `deadline`, or within the tick after it.
+#[track_caller]
+pub fn assert_at(now: kittiwake::time::Instant, deadline: kittiwake::time::Instant) {
+    assert!(now >= deadline, "the timer ended {:?} early", deadline - now);
+    assert!(now - deadline < TICK, "the clock is {:?} past the deadline, more than a tick", now - deadline);
+}
+
+/// Gives every task that is ready a few turns, without letting a paused clock jump: the caller never waits.
+pub async fn settle_without_time() {
+    for _ in 0..10 {
+        kittiwake::task::yield_now().await;
+    }
+}
