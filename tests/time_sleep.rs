@@ -1,5 +1,8 @@
 //! Sleeping: never early, never lost, whatever happens to the sleep in the meantime.
 
+// A sleep is made in one runtime, and is itself the result, to be used in another.
+#![allow(clippy::async_yields_async)]
+
 mod support;
 
 use std::future::poll_fn;
@@ -349,10 +352,11 @@ fn a_sleep_may_be_reset_inside_its_wake() {
         let resetter = Arc::new(Resetter(Mutex::new((Some(sleep(Duration::from_secs(1))), 0))));
         let waker = Waker::from(resetter.clone());
         for wakes in 0..5 {
-            let mut inner = resetter.0.lock().unwrap();
-            assert_eq!(inner.1, wakes, "it wakes once for each deadline");
-            assert!(poll_with(&waker, inner.0.as_mut().expect("the sleep")).is_pending(), "a second is to come");
-            drop(inner);
+            {
+                let mut inner = resetter.0.lock().unwrap();
+                assert_eq!(inner.1, wakes, "it wakes once for each deadline");
+                assert!(poll_with(&waker, inner.0.as_mut().expect("the sleep")).is_pending(), "a second is to come");
+            }
             advance(Duration::from_millis(1001)).await;
         }
         drop(resetter.0.lock().unwrap().0.take());
@@ -410,7 +414,8 @@ fn a_sleep_moves_to_another_task() {
         for _ in 0..3 {
             moving = kittiwake::spawn(async move {
                 assert!(poll_with(Waker::noop(), &mut moving).is_pending(), "an hour is to come");
-                poll_fn(|cx| Poll::Ready(assert!(Pin::new(&mut moving).poll(cx).is_pending()))).await;
+                let pending = poll_fn(|cx| Poll::Ready(Pin::new(&mut moving).poll(cx).is_pending())).await;
+                assert!(pending, "an hour is to come");
                 moving
             })
             .await
@@ -462,7 +467,7 @@ fn a_sleep_that_outlives_its_runtime_is_woken_and_goes_on_in_the_next() {
             far
         });
         assert!(wakes.get() >= 1, "the end of the runtime woke it");
-        let text = panic_of(|| drop(poll_with(&waker, &mut far)));
+        let text = panic_of(|| assert!(poll_with(&waker, &mut far).is_ready()));
         assert!(text.contains("no kittiwake runtime"), "the panic says what is missing: {text}");
         far.reset(Instant::now());
         assert!(poll_with(&waker, &mut far).is_ready(), "what is past needs no runtime");
@@ -473,7 +478,7 @@ fn a_sleep_that_outlives_its_runtime_is_woken_and_goes_on_in_the_next() {
 #[test]
 fn a_sleep_that_has_to_wait_outside_a_runtime_panics_with_a_sentence() {
     let mut sleep = sleep(HOUR);
-    let text = panic_of(|| drop(poll_with(Waker::noop(), &mut sleep)));
+    let text = panic_of(|| assert!(poll_with(Waker::noop(), &mut sleep).is_ready()));
     assert!(text.contains("no kittiwake runtime is running on this thread"), "it says what is missing: {text}");
     assert!(text.contains("block_on"), "and what to do: {text}");
 }

@@ -119,11 +119,11 @@ impl Instant {
         self.0
     }
 
-    /// The moment `duration` later; thirty years later, which is never, where the clock cannot show it.
+    /// The moment `duration` later, and thirty years later at the most: that is never, and a clock can show it.
     #[inline]
     pub(super) fn later(self, duration: Duration) -> Self {
         const NEVER: Duration = Duration::from_secs(30 * 365 * 24 * 60 * 60);
-        self.checked_add(duration).or_else(|| self.checked_add(NEVER)).unwrap_or(self)
+        self.checked_add(duration.min(NEVER)).unwrap_or(self)
     }
 }
 

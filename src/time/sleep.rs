@@ -12,7 +12,7 @@ use crate::wheel::Key;
 /// Waits for `duration`.
 ///
 /// Never ends early, and late by as little as the system's timers allow: see [the module](super). Zero is ready at
-/// once; `Duration::MAX`, or anything else that the clock cannot show, never.
+/// once; more than thirty years, `Duration::MAX` say, never (or after thirty years).
 ///
 /// # Cancel safety
 /// Safe: dropping it takes the timer away.
@@ -76,7 +76,8 @@ impl Sleep {
         Instant::now() >= self.deadline
     }
 
-    /// Sets another deadline, without a new timer if there is one. Whoever waits for it goes on waiting, until then.
+    /// Sets another deadline, without a new timer if there is one. Whoever waits for it goes on waiting,
+    /// until then; if that is past, until the worker's next turn.
     pub fn reset(&mut self, deadline: Instant) {
         self.deadline = deadline;
         if self.armed.as_ref().is_some_and(|armed| !armed.timers.reset(armed.key, deadline)) {
