@@ -7,6 +7,7 @@ use std::net::SocketAddr;
 use futures_lite::future::poll_once;
 use kittiwake::io::{AsyncReadExt, AsyncWriteExt, ErrorKind};
 use kittiwake::net::TcpStream;
+use kittiwake::time::Duration;
 use socket2::{Domain, Socket, Type};
 use support::*;
 
@@ -124,12 +125,7 @@ fn a_dropped_connect_closes_its_socket() {
 #[cfg(target_os = "linux")]
 fn a_connect_to_a_full_queue_waits_and_can_be_dropped() {
     run(|| async {
-        let listener = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
-        listener.bind(&"127.0.0.1:0".parse::<SocketAddr>().expect("an address").into()).expect("bind");
-        listener.listen(0).expect("listen");
-        let address = listener.local_addr().expect("local_addr").as_socket().expect("an IP address");
-        let queued: Vec<_> = (0..8).map(|_| begin_connect(address)).collect();
-
+        let (_listener, address, queued) = full_queue();
         let mut connect = Box::pin(TcpStream::connect(address));
         assert!(poll_once(&mut connect).await.is_none(), "connecting has to wait");
         settle().await;
@@ -141,6 +137,29 @@ fn a_connect_to_a_full_queue_waits_and_can_be_dropped() {
         assert_eq!(sources(), 0, "it has left the reactor");
         until(|| connecting_to(address) == queued_without_room(&queued)).await;
     });
+}
+
+/// Without it a host that never answers keeps its caller for the minutes that the kernel gives it.
+#[test]
+#[cfg(target_os = "linux")]
+fn a_connect_that_takes_too_long_times_out() {
+    run(|| async {
+        let (_listener, address, queued) = full_queue();
+        let error = TcpStream::connect_timeout(address, Duration::from_millis(5)).await.expect_err("nobody answers");
+        assert_eq!(error.kind(), ErrorKind::TimedOut, "{error}");
+        until(|| connecting_to(address) == queued_without_room(&queued)).await;
+    });
+}
+
+/// A listener whose queue has no room, and what is in it.
+#[cfg(target_os = "linux")]
+fn full_queue() -> (Socket, SocketAddr, Vec<Socket>) {
+    let listener = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
+    listener.bind(&"127.0.0.1:0".parse::<SocketAddr>().expect("an address").into()).expect("bind");
+    listener.listen(0).expect("listen");
+    let address = listener.local_addr().expect("local_addr").as_socket().expect("an IP address");
+    let queued = (0..8).map(|_| begin_connect(address)).collect();
+    (listener, address, queued)
 }
 
 #[cfg(target_os = "linux")]

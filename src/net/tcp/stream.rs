@@ -18,6 +18,7 @@ use super::split::{self, OwnedReadHalf, OwnedWriteHalf, ReadHalf, WriteHalf};
 use crate::net::ToSocketAddrs;
 use crate::net::addr::try_each;
 use crate::reactor::{Direction, Registration};
+use crate::time::{Duration, timeout};
 
 /// A TCP connection.
 ///
@@ -95,6 +96,34 @@ impl TcpStream {
     /// See [`TcpStream`].
     pub async fn connect<A: ToSocketAddrs>(addrs: A) -> io::Result<Self> {
         try_each(addrs, Self::connect_to).await
+    }
+
+    /// Connects as [`connect`](TcpStream::connect) does, within `duration` for all addresses together.
+    ///
+    /// # Cancel safety
+    /// Safe: dropping the future closes the socket.
+    ///
+    /// # Errors
+    /// `TimedOut` if the time is over; else as for [`connect`](TcpStream::connect).
+    ///
+    /// # Panics
+    /// When it has to wait, outside a runtime.
+    ///
+    /// # Examples
+    /// ```
+    /// use kittiwake::net::{TcpListener, TcpStream};
+    /// use kittiwake::time::Duration;
+    ///
+    /// # kittiwake::block_on(async {
+    /// let listener = TcpListener::bind("127.0.0.1:0").await?;
+    /// let address = listener.local_addr()?;
+    /// let stream = TcpStream::connect_timeout(address, Duration::from_secs(5)).await?;
+    /// assert_eq!(stream.peer_addr()?, address);
+    /// # std::io::Result::Ok(())
+    /// # }).unwrap();
+    /// ```
+    pub async fn connect_timeout<A: ToSocketAddrs>(addrs: A, duration: Duration) -> io::Result<Self> {
+        timeout(duration, Self::connect(addrs)).await?
     }
 
     async fn connect_to(addr: SocketAddr) -> io::Result<Self> {
