@@ -300,7 +300,7 @@ impl TcpStream {
     /// reset may lose what it has not read yet: our last reply. So a server that stops reading early, after an error reply
     /// say, ends by this. Returns `true` if that end came, `false` as soon as
     /// `limit` bytes were read without it. A peer that just keeps
-    /// its side open makes this wait: bound it in time too, by a [`timeout`](crate::time::timeout).
+    /// its side open makes this wait: bound it in time too, by a [`timeout`].
     ///
     /// # Cancel safety
     /// Safe: what was read was to be thrown away.
