@@ -10,6 +10,7 @@ use std::io::{Read, Write};
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::task::Poll;
+use std::time::Duration;
 
 use futures_lite::StreamExt;
 use futures_lite::future::{poll_fn, poll_once};
@@ -193,6 +194,9 @@ fn handles_and_wakers_keep_no_descriptor_open() {
         let waker = kittiwake::block_on(poll_fn(|cx| Poll::Ready(cx.waker().clone())));
         assert_eq!(open_descriptors(), before, "the waker of a call of block_on keeps something open");
         waker.wake();
+        let mut sleep = kittiwake::time::sleep(Duration::from_secs(3600));
+        assert!(kittiwake::block_on(poll_once(&mut sleep)).is_none(), "an hour is not over");
+        assert_eq!(open_descriptors(), before, "a sleep keeps something of its runtime open");
     });
 }
 

@@ -14,8 +14,9 @@
 //! # The end of the runtime
 //! 1. [`Worker::shut_down`] refuses new tasks and tells all tasks to end;
 //! 2. it runs them until the list is empty: each drops its future, and with it its sockets;
-//! 3. the inbox closes; wakes that still come find nobody;
-//! 4. the timers and then the reactor end, and with them the waits of sleeps and sockets that live on elsewhere.
+//! 3. the timers end, and with them the waits of sleeps that live on elsewhere;
+//! 4. the inbox closes; wakes that still come find nobody;
+//! 5. the reactor is dropped, and orphans the sockets that live on elsewhere.
 
 use std::io;
 use std::panic::resume_unwind;
@@ -191,9 +192,10 @@ impl Worker {
         let entered = enter::enter(&self.executor, &self.reactor, &self.timers, self.clock);
         self.executor.take_posts();
         let none = self.end(Which::All);
+        // Before the queue is left: this may wake the future of a call that is over.
+        self.timers.close();
         self.executor.leave(none);
         self.executor.close();
-        self.timers.close();
         drop(entered);
     }
 }

@@ -33,14 +33,13 @@ pub(crate) struct Timers {
     inner: Mutex<Inner>,
     /// Tick 0.
     origin: Instant,
-    /// Ends the worker's block, from any thread.
-    ring: Waker,
 }
 
 struct Inner {
     wheel: Wheel,
-    /// The worker has ended: no key is valid any more.
-    closed: bool,
+    /// Ends the worker's block, from any thread. `None` once the worker has ended: no key is valid any more, and the
+    /// descriptor behind it is not kept open for sleeps that live on.
+    ring: Option<Waker>,
 }
 
 /// What became of a timer.
@@ -54,8 +53,8 @@ pub(super) enum Status {
 
 impl Timers {
     pub(crate) fn new(ring: Waker) -> Arc<Self> {
-        let inner = Mutex::new(Inner { wheel: Wheel::new(0), closed: false });
-        Arc::new(Self { inner, origin: Instant::now(), ring })
+        let inner = Mutex::new(Inner { wheel: Wheel::new(0), ring: Some(ring) });
+        Arc::new(Self { inner, origin: Instant::now() })
     }
 
     /// The timers of the worker on this thread.
@@ -68,10 +67,8 @@ impl Timers {
     pub(super) fn arm(&self, deadline: Instant, waker: Waker) -> Option<Key> {
         let tick = self.tick_up(deadline);
         let mut inner = self.inner.lock();
-        if inner.closed {
-            // The waker is dropped after the lock: parameters go last.
-            return None;
-        }
+        // Where it has ended, the waker is dropped after the lock: parameters go last.
+        inner.ring.as_ref()?;
         Some(inner.wheel.insert(tick, waker))
     }
 
@@ -101,21 +98,23 @@ impl Timers {
         let tick = self.tick_up(deadline);
         let mut inner = self.inner.lock();
         let is_pending = inner.status(key) == Status::Pending;
-        if is_pending {
-            inner.wheel.reset(key, tick);
+        if !is_pending {
+            return false;
         }
+        inner.wheel.reset(key, tick);
+        let ring = if self.is_here() { None } else { inner.ring.clone() };
         drop(inner);
-        if is_pending && !self.is_here() {
-            self.ring.wake_by_ref();
+        if let Some(ring) = ring {
+            ring.wake();
         }
-        is_pending
+        true
     }
 
     /// Takes a timer away.
     #[inline]
     pub(super) fn disarm(&self, key: Key) {
         let mut inner = self.inner.lock();
-        let removed = if inner.closed { None } else { inner.wheel.remove(key) };
+        let removed = if inner.ring.is_none() { None } else { inner.wheel.remove(key) };
         drop(inner);
         drop(removed);
     }
@@ -145,9 +144,10 @@ impl Timers {
     pub(crate) fn close(&self) {
         let mut wakers = Vec::new();
         let mut inner = self.inner.lock();
-        inner.closed = true;
+        let ring = inner.ring.take();
         inner.wheel.clear(&mut wakers);
         drop(inner);
+        drop(ring);
         wake_all(&mut wakers);
     }
 
@@ -178,7 +178,7 @@ impl Timers {
 
 impl Inner {
     fn status(&self, key: Key) -> Status {
-        if self.closed {
+        if self.ring.is_none() {
             Status::Closed
         } else if self.wheel.has_fired(key) {
             Status::Fired
