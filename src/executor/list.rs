@@ -121,13 +121,14 @@ impl TaskList {
         let mut tasks = self.tasks.lock();
         tasks.closed_to_local = true;
         tasks.closed |= which == Which::All;
-        let mut wakers = Vec::with_capacity(tasks.entries.len());
-        for (_, entry) in &tasks.entries {
-            if which == Which::All || entry.header.is_local() {
-                entry.header.abort();
-                // A clone of our own task's waker: this counts, and no more.
-                wakers.push(entry.waker.clone());
-            }
+        let count = tasks.len(which);
+        let mut wakers = Vec::with_capacity(count);
+        let meant = tasks.entries.iter().filter(|(_, entry)| which == Which::All || entry.header.is_local());
+        // At the end of most calls there is none, and then the others are not looked through.
+        for (_, entry) in meant.take(count) {
+            entry.header.abort();
+            // A clone of our own task's waker: this counts, and no more.
+            wakers.push(entry.waker.clone());
         }
         drop(tasks);
         wake_all(&mut wakers);
@@ -135,10 +136,15 @@ impl TaskList {
 
     /// How many tasks still have their future.
     pub(crate) fn len(&self, which: Which) -> usize {
-        let tasks = self.tasks.lock();
+        self.tasks.lock().len(which)
+    }
+}
+
+impl Tasks {
+    fn len(&self, which: Which) -> usize {
         match which {
-            Which::Local => tasks.local,
-            Which::All => tasks.entries.len(),
+            Which::Local => self.local,
+            Which::All => self.entries.len(),
         }
     }
 }

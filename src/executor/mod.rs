@@ -45,6 +45,7 @@ use list::TaskList;
 pub(crate) use list::Which;
 pub(crate) use task::LARGE;
 use task::Runnable;
+pub(crate) use task::is_local;
 
 use crate::budget;
 
@@ -192,7 +193,7 @@ fn push(entry: Entry) {
 
 /// Gets rid of an entry that no worker will run.
 fn discard(entry: Entry) {
-    if task::is_local(&entry) {
+    if is_local(&entry) {
         // async-task ends the process when a local task is dropped on another
         // thread. Its memory is the smaller loss.
         mem::forget(entry);
@@ -284,7 +285,8 @@ impl Executor {
     /// Runs one entry of the queue that is not the main future.
     #[inline]
     pub(crate) fn run(&self, task: Runnable) {
-        task::run(task);
+        budget::refill();
+        task.run();
     }
 
     /// Says that the worker is about to block; `false` if it must not.
@@ -336,11 +338,6 @@ impl Executor {
     pub(crate) fn main_waker(&self) -> MainWaker {
         MainWaker(Arc::new(Main { home: self.home.clone(), queued: AtomicBool::new(false) }))
     }
-}
-
-/// Whether an entry is a local task's.
-pub(crate) fn is_local(entry: &Entry) -> bool {
-    task::is_local(entry)
 }
 
 /// Wakes the future of a `block_on` call: it is queued like any task.

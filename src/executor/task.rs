@@ -243,13 +243,6 @@ impl<T> Drop for Outcome<T> {
     }
 }
 
-/// Runs a task, or ends it if it was told to end.
-#[inline]
-pub(crate) fn run(entry: Runnable) {
-    crate::budget::refill();
-    entry.run();
-}
-
 /// Whether running or dropping this entry is bound to the thread that made it.
 pub(crate) fn is_local(entry: &Entry) -> bool {
     matches!(entry, Entry::Task(runnable) if runnable.metadata().local)

@@ -506,9 +506,8 @@ impl List {
         }
         let mut released = Released::default();
         if self.displaced == self.room {
-            let (displaced, listed) = mem::take(&mut self.waiters).into_iter().partition(|waiter| waiter.displaced);
-            let displaced: Vec<Waiter> = displaced;
-            self.waiters = listed;
+            let displaced: Vec<Waiter>;
+            (displaced, self.waiters) = mem::take(&mut self.waiters).into_iter().partition(|waiter| waiter.displaced);
             released.wake = displaced.into_iter().map(|waiter| waiter.waker).collect();
             self.displaced = 0;
             self.room = (2 * self.room).min(MOST_ROOM);

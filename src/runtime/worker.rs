@@ -129,7 +129,7 @@ impl Worker {
         let grace = if self.reactor.registry().sources() == 0 { Duration::ZERO } else { GRACE };
         let events = self.turn(Some(grace));
         if events == 0 && !self.executor.has_posts() {
-            Timers::jump(deadline);
+            time::move_on(deadline);
         }
     }
 

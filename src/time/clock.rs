@@ -31,8 +31,13 @@ pub(super) fn replace(clock: Option<Virtual>) -> Option<Virtual> {
     VIRTUAL.replace(clock)
 }
 
-/// A clock that stands still at the present.
-pub(super) fn paused() -> Virtual {
+/// The clock of this thread, if it is not std's.
+pub(crate) fn current_clock() -> Option<Virtual> {
+    VIRTUAL.get()
+}
+
+/// A clock that stands still at the present, for a runtime that starts with it.
+pub(crate) fn paused_clock() -> Virtual {
     Virtual { base: std::time::Instant::now(), running_since: None }
 }
 
@@ -52,7 +57,7 @@ pub(super) fn resume() {
 }
 
 /// Moves a clock that stands still on to `moment`, but never back: the deadline of a timer may be past.
-pub(super) fn move_on(moment: Instant) {
+pub(crate) fn move_on(moment: Instant) {
     VIRTUAL.set(Some(Virtual { base: moment.max(Instant::now()).0, running_since: None }));
 }
 

@@ -40,11 +40,11 @@ use std::task::Poll;
 pub use std::time::Duration;
 
 pub use clock::Instant;
-pub(crate) use clock::{Virtual, is_paused};
+pub(crate) use clock::{Virtual, current_clock, is_paused, move_on, paused_clock};
 pub use interval::{Interval, MissedTickBehavior, interval, interval_at};
 pub use sleep::{Sleep, sleep, sleep_until};
 pub use timeout::{Elapsed, Timeout, timeout, timeout_at};
-pub(crate) use timers::{Entered, Timers, current_clock, enter};
+pub(crate) use timers::{Entered, Timers, enter};
 
 /// Stops the runtime's clock: from now on it moves only when every task waits, or by [`advance`].
 ///
@@ -97,11 +97,11 @@ pub async fn advance(duration: Duration) {
     let target = Instant::now().later(duration);
     let mut wakers = Vec::new();
     while let Some(next) = timers.next_deadline().filter(|next| *next <= target) {
-        clock::move_on(next);
+        move_on(next);
         timers.fire(&mut wakers);
         give_way().await;
     }
-    clock::move_on(target);
+    move_on(target);
     give_way().await;
 }
 
@@ -124,9 +124,4 @@ fn expect(function: &str) -> std::sync::Arc<Timers> {
         panic!("time::{function} was called outside a runtime: there is no clock to move; call it inside block_on");
     };
     timers
-}
-
-/// A clock that stands still at the present, for a runtime that starts with it.
-pub(crate) fn paused_clock() -> Virtual {
-    clock::paused()
 }

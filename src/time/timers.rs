@@ -151,11 +151,6 @@ impl Timers {
         wake_all(&mut wakers);
     }
 
-    /// Moves the paused clock on this thread on to `deadline`.
-    pub(crate) fn jump(deadline: Instant) {
-        clock::move_on(deadline);
-    }
-
     fn is_here(&self) -> bool {
         CURRENT.with(|current| current.borrow().as_ref().is_some_and(|timers| std::ptr::eq(&raw const **timers, self)))
     }
@@ -203,13 +198,6 @@ pub(crate) struct Entered {
 pub(crate) fn enter(timers: Arc<Timers>, clock: Option<Virtual>) -> Entered {
     let timers = CURRENT.with(|current| current.replace(Some(timers)));
     Entered { timers, clock: clock::replace(clock) }
-}
-
-/// The clock of this thread, to be given to [`enter`] again.
-pub(crate) fn current_clock() -> Option<Virtual> {
-    let clock = clock::replace(None);
-    clock::replace(clock);
-    clock
 }
 
 impl Drop for Entered {
