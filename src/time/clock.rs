@@ -128,7 +128,10 @@ impl Instant {
     #[inline]
     pub(super) fn later(self, duration: Duration) -> Self {
         const NEVER: Duration = Duration::from_secs(30 * 365 * 24 * 60 * 60);
-        self.checked_add(duration.min(NEVER)).unwrap_or(self)
+        match self.0.checked_add(duration.min(NEVER)) {
+            Some(later) => Self(later),
+            None => self,
+        }
     }
 }
 

@@ -32,7 +32,8 @@ use crate::wheel::Key;
 /// ```
 #[inline]
 pub fn sleep(duration: Duration) -> Sleep {
-    sleep_until(Instant::now().later(duration))
+    let state = if duration.is_zero() { State::Unknown } else { State::Ahead };
+    Sleep { deadline: Instant::now().later(duration), state }
 }
 
 /// Waits until `deadline`; one that is past is ready at once.
@@ -44,7 +45,7 @@ pub fn sleep(duration: Duration) -> Sleep {
 /// Like [`sleep`].
 #[inline]
 pub fn sleep_until(deadline: Instant) -> Sleep {
-    Sleep { deadline, armed: None }
+    Sleep { deadline, state: State::Unknown }
 }
 
 /// The future of [`sleep`] and [`sleep_until`].
@@ -56,8 +57,17 @@ pub fn sleep_until(deadline: Instant) -> Sleep {
 #[must_use = "futures do nothing unless awaited"]
 pub struct Sleep {
     deadline: Instant,
-    /// The timer, from the first poll that had to wait until it fired.
-    armed: Option<Armed>,
+    state: State,
+}
+
+enum State {
+    /// The deadline may be past: the clock says.
+    Unknown,
+    /// The deadline was still to come when it was set. Whether it still is, the timers find out: the clock is not read
+    /// a second time for it.
+    Ahead,
+    /// It has a timer.
+    Armed(Armed),
 }
 
 struct Armed {
@@ -80,23 +90,11 @@ impl Sleep {
     /// until then; if that is past, until the worker's next turn.
     pub fn reset(&mut self, deadline: Instant) {
         self.deadline = deadline;
-        if self.armed.as_ref().is_some_and(|armed| !armed.timers.reset(armed.key, deadline)) {
-            // It has fired already, or its worker has ended: the next poll arms it anew.
-            self.armed = None;
+        match &self.state {
+            State::Armed(armed) if armed.timers.reset(armed.key, deadline) => {}
+            // If there was a timer, it has fired already, or its worker has ended: the next poll arms it anew.
+            _ => self.state = State::Unknown,
         }
-    }
-
-    #[inline]
-    fn arm(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        if self.is_elapsed() {
-            return Poll::Ready(());
-        }
-        let Some(timers) = Timers::current() else { no_runtime() };
-        // The only worker on this thread is the one that is polling: it has not ended.
-        if let Some(key) = timers.arm(self.deadline, cx.waker().clone()) {
-            self.armed = Some(Armed { timers, key });
-        }
-        Poll::Pending
     }
 }
 
@@ -106,19 +104,40 @@ impl Future for Sleep {
     #[inline]
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let this = &mut *self;
-        match this.armed.as_ref().map(|armed| armed.timers.poll(armed.key, cx.waker())) {
-            None => this.arm(cx),
-            Some(Status::Pending) => Poll::Pending,
-            Some(Status::Fired) => {
-                this.armed = None;
-                Poll::Ready(())
+        if let State::Armed(armed) = &this.state {
+            let status = armed.timers.poll(armed.key, cx.waker());
+            if status == Status::Pending {
+                return Poll::Pending;
             }
-            Some(Status::Closed) => {
-                this.armed = None;
-                this.arm(cx)
+            this.state = State::Unknown;
+            if status == Status::Fired {
+                return Poll::Ready(());
             }
         }
+        if matches!(this.state, State::Unknown) && this.is_elapsed() {
+            return Poll::Ready(());
+        }
+        let Some(timers) = Timers::current() else { return outside(this) };
+        match timers.arm(this.deadline, cx.waker().clone()) {
+            Ok(key) => this.state = State::Armed(Armed { timers, key }),
+            // The only worker on this thread is the one that is polling: it has not ended.
+            Err(status) => {
+                debug_assert!(status == Status::Fired, "a worker that has ended polls nothing");
+                return Poll::Ready(());
+            }
+        }
+        Poll::Pending
     }
+}
+
+#[cold]
+fn outside(sleep: &Sleep) -> Poll<()> {
+    assert!(
+        sleep.is_elapsed(),
+        "a timer has to wait, and no kittiwake runtime is running on this thread; \
+         use it inside kittiwake::block_on, or in a task spawned there"
+    );
+    Poll::Ready(())
 }
 
 impl Drop for Armed {
@@ -128,16 +147,11 @@ impl Drop for Armed {
     }
 }
 
-impl std::fmt::Debug for Armed {
+impl std::fmt::Debug for State {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Armed").finish_non_exhaustive()
+        f.write_str(match self {
+            Self::Unknown | Self::Ahead => "Unarmed",
+            Self::Armed(_) => "Armed",
+        })
     }
-}
-
-#[cold]
-fn no_runtime() -> ! {
-    panic!(
-        "a timer has to wait, and no kittiwake runtime is running on this thread; \
-         use it inside kittiwake::block_on, or in a task spawned there"
-    )
 }

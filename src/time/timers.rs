@@ -6,8 +6,8 @@
 //! 3. When the worker ends ([`Timers::close`]), whoever waits is woken, and arms anew where it is polled then.
 //!
 //! # Never early
-//! The wheel counts ticks of 2^16 ns from the worker's start. Deadlines are rounded up to a tick, the present down: a timer
-//! fires when its whole tick has begun, so at its deadline or up to 65 µs after.
+//! The wheel counts ticks of 2^16 ns from the worker's start ([`Ticks`]). Deadlines are rounded up to a tick, the present
+//! down: a timer is due at its deadline or up to 65 µs after.
 //!
 //! # The race
 //! A `Sleep` that has moved to another thread may be reset there to an earlier deadline while the worker blocks until the
@@ -23,23 +23,27 @@ use parking_lot::Mutex;
 
 use super::clock::{self, Instant, Virtual};
 use crate::sync::wake_all;
-use crate::wheel::{Key, Wheel};
+use crate::wheel::{Key, Scale, Wheel};
 
 const TICK_BITS: u32 = 16;
-const TICK: Duration = Duration::from_nanos(1 << TICK_BITS);
+/// In nanoseconds.
+const TICK: u64 = 1 << TICK_BITS;
 
 /// The timers of one worker.
 pub(crate) struct Timers {
     inner: Mutex<Inner>,
-    /// Tick 0.
-    origin: Instant,
 }
 
 struct Inner {
-    wheel: Wheel,
+    wheel: Wheel<Ticks>,
     /// Ends the worker's block, from any thread. `None` once the worker has ended: no key is valid any more, and the
     /// descriptor behind it is not kept open for sleeps that live on.
     ring: Option<Waker>,
+}
+
+/// Ticks of 2^16 ns since the worker's start.
+struct Ticks {
+    origin: Instant,
 }
 
 /// What became of a timer.
@@ -53,8 +57,9 @@ pub(super) enum Status {
 
 impl Timers {
     pub(crate) fn new(ring: Waker) -> Arc<Self> {
-        let inner = Mutex::new(Inner { wheel: Wheel::new(0), ring: Some(ring) });
-        Arc::new(Self { inner, origin: Instant::now() })
+        let origin = Instant::now();
+        let wheel = Wheel::new(Ticks { origin }, origin);
+        Arc::new(Self { inner: Mutex::new(Inner { wheel, ring: Some(ring) }) })
     }
 
     /// The timers of the worker on this thread.
@@ -62,14 +67,19 @@ impl Timers {
         CURRENT.with(|current| current.borrow().clone())
     }
 
-    /// Arms a timer; `None` if the worker has ended.
+    /// Arms a timer, unless its deadline has passed, as far as the worker knows, or the worker has ended: the error says
+    /// which.
     #[inline]
-    pub(super) fn arm(&self, deadline: Instant, waker: Waker) -> Option<Key> {
-        let tick = self.tick_up(deadline);
+    pub(super) fn arm(&self, deadline: Instant, waker: Waker) -> Result<Key, Status> {
         let mut inner = self.inner.lock();
-        // Where it has ended, the waker is dropped after the lock: parameters go last.
-        inner.ring.as_ref()?;
-        Some(inner.wheel.insert(tick, waker))
+        // Where there is no timer, the waker is dropped after the lock: parameters go last.
+        if inner.ring.is_none() {
+            return Err(Status::Closed);
+        }
+        if inner.wheel.has_passed(deadline) {
+            return Err(Status::Fired);
+        }
+        Ok(inner.wheel.insert(deadline, waker))
     }
 
     /// How a timer stands; while it is pending, `waker` is the one that it will wake.
@@ -95,13 +105,12 @@ impl Timers {
 
     /// Moves a pending timer; `false` if it is not pending.
     pub(super) fn reset(&self, key: Key, deadline: Instant) -> bool {
-        let tick = self.tick_up(deadline);
         let mut inner = self.inner.lock();
         let is_pending = inner.status(key) == Status::Pending;
         if !is_pending {
             return false;
         }
-        inner.wheel.reset(key, tick);
+        inner.wheel.reset(key, deadline);
         let ring = if self.is_here() { None } else { inner.ring.clone() };
         drop(inner);
         if let Some(ring) = ring {
@@ -111,7 +120,7 @@ impl Timers {
     }
 
     /// Takes a timer away.
-    #[inline]
+    #[inline(never)]
     pub(super) fn disarm(&self, key: Key) {
         let mut inner = self.inner.lock();
         let removed = if inner.ring.is_none() { None } else { inner.wheel.remove(key) };
@@ -120,22 +129,19 @@ impl Timers {
     }
 
     /// The next moment at which there is something to do.
+    #[inline]
     pub(crate) fn next_deadline(&self) -> Option<Instant> {
-        let tick = self.inner.lock().wheel.next_deadline()?;
-        let since = Duration::from_nanos(tick.saturating_mul(1 << TICK_BITS));
-        Some(self.origin.checked_add(since).unwrap_or(self.origin))
+        self.inner.lock().wheel.next()
     }
 
     /// Wakes what is due; `wakers` is empty, and is again afterwards.
     #[inline]
     pub(crate) fn fire(&self, wakers: &mut Vec<Waker>) {
         let mut inner = self.inner.lock();
-        if inner.wheel.next_deadline().is_none() {
+        if inner.wheel.next().is_none() {
             return;
         }
-        // The clock is read under the lock: another thread's `arm` could otherwise see a wheel that is ahead of it.
-        let now = self.tick_down(Instant::now());
-        inner.wheel.advance(now, wakers);
+        inner.wheel.advance(Instant::now(), wakers);
         drop(inner);
         wake_all(wakers);
     }
@@ -154,20 +160,28 @@ impl Timers {
     fn is_here(&self) -> bool {
         CURRENT.with(|current| current.borrow().as_ref().is_some_and(|timers| std::ptr::eq(&raw const **timers, self)))
     }
+}
 
-    fn tick_up(&self, instant: Instant) -> u64 {
-        self.ticks(instant.saturating_duration_since(self.origin).saturating_add(TICK - Duration::from_nanos(1)))
+impl Ticks {
+    /// Nanoseconds since tick 0: 584 years fit, and nobody waits for the rest.
+    fn nanos(&self, instant: Instant) -> u64 {
+        u64::try_from(instant.saturating_duration_since(self.origin).as_nanos()).unwrap_or(u64::MAX)
+    }
+}
+
+impl Scale for Ticks {
+    type Moment = Instant;
+
+    fn tick_at(&self, instant: Instant) -> u64 {
+        self.nanos(instant) >> TICK_BITS
     }
 
-    fn tick_down(&self, instant: Instant) -> u64 {
-        self.ticks(instant.saturating_duration_since(self.origin))
+    fn tick_from(&self, instant: Instant) -> u64 {
+        self.nanos(instant).saturating_add(TICK - 1) >> TICK_BITS
     }
 
-    #[inline]
-    fn ticks(&self, since: Duration) -> u64 {
-        // 584 years of nanoseconds fit; nobody waits for the rest.
-        let nanos = since.as_secs().saturating_mul(1_000_000_000).saturating_add(u64::from(since.subsec_nanos()));
-        nanos >> TICK_BITS
+    fn start_of(&self, tick: u64) -> Instant {
+        self.origin.later(Duration::from_nanos(tick.saturating_mul(TICK)))
     }
 }
 

@@ -12,22 +12,30 @@
 //! | 5 | 2^30 | 52 days |
 //!
 //! # The rules
-//! 1. A timer is at the lowest level at which its deadline and the present are in the same round: the level of the highest
-//!    bit in which they differ. So what is at a level comes before everything at the levels above.
-//! 2. When time reaches the start of a slot, its timers move down ([`Wheel::advance`]); those of level 0 fire.
-//! 3. A deadline beyond the last level is parked in that level's farthest slot. When time reaches that, it is placed anew,
+//! 1. A new timer is in no slot yet but in a list of its own, and the wheel remembers that it must look at it by its
+//!    deadline. Most timers are bounds on something that comes in time, and go again without ever having been placed.
+//! 2. When something is due ([`Wheel::advance`]), the new timers are placed, each at the lowest level at which its deadline
+//!    and the present are in the same round: the level of the highest bit in which they differ. So what is at a level comes
+//!    before everything at the levels above.
+//! 3. When time reaches the start of a slot, its timers move down; those of level 0 fire.
+//! 4. A deadline beyond the last level is parked in that level's farthest slot. When time reaches that, it is placed anew,
 //!    by its true deadline: it is never lost, and moves once in 51 days.
-//! 4. A timer that has fired keeps its entry, marked, until its owner removes it. So a key is never stale.
+//! 5. A timer that has fired keeps its entry, marked, until its owner removes it. So a key is never stale.
 //!
-//! Each level has a word with a bit for each slot that is not empty. By rule 1 the next event is the first such bit of the
+//! Each level has a word with a bit for each slot that is not empty. By rule 2 the next slot is the first such bit of the
 //! lowest level that has one: O(1), as is everything else but `advance`, which does a bounded amount for each timer.
 //!
-//! Pure: the present is an argument, in ticks. No clock, no threads. Wakers are handed out, never woken or dropped here.
+//! # Moments and ticks
+//! Callers speak of moments, which a [`Scale`] turns into ticks: a deadline is rounded up, the present down, so that no timer
+//! fires early. A timer that is due while it is still new is compared by its moment, and fires without any rounding.
+//!
+//! Pure: the present is an argument. No clock, no threads. Wakers are handed out, never woken or dropped here.
 
 #[cfg(any(test, fuzzing))]
 pub(crate) mod model;
 
 use std::mem;
+use std::num::NonZeroU32;
 use std::task::Waker;
 
 use slab::Slab;
@@ -40,74 +48,120 @@ const SLOT_MASK: u64 = SLOTS as u64 - 1;
 /// Ticks that the wheel spans; deadlines farther away are parked.
 const SPAN: u64 = 1 << (SLOT_BITS * LEVELS as u32);
 
-/// Timers, and the present as far as they know.
-pub(crate) struct Wheel {
-    /// The tick up to which everything has fired.
-    now: u64,
-    levels: [Level; LEVELS],
-    timers: Slab<Timer>,
+/// How moments are counted in ticks.
+pub(crate) trait Scale {
+    type Moment: Copy + Ord;
+
+    /// The tick that has begun at `moment`.
+    fn tick_at(&self, moment: Self::Moment) -> u64;
+
+    /// The first tick that begins at `moment` or after it.
+    fn tick_from(&self, moment: Self::Moment) -> u64;
+
+    /// When `tick` begins.
+    fn start_of(&self, tick: u64) -> Self::Moment;
 }
 
-struct Level {
-    /// A bit for each slot that has timers.
-    occupied: u64,
-    /// The first timer of each slot.
-    first: [Link; SLOTS],
+/// Timers, and the present as far as they know.
+pub(crate) struct Wheel<S: Scale> {
+    scale: S,
+    /// The latest moment that it was told.
+    present: S::Moment,
+    /// The tick up to which everything has fired.
+    now: u64,
+    /// Nothing is due before this, and nothing at all if it is `None`. Stale while nothing is pending.
+    next: Option<S::Moment>,
+    /// For each level, a bit for each slot that has timers; then one for the new timers.
+    occupied: [u64; LEVELS + 1],
+    /// The first timer of each slot, level after level; then the first new one.
+    first: [Link; LEVELS * SLOTS + 1],
+    timers: Slab<Timer<S::Moment>>,
+    /// How many of them have not fired.
+    pending: usize,
 }
 
 /// A timer in the same slot, or none.
 type Link = Option<Key>;
 
-/// A timer of one wheel: valid until it is removed.
+/// A timer of one wheel: valid until it is removed. One more than its place in the slab, so that a [`Link`] is as small.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Key(u32);
+pub(crate) struct Key(NonZeroU32);
 
-struct Timer {
-    deadline: u64,
+struct Timer<M> {
+    deadline: M,
+    /// Its deadline as a tick, once it has been placed.
+    tick: u64,
     /// `None` once the timer has fired.
     waker: Option<Waker>,
-    level: u8,
-    slot: u8,
     /// The timer before it in its slot; `None` for the first, and once it has fired.
     previous: Link,
     next: Link,
+    slot: Slot,
 }
 
-impl Wheel {
-    /// A wheel whose present is tick `now`.
-    pub(crate) fn new(now: u64) -> Self {
-        const EMPTY: Level = Level { occupied: 0, first: [None; SLOTS] };
-        Self { now, levels: [EMPTY; LEVELS], timers: Slab::new() }
+/// A slot of some level: `level * SLOTS + slot`.
+#[derive(Clone, Copy)]
+struct Slot(u16);
+
+/// Where new timers are.
+const NEW: Slot = Slot((LEVELS * SLOTS) as u16);
+
+impl<S: Scale> Wheel<S> {
+    /// A wheel whose present is `now`.
+    pub(crate) fn new(scale: S, present: S::Moment) -> Self {
+        let now = scale.tick_at(present);
+        Self {
+            scale,
+            present,
+            now,
+            next: None,
+            occupied: [0; LEVELS + 1],
+            first: [None; LEVELS * SLOTS + 1],
+            timers: Slab::new(),
+            pending: 0,
+        }
     }
 
-    /// Adds a timer that fires at tick `deadline`, or at the next tick if that is past.
+    /// Adds a timer that fires at `deadline`, or when time next goes on if that is past.
     ///
     /// # Panics
     /// With 2^32 timers in one wheel.
-    pub(crate) fn insert(&mut self, deadline: u64, waker: Waker) -> Key {
-        let timer = Timer { deadline, waker: Some(waker), level: 0, slot: 0, previous: None, next: None };
-        let key = Key(u32::try_from(self.timers.insert(timer)).expect("fewer than 2^32 timers"));
-        self.link(key);
+    #[inline]
+    pub(crate) fn insert(&mut self, deadline: S::Moment, waker: Waker) -> Key {
+        let next = self.first[NEW.index()];
+        let timer = Timer { deadline, tick: 0, waker: Some(waker), previous: None, next, slot: NEW };
+        let key = Key::new(self.timers.insert(timer));
+        self.became_first(key, NEW, next);
+        self.pending += 1;
+        self.look_by(deadline);
         key
     }
 
     /// Removes a timer, fired or not. Returns its waker if it has not fired.
+    #[inline]
     pub(crate) fn remove(&mut self, key: Key) -> Option<Waker> {
-        self.unlink(key);
-        self.timers.remove(key.0 as usize).waker
+        let timer = self.timers.remove(key.index());
+        if timer.waker.is_some() {
+            self.unlink(timer.slot, timer.previous, timer.next);
+            self.pending -= 1;
+        }
+        timer.waker
     }
 
     /// Moves a timer that has not fired to another deadline.
-    pub(crate) fn reset(&mut self, key: Key, deadline: u64) {
-        debug_assert!(!self.has_fired(key), "a timer that has fired has no waker");
-        self.unlink(key);
-        self.timer(key).deadline = deadline;
-        self.link(key);
+    pub(crate) fn reset(&mut self, key: Key, deadline: S::Moment) {
+        let timer = self.timer(key);
+        debug_assert!(timer.waker.is_some(), "a timer that has fired has no waker");
+        timer.deadline = deadline;
+        let (slot, previous, next) = (timer.slot, timer.previous, timer.next);
+        self.unlink(slot, previous, next);
+        self.link(key, NEW);
+        self.look_by(deadline);
     }
 
     /// Whether a timer has fired.
     pub(crate) fn has_fired(&self, key: Key) -> bool {
-        self.timers[key.0 as usize].waker.is_none()
+        self.timers[key.index()].waker.is_none()
     }
 
     /// The waker that a timer will hand out, or `None` if it has.
@@ -115,31 +169,51 @@ impl Wheel {
         self.timer(key).waker.as_mut()
     }
 
-    /// The tick at which there is something to do: no timer fires before it. `None` without timers.
-    ///
-    /// For a timer of the next 64 ticks it is the deadline; for others it may be when they move down.
+    /// Whether a deadline has passed, as far as is known.
     #[inline]
-    pub(crate) fn next_deadline(&self) -> Option<u64> {
-        self.next_slot().map(|(_, _, start)| start)
+    pub(crate) fn has_passed(&self, deadline: S::Moment) -> bool {
+        deadline <= self.present
     }
 
-    /// Lets time pass to tick `now` and appends the wakers of what fires to `fired`, in the order of their deadlines.
-    pub(crate) fn advance(&mut self, now: u64, fired: &mut Vec<Waker>) {
-        while let Some((level, slot, start)) = self.next_slot() {
+    /// The moment by which to call [`advance`](Wheel::advance): no timer fires before it. `None` if nothing is pending.
+    ///
+    /// It need not be a deadline: it may be when timers move down, or the deadline of one that was removed.
+    #[inline]
+    pub(crate) fn next(&self) -> Option<S::Moment> {
+        if self.pending == 0 { None } else { self.next }
+    }
+
+    /// Lets time pass to `now` and appends the wakers of what fires to `fired`. What was new comes in any order, the rest in
+    /// the order of the deadlines.
+    #[inline]
+    pub(crate) fn advance(&mut self, now: S::Moment, fired: &mut Vec<Waker>) {
+        self.present = now;
+        if self.next.is_some_and(|next| next <= now) {
+            self.reach(now, fired);
+        }
+    }
+
+    fn reach(&mut self, present: S::Moment, fired: &mut Vec<Waker>) {
+        let now = self.scale.tick_at(present);
+        self.place_new(present, fired);
+        while let Some((slot, start)) = self.next_slot() {
             if start > now {
                 break;
             }
             // The present first: the timers are placed anew in relation to it.
             self.now = self.now.max(start);
-            self.empty(level, slot, fired);
+            self.move_down(slot, fired);
         }
         self.now = self.now.max(now);
+        self.next = self.next_slot().map(|(_, start)| self.scale.start_of(start));
     }
 
     /// Removes all timers and appends the wakers of those that have not fired to `wakers`. Their keys become stale.
     pub(crate) fn clear(&mut self, wakers: &mut Vec<Waker>) {
         wakers.extend(self.timers.drain().filter_map(|timer| timer.waker));
-        *self = Self::new(self.now);
+        self.pending = 0;
+        self.occupied.fill(0);
+        self.first.fill(None);
     }
 
     /// How many timers there are, fired ones that were not removed included.
@@ -148,87 +222,151 @@ impl Wheel {
         self.timers.len()
     }
 
-    /// The level, the number and the first tick of the next slot that has timers.
     #[inline]
-    fn next_slot(&self) -> Option<(usize, usize, u64)> {
-        let level = self.levels.iter().position(|level| level.occupied != 0)?;
+    fn look_by(&mut self, deadline: S::Moment) {
+        if self.next.is_none_or(|next| deadline < next) {
+            self.next = Some(deadline);
+        }
+    }
+
+    /// The next slot that has timers, and its first tick.
+    #[inline]
+    fn next_slot(&self) -> Option<(Slot, u64)> {
+        let level = self.occupied[..LEVELS].iter().position(|slots| *slots != 0)?;
         let shift = SLOT_BITS * level as u32;
         let present = (self.now >> shift) & SLOT_MASK;
         // Counted from the present slot on; only the last level goes round.
-        let ahead = self.levels[level].occupied.rotate_right(present as u32).trailing_zeros();
-        let start = ((self.now >> shift) + u64::from(ahead)) << shift;
-        Some((level, (present as usize + ahead as usize) % SLOTS, start))
+        let ahead = u64::from(self.occupied[level].rotate_right(present as u32).trailing_zeros());
+        let start = ((self.now >> shift) + ahead) << shift;
+        Some((Slot::new(level, present + ahead), start))
+    }
+
+    /// Fires the new timers that are due, and gives the others their slots.
+    fn place_new(&mut self, present: S::Moment, fired: &mut Vec<Waker>) {
+        let mut next = self.take_slot(NEW);
+        while let Some(key) = next {
+            let deadline = self.timer(key).deadline;
+            // Not rounded up where it is due, so that it goes now, and among the others that do in its order.
+            let tick = if deadline <= present { self.scale.tick_at(deadline) } else { self.scale.tick_from(deadline) };
+            self.timer(key).tick = tick;
+            next = self.fire_or_place(key, fired);
+        }
     }
 
     /// Fires or moves down every timer of a slot whose time has come.
-    fn empty(&mut self, level: usize, slot: usize, fired: &mut Vec<Waker>) {
-        let mut next = mem::take(&mut self.levels[level].first[slot]);
-        self.levels[level].occupied &= !(1 << slot);
+    fn move_down(&mut self, slot: Slot, fired: &mut Vec<Waker>) {
+        let mut next = self.take_slot(slot);
         while let Some(key) = next {
-            let now = self.now;
-            let timer = self.timer(key);
-            (next, timer.next, timer.previous) = (timer.next, None, None);
-            if timer.deadline <= now {
-                fired.extend(timer.waker.take());
-            } else {
-                self.link(key);
-            }
+            next = self.fire_or_place(key, fired);
         }
     }
 
-    /// Puts a timer into the slot of its deadline.
+    /// Empties a slot and returns its first timer.
+    fn take_slot(&mut self, slot: Slot) -> Link {
+        self.occupied[slot.level()] &= !slot.bit();
+        mem::take(&mut self.first[slot.index()])
+    }
+
+    /// Fires a timer that was taken out of its slot, or puts it into another. Returns the one after it.
     #[inline]
-    fn link(&mut self, key: Key) {
+    fn fire_or_place(&mut self, key: Key, fired: &mut Vec<Waker>) -> Link {
         let now = self.now;
         let timer = self.timer(key);
-        let (level, slot) = place(now, timer.deadline);
-        (timer.level, timer.slot) = (level as u8, slot as u8);
-        let first = self.levels[level].first[slot].replace(key);
-        self.levels[level].occupied |= 1 << slot;
-        self.timer(key).next = first;
-        if let Some(first) = first {
-            self.timer(first).previous = Some(key);
+        let next = timer.next.take();
+        timer.previous = None;
+        if timer.tick <= now {
+            fired.extend(timer.waker.take());
+            self.pending -= 1;
+        } else {
+            let slot = place(now, timer.tick);
+            self.link(key, slot);
+        }
+        next
+    }
+
+    /// Puts a timer that is in no slot into this one.
+    fn link(&mut self, key: Key, slot: Slot) {
+        let next = self.first[slot.index()];
+        let timer = self.timer(key);
+        (timer.slot, timer.previous, timer.next) = (slot, None, next);
+        self.became_first(key, slot, next);
+    }
+
+    /// Puts a timer that is so marked into its slot, before `next`.
+    #[inline]
+    fn became_first(&mut self, key: Key, slot: Slot, next: Link) {
+        self.first[slot.index()] = Some(key);
+        self.occupied[slot.level()] |= slot.bit();
+        if let Some(next) = next {
+            self.timer(next).previous = Some(key);
         }
     }
 
-    /// Takes a timer out of its slot, if it has not fired.
+    /// Takes a timer with these neighbours out of its slot.
     #[inline]
-    fn unlink(&mut self, key: Key) {
-        let timer = self.timer(key);
-        if timer.waker.is_none() {
-            return;
-        }
-        let (level, slot) = (usize::from(timer.level), usize::from(timer.slot));
-        let (previous, next) = (timer.previous.take(), timer.next.take());
+    fn unlink(&mut self, slot: Slot, previous: Link, next: Link) {
         if let Some(next) = next {
             self.timer(next).previous = previous;
         }
-        match previous {
-            Some(previous) => self.timer(previous).next = next,
-            None => {
-                let level = &mut self.levels[level];
-                level.first[slot] = next;
-                if next.is_none() {
-                    level.occupied &= !(1 << slot);
-                }
-            }
+        if let Some(previous) = previous {
+            self.timer(previous).next = next;
+            return;
+        }
+        self.first[slot.index()] = next;
+        if next.is_none() {
+            self.occupied[slot.level()] &= !slot.bit();
         }
     }
 
     #[inline]
-    fn timer(&mut self, key: Key) -> &mut Timer {
-        &mut self.timers[key.0 as usize]
+    fn timer(&mut self, key: Key) -> &mut Timer<S::Moment> {
+        &mut self.timers[key.index()]
     }
 }
 
-/// The level and the slot of a deadline.
+impl Key {
+    #[inline]
+    fn new(index: usize) -> Self {
+        let number = u32::try_from(index + 1).ok().and_then(NonZeroU32::new);
+        Self(number.expect("fewer than 2^32 timers"))
+    }
+
+    #[inline]
+    fn index(self) -> usize {
+        self.0.get() as usize - 1
+    }
+}
+
+impl Slot {
+    /// A slot of a level, counted from its first one on and, after the last, from there again.
+    #[inline]
+    fn new(level: usize, number: u64) -> Self {
+        Self((level as u16) << SLOT_BITS | (number & SLOT_MASK) as u16)
+    }
+
+    #[inline]
+    fn index(self) -> usize {
+        usize::from(self.0)
+    }
+
+    #[inline]
+    fn level(self) -> usize {
+        self.index() >> SLOT_BITS
+    }
+
+    /// Its bit in the word of its level.
+    #[inline]
+    fn bit(self) -> u64 {
+        1 << (u64::from(self.0) & SLOT_MASK)
+    }
+}
+
+/// The slot of a tick to come.
 #[inline]
-fn place(now: u64, deadline: u64) -> (usize, usize) {
-    // What is past fires at the next tick: the present one's slot will not come again for a whole round. And the last
-    // slot before the wheel would go round is as far as it reaches.
-    let farthest = now.saturating_add(SPAN - (SPAN >> SLOT_BITS));
-    let deadline = deadline.clamp(now.saturating_add(1), farthest);
-    let highest_difference = (u64::BITS - 1) - ((now ^ deadline) | SLOT_MASK).leading_zeros();
+fn place(now: u64, tick: u64) -> Slot {
+    // The last slot before the wheel would go round is as far as it reaches.
+    let tick = tick.min(now.saturating_add(SPAN - (SPAN >> SLOT_BITS)));
+    let highest_difference = (u64::BITS - 1) - ((now ^ tick) | SLOT_MASK).leading_zeros();
     let level = ((highest_difference / SLOT_BITS) as usize).min(LEVELS - 1);
-    (level, ((deadline >> (SLOT_BITS * level as u32)) & SLOT_MASK) as usize)
+    Slot::new(level, tick >> (SLOT_BITS * level as u32))
 }

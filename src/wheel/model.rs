@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Wake, Waker};
 
-use super::{Key, Wheel};
+use super::{Key, Scale, Wheel};
 
 /// Runs `script`, ten bytes a step, against the model.
 ///
@@ -21,8 +21,27 @@ pub fn run(script: &[u8]) {
     world.end();
 }
 
+/// Ticks of sixteen: deadlines lie on their edges, and between them.
+struct Sixteen;
+
+impl Scale for Sixteen {
+    type Moment = u64;
+
+    fn tick_at(&self, moment: u64) -> u64 {
+        moment / 16
+    }
+
+    fn tick_from(&self, moment: u64) -> u64 {
+        moment.div_ceil(16)
+    }
+
+    fn start_of(&self, tick: u64) -> u64 {
+        tick.saturating_mul(16)
+    }
+}
+
 struct World {
-    wheel: Wheel,
+    wheel: Wheel<Sixteen>,
     now: u64,
     timers: Vec<Timer>,
     /// The pending timers' tokens by deadline.
@@ -53,7 +72,7 @@ impl World {
     fn new(seed: u64) -> Self {
         // Not from tick 0 only: somewhere in the wheel's first rounds.
         let now = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 24;
-        Self { wheel: Wheel::new(now), now, timers: Vec::new(), pending: BTreeMap::new(), next_token: 0 }
+        Self { wheel: Wheel::new(Sixteen, now), now, timers: Vec::new(), pending: BTreeMap::new(), next_token: 0 }
     }
 
     fn step(&mut self, what: u8, which: usize, number: u64) {
@@ -62,11 +81,11 @@ impl World {
             3 => self.remove(which),
             4 => self.reset(which, self.now.saturating_add(distance(number))),
             // What is past, what is far beyond the wheel.
-            5 => self.insert(number >> (number % 60)),
+            5 => self.insert(number >> (16 + number % 44)),
             6 => self.advance(self.now.saturating_add(distance(number))),
             // Just to the next deadline, or one short of it.
             _ => {
-                if let Some(next) = self.wheel.next_deadline() {
+                if let Some(next) = self.wheel.next() {
                     self.advance(next.saturating_sub(number & 1).max(self.now));
                 }
             }
@@ -114,14 +133,13 @@ impl World {
     }
 
     fn advance(&mut self, now: u64) {
-        // Nothing can be due at the present tick any more: what is past fires at the next.
-        let moves = now > self.now;
         let mut fired = Vec::new();
         self.wheel.advance(now, &mut fired);
         self.now = now;
         fired.into_iter().for_each(Waker::wake);
         for timer in &mut self.timers {
-            let due = timer.fired || (timer.deadline <= now && moves);
+            // Whichever way it went: up to the next tick it may wait, but not beyond.
+            let due = timer.fired || timer.deadline.div_ceil(16) <= now / 16;
             let woken = timer.token.woken.load(Ordering::Relaxed);
             assert!(woken <= 1, "fired {woken} times");
             assert!(woken == 0 || timer.deadline <= now, "fired at {now}, before its deadline {}", timer.deadline);
@@ -131,6 +149,7 @@ impl World {
                 self.pending.remove(&(timer.deadline, timer.token.number));
             }
         }
+        self.check_rest();
     }
 
     fn check(&self) {
@@ -138,15 +157,25 @@ impl World {
         for timer in &self.timers {
             assert_eq!(self.wheel.has_fired(timer.key), timer.fired);
         }
-        let next = self.wheel.next_deadline();
+        let next = self.wheel.next();
         match self.pending.first_key_value() {
             None => assert_eq!(next, None, "nothing is pending, and the wheel waits"),
             Some(((deadline, _), ())) => {
                 let next = next.expect("something is pending, and the wheel does not wait");
-                assert!(next > self.now, "what is next is past");
-                assert!(next <= *deadline.max(&(self.now + 1)), "the wheel would sleep past {deadline} until {next}");
+                let end = deadline.div_ceil(16).saturating_mul(16);
+                assert!(next <= end, "the wheel would sleep past {deadline} until {next}");
             }
         }
+    }
+
+    /// After it was told the time, the wheel has nothing more to do at that time: a worker that asks what is next would spin.
+    fn check_rest(&self) {
+        let next = self.wheel.next();
+        assert!(
+            next.is_none_or(|next| next > self.now),
+            "the wheel has still something to do at {}: {next:?}",
+            self.now
+        );
     }
 
     fn end(mut self) {
@@ -155,7 +184,7 @@ impl World {
         assert_eq!(left.len(), self.pending.len(), "clearing hands out the wakers that were not");
         drop(left);
         assert!(self.timers.iter().all(|timer| Arc::strong_count(&timer.token) == 1), "a waker was left behind");
-        assert_eq!((self.wheel.len(), self.wheel.next_deadline()), (0, None));
+        assert_eq!((self.wheel.len(), self.wheel.next()), (0, None));
     }
 }
 
