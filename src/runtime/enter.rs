@@ -17,12 +17,7 @@ pub(super) struct Entered {
     _time: time::Entered,
 }
 
-pub(super) fn enter(
-    executor: &Executor,
-    reactor: &Reactor,
-    timers: &Arc<Timers>,
-    clock: Option<time::Virtual>,
-) -> Entered {
+pub(super) fn enter(executor: &Executor, reactor: &Reactor, timers: &Arc<Timers>, clock: time::Clock) -> Entered {
     Entered {
         _executor: executor.enter(),
         _reactor: reactor::enter(reactor.registry().clone()),

@@ -32,7 +32,7 @@ use crate::budget;
 use crate::executor::{self, Entry, Executor, Which};
 use crate::reactor::Reactor;
 use crate::sync::contain;
-use crate::time::{self, Instant, Timers, Virtual};
+use crate::time::{self, Clock, Instant, Timers};
 
 /// Entries run between two looks at the kernel.
 const BATCH: usize = 64;
@@ -45,8 +45,8 @@ pub(super) struct Worker {
     executor: Executor,
     reactor: Reactor,
     timers: Arc<Timers>,
-    /// The clock, between calls, if it was ever paused.
-    clock: Option<Virtual>,
+    /// The clock, between calls.
+    clock: Clock,
     /// The wakers of the timers that fire; empty otherwise, kept for its memory.
     wakers: Vec<Waker>,
     /// How long to look for events before blocking.
@@ -59,7 +59,7 @@ impl Worker {
         Ok(Self {
             executor: Executor::new(reactor.ring()),
             timers: Timers::new(reactor.ring()),
-            clock: start_paused.then(time::paused_clock),
+            clock: if start_paused { Clock::paused() } else { Clock::SYSTEM },
             wakers: Vec::new(),
             reactor,
             spin,

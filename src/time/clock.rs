@@ -1,64 +1,101 @@
-//! The clock: std's, unless a test holds it still.
+//! The clock: the system's monotonic one, unless a test holds it still.
+//!
+//! A moment is one number, so that comparing two and adding to one is one instruction: everything that waits does that. And
+//! on Linux it is read without std, whose `Instant` would first have to be taken apart.
 
 use std::cell::Cell;
 use std::fmt;
 use std::ops::{Add, AddAssign, Sub, SubAssign};
+use std::sync::OnceLock;
 use std::time::Duration;
 
+/// What the clock adds to the system's, in nanoseconds, modulo 2^64: what is 146 years before the system's start can still
+/// be shown, and 438 years after it.
+const ORIGIN: u64 = 1 << 62;
+
 thread_local! {
-    /// The clock of the runtime on this thread, if it is not std's. A runtime whose clock was paused has one worker, so
-    /// a thread's clock is the runtime's.
-    static VIRTUAL: Cell<Option<Virtual>> = const { Cell::new(None) };
+    /// The clock of the runtime on this thread. A runtime whose clock was paused has one worker, so a thread's clock is the
+    /// runtime's.
+    static CLOCK: Cell<Clock> = const { Cell::new(Clock::SYSTEM) };
 }
 
-/// A clock that was paused.
+/// A runtime's clock.
 #[derive(Clone, Copy)]
-pub(crate) struct Virtual {
-    /// What it showed when it was last set.
-    base: std::time::Instant,
-    /// Since when it has been running again; `None` while it stands still.
-    running_since: Option<std::time::Instant>,
+pub(crate) enum Clock {
+    /// It runs, this far ahead of the system's, modulo 2^64.
+    Running(u64),
+    /// It stands still.
+    Paused(Instant),
 }
 
-impl Virtual {
-    fn now(self) -> std::time::Instant {
-        self.running_since.map_or(self.base, |since| self.base + since.elapsed())
+impl Clock {
+    /// The system's clock.
+    pub(crate) const SYSTEM: Self = Self::Running(ORIGIN);
+
+    /// A clock that stands still at the present.
+    pub(crate) fn paused() -> Self {
+        Self::Paused(Self::SYSTEM.now())
+    }
+
+    #[inline]
+    fn now(self) -> Instant {
+        match self {
+            Self::Running(ahead) => Instant(system().wrapping_add(ahead)),
+            Self::Paused(moment) => moment,
+        }
     }
 }
 
+/// The system's monotonic clock, in nanoseconds; see clock_gettime(2).
+#[cfg(any(target_os = "linux", target_os = "android"))]
+#[inline]
+fn system() -> u64 {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    // It counts from the system's start, so neither is negative.
+    now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
+}
+
+/// Elsewhere std knows which of the system's clocks is the right one.
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+fn system() -> u64 {
+    static START: OnceLock<std::time::Instant> = OnceLock::new();
+    nanos(START.get_or_init(std::time::Instant::now).elapsed())
+}
+
+/// Nanoseconds, or as many as there are: 584 years.
+#[inline]
+fn nanos(duration: Duration) -> u64 {
+    duration.as_secs().saturating_mul(1_000_000_000).saturating_add(u64::from(duration.subsec_nanos()))
+}
+
 /// Puts a clock on this thread and returns the one that was there.
-pub(super) fn replace(clock: Option<Virtual>) -> Option<Virtual> {
-    VIRTUAL.replace(clock)
+pub(super) fn replace(clock: Clock) -> Clock {
+    CLOCK.replace(clock)
 }
 
-/// The clock of this thread, if it is not std's.
-pub(crate) fn current_clock() -> Option<Virtual> {
-    VIRTUAL.get()
-}
-
-/// A clock that stands still at the present, for a runtime that starts with it.
-pub(crate) fn paused_clock() -> Virtual {
-    Virtual { base: std::time::Instant::now(), running_since: None }
+/// The clock of this thread.
+pub(crate) fn current_clock() -> Clock {
+    CLOCK.get()
 }
 
 /// Whether this thread's clock stands still.
 pub(crate) fn is_paused() -> bool {
-    VIRTUAL.get().is_some_and(|clock| clock.running_since.is_none())
+    matches!(CLOCK.get(), Clock::Paused(_))
 }
 
 /// Stops this thread's clock.
 pub(super) fn pause() {
-    VIRTUAL.set(Some(Virtual { base: Instant::now().0, running_since: None }));
+    CLOCK.set(Clock::Paused(Instant::now()));
 }
 
 /// Lets it run on from where it stands.
 pub(super) fn resume() {
-    VIRTUAL.set(Some(Virtual { base: Instant::now().0, running_since: Some(std::time::Instant::now()) }));
+    CLOCK.set(Clock::Running(Instant::now().0.wrapping_sub(system())));
 }
 
 /// Moves a clock that stands still on to `moment`, but never back: the deadline of a timer may be past.
 pub(crate) fn move_on(moment: Instant) {
-    VIRTUAL.set(Some(Virtual { base: moment.max(Instant::now()).0, running_since: None }));
+    CLOCK.set(Clock::Paused(moment.max(Instant::now())));
 }
 
 /// A moment of the runtime's clock, which a test can [pause](super::pause).
@@ -75,16 +112,13 @@ pub(crate) fn move_on(moment: Instant) {
 /// assert_eq!(start - later, Duration::ZERO);
 /// ```
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Instant(std::time::Instant);
+pub struct Instant(u64);
 
 impl Instant {
     /// The present: of the runtime's clock inside one, else of std's.
     #[inline]
     pub fn now() -> Self {
-        match VIRTUAL.get() {
-            None => Self(std::time::Instant::now()),
-            Some(clock) => Self(clock.now()),
-        }
+        CLOCK.get().now()
     }
 
     /// How long ago it was; zero if it is still to come.
@@ -94,82 +128,113 @@ impl Instant {
 
     /// The time from `earlier` to this; zero if that is later.
     pub fn duration_since(&self, earlier: Self) -> Duration {
-        self.0.saturating_duration_since(earlier.0)
+        self.saturating_duration_since(earlier)
     }
 
     /// The time from `earlier` to this, or `None` if that is later.
     pub fn checked_duration_since(&self, earlier: Self) -> Option<Duration> {
-        self.0.checked_duration_since(earlier.0)
+        self.0.checked_sub(earlier.0).map(Duration::from_nanos)
     }
 
     /// The time from `earlier` to this; zero if that is later.
     #[inline]
     pub fn saturating_duration_since(&self, earlier: Self) -> Duration {
-        self.0.saturating_duration_since(earlier.0)
+        Duration::from_nanos(self.nanos_since(earlier))
     }
 
-    /// The moment `duration` later, or `None` if the clock cannot show it.
+    /// The moment `duration` later, or `None` if the clock cannot show it: centuries from now.
     #[inline]
     pub fn checked_add(&self, duration: Duration) -> Option<Self> {
-        self.0.checked_add(duration).map(Self)
+        self.0.checked_add(nanos(duration)).map(Self)
     }
 
-    /// The moment `duration` earlier, or `None` if the clock cannot show it.
+    /// The moment `duration` earlier, or `None` if the clock cannot show it: a century ago.
     pub fn checked_sub(&self, duration: Duration) -> Option<Self> {
-        self.0.checked_sub(duration).map(Self)
+        self.0.checked_sub(nanos(duration)).map(Self)
     }
 
-    /// As std's.
+    /// The same moment for std.
     pub fn into_std(self) -> std::time::Instant {
-        self.0
+        let (std, ours) = reference();
+        let moment = match self.checked_duration_since(ours) {
+            Some(later) => std.checked_add(later),
+            None => std.checked_sub(ours.saturating_duration_since(self)),
+        };
+        // std's clock shows all that ours does.
+        moment.unwrap_or(std)
     }
 
     /// The moment `duration` later, and thirty years later at the most: that is never, and a clock can show it.
     #[inline]
-    pub(super) fn later(self, duration: Duration) -> Self {
-        const NEVER: Duration = Duration::from_secs(30 * 365 * 24 * 60 * 60);
-        match self.0.checked_add(duration.min(NEVER)) {
-            Some(later) => Self(later),
-            None => self,
-        }
+    pub(crate) fn later(self, duration: Duration) -> Self {
+        const NEVER: u64 = 30 * 365 * 24 * 60 * 60 * 1_000_000_000;
+        Self(self.0.saturating_add(nanos(duration).min(NEVER)))
+    }
+
+    /// As a number, for keeping it in an atomic. That of the present is not 0: it is at least [`ORIGIN`].
+    #[inline]
+    pub(crate) fn to_bits(self) -> u64 {
+        self.0
+    }
+
+    /// What [`to_bits`](Instant::to_bits) was called on.
+    pub(crate) fn from_bits(bits: u64) -> Self {
+        Self(bits)
+    }
+
+    #[inline]
+    pub(super) fn nanos_since(self, earlier: Self) -> u64 {
+        self.0.saturating_sub(earlier.0)
     }
 }
 
+/// One moment as std has it and as ours, for converting. A constant, so that there and back is the same moment. Ours is taken
+/// last: a deadline that was std's may come a few nanoseconds late, but not early.
+fn reference() -> (std::time::Instant, Instant) {
+    static REFERENCE: OnceLock<(std::time::Instant, Instant)> = OnceLock::new();
+    *REFERENCE.get_or_init(|| (std::time::Instant::now(), Clock::SYSTEM.now()))
+}
+
+/// The same moment, or the last or first that the clock can show.
 impl From<std::time::Instant> for Instant {
     fn from(instant: std::time::Instant) -> Self {
-        Self(instant)
+        let (std, ours) = reference();
+        match instant.checked_duration_since(std) {
+            Some(later) => Self(ours.0.saturating_add(nanos(later))),
+            None => Self(ours.0.saturating_sub(nanos(std.saturating_duration_since(instant)))),
+        }
     }
 }
 
 impl From<Instant> for std::time::Instant {
     fn from(instant: Instant) -> Self {
-        instant.0
+        instant.into_std()
     }
 }
 
 impl Add<Duration> for Instant {
     type Output = Self;
     fn add(self, duration: Duration) -> Self {
-        Self(self.0 + duration)
+        self.checked_add(duration).expect("the clock can show the moment that much later")
     }
 }
 
 impl AddAssign<Duration> for Instant {
     fn add_assign(&mut self, duration: Duration) {
-        self.0 += duration;
+        *self = *self + duration;
     }
 }
 
 impl Sub<Duration> for Instant {
     type Output = Self;
     fn sub(self, duration: Duration) -> Self {
-        Self(self.0 - duration)
+        self.checked_sub(duration).expect("the clock can show the moment that much earlier")
     }
 }
 
 impl SubAssign<Duration> for Instant {
     fn sub_assign(&mut self, duration: Duration) {
-        self.0 -= duration;
+        *self = *self - duration;
     }
 }
 
@@ -182,6 +247,6 @@ impl Sub for Instant {
 
 impl fmt::Debug for Instant {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
+        self.into_std().fmt(f)
     }
 }

@@ -40,11 +40,11 @@ use std::task::Poll;
 pub use std::time::Duration;
 
 pub use clock::Instant;
-pub(crate) use clock::{Virtual, current_clock, is_paused, move_on, paused_clock};
+pub(crate) use clock::{Clock, current_clock, is_paused, move_on};
 pub use interval::{Interval, MissedTickBehavior, interval, interval_at};
 pub use sleep::{Sleep, sleep, sleep_until};
 pub use timeout::{Elapsed, Timeout, timeout, timeout_at};
-pub(crate) use timers::{Entered, Timers, enter};
+pub(crate) use timers::{Entered, Timers, enter, is_entered};
 
 /// Stops the runtime's clock: from now on it moves only when every task waits, or by [`advance`].
 ///

@@ -21,7 +21,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 
-use super::clock::{self, Instant, Virtual};
+use super::clock::{self, Clock, Instant};
 use crate::sync::wake_all;
 use crate::wheel::{Key, Scale, Wheel};
 
@@ -162,22 +162,15 @@ impl Timers {
     }
 }
 
-impl Ticks {
-    /// Nanoseconds since tick 0: 584 years fit, and nobody waits for the rest.
-    fn nanos(&self, instant: Instant) -> u64 {
-        u64::try_from(instant.saturating_duration_since(self.origin).as_nanos()).unwrap_or(u64::MAX)
-    }
-}
-
 impl Scale for Ticks {
     type Moment = Instant;
 
     fn tick_at(&self, instant: Instant) -> u64 {
-        self.nanos(instant) >> TICK_BITS
+        instant.nanos_since(self.origin) >> TICK_BITS
     }
 
     fn tick_from(&self, instant: Instant) -> u64 {
-        self.nanos(instant).saturating_add(TICK - 1) >> TICK_BITS
+        instant.nanos_since(self.origin).saturating_add(TICK - 1) >> TICK_BITS
     }
 
     fn start_of(&self, tick: u64) -> Instant {
@@ -202,14 +195,19 @@ thread_local! {
     static CURRENT: ManuallyDrop<RefCell<Option<Arc<Timers>>>> = const { ManuallyDrop::new(RefCell::new(None)) };
 }
 
+/// Whether there are timers on this thread.
+pub(crate) fn is_entered() -> bool {
+    CURRENT.with(|current| current.borrow().is_some())
+}
+
 /// While this lives, timers polled on this thread are armed here.
 pub(crate) struct Entered {
     timers: Option<Arc<Timers>>,
-    clock: Option<Virtual>,
+    clock: Clock,
 }
 
 /// Makes `timers` and `clock` those of this thread.
-pub(crate) fn enter(timers: Arc<Timers>, clock: Option<Virtual>) -> Entered {
+pub(crate) fn enter(timers: Arc<Timers>, clock: Clock) -> Entered {
     let timers = CURRENT.with(|current| current.replace(Some(timers)));
     Entered { timers, clock: clock::replace(clock) }
 }
