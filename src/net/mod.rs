@@ -14,6 +14,7 @@
 //! woken for nothing.)
 
 mod addr;
+mod deadline;
 mod tcp;
 
 pub use addr::ToSocketAddrs;

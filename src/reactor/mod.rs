@@ -44,7 +44,7 @@ use mio::unix::SourceFd;
 use mio::{Interest, Token};
 use parking_lot::Mutex;
 
-pub(crate) use registration::{Registration, Wait};
+pub(crate) use registration::{Observer, Registration, Wait};
 use slots::Slots;
 pub(crate) use source::Direction;
 use source::{Report, State};

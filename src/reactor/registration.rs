@@ -18,11 +18,12 @@ use std::future::poll_fn;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
 use std::sync::Arc;
-use std::task::{Context, Poll, Waker, ready};
+use std::task::{Context, Poll, Wake, Waker, ready};
 
 use super::source::{Place, State, Stored};
 use super::{Binding, Direction, EDGE_TRIGGERED, Registry, SHORT_MEANS_DRAINED, Source, ended, no_runtime};
 use crate::budget;
+use crate::sync::wake_all;
 
 /// A socket, and its source.
 pub(crate) struct Registration<S: AsFd> {
@@ -30,6 +31,16 @@ pub(crate) struct Registration<S: AsFd> {
     // while its descriptor is still its own.
     link: Link,
     socket: S,
+}
+
+/// Somebody who keeps account of a socket's operations. Told only of those in directions that are
+/// [observed](Registration::observe): the others cost nothing.
+pub(crate) trait Observer {
+    /// An operation is over, and has moved bytes or not.
+    fn settled(&self, direction: Direction, moved: bool);
+
+    /// An operation has to wait; `Ready` if it is not to.
+    fn poll_waiting(&self, cx: &mut Context<'_>, direction: Direction) -> Poll<io::Error>;
 }
 
 /// Keeps a source in its reactor's table, and takes it out when dropped.
@@ -71,19 +82,47 @@ impl<S: AsFd> Registration<S> {
         cx: &mut Context<'_>,
         direction: Direction,
         full: Option<usize>,
+        observer: &impl Observer,
         mut transfer: impl FnMut(&S) -> io::Result<usize>,
     ) -> Poll<io::Result<usize>> {
-        self.poll_in(cx, direction, Place::Poll, |socket, seen| {
+        let poll = self.poll_in(cx, direction, Place::Poll, |socket, seen| {
             let transferred = transfer(socket)?;
-            self.after_transfer(direction, seen, full, transferred);
+            self.after_transfer(direction, seen, full, transferred, observer);
             Ok(transferred)
-        })
+        });
+        match poll {
+            Poll::Ready(Ok(transferred)) => Poll::Ready(Ok(transferred)),
+            Poll::Ready(Err(error)) => {
+                if self.is_observed(direction) {
+                    observer.settled(direction, false);
+                }
+                Poll::Ready(Err(error))
+            }
+            // Asked after the waker is stored: whoever begins to observe wakes those who wait.
+            Poll::Pending if self.is_observed(direction) => observer.poll_waiting(cx, direction).map(Err),
+            Poll::Pending => Poll::Pending,
+        }
+    }
+
+    #[inline]
+    fn is_observed(&self, direction: Direction) -> bool {
+        self.link.0.state().is_observed(direction)
+    }
+
+    /// Begins or ceases to tell of the operations in a direction. Whoever waits is to be [woken](Registration::waker) then.
+    pub(crate) fn observe(&self, direction: Direction, observed: bool) {
+        self.link.0.set_observed(direction, observed);
     }
 
     /// Waits until the reactor reports this direction ready.
     pub(crate) async fn ready(&self, direction: Direction) -> io::Result<()> {
         let mut wait = self.wait(direction);
         poll_fn(|cx| wait.poll_reported(cx)).await
+    }
+
+    /// Wakes whoever waits for this direction.
+    pub(crate) fn waker(&self, direction: Direction) -> Waker {
+        Waker::from(Arc::new(Waiting { source: self.link.0.clone(), direction }))
     }
 
     /// Waits in the list of the `&self` operations, for one operation or several.
@@ -96,13 +135,14 @@ impl<S: AsFd> Registration<S> {
         &self,
         direction: Direction,
         full: Option<usize>,
+        observer: &impl Observer,
         mut transfer: impl FnMut(&S) -> io::Result<usize>,
     ) -> io::Result<usize> {
         loop {
             let seen = self.link.0.state();
             match transfer(&self.socket) {
                 Ok(transferred) => {
-                    self.after_transfer(direction, seen, full, transferred);
+                    self.after_transfer(direction, seen, full, transferred, observer);
                     return Ok(transferred);
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
@@ -112,29 +152,45 @@ impl<S: AsFd> Registration<S> {
                     return Err(error);
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
+                Err(error) => {
+                    if seen.is_observed(direction) {
+                        observer.settled(direction, false);
+                    }
+                    return Err(error);
+                }
             }
         }
     }
 
     #[inline]
-    fn after_transfer(&self, direction: Direction, seen: State, full: Option<usize>, transferred: usize) {
-        if !seen.is_plain() && !self.after_unusual(direction, seen) {
-            return;
+    fn after_transfer(
+        &self,
+        direction: Direction,
+        seen: State,
+        full: Option<usize>,
+        transferred: usize,
+        observer: &impl Observer,
+    ) {
+        if !seen.is_plain(direction) {
+            if seen.is_observed(direction) {
+                observer.settled(direction, transferred > 0);
+            }
+            if seen.is_orphaned() {
+                self.forgive(direction);
+            }
+            if !seen.allows_short_rule() {
+                return;
+            }
         }
         if SHORT_MEANS_DRAINED && full.is_some_and(|full| transferred < full) && transferred > 0 {
             self.link.0.clear(direction, seen);
         }
     }
 
-    /// A transfer in a state that is out of the ordinary. Returns whether the short rule holds in it all the same.
+    /// The operation did not have to go on waiting: the end of a reactor is none of its business, and nothing is lost.
     #[cold]
-    fn after_unusual(&self, direction: Direction, seen: State) -> bool {
-        if seen.is_orphaned() {
-            // It did not have to go on waiting: nothing is lost.
-            let _ = self.link.0.take_lost(direction, &mut Place::Poll);
-        }
-        seen.allows_short_rule()
+    fn forgive(&self, direction: Direction) {
+        let _ = self.link.0.take_lost(direction, &mut Place::Poll);
     }
 
     /// The loop. `operation` is told the state it is run in.
@@ -203,6 +259,24 @@ impl<S: AsFd> Registration<S> {
     fn bind(&self) -> io::Result<()> {
         let registry = Registry::current().ok_or_else(no_runtime)?;
         registry.bind(&self.link.0, self.socket.as_fd().as_raw_fd())
+    }
+}
+
+/// Those who wait for one direction, as one waker.
+struct Waiting {
+    source: Arc<Source>,
+    direction: Direction,
+}
+
+impl Wake for Waiting {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        let mut wakers = Vec::new();
+        self.source.rouse(self.direction, &mut wakers);
+        wake_all(&mut wakers);
     }
 }
 

@@ -56,6 +56,13 @@ pub(crate) enum Direction {
 }
 
 impl Direction {
+    pub(crate) const fn opposite(self) -> Self {
+        match self {
+            Self::Read => Self::Write,
+            Self::Write => Self::Read,
+        }
+    }
+
     /// The flag a failed attempt clears.
     const fn edge(self) -> u64 {
         match self {
@@ -73,6 +80,13 @@ impl Direction {
                 Self::Read => State::READABLE | State::READ_CLOSED,
                 Self::Write => State::WRITABLE | State::WRITE_CLOSED,
             }
+    }
+
+    const fn observed(self) -> u64 {
+        match self {
+            Self::Read => State::READ_OBSERVED,
+            Self::Write => State::WRITE_OBSERVED,
+        }
     }
 
     const fn tick(self) -> u64 {
@@ -112,7 +126,11 @@ impl State {
     /// A reactor that watched the socket has ended. Operations that wait anew look, under the mutex, whether
     /// they were waiting when it did. Never taken back.
     const ORPHANED: u64 = 1 << 7;
+    /// The socket's owner keeps account of the operations in this direction: [`Observer`](super::Observer).
+    const READ_OBSERVED: u64 = 1 << 8;
+    const WRITE_OBSERVED: u64 = 1 << 9;
 
+    const OBSERVED: u64 = Self::READ_OBSERVED | Self::WRITE_OBSERVED;
     const STICKY: u64 = Self::READ_CLOSED | Self::WRITE_CLOSED | Self::ERROR | Self::PRIORITY;
 
     const READ_TICK: u64 = 1 << 10;
@@ -137,10 +155,15 @@ impl State {
         self.0 & (Self::STICKY | Self::UNBOUND) == 0
     }
 
-    /// Whether the socket is bound, and nothing rare has ever happened to it.
+    /// Whether the socket is bound, nothing rare has ever happened to it, and nobody wants to hear of its operations.
     #[inline]
-    pub(crate) fn is_plain(self) -> bool {
-        self.0 & (Self::STICKY | Self::UNBOUND | Self::ORPHANED) == 0
+    pub(crate) fn is_plain(self, direction: Direction) -> bool {
+        self.0 & (Self::STICKY | Self::UNBOUND | Self::ORPHANED | direction.observed()) == 0
+    }
+
+    #[inline]
+    pub(crate) fn is_observed(self, direction: Direction) -> bool {
+        self.0 & direction.observed() != 0
     }
 
     #[inline]
@@ -368,6 +391,20 @@ impl<B> Source<B> {
         self.lock().waiters(direction).take_lost(place)
     }
 
+    /// Notes whether somebody wants to hear of the operations in a direction.
+    pub(crate) fn set_observed(&self, direction: Direction, observed: bool) {
+        if observed {
+            self.state.fetch_or(direction.observed(), Ordering::AcqRel);
+        } else {
+            self.state.fetch_and(!direction.observed(), Ordering::AcqRel);
+        }
+    }
+
+    /// Moves all who wait for a direction to `wakers`, though nothing has happened there: they look for themselves.
+    pub(crate) fn rouse(&self, direction: Direction, wakers: &mut Vec<Waker>) {
+        self.lock().waiters(direction).take_all(wakers);
+    }
+
     /// Removes a cancelled future from the list.
     pub(crate) fn forget(&self, direction: Direction, key: u64) {
         let mut waiting = self.lock();
@@ -383,7 +420,7 @@ impl<B> Source<B> {
         // Everything known is forgotten. The ticks stay: nobody can go to sleep on what was true before, because an
         // unbound source lets nobody wait.
         let _ = self.state.fetch_update(Ordering::AcqRel, Ordering::Relaxed, |now| {
-            Some(now & !(State::READ_TICK - 1) | State::UNBOUND | State::ORPHANED)
+            Some(now & (State::OBSERVED | !(State::READ_TICK - 1)) | State::UNBOUND | State::ORPHANED)
         });
         for direction in [Direction::Read, Direction::Write] {
             let waiters = waiting.waiters(direction);

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use super::TcpStream;
 use super::stream::delegate;
+use crate::time::Duration;
 
 /// The reading half of a stream, borrowed by [`TcpStream::split`].
 #[derive(Debug)]
@@ -141,6 +142,19 @@ macro_rules! methods {
             pub fn try_read(&self, buf: &mut [u8]) -> io::Result<usize> {
                 self.stream().try_read(buf)
             }
+
+            /// How long a read may wait; see [`TcpStream::read_timeout`].
+            pub fn read_timeout(&self) -> Option<Duration> {
+                self.stream().read_timeout()
+            }
+
+            /// Sets how long a read may wait; see [`TcpStream::set_read_timeout`].
+            ///
+            /// # Errors
+            /// `InvalidInput` for zero.
+            pub fn set_read_timeout(&self, timeout: Option<Duration>) -> io::Result<()> {
+                self.stream().set_read_timeout(timeout)
+            }
         }
     };
     (write for $type:ty) => {
@@ -163,6 +177,19 @@ macro_rules! methods {
             pub fn try_write(&self, buf: &[u8]) -> io::Result<usize> {
                 self.stream().try_write(buf)
             }
+
+            /// How long a write may wait; see [`TcpStream::write_timeout`].
+            pub fn write_timeout(&self) -> Option<Duration> {
+                self.stream().write_timeout()
+            }
+
+            /// Sets how long a write may wait; see [`TcpStream::set_write_timeout`].
+            ///
+            /// # Errors
+            /// `InvalidInput` for zero.
+            pub fn set_write_timeout(&self, timeout: Option<Duration>) -> io::Result<()> {
+                self.stream().set_write_timeout(timeout)
+            }
         }
     };
     (both for $type:ty, $this:ident => $stream:expr) => {
@@ -170,6 +197,19 @@ macro_rules! methods {
             fn stream(&self) -> &TcpStream {
                 let $this = self;
                 $stream
+            }
+
+            /// How long the whole stream may be idle; see [`TcpStream::idle_timeout`].
+            pub fn idle_timeout(&self) -> Option<Duration> {
+                self.stream().idle_timeout()
+            }
+
+            /// Sets how long the whole stream may be idle; see [`TcpStream::set_idle_timeout`].
+            ///
+            /// # Errors
+            /// `InvalidInput` for zero.
+            pub fn set_idle_timeout(&self, timeout: Option<Duration>) -> io::Result<()> {
+                self.stream().set_idle_timeout(timeout)
             }
 
             /// The peer's address.

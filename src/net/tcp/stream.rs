@@ -17,6 +17,7 @@ use socket2::SockRef;
 use super::split::{self, OwnedReadHalf, OwnedWriteHalf, ReadHalf, WriteHalf};
 use crate::net::ToSocketAddrs;
 use crate::net::addr::try_each;
+use crate::net::deadline::{Deadlines, Limit};
 use crate::reactor::{Direction, Registration};
 use crate::time::{Duration, timeout};
 
@@ -75,6 +76,7 @@ pub struct TcpStream {
     registration: Registration<std::net::TcpStream>,
     /// A write was told of a reset, which the kernel now will not tell a reader.
     reset: AtomicBool,
+    deadlines: Deadlines,
 }
 
 /// The most slices that one readv(2) or writev(2) takes (`IOV_MAX`); the rest of a longer list is
@@ -152,7 +154,11 @@ impl TcpStream {
     }
 
     pub(super) fn from_nonblocking(socket: OwnedFd) -> Self {
-        Self { registration: Registration::new(socket.into()), reset: AtomicBool::new(false) }
+        Self {
+            registration: Registration::new(socket.into()),
+            reset: AtomicBool::new(false),
+            deadlines: Deadlines::default(),
+        }
     }
 
     /// Gives the stream back as one of std's, out of the reactor and blocking again. So is every duplicate of its
@@ -262,7 +268,8 @@ impl TcpStream {
             return Ok(0);
         }
         let full = Some(buf.len());
-        let read = self.registration.try_transfer(Direction::Read, full, |mut socket| socket.read(buf));
+        let read =
+            self.registration.try_transfer(Direction::Read, full, &self.deadlines, |mut socket| socket.read(buf));
         self.read_result(read)
     }
 
@@ -275,7 +282,8 @@ impl TcpStream {
             return Ok(0);
         }
         let full = Some(buf.len());
-        let written = self.registration.try_transfer(Direction::Write, full, |mut socket| socket.write(buf));
+        let written =
+            self.registration.try_transfer(Direction::Write, full, &self.deadlines, |mut socket| socket.write(buf));
         self.write_result(written)
     }
 
@@ -390,6 +398,112 @@ impl TcpStream {
         self.registration.socket().set_nodelay(nodelay)
     }
 
+    /// How long a read may wait; `None`, the default, is for ever.
+    pub fn read_timeout(&self) -> Option<Duration> {
+        self.limit(Direction::Read, Limit::Operation)
+    }
+
+    /// Sets how long a read may wait before it fails with `TimedOut`.
+    ///
+    /// The time runs from the first poll of a read that has to wait after the last one that was ready, failed or timed out,
+    /// or after this was called, and goes on whether or not the future of that read still lives: a read that is begun anew
+    /// in each round of a loop, beside other things, times out as a single one would. Bytes that are there, and the
+    /// end of the stream, are always read, however late. After `TimedOut` the stream is as good as before, nothing is lost, and
+    /// the time starts afresh.
+    ///
+    /// It bounds what goes through `AsyncRead`, and `drain`; not `peek` and `readable`. It is for all tasks that read the
+    /// stream; if one of them waits already, its time begins now. A busy stream does not arm a timer for each read, as a
+    /// [`timeout`] around each would.
+    ///
+    /// # Errors
+    /// `InvalidInput` for zero. Reads that have to wait outside a runtime, in another executor, fail: nothing
+    /// would time them.
+    ///
+    /// # Examples
+    /// Each round of this loop drops a read that waits, and still the peer has 10 ms, not 10 ms from the last tick on.
+    /// ```
+    /// use futures_lite::future;
+    /// use kittiwake::io::AsyncReadExt;
+    /// use kittiwake::net::{TcpListener, TcpStream};
+    /// use kittiwake::time::{Duration, interval};
+    ///
+    /// # kittiwake::block_on(async {
+    /// let listener = TcpListener::bind("127.0.0.1:0").await?;
+    /// let _silent = TcpStream::connect(listener.local_addr()?).await?;
+    /// let (mut stream, _) = listener.accept().await?;
+    ///
+    /// stream.set_read_timeout(Some(Duration::from_millis(10)))?;
+    /// let mut tick = interval(Duration::from_millis(1));
+    /// let mut buf = [0; 64];
+    /// let error = loop {
+    ///     // What `select!` does: whichever is ready first, and the other is dropped.
+    ///     let read = async { Some(stream.read(&mut buf).await) };
+    ///     let ticked = async { tick.tick().await; None };
+    ///     match future::or(read, ticked).await {
+    ///         None => {}
+    ///         Some(Ok(_)) => panic!("the peer sends nothing"),
+    ///         Some(Err(error)) => break error,
+    ///     }
+    /// };
+    /// assert_eq!(error.kind(), std::io::ErrorKind::TimedOut);
+    /// # std::io::Result::Ok(())
+    /// # }).unwrap();
+    /// ```
+    pub fn set_read_timeout(&self, timeout: Option<Duration>) -> io::Result<()> {
+        self.set_limit(Limit::Operation, &[Direction::Read], timeout)
+    }
+
+    /// How long a write may wait; `None`, the default, is for ever.
+    pub fn write_timeout(&self) -> Option<Duration> {
+        self.limit(Direction::Write, Limit::Operation)
+    }
+
+    /// Sets how long a write may wait before it fails with `TimedOut`.
+    ///
+    /// As [`set_read_timeout`](TcpStream::set_read_timeout), for what goes through `AsyncWrite`. Each `poll_write` that
+    /// writes something is an operation of its own: a `write_all` may take this time for every part that the peer takes,
+    /// and when it fails some may have been written.
+    ///
+    /// # Errors
+    /// As for [`set_read_timeout`](TcpStream::set_read_timeout).
+    pub fn set_write_timeout(&self, timeout: Option<Duration>) -> io::Result<()> {
+        self.set_limit(Limit::Operation, &[Direction::Write], timeout)
+    }
+
+    /// How long the stream may be idle; `None`, the default, is for ever.
+    pub fn idle_timeout(&self) -> Option<Duration> {
+        self.limit(Direction::Read, Limit::Idle)
+    }
+
+    /// Sets how long the stream may be idle before a read or a write that waits fails with `TimedOut`.
+    ///
+    /// As [`set_read_timeout`](TcpStream::set_read_timeout), but each read *and* write that succeeds pushes the time back: a
+    /// task that waits for requests is left in peace while another still sends a long reply. If both a read and a write wait
+    /// when the time is over, both fail. It may be set beside the other two; what is over first counts.
+    ///
+    /// # Errors
+    /// As for [`set_read_timeout`](TcpStream::set_read_timeout).
+    ///
+    /// # Examples
+    /// ```
+    /// use kittiwake::io::AsyncReadExt;
+    /// use kittiwake::net::{TcpListener, TcpStream};
+    /// use kittiwake::time::Duration;
+    ///
+    /// # kittiwake::block_on(async {
+    /// let listener = TcpListener::bind("127.0.0.1:0").await?;
+    /// let _silent = TcpStream::connect(listener.local_addr()?).await?;
+    /// let (mut stream, _) = listener.accept().await?;
+    /// stream.set_idle_timeout(Some(Duration::from_millis(5)))?;
+    /// let error = stream.read(&mut [0; 64]).await.unwrap_err();
+    /// assert_eq!(error.kind(), std::io::ErrorKind::TimedOut);
+    /// # std::io::Result::Ok(())
+    /// # }).unwrap();
+    /// ```
+    pub fn set_idle_timeout(&self, timeout: Option<Duration>) -> io::Result<()> {
+        self.set_limit(Limit::Idle, &[Direction::Read, Direction::Write], timeout)
+    }
+
     /// How many hops packets may take.
     ///
     /// # Errors
@@ -412,6 +526,23 @@ impl TcpStream {
     /// See getsockopt(2).
     pub fn take_error(&self) -> io::Result<Option<io::Error>> {
         self.registration.socket().take_error()
+    }
+
+    fn limit(&self, direction: Direction, which: Limit) -> Option<Duration> {
+        self.deadlines.limit(direction, which)
+    }
+
+    fn set_limit(&self, which: Limit, directions: &[Direction], limit: Option<Duration>) -> io::Result<()> {
+        if limit.is_some_and(|limit| limit.is_zero()) {
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidInput,
+                "a timeout of zero would let no operation wait; use None for no timeout",
+            ));
+        }
+        for &direction in directions {
+            self.deadlines.set_limit(&self.registration, direction, which, limit);
+        }
+        Ok(())
     }
 
     /// Turns what was read into what is reported: an end that hides a reset is the reset.
@@ -443,7 +574,8 @@ impl AsyncRead for &TcpStream {
             return Poll::Ready(Ok(0));
         }
         let full = Some(buf.len());
-        let read = self.registration.poll_transfer(cx, Direction::Read, full, |mut socket| socket.read(buf));
+        let read =
+            self.registration.poll_transfer(cx, Direction::Read, full, &self.deadlines, |mut socket| socket.read(buf));
         read.map(|read| self.read_result(read))
     }
 
@@ -459,7 +591,9 @@ impl AsyncRead for &TcpStream {
             return Poll::Ready(Ok(0));
         }
         let full = (bufs.len() <= MOST_SLICES).then_some(capacity);
-        let read = self.registration.poll_transfer(cx, Direction::Read, full, |mut socket| socket.read_vectored(bufs));
+        let read = self
+            .registration
+            .poll_transfer(cx, Direction::Read, full, &self.deadlines, |mut socket| socket.read_vectored(bufs));
         read.map(|read| self.read_result(read))
     }
 }
@@ -471,7 +605,9 @@ impl AsyncWrite for &TcpStream {
             return Poll::Ready(Ok(0));
         }
         let full = Some(buf.len());
-        let written = self.registration.poll_transfer(cx, Direction::Write, full, |mut socket| socket.write(buf));
+        let written = self
+            .registration
+            .poll_transfer(cx, Direction::Write, full, &self.deadlines, |mut socket| socket.write(buf));
         written.map(|written| self.write_result(written))
     }
 
@@ -490,7 +626,7 @@ impl AsyncWrite for &TcpStream {
         let write = |socket: &std::net::TcpStream| {
             SockRef::from(socket).send_vectored_with_flags(&bufs[..bufs.len().min(MOST_SLICES)], NO_SIGNAL)
         };
-        let written = self.registration.poll_transfer(cx, Direction::Write, full, write);
+        let written = self.registration.poll_transfer(cx, Direction::Write, full, &self.deadlines, write);
         written.map(|written| self.write_result(written))
     }
 
