@@ -46,6 +46,7 @@
 //! Read in this order; each room's module doc states its protocol before the code.
 //! * `runtime`: [`block_on`], [`Runtime`](runtime::Runtime), and in `runtime/worker.rs` *the* loop.
 //! * `executor`: the queue, the inbox for other threads, the task wrapper and list; faces: [`spawn`], [`task`].
+//! * `blocking`: the threads for [`spawn_blocking`].
 //! * `reactor`: the table of tokens, a socket's source, and the loop that every operation runs.
 //! * `budget`: the cooperative budget, between those two.
 //! * `wheel`, a pure timing wheel, and [`time`] on it: clock, timers, `sleep`, `timeout`, `interval`.
@@ -60,6 +61,7 @@
 //! Linux with epoll is what the tests run on. They run a second time on mio's poll(2) backend, which keeps the
 //! portable parts honest. macOS and the BSDs (kqueue) are written for but not run here. 64-bit atomics are needed.
 
+mod blocking;
 mod budget;
 mod executor;
 mod reactor;
@@ -80,5 +82,6 @@ pub mod fuzzing {
     pub use crate::wheel::model::run as wheel;
 }
 
+pub use blocking::spawn_blocking;
 pub use executor::{spawn, spawn_local};
 pub use runtime::block_on;

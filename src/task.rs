@@ -1,3 +1,4 @@
 //! Tasks: handles on them, sets of them, and giving way.
 
+pub use crate::blocking::spawn_blocking;
 pub use crate::executor::{AbortHandle, Id, JoinError, JoinHandle, JoinSet, YieldNow, spawn, spawn_local, yield_now};

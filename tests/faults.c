@@ -11,6 +11,7 @@
 #include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <pthread.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -175,6 +176,12 @@ int epoll_ctl(int epoll, int operation, int fd, struct epoll_event *event)
 int epoll_wait(int epoll, struct epoll_event *events, int n, int timeout)
 {
     return fails("epoll_wait") ? -1 : REAL(epoll_wait)(epoll, events, n, timeout);
+}
+
+int pthread_create(pthread_t *restrict thread, const pthread_attr_t *restrict attributes, void *(*run)(void *),
+                   void *restrict argument)
+{
+    return fails("thread") ? errno : REAL(pthread_create)(thread, attributes, run, argument);
 }
 
 int eventfd(unsigned int initial, int flags)

@@ -14,6 +14,7 @@ use futures_lite::future::{poll_once, try_zip};
 use kittiwake::io::{AsyncReadExt, AsyncWriteExt, Result};
 use kittiwake::net::TcpStream;
 use kittiwake::runtime::Builder;
+use kittiwake::spawn_blocking;
 use support::*;
 
 /// Of the calls of one function the first to fail, counted from 1, then every how many-th: 0 for none.
@@ -178,6 +179,40 @@ fn a_runtime_that_cannot_be_made_is_an_error_and_leaves_nothing_open() {
             expected.sort_unstable();
             assert_eq!(errors, expected, "each failure is reported");
             assert_eq!(runtime.block_on(async { 1 }), 1, "then it can be made");
+        });
+    });
+}
+
+/// Without it a server on a machine that is out of threads hangs, spins, or panics.
+#[test]
+fn a_closure_that_no_thread_can_be_started_for_says_so_and_the_next_one_runs() {
+    // The first two are the test program's and the test's own.
+    let faults = [Fault("thread", libc::EAGAIN, 3, 0)];
+    with_faults("a_closure_that_no_thread_can_be_started_for_says_so_and_the_next_one_runs", &faults, || {
+        run(|| async {
+            let error = spawn_blocking(|| ()).await.expect_err("there is no thread");
+            assert!(error.is_cancelled() && !error.is_panic());
+            assert!(error.to_string().contains("no thread can be started"), "{error}");
+            assert!(error.to_string().contains("os error 11"), "the system's reason: {error}");
+            assert_eq!(spawn_blocking(|| 1).await.expect("now there is one"), 1);
+        });
+    });
+}
+
+/// Without it a burst on a machine that is nearly out of threads loses a part of its work.
+#[test]
+fn closures_wait_for_the_threads_there_are_when_no_more_can_be_started() {
+    let faults = [4, 5, 6].map(|call| Fault("thread", libc::EAGAIN, call, 0));
+    with_faults("closures_wait_for_the_threads_there_are_when_no_more_can_be_started", &faults, || {
+        run(|| async {
+            let (end, ended) = std::sync::mpsc::channel::<()>();
+            let first = spawn_blocking(move || ended.recv().is_err());
+            let waiting: Vec<_> = (0..3).map(|i| spawn_blocking(move || i)).collect();
+            drop(end);
+            assert!(first.await.expect("it has a thread"));
+            for (i, task) in waiting.into_iter().enumerate() {
+                assert_eq!(task.await.expect("the first one's thread comes to it"), i);
+            }
         });
     });
 }

@@ -14,13 +14,14 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("sync", &[]),
     ("budget", &[]),
     ("executor", &["budget", "sync"]),
+    ("blocking", &["executor"]),
     ("reactor", &["budget", "sync"]),
-    ("task", &["executor"]),
+    ("task", &["executor", "blocking"]),
     ("io", &[]),
     ("wheel", &[]),
     ("time", &["wheel", "sync"]),
     ("net", &["reactor", "budget", "sync", "task", "time"]),
-    ("runtime", &["executor", "reactor", "budget", "sync", "time"]),
+    ("runtime", &["executor", "reactor", "budget", "sync", "time", "blocking"]),
 ];
 
 /// A wrong arrow makes two rooms one: neither can be read, tested or replaced alone any more.

@@ -2,6 +2,7 @@
 
 use std::any::Any;
 use std::fmt;
+use std::io;
 use std::panic::{RefUnwindSafe, UnwindSafe};
 use std::pin::Pin;
 use std::sync::Arc;
@@ -14,9 +15,9 @@ use super::task::{Header, Id, Metadata, Outcome};
 
 /// Waits for a task to end, and gives its output.
 ///
-/// Returned by [`spawn`](crate::spawn) and [`spawn_local`](crate::spawn_local). Dropping it
-/// detaches the task, which goes on; [`abort`](JoinHandle::abort) ends it. The task's
-/// future has been dropped by the time the handle gives its output.
+/// Returned by [`spawn`](crate::spawn), [`spawn_local`](crate::spawn_local) and
+/// [`spawn_blocking`](crate::spawn_blocking). Dropping it detaches the task, which goes on;
+/// [`abort`](JoinHandle::abort) ends it. The task's future has been dropped by the time the handle gives its output.
 ///
 /// It can be awaited in any task, on any thread and in any executor.
 ///
@@ -52,7 +53,8 @@ impl<T> JoinHandle<T> {
     ///
     /// The handle then gives a [`JoinError`] that says [`is_cancelled`](JoinError::is_cancelled); if the task
     /// ended first, its output. May be called from any thread, at any time, and
-    /// more than once.
+    /// more than once. A closure of [`spawn_blocking`](crate::spawn_blocking) that runs goes on: only one that
+    /// still waits for a thread is dropped, when its turn comes.
     ///
     /// # Examples
     /// ```
@@ -91,7 +93,7 @@ impl<T> Future for JoinHandle<T> {
         self.task = None;
         // No outcome: async-task dropped the task unrun.
         let result = outcome.and_then(Outcome::take);
-        Poll::Ready(result.unwrap_or_else(|| Err(JoinError::cancelled(self.id()))))
+        Poll::Ready(result.unwrap_or_else(|| Err(JoinError::cancelled(self.id(), None))))
     }
 }
 
@@ -148,7 +150,8 @@ impl fmt::Debug for AbortHandle {
 
 /// Why a task has no output: it was aborted, or it panicked.
 ///
-/// A task is also cancelled when its runtime ends, or had ended when it was spawned.
+/// A task is also cancelled when its runtime ends, or had ended when it was spawned; and a closure of
+/// [`spawn_blocking`](crate::spawn_blocking) when there is no thread to run it, and the system starts none.
 pub struct JoinError {
     id: Id,
     cause: Cause,
@@ -156,22 +159,25 @@ pub struct JoinError {
 
 enum Cause {
     Cancelled,
+    /// A closure that no thread could be started for: the error number.
+    NoThread(i32),
     /// Behind a mutex, because a panic's payload need not be `Sync`, and an error should be.
     Panicked(Mutex<Box<dyn Any + Send>>),
 }
 
 impl JoinError {
-    pub(super) fn cancelled(id: Id) -> Self {
-        Self { id, cause: Cause::Cancelled }
+    /// `no_thread` is the error number of a thread that could not be started, if that is why.
+    pub(super) fn cancelled(id: Id, no_thread: Option<i32>) -> Self {
+        Self { id, cause: no_thread.map_or(Cause::Cancelled, Cause::NoThread) }
     }
 
     pub(super) fn panicked(id: Id, payload: Box<dyn Any + Send>) -> Self {
         Self { id, cause: Cause::Panicked(Mutex::new(payload)) }
     }
 
-    /// Whether the task was aborted, or ended with its runtime.
+    /// Whether the task was aborted, ended with its runtime, or is a closure that no thread could be started for.
     pub fn is_cancelled(&self) -> bool {
-        matches!(self.cause, Cause::Cancelled)
+        !self.is_panic()
     }
 
     /// Whether the task panicked.
@@ -203,7 +209,7 @@ impl JoinError {
     pub fn try_into_panic(self) -> Result<Box<dyn Any + Send>, Self> {
         match self.cause {
             Cause::Panicked(payload) => Ok(payload.into_inner()),
-            Cause::Cancelled => Err(self),
+            Cause::Cancelled | Cause::NoThread(_) => Err(self),
         }
     }
 
@@ -217,6 +223,10 @@ impl fmt::Display for JoinError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.cause {
             Cause::Cancelled => write!(f, "task {} was cancelled", self.id),
+            Cause::NoThread(error) => {
+                let error = io::Error::from_raw_os_error(*error);
+                write!(f, "task {} was cancelled, because no thread can be started for it: {error}", self.id)
+            }
             Cause::Panicked(payload) => {
                 // Copied out of the lock: a formatter is foreign code.
                 let message = message(&**payload.lock());

@@ -26,6 +26,8 @@ struct Tasks {
     entries: Slab<Entry>,
     /// How many of `entries` are local tasks.
     local: usize,
+    /// How many of them are jobs.
+    jobs: usize,
     /// The id of the next task.
     next_id: u64,
     /// Nothing may be spawned any more.
@@ -40,11 +42,23 @@ struct Entry {
     waker: Waker,
 }
 
+/// What kind of task one is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// Made by `spawn`: it may be run by any worker.
+    Shared,
+    /// Made by `spawn_local`: run and dropped on its own thread.
+    Local,
+    /// Made by `spawn_blocking`: run by no worker, and waited for by none.
+    Job,
+}
+
 /// Which tasks of a list are meant.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Which {
     /// Those made by `spawn_local`.
     Local,
+    /// All that a worker runs. To end them is to end the runtime, so the jobs are told to end as well.
     All,
 }
 
@@ -61,6 +75,7 @@ impl TaskList {
             tasks: Mutex::new(Tasks {
                 entries: Slab::new(),
                 local: 0,
+                jobs: 0,
                 next_id: 1,
                 closed: false,
                 closed_to_local: true,
@@ -70,19 +85,20 @@ impl TaskList {
 
     /// Has `make` build a task, and enters it. `make` runs under the lock: it
     /// allocates, and calls no foreign code.
-    pub(super) fn admit<R>(&self, local: bool, make: impl FnOnce(Admission) -> (Arc<Header>, Waker, R)) -> R {
+    pub(super) fn admit<R>(&self, kind: Kind, make: impl FnOnce(Admission) -> (Arc<Header>, Waker, R)) -> R {
         let mut tasks = self.tasks.lock();
         let tasks = &mut *tasks;
         let id = tasks.next_id;
         tasks.next_id += 1;
-        if tasks.closed || (local && tasks.closed_to_local) {
+        if tasks.closed || (kind == Kind::Local && tasks.closed_to_local) {
             let (_, _unused, made) = make(Admission { id, key: None });
             return made;
         }
         let vacant = tasks.entries.vacant_entry();
         let (header, waker, made) = make(Admission { id, key: Some(vacant.key()) });
         vacant.insert(Entry { header, waker });
-        tasks.local += usize::from(local);
+        tasks.local += usize::from(kind == Kind::Local);
+        tasks.jobs += usize::from(kind == Kind::Job);
         made
     }
 
@@ -90,7 +106,8 @@ impl TaskList {
     pub(super) fn remove(&self, key: usize) {
         let mut tasks = self.tasks.lock();
         let removed = tasks.entries.remove(key);
-        tasks.local -= usize::from(removed.header.is_local());
+        tasks.local -= usize::from(removed.header.kind() == Kind::Local);
+        tasks.jobs -= usize::from(removed.header.kind() == Kind::Job);
         drop(tasks);
         // Outside the lock: this may free the task, and with it an output.
         drop(removed);
@@ -121,9 +138,10 @@ impl TaskList {
         let mut tasks = self.tasks.lock();
         tasks.closed_to_local = true;
         tasks.closed |= which == Which::All;
-        let count = tasks.len(which);
+        let count = if which == Which::All { tasks.entries.len() } else { tasks.local };
         let mut wakers = Vec::with_capacity(count);
-        let meant = tasks.entries.iter().filter(|(_, entry)| which == Which::All || entry.header.is_local());
+        let is_meant = |entry: &Entry| which == Which::All || entry.header.kind() == Kind::Local;
+        let meant = tasks.entries.iter().filter(|(_, entry)| is_meant(entry));
         // At the end of most calls there is none, and then the others are not looked through.
         for (_, entry) in meant.take(count) {
             entry.header.abort();
@@ -144,7 +162,7 @@ impl Tasks {
     fn len(&self, which: Which) -> usize {
         match which {
             Which::Local => self.local,
-            Which::All => self.entries.len(),
+            Which::All => self.entries.len() - self.jobs,
         }
     }
 }

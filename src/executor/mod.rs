@@ -41,11 +41,9 @@ pub use task::Id;
 pub use yield_now::{YieldNow, yield_now};
 
 use inbox::Inbox;
-use list::TaskList;
 pub(crate) use list::Which;
-pub(crate) use task::LARGE;
-use task::Runnable;
-pub(crate) use task::is_local;
+use list::{Kind, TaskList};
+pub(crate) use task::{LARGE, Runnable, is_local, refuse, spawn_job};
 
 use crate::budget;
 

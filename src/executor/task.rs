@@ -13,6 +13,9 @@
 //! path: the wrapper returns `Ready`, async-task drops the wrapper, and the wrapper
 //! leaves the [list](super::list).
 //!
+//! A [job](spawn_job) is a task too, of one poll: its future calls a closure. It is run by a thread that
+//! may block, and stands in its home's list, so that it has an id there and is told to end with the others.
+//!
 //! Two kinds of panic still end the process: of a waker that awaits a `JoinHandle`, when async-task clones,
 //! wakes or drops it; and of a drop while another panic unwinds.
 
@@ -21,14 +24,14 @@ use std::num::NonZeroU64;
 use std::panic::Location;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
 use std::task::{Context, Poll};
 
 use async_task::{Builder, Task};
 use pin_project_lite::pin_project;
 
 use super::join::{JoinError, JoinHandle};
-use super::{Entry, Home, schedule};
+use super::{Entry, Home, Kind, schedule};
 use crate::sync::{contain, contain_all};
 
 /// What async-task keeps beside the future.
@@ -52,14 +55,18 @@ pub(crate) struct Header {
     id: NonZeroU64,
     /// Where the home's list has it; `None` if the list refused it.
     key: Option<usize>,
-    local: bool,
-    /// The task was told to end: its future is dropped instead of polled.
-    aborted: AtomicBool,
+    kind: Kind,
+    /// 0 until the task is told to end: then its future is dropped instead of polled. [`ABORTED`], or the
+    /// error number for which there is no thread that could run it.
+    end: AtomicI32,
     /// How often it was run. Written by whoever runs it, hence never by two.
     polls: AtomicU64,
     /// Where it was spawned.
     location: &'static Location<'static>,
 }
+
+/// Told to end for no reason of the system's.
+const ABORTED: i32 = -1;
 
 impl Header {
     pub(super) fn id(&self) -> u64 {
@@ -70,13 +77,13 @@ impl Header {
         Id(self.id)
     }
 
-    pub(super) fn is_local(&self) -> bool {
-        self.local
+    pub(super) fn kind(&self) -> Kind {
+        self.kind
     }
 
     /// Tells the task to end, without waking it.
     pub(super) fn abort(&self) {
-        self.aborted.store(true, Ordering::Release);
+        self.end.store(ABORTED, Ordering::Release);
     }
 
     /// Tells the task to end.
@@ -115,7 +122,7 @@ where
         F: Future + Send + 'static,
         F::Output: Send + 'static,
     {
-        build(home, false, location, |task| task.spawn(|header| TaskFuture::new(future, header), schedule))
+        build(home, Kind::Shared, location, |task| task.spawn(|header| TaskFuture::new(future, header), schedule))
     }
     if size_of::<F>() > LARGE { make(home, Box::pin(future), location) } else { make(home, future, location) }
 }
@@ -131,9 +138,31 @@ where
         F: Future + 'static,
         F::Output: 'static,
     {
-        build(home, true, location, |task| task.spawn_local(|header| TaskFuture::new(future, header), schedule))
+        build(home, Kind::Local, location, |task| task.spawn_local(|header| TaskFuture::new(future, header), schedule))
     }
     if size_of::<F>() > LARGE { make(home, Box::pin(future), location) } else { make(home, future, location) }
+}
+
+/// Makes a task that calls `closure`, and passes it to `submit`, on this thread, to be run somewhere once.
+pub(crate) fn spawn_job<C, T>(
+    home: &Arc<Home>,
+    closure: C,
+    location: &'static Location<'static>,
+    submit: impl Fn(Runnable) + Send + Sync + 'static,
+) -> JoinHandle<T>
+where
+    C: FnOnce() -> T + Send + 'static,
+    T: Send + 'static,
+{
+    build(home, Kind::Job, location, |task| task.spawn(|header| TaskFuture::new(Job(Some(closure)), header), submit))
+}
+
+/// Ends a job that nobody will run, for the error number `reason` if there is one: its closure is dropped here.
+pub(crate) fn refuse(job: Runnable, reason: Option<i32>) {
+    // Not if it was told to end before: that is why it ends, then.
+    let end = reason.unwrap_or(ABORTED);
+    let _ = job.metadata().end.compare_exchange(0, end, Ordering::AcqRel, Ordering::Acquire);
+    job.run();
 }
 
 /// Futures above this size, in bytes, are boxed before they are passed on: each
@@ -143,17 +172,17 @@ pub(crate) const LARGE: usize = 16 * 1024;
 /// Enters a new task into its home's list and schedules it.
 fn build<T>(
     home: &Arc<Home>,
-    local: bool,
+    kind: Kind,
     location: &'static Location<'static>,
     spawn: impl FnOnce(Builder<Metadata>) -> (Runnable, Task<Outcome<T>, Metadata>),
 ) -> JoinHandle<T> {
-    let (runnable, task) = home.tasks.admit(local, |admission| {
+    let (runnable, task) = home.tasks.admit(kind, |admission| {
         let header = Arc::new(Header {
             home: home.clone(),
             id: NonZeroU64::new(admission.id).expect("ids count from 1"),
             key: admission.key,
-            local,
-            aborted: AtomicBool::new(admission.key.is_none()),
+            kind,
+            end: AtomicI32::new(if admission.key.is_some() { 0 } else { ABORTED }),
             polls: AtomicU64::new(0),
             location,
         });
@@ -206,14 +235,18 @@ impl<F: Future> Future for TaskFuture<F> {
         let mut this = self.project();
         let header = this.header;
         header.polls.store(header.polls.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+        let end = header.end.load(Ordering::Acquire);
         let polled = contain(|| match this.future.as_mut().as_pin_mut() {
-            Some(future) if !header.aborted.load(Ordering::Acquire) => future.poll(cx).map(Some),
+            Some(future) if end == 0 => future.poll(cx).map(Some),
             _ => Poll::Ready(None),
         });
         let outcome = match polled {
             Ok(Poll::Pending) => return Poll::Pending,
             Ok(Poll::Ready(Some(output))) => Outcome(Some(Ok(output))),
-            Ok(Poll::Ready(None)) => Outcome(Some(Err(JoinError::cancelled(header.public_id())))),
+            Ok(Poll::Ready(None)) => {
+                let no_thread = (end > 0).then_some(end);
+                Outcome(Some(Err(JoinError::cancelled(header.public_id(), no_thread))))
+            }
             Err(panic) => Outcome(Some(Err(JoinError::panicked(header.public_id(), panic)))),
         };
         // The future goes before its handle hears of the end. If that panics, it is what became of the task.
@@ -221,6 +254,21 @@ impl<F: Future> Future for TaskFuture<F> {
             Ok(()) => Poll::Ready(outcome),
             Err(panic) => Poll::Ready(Outcome(Some(Err(JoinError::panicked(header.public_id(), panic))))),
         }
+    }
+}
+
+/// The future of a job: it calls the closure, and is never polled again.
+struct Job<C>(Option<C>);
+
+// The closure is moved out to be called, and nothing points into it before.
+impl<C> Unpin for Job<C> {}
+
+impl<C: FnOnce() -> T, T> Future for Job<C> {
+    type Output = T;
+
+    fn poll(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<T> {
+        let closure = self.0.take().expect("a job is polled once");
+        Poll::Ready(closure())
     }
 }
 
@@ -245,5 +293,5 @@ impl<T> Drop for Outcome<T> {
 
 /// Whether running or dropping this entry is bound to the thread that made it.
 pub(crate) fn is_local(entry: &Entry) -> bool {
-    matches!(entry, Entry::Task(runnable) if runnable.metadata().local)
+    matches!(entry, Entry::Task(runnable) if runnable.metadata().kind == Kind::Local)
 }

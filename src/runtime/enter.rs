@@ -6,6 +6,7 @@
 
 use std::sync::Arc;
 
+use crate::blocking::{self, Pool};
 use crate::executor::{self, Executor};
 use crate::reactor::{self, Reactor};
 use crate::time::{self, Timers};
@@ -13,13 +14,21 @@ use crate::time::{self, Timers};
 /// While this lives, the thread is the worker's.
 pub(super) struct Entered {
     _executor: executor::Entered,
+    _blocking: blocking::Entered,
     _reactor: reactor::Entered,
     _time: time::Entered,
 }
 
-pub(super) fn enter(executor: &Executor, reactor: &Reactor, timers: &Arc<Timers>, clock: time::Clock) -> Entered {
+pub(super) fn enter(
+    executor: &Executor,
+    pool: &Arc<Pool>,
+    reactor: &Reactor,
+    timers: &Arc<Timers>,
+    clock: time::Clock,
+) -> Entered {
     Entered {
         _executor: executor.enter(),
+        _blocking: blocking::enter(pool.clone()),
         _reactor: reactor::enter(reactor.registry().clone()),
         _time: time::enter(timers.clone(), clock),
     }

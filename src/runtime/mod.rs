@@ -17,10 +17,11 @@ use std::fmt;
 use std::io;
 use std::panic::{Location, RefUnwindSafe, UnwindSafe};
 use std::sync::{Arc, Weak};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
+use crate::blocking::Pool;
 use crate::executor::{self, Home, JoinHandle};
 use crate::reactor::Registry;
 use worker::Worker;
@@ -54,7 +55,8 @@ pub fn block_on<F: Future>(future: F) -> F::Output {
 
 /// A worker with its reactor and its tasks.
 ///
-/// Dropping it drops all its tasks, then fails what still waits on its sockets. It is
+/// Dropping it drops all its tasks, then fails what still waits on its sockets. It does not wait for the closures
+/// of [`spawn_blocking`](crate::spawn_blocking) that run: [`shutdown_timeout`](Runtime::shutdown_timeout) does. It is
 /// `Send` and `Sync`. A task that holds an `Arc` of its own runtime keeps both for ever; give it a [`Handle`].
 ///
 /// # Examples
@@ -111,6 +113,48 @@ impl Runtime {
     pub fn handle(&self) -> &Handle {
         &self.handle
     }
+
+    /// Ends the runtime as its drop does, then waits for the closures of [`spawn_blocking`](crate::spawn_blocking) that
+    /// run, until `timeout` is over.
+    ///
+    /// What is bounded is the wait: the destructors of the tasks, and of closures that have not begun, come first, and take
+    /// the time they take.
+    ///
+    /// # Errors
+    /// If closures run even then. They go on, each on its thread, as when the runtime is dropped.
+    ///
+    /// # Panics
+    /// Inside a runtime, this one or another: it would hold up its worker. The runtime is dropped then.
+    ///
+    /// # Examples
+    /// ```
+    /// use std::time::Duration;
+    ///
+    /// let runtime = kittiwake::runtime::Runtime::new()?;
+    /// let (end, ended) = std::sync::mpsc::channel::<()>();
+    /// let (begin, begun) = std::sync::mpsc::channel::<()>();
+    /// runtime.handle().spawn_blocking(move || {
+    ///     begin.send(()).unwrap();
+    ///     ended.recv()
+    /// });
+    /// begun.recv().unwrap();
+    /// let error = runtime.shutdown_timeout(Duration::from_millis(10)).unwrap_err();
+    /// assert_eq!(error.still_running(), 1);
+    /// # drop(end);
+    /// # std::io::Result::Ok(())
+    /// ```
+    #[track_caller]
+    pub fn shutdown_timeout(self, timeout: Duration) -> Result<(), ShutdownTimeout> {
+        enter::check("Runtime::shutdown_timeout");
+        // `None` is too far away for the clock to show it.
+        let deadline = Instant::now().checked_add(timeout);
+        let pool = self.handle.pool.clone();
+        drop(self);
+        match pool.wait_until_gone(deadline) {
+            0 => Ok(()),
+            still_running => Err(ShutdownTimeout { still_running }),
+        }
+    }
 }
 
 impl Drop for Runtime {
@@ -141,16 +185,17 @@ impl fmt::Debug for Runtime {
 /// runtime.block_on(async {});
 /// # std::io::Result::Ok(())
 /// ```
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Builder {
     spin: Duration,
     start_paused: bool,
+    max_blocking_threads: usize,
 }
 
 impl Builder {
     /// The default settings.
     pub fn new() -> Self {
-        Self::default()
+        Self { spin: Duration::ZERO, start_paused: false, max_blocking_threads: 512 }
     }
 
     /// How long a worker that has nothing to do looks for events again and again before it blocks. Zero,
@@ -171,14 +216,33 @@ impl Builder {
         self
     }
 
+    /// How many threads the runtime starts at most for [`spawn_blocking`](crate::spawn_blocking) and for names that
+    /// are looked up. 512 by default; they are started when they are needed.
+    ///
+    /// # Panics
+    /// If it is 0: nothing could ever run.
+    #[must_use]
+    #[track_caller]
+    pub fn max_blocking_threads(mut self, max: usize) -> Self {
+        assert!(max > 0, "Builder::max_blocking_threads: no closure could ever run on 0 threads; use 1 or more");
+        self.max_blocking_threads = max;
+        self
+    }
+
     /// Makes the runtime.
     ///
     /// # Errors
     /// What the system says when it has no descriptors left for the reactor: three are needed.
     pub fn build(&self) -> io::Result<Runtime> {
-        let worker = Worker::new(self.spin, self.start_paused)?;
+        let worker = Worker::new(self.spin, self.start_paused, Pool::new(self.max_blocking_threads))?;
         let handle = worker.handle();
         Ok(Runtime { worker: Mutex::new(worker), handle })
+    }
+}
+
+impl Default for Builder {
+    fn default() -> Self {
+        Self::new()
     }
 }
 
@@ -190,6 +254,8 @@ pub struct Handle {
     home: Arc<Home>,
     /// Weak, because it has a descriptor: a handle must not keep that open.
     registry: Weak<Registry>,
+    /// It has neither threads nor jobs once the runtime has ended.
+    pool: Arc<Pool>,
 }
 
 impl Handle {
@@ -211,8 +277,8 @@ impl Handle {
     /// # Errors
     /// If the thread is not inside a runtime.
     pub fn try_current() -> Result<Self, TryCurrentError> {
-        match (Home::current(), Registry::current()) {
-            (Some(home), Some(registry)) => Ok(Self { home, registry: Arc::downgrade(&registry) }),
+        match (Home::current(), Registry::current(), Pool::current()) {
+            (Some(home), Some(registry), Some(pool)) => Ok(Self { home, registry: Arc::downgrade(&registry), pool }),
             _ => Err(TryCurrentError(())),
         }
     }
@@ -237,6 +303,27 @@ impl Handle {
         F::Output: Send + 'static,
     {
         self.home.spawn(future, Location::caller())
+    }
+
+    /// Runs a closure that blocks on a thread of this runtime's pool.
+    ///
+    /// Like [`spawn_blocking`](crate::spawn_blocking), from any thread, also while nobody is in `block_on`. If the runtime has
+    /// ended, the closure is dropped at once, and the handle says that it was cancelled.
+    ///
+    /// # Examples
+    /// ```
+    /// let runtime = kittiwake::runtime::Runtime::new()?;
+    /// let task = runtime.handle().spawn_blocking(|| 5);
+    /// assert_eq!(runtime.block_on(task).unwrap(), 5);
+    /// # std::io::Result::Ok(())
+    /// ```
+    #[track_caller]
+    pub fn spawn_blocking<C, T>(&self, closure: C) -> JoinHandle<T>
+    where
+        C: FnOnce() -> T + Send + 'static,
+        T: Send + 'static,
+    {
+        self.pool.spawn(&self.home, closure, Location::caller())
     }
 }
 
@@ -266,7 +353,7 @@ pub struct Metrics {
 }
 
 impl Metrics {
-    /// Tasks that have not ended: their future has not been dropped.
+    /// Tasks that have not ended: their future has not been dropped. Blocking closures are not among them.
     pub fn tasks_alive(&self) -> usize {
         self.tasks_alive
     }
@@ -282,6 +369,28 @@ impl fmt::Debug for Handle {
         f.debug_struct("Handle").finish_non_exhaustive()
     }
 }
+
+/// [`Runtime::shutdown_timeout`] did not see the end of all blocking closures.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ShutdownTimeout {
+    still_running: usize,
+}
+
+impl ShutdownTimeout {
+    /// How many closures ran when the time was over. They go on.
+    pub fn still_running(&self) -> usize {
+        self.still_running
+    }
+}
+
+impl fmt::Display for ShutdownTimeout {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (count, s) = (self.still_running, if self.still_running == 1 { "" } else { "s" });
+        write!(f, "the runtime has ended, but {count} blocking closure{s} went on when the time for that was over")
+    }
+}
+
+impl std::error::Error for ShutdownTimeout {}
 
 /// The thread is not inside a runtime.
 #[derive(Clone, Debug, PartialEq, Eq)]

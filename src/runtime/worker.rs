@@ -14,9 +14,10 @@
 //! # The end of the runtime
 //! 1. [`Worker::shut_down`] refuses new tasks and tells all tasks to end;
 //! 2. it runs them until the list is empty: each drops its future, and with it its sockets;
-//! 3. the timers end, and with them the waits of sleeps that live on elsewhere;
-//! 4. the inbox closes; wakes that still come find nobody;
-//! 5. the reactor is dropped, and orphans the sockets that live on elsewhere.
+//! 3. the pool ends: closures that no thread has begun are dropped, those that run go on alone;
+//! 4. the timers end, and with them the waits of sleeps that live on elsewhere;
+//! 5. the inbox closes; wakes that still come find nobody;
+//! 6. the reactor is dropped, and orphans the sockets that live on elsewhere.
 
 use std::io;
 use std::panic::resume_unwind;
@@ -28,6 +29,7 @@ use std::time::Duration;
 
 use super::Handle;
 use super::enter::{self, Entered};
+use crate::blocking::Pool;
 use crate::budget;
 use crate::executor::{self, Entry, Executor, Which};
 use crate::reactor::Reactor;
@@ -45,6 +47,8 @@ pub(super) struct Worker {
     executor: Executor,
     reactor: Reactor,
     timers: Arc<Timers>,
+    /// The threads for blocking work.
+    pool: Arc<Pool>,
     /// The clock, between calls.
     clock: Clock,
     /// The wakers of the timers that fire; empty otherwise, kept for its memory.
@@ -54,12 +58,13 @@ pub(super) struct Worker {
 }
 
 impl Worker {
-    pub(super) fn new(spin: Duration, start_paused: bool) -> io::Result<Self> {
+    pub(super) fn new(spin: Duration, start_paused: bool, pool: Arc<Pool>) -> io::Result<Self> {
         let reactor = Reactor::new()?;
         Ok(Self {
             executor: Executor::new(reactor.ring()),
             timers: Timers::new(reactor.ring()),
             clock: if start_paused { Clock::paused() } else { Clock::SYSTEM },
+            pool,
             wakers: Vec::new(),
             reactor,
             spin,
@@ -67,7 +72,11 @@ impl Worker {
     }
 
     pub(super) fn handle(&self) -> Handle {
-        Handle { home: self.executor.home().clone(), registry: Arc::downgrade(self.reactor.registry()) }
+        Handle {
+            home: self.executor.home().clone(),
+            registry: Arc::downgrade(self.reactor.registry()),
+            pool: self.pool.clone(),
+        }
     }
 
     /// Runs `future` to its end.
@@ -124,8 +133,13 @@ impl Worker {
         }
     }
 
-    /// Moves the clock to the next deadline, unless the kernel or another thread has something for us.
+    /// Moves the clock to the next deadline, unless the kernel or another thread has something for us. While a blocking
+    /// closure is out it has: the end of the last one wakes its waiter first, and then rings.
     fn block_paused(&mut self, deadline: Instant) {
+        if self.pool.is_busy(|| self.reactor.ring()) {
+            self.turn(None);
+            return;
+        }
         let grace = if self.reactor.registry().sources() == 0 { Duration::ZERO } else { GRACE };
         let events = self.turn(Some(grace));
         if events == 0 && !self.executor.has_posts() {
@@ -189,9 +203,10 @@ impl Worker {
 
     /// Ends the runtime, on this thread: whatever tasks are left are dropped.
     pub(super) fn shut_down(&mut self) {
-        let entered = enter::enter(&self.executor, &self.reactor, &self.timers, self.clock);
+        let entered = enter::enter(&self.executor, &self.pool, &self.reactor, &self.timers, self.clock);
         self.executor.take_posts();
         let none = self.end(Which::All);
+        self.pool.close();
         // Before the queue is left: this may wake the future of a call that is over.
         self.timers.close();
         self.executor.leave(none);
@@ -208,7 +223,7 @@ struct Call<'a> {
 
 impl<'a> Call<'a> {
     fn begin(worker: &'a mut Worker) -> Self {
-        let entered = enter::enter(&worker.executor, &worker.reactor, &worker.timers, worker.clock);
+        let entered = enter::enter(&worker.executor, &worker.pool, &worker.reactor, &worker.timers, worker.clock);
         worker.executor.open();
         Self { worker, _entered: entered }
     }

@@ -10,8 +10,8 @@
 //! moves only when every task waits: then it jumps to the next deadline, so a test of minutes takes no time.
 //!
 //! Bytes on their way between sockets take real time, which a jump would outrun. So while sockets are registered, each
-//! jump first waits 2 ms for the kernel: a suite pays that for each deadline that it reaches. Other threads that are
-//! about to wake a task are not waited for. The clock is to be trusted on the runtime's own thread only, and jumps to
+//! jump first waits 2 ms for the kernel: a suite pays that for each deadline that it reaches. Of other threads those
+//! with a closure of [`spawn_blocking`](crate::spawn_blocking) are waited for, and no others that may be about to wake a task. The clock is to be trusted on the runtime's own thread only, and jumps to
 //! the tick that a deadline is rounded up to.
 //!
 //! # Examples
