@@ -46,7 +46,7 @@
 //! Read in this order; each room's module doc states its protocol before the code.
 //! * `runtime`: [`block_on`], [`Runtime`](runtime::Runtime), and in `runtime/worker.rs` *the* loop.
 //! * `executor`: the queue, the inbox for other threads, the task wrapper and list; faces: [`spawn`], [`task`].
-//! * `blocking`: the threads for [`spawn_blocking`].
+//! * `blocking`: the threads for [`spawn_blocking`], which is also what looks up names.
 //! * `reactor`: the table of tokens, a socket's source, and the loop that every operation runs.
 //! * `budget`: the cooperative budget, between those two.
 //! * `wheel`, a pure timing wheel, and [`time`] on it: clock, timers, `sleep`, `timeout`, `interval`.

@@ -11,6 +11,7 @@
 #include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <netdb.h>
 #include <pthread.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -182,6 +183,12 @@ int pthread_create(pthread_t *restrict thread, const pthread_attr_t *restrict at
                    void *restrict argument)
 {
     return fails("thread") ? errno : REAL(pthread_create)(thread, attributes, run, argument);
+}
+
+int getaddrinfo(const char *restrict name, const char *restrict service, const struct addrinfo *restrict hints,
+                struct addrinfo **restrict found)
+{
+    return fails("getaddrinfo") ? errno : REAL(getaddrinfo)(name, service, hints, found);
 }
 
 int eventfd(unsigned int initial, int flags)

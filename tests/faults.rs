@@ -12,7 +12,7 @@ use std::{env, fs};
 
 use futures_lite::future::{poll_once, try_zip};
 use kittiwake::io::{AsyncReadExt, AsyncWriteExt, Result};
-use kittiwake::net::TcpStream;
+use kittiwake::net::{TcpStream, lookup_host};
 use kittiwake::runtime::Builder;
 use kittiwake::spawn_blocking;
 use support::*;
@@ -186,14 +186,17 @@ fn a_runtime_that_cannot_be_made_is_an_error_and_leaves_nothing_open() {
 /// Without it a server on a machine that is out of threads hangs, spins, or panics.
 #[test]
 fn a_closure_that_no_thread_can_be_started_for_says_so_and_the_next_one_runs() {
-    // The first two are the test program's and the test's own.
-    let faults = [Fault("thread", libc::EAGAIN, 3, 0)];
+    // The first two threads are the test program's and the test's own.
+    let faults = [3, 4].map(|call| Fault("thread", libc::EAGAIN, call, 0));
     with_faults("a_closure_that_no_thread_can_be_started_for_says_so_and_the_next_one_runs", &faults, || {
         run(|| async {
             let error = spawn_blocking(|| ()).await.expect_err("there is no thread");
             assert!(error.is_cancelled() && !error.is_panic());
             assert!(error.to_string().contains("no thread can be started"), "{error}");
             assert!(error.to_string().contains("os error 11"), "the system's reason: {error}");
+            let error = lookup_host("localhost:80").await.map(Iterator::count).expect_err("there is no thread");
+            assert!(error.to_string().contains("\"localhost\" cannot be looked up"), "{error}");
+            assert!(error.to_string().contains("no thread can be started"), "{error}");
             assert_eq!(spawn_blocking(|| 1).await.expect("now there is one"), 1);
         });
     });
@@ -213,6 +216,28 @@ fn closures_wait_for_the_threads_there_are_when_no_more_can_be_started() {
             for (i, task) in waiting.into_iter().enumerate() {
                 assert_eq!(task.await.expect("the first one's thread comes to it"), i);
             }
+        });
+    });
+}
+
+/// Without it a resolver that hangs is asked again and again for those who gave up long ago.
+#[test]
+fn a_look_up_that_is_given_up_before_it_begins_never_begins() {
+    let faults = [Fault("getaddrinfo", libc::EAI_FAIL, 1, 0)];
+    with_faults("a_look_up_that_is_given_up_before_it_begins_never_begins", &faults, || {
+        within(|| {
+            let runtime = Builder::new().max_blocking_threads(1).build().expect("a runtime");
+            runtime.block_on(async {
+                let (end, ended) = std::sync::mpsc::channel::<()>();
+                let stuck = spawn_blocking(move || ended.recv().is_err());
+                assert!(poll_once(TcpStream::connect("localhost:80")).await.is_none(), "it waits for a thread");
+                drop(end);
+                assert!(stuck.await.expect("it ends"));
+                let error =
+                    lookup_host("localhost:80").await.map(Iterator::count).expect_err("the first to be asked for");
+                assert!(error.to_string().contains("\"localhost\" cannot be looked up: "), "{error}");
+                lookup_host("localhost:80").await.expect("the resolver is well again").for_each(drop);
+            });
         });
     });
 }

@@ -20,7 +20,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("io", &[]),
     ("wheel", &[]),
     ("time", &["wheel", "sync"]),
-    ("net", &["reactor", "budget", "sync", "task", "time"]),
+    ("net", &["reactor", "budget", "sync", "task", "time", "blocking"]),
     ("runtime", &["executor", "reactor", "budget", "sync", "time", "blocking"]),
 ];
 

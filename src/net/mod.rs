@@ -17,7 +17,7 @@ mod addr;
 mod deadline;
 mod tcp;
 
-pub use addr::ToSocketAddrs;
+pub use addr::{ToSocketAddrs, lookup_host};
 pub use std::net::Shutdown as How;
 pub use tcp::{
     Accept, Incoming, OwnedReadHalf, OwnedWriteHalf, ReadHalf, ReuniteError, TcpListener, TcpStream, WriteHalf,

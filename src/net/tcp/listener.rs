@@ -49,8 +49,8 @@ impl TcpListener {
     /// Safe: dropping the future closes the socket.
     ///
     /// # Errors
-    /// Of the last address tried: `AddrInUse`, `AddrNotAvailable`, `PermissionDenied` (see bind(2)); `Unsupported` for
-    /// a name; `InvalidInput` for what is no address.
+    /// Of the last address tried: `AddrInUse`, `AddrNotAvailable`, `PermissionDenied` (see bind(2)). For a name also
+    /// what [`lookup_host`](crate::net::lookup_host) says; `InvalidInput` for what is neither name nor address.
     ///
     /// # Examples
     /// See [`TcpListener`].

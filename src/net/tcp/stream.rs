@@ -90,8 +90,8 @@ impl TcpStream {
     /// Safe: dropping the future closes the socket.
     ///
     /// # Errors
-    /// Of the last address tried: `ConnectionRefused`, `TimedOut`, `HostUnreachable` and others (see connect(2)); `Unsupported`
-    /// for a name; `InvalidInput` for what is no address. An error other than a failed connection, outside
+    /// Of the last address tried: `ConnectionRefused`, `TimedOut`, `HostUnreachable` and others (see connect(2)). For a name
+    /// also what [`lookup_host`](crate::net::lookup_host) says; `InvalidInput` for what is neither name nor address. An error other than a failed connection, outside
     /// a runtime: connecting has to wait.
     ///
     /// # Examples
