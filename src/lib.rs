@@ -2,7 +2,8 @@
 //!
 //! A reactor (epoll or kqueue, through `mio`) maps readiness tokens to stored wakers; the wakers drive
 //! sockets with the [`futures-io`](io) traits; a simple executor runs the tasks. One event loop per
-//! worker, sockets that are `Send` and `Sync`, no hidden thread, no global state, and no `unsafe`.
+//! worker, sockets that are `Send` and `Sync`, no hidden thread, no global state (signals
+//! apart), and no `unsafe`.
 //!
 //! # An echo server
 //! ```no_run
@@ -50,7 +51,7 @@
 //! * `reactor`: the table of tokens, a socket's source, and the loop that every operation runs.
 //! * `budget`: the cooperative budget, between those two.
 //! * `wheel`, a pure timing wheel, and [`time`] on it: clock, timers, `sleep`, `timeout`, `interval`.
-//! * [`net`], [`io`]: what users hold in their hands.
+//! * [`net`], [`io`], [`signal`]: what users hold in their hands.
 //!
 //! # What we do not do
 //! Channels, locks and stream combinators work with any runtime and exist: `async-channel`, `async-lock`,
@@ -71,6 +72,7 @@ mod wheel;
 pub mod io;
 pub mod net;
 pub mod runtime;
+pub mod signal;
 pub mod task;
 pub mod time;
 

@@ -4,7 +4,9 @@
 use std::panic::{RefUnwindSafe, UnwindSafe};
 
 use kittiwake::net::{Accept, Incoming, OwnedReadHalf, OwnedWriteHalf, ReadHalf, TcpListener, TcpStream, WriteHalf};
-use kittiwake::runtime::{Builder, Handle, Metrics, Runtime};
+use kittiwake::runtime::{Builder, Handle, Metrics, Runtime, ShutdownTimeout};
+use kittiwake::signal::CtrlC;
+use kittiwake::signal::unix::{Signal, SignalKind};
 use kittiwake::task::{AbortHandle, Id, JoinError, JoinHandle, JoinSet, YieldNow};
 
 fn send_and_sync<T: Send + Sync>() {}
@@ -19,16 +21,21 @@ fn sockets_go_between_threads() {
 
 #[test]
 fn tasks_and_runtimes_go_between_threads() {
-    send_and_sync::<(Runtime, Builder, Handle, Metrics)>();
+    send_and_sync::<(Runtime, Builder, Handle, Metrics, ShutdownTimeout)>();
     send_and_sync::<(JoinHandle<u8>, JoinError, AbortHandle, JoinSet<u8>, Id, YieldNow)>();
 }
 
 #[test]
+fn signals_go_between_threads() {
+    send_and_sync::<(Signal, SignalKind, CtrlC)>();
+}
+
+#[test]
 fn sockets_tasks_and_runtimes_cross_a_catch_unwind() {
-    unwind_safe::<(Runtime, Handle, TcpListener, TcpStream, JoinHandle<u8>, AbortHandle)>();
+    unwind_safe::<(Runtime, Handle, TcpListener, TcpStream, JoinHandle<u8>, AbortHandle, Signal)>();
 }
 
 #[test]
 fn futures_and_streams_need_no_pinning() {
-    unpin::<(JoinHandle<std::marker::PhantomPinned>, Accept<'_>, Incoming<'_>, YieldNow)>();
+    unpin::<(JoinHandle<std::marker::PhantomPinned>, Accept<'_>, Incoming<'_>, YieldNow, CtrlC, Signal)>();
 }

@@ -21,6 +21,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("wheel", &[]),
     ("time", &["wheel", "sync"]),
     ("net", &["reactor", "budget", "sync", "task", "time", "blocking"]),
+    ("signal", &["reactor"]),
     ("runtime", &["executor", "reactor", "budget", "sync", "time", "blocking"]),
 ];
 

@@ -43,6 +43,15 @@ pub(crate) trait Observer {
     fn poll_waiting(&self, cx: &mut Context<'_>, direction: Direction) -> Poll<io::Error>;
 }
 
+/// Nobody does.
+impl Observer for () {
+    fn settled(&self, _: Direction, _: bool) {}
+
+    fn poll_waiting(&self, _: &mut Context<'_>, _: Direction) -> Poll<io::Error> {
+        Poll::Pending
+    }
+}
+
 /// Keeps a source in its reactor's table, and takes it out when dropped.
 struct Link(Arc<Source>);
 
