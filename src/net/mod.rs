@@ -15,6 +15,8 @@
 
 mod addr;
 mod deadline;
+#[cfg(feature = "listenfd")]
+mod inherited;
 mod tcp;
 
 pub use addr::{ToSocketAddrs, lookup_host};

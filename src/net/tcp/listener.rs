@@ -76,6 +76,47 @@ impl TcpListener {
         Ok(Self { registration: Registration::new(mio::net::TcpListener::from_std(listener)) })
     }
 
+    /// The listeners that whoever started this process has opened for it: socket activation, as systemd does it.
+    ///
+    /// With the feature `listenfd`.
+    ///
+    /// They are the descriptors from 3 on; `LISTEN_FDS` says how many, and `LISTEN_PID` for which process (for any, if it is not
+    /// set). A server so started has its port before it runs, also one that it may not open itself, and no connection is
+    /// refused while it is started again. The listeners become non-blocking and close-on-exec. There are none if the variables
+    /// are not set, or not for this process; and none from the second call on, for they have an owner then.
+    ///
+    /// Call it at the beginning of `main`, before there are other threads: it takes the variables out of the environment, so that
+    /// child processes do not mistake them for their own, and no other thread may read the environment meanwhile.
+    ///
+    /// # Errors
+    /// `InvalidInput` if one of the descriptors is not a TCP socket that listens, or if `LISTEN_FDS` is not a number: all that
+    /// were passed on are lost then, and the process should end with the error.
+    ///
+    /// # Platform notes
+    /// Whether a TCP socket listens is known on Linux, Android and FreeBSD; elsewhere the first
+    /// [`accept`](TcpListener::accept) says so.
+    ///
+    /// # Examples
+    /// ```
+    /// use kittiwake::net::TcpListener;
+    ///
+    /// fn main() -> std::io::Result<()> {
+    ///     let inherited = TcpListener::inherited()?.pop();
+    ///     kittiwake::block_on(async {
+    ///         let listener = match inherited {
+    ///             Some(listener) => listener,
+    ///             None => TcpListener::bind("127.0.0.1:0").await?,
+    ///         };
+    ///         println!("listening on {}", listener.local_addr()?);
+    ///         Ok(())
+    ///     })
+    /// }
+    /// ```
+    #[cfg(feature = "listenfd")]
+    pub fn inherited() -> io::Result<Vec<Self>> {
+        crate::net::inherited::listeners()?.into_iter().map(Self::from_std).collect()
+    }
+
     /// Gives the listener back as one of std's, out of the reactor and blocking again.
     ///
     /// # Errors
