@@ -26,6 +26,7 @@
 //! mio disarms what it reported, and whoever meets `WouldBlock` arms it again
 //! ([`Binding::rearm`]).
 
+mod alarm;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod model;
 mod registration;
@@ -44,6 +45,7 @@ use mio::unix::SourceFd;
 use mio::{Interest, Token};
 use parking_lot::Mutex;
 
+use alarm::Alarm;
 pub(crate) use registration::{Observer, Registration, Wait};
 use slots::Slots;
 pub(crate) use source::Direction;
@@ -81,7 +83,8 @@ const INTEREST: Interest = Interest::READABLE.add(Interest::WRITABLE);
 /// Events taken from the kernel at a time; the rest come with the next turn.
 const EVENT_CAPACITY: usize = 1024;
 
-const RING: Token = Token(Slots::<()>::RESERVED);
+const RING: Token = Token(Slots::<()>::RESERVED[0]);
+const ALARM: Token = Token(Slots::<()>::RESERVED[1]);
 
 /// A source bound to a reactor.
 type Source = source::Source<Binding>;
@@ -92,6 +95,7 @@ pub(crate) struct Reactor {
     events: mio::Events,
     /// The wakers of one turn; empty between turns, kept for its memory.
     wakers: Vec<Waker>,
+    alarm: Alarm,
     registry: Arc<Registry>,
 }
 
@@ -144,6 +148,7 @@ impl Reactor {
             poll,
             events: mio::Events::with_capacity(EVENT_CAPACITY),
             wakers: Vec::new(),
+            alarm: Alarm::default(),
             registry: Arc::new(Registry { registry, table, ring }),
         })
     }
@@ -155,6 +160,16 @@ impl Reactor {
 
     pub(crate) fn registry(&self) -> &Arc<Registry> {
         &self.registry
+    }
+
+    /// As [`turn`](Reactor::turn), until a deadline that is `left` away, as exactly as the system can. It may return
+    /// before, and the caller works out anew how long to wait. `deadline` is a number that tells one deadline from the next.
+    pub(crate) fn turn_until(&mut self, left: Duration, deadline: u64) -> io::Result<usize> {
+        match alarm::floor(left) {
+            Some(timeout) => self.turn(Some(timeout)),
+            None if self.alarm.set(self.poll.registry(), left, deadline) => self.turn(None),
+            None => self.turn(Some(left)),
+        }
     }
 
     /// Waits for events, at most `timeout` (for ever if `None`), and wakes those who
@@ -171,11 +186,13 @@ impl Reactor {
         let table = self.registry.table.lock();
         for event in &self.events {
             count += 1;
-            // The ring finds nobody here: its token is never given out. Nor does
-            // an event for a source that was removed after the kernel queued it.
             if let Some(source) = table.slots.get(event.token().0) {
                 source.dispatch(report(event), &mut self.wakers);
+            } else if event.token() == ALARM {
+                self.alarm.rang();
             }
+            // Else it is the ring's, which has nothing to be told, or it was for a source that was removed after the kernel
+            // queued it.
         }
         drop(table);
         wake_all(&mut self.wakers);

@@ -30,8 +30,8 @@ struct Entry<T> {
 }
 
 impl<T> Slots<T> {
-    /// Never given out: its slot number is one more than the table can hold.
-    pub(crate) const RESERVED: usize = usize::MAX;
+    /// Never given out: their slot number is one more than the table can hold.
+    pub(crate) const RESERVED: [usize; 2] = [usize::MAX, SLOT_MASK];
 
     pub(crate) fn new() -> Self {
         Self { entries: Slab::new(), next_generation: 0 }
@@ -99,7 +99,7 @@ mod tests {
         let last = slots.insert(1).unwrap();
         let first = slots.insert(2).unwrap();
         assert_eq!((slots.get(last), slots.get(first)), (Some(&1), Some(&2)));
-        assert_ne!(last, Slots::<i32>::RESERVED);
+        assert!(!Slots::<i32>::RESERVED.contains(&last));
         assert_eq!(slots.take_all().len(), 2);
         assert_eq!(slots.len(), 0);
     }

@@ -129,7 +129,11 @@ impl Worker {
         match self.timers.next_deadline() {
             None => drop(self.turn(None)),
             Some(deadline) if time::is_paused() => self.block_paused(deadline),
-            Some(deadline) => drop(self.turn(Some(deadline.saturating_duration_since(Instant::now())))),
+            Some(deadline) => {
+                let left = deadline.saturating_duration_since(Instant::now());
+                let turned = self.reactor.turn_until(left, deadline.to_bits());
+                expect(turned);
+            }
         }
     }
 
@@ -176,13 +180,9 @@ impl Worker {
         found || self.executor.has_next()
     }
 
+    #[inline]
     fn turn(&mut self, timeout: Option<Duration>) -> usize {
-        match self.reactor.turn(timeout) {
-            Ok(events) => events,
-            // The wait has only this worker's own descriptors and buffers to fail on; there is
-            // nothing to go on with.
-            Err(error) => panic!("the reactor cannot wait for events: {error}"),
-        }
+        expect(self.reactor.turn(timeout))
     }
 
     /// Ends tasks and returns when they are gone. The entries of others are not run but returned.
@@ -212,6 +212,15 @@ impl Worker {
         self.executor.leave(none);
         self.executor.close();
         drop(entered);
+    }
+}
+
+/// The wait has only the worker's own descriptors and buffers to fail on; there is nothing to go on with.
+#[inline]
+fn expect(turned: io::Result<usize>) -> usize {
+    match turned {
+        Ok(events) => events,
+        Err(error) => panic!("the reactor cannot wait for events: {error}"),
     }
 }
 
