@@ -115,6 +115,9 @@ pub(crate) fn move_on(moment: Instant) {
 pub struct Instant(u64);
 
 impl Instant {
+    /// After all others.
+    pub(super) const NEVER: Self = Self(u64::MAX);
+
     /// The present: of the runtime's clock inside one, else of std's.
     #[inline]
     pub fn now() -> Self {

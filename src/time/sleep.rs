@@ -119,14 +119,12 @@ impl Future for Sleep {
         }
         let Some(timers) = Timers::current() else { return outside(this) };
         match timers.arm(this.deadline, cx.waker().clone()) {
-            Ok(key) => this.state = State::Armed(Armed { timers, key }),
-            // The only worker on this thread is the one that is polling: it has not ended.
-            Err(status) => {
-                debug_assert!(status == Status::Fired, "a worker that has ended polls nothing");
-                return Poll::Ready(());
+            Some(key) => {
+                this.state = State::Armed(Armed { timers, key });
+                Poll::Pending
             }
+            None => Poll::Ready(()),
         }
-        Poll::Pending
     }
 }
 

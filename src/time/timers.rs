@@ -67,19 +67,16 @@ impl Timers {
         CURRENT.with(|current| current.borrow().clone())
     }
 
-    /// Arms a timer, unless its deadline has passed, as far as the worker knows, or the worker has ended: the error says
-    /// which.
+    /// Arms a timer. `None` if its deadline has passed, as far as the worker knows. The worker is the one on this thread.
     #[inline]
-    pub(super) fn arm(&self, deadline: Instant, waker: Waker) -> Result<Key, Status> {
+    pub(super) fn arm(&self, deadline: Instant, waker: Waker) -> Option<Key> {
         let mut inner = self.inner.lock();
-        // Where there is no timer, the waker is dropped after the lock: parameters go last.
-        if inner.ring.is_none() {
-            return Err(Status::Closed);
-        }
+        debug_assert!(inner.ring.is_some(), "a worker that has ended polls nothing");
+        // If it has, the waker is dropped after the lock: parameters go last.
         if inner.wheel.has_passed(deadline) {
-            return Err(Status::Fired);
+            return None;
         }
-        Ok(inner.wheel.insert(deadline, waker))
+        Some(inner.wheel.insert(deadline, waker))
     }
 
     /// How a timer stands; while it is pending, `waker` is the one that it will wake.
@@ -164,6 +161,8 @@ impl Timers {
 
 impl Scale for Ticks {
     type Moment = Instant;
+
+    const NEVER: Instant = Instant::NEVER;
 
     fn tick_at(&self, instant: Instant) -> u64 {
         instant.nanos_since(self.origin) >> TICK_BITS

@@ -52,6 +52,9 @@ const SPAN: u64 = 1 << (SLOT_BITS * LEVELS as u32);
 pub(crate) trait Scale {
     type Moment: Copy + Ord;
 
+    /// After all others.
+    const NEVER: Self::Moment;
+
     /// The tick that has begun at `moment`.
     fn tick_at(&self, moment: Self::Moment) -> u64;
 
@@ -69,15 +72,13 @@ pub(crate) struct Wheel<S: Scale> {
     present: S::Moment,
     /// The tick up to which everything has fired.
     now: u64,
-    /// Nothing is due before this, and nothing at all if it is `None`. Stale while nothing is pending.
-    next: Option<S::Moment>,
+    /// Nothing is due before this. It means nothing while nothing is pending.
+    next: S::Moment,
     /// For each level, a bit for each slot that has timers; then one for the new timers.
     occupied: [u64; LEVELS + 1],
     /// The first timer of each slot, level after level; then the first new one.
     first: [Link; LEVELS * SLOTS + 1],
     timers: Slab<Timer<S::Moment>>,
-    /// How many of them have not fired.
-    pending: usize,
 }
 
 /// A timer in the same slot, or none.
@@ -114,11 +115,10 @@ impl<S: Scale> Wheel<S> {
             scale,
             present,
             now,
-            next: None,
+            next: S::NEVER,
             occupied: [0; LEVELS + 1],
             first: [None; LEVELS * SLOTS + 1],
             timers: Slab::new(),
-            pending: 0,
         }
     }
 
@@ -128,12 +128,11 @@ impl<S: Scale> Wheel<S> {
     /// With 2^32 timers in one wheel.
     #[inline]
     pub(crate) fn insert(&mut self, deadline: S::Moment, waker: Waker) -> Key {
+        self.next = self.next.min(deadline);
         let next = self.first[NEW.index()];
         let timer = Timer { deadline, tick: 0, waker: Some(waker), previous: None, next, slot: NEW };
         let key = Key::new(self.timers.insert(timer));
         self.became_first(key, NEW, next);
-        self.pending += 1;
-        self.look_by(deadline);
         key
     }
 
@@ -143,7 +142,6 @@ impl<S: Scale> Wheel<S> {
         let timer = self.timers.remove(key.index());
         if timer.waker.is_some() {
             self.unlink(timer.slot, timer.previous, timer.next);
-            self.pending -= 1;
         }
         timer.waker
     }
@@ -156,7 +154,7 @@ impl<S: Scale> Wheel<S> {
         let (slot, previous, next) = (timer.slot, timer.previous, timer.next);
         self.unlink(slot, previous, next);
         self.link(key, NEW);
-        self.look_by(deadline);
+        self.next = self.next.min(deadline);
     }
 
     /// Whether a timer has fired.
@@ -169,10 +167,11 @@ impl<S: Scale> Wheel<S> {
         self.timer(key).waker.as_mut()
     }
 
-    /// Whether a deadline has passed, as far as is known.
+    /// Whether a deadline is known to have passed.
     #[inline]
     pub(crate) fn has_passed(&self, deadline: S::Moment) -> bool {
-        deadline <= self.present
+        // The first comparison is the one that `insert` makes too: mostly it is all.
+        deadline < self.next && deadline <= self.present
     }
 
     /// The moment by which to call [`advance`](Wheel::advance): no timer fires before it. `None` if nothing is pending.
@@ -180,7 +179,8 @@ impl<S: Scale> Wheel<S> {
     /// It need not be a deadline: it may be when timers move down, or the deadline of one that was removed.
     #[inline]
     pub(crate) fn next(&self) -> Option<S::Moment> {
-        if self.pending == 0 { None } else { self.next }
+        let pending = self.occupied.iter().any(|slots| *slots != 0);
+        pending.then_some(self.next)
     }
 
     /// Lets time pass to `now` and appends the wakers of what fires to `fired`. What was new comes in any order, the rest in
@@ -188,7 +188,7 @@ impl<S: Scale> Wheel<S> {
     #[inline]
     pub(crate) fn advance(&mut self, now: S::Moment, fired: &mut Vec<Waker>) {
         self.present = now;
-        if self.next.is_some_and(|next| next <= now) {
+        if self.next <= now {
             self.reach(now, fired);
         }
     }
@@ -205,13 +205,12 @@ impl<S: Scale> Wheel<S> {
             self.move_down(slot, fired);
         }
         self.now = self.now.max(now);
-        self.next = self.next_slot().map(|(_, start)| self.scale.start_of(start));
+        self.next = self.next_slot().map_or(S::NEVER, |(_, start)| self.scale.start_of(start));
     }
 
     /// Removes all timers and appends the wakers of those that have not fired to `wakers`. Their keys become stale.
     pub(crate) fn clear(&mut self, wakers: &mut Vec<Waker>) {
         wakers.extend(self.timers.drain().filter_map(|timer| timer.waker));
-        self.pending = 0;
         self.occupied.fill(0);
         self.first.fill(None);
     }
@@ -220,13 +219,6 @@ impl<S: Scale> Wheel<S> {
     #[cfg(any(test, fuzzing))]
     pub(crate) fn len(&self) -> usize {
         self.timers.len()
-    }
-
-    #[inline]
-    fn look_by(&mut self, deadline: S::Moment) {
-        if self.next.is_none_or(|next| deadline < next) {
-            self.next = Some(deadline);
-        }
     }
 
     /// The next slot that has timers, and its first tick.
@@ -276,7 +268,6 @@ impl<S: Scale> Wheel<S> {
         timer.previous = None;
         if timer.tick <= now {
             fired.extend(timer.waker.take());
-            self.pending -= 1;
         } else {
             let slot = place(now, timer.tick);
             self.link(key, slot);

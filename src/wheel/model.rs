@@ -27,6 +27,8 @@ struct Sixteen;
 impl Scale for Sixteen {
     type Moment = u64;
 
+    const NEVER: u64 = u64::MAX;
+
     fn tick_at(&self, moment: u64) -> u64 {
         moment / 16
     }
@@ -100,6 +102,9 @@ impl World {
 
     fn insert(&mut self, deadline: u64) {
         let token = self.token();
+        if self.wheel.has_passed(deadline) {
+            assert!(deadline <= self.now, "{deadline} has not passed at {}", self.now);
+        }
         let key = self.wheel.insert(deadline, Waker::from(token.clone()));
         self.pending.insert((deadline, token.number), ());
         self.timers.push(Timer { key, deadline, token, fired: false });
