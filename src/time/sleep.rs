@@ -61,11 +61,11 @@ pub struct Sleep {
 }
 
 enum State {
-    /// The deadline may be past: the clock says.
-    Unknown,
     /// The deadline was still to come when it was set. Whether it still is, the timers find out: the clock is not read
     /// a second time for it.
     Ahead,
+    /// The deadline may be past: the clock says.
+    Unknown,
     /// It has a timer.
     Armed(Armed),
 }
@@ -98,24 +98,34 @@ impl Sleep {
     }
 }
 
+impl Sleep {
+    /// Finds out how it stands, if it can be known without a new timer.
+    #[inline(never)]
+    fn look(&mut self, cx: &mut Context<'_>) -> Option<Poll<()>> {
+        if let State::Armed(armed) = &self.state {
+            let status = armed.timers.poll(armed.key, cx.waker());
+            if status == Status::Pending {
+                return Some(Poll::Pending);
+            }
+            self.state = State::Unknown;
+            if status == Status::Fired {
+                return Some(Poll::Ready(()));
+            }
+        }
+        self.is_elapsed().then_some(Poll::Ready(()))
+    }
+}
+
 impl Future for Sleep {
     type Output = ();
 
     #[inline]
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let this = &mut *self;
-        if let State::Armed(armed) = &this.state {
-            let status = armed.timers.poll(armed.key, cx.waker());
-            if status == Status::Pending {
-                return Poll::Pending;
+        if !matches!(this.state, State::Ahead) {
+            if let Some(poll) = this.look(cx) {
+                return poll;
             }
-            this.state = State::Unknown;
-            if status == Status::Fired {
-                return Poll::Ready(());
-            }
-        }
-        if matches!(this.state, State::Unknown) && this.is_elapsed() {
-            return Poll::Ready(());
         }
         let Some(timers) = Timers::current() else { return outside(this) };
         match timers.arm(this.deadline, cx.waker().clone()) {

@@ -13,7 +13,7 @@
 //! A `Sleep` that has moved to another thread may be reset there to an earlier deadline while the worker blocks until the
 //! later one. So whoever resets a timer from elsewhere rings the worker.
 
-use std::cell::RefCell;
+use std::cell::Cell;
 use std::mem::ManuallyDrop;
 use std::sync::Arc;
 use std::task::Waker;
@@ -36,7 +36,7 @@ pub(crate) struct Timers {
 
 struct Inner {
     wheel: Wheel<Ticks>,
-    /// Ends the worker's block, from any thread. `None` once the worker has ended: no key is valid any more, and the
+    /// Ends the worker's block, from any thread. `None` once the worker has ended: all timers have fired then, due or not, and the
     /// descriptor behind it is not kept open for sleeps that live on.
     ring: Option<Waker>,
 }
@@ -64,7 +64,12 @@ impl Timers {
 
     /// The timers of the worker on this thread.
     pub(super) fn current() -> Option<Arc<Self>> {
-        CURRENT.with(|current| current.borrow().clone())
+        // No borrow flag to look at: nothing comes between.
+        CURRENT.with(|current| {
+            let timers = current.take();
+            current.set(timers.clone());
+            timers
+        })
     }
 
     /// Arms a timer. `None` if its deadline has passed, as far as the worker knows. The worker is the one on this thread.
@@ -120,7 +125,7 @@ impl Timers {
     #[inline(never)]
     pub(super) fn disarm(&self, key: Key) {
         let mut inner = self.inner.lock();
-        let removed = if inner.ring.is_none() { None } else { inner.wheel.remove(key) };
+        let removed = inner.wheel.remove(key);
         drop(inner);
         drop(removed);
     }
@@ -148,14 +153,14 @@ impl Timers {
         let mut wakers = Vec::new();
         let mut inner = self.inner.lock();
         let ring = inner.ring.take();
-        inner.wheel.clear(&mut wakers);
+        inner.wheel.fire_all(&mut wakers);
         drop(inner);
         drop(ring);
         wake_all(&mut wakers);
     }
 
     fn is_here(&self) -> bool {
-        CURRENT.with(|current| current.borrow().as_ref().is_some_and(|timers| std::ptr::eq(&raw const **timers, self)))
+        Self::current().is_some_and(|timers| std::ptr::eq(&raw const *timers, self))
     }
 }
 
@@ -191,12 +196,12 @@ impl Inner {
 
 thread_local! {
     /// Without a destructor, so that a runtime may be dropped by another thread-local's; [`Entered`] leaves it empty.
-    static CURRENT: ManuallyDrop<RefCell<Option<Arc<Timers>>>> = const { ManuallyDrop::new(RefCell::new(None)) };
+    static CURRENT: ManuallyDrop<Cell<Option<Arc<Timers>>>> = const { ManuallyDrop::new(Cell::new(None)) };
 }
 
 /// Whether there are timers on this thread.
 pub(crate) fn is_entered() -> bool {
-    CURRENT.with(|current| current.borrow().is_some())
+    Timers::current().is_some()
 }
 
 /// While this lives, timers polled on this thread are armed here.

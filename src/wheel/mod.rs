@@ -34,7 +34,6 @@
 #[cfg(any(test, fuzzing))]
 pub(crate) mod model;
 
-use std::mem;
 use std::num::NonZeroU32;
 use std::task::Waker;
 
@@ -74,10 +73,12 @@ pub(crate) struct Wheel<S: Scale> {
     now: u64,
     /// Nothing is due before this. It means nothing while nothing is pending.
     next: S::Moment,
-    /// For each level, a bit for each slot that has timers; then one for the new timers.
-    occupied: [u64; LEVELS + 1],
-    /// The first timer of each slot, level after level; then the first new one.
-    first: [Link; LEVELS * SLOTS + 1],
+    /// The first of the new timers.
+    new: Link,
+    /// For each level, a bit for each slot that has timers.
+    occupied: [u64; LEVELS],
+    /// The first timer of each slot, level after level.
+    first: [Link; LEVELS * SLOTS],
     timers: Slab<Timer<S::Moment>>,
 }
 
@@ -100,12 +101,11 @@ struct Timer<M> {
     slot: Slot,
 }
 
-/// A slot of some level: `level * SLOTS + slot`.
-#[derive(Clone, Copy)]
+/// A slot of some level: `level * SLOTS + slot`; or where new timers are.
+#[derive(Clone, Copy, PartialEq, Eq)]
 struct Slot(u16);
 
-/// Where new timers are.
-const NEW: Slot = Slot((LEVELS * SLOTS) as u16);
+const NEW: Slot = Slot(u16::MAX);
 
 impl<S: Scale> Wheel<S> {
     /// A wheel whose present is `now`.
@@ -116,8 +116,9 @@ impl<S: Scale> Wheel<S> {
             present,
             now,
             next: S::NEVER,
-            occupied: [0; LEVELS + 1],
-            first: [None; LEVELS * SLOTS + 1],
+            new: None,
+            occupied: [0; LEVELS],
+            first: [None; LEVELS * SLOTS],
             timers: Slab::new(),
         }
     }
@@ -129,10 +130,13 @@ impl<S: Scale> Wheel<S> {
     #[inline]
     pub(crate) fn insert(&mut self, deadline: S::Moment, waker: Waker) -> Key {
         self.next = self.next.min(deadline);
-        let next = self.first[NEW.index()];
+        let next = self.new;
         let timer = Timer { deadline, tick: 0, waker: Some(waker), previous: None, next, slot: NEW };
         let key = Key::new(self.timers.insert(timer));
-        self.became_first(key, NEW, next);
+        self.new = Some(key);
+        if let Some(next) = next {
+            self.timer(next).previous = Some(key);
+        }
         key
     }
 
@@ -179,7 +183,7 @@ impl<S: Scale> Wheel<S> {
     /// It need not be a deadline: it may be when timers move down, or the deadline of one that was removed.
     #[inline]
     pub(crate) fn next(&self) -> Option<S::Moment> {
-        let pending = self.occupied.iter().any(|slots| *slots != 0);
+        let pending = self.new.is_some() || self.occupied.iter().any(|slots| *slots != 0);
         pending.then_some(self.next)
     }
 
@@ -208,9 +212,10 @@ impl<S: Scale> Wheel<S> {
         self.next = self.next_slot().map_or(S::NEVER, |(_, start)| self.scale.start_of(start));
     }
 
-    /// Removes all timers and appends the wakers of those that have not fired to `wakers`. Their keys become stale.
-    pub(crate) fn clear(&mut self, wakers: &mut Vec<Waker>) {
-        wakers.extend(self.timers.drain().filter_map(|timer| timer.waker));
+    /// Fires all timers, due or not.
+    pub(crate) fn fire_all(&mut self, fired: &mut Vec<Waker>) {
+        fired.extend(self.timers.iter_mut().filter_map(|(_, timer)| timer.waker.take()));
+        self.new = None;
         self.occupied.fill(0);
         self.first.fill(None);
     }
@@ -224,7 +229,7 @@ impl<S: Scale> Wheel<S> {
     /// The next slot that has timers, and its first tick.
     #[inline]
     fn next_slot(&self) -> Option<(Slot, u64)> {
-        let level = self.occupied[..LEVELS].iter().position(|slots| *slots != 0)?;
+        let level = self.occupied.iter().position(|slots| *slots != 0)?;
         let shift = SLOT_BITS * level as u32;
         let present = (self.now >> shift) & SLOT_MASK;
         // Counted from the present slot on; only the last level goes round.
@@ -235,7 +240,7 @@ impl<S: Scale> Wheel<S> {
 
     /// Fires the new timers that are due, and gives the others their slots.
     fn place_new(&mut self, present: S::Moment, fired: &mut Vec<Waker>) {
-        let mut next = self.take_slot(NEW);
+        let mut next = self.new.take();
         while let Some(key) = next {
             let deadline = self.timer(key).deadline;
             // Not rounded up where it is due, so that it goes now, and among the others that do in its order.
@@ -247,16 +252,11 @@ impl<S: Scale> Wheel<S> {
 
     /// Fires or moves down every timer of a slot whose time has come.
     fn move_down(&mut self, slot: Slot, fired: &mut Vec<Waker>) {
-        let mut next = self.take_slot(slot);
+        self.occupied[slot.level()] &= !slot.bit();
+        let mut next = self.first[slot.index()].take();
         while let Some(key) = next {
             next = self.fire_or_place(key, fired);
         }
-    }
-
-    /// Empties a slot and returns its first timer.
-    fn take_slot(&mut self, slot: Slot) -> Link {
-        self.occupied[slot.level()] &= !slot.bit();
-        mem::take(&mut self.first[slot.index()])
     }
 
     /// Fires a timer that was taken out of its slot, or puts it into another. Returns the one after it.
@@ -277,17 +277,15 @@ impl<S: Scale> Wheel<S> {
 
     /// Puts a timer that is in no slot into this one.
     fn link(&mut self, key: Key, slot: Slot) {
-        let next = self.first[slot.index()];
+        let first = if slot == NEW {
+            &mut self.new
+        } else {
+            self.occupied[slot.level()] |= slot.bit();
+            &mut self.first[slot.index()]
+        };
+        let next = first.replace(key);
         let timer = self.timer(key);
         (timer.slot, timer.previous, timer.next) = (slot, None, next);
-        self.became_first(key, slot, next);
-    }
-
-    /// Puts a timer that is so marked into its slot, before `next`.
-    #[inline]
-    fn became_first(&mut self, key: Key, slot: Slot, next: Link) {
-        self.first[slot.index()] = Some(key);
-        self.occupied[slot.level()] |= slot.bit();
         if let Some(next) = next {
             self.timer(next).previous = Some(key);
         }
@@ -301,6 +299,10 @@ impl<S: Scale> Wheel<S> {
         }
         if let Some(previous) = previous {
             self.timer(previous).next = next;
+            return;
+        }
+        if slot == NEW {
+            self.new = next;
             return;
         }
         self.first[slot.index()] = next;

@@ -185,11 +185,15 @@ impl World {
 
     fn end(mut self) {
         let mut left = Vec::new();
-        self.wheel.clear(&mut left);
-        assert_eq!(left.len(), self.pending.len(), "clearing hands out the wakers that were not");
+        self.wheel.fire_all(&mut left);
+        assert_eq!(left.len(), self.pending.len(), "all wakers are handed out that were not");
         drop(left);
-        assert!(self.timers.iter().all(|timer| Arc::strong_count(&timer.token) == 1), "a waker was left behind");
-        assert_eq!((self.wheel.len(), self.wheel.next()), (0, None));
+        assert_eq!(self.wheel.next(), None, "nothing is pending any more");
+        for timer in &self.timers {
+            assert_eq!(Arc::strong_count(&timer.token), 1, "a waker was left behind");
+            assert!(self.wheel.remove(timer.key).is_none(), "the waker was handed out already");
+        }
+        assert_eq!(self.wheel.len(), 0);
     }
 }
 
