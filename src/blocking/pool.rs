@@ -34,7 +34,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex, MutexGuard};
 
-use crate::executor::{Runnable, refuse};
+use crate::executor::{Runnable, refuse, run};
 
 /// How long a thread waits for another job before it ends.
 const KEEP_ALIVE: Duration = Duration::from_secs(10);
@@ -117,7 +117,7 @@ impl Pool {
         let mut state = self.state.lock();
         loop {
             // The closure's panic does not come out of this.
-            while take(&mut state, |job| _ = job.run()) {}
+            while take(&mut state, run) {}
             if state.closed || !self.idle(&mut state) {
                 break;
             }

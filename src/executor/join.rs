@@ -8,10 +8,12 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use async_task::{FallibleTask, Task};
+use async_task::Task;
 use parking_lot::Mutex;
 
-use super::task::{Header, Id, Metadata, Outcome};
+use super::Home;
+use super::list::Place;
+use super::task::{Id, Metadata, Outcome};
 
 /// Waits for a task to end, and gives its output.
 ///
@@ -38,14 +40,14 @@ use super::task::{Header, Id, Metadata, Outcome};
 /// ```
 pub struct JoinHandle<T> {
     /// `None` once it gave its output.
-    task: Option<FallibleTask<Outcome<T>, Metadata>>,
-    header: Arc<Header>,
+    task: Option<Task<Outcome<T>, Metadata>>,
+    id: Id,
 }
 
 impl<T> JoinHandle<T> {
     pub(super) fn new(task: Task<Outcome<T>, Metadata>) -> Self {
-        let header = task.metadata().clone();
-        Self { task: Some(task.fallible()), header }
+        let id = Id(task.metadata().place.id);
+        Self { task: Some(task), id }
     }
 
     /// Ends the task: its future is dropped, by its own worker, the next time it
@@ -65,22 +67,25 @@ impl<T> JoinHandle<T> {
     /// });
     /// ```
     pub fn abort(&self) {
-        self.header.abort_and_wake();
+        if let Some(task) = &self.task {
+            task.metadata().home.tasks.abort_one(task.metadata().place);
+        }
     }
 
     /// Returns a handle that can end the task and outlives this one.
     pub fn abort_handle(&self) -> AbortHandle {
-        AbortHandle { header: self.header.clone() }
+        let task = self.task.as_ref().map(Task::metadata);
+        AbortHandle { id: self.id, task: task.map(|task| (task.home.clone(), task.place)) }
     }
 
     /// Whether the task has ended, so that awaiting it does not wait.
     pub fn is_finished(&self) -> bool {
-        self.task.as_ref().is_none_or(FallibleTask::is_finished)
+        self.task.as_ref().is_none_or(Task::is_finished)
     }
 
     /// The task's id.
     pub fn id(&self) -> Id {
-        self.header.public_id()
+        self.id
     }
 }
 
@@ -89,11 +94,10 @@ impl<T> Future for JoinHandle<T> {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let task = self.task.as_mut().expect("a JoinHandle was polled after it was ready");
+        // It has one: a task is never dropped unrun, for which async-task has a panic here.
         let outcome = std::task::ready!(Pin::new(task).poll(cx));
         self.task = None;
-        // No outcome: async-task dropped the task unrun.
-        let result = outcome.and_then(Outcome::take);
-        Poll::Ready(result.unwrap_or_else(|| Err(JoinError::cancelled(self.id(), None))))
+        Poll::Ready(outcome.take())
     }
 }
 
@@ -113,7 +117,10 @@ impl RefUnwindSafe for AbortHandle {}
 
 impl<T> fmt::Debug for JoinHandle<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("JoinHandle").field(&self.header).finish()
+        match &self.task {
+            Some(task) => f.debug_tuple("JoinHandle").field(task.metadata()).finish(),
+            None => f.debug_tuple("JoinHandle").field(&self.id).finish(),
+        }
     }
 }
 
@@ -122,29 +129,33 @@ impl<T> fmt::Debug for JoinHandle<T> {
 /// Made by [`JoinHandle::abort_handle`] and by [`JoinSet`](super::JoinSet)'s `spawn`.
 #[derive(Clone)]
 pub struct AbortHandle {
-    header: Arc<Header>,
+    id: Id,
+    /// Where it is, unless it was known to be over.
+    task: Option<(Arc<Home>, Place)>,
 }
 
 impl AbortHandle {
     /// Ends the task, as [`JoinHandle::abort`] does.
     pub fn abort(&self) {
-        self.header.abort_and_wake();
+        if let Some((home, place)) = &self.task {
+            home.tasks.abort_one(*place);
+        }
     }
 
     /// Whether the task's future is gone: it ended, panicked or was aborted.
     pub fn is_finished(&self) -> bool {
-        !self.header.is_alive()
+        !self.task.as_ref().is_some_and(|(home, place)| home.tasks.contains(*place))
     }
 
     /// The task's id.
     pub fn id(&self) -> Id {
-        self.header.public_id()
+        self.id
     }
 }
 
 impl fmt::Debug for AbortHandle {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("AbortHandle").field(&self.header).finish()
+        f.debug_tuple("AbortHandle").field(&self.id).finish()
     }
 }
 

@@ -8,17 +8,20 @@
 //! An entry is made when the task is spawned and goes when the task's future is
 //! dropped, whether it ended, panicked or was aborted.
 
-use std::sync::Arc;
+use std::num::{NonZeroU32, NonZeroU64};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::Waker;
 
 use parking_lot::Mutex;
 use slab::Slab;
 
-use super::task::Header;
+use super::task::ABORTED;
 use crate::sync::wake_all;
 
 /// The tasks that were spawned on one worker and still have their future.
 pub(crate) struct TaskList {
+    /// How many of them were told to end: for not asking, mostly, which.
+    told: AtomicUsize,
     tasks: Mutex<Tasks>,
 }
 
@@ -28,8 +31,8 @@ struct Tasks {
     local: usize,
     /// How many of them are jobs.
     jobs: usize,
-    /// The id of the next task.
-    next_id: u64,
+    /// The id of the last task, or 0.
+    last_id: u64,
     /// Nothing may be spawned any more.
     closed: bool,
     /// No local task may be spawned: no `block_on` call is there to run it.
@@ -37,7 +40,10 @@ struct Tasks {
 }
 
 struct Entry {
-    header: Arc<Header>,
+    id: NonZeroU64,
+    kind: Kind,
+    /// 0 until the task is told to end; then why.
+    end: i32,
     /// Wakes the task; it also keeps the task's memory.
     waker: Waker,
 }
@@ -62,70 +68,99 @@ pub(crate) enum Which {
     All,
 }
 
-/// What the list gives a task that is being made.
-pub(super) struct Admission {
-    pub(super) id: u64,
-    /// Where its entry is, or `None` if the list takes no more tasks.
-    pub(super) key: Option<usize>,
+/// Where a task stands in the list of its home.
+#[derive(Clone, Copy)]
+pub(super) struct Place {
+    pub(super) id: NonZeroU64,
+    /// One more than the number of its entry; `None` if the list refused it.
+    pub(super) key: Option<NonZeroU32>,
 }
 
 impl TaskList {
     pub(super) fn new() -> Self {
         Self {
+            told: AtomicUsize::new(0),
             tasks: Mutex::new(Tasks {
                 entries: Slab::new(),
                 local: 0,
                 jobs: 0,
-                next_id: 1,
+                last_id: 0,
                 closed: false,
                 closed_to_local: true,
             }),
         }
     }
 
-    /// Has `make` build a task, and enters it. `make` runs under the lock: it
+    /// Has `make` build a task and its waker, and enters it. `make` runs under the lock: it
     /// allocates, and calls no foreign code.
-    pub(super) fn admit<R>(&self, kind: Kind, make: impl FnOnce(Admission) -> (Arc<Header>, Waker, R)) -> R {
+    ///
+    /// # Panics
+    /// With 2^32 tasks.
+    pub(super) fn admit<R>(&self, kind: Kind, make: impl FnOnce(Place) -> (Waker, R)) -> R {
         let mut tasks = self.tasks.lock();
         let tasks = &mut *tasks;
-        let id = tasks.next_id;
-        tasks.next_id += 1;
+        tasks.last_id += 1;
+        let id = NonZeroU64::new(tasks.last_id).expect("ids count from 1");
         if tasks.closed || (kind == Kind::Local && tasks.closed_to_local) {
-            let (_, _unused, made) = make(Admission { id, key: None });
+            let (_unused, made) = make(Place { id, key: None });
             return made;
         }
         let vacant = tasks.entries.vacant_entry();
-        let (header, waker, made) = make(Admission { id, key: Some(vacant.key()) });
-        vacant.insert(Entry { header, waker });
-        tasks.local += usize::from(kind == Kind::Local);
-        tasks.jobs += usize::from(kind == Kind::Job);
+        let key = u32::try_from(vacant.key() + 1).ok().and_then(NonZeroU32::new);
+        let (waker, made) = make(Place { id, key: Some(key.expect("fewer than 2^32 tasks")) });
+        vacant.insert(Entry { id, kind, end: 0, waker });
+        tasks.count(kind, 1);
         made
     }
 
-    /// Removes the entry at `key`.
-    pub(super) fn remove(&self, key: usize) {
+    /// Removes the entry of a task.
+    pub(super) fn remove(&self, key: NonZeroU32) {
         let mut tasks = self.tasks.lock();
-        let removed = tasks.entries.remove(key);
-        tasks.local -= usize::from(removed.header.kind() == Kind::Local);
-        tasks.jobs -= usize::from(removed.header.kind() == Kind::Job);
+        let removed = tasks.entries.remove(index(key));
+        tasks.count(removed.kind, -1);
+        if removed.end != 0 {
+            self.told.fetch_sub(1, Ordering::Relaxed);
+        }
         drop(tasks);
         // Outside the lock: this may free the task, and with it an output.
         drop(removed);
     }
 
-    /// Wakes the task at `key`, if it is still the one with this id.
-    pub(super) fn wake(&self, key: usize, id: u64) {
-        let tasks = self.tasks.lock();
-        let entry = tasks.entries.get(key).filter(|entry| entry.header.id() == id);
-        let waker = entry.map(|entry| entry.waker.clone());
+    /// Tells a task to end, if it is still there.
+    pub(super) fn abort_one(&self, place: Place) {
+        let mut tasks = self.tasks.lock();
+        let waker = tasks.find(place).map(|entry| {
+            self.tell(entry);
+            // A clone of our own task's waker: this counts, and no more.
+            entry.waker.clone()
+        });
         drop(tasks);
         if let Some(waker) = waker {
             waker.wake();
         }
     }
 
-    pub(super) fn contains(&self, key: usize, id: u64) -> bool {
-        self.tasks.lock().entries.get(key).is_some_and(|entry| entry.header.id() == id)
+    /// Notes that a task is to end. It is woken after that: async-task's state orders this before the run that follows.
+    fn tell(&self, entry: &mut Entry) {
+        if entry.end == 0 {
+            entry.end = ABORTED;
+            self.told.fetch_add(1, Ordering::Release);
+        }
+    }
+
+    /// Whether any task was told to end and is still there.
+    #[inline]
+    pub(super) fn has_told(&self) -> bool {
+        self.told.load(Ordering::Acquire) != 0
+    }
+
+    /// Why a task is to end; 0 if it is not.
+    pub(super) fn end(&self, place: Place) -> i32 {
+        self.tasks.lock().find(place).map_or(0, |entry| entry.end)
+    }
+
+    pub(super) fn contains(&self, place: Place) -> bool {
+        self.tasks.lock().find(place).is_some()
     }
 
     /// Lets local tasks in: a `block_on` call has begun.
@@ -140,12 +175,11 @@ impl TaskList {
         tasks.closed |= which == Which::All;
         let count = if which == Which::All { tasks.entries.len() } else { tasks.local };
         let mut wakers = Vec::with_capacity(count);
-        let is_meant = |entry: &Entry| which == Which::All || entry.header.kind() == Kind::Local;
-        let meant = tasks.entries.iter().filter(|(_, entry)| is_meant(entry));
+        let is_meant = |entry: &Entry| which == Which::All || entry.kind == Kind::Local;
+        let meant = tasks.entries.iter_mut().filter(|(_, entry)| is_meant(entry));
         // At the end of most calls there is none, and then the others are not looked through.
         for (_, entry) in meant.take(count) {
-            entry.header.abort();
-            // A clone of our own task's waker: this counts, and no more.
+            self.tell(entry);
             wakers.push(entry.waker.clone());
         }
         drop(tasks);
@@ -159,10 +193,26 @@ impl TaskList {
 }
 
 impl Tasks {
+    fn find(&mut self, place: Place) -> Option<&mut Entry> {
+        self.entries.get_mut(index(place.key?)).filter(|entry| entry.id == place.id)
+    }
+
+    fn count(&mut self, kind: Kind, change: isize) {
+        match kind {
+            Kind::Shared => {}
+            Kind::Local => self.local = self.local.wrapping_add_signed(change),
+            Kind::Job => self.jobs = self.jobs.wrapping_add_signed(change),
+        }
+    }
+
     fn len(&self, which: Which) -> usize {
         match which {
             Which::Local => self.local,
             Which::All => self.entries.len() - self.jobs,
         }
     }
+}
+
+fn index(key: NonZeroU32) -> usize {
+    key.get() as usize - 1
 }

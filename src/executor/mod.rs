@@ -43,7 +43,7 @@ pub use yield_now::{YieldNow, yield_now};
 use inbox::Inbox;
 pub(crate) use list::Which;
 use list::{Kind, TaskList};
-pub(crate) use task::{LARGE, Runnable, is_local, refuse, spawn_job};
+pub(crate) use task::{LARGE, Runnable, is_local, refuse, run, spawn_job};
 
 use crate::budget;
 
@@ -195,6 +195,8 @@ fn discard(entry: Entry) {
         // async-task ends the process when a local task is dropped on another
         // thread. Its memory is the smaller loss.
         mem::forget(entry);
+    } else if let Entry::Task(runnable) = entry {
+        task::end(runnable);
     }
 }
 
@@ -284,7 +286,7 @@ impl Executor {
     #[inline]
     pub(crate) fn run(&self, task: Runnable) {
         budget::refill();
-        task.run();
+        run(task);
     }
 
     /// Says that the worker is about to block; `false` if it must not.

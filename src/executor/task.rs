@@ -5,8 +5,7 @@
 //! cancelled task is asked for its output. So what it holds is not the
 //! user's future but a [`TaskFuture`], which
 //! * polls and drops the user's future under [`contain`], and yields its panic as a value;
-//! * looks, before each poll, whether the task was told to end, and then drops
-//!   the future instead;
+//! * drops the future instead of polling it, if the task was told to end ([`run`] finds that out);
 //! * keeps the output in an [`Outcome`], whose drop is contained too.
 //!
 //! Hence every task ends by being run on its own worker, in all cases by one
@@ -19,28 +18,40 @@
 //! Two kinds of panic still end the process: of a waker that awaits a `JoinHandle`, when async-task clones,
 //! wakes or drops it; and of a drop while another panic unwinds.
 
+use std::cell::Cell;
 use std::fmt;
 use std::num::NonZeroU64;
 use std::panic::Location;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
 
 use async_task::{Builder, Task};
 use pin_project_lite::pin_project;
 
 use super::join::{JoinError, JoinHandle};
+use super::list::Place;
 use super::{Entry, Home, Kind, schedule};
 use crate::sync::{contain, contain_all};
 
-/// What async-task keeps beside the future.
-pub(crate) type Metadata = Arc<Header>;
+/// What async-task keeps beside the future, in the same allocation.
+pub(crate) struct Metadata {
+    /// The worker to which the task is posted when another thread wakes it.
+    pub(super) home: Arc<Home>,
+    pub(super) place: Place,
+    kind: Kind,
+    /// How often it was run. Written by whoever runs it, hence never by two.
+    polls: AtomicU64,
+    /// Where it was spawned.
+    pub(super) location: &'static Location<'static>,
+}
+
 pub(crate) type Runnable = async_task::Runnable<Metadata>;
 
 /// A task's id: no other task of its worker has had it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Id(NonZeroU64);
+pub struct Id(pub(super) NonZeroU64);
 
 impl fmt::Display for Id {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -48,67 +59,51 @@ impl fmt::Display for Id {
     }
 }
 
-/// What is known of a task while anything refers to it.
-pub(crate) struct Header {
-    /// The worker to which the task is posted when another thread wakes it.
-    pub(super) home: Arc<Home>,
-    id: NonZeroU64,
-    /// Where the home's list has it; `None` if the list refused it.
-    key: Option<usize>,
-    kind: Kind,
-    /// 0 until the task is told to end: then its future is dropped instead of polled. [`ABORTED`], or the
-    /// error number for which there is no thread that could run it.
-    end: AtomicI32,
-    /// How often it was run. Written by whoever runs it, hence never by two.
-    polls: AtomicU64,
-    /// Where it was spawned.
-    location: &'static Location<'static>,
-}
-
-/// Told to end for no reason of the system's.
-const ABORTED: i32 = -1;
-
-impl Header {
-    pub(super) fn id(&self) -> u64 {
-        self.id.get()
-    }
-
-    pub(super) fn public_id(&self) -> Id {
-        Id(self.id)
-    }
-
-    pub(super) fn kind(&self) -> Kind {
-        self.kind
-    }
-
-    /// Tells the task to end, without waking it.
-    pub(super) fn abort(&self) {
-        self.end.store(ABORTED, Ordering::Release);
-    }
-
-    /// Tells the task to end.
-    pub(super) fn abort_and_wake(&self) {
-        // Before the wake: async-task's state orders it before the run that follows.
-        self.abort();
-        if let Some(key) = self.key {
-            self.home.tasks.wake(key, self.id());
-        }
-    }
-
-    /// Whether the task still has its future.
-    pub(super) fn is_alive(&self) -> bool {
-        self.key.is_some_and(|key| self.home.tasks.contains(key, self.id()))
-    }
-}
-
-impl fmt::Debug for Header {
+impl fmt::Debug for Metadata {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Task")
-            .field("id", &self.id)
+            .field("id", &self.place.id)
             .field("spawned_at", &format_args!("{}", self.location))
             .field("polls", &self.polls.load(Ordering::Relaxed))
             .finish()
     }
+}
+
+/// Told to end for no reason of the system's.
+pub(super) const ABORTED: i32 = -1;
+
+thread_local! {
+    /// While a task that was told to end is being run, for the wrapper to see: [`ABORTED`], or the error number for which
+    /// there is no thread that could run it. Otherwise 0.
+    static END: Cell<i32> = const { Cell::new(0) };
+}
+
+/// Runs a task once, on this thread.
+#[inline]
+pub(crate) fn run(runnable: Runnable) {
+    let metadata = runnable.metadata();
+    metadata.polls.store(metadata.polls.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+    if metadata.home.tasks.has_told() {
+        return run_perhaps_told(runnable);
+    }
+    runnable.run();
+}
+
+/// Some task of this home was told to end; perhaps this one.
+#[cold]
+fn run_perhaps_told(runnable: Runnable) {
+    let metadata = runnable.metadata();
+    let end = metadata.home.tasks.end(metadata.place);
+    run_to_end(runnable, end);
+}
+
+/// Runs a task whose future is to be dropped instead of polled, unless `end` is 0.
+#[cold]
+fn run_to_end(runnable: Runnable, end: i32) {
+    END.set(end);
+    runnable.run();
+    // If it was over already, its wrapper was not asked.
+    END.set(0);
 }
 
 /// Makes a task of `future` and has its home run it.
@@ -122,7 +117,7 @@ where
         F: Future + Send + 'static,
         F::Output: Send + 'static,
     {
-        build(home, Kind::Shared, location, |task| task.spawn(|header| TaskFuture::new(future, header), schedule))
+        build(home, Kind::Shared, location, |task| task.spawn(|metadata| TaskFuture::new(future, metadata), schedule))
     }
     if size_of::<F>() > LARGE { make(home, Box::pin(future), location) } else { make(home, future, location) }
 }
@@ -138,7 +133,9 @@ where
         F: Future + 'static,
         F::Output: 'static,
     {
-        build(home, Kind::Local, location, |task| task.spawn_local(|header| TaskFuture::new(future, header), schedule))
+        build(home, Kind::Local, location, |task| {
+            task.spawn_local(|metadata| TaskFuture::new(future, metadata), schedule)
+        })
     }
     if size_of::<F>() > LARGE { make(home, Box::pin(future), location) } else { make(home, future, location) }
 }
@@ -154,15 +151,16 @@ where
     C: FnOnce() -> T + Send + 'static,
     T: Send + 'static,
 {
-    build(home, Kind::Job, location, |task| task.spawn(|header| TaskFuture::new(Job(Some(closure)), header), submit))
+    build(home, Kind::Job, location, |task| {
+        task.spawn(|metadata| TaskFuture::new(Job(Some(closure)), metadata), submit)
+    })
 }
 
 /// Ends a job that nobody will run, for the error number `reason` if there is one: its closure is dropped here.
 pub(crate) fn refuse(job: Runnable, reason: Option<i32>) {
-    // Not if it was told to end before: that is why it ends, then.
-    let end = reason.unwrap_or(ABORTED);
-    let _ = job.metadata().end.compare_exchange(0, end, Ordering::AcqRel, Ordering::Acquire);
-    job.run();
+    // If it was told to end before, that is why it ends.
+    let told = job.metadata().home.tasks.end(job.metadata().place);
+    run_to_end(job, if told == 0 { reason.unwrap_or(ABORTED) } else { told });
 }
 
 /// Futures above this size, in bytes, are boxed before they are passed on: each
@@ -176,24 +174,16 @@ fn build<T>(
     location: &'static Location<'static>,
     spawn: impl FnOnce(Builder<Metadata>) -> (Runnable, Task<Outcome<T>, Metadata>),
 ) -> JoinHandle<T> {
-    let (runnable, task) = home.tasks.admit(kind, |admission| {
-        let header = Arc::new(Header {
-            home: home.clone(),
-            id: NonZeroU64::new(admission.id).expect("ids count from 1"),
-            key: admission.key,
-            kind,
-            end: AtomicI32::new(if admission.key.is_some() { 0 } else { ABORTED }),
-            polls: AtomicU64::new(0),
-            location,
-        });
-        let (runnable, task) = spawn(Builder::new().metadata(header.clone()));
-        (header, runnable.waker(), (runnable, task))
+    let (runnable, task) = home.tasks.admit(kind, |place| {
+        let metadata = Metadata { home: home.clone(), place, kind, polls: AtomicU64::new(0), location };
+        let (runnable, task) = spawn(Builder::new().metadata(metadata));
+        (runnable.waker(), (runnable, task))
     });
-    if runnable.metadata().key.is_some() {
+    if runnable.metadata().place.key.is_some() {
         runnable.schedule();
     } else {
         // Refused: it ends here and now, without being polled.
-        runnable.run();
+        end(runnable);
     }
     JoinHandle::new(task)
 }
@@ -203,7 +193,8 @@ pin_project! {
     struct TaskFuture<F: Future> {
         #[pin]
         future: Option<F>,
-        header: Arc<Header>,
+        home: Arc<Home>,
+        place: Place,
     }
 
     impl<F: Future> PinnedDrop for TaskFuture<F> {
@@ -214,16 +205,16 @@ pin_project! {
             if this.future.is_some() {
                 contain_all(|| this.future.set(None));
             }
-            if let Some(key) = this.header.key {
-                this.header.home.tasks.remove(key);
+            if let Some(key) = this.place.key {
+                this.home.tasks.remove(key);
             }
         }
     }
 }
 
 impl<F: Future> TaskFuture<F> {
-    fn new(future: F, header: &Arc<Header>) -> Self {
-        Self { future: Some(future), header: header.clone() }
+    fn new(future: F, metadata: &Metadata) -> Self {
+        Self { future: Some(future), home: metadata.home.clone(), place: metadata.place }
     }
 }
 
@@ -233,9 +224,12 @@ impl<F: Future> Future for TaskFuture<F> {
     #[inline]
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let mut this = self.project();
-        let header = this.header;
-        header.polls.store(header.polls.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
-        let end = header.end.load(Ordering::Acquire);
+        let id = Id(this.place.id);
+        let end = END.get();
+        if end != 0 {
+            // What a future's destructor may run is not meant.
+            END.set(0);
+        }
         let polled = contain(|| match this.future.as_mut().as_pin_mut() {
             Some(future) if end == 0 => future.poll(cx).map(Some),
             _ => Poll::Ready(None),
@@ -245,14 +239,14 @@ impl<F: Future> Future for TaskFuture<F> {
             Ok(Poll::Ready(Some(output))) => Outcome(Some(Ok(output))),
             Ok(Poll::Ready(None)) => {
                 let no_thread = (end > 0).then_some(end);
-                Outcome(Some(Err(JoinError::cancelled(header.public_id(), no_thread))))
+                Outcome(Some(Err(JoinError::cancelled(id, no_thread))))
             }
-            Err(panic) => Outcome(Some(Err(JoinError::panicked(header.public_id(), panic)))),
+            Err(panic) => Outcome(Some(Err(JoinError::panicked(id, panic)))),
         };
         // The future goes before its handle hears of the end. If that panics, it is what became of the task.
         match contain(|| this.future.set(None)) {
             Ok(()) => Poll::Ready(outcome),
-            Err(panic) => Poll::Ready(Outcome(Some(Err(JoinError::panicked(header.public_id(), panic))))),
+            Err(panic) => Poll::Ready(Outcome(Some(Err(JoinError::panicked(id, panic))))),
         }
     }
 }
@@ -277,8 +271,8 @@ impl<C: FnOnce() -> T, T> Future for Job<C> {
 pub(super) struct Outcome<T>(Option<Result<T, JoinError>>);
 
 impl<T> Outcome<T> {
-    pub(super) fn take(mut self) -> Option<Result<T, JoinError>> {
-        self.0.take()
+    pub(super) fn take(mut self) -> Result<T, JoinError> {
+        self.0.take().expect("an outcome is taken once")
     }
 }
 
@@ -289,6 +283,11 @@ impl<T> Drop for Outcome<T> {
             contain_all(|| drop(unwanted));
         }
     }
+}
+
+/// Ends a task that no worker will run: its future is dropped here.
+pub(super) fn end(runnable: Runnable) {
+    run_to_end(runnable, ABORTED);
 }
 
 /// Whether running or dropping this entry is bound to the thread that made it.
