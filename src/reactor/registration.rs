@@ -349,3 +349,27 @@ impl<S: AsFd> Drop for Wait<'_, S> {
         self.leave();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::net::UnixStream;
+
+    /// An interrupted call says nothing of the socket: reported, it would be an error of the connection.
+    #[test]
+    fn an_interrupted_transfer_is_done_again() {
+        let (socket, _peer) = UnixStream::pair().expect("a pair of sockets");
+        let registration = Registration::new(socket);
+        let mut calls = 0;
+        let mut transfer = |_: &UnixStream| {
+            calls += 1;
+            if calls % 3 == 0 { Ok(7) } else { Err(io::Error::from(io::ErrorKind::Interrupted)) }
+        };
+        let mut cx = Context::from_waker(Waker::noop());
+        let polled = registration.poll_transfer(&mut cx, Direction::Read, None, &(), &mut transfer);
+        assert!(matches!(polled, Poll::Ready(Ok(7))), "{polled:?}");
+        let tried = registration.try_transfer(Direction::Write, None, &(), &mut transfer);
+        assert!(matches!(tried, Ok(7)), "{tried:?}");
+        assert_eq!(calls, 6);
+    }
+}

@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::future::poll_fn;
-use std::io::{self, IoSlice, IoSliceMut, Read, Write};
+use std::io::{self, IoSlice, IoSliceMut, Read};
 use std::net::{Shutdown, SocketAddr};
 use std::ops::Deref;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
@@ -269,7 +269,7 @@ impl TcpStream {
         }
         let full = Some(buf.len());
         let read =
-            self.registration.try_transfer(Direction::Read, full, &self.deadlines, |mut socket| socket.read(buf));
+            self.registration.try_transfer(Direction::Read, full, &self.deadlines, |socket| system::recv(socket, buf));
         self.read_result(read)
     }
 
@@ -283,7 +283,7 @@ impl TcpStream {
         }
         let full = Some(buf.len());
         let written =
-            self.registration.try_transfer(Direction::Write, full, &self.deadlines, |mut socket| socket.write(buf));
+            self.registration.try_transfer(Direction::Write, full, &self.deadlines, |socket| system::send(socket, buf));
         self.write_result(written)
     }
 
@@ -574,8 +574,9 @@ impl AsyncRead for &TcpStream {
             return Poll::Ready(Ok(0));
         }
         let full = Some(buf.len());
-        let read =
-            self.registration.poll_transfer(cx, Direction::Read, full, &self.deadlines, |mut socket| socket.read(buf));
+        let read = self
+            .registration
+            .poll_transfer(cx, Direction::Read, full, &self.deadlines, |socket| system::recv(socket, buf));
         read.map(|read| self.read_result(read))
     }
 
@@ -607,7 +608,7 @@ impl AsyncWrite for &TcpStream {
         let full = Some(buf.len());
         let written = self
             .registration
-            .poll_transfer(cx, Direction::Write, full, &self.deadlines, |mut socket| socket.write(buf));
+            .poll_transfer(cx, Direction::Write, full, &self.deadlines, |socket| system::send(socket, buf));
         written.map(|written| self.write_result(written))
     }
 
@@ -655,6 +656,42 @@ fn connected(socket: &std::net::TcpStream) -> io::Result<()> {
     match socket.peer_addr() {
         Err(error) if error.kind() == io::ErrorKind::NotConnected => Err(io::ErrorKind::WouldBlock.into()),
         result => result.map(drop),
+    }
+}
+
+/// recv(2) and send(2) without a signal. Linux is asked directly: libc's wrappers look at the thread's cancellation, which Rust
+/// has no use for, and which takes as long as the rest in a process with several threads.
+#[cfg(all(any(target_os = "linux", target_os = "android"), not(mio_unsupported_force_poll_poll)))]
+mod system {
+    use std::io;
+    use std::net::TcpStream;
+
+    use rustix::net::{RecvFlags, SendFlags};
+
+    #[inline]
+    pub(super) fn recv(socket: &TcpStream, buf: &mut [u8]) -> io::Result<usize> {
+        let (read, _) = rustix::net::recv(socket, buf, RecvFlags::empty())?;
+        Ok(read)
+    }
+
+    #[inline]
+    pub(super) fn send(socket: &TcpStream, buf: &[u8]) -> io::Result<usize> {
+        Ok(rustix::net::send(socket, buf, SendFlags::NOSIGNAL)?)
+    }
+}
+
+/// Elsewhere, and where Linux stands in for elsewhere, std does it.
+#[cfg(not(all(any(target_os = "linux", target_os = "android"), not(mio_unsupported_force_poll_poll))))]
+mod system {
+    use std::io::{self, Read, Write};
+    use std::net::TcpStream;
+
+    pub(super) fn recv(mut socket: &TcpStream, buf: &mut [u8]) -> io::Result<usize> {
+        socket.read(buf)
+    }
+
+    pub(super) fn send(mut socket: &TcpStream, buf: &[u8]) -> io::Result<usize> {
+        socket.write(buf)
     }
 }
 
