@@ -1,0 +1,58 @@
+//! The floor: a loop by hand on epoll, level-triggered, one read for each event.
+
+use std::io;
+use std::net::{TcpListener, TcpStream};
+
+use kittiwake_benches::by_hand::{Connection, Next, buffer_size};
+use kittiwake_benches::{Handler, Program, Task, program};
+use rustix::buffer::spare_capacity;
+use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
+use rustix::net::{SocketFlags, accept_with};
+use slab::Slab;
+
+const EVENTS: usize = 1024;
+const LISTENER: u64 = u64::MAX;
+
+fn main() {
+    let program = Program::start();
+    match program.task {
+        Task::Serve(handler) => {
+            let Err(error) = serve(&program::listen(), handler);
+            program::fail(&format!("by_hand_epoll: {error}"));
+        }
+        Task::Memory(..) => program.refuse(),
+    }
+}
+
+fn serve(listener: &TcpListener, handler: Handler) -> io::Result<std::convert::Infallible> {
+    let epoll = epoll::create(CreateFlags::CLOEXEC)?;
+    epoll::add(&epoll, listener, EventData::new_u64(LISTENER), EventFlags::IN)?;
+    let mut connections = Slab::new();
+    let mut buffer = vec![0; buffer_size(handler)];
+    let mut events = Vec::with_capacity(EVENTS);
+    loop {
+        epoll::wait(&epoll, spare_capacity(&mut events), None)?;
+        for event in events.drain(..) {
+            if event.data.u64() == LISTENER {
+                let stream = TcpStream::from(accept_with(listener, SocketFlags::NONBLOCK | SocketFlags::CLOEXEC)?);
+                stream.set_nodelay(true)?;
+                let entry = connections.vacant_entry();
+                epoll::add(&epoll, &stream, EventData::new_u64(entry.key() as u64), EventFlags::IN)?;
+                entry.insert(Connection::new(stream, handler));
+                continue;
+            }
+            let key = event.data.u64() as usize;
+            let flags = event.flags;
+            let wrote = flags.contains(EventFlags::OUT);
+            let connection = &mut connections[key];
+            match connection.step(&mut buffer) {
+                Next::Close => drop(connections.remove(key)),
+                Next::WaitToWrite if !wrote => epoll::modify(&epoll, &connection.stream, event.data, EventFlags::OUT)?,
+                Next::More | Next::Wait if wrote => {
+                    epoll::modify(&epoll, &connection.stream, event.data, EventFlags::IN)?;
+                }
+                Next::More | Next::Wait | Next::WaitToWrite => {}
+            }
+        }
+    }
+}

@@ -1,0 +1,74 @@
+//! A loop by hand on mio, edge-triggered: it reads until a read is short.
+
+use std::io::{self, ErrorKind};
+
+use kittiwake_benches::by_hand::{Connection, Next, buffer_size};
+use kittiwake_benches::{Handler, Program, Task, program};
+use mio::net::{TcpListener, TcpStream};
+use mio::{Events, Interest, Poll, Registry, Token};
+use slab::Slab;
+
+const EVENTS: usize = 1024;
+const LISTENER: Token = Token(usize::MAX);
+
+fn main() {
+    let program = Program::start();
+    match program.task {
+        Task::Serve(handler) => {
+            let Err(error) = serve(TcpListener::from_std(program::listen()), handler);
+            program::fail(&format!("by_hand_mio: {error}"));
+        }
+        Task::Memory(..) => program.refuse(),
+    }
+}
+
+fn serve(mut listener: TcpListener, handler: Handler) -> io::Result<std::convert::Infallible> {
+    let mut poll = Poll::new()?;
+    poll.registry().register(&mut listener, LISTENER, Interest::READABLE)?;
+    let mut connections = Slab::new();
+    let mut buffer = vec![0; buffer_size(handler)];
+    let mut events = Events::with_capacity(EVENTS);
+    loop {
+        poll.poll(&mut events, None)?;
+        for event in &events {
+            if event.token() == LISTENER {
+                accept(&listener, poll.registry(), &mut connections, handler)?;
+                continue;
+            }
+            let key = event.token().0;
+            let Some(connection) = connections.get_mut(key) else { continue };
+            // After the client's last byte no further edge comes: read to the end now.
+            let to_the_end = event.is_read_closed();
+            let next = loop {
+                match connection.step(&mut buffer) {
+                    Next::Wait if to_the_end => {}
+                    Next::More => {}
+                    next => break next,
+                }
+            };
+            match next {
+                Next::Close => drop(connections.remove(key)),
+                Next::Wait | Next::WaitToWrite | Next::More => {}
+            }
+        }
+    }
+}
+
+fn accept(
+    listener: &TcpListener,
+    registry: &Registry,
+    connections: &mut Slab<Connection<TcpStream>>,
+    handler: Handler,
+) -> io::Result<()> {
+    loop {
+        let mut stream = match listener.accept() {
+            Ok((stream, _)) => stream,
+            Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
+            Err(error) => return Err(error),
+        };
+        stream.set_nodelay(true)?;
+        let entry = connections.vacant_entry();
+        registry.register(&mut stream, Token(entry.key()), Interest::READABLE | Interest::WRITABLE)?;
+        entry.insert(Connection::new(stream, handler));
+    }
+}

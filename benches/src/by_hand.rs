@@ -1,0 +1,178 @@
+//! A connection of the hand-written loops: what happens when it is ready.
+//!
+//! Both loops, on epoll and on mio, use this state machine, so that they differ in their interface to the
+//! kernel alone. All connections share one buffer, as a loop without tasks can: that is part of what a
+//! runtime costs. Only what the kernel does not take at once is kept per connection.
+
+use std::io::{ErrorKind, Read, Write};
+
+use crate::jobs::{Handler, SLOW};
+use crate::program::spin;
+
+/// A connection, on whatever stream the loop has.
+#[derive(Debug)]
+pub struct Connection<S> {
+    pub stream: S,
+    handler: Handler,
+    /// Bytes that came, for [`Handler::Discard`].
+    received: u64,
+    /// What is still to be sent, and how much of it is gone.
+    unsent: Vec<u8>,
+    sent: usize,
+    /// The client has sent all, and gets the number of bytes.
+    last_word: bool,
+}
+
+/// What to do next with a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Next {
+    /// Wait until it is readable: a short read, or nothing to read.
+    Wait,
+    /// There may be more to read.
+    More,
+    /// Wait until it is writable.
+    WaitToWrite,
+    /// It is over: drop it.
+    Close,
+}
+
+impl<S: Read + Write> Connection<S> {
+    pub fn new(stream: S, handler: Handler) -> Self {
+        Self { stream, handler, received: 0, unsent: Vec::new(), sent: 0, last_word: false }
+    }
+
+    /// Reads once and does what the handler does, or goes on with what is unsent.
+    #[inline]
+    pub fn step(&mut self, buffer: &mut [u8]) -> Next {
+        if !self.unsent.is_empty() {
+            return self.flush();
+        }
+        match self.stream.read(buffer) {
+            Ok(0) if self.handler == Handler::Discard => self.end_of_stream(),
+            Ok(0) => Next::Close,
+            Ok(read) => self.received(&buffer[..read], read < buffer.len()),
+            Err(error) if error.kind() == ErrorKind::WouldBlock => Next::Wait,
+            Err(_) => Next::Close,
+        }
+    }
+
+    #[inline]
+    fn received(&mut self, bytes: &[u8], short: bool) -> Next {
+        match self.handler {
+            Handler::Discard => {
+                self.received += bytes.len() as u64;
+                return if short { Next::Wait } else { Next::More };
+            }
+            Handler::Slow => spin(SLOW),
+            Handler::Echo64 | Handler::Echo4K | Handler::Echo64K => {}
+        }
+        match self.send(bytes) {
+            Next::More if short => Next::Wait,
+            next => next,
+        }
+    }
+
+    /// Sends all, or keeps what the kernel does not take.
+    #[inline]
+    fn send(&mut self, bytes: &[u8]) -> Next {
+        match self.stream.write(bytes) {
+            Ok(sent) if sent == bytes.len() => Next::More,
+            Ok(sent) => self.keep(&bytes[sent..]),
+            Err(error) if error.kind() == ErrorKind::WouldBlock => self.keep(bytes),
+            Err(_) => Next::Close,
+        }
+    }
+
+    fn keep(&mut self, bytes: &[u8]) -> Next {
+        self.unsent.extend_from_slice(bytes);
+        self.flush()
+    }
+
+    /// Sends until all is gone or the kernel takes no more.
+    fn flush(&mut self) -> Next {
+        while self.sent < self.unsent.len() {
+            match self.stream.write(&self.unsent[self.sent..]) {
+                Ok(0) => return Next::Close,
+                Ok(sent) => self.sent += sent,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return Next::WaitToWrite,
+                Err(_) => return Next::Close,
+            }
+        }
+        self.unsent.clear();
+        self.sent = 0;
+        if self.last_word { Next::Close } else { Next::More }
+    }
+
+    fn end_of_stream(&mut self) -> Next {
+        self.last_word = true;
+        self.keep(&self.received.to_le_bytes())
+    }
+}
+
+/// The size of the buffer that a handler reads into.
+pub fn buffer_size(handler: Handler) -> usize {
+    match handler {
+        Handler::Echo64 => 64,
+        Handler::Echo4K | Handler::Slow => 4096,
+        Handler::Echo64K | Handler::Discard => 65536,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::VecDeque;
+    use std::io;
+
+    /// A stream whose reads and writes come from a script; a write of 0 there means that the kernel takes nothing.
+    #[derive(Default)]
+    struct Script {
+        reads: VecDeque<Vec<u8>>,
+        takes: VecDeque<usize>,
+        written: Vec<u8>,
+    }
+
+    impl Read for Script {
+        fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+            let bytes = self.reads.pop_front().ok_or(ErrorKind::WouldBlock)?;
+            buffer[..bytes.len()].copy_from_slice(&bytes);
+            Ok(bytes.len())
+        }
+    }
+
+    impl Write for Script {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            let taken = self.takes.pop_front().unwrap_or(bytes.len()).min(bytes.len());
+            if taken == 0 {
+                return Err(ErrorKind::WouldBlock.into());
+            }
+            self.written.extend_from_slice(&bytes[..taken]);
+            Ok(taken)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn what_the_kernel_does_not_take_is_sent_later_in_order() {
+        let script = Script { reads: [b"abcd".to_vec()].into(), takes: [1, 0, 2, 0].into(), ..Script::default() };
+        let mut connection = Connection::new(script, Handler::Echo4K);
+        assert_eq!(connection.step(&mut [0; 64]), Next::WaitToWrite);
+        assert_eq!(connection.step(&mut [0; 64]), Next::WaitToWrite);
+        assert_eq!(connection.step(&mut [0; 64]), Next::More);
+        assert_eq!(connection.step(&mut [0; 64]), Next::Wait);
+        assert_eq!(connection.stream.written, b"abcd");
+    }
+
+    #[test]
+    fn discard_answers_with_the_count_and_closes() {
+        let script = Script { reads: [vec![0; 64], vec![0; 3], vec![]].into(), ..Script::default() };
+        let mut connection = Connection::new(script, Handler::Discard);
+        assert_eq!(connection.step(&mut [0; 64]), Next::More);
+        assert_eq!(connection.step(&mut [0; 64]), Next::Wait);
+        assert_eq!(connection.step(&mut [0; 64]), Next::Close);
+        assert_eq!(connection.stream.written, 67_u64.to_le_bytes());
+    }
+}
