@@ -1,0 +1,68 @@
+//! The order of things; see the crate's first page for how it measures.
+
+mod args;
+mod build;
+mod chart;
+mod check;
+mod in_memory;
+mod load;
+mod machine;
+mod plan;
+mod progress;
+mod report;
+mod server;
+mod sockets;
+mod stats;
+mod table;
+mod tools;
+
+use anyhow::Result;
+
+use args::{Action, Options};
+use machine::Machine;
+use plan::Job;
+use report::Report;
+use tools::Tools;
+
+/// Does what the command line asks for. Returns whether all went well.
+pub(crate) fn run() -> Result<bool> {
+    let options = Options::parse()?;
+    match &options.action {
+        Action::Help => {
+            print!("{}", args::HELP);
+            Ok(true)
+        }
+        Action::List => {
+            print!("{}", plan::list());
+            Ok(true)
+        }
+        Action::Check(file) => check::check(file, &Tools::find()),
+        Action::Record(file) => check::record(file, &Tools::find()),
+        Action::Measure => measure(&options),
+    }
+}
+
+fn measure(options: &Options) -> Result<bool> {
+    server::raise_descriptor_limit()?;
+    let jobs = options.jobs()?;
+    let mut runtimes = options.runtimes()?;
+    build::build(&runtimes.iter().map(|runtime| runtime.program).collect::<Vec<_>>())?;
+    let tools = Tools::find();
+    kittiwake_benches::program::pin(&[options.load_core]);
+    let mut report = Report::new(options, Machine::read(), tools.missing());
+    report.leave_out(&build::without_io_uring(&mut runtimes));
+
+    for (done, job) in jobs.iter().enumerate() {
+        progress::say(&format!("job {} of {}: {}", done + 1, jobs.len(), job.name()));
+        let outcome = match job {
+            Job::Memory(job) => in_memory::run(*job, &runtimes, options, &tools),
+            Job::Socket(job) => sockets::run(job, &runtimes, options, &tools),
+        };
+        match outcome {
+            Ok(sections) => report.add(sections)?,
+            Err(error) => report.failed(job.name(), &error),
+        }
+    }
+    progress::done();
+    report.finish()
+}

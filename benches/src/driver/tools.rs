@@ -1,0 +1,205 @@
+//! What strace and callgrind count: the outside of both, and the reading of what they print.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use anyhow::{Context, Result, ensure};
+use kittiwake_benches::{Handler, MemoryJob};
+
+use super::args::{Options, package_folder};
+use super::load::{Load, Until, histogram};
+use super::machine;
+use super::plan::Runtime;
+use super::server::Server;
+use super::stats::per_operation;
+use super::{build, progress};
+
+/// The tools that are installed.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Tools {
+    pub(crate) strace: bool,
+    pub(crate) valgrind: bool,
+}
+
+impl Tools {
+    pub(crate) fn find() -> Self {
+        Self { strace: is_installed("strace", "-V"), valgrind: is_installed("valgrind", "--version") }
+    }
+
+    /// What is not there, and what is left out for it.
+    pub(crate) fn missing(self) -> Vec<String> {
+        let mut missing = Vec::new();
+        if !self.strace {
+            missing.push("strace is not installed: system calls are not counted".to_owned());
+        }
+        if !self.valgrind {
+            missing.push("valgrind is not installed: instructions are not counted".to_owned());
+        }
+        missing
+    }
+}
+
+/// A tool that counts what a program does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Counter {
+    SystemCalls,
+    Instructions,
+}
+
+impl Counter {
+    /// The command before the program's own, writing to `file`.
+    pub(crate) fn command(self, file: &str) -> Vec<String> {
+        let words: &[&str] = match self {
+            Self::SystemCalls => &["strace", "-f", "-c", "-o", file],
+            Self::Instructions => {
+                &["valgrind", "--tool=callgrind", "--dump-instr=no", &format!("--callgrind-out-file={file}")]
+            }
+        };
+        words.iter().map(|word| (*word).to_owned()).collect()
+    }
+
+    fn total(self, text: &str) -> Option<u64> {
+        match self {
+            Self::SystemCalls => strace_total(text),
+            Self::Instructions => callgrind_total(text),
+        }
+    }
+
+    fn read(self, file: &Path) -> Result<u64> {
+        let text = fs::read_to_string(file).with_context(|| format!("the tool wrote no {}", file.display()))?;
+        self.total(&text).with_context(|| format!("{} has no total", file.display()))
+    }
+}
+
+/// What a server does for each request: the difference of two runs, of `few` and of `many` requests.
+pub(crate) fn count_requests(
+    counter: Counter,
+    runtime: &Runtime,
+    handler: Handler,
+    options: &Options,
+    (few, many): (u64, u64),
+    open: &dyn Fn(&Server) -> Result<Box<dyn Load>>,
+) -> Result<f64> {
+    let mut totals = [0; 2];
+    for (total, requests) in totals.iter_mut().zip([few, many]) {
+        progress::step(&format!("{}: {counter:?} of {requests} requests", runtime.name));
+        let file = Scratch::new();
+        let mut server = Server::start(runtime, handler, options, &counter.command(&file.name()))?;
+        let outcome = open(&server).and_then(|mut load| load.slice(Until::Requests(requests), &mut histogram()));
+        outcome.map_err(|error| server.explain(error))?;
+        // The connections are closed now; let the server see it, in both runs.
+        std::thread::sleep(std::time::Duration::from_millis(100));
+        server.stop()?;
+        *total = counter.read(&file.path)?;
+    }
+    Ok(per_operation((few, totals[0]), (many, totals[1])))
+}
+
+/// What a program's in-memory job takes for each operation: the difference of n and 2n.
+pub(crate) fn count_operations(runtime: &Runtime, job: MemoryJob, n: u64) -> Result<f64> {
+    let mut totals = [0; 2];
+    for (total, n) in totals.iter_mut().zip([n, 2 * n]) {
+        let file = Scratch::new();
+        let tool = Counter::Instructions.command(&file.name());
+        let mut command = Command::new(&tool[0]);
+        command.args(&tool[1..]).arg(build::path(runtime.program)?).args(["--cores", &machine::all_cores()]);
+        run_memory(command, runtime, job, n)?;
+        *total = Counter::Instructions.read(&file.path)?;
+    }
+    Ok(per_operation((n, totals[0]), (2 * n, totals[1])))
+}
+
+/// Runs `command` with the arguments of an in-memory job, and returns the nanoseconds that the program printed.
+pub(crate) fn run_memory(mut command: Command, runtime: &Runtime, job: MemoryJob, n: u64) -> Result<u64> {
+    command.args(runtime.arguments).args(["memory", job.name(), &n.to_string()]);
+    let output = command.stdin(Stdio::null()).output().with_context(|| format!("cannot start {command:?}"))?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    ensure!(
+        output.status.success(),
+        "{} ended ({}) in job {}: {}",
+        runtime.name,
+        output.status,
+        job.name(),
+        said.trim()
+    );
+    let printed = String::from_utf8_lossy(&output.stdout);
+    printed.trim().parse().with_context(|| format!("{} printed no time but {:?}", runtime.name, printed.trim()))
+}
+
+/// A file for a tool's output, removed in the end.
+struct Scratch {
+    path: PathBuf,
+}
+
+impl Scratch {
+    fn new() -> Self {
+        static COUNT: AtomicUsize = AtomicUsize::new(0);
+        let number = COUNT.fetch_add(1, Ordering::Relaxed);
+        let folder = package_folder().join("target");
+        Self { path: folder.join(format!("counts.{}.{number}", std::process::id())) }
+    }
+
+    fn name(&self) -> String {
+        self.path.display().to_string()
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.path);
+    }
+}
+
+/// The column `calls` of strace's table, summed: its line of totals differs between versions.
+fn strace_total(text: &str) -> Option<u64> {
+    let header = text.lines().find(|line| line.trim_start().starts_with("% time"))?;
+    // "% time" is two words and one column.
+    let column = header.split_whitespace().skip(1).position(|word| word == "calls")?;
+    let calls = text.lines().filter_map(|line| {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let is_row = words.first().is_some_and(|word| word.parse::<f64>().is_ok());
+        if is_row && words.last() != Some(&"total") { words.get(column)?.parse::<u64>().ok() } else { None }
+    });
+    Some(calls.sum())
+}
+
+/// callgrind's total of instructions over all threads.
+fn callgrind_total(text: &str) -> Option<u64> {
+    let totals = text.lines().rev().find_map(|line| line.strip_prefix("totals:"))?;
+    totals.split_whitespace().next()?.parse().ok()
+}
+
+fn is_installed(program: &str, version: &str) -> bool {
+    let mut command = Command::new(program);
+    command.arg(version).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    command.status().is_ok_and(|status| status.success())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_calls_of_strace_are_summed_with_and_without_errors() {
+        let text = "\
+% time     seconds  usecs/call     calls    errors syscall
+------ ----------- ----------- --------- --------- ----------------
+ 60.93    0.000131           4        32           sendto
+ 39.07    0.000084           1        65        33 recvfrom
+  0.00    0.000000           0         3           epoll_wait
+------ ----------- ----------- --------- --------- ----------------
+100.00    0.000215           2       100        33 total
+";
+        assert_eq!(strace_total(text), Some(100));
+        assert_eq!(strace_total("strace: cannot trace"), None);
+    }
+
+    #[test]
+    fn the_total_of_callgrind_is_its_first_event() {
+        assert_eq!(callgrind_total("events: Ir\nsummary: 12\n\ntotals: 3456\n"), Some(3456));
+        assert_eq!(callgrind_total("totals: 7 8 9\n"), Some(7));
+        assert_eq!(callgrind_total("events: Ir\n"), None);
+    }
+}
