@@ -6,21 +6,17 @@
 
 use std::io::{ErrorKind, Read, Write};
 
-use crate::jobs::{Handler, SLOW};
-use crate::program::spin;
+use crate::jobs::Handler;
+use crate::session::{Answer, Session};
 
 /// A connection, on whatever stream the loop has.
 #[derive(Debug)]
 pub struct Connection<S> {
     pub stream: S,
-    handler: Handler,
-    /// Bytes that came, for [`Handler::Discard`].
-    received: u64,
+    session: Session,
     /// What is still to be sent, and how much of it is gone.
     unsent: Vec<u8>,
     sent: usize,
-    /// The client has sent all, and gets the number of bytes.
-    last_word: bool,
 }
 
 /// What to do next with a connection.
@@ -38,38 +34,27 @@ pub enum Next {
 
 impl<S: Read + Write> Connection<S> {
     pub fn new(stream: S, handler: Handler) -> Self {
-        Self { stream, handler, received: 0, unsent: Vec::new(), sent: 0, last_word: false }
+        Self { stream, session: Session::new(handler), unsent: Vec::new(), sent: 0 }
     }
 
-    /// Reads once and does what the handler does, or goes on with what is unsent.
+    /// Reads once and sends the answer, or goes on with what is unsent.
     #[inline]
     pub fn step(&mut self, buffer: &mut [u8]) -> Next {
         if !self.unsent.is_empty() {
             return self.flush();
         }
-        match self.stream.read(buffer) {
-            Ok(0) if self.handler == Handler::Discard => self.end_of_stream(),
-            Ok(0) => Next::Close,
-            Ok(read) => self.received(&buffer[..read], read < buffer.len()),
-            Err(error) if error.kind() == ErrorKind::WouldBlock => Next::Wait,
-            Err(_) => Next::Close,
-        }
-    }
-
-    #[inline]
-    fn received(&mut self, bytes: &[u8], short: bool) -> Next {
-        match self.handler {
-            Handler::Discard => {
-                self.received += bytes.len() as u64;
-                return if short { Next::Wait } else { Next::More };
-            }
-            Handler::Slow => spin(SLOW),
-            Handler::Echo64 | Handler::Echo4K | Handler::Echo64K => {}
-        }
-        match self.send(bytes) {
-            Next::More if short => Next::Wait,
-            next => next,
-        }
+        let read = match self.stream.read(buffer) {
+            Ok(read) => read,
+            Err(error) if error.kind() == ErrorKind::WouldBlock => return Next::Wait,
+            Err(_) => return Next::Close,
+        };
+        let short = 0 < read && read < buffer.len();
+        let next = match self.session.answer(buffer, read) {
+            Answer::Send(bytes) => self.send(&buffer[..bytes]),
+            Answer::ReadOn => Next::More,
+            Answer::End => Next::Close,
+        };
+        if next == Next::More && short { Next::Wait } else { next }
     }
 
     /// Sends all, or keeps what the kernel does not take.
@@ -100,21 +85,7 @@ impl<S: Read + Write> Connection<S> {
         }
         self.unsent.clear();
         self.sent = 0;
-        if self.last_word { Next::Close } else { Next::More }
-    }
-
-    fn end_of_stream(&mut self) -> Next {
-        self.last_word = true;
-        self.keep(&self.received.to_le_bytes())
-    }
-}
-
-/// The size of the buffer that a handler reads into.
-pub fn buffer_size(handler: Handler) -> usize {
-    match handler {
-        Handler::Echo64 => 64,
-        Handler::Echo4K | Handler::Slow => 4096,
-        Handler::Echo64K | Handler::Discard => 65536,
+        Next::More
     }
 }
 
@@ -168,10 +139,11 @@ mod tests {
 
     #[test]
     fn discard_answers_with_the_count_and_closes() {
-        let script = Script { reads: [vec![0; 64], vec![0; 3], vec![]].into(), ..Script::default() };
+        let script = Script { reads: [vec![0; 64], vec![0; 3], vec![], vec![]].into(), ..Script::default() };
         let mut connection = Connection::new(script, Handler::Discard);
         assert_eq!(connection.step(&mut [0; 64]), Next::More);
         assert_eq!(connection.step(&mut [0; 64]), Next::Wait);
+        assert_eq!(connection.step(&mut [0; 64]), Next::More);
         assert_eq!(connection.step(&mut [0; 64]), Next::Close);
         assert_eq!(connection.stream.written, 67_u64.to_le_bytes());
     }

@@ -5,7 +5,7 @@ use std::time::Duration;
 /// How long the slow handler keeps its thread busy for each request.
 pub const SLOW: Duration = Duration::from_micros(20);
 
-/// What a server does with each connection.
+/// What a server does with each connection; `session.rs` has how.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Handler {
     /// Sends back what it reads, with a buffer of 64 bytes: for idle connections.
@@ -35,6 +35,15 @@ impl Handler {
 
     pub fn from_name(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|handler| handler.name() == name)
+    }
+
+    /// The size of its buffer.
+    pub fn buffer(self) -> usize {
+        match self {
+            Self::Echo64 => 64,
+            Self::Echo4K | Self::Slow => 4096,
+            Self::Echo64K | Self::Discard => 65536,
+        }
     }
 }
 

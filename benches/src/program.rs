@@ -1,15 +1,15 @@
 //! A benchmark program's arguments, its listening socket, and its end.
 //!
-//! A server prints its address on standard output and serves until its standard input closes: it then exits
-//! as usual, so that tools which count what it did print their totals. The thread that waits for that is the
-//! same in every program, sleeps all the time, and is the only one that the runtimes did not ask for.
+//! A server prints its address on standard output and serves until a signal ends it, SIGTERM as a rule: from the driver
+//! when a job is over, or from the kernel if the driver dies before. No thread waits for that, because a second thread
+//! would change what is measured: libc has shorter paths for processes with one.
 
-use std::io::{Read, Write};
+use std::io::Write;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::process::exit;
-use std::thread;
 use std::time::{Duration, Instant};
 
+use rustix::process::{Signal, set_parent_process_death_signal};
 use rustix::thread::{CpuSet, sched_setaffinity};
 use socket2::{Domain, Socket, Type};
 
@@ -60,25 +60,34 @@ impl Program {
         program
     }
 
+    /// The handler to serve with. Ends the process if it was asked for something else.
+    pub fn handler(&self) -> Handler {
+        let Task::Serve(handler) = self.task else { self.refuse() };
+        handler
+    }
+
+    /// The in-memory job, and how often to do it. Ends the process if it was asked for something else.
+    pub fn memory(&self) -> (MemoryJob, u64) {
+        let Task::Memory(job, n) = self.task else { self.refuse() };
+        (job, n)
+    }
+
     /// Ends the process: this program has no such task or driver.
     pub fn refuse(&self) -> ! {
-        fail(&format!("this program cannot do {:?} with driver {:?}", self.task, self.driver))
+        fail(&format!("this program cannot do what was asked of it: {self:?}"))
     }
 }
 
 /// A listening socket, non-blocking, on a port that the system picks; its address goes to standard output. From now
-/// on the process ends when its standard input does.
+/// on the process ends when the one that started it does.
 pub fn listen() -> TcpListener {
+    if let Err(error) = set_parent_process_death_signal(Some(Signal::TERM)) {
+        fail(&format!("cannot bind this process to the life of its parent: {error}"));
+    }
     let listener = open().unwrap_or_else(|error| fail(&format!("cannot listen on 127.0.0.1: {error}")));
     let address = listener.local_addr().unwrap_or_else(|error| fail(&format!("cannot read the address: {error}")));
     println!("{address}");
     std::io::stdout().flush().unwrap_or_else(|error| fail(&format!("cannot print the address: {error}")));
-    thread::spawn(|| {
-        let mut rest = Vec::new();
-        // An error is the end, too.
-        let _ = std::io::stdin().read_to_end(&mut rest);
-        exit(0);
-    });
     listener
 }
 

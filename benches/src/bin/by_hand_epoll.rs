@@ -3,8 +3,8 @@
 use std::io;
 use std::net::{TcpListener, TcpStream};
 
-use kittiwake_benches::by_hand::{Connection, Next, buffer_size};
-use kittiwake_benches::{Handler, Program, Task, program};
+use kittiwake_benches::by_hand::{Connection, Next};
+use kittiwake_benches::{Handler, Program, program};
 use rustix::buffer::spare_capacity;
 use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
 use rustix::net::{SocketFlags, accept_with};
@@ -14,21 +14,16 @@ const EVENTS: usize = 1024;
 const LISTENER: u64 = u64::MAX;
 
 fn main() {
-    let program = Program::start();
-    match program.task {
-        Task::Serve(handler) => {
-            let Err(error) = serve(&program::listen(), handler);
-            program::fail(&format!("by_hand_epoll: {error}"));
-        }
-        Task::Memory(..) => program.refuse(),
-    }
+    let handler = Program::start().handler();
+    let Err(error) = serve(&program::listen(), handler);
+    program::fail(&format!("by_hand_epoll: {error}"));
 }
 
 fn serve(listener: &TcpListener, handler: Handler) -> io::Result<std::convert::Infallible> {
     let epoll = epoll::create(CreateFlags::CLOEXEC)?;
     epoll::add(&epoll, listener, EventData::new_u64(LISTENER), EventFlags::IN)?;
     let mut connections = Slab::new();
-    let mut buffer = vec![0; buffer_size(handler)];
+    let mut buffer = vec![0; handler.buffer()];
     let mut events = Vec::with_capacity(EVENTS);
     loop {
         epoll::wait(&epoll, spare_capacity(&mut events), None)?;

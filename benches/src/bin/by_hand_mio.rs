@@ -2,8 +2,8 @@
 
 use std::io::{self, ErrorKind};
 
-use kittiwake_benches::by_hand::{Connection, Next, buffer_size};
-use kittiwake_benches::{Handler, Program, Task, program};
+use kittiwake_benches::by_hand::{Connection, Next};
+use kittiwake_benches::{Handler, Program, program};
 use mio::net::{TcpListener, TcpStream};
 use mio::{Events, Interest, Poll, Registry, Token};
 use slab::Slab;
@@ -12,21 +12,16 @@ const EVENTS: usize = 1024;
 const LISTENER: Token = Token(usize::MAX);
 
 fn main() {
-    let program = Program::start();
-    match program.task {
-        Task::Serve(handler) => {
-            let Err(error) = serve(TcpListener::from_std(program::listen()), handler);
-            program::fail(&format!("by_hand_mio: {error}"));
-        }
-        Task::Memory(..) => program.refuse(),
-    }
+    let handler = Program::start().handler();
+    let Err(error) = serve(TcpListener::from_std(program::listen()), handler);
+    program::fail(&format!("by_hand_mio: {error}"));
 }
 
 fn serve(mut listener: TcpListener, handler: Handler) -> io::Result<std::convert::Infallible> {
     let mut poll = Poll::new()?;
     poll.registry().register(&mut listener, LISTENER, Interest::READABLE)?;
     let mut connections = Slab::new();
-    let mut buffer = vec![0; buffer_size(handler)];
+    let mut buffer = vec![0; handler.buffer()];
     let mut events = Events::with_capacity(EVENTS);
     loop {
         poll.poll(&mut events, None)?;

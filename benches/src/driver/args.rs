@@ -134,7 +134,7 @@ impl Options {
         }
         let floor = plan::runtime(&self.floor);
         ensure!(
-            floor.is_some_and(|floor| floor.sockets),
+            floor.is_some_and(|floor| floor.serve.is_some()),
             "--floor {}: no such runtime with sockets; see --list",
             self.floor
         );

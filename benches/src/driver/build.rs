@@ -1,13 +1,12 @@
-//! Building the programs, and leaving out what this kernel refuses.
+//! Building the programs, and finding them.
 
 use std::ffi::OsString;
-use std::path::PathBuf;
-use std::process::{Command, Stdio};
+use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use anyhow::{Context, Result, bail, ensure};
 
 use super::args::package_folder;
-use super::plan::Runtime;
 use super::progress;
 
 /// Builds these programs as this driver was built: the release profile, and the same features.
@@ -40,23 +39,14 @@ pub(crate) fn path(program: &str) -> Result<PathBuf> {
     Ok(path)
 }
 
-/// Takes out the runtimes on io_uring where the kernel refuses it, and says which.
-pub(crate) fn without_io_uring(runtimes: &mut Vec<Runtime>) -> Vec<String> {
-    let mut refused = Vec::new();
-    runtimes.retain(|runtime| {
-        let works = !runtime.is_on_io_uring() || starts(runtime);
-        if !works {
-            refused.push(format!("{}: this kernel refuses io_uring to this process", runtime.name));
+/// The command for a program, or for a tool that is given the program as its last argument.
+pub(crate) fn under(tool: &[String], program: &Path) -> Command {
+    match tool {
+        [] => Command::new(program),
+        [tool, arguments @ ..] => {
+            let mut command = Command::new(tool);
+            command.args(arguments).arg(program);
+            command
         }
-        works
-    });
-    refused
-}
-
-fn starts(runtime: &Runtime) -> bool {
-    let Ok(path) = path(runtime.program) else { return false };
-    let mut command = Command::new(path);
-    command.args(runtime.arguments).args(["memory", "yield", "1"]);
-    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-    command.status().is_ok_and(|status| status.success())
+    }
 }

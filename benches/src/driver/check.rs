@@ -73,7 +73,7 @@ impl Counts {
             tools.valgrind,
             "instructions are counted with valgrind, which is missing: install the package `valgrind`"
         );
-        build::build(&[KITTIWAKE.program])?;
+        build::build(&[KITTIWAKE.serve, KITTIWAKE.memory].map(Option::unwrap_or_default))?;
         // The wake-ups of another thread take more or fewer instructions as they happen to meet.
         let jobs: Vec<MemoryJob> = MemoryJob::ALL.into_iter().filter(|job| *job != MemoryJob::Wake).collect();
         let counts = in_parallel(&jobs, |job| {

@@ -1,6 +1,5 @@
 //! The in-memory jobs: instructions per operation, and wall time per operation in turns.
 
-use std::process::Command;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
@@ -13,7 +12,7 @@ use super::plan::{self, KITTIWAKE, Runtime};
 use super::stats::{Estimate, median};
 use super::table::{Chart, Panel, Section, Table, fixed, grouped, interval};
 use super::tools::{Tools, count_operations, run_memory};
-use super::{build, machine, progress};
+use super::{machine, progress};
 
 /// Slices for each runtime, usually. One is a run of the program, of some milliseconds.
 const SLICES: usize = 60;
@@ -33,7 +32,7 @@ fn timed_operations(job: MemoryJob) -> u64 {
 /// Runs a job and returns its section of the report.
 pub(crate) fn run(job: MemoryJob, runtimes: &[Runtime], options: &Options, tools: &Tools) -> Result<Vec<Section>> {
     let mut runtimes: Vec<Runtime> =
-        runtimes.iter().copied().filter(|runtime| runtime.memory && !runtime.lacks.contains(&job)).collect();
+        runtimes.iter().copied().filter(|runtime| runtime.memory.is_some() && !runtime.lacks.contains(&job)).collect();
     // There is no loop by hand to compare with: kittiwake is what the others are compared with.
     runtimes.sort_by_key(|runtime| runtime.name != KITTIWAKE.name);
     let count = options.counts && tools.valgrind;
@@ -84,9 +83,7 @@ fn time_all(runtimes: &[Runtime], job: MemoryJob, options: &Options) -> Result<V
     for slice in 0..slices {
         progress::step(&format!("{}: slice {} of {slices}", job.name(), slice + 1));
         for (runtime, times) in all.iter().zip(&mut times) {
-            let mut command = Command::new(build::path(runtime.program)?);
-            command.args(["--cores", &cores]);
-            times.push(run_memory(command, runtime, job, n)? as f64 / n as f64);
+            times.push(run_memory(&[], &cores, runtime, job, n)? as f64 / n as f64);
         }
     }
     Ok(times)

@@ -20,7 +20,7 @@ use anyhow::Result;
 
 use args::{Action, Options};
 use machine::Machine;
-use plan::Job;
+use plan::{Job, Runtime};
 use report::Report;
 use tools::Tools;
 
@@ -46,11 +46,13 @@ fn measure(options: &Options) -> Result<bool> {
     server::raise_descriptor_limit()?;
     let jobs = options.jobs()?;
     let mut runtimes = options.runtimes()?;
-    build::build(&runtimes.iter().map(|runtime| runtime.program).collect::<Vec<_>>())?;
+    build::build(&programs(&jobs, &runtimes))?;
     let tools = Tools::find();
     kittiwake_benches::program::pin(&[options.load_core]);
     let mut report = Report::new(options, Machine::read(), tools.missing());
-    report.leave_out(&build::without_io_uring(&mut runtimes));
+    if jobs.iter().any(|job| matches!(job, Job::Socket(_))) {
+        report.leave_out(&server::without_io_uring(&mut runtimes, options));
+    }
 
     for (done, job) in jobs.iter().enumerate() {
         progress::say(&format!("job {} of {}: {}", done + 1, jobs.len(), job.name()));
@@ -65,4 +67,13 @@ fn measure(options: &Options) -> Result<bool> {
     }
     progress::done();
     report.finish()
+}
+
+/// The programs that the jobs need.
+fn programs(jobs: &[Job], runtimes: &[Runtime]) -> Vec<&'static str> {
+    let sockets = jobs.iter().any(|job| matches!(job, Job::Socket(_)));
+    let memory = jobs.iter().any(|job| matches!(job, Job::Memory(_)));
+    let serving = runtimes.iter().filter_map(|runtime| runtime.serve).filter(|_| sockets);
+    let in_memory = runtimes.iter().filter_map(|runtime| runtime.memory).filter(|_| memory);
+    serving.chain(in_memory).collect()
 }

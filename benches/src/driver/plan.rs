@@ -8,87 +8,63 @@ use kittiwake_benches::{Handler, MemoryJob};
 /// The runtime that the others are compared with in the socket jobs.
 pub(crate) const FLOOR: &str = "by_hand_epoll";
 
-/// One row of each table: a program and how it is started.
+/// One row of each table: its programs, and how they are started.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Runtime {
     pub(crate) name: &'static str,
-    pub(crate) program: &'static str,
+    /// The program for the socket jobs, if it does these, and what it is told.
+    pub(crate) serve: Option<&'static str>,
     pub(crate) arguments: &'static [&'static str],
     /// Threads that serve. One is pinned to the servers' core; several may use all cores, the load's too.
     pub(crate) workers: usize,
-    /// Whether it does the socket jobs.
-    pub(crate) sockets: bool,
-    /// Whether it does the in-memory jobs, but for those that it lacks something for.
-    pub(crate) memory: bool,
+    /// The program for the in-memory jobs, if it does these, but for those that it lacks something for.
+    pub(crate) memory: Option<&'static str>,
     pub(crate) lacks: &'static [MemoryJob],
     /// Whether it needs another runtime's crates.
     pub(crate) peer: bool,
 }
 
-const ON_SOCKETS: Runtime =
-    Runtime { name: "", program: "", arguments: &[], workers: 1, sockets: true, memory: false, lacks: &[], peer: true };
-
 /// All runtimes, in the order of the tables. A kittiwake of several workers goes below the one of one:
-/// `Runtime { name: "kittiwake_2", arguments: &["--workers", "2"], workers: 2, memory: false, ..KITTIWAKE }`,
-/// and `src/bin/on_kittiwake.rs` gives the number to its builder.
+/// `Runtime { name: "kittiwake_2", arguments: &["--workers", "2"], workers: 2, memory: None, ..KITTIWAKE }`,
+/// and `src/bin/serve_kittiwake.rs` gives the number to its builder.
 pub(crate) const RUNTIMES: [Runtime; 12] = [
-    Runtime { name: FLOOR, program: "by_hand_epoll", peer: false, ..ON_SOCKETS },
-    Runtime { name: "by_hand_mio", program: "by_hand_mio", peer: false, ..ON_SOCKETS },
+    Runtime { name: FLOOR, serve: Some("by_hand_epoll"), ..BY_HAND },
+    Runtime { name: "by_hand_mio", serve: Some("by_hand_mio"), ..BY_HAND },
     KITTIWAKE,
-    TOKIO,
-    Runtime { name: "tokio_mt_1", arguments: &["--driver", "multi_thread", "--workers", "1"], memory: false, ..TOKIO },
-    Runtime {
-        name: "tokio_mt_2",
-        arguments: &["--driver", "multi_thread", "--workers", "2"],
-        workers: 2,
-        memory: false,
-        ..TOKIO
-    },
-    Runtime { name: "smol", program: "on_smol", memory: true, ..ON_SOCKETS },
-    MONOIO,
-    Runtime { name: "monoio_uring", arguments: &["--driver", "io_uring"], memory: false, ..MONOIO },
-    COMPIO,
-    Runtime { name: "compio_uring", arguments: &["--driver", "io_uring"], memory: false, ..COMPIO },
+    Runtime { name: "tokio", arguments: &["--driver", "current_thread"], memory: Some("memory_tokio"), ..TOKIO },
+    Runtime { name: "tokio_mt_1", arguments: &["--driver", "multi_thread", "--workers", "1"], ..TOKIO },
+    Runtime { name: "tokio_mt_2", arguments: &["--driver", "multi_thread", "--workers", "2"], workers: 2, ..TOKIO },
+    Runtime { name: "smol", serve: Some("serve_smol"), memory: Some("memory_smol"), ..PEER },
+    Runtime { name: "monoio", arguments: &["--driver", "epoll"], memory: Some("memory_monoio"), ..MONOIO },
+    Runtime { name: "monoio_uring", arguments: &["--driver", "io_uring"], ..MONOIO },
+    Runtime { name: "compio", arguments: &["--driver", "epoll"], memory: Some("memory_compio"), ..COMPIO },
+    Runtime { name: "compio_uring", arguments: &["--driver", "io_uring"], ..COMPIO },
     Runtime {
         name: "futures",
-        program: "on_futures",
-        sockets: false,
-        memory: true,
+        memory: Some("memory_futures"),
         lacks: &[MemoryJob::Timer, MemoryJob::Fire, MemoryJob::Timeout],
-        ..ON_SOCKETS
+        ..PEER
     },
 ];
 
 pub(crate) const KITTIWAKE: Runtime =
-    Runtime { name: "kittiwake", program: "on_kittiwake", memory: true, peer: false, ..ON_SOCKETS };
+    Runtime { name: "kittiwake", serve: Some("serve_kittiwake"), memory: Some("memory_kittiwake"), ..BY_HAND };
 
-const TOKIO: Runtime = Runtime {
-    name: "tokio",
-    program: "on_tokio",
-    arguments: &["--driver", "current_thread"],
-    memory: true,
-    ..ON_SOCKETS
-};
+const BY_HAND: Runtime = Runtime { peer: false, ..PEER };
+const TOKIO: Runtime = Runtime { serve: Some("serve_tokio"), ..PEER };
+const MONOIO: Runtime = Runtime { serve: Some("serve_monoio"), lacks: &[MemoryJob::Wake], ..PEER };
+const COMPIO: Runtime = Runtime { serve: Some("serve_compio"), ..PEER };
 
-const MONOIO: Runtime = Runtime {
-    name: "monoio",
-    program: "on_monoio",
-    arguments: &["--driver", "epoll"],
-    memory: true,
-    lacks: &[MemoryJob::Wake],
-    ..ON_SOCKETS
-};
-
-const COMPIO: Runtime =
-    Runtime { name: "compio", program: "on_compio", arguments: &["--driver", "epoll"], memory: true, ..ON_SOCKETS };
+const PEER: Runtime =
+    Runtime { name: "", serve: None, arguments: &[], workers: 1, memory: None, lacks: &[], peer: true };
 
 pub(crate) fn runtime(name: &str) -> Option<Runtime> {
     RUNTIMES.into_iter().find(|runtime| runtime.name == name)
 }
 
 impl Runtime {
-    /// Whether it talks to the kernel by io_uring, which a kernel may refuse. valgrind, too, has no use for it: it
-    /// keeps the other threads waiting while one waits in io_uring, so that the server would never end.
+    /// Whether it talks to the kernel by io_uring, which a kernel may refuse. valgrind hears no signal while it waits
+    /// there, so such a server could not be ended and counted.
     pub(crate) fn is_on_io_uring(&self) -> bool {
         self.arguments.contains(&"io_uring")
     }
@@ -260,8 +236,8 @@ pub(crate) fn describe(job: MemoryJob) -> &'static str {
 pub(crate) fn list() -> String {
     let mut text = String::from("runtimes\n");
     for runtime in RUNTIMES {
-        let command = [&[runtime.program], runtime.arguments].concat().join(" ");
-        let _ = writeln!(text, "  {:<15}{command}", runtime.name);
+        let serve = [&[runtime.serve.unwrap_or_default()], runtime.arguments].concat().join(" ");
+        let _ = writeln!(text, "  {:<15}{serve:<45} {}", runtime.name, runtime.memory.unwrap_or_default());
     }
     text.push_str("socket jobs\n");
     for job in socket_jobs() {

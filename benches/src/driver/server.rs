@@ -3,14 +3,14 @@
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
 use std::net::SocketAddr;
-use std::process::{Child, ChildStdin, Command, Stdio};
+use std::process::{Child, Stdio};
 use std::sync::mpsc::channel;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail};
 use kittiwake_benches::Handler;
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, kill_process, setrlimit};
 
 use super::args::Options;
 use super::build;
@@ -28,8 +28,6 @@ const STDERR: u64 = 1 << 16;
 pub(crate) struct Server {
     child: Child,
     pub(crate) address: SocketAddr,
-    /// The server serves until this closes.
-    stdin: Option<ChildStdin>,
     stderr: Option<JoinHandle<String>>,
     name: &'static str,
 }
@@ -37,19 +35,11 @@ pub(crate) struct Server {
 impl Server {
     /// Starts a runtime's server, or `tool` with the server as its last arguments.
     pub(crate) fn start(runtime: &Runtime, handler: Handler, options: &Options, tool: &[String]) -> Result<Self> {
-        let program = build::path(runtime.program)?;
-        let mut command = match tool {
-            [] => Command::new(&program),
-            [tool, arguments @ ..] => {
-                let mut command = Command::new(tool);
-                command.args(arguments).arg(&program);
-                command
-            }
-        };
+        let program = build::path(runtime.serve.with_context(|| format!("{} has no sockets", runtime.name))?)?;
+        let mut command = build::under(tool, &program);
         command.arg("--cores").arg(cores(runtime, options)).args(runtime.arguments).args(["serve", handler.name()]);
-        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().with_context(|| format!("cannot start {command:?}"))?;
-        let stdin = child.stdin.take();
         let stderr = child.stderr.take().map(|stderr| {
             thread::spawn(move || {
                 let mut text = String::new();
@@ -58,7 +48,7 @@ impl Server {
             })
         });
         let address = SocketAddr::from(([127, 0, 0, 1], 0));
-        let mut server = Self { child, address, stdin, stderr, name: runtime.name };
+        let mut server = Self { child, address, stderr, name: runtime.name };
         server.address = server.read_address().map_err(|error| server.explain(error))?;
         Ok(server)
     }
@@ -95,17 +85,17 @@ impl Server {
         resident(&text).with_context(|| format!("{file} has no line RssAnon"))
     }
 
-    /// Lets the server end as usual, and returns what it, or the tool around it, said.
-    pub(crate) fn stop(mut self) -> Result<String> {
-        drop(self.stdin.take());
+    /// Ends the server, and the tool around it, which then writes what it counted.
+    pub(crate) fn stop(mut self) -> Result<()> {
+        kill_process(Pid::from_child(&self.child), Signal::TERM)?;
         let deadline = Instant::now() + PATIENCE;
         while self.child.try_wait()?.is_none() {
             if Instant::now() > deadline {
-                bail!("{} did not end within {PATIENCE:?} after its standard input closed", self.name);
+                bail!("{} did not end within {PATIENCE:?} after SIGTERM", self.name);
             }
             thread::sleep(Duration::from_millis(2));
         }
-        Ok(self.said())
+        Ok(())
     }
 
     /// Adds to an error what the server said, if it is dead.
@@ -139,6 +129,19 @@ fn cores(runtime: &Runtime, options: &Options) -> String {
         return options.server_core.to_string();
     }
     machine::all_cores()
+}
+
+/// Takes out the runtimes on io_uring where the kernel refuses it, and says which.
+pub(crate) fn without_io_uring(runtimes: &mut Vec<Runtime>, options: &Options) -> Vec<String> {
+    let mut refused = Vec::new();
+    runtimes.retain(|runtime| {
+        let works = !runtime.is_on_io_uring() || Server::start(runtime, Handler::Echo4K, options, &[]).is_ok();
+        if !works {
+            refused.push(format!("{}: this kernel refuses io_uring to this process", runtime.name));
+        }
+        works
+    });
+    refused
 }
 
 fn resident(status: &str) -> Option<u64> {

@@ -26,7 +26,7 @@ const SETTLE: Duration = Duration::from_millis(2);
 
 /// Runs a job and returns its sections of the report.
 pub(crate) fn run(job: &SocketJob, runtimes: &[Runtime], options: &Options, tools: &Tools) -> Result<Vec<Section>> {
-    let runtimes: Vec<Runtime> = runtimes.iter().copied().filter(|runtime| runtime.sockets).collect();
+    let runtimes: Vec<Runtime> = runtimes.iter().copied().filter(|runtime| runtime.serve.is_some()).collect();
     match job.kind {
         Kind::PingPong { .. } | Kind::Churn { .. } | Kind::Stream => {
             let rows = timed(job, Duration::ZERO, SLICES, &runtimes, options)?;
@@ -113,7 +113,7 @@ impl Contestant {
 
     fn end(self) -> Result<()> {
         drop(self.load);
-        self.server.stop().map(drop)
+        self.server.stop()
     }
 }
 

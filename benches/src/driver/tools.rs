@@ -52,7 +52,8 @@ impl Counter {
     /// The command before the program's own, writing to `file`.
     pub(crate) fn command(self, file: &str) -> Vec<String> {
         let words: &[&str] = match self {
-            Self::SystemCalls => &["strace", "-f", "-c", "-o", file],
+            // -I2: it ends, with its table written, when it is told to.
+            Self::SystemCalls => &["strace", "-I2", "-f", "-c", "-o", file],
             Self::Instructions => {
                 &["valgrind", "--tool=callgrind", "--dump-instr=no", &format!("--callgrind-out-file={file}")]
             }
@@ -103,17 +104,17 @@ pub(crate) fn count_operations(runtime: &Runtime, job: MemoryJob, n: u64) -> Res
     for (total, n) in totals.iter_mut().zip([n, 2 * n]) {
         let file = Scratch::new();
         let tool = Counter::Instructions.command(&file.name());
-        let mut command = Command::new(&tool[0]);
-        command.args(&tool[1..]).arg(build::path(runtime.program)?).args(["--cores", &machine::all_cores()]);
-        run_memory(command, runtime, job, n)?;
+        run_memory(&tool, &machine::all_cores(), runtime, job, n)?;
         *total = Counter::Instructions.read(&file.path)?;
     }
     Ok(per_operation((n, totals[0]), (2 * n, totals[1])))
 }
 
-/// Runs `command` with the arguments of an in-memory job, and returns the nanoseconds that the program printed.
-pub(crate) fn run_memory(mut command: Command, runtime: &Runtime, job: MemoryJob, n: u64) -> Result<u64> {
-    command.args(runtime.arguments).args(["memory", job.name(), &n.to_string()]);
+/// Runs an in-memory job, as the last arguments of `tool` if there is one. Returns the nanoseconds that the program printed.
+pub(crate) fn run_memory(tool: &[String], cores: &str, runtime: &Runtime, job: MemoryJob, n: u64) -> Result<u64> {
+    let program = build::path(runtime.memory.with_context(|| format!("{} has no in-memory jobs", runtime.name))?)?;
+    let mut command = build::under(tool, &program);
+    command.args(["--cores", cores, "memory", job.name(), &n.to_string()]);
     let output = command.stdin(Stdio::null()).output().with_context(|| format!("cannot start {command:?}"))?;
     let said = String::from_utf8_lossy(&output.stderr);
     ensure!(

@@ -3,18 +3,13 @@
 use futures::executor::{LocalPool, LocalSpawner};
 use futures::future::RemoteHandle;
 use futures::task::LocalSpawnExt;
-use kittiwake_benches::{MemoryJob, Program, Stopwatch, Task, executor_jobs, yield_now};
+use kittiwake_benches::{MemoryJob, Program, Stopwatch, executor_jobs, yield_now};
 
 fn main() {
-    let program = Program::start();
-    match program.task {
-        Task::Memory(job, n) if !job.needs_timers() => {
-            let mut pool = LocalPool::new();
-            let spawner = Spawner(pool.spawner());
-            pool.run_until(memory(spawner, job, n));
-        }
-        _ => program.refuse(),
-    }
+    let (job, n) = Program::start().memory();
+    let mut pool = LocalPool::new();
+    let spawner = Spawner(pool.spawner());
+    pool.run_until(memory(spawner, job, n));
 }
 
 async fn memory(spawner: Spawner, job: MemoryJob, n: u64) {

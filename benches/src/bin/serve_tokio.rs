@@ -1,0 +1,46 @@
+//! The socket jobs on tokio: `--driver current_thread`, or `multi_thread` with `--workers N`.
+
+use std::io;
+
+use kittiwake_benches::{Answer, Buffer, Handler, Program, Session, program};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::runtime::{Builder, Runtime};
+
+fn main() {
+    let program = Program::start();
+    let runtime = runtime(&program).unwrap_or_else(|error| program::fail(&format!("no runtime: {error}")));
+    // In a task, as is usual: with several workers the future of `block_on` does not run on any of them.
+    let server = runtime.block_on(async { tokio::spawn(serve(program.handler())).await });
+    program::fail(&format!("tokio: {server:?}"));
+}
+
+fn runtime(program: &Program) -> io::Result<Runtime> {
+    match program.driver.as_deref() {
+        Some("current_thread") => Builder::new_current_thread().enable_all().build(),
+        Some("multi_thread") => Builder::new_multi_thread().worker_threads(program.workers).enable_all().build(),
+        _ => program.refuse(),
+    }
+}
+
+async fn serve(handler: Handler) -> io::Result<std::convert::Infallible> {
+    let listener = TcpListener::from_std(program::listen())?;
+    loop {
+        let (stream, _) = listener.accept().await?;
+        stream.set_nodelay(true)?;
+        tokio::spawn(handle(stream, handler));
+    }
+}
+
+async fn handle(mut stream: TcpStream, handler: Handler) -> io::Result<()> {
+    let mut session = Session::new(handler);
+    let mut buffer = Buffer::new(handler);
+    loop {
+        let read = stream.read(&mut buffer).await?;
+        match session.answer(&mut buffer, read) {
+            Answer::Send(bytes) => stream.write_all(&buffer[..bytes]).await?,
+            Answer::ReadOn => {}
+            Answer::End => return Ok(()),
+        }
+    }
+}
