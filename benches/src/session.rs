@@ -4,8 +4,6 @@
 //! own for each handler would make the compiler put less of each into line, which costs an echo a hundred
 //! instructions in some runtimes, and nobody's server has five handlers for the same protocol.
 
-use std::ops::{Deref, DerefMut};
-
 use crate::jobs::{Handler, SLOW};
 use crate::program::spin;
 
@@ -53,41 +51,6 @@ impl Session {
             Handler::Echo64 | Handler::Echo4K | Handler::Echo64K => {}
         }
         if read == 0 { Answer::End } else { Answer::Send(read) }
-    }
-}
-
-/// A connection's buffer: a small one is part of the task, as for connections that are mostly idle, a large one is not.
-#[derive(Debug)]
-pub enum Buffer {
-    Small([u8; 64]),
-    Large(Vec<u8>),
-}
-
-impl Buffer {
-    pub fn new(handler: Handler) -> Self {
-        if handler.buffer() == 64 { Self::Small([0; 64]) } else { Self::Large(vec![0; handler.buffer()]) }
-    }
-}
-
-impl Deref for Buffer {
-    type Target = [u8];
-
-    #[inline]
-    fn deref(&self) -> &[u8] {
-        match self {
-            Self::Small(bytes) => bytes,
-            Self::Large(bytes) => bytes,
-        }
-    }
-}
-
-impl DerefMut for Buffer {
-    #[inline]
-    fn deref_mut(&mut self) -> &mut [u8] {
-        match self {
-            Self::Small(bytes) => bytes,
-            Self::Large(bytes) => bytes,
-        }
     }
 }
 

@@ -5,7 +5,7 @@ use std::io;
 use kittiwake::io::{AsyncReadExt, AsyncWriteExt};
 use kittiwake::net::{TcpListener, TcpStream};
 use kittiwake::runtime::{Builder, Runtime};
-use kittiwake_benches::{Answer, Buffer, Handler, Program, Session, program};
+use kittiwake_benches::{Answer, Handler, Program, Session, program};
 
 fn main() {
     let program = Program::start();
@@ -38,7 +38,7 @@ async fn serve(handler: Handler) -> io::Result<std::convert::Infallible> {
 
 async fn handle(mut stream: TcpStream, handler: Handler) -> io::Result<()> {
     let mut session = Session::new(handler);
-    let mut buffer = Buffer::new(handler);
+    let mut buffer = vec![0; handler.buffer()];
     loop {
         let read = stream.read(&mut buffer).await?;
         match session.answer(&mut buffer, read) {

@@ -2,7 +2,7 @@
 
 use std::io;
 
-use kittiwake_benches::{Answer, Buffer, Handler, Program, Session, program};
+use kittiwake_benches::{Answer, Handler, Program, Session, program};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::{Builder, Runtime};
@@ -34,7 +34,7 @@ async fn serve(handler: Handler) -> io::Result<std::convert::Infallible> {
 
 async fn handle(mut stream: TcpStream, handler: Handler) -> io::Result<()> {
     let mut session = Session::new(handler);
-    let mut buffer = Buffer::new(handler);
+    let mut buffer = vec![0; handler.buffer()];
     loop {
         let read = stream.read(&mut buffer).await?;
         match session.answer(&mut buffer, read) {

@@ -14,6 +14,8 @@ pub(crate) struct Runtime {
     pub(crate) name: &'static str,
     /// The program for the socket jobs, if it does these, and what it is told.
     pub(crate) serve: Option<&'static str>,
+    /// The program for idle connections, if it is not that one.
+    pub(crate) idle: Option<&'static str>,
     pub(crate) arguments: &'static [&'static str],
     /// Threads that serve. One is pinned to the servers' core; several may use all cores, the load's too.
     pub(crate) workers: usize,
@@ -34,7 +36,7 @@ pub(crate) const RUNTIMES: [Runtime; 12] = [
     Runtime { name: "tokio", arguments: &["--driver", "current_thread"], memory: Some("memory_tokio"), ..TOKIO },
     Runtime { name: "tokio_mt_1", arguments: &["--driver", "multi_thread", "--workers", "1"], ..TOKIO },
     Runtime { name: "tokio_mt_2", arguments: &["--driver", "multi_thread", "--workers", "2"], workers: 2, ..TOKIO },
-    Runtime { name: "smol", serve: Some("serve_smol"), memory: Some("memory_smol"), ..PEER },
+    Runtime { name: "smol", serve: Some("serve_smol"), idle: Some("idle_smol"), memory: Some("memory_smol"), ..PEER },
     Runtime { name: "monoio", arguments: &["--driver", "epoll"], memory: Some("memory_monoio"), ..MONOIO },
     Runtime { name: "monoio_uring", arguments: &["--driver", "io_uring"], ..MONOIO },
     Runtime { name: "compio", arguments: &["--driver", "epoll"], memory: Some("memory_compio"), ..COMPIO },
@@ -47,22 +49,32 @@ pub(crate) const RUNTIMES: [Runtime; 12] = [
     },
 ];
 
-pub(crate) const KITTIWAKE: Runtime =
-    Runtime { name: "kittiwake", serve: Some("serve_kittiwake"), memory: Some("memory_kittiwake"), ..BY_HAND };
+pub(crate) const KITTIWAKE: Runtime = Runtime {
+    name: "kittiwake",
+    serve: Some("serve_kittiwake"),
+    idle: Some("idle_kittiwake"),
+    memory: Some("memory_kittiwake"),
+    ..BY_HAND
+};
 
 const BY_HAND: Runtime = Runtime { peer: false, ..PEER };
-const TOKIO: Runtime = Runtime { serve: Some("serve_tokio"), ..PEER };
+const TOKIO: Runtime = Runtime { serve: Some("serve_tokio"), idle: Some("idle_tokio"), ..PEER };
 const MONOIO: Runtime = Runtime { serve: Some("serve_monoio"), lacks: &[MemoryJob::Wake], ..PEER };
 const COMPIO: Runtime = Runtime { serve: Some("serve_compio"), ..PEER };
 
 const PEER: Runtime =
-    Runtime { name: "", serve: None, arguments: &[], workers: 1, memory: None, lacks: &[], peer: true };
+    Runtime { name: "", serve: None, idle: None, arguments: &[], workers: 1, memory: None, lacks: &[], peer: true };
 
 pub(crate) fn runtime(name: &str) -> Option<Runtime> {
     RUNTIMES.into_iter().find(|runtime| runtime.name == name)
 }
 
 impl Runtime {
+    /// The program that serves with this handler.
+    pub(crate) fn server(&self, handler: Handler) -> Option<&'static str> {
+        if handler == Handler::Echo64 { self.idle.or(self.serve) } else { self.serve }
+    }
+
     /// Whether it talks to the kernel by io_uring, which a kernel may refuse. valgrind hears no signal while it waits
     /// there, so such a server could not be ended and counted.
     pub(crate) fn is_on_io_uring(&self) -> bool {
