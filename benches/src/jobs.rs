@@ -105,6 +105,12 @@ impl MemoryJob {
         Self::ALL.into_iter().find(|job| job.name() == name)
     }
 
+    /// Whether each run takes the same instructions: not where two threads meet as they happen to, nor where time decides
+    /// how many timers fire at once.
+    pub fn is_exact(self) -> bool {
+        !matches!(self, Self::Wake | Self::Fire)
+    }
+
     /// Whether a runtime needs timers for it.
     pub fn needs_timers(self) -> bool {
         matches!(self, Self::Timer | Self::Fire | Self::Timeout)

@@ -236,10 +236,12 @@ pub(crate) fn describe(job: MemoryJob) -> &'static str {
         MemoryJob::Yield1000 => "1,000 tasks yield n/1,000 times each",
         MemoryJob::Two => "The main future and a local task set a flag and wake each other in turn, n times",
         MemoryJob::Wake => {
-            "The main future is woken by another thread, n times; both threads' instructions, so not exact"
+            "The main future is woken by another thread, n times. Both threads' instructions; how they meet varies, so not exact"
         }
         MemoryJob::Timer => "A sleep of 30 s, polled once and dropped, n times",
-        MemoryJob::Fire => "n tasks sleep (i * 7919) mod 100,000 µs",
+        MemoryJob::Fire => {
+            "n tasks sleep (i * 7919) mod 100,000 µs. How many fire at once depends on time, so not exact"
+        }
         MemoryJob::Timeout => "A timeout of 30 s around a future that is ready, n times",
     }
 }
