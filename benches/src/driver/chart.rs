@@ -51,7 +51,15 @@ fn bar_panel(area: &Area<'_>, panel: &Panel) -> Drawn {
         .set_label_area_size(LabelAreaPosition::Left, NAMES)
         .set_label_area_size(LabelAreaPosition::Bottom, 22)
         .build_cartesian_2d(0.0..longest * FIGURES, rows..0.0)?;
-    chart.configure_mesh().disable_y_mesh().disable_y_axis().x_labels(5).light_line_style(WHITE).draw()?;
+    let label = |value: &f64| figure(*value);
+    chart
+        .configure_mesh()
+        .disable_y_mesh()
+        .disable_y_axis()
+        .x_labels(5)
+        .x_label_formatter(&label)
+        .light_line_style(WHITE)
+        .draw()?;
     for (at, bar) in panel.bars.iter().enumerate() {
         let (top, middle, bottom) = (at as f64 + 0.15, at as f64 + 0.5, at as f64 + 0.85);
         let colour = colour(&bar.name).filled();
@@ -81,13 +89,24 @@ fn lines(file: &Path, x: &str, y: &str, lines: &[(String, Vec<(f64, f64)>)]) -> 
         let (low, high) = values.fold((f64::MAX, f64::MIN_POSITIVE), |(low, high), v| (low.min(v), high.max(v)));
         low * 0.8..high * 1.25
     };
-    let (xs, ys) = (range(&mut points().map(|point| point.0)), range(&mut points().map(|point| point.1)));
+    let (xs, mut ys) = (range(&mut points().map(|point| point.0)), range(&mut points().map(|point| point.1)));
+    // Room for the legend above the lines.
+    ys.end *= 3.0;
     let mut chart = ChartBuilder::on(&root)
         .margin(12)
         .set_label_area_size(LabelAreaPosition::Left, 60)
         .set_label_area_size(LabelAreaPosition::Bottom, 45)
         .build_cartesian_2d(xs.log_scale(), ys.log_scale())?;
-    chart.configure_mesh().x_desc(x).y_desc(y).light_line_style(WHITE).label_style(("sans-serif", 14)).draw()?;
+    let label = |value: &f64| format!("{value}");
+    chart
+        .configure_mesh()
+        .x_desc(x)
+        .y_desc(y)
+        .x_label_formatter(&label)
+        .y_label_formatter(&label)
+        .light_line_style(WHITE)
+        .label_style(("sans-serif", 14))
+        .draw()?;
     for (name, points) in lines {
         let colour = colour(name);
         chart
@@ -97,6 +116,7 @@ fn lines(file: &Path, x: &str, y: &str, lines: &[(String, Vec<(f64, f64)>)]) -> 
     }
     chart
         .configure_series_labels()
+        .position(SeriesLabelPosition::UpperLeft)
         .border_style(BLACK)
         .background_style(WHITE)
         .label_font(("sans-serif", 13))

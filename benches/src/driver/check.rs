@@ -131,7 +131,8 @@ fn echo() -> Result<f64> {
     let open = |server: &Server| -> Result<Box<dyn Load>> {
         Ok(Box::new(PingPong::open(server.address, 32, 64, Duration::ZERO)?))
     };
-    let count = || count_requests(Counter::Instructions, &KITTIWAKE, Handler::Echo4K, &options, ECHO_REQUESTS, &open);
+    let count =
+        || count_requests(Counter::Instructions, &KITTIWAKE, Handler::Echo4K, &options, ECHO_REQUESTS, 32, &open);
     Ok(median(&[count()?, count()?, count()?]))
 }
 

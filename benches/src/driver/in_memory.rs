@@ -11,7 +11,7 @@ use super::args::Options;
 use super::plan::{self, KITTIWAKE, Runtime};
 use super::stats::{Estimate, median};
 use super::table::{Chart, Panel, Section, Table, fixed, grouped, interval};
-use super::tools::{Tools, count_operations, run_memory};
+use super::tools::{Counter, Tools, count_operations, run_memory};
 use super::{machine, progress};
 
 /// Slices for each runtime, usually. One is a run of the program, of some milliseconds.
@@ -119,6 +119,9 @@ fn section(job: MemoryJob, runtimes: &[Runtime], counts: &[f64], times: &[Vec<f6
         .filter(|panel| panel.bars.iter().any(|bar| bar.value.is_finite()))
         .collect();
     let mut notes = vec![format!("{}. Both columns are per operation.", plan::describe(job))];
+    if counts.iter().any(|count| count.is_finite()) {
+        notes.push(Counter::Instructions.explain());
+    }
     if times.is_empty() {
         notes.push("Not timed: all runtimes wait for the same 100 ms.".to_owned());
     }

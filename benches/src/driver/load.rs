@@ -108,6 +108,8 @@ impl PingPong {
             epoll::add(&epoll, &stream, EventData::new_u64(key as u64), interest)?;
             all.push(Connection { stream, unsent: 0, missing: 0, begun: Instant::now() });
         }
+        // The server accepts them all and waits for their first request, as in a server's life.
+        thread::sleep(Duration::from_millis(20));
         let (message, buffer) = (vec![b'x'; bytes], vec![0; bytes]);
         Ok(Self { epoll, events: Vec::with_capacity(1024), connections: all, message, buffer, think })
     }

@@ -61,7 +61,7 @@ fn measure(options: &Options) -> Result<bool> {
             Job::Socket(job) => sockets::run(job, &runtimes, options, &tools),
         };
         match outcome {
-            Ok(sections) => report.add(sections)?,
+            Ok(sections) => report.add(job.name(), sections)?,
             Err(error) => report.failed(job.name(), &error),
         }
     }

@@ -201,7 +201,7 @@ fn socket_jobs() -> Vec<SocketJob> {
         ),
         other(
             "idle-cpu",
-            "CPU time of a server with 1,000 idle connections",
+            "CPU time of a server whose connections are idle",
             Kind::IdleCpu { connections: 1000 },
             Handler::Echo64,
         ),

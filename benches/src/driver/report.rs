@@ -50,10 +50,11 @@ impl Report {
     }
 
     /// Adds a job's sections, and prints them.
-    pub(crate) fn add(&mut self, sections: Vec<Section>) -> Result<()> {
+    pub(crate) fn add(&mut self, job: &str, sections: Vec<Section>) -> Result<()> {
         for section in sections {
             let Section { title, notes, table, chart } = section;
-            let mut text = format!("\n## {title}\n\n{}\n\n{}", notes.join("\n"), table.to_markdown());
+            let again = format!("Again: `cargo run --release -- --jobs {job}`.");
+            let mut text = format!("\n## {title}\n\n{}\n{again}\n\n{}", notes.join("\n"), table.to_markdown());
             if let Some((name, chart)) = chart {
                 let file = format!("{name}.svg");
                 fs::create_dir_all(&self.folder).with_context(|| format!("cannot make {}", self.folder.display()))?;

@@ -130,14 +130,15 @@ fn open(job: &SocketJob, pause: Duration, server: &Server) -> Result<Box<dyn Loa
 /// System calls and instructions per request of each row; NaN where they are not counted.
 fn counts(job: &SocketJob, rows: &[Row], options: &Options, tools: Tools) -> Result<Vec<(f64, f64)>> {
     let wanted = options.counts && (!options.quick || job.quick_counts);
-    let many = match job.kind {
-        Kind::PingPong { connections, bytes: 64 } => connections as u64,
-        _ => 1,
+    let round = match job.kind {
+        Kind::PingPong { connections, .. } => connections as u64,
+        Kind::Churn { in_flight } => in_flight as u64,
+        _ => 1000,
     };
-    let requests = (many * 1000_u64.div_ceil(many), many * 3000_u64.div_ceil(many));
+    let requests = (round * 1000_u64.div_ceil(round), round * 3000_u64.div_ceil(round));
     let count = |counter, row: &Row| {
         let load = |server: &Server| open(job, Duration::ZERO, server);
-        count_requests(counter, &row.runtime, job.handler, options, requests, &load)
+        count_requests(counter, &row.runtime, job.handler, options, requests, round, &load)
     };
     rows.iter()
         .map(|row| {
@@ -188,6 +189,9 @@ fn section(job: &SocketJob, rows: &[Row], counts: &[(f64, f64)]) -> Section {
         rates.add(&row.name, median(&row.rates));
     }
     let mut notes = vec![format!("{}. {} slices for each.", job.what, floor.rates.len())];
+    if counts.iter().any(|(calls, instructions)| calls.is_finite() || instructions.is_finite()) {
+        notes.push(format!("{} {}", Counter::SystemCalls.explain(), Counter::Instructions.explain()));
+    }
     if matches!(job.kind, Kind::Stream) {
         notes.push(format!("{} requests are one GiB.", (1 << 30) / BLOCK));
     }

@@ -1,9 +1,12 @@
 //! What strace and callgrind count: the outside of both, and the reading of what they print.
 
 use std::fs;
+use std::io::Read;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use kittiwake_benches::{Handler, MemoryJob};
@@ -61,6 +64,15 @@ impl Counter {
         words.iter().map(|word| (*word).to_owned()).collect()
     }
 
+    /// The command, for the report.
+    pub(crate) fn explain(self) -> String {
+        let what = match self {
+            Self::SystemCalls => "System calls",
+            Self::Instructions => "Instructions",
+        };
+        format!("{what}: `{} PROGRAM ARGUMENTS`, the difference of two run lengths.", self.command("FILE").join(" "))
+    }
+
     fn total(self, text: &str) -> Option<u64> {
         match self {
             Self::SystemCalls => strace_total(text),
@@ -75,12 +87,16 @@ impl Counter {
 }
 
 /// What a server does for each request: the difference of two runs, of `few` and of `many` requests.
+///
+/// strace makes a server so slow that the next request would mostly be there before it looks for it, and it would
+/// never have to wait. So system calls are counted in rounds: `round` requests at once, and the next when all are answered.
 pub(crate) fn count_requests(
     counter: Counter,
     runtime: &Runtime,
     handler: Handler,
     options: &Options,
     (few, many): (u64, u64),
+    round: u64,
     open: &dyn Fn(&Server) -> Result<Box<dyn Load>>,
 ) -> Result<f64> {
     let mut totals = [0; 2];
@@ -88,10 +104,14 @@ pub(crate) fn count_requests(
         progress::step(&format!("{}: {counter:?} of {requests} requests", runtime.name));
         let file = Scratch::new();
         let mut server = Server::start(runtime, handler, options, &counter.command(&file.name()))?;
-        let outcome = open(&server).and_then(|mut load| load.slice(Until::Requests(requests), &mut histogram()));
+        let round = if counter == Counter::SystemCalls { round } else { requests };
+        let outcome = open(&server).and_then(|mut load| {
+            let mut latency = histogram();
+            (0..requests / round).try_for_each(|_| load.slice(Until::Requests(round), &mut latency).map(drop))
+        });
         outcome.map_err(|error| server.explain(error))?;
         // The connections are closed now; let the server see it, in both runs.
-        std::thread::sleep(std::time::Duration::from_millis(100));
+        thread::sleep(Duration::from_millis(100));
         server.stop()?;
         *total = counter.read(&file.path)?;
     }
@@ -115,18 +135,41 @@ pub(crate) fn run_memory(tool: &[String], cores: &str, runtime: &Runtime, job: M
     let program = build::path(runtime.memory.with_context(|| format!("{} has no in-memory jobs", runtime.name))?)?;
     let mut command = build::under(tool, &program);
     command.args(["--cores", cores, "memory", job.name(), &n.to_string()]);
-    let output = command.stdin(Stdio::null()).output().with_context(|| format!("cannot start {command:?}"))?;
-    let said = String::from_utf8_lossy(&output.stderr);
-    ensure!(
-        output.status.success(),
-        "{} ended ({}) in job {}: {}",
-        runtime.name,
-        output.status,
-        job.name(),
-        said.trim()
-    );
-    let printed = String::from_utf8_lossy(&output.stdout);
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let child = command.spawn().with_context(|| format!("cannot start {command:?}"))?;
+    let (status, printed, said) =
+        Ending(child).wait().with_context(|| format!("{} in job {}", runtime.name, job.name()))?;
+    ensure!(status.success(), "{} ended ({status}) in job {}: {}", runtime.name, job.name(), said.trim());
     printed.trim().parse().with_context(|| format!("{} printed no time but {:?}", runtime.name, printed.trim()))
+}
+
+/// A child that ends by itself, soon, or is ended.
+struct Ending(Child);
+
+impl Ending {
+    /// Waits for the end. Returns the status, the standard output and the standard error; both are short.
+    fn wait(mut self) -> Result<(ExitStatus, String, String)> {
+        const PATIENCE: Duration = Duration::from_secs(120);
+        let deadline = Instant::now() + PATIENCE;
+        let status = loop {
+            if let Some(status) = self.0.try_wait()? {
+                break status;
+            }
+            ensure!(Instant::now() < deadline, "it did not end within {PATIENCE:?}");
+            thread::sleep(Duration::from_micros(500));
+        };
+        let (mut printed, mut said) = (String::new(), String::new());
+        self.0.stdout.take().context("a pipe")?.read_to_string(&mut printed)?;
+        self.0.stderr.take().context("a pipe")?.read_to_string(&mut said)?;
+        Ok((status, printed, said))
+    }
+}
+
+impl Drop for Ending {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
 }
 
 /// A file for a tool's output, removed in the end.
