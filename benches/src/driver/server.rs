@@ -105,8 +105,11 @@ impl Server {
         thread::sleep(Duration::from_millis(50));
         match self.child.try_wait() {
             Ok(Some(status)) => {
-                let said = self.said();
-                error.context(format!("{} ended ({status}), saying: {}", self.name, said.trim()))
+                let said = match self.said().trim() {
+                    "" => "nothing".to_owned(),
+                    said => format!("{said:?}"),
+                };
+                error.context(format!("{} ended ({status}) and said {said}", self.name))
             }
             _ => error.context(format!("with {}, which still runs", self.name)),
         }
