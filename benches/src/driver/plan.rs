@@ -157,13 +157,14 @@ fn socket_jobs() -> Vec<SocketJob> {
         ping("ping-1", "Ping-pong of 64 bytes on 1 connection", 1),
         SocketJob { quick: false, ..ping("ping-2", "Ping-pong of 64 bytes on 2 connections", 2) },
         SocketJob { quick: false, ..ping("ping-4", "Ping-pong of 64 bytes on 4 connections", 4) },
-        ping("ping-8", "Ping-pong of 64 bytes on 8 connections", 8),
+        SocketJob { quick: false, ..ping("ping-8", "Ping-pong of 64 bytes on 8 connections", 8) },
         SocketJob { quick_counts: true, ..ping("ping-32", "Ping-pong of 64 bytes on 32 connections", 32) },
         ping("ping-64", "Ping-pong of 64 bytes on 64 connections", 64),
         ping("ping-1000", "Ping-pong of 64 bytes on 1,000 connections", 1000),
         SocketJob {
             kind: Kind::PingPong { connections: 8, bytes: 65536 },
             handler: Handler::Echo64K,
+            quick: false,
             ..ping("big-8", "Ping-pong of 64 KiB on 8 connections, buffer of 64 KiB", 8)
         },
         SocketJob {
