@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use kittiwake_benches::{Handler, MemoryJob};
 
-use super::args::{Options, package_folder};
+use super::args::Options;
 use super::load::{Load, Until, histogram};
 use super::machine;
 use super::plan::Runtime;
@@ -102,7 +102,7 @@ pub(crate) fn count_requests(
     let mut totals = [0; 2];
     for (total, requests) in totals.iter_mut().zip([few, many]) {
         progress::step(&format!("{}: {counter:?} of {requests} requests", runtime.name));
-        let file = Scratch::new();
+        let file = Scratch::new()?;
         let mut server = Server::start(runtime, handler, options, &counter.command(&file.name()))?;
         let round = if counter == Counter::SystemCalls { round } else { requests };
         let outcome = open(&server).and_then(|mut load| {
@@ -122,7 +122,7 @@ pub(crate) fn count_requests(
 pub(crate) fn count_operations(runtime: &Runtime, job: MemoryJob, n: u64) -> Result<f64> {
     let mut totals = [0; 2];
     for (total, n) in totals.iter_mut().zip([n, 2 * n]) {
-        let file = Scratch::new();
+        let file = Scratch::new()?;
         let tool = Counter::Instructions.command(&file.name());
         run_memory(&tool, &machine::all_cores(), runtime, job, n)?;
         *total = Counter::Instructions.read(&file.path)?;
@@ -178,11 +178,12 @@ struct Scratch {
 }
 
 impl Scratch {
-    fn new() -> Self {
+    /// Beside the programs, wherever these are built.
+    fn new() -> Result<Self> {
         static COUNT: AtomicUsize = AtomicUsize::new(0);
         let number = COUNT.fetch_add(1, Ordering::Relaxed);
-        let folder = package_folder().join("target");
-        Self { path: folder.join(format!("counts.{}.{number}", std::process::id())) }
+        let name = format!("counts.{}.{number}", std::process::id());
+        Ok(Self { path: std::env::current_exe()?.with_file_name(name) })
     }
 
     fn name(&self) -> String {
