@@ -96,7 +96,10 @@ impl<T> Future for JoinHandle<T> {
         let task = self.task.as_mut().expect("a JoinHandle was polled after it was ready");
         // It has one: a task is never dropped unrun, for which async-task has a panic here.
         let outcome = std::task::ready!(Pin::new(task).poll(cx));
-        self.task = None;
+        // Not dropped: that would cancel it first, which has come too late.
+        if let Some(task) = self.task.take() {
+            task.detach();
+        }
         Poll::Ready(outcome.take())
     }
 }
