@@ -166,8 +166,10 @@ impl Deadline {
     }
 
     #[inline]
-    fn start(&self) {
-        self.since.store(Instant::now().to_bits(), Ordering::Relaxed);
+    fn start(&self) -> u64 {
+        let now = Instant::now().to_bits();
+        self.since.store(now, Ordering::Relaxed);
+        now
     }
 
     #[inline]
@@ -185,12 +187,12 @@ impl Deadline {
     fn expire(&self, cx: &mut Context<'_>, direction: Direction) -> Poll<io::Error> {
         // Without budget the call was perhaps not tried, and what is there goes before a clock.
         ready!(budget::poll_proceed(cx));
-        if !self.is_waited_in() {
-            self.start();
-        }
         let mut settings = self.settings.lock();
-        // Not stopped meanwhile, unless by another task that reads the same stream: then this one polls again after that.
-        let since = self.since.load(Ordering::Relaxed);
+        // Read once: another task that uses the stream, or whoever sets a limit, may stop it at any time.
+        let since = match self.since.load(Ordering::Relaxed) {
+            0 => self.start(),
+            since => since,
+        };
         let idle_since = since.max(self.active.load(Ordering::Relaxed));
         let end = |since: u64, limit: Option<Duration>| limit.map(|limit| Instant::from_bits(since).later(limit));
         let ends = [(end(since, settings.operation), Limit::Operation), (end(idle_since, settings.idle), Limit::Idle)];

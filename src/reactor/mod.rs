@@ -158,6 +158,12 @@ impl Reactor {
         Waker::from(self.registry.ring.clone())
     }
 
+    /// Ends it; its drop does so too. Whoever waits on a socket that is bound here fails once, and the next operation that
+    /// must wait binds to the runtime it is polled in.
+    pub(crate) fn close(&self) {
+        self.registry.close();
+    }
+
     pub(crate) fn registry(&self) -> &Arc<Registry> {
         &self.registry
     }
@@ -202,7 +208,7 @@ impl Reactor {
 
 impl Drop for Reactor {
     fn drop(&mut self) {
-        self.registry.close();
+        self.close();
     }
 }
 

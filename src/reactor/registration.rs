@@ -39,7 +39,7 @@ pub(crate) trait Observer {
     /// An operation is over, and has moved bytes or not.
     fn settled(&self, direction: Direction, moved: bool);
 
-    /// An operation has to wait; `Ready` if it is not to.
+    /// An operation has to wait; `Ready` if it is not to, and why. If there is something to do all the same, it is done.
     fn poll_waiting(&self, cx: &mut Context<'_>, direction: Direction) -> Poll<io::Error>;
 }
 
@@ -108,8 +108,29 @@ impl<S: AsFd> Registration<S> {
                 Poll::Ready(Err(error))
             }
             // Asked after the waker is stored: whoever begins to observe wakes those who wait.
-            Poll::Pending if self.is_observed(direction) => observer.poll_waiting(cx, direction).map(Err),
+            Poll::Pending if self.is_observed(direction) => {
+                let refused = ready!(observer.poll_waiting(cx, direction));
+                Poll::Ready(self.last_look(cx, direction, full, observer, &mut transfer, refused))
+            }
             Poll::Pending => Poll::Pending,
+        }
+    }
+
+    /// The operation is not to wait. But what there is goes before that, and the reactor may not have heard of it yet.
+    #[cold]
+    fn last_look(
+        &self,
+        cx: &mut Context<'_>,
+        direction: Direction,
+        full: Option<usize>,
+        observer: &impl Observer,
+        transfer: &mut dyn FnMut(&S) -> io::Result<usize>,
+        refused: io::Error,
+    ) -> io::Result<usize> {
+        self.link.0.forget_poll(direction, cx.waker());
+        match self.try_transfer(direction, full, observer, transfer) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Err(refused),
+            result => result,
         }
     }
 

@@ -413,6 +413,17 @@ impl<B> Source<B> {
         drop(removed);
     }
 
+    /// Removes the waker of an `AsyncRead` or `AsyncWrite` operation that waits no longer: the end of a reactor is none of its
+    /// business. Not if another one has polled since.
+    #[cold]
+    pub(crate) fn forget_poll(&self, direction: Direction, waker: &Waker) {
+        let mut waiting = self.lock();
+        // Comparing is not foreign code: two pairs of addresses.
+        let removed = waiting.waiters(direction).poll.take_if(|stored| stored.will_wake(waker));
+        drop(waiting);
+        drop(removed);
+    }
+
     /// Ends the binding and wakes everybody: their waits are lost.
     pub(crate) fn orphan(&self, wakers: &mut Vec<Waker>) -> Option<B> {
         let mut waiting = self.lock();

@@ -15,9 +15,9 @@
 //! 1. [`Worker::shut_down`] refuses new tasks and tells all tasks to end;
 //! 2. it runs them until the list is empty: each drops its future, and with it its sockets;
 //! 3. the pool ends: closures that no thread has begun are dropped, those that run go on alone;
-//! 4. the timers end, and with them the waits of sleeps that live on elsewhere;
-//! 5. the inbox closes; wakes that still come find nobody;
-//! 6. the reactor is dropped, and orphans the sockets that live on elsewhere.
+//! 4. the reactor closes, and orphans the sockets that live on elsewhere;
+//! 5. the timers end, and with them the waits of sleeps that live on elsewhere;
+//! 6. the inbox closes; wakes that still come find nobody.
 
 use std::io;
 use std::panic::resume_unwind;
@@ -207,7 +207,9 @@ impl Worker {
         self.executor.take_posts();
         let none = self.end(Which::All);
         self.pool.close();
-        // Before the queue is left: this may wake the future of a call that is over.
+        // The reactor first: the timers wake streams with timeouts, which then must know that their wait is lost. Both before the
+        // queue is left: they may wake the future of a call that is over.
+        self.reactor.close();
         self.timers.close();
         self.executor.leave(none);
         self.executor.close();

@@ -150,6 +150,10 @@ impl Timers {
 
     /// Ends the worker's timers and wakes whoever waits for them.
     pub(crate) fn close(&self) {
+        // A waker that polls where it is woken is to find no timers here any more.
+        if self.is_here() {
+            drop(CURRENT.with(|current| current.take()));
+        }
         let mut wakers = Vec::new();
         let mut inner = self.inner.lock();
         let ring = inner.ring.take();

@@ -477,9 +477,9 @@ impl TcpStream {
 
     /// Sets how long the stream may be idle before a read or a write that waits fails with `TimedOut`.
     ///
-    /// As [`set_read_timeout`](TcpStream::set_read_timeout), but each read *and* write that succeeds pushes the time back: a
-    /// task that waits for requests is left in peace while another still sends a long reply. If both a read and a write wait
-    /// when the time is over, both fail. It may be set beside the other two; what is over first counts.
+    /// As [`set_read_timeout`](TcpStream::set_read_timeout), for both, but each read *and* write that moves bytes pushes the time
+    /// of the other back: a task that waits for requests is left in peace while another still sends a long reply. A read and a
+    /// write that wait both have each its own time. It may be set beside the other two; what is over first counts.
     ///
     /// # Errors
     /// As for [`set_read_timeout`](TcpStream::set_read_timeout).
