@@ -8,26 +8,27 @@
 //! # An echo server
 //! ```no_run
 //! use kittiwake::io::{AsyncReadExt, AsyncWriteExt};
-//! use kittiwake::net::TcpListener;
+//! use kittiwake::net::{TcpListener, TcpStream, serve};
 //!
 //! fn main() -> std::io::Result<()> {
 //!     kittiwake::block_on(async {
 //!         let listener = TcpListener::bind("127.0.0.1:7000").await?;
-//!         loop {
-//!             let (mut stream, _) = listener.accept().await?;
-//!             kittiwake::spawn(async move {
-//!                 let mut buf = [0; 4096];
-//!                 loop {
-//!                     match stream.read(&mut buf).await? {
-//!                         0 => return std::io::Result::Ok(()),
-//!                         n => stream.write_all(&buf[..n]).await?,
-//!                     }
-//!                 }
-//!             });
-//!         }
+//!         serve(listener, |stream, _peer| echo(stream)).await?;
+//!         Ok(())
 //!     })
 //! }
+//!
+//! async fn echo(mut stream: TcpStream) -> std::io::Result<()> {
+//!     let mut buf = [0; 4096];
+//!     loop {
+//!         match stream.read(&mut buf).await? {
+//!             0 => return Ok(()),
+//!             n => stream.write_all(&buf[..n]).await?,
+//!         }
+//!     }
+//! }
 //! ```
+//! [`serve`](net::serve()) is the loop that accepts; with a [`TcpListener`](net::TcpListener) and [`spawn`] it can be written by hand.
 //!
 //! # What is promised
 //! 1. **No lost wake-up.** Once an operation has returned `Pending`, the task is woken when it can go on,

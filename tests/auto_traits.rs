@@ -1,9 +1,15 @@
 //! What the public types may be used for: between threads, across a `catch_unwind`, without pinning. To take one of these
 //! away would break programs.
 
+use std::future::Ready;
+use std::marker::PhantomPinned;
+use std::net::SocketAddr;
 use std::panic::{RefUnwindSafe, UnwindSafe};
 
-use kittiwake::net::{Accept, Incoming, OwnedReadHalf, OwnedWriteHalf, ReadHalf, TcpListener, TcpStream, WriteHalf};
+use kittiwake::net::{
+    Accept, Incoming, OwnedReadHalf, OwnedWriteHalf, ReadHalf, Report, Serve, Serving, Shutdown, TcpListener,
+    TcpStream, WriteHalf,
+};
 use kittiwake::runtime::{Builder, Handle, Metrics, Runtime, ShutdownTimeout};
 use kittiwake::signal::CtrlC;
 use kittiwake::signal::unix::{Signal, SignalKind};
@@ -17,6 +23,16 @@ fn unpin<T: Unpin>() {}
 fn sockets_go_between_threads() {
     send_and_sync::<(TcpListener, TcpStream, OwnedReadHalf, OwnedWriteHalf)>();
     send_and_sync::<(ReadHalf<'_>, WriteHalf<'_>, Accept<'_>, Incoming<'_>)>();
+}
+
+#[test]
+fn servers_go_between_threads() {
+    type Handler = fn(TcpStream, SocketAddr) -> Ready<()>;
+    fn send<T: Send>() {}
+    send::<(Serve<TcpListener, Handler, Ready<()>>, Serving<TcpListener, Handler, Ready<()>>)>();
+    send_and_sync::<(Shutdown, Report)>();
+    unwind_safe::<(Shutdown, Report)>();
+    unpin::<(Serving<TcpListener, Handler, PhantomPinned>, Shutdown)>();
 }
 
 #[test]
@@ -37,5 +53,5 @@ fn sockets_tasks_and_runtimes_cross_a_catch_unwind() {
 
 #[test]
 fn futures_and_streams_need_no_pinning() {
-    unpin::<(JoinHandle<std::marker::PhantomPinned>, Accept<'_>, Incoming<'_>, YieldNow, CtrlC, Signal)>();
+    unpin::<(JoinHandle<PhantomPinned>, Accept<'_>, Incoming<'_>, YieldNow, CtrlC, Signal)>();
 }

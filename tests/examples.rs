@@ -7,6 +7,7 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 
 use support::{PATIENCE, within};
 
@@ -107,7 +108,7 @@ fn echo_serves_everybody_though_it_runs_out_of_descriptors() {
     });
 }
 
-/// Until there are signals, this is how one ends it.
+/// It listens to no signals: this is how one ends it.
 #[test]
 fn kill_ends_echo() {
     const SIGTERM: i32 = 15;
@@ -120,6 +121,66 @@ fn kill_ends_echo() {
         assert_eq!(echo.child.wait().unwrap().signal(), Some(SIGTERM), "the signal must end it");
         assert_eq!(client.read(&mut [0; 8]).unwrap(), 0, "its clients must read the end");
     });
+}
+
+/// A deployment under load: what was accepted is answered, nobody waits for those who have nothing more to say, and the service
+/// manager sees a good end.
+#[test]
+fn a_first_signal_lets_serve_answer_everybody_and_ends_it() {
+    for signal in ["TERM", "INT"] {
+        within(move || {
+            let mut echo = Echo::start_serve();
+            let mut idle: Vec<_> = (0..20).map(|_| echo.connect()).collect();
+            idle.iter_mut().for_each(|client| exchange(client, b"hello"));
+            // In by the time those after it are served, and silent until the end has begun.
+            let mut late = echo.connect();
+            let answered = AtomicUsize::new(0);
+            std::thread::scope(|scope| {
+                for _ in 0..4 {
+                    scope.spawn(|| {
+                        while is_answered(echo.address) {
+                            answered.fetch_add(1, SeqCst);
+                        }
+                    });
+                }
+                while answered.load(SeqCst) < 500 {
+                    std::thread::yield_now();
+                }
+                echo.signal(signal);
+            });
+            exchange(&mut late, b"at last");
+            idle.into_iter().for_each(|client| assert_eq!(support::read_all(client), b""));
+            assert_eq!(support::read_all(late), b"");
+            let (report, errors) = echo.ended();
+            let answered = answered.into_inner() + 21;
+            let mut numbers = report.split(|sign: char| !sign.is_ascii_digit()).filter_map(|word| word.parse().ok());
+            let (accepted, served): (usize, usize) = (numbers.next().unwrap(), numbers.next().unwrap());
+            assert_eq!(accepted, served, "all are served: {report}");
+            assert!(report.contains(" 0 open"), "nobody is cut off: {report}");
+            assert_eq!(accepted, answered, "all that are accepted are answered: {report}");
+            assert_eq!(errors, "");
+        });
+    }
+}
+
+/// Whoever says it twice does not want to wait.
+#[test]
+fn a_second_signal_ends_serve_at_once() {
+    for signals in [["TERM", "TERM"], ["INT", "INT"], ["INT", "TERM"]] {
+        within(move || {
+            let mut echo = Echo::start_serve();
+            let silent = echo.connect();
+            exchange(&mut echo.connect(), b"the silent one is in too");
+            echo.signal(signals[0]);
+            while TcpStream::connect(echo.address).is_ok() {}
+            assert!(echo.child.try_wait().unwrap().is_none(), "it waits for the silent client");
+            echo.signal(signals[1]);
+            let (report, errors) = echo.ended();
+            let peer = silent.local_addr().unwrap();
+            assert!(report.contains(&format!("\n{peer} was open for ")), "{report}");
+            assert_eq!(errors, "");
+        });
+    }
 }
 
 /// The pair of them, as the README has it.
@@ -234,6 +295,14 @@ impl Echo {
         Self::start_by(command)
     }
 
+    /// The one that ends gracefully.
+    #[track_caller]
+    fn start_serve() -> Self {
+        let mut command = Command::new(example("serve"));
+        command.arg(support::own_address());
+        Self::start_by(command)
+    }
+
     #[track_caller]
     fn start_by(mut command: Command) -> Self {
         let piped = command.stdout(Stdio::piped()).stderr(Stdio::piped()).stdin(Stdio::null());
@@ -241,7 +310,7 @@ impl Echo {
         let mut stdout = BufReader::new(child.stdout.take().unwrap());
         let mut line = String::new();
         stdout.read_line(&mut line).unwrap();
-        let address = line.trim_end().strip_prefix("echo: listening on ").and_then(|address| address.parse().ok());
+        let address = line.trim_end().split_once(": listening on ").and_then(|(_, address)| address.parse().ok());
         let address = address.unwrap_or_else(|| panic!("its first line must say where it listens, not {line:?}"));
         Self { child, stdout, address }
     }
@@ -252,6 +321,24 @@ impl Echo {
         client.set_read_timeout(Some(PATIENCE)).unwrap();
         client.set_write_timeout(Some(PATIENCE)).unwrap();
         client
+    }
+
+    #[track_caller]
+    fn signal(&self, name: &str) {
+        let sent = Command::new("kill").args(["-s", name, &self.child.id().to_string()]).status().expect("kill runs");
+        assert!(sent.success());
+    }
+
+    /// Waits until it has ended well, and returns its report and what it said on stderr.
+    #[track_caller]
+    fn ended(&mut self) -> (String, String) {
+        assert_eq!(self.child.wait().unwrap().code(), Some(0));
+        let (mut report, mut errors) = (String::new(), String::new());
+        self.stdout.read_to_string(&mut report).unwrap();
+        self.child.stderr.take().unwrap().read_to_string(&mut errors).unwrap();
+        let report =
+            report.strip_prefix("serve: ").unwrap_or_else(|| panic!("it must say how it went, not {report:?}"));
+        (report.to_owned(), errors)
     }
 
     fn stop(&mut self) -> Said {
@@ -286,6 +373,22 @@ fn exchange(client: &mut TcpStream, bytes: &[u8]) {
         client.read_exact(&mut reply).expect("the bytes come back");
     });
     assert!(reply == bytes, "other bytes came back");
+}
+
+/// One request on a connection of its own; `false` if nobody listens any more.
+#[track_caller]
+fn is_answered(address: SocketAddr) -> bool {
+    let request = [7; 64];
+    let Ok(mut client) = TcpStream::connect(address) else { return false };
+    client.set_read_timeout(Some(PATIENCE)).unwrap();
+    // A client that comes between the last look into the queue and the closing of the socket is reset: it was not accepted.
+    let Ok(()) = client.write_all(&request) else { return false };
+    let mut reply = [0; 64];
+    match client.read_exact(&mut reply) {
+        Ok(()) => assert_eq!(reply, request),
+        Err(error) => assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset, "{error}"),
+    }
+    reply == request
 }
 
 /// Runs an example to its end.

@@ -8,11 +8,12 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::{IoSlice, IoSliceMut};
 use std::path::PathBuf;
 use std::process::Command;
+use std::sync::{Arc, Mutex};
 use std::{env, fs};
 
 use futures_lite::future::{poll_once, try_zip};
 use kittiwake::io::{AsyncReadExt, AsyncWriteExt, Result};
-use kittiwake::net::{TcpStream, lookup_host};
+use kittiwake::net::{ServeError, Shutdown, TcpStream, lookup_host, serve};
 use kittiwake::runtime::Builder;
 use kittiwake::spawn_blocking;
 use support::*;
@@ -57,6 +58,33 @@ fn accept_reports_what_the_process_lacks_and_goes_on() {
                 assert_eq!(reported.raw_os_error(), Some(error), "the kernel's error, as it is");
             }
             listener.accept().await.expect("the connection has waited, and there is no other event");
+        });
+    });
+}
+
+/// Without it a server ends for a moment's lack of something, or for one client's network.
+#[test]
+fn serve_waits_for_what_the_process_lacks_and_goes_on() {
+    const LACKS: [i32; 6] =
+        [libc::EMFILE, libc::ENFILE, libc::ENOBUFS, libc::ENOMEM, libc::ENETDOWN, libc::ECONNABORTED];
+    let faults: Vec<_> = (2..).zip(LACKS).map(|(call, error)| Fault("accept4", error, call, 0)).collect();
+    with_faults("serve_waits_for_what_the_process_lacks_and_goes_on", &faults, || {
+        run_paused(|| async {
+            let (listener, address) = listener().await;
+            let (said, shutdown) = (Arc::new(Mutex::new(Vec::new())), Shutdown::new());
+            let told = said.clone();
+            let serving = serve(listener, |_, _| async {}).with_shutdown(&shutdown).on_error(move |error| {
+                let ServeError::Accept(error) = error else { panic!("{error}") };
+                told.lock().unwrap().push(error.raw_os_error().expect("the kernel's error, as it is"));
+            });
+            let server = kittiwake::spawn(serving.into_future());
+            settle_without_time().await;
+            let mut client = TcpStream::connect(address).await.expect("connect");
+            assert_eq!(client.read(&mut [0; 8]).await.expect("it is served"), 0);
+            shutdown.begin();
+            assert_eq!(server.await.unwrap().expect("it ends well").served, 1);
+            // Who has given up is passed over, and the connection after that is tried for at once.
+            assert_eq!(*said.lock().unwrap(), LACKS[..5], "one report for each wait");
         });
     });
 }

@@ -17,9 +17,11 @@ mod addr;
 mod deadline;
 #[cfg(feature = "listenfd")]
 mod inherited;
+mod serve;
 mod tcp;
 
 pub use addr::{ToSocketAddrs, lookup_host};
+pub use serve::{HandlerOutput, Open, Report, Serve, ServeError, Serving, Shutdown, serve, serve_local};
 pub use std::net::Shutdown as How;
 pub use tcp::{
     Accept, Incoming, OwnedReadHalf, OwnedWriteHalf, ReadHalf, ReuniteError, TcpListener, TcpStream, WriteHalf,

@@ -116,6 +116,22 @@ impl<S: AsFd> Registration<S> {
         }
     }
 
+    /// Runs `operation` when it can go on. As with a poll trait's, the last poll's waker is woken.
+    pub(crate) fn poll_operation<R>(
+        &self,
+        cx: &mut Context<'_>,
+        direction: Direction,
+        mut operation: impl FnMut(&S) -> io::Result<R>,
+    ) -> Poll<io::Result<R>> {
+        self.poll_in(cx, direction, Place::Poll, |socket, seen| {
+            let result = operation(socket)?;
+            if seen.is_orphaned() {
+                self.forgive(direction);
+            }
+            Ok(result)
+        })
+    }
+
     /// The operation is not to wait. But what there is goes before that, and the reactor may not have heard of it yet.
     #[cold]
     fn last_look(

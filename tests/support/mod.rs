@@ -56,6 +56,16 @@ pub async fn listener() -> (TcpListener, SocketAddr) {
     (listener, address)
 }
 
+/// Where no other test listens, so that a port that is closed stays so: they are soon given away again. Port 0.
+pub fn own_address() -> String {
+    static NEXT: AtomicUsize = AtomicUsize::new(0);
+    if !cfg!(target_os = "linux") {
+        return "127.0.0.1:0".to_owned();
+    }
+    let number = std::process::id() as usize * 64 + NEXT.fetch_add(1, Ordering::Relaxed);
+    format!("127.{}.{}.{}:0", 1 + (number >> 16) % 254, (number >> 8) % 256, 1 + number % 254)
+}
+
 /// Two ends of one connection, both ours: the client's and the server's.
 pub async fn pair() -> (TcpStream, TcpStream) {
     let (listener, address) = listener().await;

@@ -14,6 +14,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 use super::TcpStream;
 use crate::net::ToSocketAddrs;
 use crate::net::addr::try_each;
+use crate::net::serve::Listen;
 use crate::reactor::{Direction, Registration, Wait};
 
 /// A TCP socket that accepts connections.
@@ -210,6 +211,19 @@ impl TcpListener {
     }
 }
 
+impl Listen for TcpListener {
+    type Stream = TcpStream;
+    type Peer = SocketAddr;
+
+    fn poll_accept(&self, cx: &mut Context<'_>) -> Poll<io::Result<(TcpStream, SocketAddr)>> {
+        self.registration.poll_operation(cx, Direction::Read, accept_stream)
+    }
+
+    fn try_accept(&self) -> io::Result<(TcpStream, SocketAddr)> {
+        accept_stream(self.registration.socket())
+    }
+}
+
 impl AsFd for TcpListener {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.registration.socket().as_fd()
@@ -242,8 +256,7 @@ impl Future for Accept<'_> {
     type Output = io::Result<(TcpStream, SocketAddr)>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let accepted = std::task::ready!(self.wait.poll_operation(cx, accept));
-        Poll::Ready(accepted.map(|(stream, peer)| (TcpStream::from_nonblocking(stream.into()), peer)))
+        self.wait.poll_operation(cx, accept_stream)
     }
 }
 
@@ -255,11 +268,12 @@ impl fmt::Debug for Accept<'_> {
 
 /// Accepts one connection. What a peer has given up already counts as an interruption: the loop
 /// tries the next one, within its budget.
-fn accept(listener: &mio::net::TcpListener) -> io::Result<(mio::net::TcpStream, SocketAddr)> {
-    listener.accept().map_err(|error| match error.raw_os_error() {
+fn accept_stream(listener: &mio::net::TcpListener) -> io::Result<(TcpStream, SocketAddr)> {
+    let (stream, peer) = listener.accept().map_err(|error| match error.raw_os_error() {
         Some(libc::ECONNABORTED | libc::EPROTO) => io::ErrorKind::Interrupted.into(),
         _ => error,
-    })
+    })?;
+    Ok((TcpStream::from_nonblocking(stream.into()), peer))
 }
 
 /// The stream of [`TcpListener::incoming`].

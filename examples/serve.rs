@@ -1,0 +1,60 @@
+//! An echo server: whatever a client sends comes back. Ctrl-C or SIGTERM ends it; a second one, at once.
+//!
+//! `cargo run --release --example serve [ADDRESS]`
+
+use futures_lite::future::or;
+use kittiwake::io::{self, AsyncReadExt, AsyncWriteExt};
+use kittiwake::net::{self, Report, Shutdown, TcpListener, TcpStream};
+use kittiwake::signal::unix::{SignalKind, signal};
+
+const USAGE: &str = "usage: serve [ADDRESS]    ADDRESS is where to listen, 127.0.0.1:7000 if not given";
+
+fn main() {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let address = match args.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+        [] => "127.0.0.1:7000",
+        ["-h" | "--help"] => return println!("{USAGE}"),
+        [address] if !address.starts_with('-') => address,
+        [option, ..] if option.starts_with('-') => fail(&format!("unknown option {option}; {USAGE}")),
+        _ => fail(&format!("more than one address; {USAGE}")),
+    };
+    match kittiwake::block_on(serve(address)) {
+        Ok(report) => println!("serve: {report}"),
+        Err(error) => fail(&format!("cannot serve on {address}: {error}")),
+    }
+}
+
+fn fail(why: &str) -> ! {
+    eprintln!("serve: {why}");
+    std::process::exit(2)
+}
+
+async fn serve(address: &str) -> io::Result<Report> {
+    let (first, second) = (signals(1)?, signals(2)?);
+    let (listener, shutdown) = (TcpListener::bind(address).await?, Shutdown::new());
+    println!("serve: listening on {}", listener.local_addr()?);
+    let server = net::serve(listener, |stream, _| echo(stream, shutdown.clone())).with_shutdown(&shutdown);
+    server.with_graceful_shutdown(first).with_immediate_shutdown(second).await
+}
+
+/// Waits until Ctrl-C and SIGTERM have come `count` times together, from this call on.
+fn signals(count: u32) -> io::Result<impl Future<Output = ()> + Send> {
+    let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+    Ok(async move {
+        for _ in 0..count {
+            or(interrupt.recv(), terminate.recv()).await;
+        }
+    })
+}
+
+async fn echo(mut stream: TcpStream, mut shutdown: Shutdown) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    let mut buf = [0; 4096];
+    let mut read = stream.read(&mut buf).await?;
+    while read > 0 {
+        stream.write_all(&buf[..read]).await?;
+        // Once the end begins, an answered client is not waited for any longer.
+        read = shutdown.run_until_begun(stream.read(&mut buf)).await.unwrap_or(Ok(0))?;
+    }
+    Ok(())
+}

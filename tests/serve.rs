@@ -1,0 +1,810 @@
+//! `net::serve`: who is accepted, what is counted, and how it ends.
+
+mod support;
+
+use std::cell::Cell;
+use std::fs::File;
+use std::future::{pending, poll_fn};
+use std::io::{self, Read, Write};
+use std::net::SocketAddr;
+use std::os::fd::AsFd;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+use std::sync::{Arc, Mutex};
+use std::task::Poll;
+use std::time::Duration;
+
+use futures_lite::future::poll_once;
+use kittiwake::io::{AsyncReadExt, AsyncWriteExt};
+use kittiwake::net::{HandlerOutput, Report, Serve, Shutdown, TcpListener, TcpStream, serve, serve_local};
+use kittiwake::task::JoinHandle;
+use kittiwake::time::sleep;
+use support::{
+    PATIENCE, Wakes, count_of, counting_waker, in_own_process, own_address, panic_of, poll_with, run, run_paused,
+    settle, sources, until, will_reset, within,
+};
+
+// ---- what is counted ----
+
+/// Without it an operator does not learn how his server fares.
+#[test]
+fn every_connection_is_counted_as_what_became_of_it() {
+    run(|| async {
+        let said = Said::default();
+        let handler = |mut stream: TcpStream, _| async move {
+            let mut what = [0];
+            stream.read_exact(&mut what).await.map_err(|error| error.to_string())?;
+            match what[0] {
+                b's' => Ok(()),
+                b'f' => Err("so it goes".to_owned()),
+                _ => std::panic::resume_unwind(Box::new("the handler panicked")),
+            }
+        };
+        let server = start(handler, |serve| serve.on_error(said.listen())).await;
+        let mut clients = Vec::new();
+        for what in b"sffppppssss" {
+            clients.push(server.connect());
+            clients.last_mut().unwrap().write_all(&[*what]).expect("the client writes");
+        }
+        let peers: Vec<_> = clients.iter().map(|client| client.local_addr().unwrap()).collect();
+        for client in clients {
+            assert_eq!(read_all(client).await, b"", "every connection ends");
+        }
+        let report = server.end().await;
+        assert_eq!((report.accepted, report.served, report.failed, report.panicked), (11, 5, 2, 4));
+        assert_eq!((report.refused, report.open.len()), (0, 0));
+        let mut expected: Vec<_> = peers[1..3].iter().map(|peer| format!("{peer}: so it goes")).collect();
+        expected.extend(peers[3..7].iter().map(|peer| format!("{peer}: its handler panicked")));
+        assert_eq!(said.sorted(), sorted(expected), "each is reported, with its peer");
+    });
+}
+
+/// Without it a panic before the first await ends the server.
+#[test]
+fn a_handler_that_panics_when_it_is_called_ends_its_connection_alone() {
+    run(|| async {
+        let calls = AtomicUsize::new(0);
+        let handler = move |_stream, _peer| {
+            if calls.fetch_add(1, SeqCst) == 0 {
+                std::panic::resume_unwind(Box::new("called"));
+            }
+            async {}
+        };
+        let server = start(handler, |serve| serve).await;
+        assert_eq!(read_all(server.connect()).await, b"");
+        assert_eq!(read_all(server.connect()).await, b"");
+        let report = server.end().await;
+        assert_eq!((report.accepted, report.served, report.panicked), (2, 1, 1));
+    });
+}
+
+/// A connection is over when all that its handler had is gone, which may fail too.
+#[test]
+fn a_handler_whose_destructor_panics_has_panicked() {
+    run(|| async {
+        let handler = |_stream, _peer| {
+            let bomb = PanicsWhenDropped;
+            poll_fn(move |_| {
+                let _ = &bomb;
+                Poll::Ready(())
+            })
+        };
+        let server = start(handler, |serve| serve).await;
+        assert_eq!(read_all(server.connect()).await, b"");
+        let report = server.end().await;
+        assert_eq!((report.accepted, report.served, report.panicked), (1, 0, 1));
+    });
+}
+
+/// Without it a log that fails takes connections with it, or the process.
+#[test]
+fn a_panic_of_on_error_goes_no_further() {
+    run(|| async {
+        // On_error is called while the destructor's panic unwinds.
+        let handler = |_stream, _peer| {
+            let bomb = PanicsWhenDropped;
+            poll_fn(move |_| {
+                let _ = &bomb;
+                Poll::Ready(Err::<(), _>("refused"))
+            })
+        };
+        let server = start(handler, |serve| serve.on_error(|_| std::panic::resume_unwind(Box::new("the log")))).await;
+        for _ in 0..3 {
+            assert_eq!(read_all(server.connect()).await, b"");
+        }
+        assert_eq!(server.end().await.panicked, 3);
+    });
+}
+
+/// It is what a server prints last.
+#[test]
+fn a_report_is_a_line_and_one_for_each_that_was_open() {
+    run_paused(|| async {
+        let server = start(|stream, _| hold(stream), |serve| serve.drain_timeout(Duration::from_secs(3))).await;
+        let clients: Vec<_> = (0..12).map(|_| server.connect()).collect();
+        server.until_accepted(12).await;
+        let report = server.end().await;
+        let text = report.to_string();
+        let lines: Vec<_> = text.lines().collect();
+        assert_eq!(lines[0], "12 accepted: 0 served, 0 failed, 0 panicked, 12 open; 0 refused");
+        assert!(lines[1].ends_with(" was open for 3.0s"), "{text}");
+        assert_eq!((lines.len(), lines[11]), (12, "and 2 more"), "{text}");
+        drop(clients);
+    });
+}
+
+#[test]
+fn handlers_of_serve_local_need_not_be_send() {
+    run(|| async {
+        let (listener, address) = listener().await;
+        let (shutdown, count) = (Shutdown::new(), Rc::new(Cell::new(0)));
+        let (tie, counted) = (shutdown.clone(), count.clone());
+        let handler = move |mut stream: TcpStream, _| {
+            let count = counted.clone();
+            async move {
+                stream.read_exact(&mut [0]).await?;
+                count.set(count.get() + 1);
+                stream.write_all(b"y").await
+            }
+        };
+        let server = kittiwake::spawn_local(async move { serve_local(listener, handler).with_shutdown(&tie).await });
+        let exchange = async {
+            let mut client = TcpStream::connect(address).await?;
+            client.write_all(b"x").await?;
+            client.read_exact(&mut [0]).await
+        };
+        exchange.await.expect("it is served");
+        shutdown.begin();
+        assert_eq!((server.await.unwrap().unwrap().served, count.get()), (1, 1));
+    });
+}
+
+// ---- who is accepted ----
+
+/// Without it a server takes on more than it was told that it can.
+#[test]
+fn max_connections_holds_and_the_others_wait_in_the_queue() {
+    run(|| async {
+        let there = Arc::new((AtomicUsize::new(0), AtomicUsize::new(0)));
+        let counted = there.clone();
+        let handler = move |stream, _| {
+            let there = counted.clone();
+            async move {
+                there.1.fetch_max(there.0.fetch_add(1, SeqCst) + 1, SeqCst);
+                let result = answer(stream).await;
+                there.0.fetch_sub(1, SeqCst);
+                result
+            }
+        };
+        let server = start(handler, |serve| serve.max_connections(3)).await;
+        let mut clients: Vec<_> = (0..10).map(|_| server.connect()).collect();
+        until(|| there.0.load(SeqCst) == 3).await;
+        settle().await;
+        assert_eq!(there.0.load(SeqCst), 3, "three are served, and seven wait");
+        // The last are in the queue until others have ended, which they do in their turn.
+        for client in &mut clients {
+            client.write_all(b"x").expect("the client writes");
+        }
+        for client in clients {
+            assert_eq!(read_all(client).await, b"y", "everybody is served in the end");
+        }
+        assert_eq!(there.1.load(SeqCst), 3, "there were never more than three");
+        assert_eq!(server.end().await.served, 10);
+    });
+}
+
+#[test]
+fn a_server_for_nobody_is_refused() {
+    run(|| async {
+        let (listener, _) = listener().await;
+        let panic = panic_of(|| drop(serve(listener, |_, _| async {}).max_connections(0)));
+        assert!(panic.contains("max_connections"), "{panic}");
+    });
+}
+
+/// Without it a burst of clients keeps all others from being served until it is over.
+#[test]
+fn a_long_queue_is_accepted_in_parts() {
+    run(|| async {
+        let (listener, address) = listener().await;
+        let clients: Vec<_> = (0..300).map(|_| std::net::TcpStream::connect(address).expect("connect")).collect();
+        let calls = Rc::new(Cell::new(0));
+        let called = calls.clone();
+        let handler = move |_, _| {
+            called.set(called.get() + 1);
+            async {}
+        };
+        let mut serving = serve(listener, handler).into_future();
+        assert!(poll_once(&mut serving).await.is_none());
+        let first = calls.get();
+        assert!((1..=128).contains(&first), "{first} were accepted at once");
+        poll_fn(|cx| match Pin::new(&mut serving).poll(cx) {
+            Poll::Pending if calls.get() == 300 => Poll::Ready(()),
+            _ => Poll::Pending,
+        })
+        .await;
+        clients.iter().for_each(will_reset);
+    });
+}
+
+// ---- how it ends ----
+
+/// Without it every deployment resets those who have connected and were not accepted yet.
+#[test]
+fn those_in_the_queue_are_served_before_the_socket_is_closed() {
+    run(|| async {
+        const QUEUED: u64 = 200;
+        let (listener, address) = listener().await;
+        let mut clients: Vec<_> =
+            (0..QUEUED).map(|_| std::net::TcpStream::connect(address).expect("connect")).collect();
+        clients.iter_mut().for_each(|client| client.write_all(b"x").expect("the client writes"));
+        let report = serve(listener, |stream, _| answer(stream)).with_graceful_shutdown(async {}).await;
+        assert_eq!(report.expect("it ends well").served, QUEUED);
+        for client in clients {
+            assert_eq!(read_all(client).await, b"y");
+        }
+        std::net::TcpStream::connect(address).expect_err("nobody listens any more");
+    });
+}
+
+/// Without it a server at its limit ends late, or goes beyond the limit.
+#[test]
+fn the_queue_is_served_as_far_as_the_limit_allows() {
+    run(|| async {
+        let (listener, address) = listener().await;
+        let mut clients: Vec<_> = (0..10).map(|_| std::net::TcpStream::connect(address).expect("connect")).collect();
+        clients.iter_mut().for_each(|client| client.write_all(b"x").expect("the client writes"));
+        let server = serve(listener, |stream, _| answer(stream)).max_connections(4);
+        let report = server.with_graceful_shutdown(async {}).await.expect("it ends well");
+        assert_eq!((report.accepted, report.served), (4, 4));
+        for client in clients.drain(..4) {
+            assert_eq!(read_all(client).await, b"y");
+        }
+        for mut client in clients {
+            let error = client.read(&mut [0]).expect_err("the others are told");
+            assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
+        }
+    });
+}
+
+/// Without it a request that has begun is lost, or clients go on coming to a server that ends.
+#[test]
+fn a_drain_waits_for_handlers_and_lets_nobody_in() {
+    run(|| async {
+        let server = start(|stream, _| answer(stream), |serve| serve.drain_timeout(Duration::MAX)).await;
+        let mut clients = [server.connect(), server.connect()];
+        server.until_accepted(2).await;
+        let address = server.address;
+        let report = kittiwake::spawn(server.end());
+        until(|| std::net::TcpStream::connect(address).is_err()).await;
+        settle().await;
+        assert!(!report.is_finished(), "the handlers have not ended");
+        clients.iter_mut().for_each(|client| client.write_all(b"x").expect("the client writes"));
+        for client in clients {
+            assert_eq!(read_all(client).await, b"y");
+        }
+        let report = report.await.unwrap();
+        assert!(report.served >= 2 && report.open.is_empty(), "{report}");
+    });
+}
+
+/// Without it one silent client keeps the process from ending.
+#[test]
+fn handlers_that_have_not_ended_in_time_are_aborted_and_named() {
+    run_paused(|| async {
+        let dropped = Arc::new(AtomicUsize::new(0));
+        let counted = dropped.clone();
+        let handler = move |stream, _| {
+            let dropped = CountsDrop(counted.clone());
+            async move {
+                let _dropped = dropped;
+                hold(stream).await;
+            }
+        };
+        let server = start(handler, |serve| serve.drain_timeout(Duration::from_secs(5))).await;
+        let first = server.connect();
+        server.until_accepted(1).await;
+        sleep(Duration::from_secs(7)).await;
+        let second = server.connect();
+        server.until_accepted(2).await;
+        let report = server.end().await;
+        let peers = [&first, &second].map(|client| client.local_addr().expect("local_addr"));
+        assert_eq!(report.open.iter().map(|open| open.peer).collect::<Vec<_>>(), peers, "the oldest first");
+        for (open, secs) in report.open.iter().zip([12, 5]) {
+            let expected = Duration::from_secs(secs)..Duration::from_secs(secs + 1);
+            assert!(expected.contains(&open.age), "{:?} instead of {secs} s", open.age);
+        }
+        assert_eq!((report.accepted, report.served, report.failed, report.panicked), (2, 0, 0, 0));
+        until(|| dropped.load(SeqCst) == 2).await;
+        drop((first, second));
+    });
+}
+
+/// A timeout of nothing is no drain.
+#[test]
+fn a_drain_of_no_time_aborts_at_once() {
+    run(|| async {
+        let server = start(|stream, _| hold(stream), |serve| serve.drain_timeout(Duration::ZERO)).await;
+        let client = server.connect();
+        server.until_accepted(1).await;
+        assert_eq!(server.end().await.open.len(), 1);
+        assert_eq!(read_all(client).await, b"");
+    });
+}
+
+/// Without it whoever presses Ctrl-C twice still waits.
+#[test]
+fn an_immediate_shutdown_ends_a_drain_and_needs_none() {
+    for drains in [true, false] {
+        run(move || async move {
+            let (now, stop) = (Shutdown::new(), Shutdown::new());
+            let (is_now, is_stopped) = (now.clone(), stop.clone());
+            let build = |serve: TestServe<_, _>| {
+                let serve = serve.drain_timeout(Duration::MAX).with_graceful_shutdown(is_stopped);
+                serve.with_immediate_shutdown(is_now)
+            };
+            let server = start(|stream, _| hold(stream), build).await;
+            let client = server.connect();
+            server.until_accepted(1).await;
+            if drains {
+                stop.begin();
+                until(|| std::net::TcpStream::connect(server.address).is_err()).await;
+            }
+            settle().await;
+            assert!(!server.task.is_finished());
+            now.begin();
+            let report = server.task.await.unwrap().expect("it ends well");
+            assert_eq!(report.open[0].peer, client.local_addr().expect("local_addr"));
+            assert!(server.shutdown.has_begun(), "others are told of either end");
+            assert_eq!(read_all(client).await, b"");
+        });
+    }
+}
+
+/// Without it the handlers of a server that was given up go on, with nobody to end them.
+#[test]
+fn dropping_a_server_aborts_its_handlers_and_closes_its_socket() {
+    run(|| async {
+        let server = start(|stream, _| hold(stream), |serve| serve).await;
+        let clients: Vec<_> = (0..3).map(|_| server.connect()).collect();
+        server.until_accepted(3).await;
+        server.task.abort();
+        assert!(server.task.await.unwrap_err().is_cancelled());
+        for client in clients {
+            assert_eq!(read_all(client).await, b"");
+        }
+        std::net::TcpStream::connect(server.address).expect_err("nobody listens any more");
+        assert!(!server.shutdown.has_begun(), "others that are tied to it go on");
+    });
+}
+
+/// Without it a broken listener is retried for ever, or takes with it the connections that are well.
+#[test]
+#[cfg(target_os = "linux")]
+fn a_fatal_error_ends_the_server_after_a_drain() {
+    run(|| async {
+        let (listener, address) = listener().await;
+        let copy = socket2::Socket::from(listener.as_fd().try_clone_to_owned().expect("a duplicate"));
+        let (said, shutdown) = (Said::default(), Shutdown::new());
+        let serving = serve(listener, |stream, _| answer(stream)).with_shutdown(&shutdown).on_error(said.listen());
+        let server = kittiwake::spawn(serving.into_future());
+        let mut client = std::net::TcpStream::connect(address).expect("connect");
+        settle().await;
+        // What the kernel then says to accept(2) is that this is no listening socket.
+        copy.shutdown(std::net::Shutdown::Both).expect("shutdown");
+        shutdown.clone().await;
+        settle().await;
+        assert!(!server.is_finished(), "a connection is there");
+        client.write_all(b"x").expect("the client writes");
+        assert_eq!(read_all(client).await, b"y");
+        let error = server.await.unwrap().expect_err("it ends with the error");
+        assert_eq!(error.raw_os_error(), Some(libc::EINVAL), "{error}");
+        assert_eq!(said.sorted(), [format!("cannot accept connections: {error}")]);
+    });
+}
+
+// ---- net::Shutdown ----
+
+/// Without it keep-alive connections hold up every end until the drain timeout.
+#[test]
+fn handlers_that_wait_for_the_shutdown_end_when_the_drain_begins() {
+    run(|| async {
+        let shutdown = Shutdown::new();
+        let (tie, clone) = (shutdown.clone(), shutdown.clone());
+        let handler = move |stream, _| keep_alive(stream, clone.clone());
+        let server = start(handler, |serve| serve.drain_timeout(Duration::MAX).with_shutdown(&tie)).await;
+        let mut clients = Vec::new();
+        for _ in 0..50 {
+            let mut client = TcpStream::from_std(server.connect()).expect("from_std");
+            client.write_all(b"first").await.expect("the client writes");
+            client.read_exact(&mut [0; 5]).await.expect("it is answered");
+            clients.push(client);
+        }
+        settle().await;
+        // What was sent before the end began is answered.
+        for client in &mut clients[..25] {
+            client.write_all(b"last").await.expect("the client writes");
+        }
+        shutdown.begin();
+        let report = server.task.await.unwrap().expect("it ends well");
+        assert_eq!((report.served, report.open.len()), (50, 0));
+        for (number, mut client) in clients.into_iter().enumerate() {
+            let mut rest = Vec::new();
+            client.read_to_end(&mut rest).await.expect("the client reads to an end");
+            assert_eq!(rest, if number < 25 { &b"last"[..] } else { b"" });
+        }
+    });
+}
+
+/// Without it a program with two ports has to be told twice to end.
+#[test]
+fn servers_that_are_tied_to_one_shutdown_end_together() {
+    run(|| async {
+        let stop = Shutdown::new();
+        let stopped = stop.clone();
+        let first = start(|stream, _| answer(stream), |serve| serve.with_graceful_shutdown(stopped)).await;
+        let shutdown = first.shutdown.clone();
+        let second = start(|stream, _| answer(stream), |serve| serve.with_shutdown(&shutdown)).await;
+        stop.begin();
+        first.task.await.unwrap().expect("it ends well");
+        second.task.await.unwrap().expect("it ends well");
+    });
+}
+
+/// Without it some of those who wait for the end are not told.
+#[test]
+fn a_shutdown_is_ready_for_all_clones_before_and_after_it_begins() {
+    run(|| async {
+        let shutdown = Shutdown::new();
+        assert!(!shutdown.has_begun());
+        let waiting: Vec<_> = (0..100).map(|_| kittiwake::spawn(shutdown.clone())).collect();
+        let aborted = kittiwake::spawn(shutdown.clone());
+        settle().await;
+        aborted.abort();
+        assert!(waiting.iter().all(|task| !task.is_finished()), "it has not begun");
+        let begins = shutdown.clone();
+        std::thread::spawn(move || begins.begin()).join().unwrap();
+        for task in waiting {
+            task.await.unwrap();
+        }
+        let mut late = shutdown.clone();
+        for _ in 0..3 {
+            assert!(poll_once(&mut late).await.is_some(), "it stays ready");
+        }
+        shutdown.begin();
+        assert!(late.has_begun());
+        assert_eq!(late.run_until_begun(async { 1 }).await, Some(1), "what is there goes before the end");
+        assert_eq!(late.run_until_begun(pending::<u8>()).await, None);
+    });
+}
+
+/// Without it whoever comes while it begins waits for ever.
+#[test]
+fn a_shutdown_that_begins_while_others_come_is_missed_by_none() {
+    within(|| {
+        let (give, take) = std::sync::mpsc::channel::<Shutdown>();
+        let thread = std::thread::spawn(move || take.into_iter().for_each(|shutdown| shutdown.begin()));
+        for _ in 0..3_000 {
+            let shutdown = Shutdown::new();
+            give.send(shutdown.clone()).expect("the thread takes it");
+            let (waker, wakes) = counting_waker();
+            let mut waiting = Vec::new();
+            // It begins between two of them, or in the middle of one.
+            while !shutdown.has_begun() {
+                let mut clone = shutdown.clone();
+                if poll_with(&waker, &mut clone).is_pending() {
+                    waiting.push(clone);
+                }
+            }
+            while wakes.get() < waiting.len() {
+                std::thread::yield_now();
+            }
+            assert_eq!(wakes.get(), waiting.len(), "each is woken once");
+        }
+        drop(give);
+        thread.join().expect("the thread ends");
+    });
+}
+
+/// Without it a handler that looks at it in each round of a loop leaves a waker each time.
+#[test]
+fn a_shutdown_keeps_one_waker_of_each_clone() {
+    within(|| {
+        let (first, first_wakes) = counting_waker();
+        let (second, second_wakes) = counting_waker();
+        let wakers = |wakes: &Arc<Wakes>| Arc::strong_count(wakes) - 2;
+        let mut shutdown = Shutdown::new();
+        assert!(poll_with(&first, &mut shutdown).is_pending());
+        let kept = wakers(&first_wakes);
+        assert!(kept > 0);
+        for _ in 0..100 {
+            assert!(poll_with(&first, &mut shutdown).is_pending());
+        }
+        assert_eq!(wakers(&first_wakes), kept, "the same task polls again");
+        for _ in 0..100 {
+            assert!(poll_with(&second, &mut shutdown).is_pending());
+            assert_eq!((wakers(&first_wakes), wakers(&second_wakes)), (0, kept), "another task takes its place");
+            assert!(poll_with(&first, &mut shutdown).is_pending());
+        }
+        let mut clone = shutdown.clone();
+        assert!(poll_with(&second, &mut clone).is_pending());
+        assert_eq!((wakers(&first_wakes), wakers(&second_wakes)), (kept, kept), "clones wait for themselves");
+        drop(clone);
+        assert_eq!(wakers(&second_wakes), 0, "a clone that is dropped leaves nothing");
+        let mut clone = shutdown.clone();
+        assert!(poll_with(&second, &mut clone).is_pending());
+        shutdown.begin();
+        assert_eq!((first_wakes.get(), second_wakes.get()), (1, 1), "each is woken once");
+        assert!(poll_with(&first, &mut shutdown).is_ready() && poll_with(&second, &mut clone).is_ready());
+        drop((shutdown, clone));
+        assert_eq!((wakers(&first_wakes), wakers(&second_wakes)), (0, 0));
+    });
+}
+
+/// Without it a waker of another executor that calls back deadlocks.
+#[test]
+fn foreign_wakers_are_woken_and_dropped_outside_the_lock() {
+    struct CallsBack(Shutdown);
+    impl std::task::Wake for CallsBack {
+        fn wake(self: Arc<Self>) {
+            assert!(poll_with(std::task::Waker::noop(), &mut self.0.clone()).is_ready());
+            self.0.begin();
+        }
+    }
+    impl Drop for CallsBack {
+        fn drop(&mut self) {
+            let _ = poll_with(std::task::Waker::noop(), &mut self.0.clone());
+        }
+    }
+    within(|| {
+        let mut shutdown = Shutdown::new();
+        let waker = || std::task::Waker::from(Arc::new(CallsBack(shutdown.clone())));
+        let wakers = [waker(), waker(), waker()];
+        let mut clone = shutdown.clone();
+        for waker in wakers {
+            assert!(poll_with(&waker, &mut clone).is_pending());
+        }
+        drop(clone);
+        let waker = std::task::Waker::from(Arc::new(CallsBack(shutdown.clone())));
+        assert!(poll_with(&waker, &mut shutdown).is_pending());
+        drop(waker);
+        shutdown.begin();
+        // It holds itself up to here.
+        assert!(poll_with(std::task::Waker::noop(), &mut shutdown).is_ready());
+    });
+}
+
+// ---- without descriptors ----
+
+/// Without it a server at the limit of its descriptors turns away whom it could have served a moment later.
+#[test]
+#[cfg(target_os = "linux")]
+fn a_connection_that_ends_makes_room_for_the_next() {
+    in_own_process("a_connection_that_ends_makes_room_for_the_next", || {
+        kittiwake::runtime::Builder::new().start_paused(true).build().unwrap().block_on(async {
+            let server = start(|stream, _| answer(stream), |serve| serve).await;
+            let mut clients = vec![server.connect()];
+            server.until_accepted(1).await;
+            clients.extend((1..10).map(|_| server.connect()));
+            clients[1..].iter_mut().for_each(|client| client.write_all(b"x").expect("the client writes"));
+            let hoard = take_all_descriptors();
+            // By now it waits for 640 ms, in the middle of which the first connection ends.
+            sleep(Duration::from_millis(700)).await;
+            let start = kittiwake::time::Instant::now();
+            clients[0].write_all(b"x").expect("the client writes");
+            for client in clients {
+                assert_eq!(read_all(client).await, b"y");
+            }
+            assert!(start.elapsed() < Duration::from_millis(100), "it waited for {:?}", start.elapsed());
+            drop(hoard);
+            let report = server.end().await;
+            assert_eq!((report.served, report.refused), (10, 0));
+        });
+    });
+}
+
+/// Without it clients hang for as long as others hold all descriptors, and a log fills.
+#[test]
+#[cfg(target_os = "linux")]
+fn clients_are_turned_away_when_there_is_no_descriptor_for_long() {
+    in_own_process("clients_are_turned_away_when_there_is_no_descriptor_for_long", || {
+        kittiwake::runtime::Builder::new().start_paused(true).build().unwrap().block_on(async {
+            let said = Said::default();
+            let server = start(|stream, _| answer(stream), |serve| serve.on_error(said.listen())).await;
+            let mut served = server.connect();
+            server.until_accepted(1).await;
+            for round in 1..=3 {
+                let clients: Vec<_> = (0..100).map(|_| server.connect()).collect();
+                let hoard = take_all_descriptors();
+                let start = kittiwake::time::Instant::now();
+                sleep(Duration::from_secs(10)).await;
+                let calls = said.len();
+                assert!(calls <= 18 * round, "{calls} reports in {:?} and {round} rounds", start.elapsed());
+                for mut client in clients {
+                    client.set_nonblocking(true).expect("set_nonblocking");
+                    let read = client.read(&mut [0]);
+                    assert_eq!(read.expect("it was closed"), 0, "nobody hangs");
+                }
+                drop(hoard);
+            }
+            assert!(said.sorted()[0].starts_with("cannot accept connections: Too many open files"));
+            // No descriptor of the reserve is lost, and nobody is late.
+            let mut next = server.connect();
+            server.until_accepted(2).await;
+            for client in [&mut served, &mut next] {
+                client.write_all(b"x").expect("the client writes");
+            }
+            assert_eq!((read_all(served).await, read_all(next).await), (b"y".into(), b"y".into()));
+            let report = server.end().await;
+            assert_eq!((report.accepted, report.served, report.refused), (2, 2, 300));
+        });
+    });
+}
+
+/// Without it a server loses something with each connection.
+#[test]
+#[cfg(target_os = "linux")]
+fn a_hundred_thousand_connections_leave_nothing() {
+    in_own_process("a_hundred_thousand_connections_leave_nothing", || {
+        const CONNECTIONS: u64 = 100_000;
+        kittiwake::block_on(async {
+            let before = count_of("fd");
+            let server = start(|stream, _| answer(stream), |serve| serve).await;
+            let resident = |at: &str| -> usize {
+                let status = std::fs::read_to_string("/proc/self/statm").expect("/proc");
+                status.split(' ').nth(1).and_then(|pages| pages.parse().ok()).expect(at)
+            };
+            let mut pages = 0;
+            for number in 0..CONNECTIONS {
+                let mut client = TcpStream::connect(server.address).await.expect("connect");
+                will_reset(&client);
+                client.write_all(b"x").await.expect("the client writes");
+                client.read_exact(&mut [0]).await.expect("it is answered");
+                if number == CONNECTIONS / 10 {
+                    pages = resident("a warm start");
+                }
+            }
+            let more = resident("the end").saturating_sub(pages);
+            assert!(more < 100, "{more} pages more after {CONNECTIONS} connections");
+            let report = server.end().await;
+            assert_eq!((report.accepted, report.served), (CONNECTIONS, CONNECTIONS));
+            settle().await;
+            assert_eq!((sources(), count_of("fd")), (0, before), "no socket is left");
+            assert_eq!(kittiwake::runtime::Handle::current().metrics().tasks_alive(), 0, "no task is left");
+        });
+    });
+}
+
+// ---- servers, handlers and clients ----
+
+async fn listener() -> (TcpListener, SocketAddr) {
+    let listener = TcpListener::bind(own_address()).await.expect("bind to port 0");
+    let address = listener.local_addr().expect("the listener's address");
+    (listener, address)
+}
+
+type TestServe<H, F> = Serve<TcpListener, H, F>;
+
+struct Server {
+    address: SocketAddr,
+    shutdown: Shutdown,
+    task: JoinHandle<io::Result<Report>>,
+    /// What the server's future says of itself is not to be had from a task: so handlers count.
+    calls: Arc<AtomicUsize>,
+}
+
+async fn start<H, F>(
+    handler: H,
+    build: impl FnOnce(
+        TestServe<Box<dyn Fn(TcpStream, SocketAddr) -> F + Send>, F>,
+    ) -> TestServe<Box<dyn Fn(TcpStream, SocketAddr) -> F + Send>, F>,
+) -> Server
+where
+    H: Fn(TcpStream, SocketAddr) -> F + Send + 'static,
+    F: Future<Output: HandlerOutput> + Send + 'static,
+{
+    let (listener, address) = listener().await;
+    let (shutdown, calls) = (Shutdown::new(), Arc::new(AtomicUsize::new(0)));
+    let counted = calls.clone();
+    let handler = move |stream, peer| {
+        counted.fetch_add(1, SeqCst);
+        handler(stream, peer)
+    };
+    let handler: Box<dyn Fn(TcpStream, SocketAddr) -> F + Send> = Box::new(handler);
+    let serving = build(serve(listener, handler).with_shutdown(&shutdown)).into_future();
+    Server { address, shutdown, task: kittiwake::spawn(serving), calls }
+}
+
+impl Server {
+    #[track_caller]
+    fn connect(&self) -> std::net::TcpStream {
+        let client = std::net::TcpStream::connect(self.address).expect("connect");
+        client.set_read_timeout(Some(PATIENCE)).expect("a bound on the client's reads");
+        client
+    }
+
+    async fn until_accepted(&self, count: usize) {
+        until(|| self.calls.load(SeqCst) == count).await;
+    }
+
+    async fn end(self) -> Report {
+        self.shutdown.begin();
+        self.task.await.expect("the server does not panic").expect("it ends well")
+    }
+}
+
+/// Answers one request of one byte.
+async fn answer(mut stream: TcpStream) -> io::Result<()> {
+    stream.read_exact(&mut [0]).await?;
+    stream.write_all(b"y").await
+}
+
+/// Keeps the connection, and never ends.
+async fn hold(stream: TcpStream) {
+    let _stream = stream;
+    pending::<()>().await;
+}
+
+async fn keep_alive(mut stream: TcpStream, mut shutdown: Shutdown) -> io::Result<()> {
+    let mut buf = [0; 16];
+    while let Some(read) = shutdown.run_until_begun(stream.read(&mut buf)).await {
+        match read? {
+            0 => break,
+            read => stream.write_all(&buf[..read]).await?,
+        }
+    }
+    Ok(())
+}
+
+/// Reads a client to its end, while the server on this thread goes on.
+async fn read_all(client: std::net::TcpStream) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let mut client = TcpStream::from_std(client).expect("from_std");
+    client.read_to_end(&mut bytes).await.expect("the client reads to an end");
+    bytes
+}
+
+/// What `on_error` was told.
+#[derive(Clone, Default)]
+struct Said(Arc<Mutex<Vec<String>>>);
+
+impl Said {
+    fn listen(&self) -> impl Fn(&kittiwake::net::ServeError<'_>) + Send + Sync + 'static {
+        let said = self.0.clone();
+        move |error| said.lock().unwrap().push(error.to_string())
+    }
+
+    fn len(&self) -> usize {
+        self.0.lock().unwrap().len()
+    }
+
+    fn sorted(&self) -> Vec<String> {
+        sorted(self.0.lock().unwrap().clone())
+    }
+}
+
+fn sorted(mut lines: Vec<String>) -> Vec<String> {
+    lines.sort();
+    lines
+}
+
+struct PanicsWhenDropped;
+
+impl Drop for PanicsWhenDropped {
+    fn drop(&mut self) {
+        std::panic::resume_unwind(Box::new("dropped"));
+    }
+}
+
+struct CountsDrop(Arc<AtomicUsize>);
+
+impl Drop for CountsDrop {
+    fn drop(&mut self) {
+        self.0.fetch_add(1, SeqCst);
+    }
+}
+
+fn take_all_descriptors() -> Vec<File> {
+    std::iter::from_fn(|| File::open("/dev/null").ok()).collect()
+}
