@@ -32,7 +32,7 @@ use crate::wheel::Key;
 /// ```
 #[inline]
 pub fn sleep(duration: Duration) -> Sleep {
-    let state = if duration.is_zero() { State::Unknown } else { State::Ahead };
+    let state = State::Unarmed { ahead: !duration.is_zero() };
     Sleep { deadline: Instant::now().later(duration), state }
 }
 
@@ -45,7 +45,7 @@ pub fn sleep(duration: Duration) -> Sleep {
 /// Like [`sleep`].
 #[inline]
 pub fn sleep_until(deadline: Instant) -> Sleep {
-    Sleep { deadline, state: State::Unknown }
+    Sleep { deadline, state: State::Unarmed { ahead: false } }
 }
 
 /// The future of [`sleep`] and [`sleep_until`].
@@ -61,11 +61,9 @@ pub struct Sleep {
 }
 
 enum State {
-    /// The deadline was still to come when it was set. Whether it still is, the timers find out: the clock is not read
-    /// a second time for it.
-    Ahead,
-    /// The deadline may be past: the clock says.
-    Unknown,
+    /// It has no timer. `ahead`: the deadline was still to come when it was set. Whether it still is, the timers find out: the
+    /// clock is not read a second time for it.
+    Unarmed { ahead: bool },
     /// It has a timer.
     Armed(Armed),
 }
@@ -93,7 +91,7 @@ impl Sleep {
         match &self.state {
             State::Armed(armed) if armed.timers.reset(armed.key, deadline) => {}
             // If there was a timer, it has fired already, or its worker has ended: the next poll arms it anew.
-            _ => self.state = State::Unknown,
+            _ => self.state = State::Unarmed { ahead: false },
         }
     }
 }
@@ -107,7 +105,7 @@ impl Sleep {
             if status == Status::Pending {
                 return Some(Poll::Pending);
             }
-            self.state = State::Unknown;
+            self.state = State::Unarmed { ahead: false };
             if status == Status::Fired {
                 return Some(Poll::Ready(()));
             }
@@ -122,7 +120,7 @@ impl Future for Sleep {
     #[inline]
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let this = &mut *self;
-        if !matches!(this.state, State::Ahead) {
+        if !matches!(this.state, State::Unarmed { ahead: true }) {
             if let Some(poll) = this.look(cx) {
                 return poll;
             }
@@ -130,7 +128,8 @@ impl Future for Sleep {
         let Some(timers) = Timers::current() else { return outside(this) };
         match timers.arm(this.deadline, cx.waker().clone()) {
             Some(key) => {
-                this.state = State::Armed(Armed { timers, key });
+                // It was not armed: there is nothing to drop.
+                std::mem::forget(std::mem::replace(&mut this.state, State::Armed(Armed { timers, key })));
                 Poll::Pending
             }
             None => Poll::Ready(()),
@@ -158,7 +157,7 @@ impl Drop for Armed {
 impl std::fmt::Debug for State {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
-            Self::Unknown | Self::Ahead => "Unarmed",
+            Self::Unarmed { .. } => "Unarmed",
             Self::Armed(_) => "Armed",
         })
     }
