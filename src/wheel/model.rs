@@ -15,10 +15,40 @@ use super::{Key, Scale, Wheel};
 pub fn run(script: &[u8]) {
     let mut world = World::new(script.len() as u64);
     for step in script.chunks_exact(10) {
-        let number = u64::from_le_bytes(step[2..].try_into().expect("eight bytes"));
-        world.step(step[0], usize::from(step[1]), number);
+        world.apply(Op::read(step));
     }
     world.end();
+}
+
+/// One step of a script.
+enum Op {
+    /// A timer so far away.
+    Insert(u64),
+    /// A timer at this moment: what is past, what is far beyond the wheel.
+    InsertAt(u64),
+    Remove(usize),
+    /// Another deadline, so far away.
+    Reset(usize, u64),
+    /// Time passes by so much.
+    Advance(u64),
+    /// Time passes to what is next, or to one short of it.
+    AdvanceToNext(u64),
+}
+
+impl Op {
+    /// Reads ten bytes.
+    fn read(step: &[u8]) -> Self {
+        let which = usize::from(step[1]);
+        let number = u64::from_le_bytes(step[2..].try_into().expect("eight bytes"));
+        match step[0] % 8 {
+            0..=2 => Self::Insert(distance(number)),
+            3 => Self::Remove(which),
+            4 => Self::Reset(which, distance(number)),
+            5 => Self::InsertAt(number >> (16 + number % 44)),
+            6 => Self::Advance(distance(number)),
+            _ => Self::AdvanceToNext(number & 1),
+        }
+    }
 }
 
 /// Ticks of sixteen: deadlines lie on their edges, and between them.
@@ -77,18 +107,17 @@ impl World {
         Self { wheel: Wheel::new(Sixteen, now), now, timers: Vec::new(), pending: BTreeMap::new(), next_token: 0 }
     }
 
-    fn step(&mut self, what: u8, which: usize, number: u64) {
-        match what % 8 {
-            0..=2 => self.insert(self.now.saturating_add(distance(number))),
-            3 => self.remove(which),
-            4 => self.reset(which, self.now.saturating_add(distance(number))),
-            // What is past, what is far beyond the wheel.
-            5 => self.insert(number >> (16 + number % 44)),
-            6 => self.advance(self.now.saturating_add(distance(number))),
-            // Just to the next deadline, or one short of it.
-            _ => {
+    fn apply(&mut self, op: Op) {
+        let at = |distance| self.now.saturating_add(distance);
+        match op {
+            Op::Insert(distance) => self.insert(at(distance)),
+            Op::InsertAt(deadline) => self.insert(deadline),
+            Op::Remove(which) => self.remove(which),
+            Op::Reset(which, distance) => self.reset(which, at(distance)),
+            Op::Advance(distance) => self.advance(at(distance)),
+            Op::AdvanceToNext(short) => {
                 if let Some(next) = self.wheel.next() {
-                    self.advance(next.saturating_sub(number & 1).max(self.now));
+                    self.advance(next.saturating_sub(short).max(self.now));
                 }
             }
         }
