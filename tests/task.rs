@@ -695,3 +695,27 @@ fn said(payload: &(dyn std::any::Any + Send)) -> String {
     let text = payload.downcast_ref::<&str>().map(ToString::to_string);
     text.or_else(|| payload.downcast_ref::<String>().cloned()).unwrap_or_default()
 }
+
+/// An abort that comes just as the task begins to run must end it: lost, whoever waits for the task waits for ever.
+#[test]
+fn an_abort_at_the_moment_a_task_is_run_is_not_lost() {
+    within(|| {
+        let runtime = kittiwake::runtime::Runtime::new().expect("a runtime");
+        let (send, receive) = std::sync::mpsc::sync_channel::<kittiwake::task::AbortHandle>(1);
+        let aborts = std::thread::spawn(move || {
+            for (round, handle) in receive.into_iter().enumerate() {
+                (0..round % 400).for_each(|_| std::hint::spin_loop());
+                handle.abort();
+            }
+        });
+        for _ in 0..30_000 {
+            runtime.block_on(async {
+                let task = kittiwake::spawn(std::future::pending::<()>());
+                send.send(task.abort_handle()).expect("the thread that aborts");
+                assert!(task.await.expect_err("it was aborted").is_cancelled());
+            });
+        }
+        drop(send);
+        aborts.join().expect("the thread that aborts");
+    });
+}

@@ -276,3 +276,53 @@ fn differences_of_instants_saturate() {
     moved -= HOUR;
     assert_eq!(moved, now, "in place as well");
 }
+
+/// A runtime has its own clock: timers counted from the one of the thread that makes it would fire at once.
+#[test]
+fn a_runtime_that_is_made_where_the_clock_is_ahead_times_by_its_own() {
+    within(|| {
+        let outer = Builder::new().start_paused(true).build().expect("a runtime");
+        let inner = outer.block_on(async {
+            sleep(Duration::from_secs(3600)).await;
+            Builder::new().build().expect("another runtime")
+        });
+        let start = std::time::Instant::now();
+        inner.block_on(sleep(Duration::from_millis(20)));
+        assert!(start.elapsed() >= Duration::from_millis(20), "the sleep ended early");
+    });
+}
+
+/// Thirty years are never, but a clock that jumps gets there.
+#[test]
+fn timers_go_on_after_never_has_come() {
+    within(|| {
+        let runtime = Builder::new().start_paused(true).build().expect("a runtime");
+        runtime.block_on(async {
+            sleep(Duration::MAX).await;
+            let start = Instant::now();
+            let second = kittiwake::spawn(sleep(Duration::from_secs(2)));
+            sleep(Duration::from_secs(1)).await;
+            second.await.expect("the second sleep");
+            assert!(start.elapsed() >= Duration::from_secs(2), "it ended early");
+        });
+    });
+}
+
+/// Whoever lets the clock run on does not want it stopped again by the one who moved it.
+#[test]
+fn a_clock_that_is_resumed_during_an_advance_runs_on() {
+    within(|| {
+        let runtime = Builder::new().start_paused(true).build().expect("a runtime");
+        runtime.block_on(async {
+            let resumed = kittiwake::spawn(async {
+                sleep(Duration::from_secs(5)).await;
+                resume();
+            });
+            kittiwake::task::yield_now().await;
+            advance(Duration::from_secs(10)).await;
+            resumed.await.expect("the task that resumes");
+            let start = Instant::now();
+            while start.elapsed().is_zero() {}
+        });
+    });
+}

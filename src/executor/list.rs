@@ -140,7 +140,7 @@ impl TaskList {
         }
     }
 
-    /// Notes that a task is to end. It is woken after that: async-task's state orders this before the run that follows.
+    /// Notes that a task is to end. It is woken after that: async-task's state orders this before the poll that follows.
     fn tell(&self, entry: &mut Entry) {
         if entry.end == 0 {
             entry.end = ABORTED;

@@ -5,7 +5,7 @@
 //! cancelled task is asked for its output. So what it holds is not the
 //! user's future but a [`TaskFuture`], which
 //! * polls and drops the user's future under [`contain`], and yields its panic as a value;
-//! * drops the future instead of polling it, if the task was told to end ([`run`] finds that out);
+//! * asks, before each poll, whether the task was told to end, and then drops the future instead;
 //! * keeps the output in an [`Outcome`], whose drop is contained too.
 //!
 //! Hence every task ends by being run on its own worker, in all cases by one
@@ -73,7 +73,7 @@ impl fmt::Debug for Metadata {
 pub(super) const ABORTED: i32 = -1;
 
 thread_local! {
-    /// While a task that was told to end is being run, for the wrapper to see: [`ABORTED`], or the error number for which
+    /// While a task that nobody will run is being ended, for the wrapper to see: [`ABORTED`], or the error number for which
     /// there is no thread that could run it. Otherwise 0.
     static END: Cell<i32> = const { Cell::new(0) };
 }
@@ -83,21 +83,10 @@ thread_local! {
 pub(crate) fn run(runnable: Runnable) {
     let metadata = runnable.metadata();
     metadata.polls.store(metadata.polls.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
-    if metadata.home.tasks.has_told() {
-        return run_perhaps_told(runnable);
-    }
     runnable.run();
 }
 
-/// Some task of this home was told to end; perhaps this one.
-#[cold]
-fn run_perhaps_told(runnable: Runnable) {
-    let metadata = runnable.metadata();
-    let end = metadata.home.tasks.end(metadata.place);
-    run_to_end(runnable, end);
-}
-
-/// Runs a task whose future is to be dropped instead of polled, unless `end` is 0.
+/// Runs a task whose future is to be dropped instead of polled, because of `end`.
 #[cold]
 fn run_to_end(runnable: Runnable, end: i32) {
     END.set(end);
@@ -225,10 +214,14 @@ impl<F: Future> Future for TaskFuture<F> {
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let mut this = self.project();
         let id = Id(this.place.id);
-        let end = END.get();
+        let mut end = END.get();
         if end != 0 {
             // What a future's destructor may run is not meant.
             END.set(0);
+        } else if this.home.tasks.has_told() {
+            // Asked here, and not before async-task notes that the task runs: whoever tells it to end in between would wake a task
+            // that is still scheduled, which does nothing, and it would be polled and sleep.
+            end = this.home.tasks.end(*this.place);
         }
         let polled = contain(|| match this.future.as_mut().as_pin_mut() {
             Some(future) if end == 0 => future.poll(cx).map(Some),

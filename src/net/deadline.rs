@@ -210,6 +210,8 @@ impl Deadline {
         ready!(Pin::new(timer).poll(&mut Context::from_waker(&waker)));
         self.alarm.rung.store(true, Ordering::Relaxed);
         self.stop();
+        // A task that reads again and again under a timeout of nothing is not to keep its worker.
+        budget::spend();
         Poll::Ready(timed_out(direction, which, *settings.limit(which)))
     }
 }

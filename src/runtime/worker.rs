@@ -60,10 +60,12 @@ pub(super) struct Worker {
 impl Worker {
     pub(super) fn new(spin: Duration, start_paused: bool, pool: Arc<Pool>) -> io::Result<Self> {
         let reactor = Reactor::new()?;
+        let clock = if start_paused { Clock::paused() } else { Clock::SYSTEM };
         Ok(Self {
             executor: Executor::new(reactor.ring()),
-            timers: Timers::new(reactor.ring()),
-            clock: if start_paused { Clock::paused() } else { Clock::SYSTEM },
+            // By the clock that it will have, which need not be that of the thread it is made on.
+            timers: Timers::new(reactor.ring(), clock.now()),
+            clock,
             pool,
             wakers: Vec::new(),
             reactor,
@@ -145,9 +147,16 @@ impl Worker {
             return;
         }
         let grace = if self.reactor.registry().sources() == 0 { Duration::ZERO } else { GRACE };
-        let events = self.turn(Some(grace));
-        if events == 0 && !self.executor.has_posts() {
-            time::move_on(deadline);
+        let (start, mut left) = (std::time::Instant::now(), grace);
+        loop {
+            if self.turn(Some(left)) > 0 || self.executor.has_posts() {
+                return;
+            }
+            // A signal ends a wait before its time.
+            left = grace.saturating_sub(start.elapsed());
+            if left.is_zero() {
+                return time::move_on(deadline);
+            }
         }
     }
 

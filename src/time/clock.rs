@@ -38,7 +38,7 @@ impl Clock {
     }
 
     #[inline]
-    fn now(self) -> Instant {
+    pub(crate) fn now(self) -> Instant {
         match self {
             Self::Running(ahead) => Instant(system().wrapping_add(ahead)),
             Self::Paused(moment) => moment,
@@ -183,6 +183,11 @@ impl Instant {
     /// What [`to_bits`](Instant::to_bits) was called on.
     pub(crate) fn from_bits(bits: u64) -> Self {
         Self(bits)
+    }
+
+    /// The moment so much later, or the last that the clock can show.
+    pub(super) fn nanos_later(self, nanos: u64) -> Self {
+        Self(self.0.saturating_add(nanos))
     }
 
     #[inline]

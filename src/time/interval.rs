@@ -94,7 +94,7 @@ impl Interval {
                 // Smaller than the period, so it fits wherever that did.
                 let into_period =
                     Duration::new((into_period / 1_000_000_000) as u64, (into_period % 1_000_000_000) as u32);
-                now + (self.period - into_period)
+                now.later(self.period - into_period)
             }
         }
     }

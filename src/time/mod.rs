@@ -13,9 +13,10 @@
 //! moves only when every task waits: then it jumps to the next deadline, so a test of minutes takes no time.
 //!
 //! Bytes on their way between sockets take real time, which a jump would outrun. So while sockets are registered, each
-//! jump first waits 2 ms for the kernel: a suite pays that for each deadline that it reaches. Of other threads those
-//! with a closure of [`spawn_blocking`](crate::spawn_blocking) are waited for, and no others that may be about to wake a task. The clock is to be trusted on the runtime's own thread only, and jumps to
-//! the tick that a deadline is rounded up to.
+//! jump first waits 2 ms for the kernel: a suite pays that for each deadline that it reaches, and now and then for a stop on
+//! the way to a far one. Of other threads those with a closure of [`spawn_blocking`](crate::spawn_blocking) are waited for, and
+//! no others that may be about to wake a task. The clock is to be trusted on the runtime's own thread only; it may
+//! jump up to a tick past a deadline.
 //!
 //! # Examples
 //! ```
@@ -72,7 +73,7 @@ pub fn resume() {
 }
 
 /// Moves the paused clock on by `duration`. Deadlines on the way are reached one after the other, and the tasks that they
-/// wake run at that time.
+/// wake run at that time; what those wake in turn may run later. If one of them lets the clock [`resume`], it ends there.
 ///
 /// # Cancel safety
 /// Safe: the clock has moved as far as it has.
@@ -103,6 +104,10 @@ pub async fn advance(duration: Duration) {
         move_on(next);
         timers.fire(&mut wakers);
         give_way().await;
+        if !is_paused() {
+            // A task that was woken has let the clock run on.
+            return;
+        }
     }
     move_on(target);
     give_way().await;

@@ -132,7 +132,10 @@ impl Future for Sleep {
                 std::mem::forget(std::mem::replace(&mut this.state, State::Armed(Armed { timers, key })));
                 Poll::Pending
             }
-            None => Poll::Ready(()),
+            None => {
+                this.state = State::Unarmed { ahead: false };
+                Poll::Ready(())
+            }
         }
     }
 }

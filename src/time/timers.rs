@@ -17,7 +17,6 @@ use std::cell::Cell;
 use std::mem::ManuallyDrop;
 use std::sync::Arc;
 use std::task::Waker;
-use std::time::Duration;
 
 use parking_lot::Mutex;
 
@@ -56,8 +55,7 @@ pub(super) enum Status {
 }
 
 impl Timers {
-    pub(crate) fn new(ring: Waker) -> Arc<Self> {
-        let origin = Instant::now();
+    pub(crate) fn new(ring: Waker, origin: Instant) -> Arc<Self> {
         let wheel = Wheel::new(Ticks { origin }, origin);
         Arc::new(Self { inner: Mutex::new(Inner { wheel, ring: Some(ring) }) })
     }
@@ -182,7 +180,7 @@ impl Scale for Ticks {
     }
 
     fn start_of(&self, tick: u64) -> Instant {
-        self.origin.later(Duration::from_nanos(tick.saturating_mul(TICK)))
+        self.origin.nanos_later(tick.saturating_mul(TICK))
     }
 }
 

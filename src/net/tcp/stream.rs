@@ -416,8 +416,8 @@ impl TcpStream {
     /// [`timeout`] around each would.
     ///
     /// # Errors
-    /// `InvalidInput` for zero. Reads that have to wait outside a runtime, in another executor, fail: nothing
-    /// would time them.
+    /// `InvalidInput` for zero. Reads that have to wait outside a runtime, in another executor, fail if no timer runs for them yet:
+    /// nothing would time them. A timer runs in the runtime where a read first had to wait, while that runs.
     ///
     /// # Examples
     /// Each round of this loop drops a read that waits, and still the peer has 10 ms, not 10 ms from the last tick on.
