@@ -130,7 +130,7 @@ impl TaskList {
     pub(super) fn abort_one(&self, place: Place) {
         let mut tasks = self.tasks.lock();
         let waker = tasks.find(place).map(|entry| {
-            self.tell(entry);
+            self.tell(entry, ABORTED);
             // A clone of our own task's waker: this counts, and no more.
             entry.waker.clone()
         });
@@ -141,9 +141,9 @@ impl TaskList {
     }
 
     /// Notes that a task is to end. It is woken after that: async-task's state orders this before the poll that follows.
-    fn tell(&self, entry: &mut Entry) {
+    fn tell(&self, entry: &mut Entry, end: i32) {
         if entry.end == 0 {
-            entry.end = ABORTED;
+            entry.end = end;
             self.told.fetch_add(1, Ordering::Release);
         }
     }
@@ -155,8 +155,23 @@ impl TaskList {
     }
 
     /// Why a task is to end; 0 if it is not.
+    #[cold]
     pub(super) fn end(&self, place: Place) -> i32 {
+        if place.key.is_none() {
+            return ABORTED;
+        }
         self.tasks.lock().find(place).map_or(0, |entry| entry.end)
+    }
+
+    /// Runs a task that is to end because of `end`, unless it was told so before. The list has told one meanwhile, so that the
+    /// task asks: one that the list refused is in no entry.
+    pub(super) fn while_told(&self, place: Place, end: i32, run: impl FnOnce() -> bool) {
+        if let Some(entry) = self.tasks.lock().find(place) {
+            self.tell(entry, end);
+        }
+        self.told.fetch_add(1, Ordering::Release);
+        run();
+        self.told.fetch_sub(1, Ordering::Relaxed);
     }
 
     pub(super) fn contains(&self, place: Place) -> bool {
@@ -179,7 +194,7 @@ impl TaskList {
         let meant = tasks.entries.iter_mut().filter(|(_, entry)| is_meant(entry));
         // At the end of most calls there is none, and then the others are not looked through.
         for (_, entry) in meant.take(count) {
-            self.tell(entry);
+            self.tell(entry, ABORTED);
             wakers.push(entry.waker.clone());
         }
         drop(tasks);

@@ -18,7 +18,6 @@
 //! Two kinds of panic still end the process: of a waker that awaits a `JoinHandle`, when async-task clones,
 //! wakes or drops it; and of a drop while another panic unwinds.
 
-use std::cell::Cell;
 use std::fmt;
 use std::num::NonZeroU64;
 use std::panic::Location;
@@ -72,12 +71,6 @@ impl fmt::Debug for Metadata {
 /// Told to end for no reason of the system's.
 pub(super) const ABORTED: i32 = -1;
 
-thread_local! {
-    /// While a task that nobody will run is being ended, for the wrapper to see: [`ABORTED`], or the error number for which
-    /// there is no thread that could run it. Otherwise 0.
-    static END: Cell<i32> = const { Cell::new(0) };
-}
-
 /// Runs a task once, on this thread.
 #[inline]
 pub(crate) fn run(runnable: Runnable) {
@@ -86,13 +79,12 @@ pub(crate) fn run(runnable: Runnable) {
     runnable.run();
 }
 
-/// Runs a task whose future is to be dropped instead of polled, because of `end`.
+/// Runs a task whose future is to be dropped instead of polled, because of `end`, unless it was told to end before: that is why
+/// it ends, then.
 #[cold]
 fn run_to_end(runnable: Runnable, end: i32) {
-    END.set(end);
-    runnable.run();
-    // If it was over already, its wrapper was not asked.
-    END.set(0);
+    let (home, place) = (runnable.metadata().home.clone(), runnable.metadata().place);
+    home.tasks.while_told(place, end, || runnable.run());
 }
 
 /// Makes a task of `future` and has its home run it.
@@ -147,9 +139,7 @@ where
 
 /// Ends a job that nobody will run, for the error number `reason` if there is one: its closure is dropped here.
 pub(crate) fn refuse(job: Runnable, reason: Option<i32>) {
-    // If it was told to end before, that is why it ends.
-    let told = job.metadata().home.tasks.end(job.metadata().place);
-    run_to_end(job, if told == 0 { reason.unwrap_or(ABORTED) } else { told });
+    run_to_end(job, reason.unwrap_or(ABORTED));
 }
 
 /// Futures above this size, in bytes, are boxed before they are passed on: each
@@ -214,15 +204,9 @@ impl<F: Future> Future for TaskFuture<F> {
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let mut this = self.project();
         let id = Id(this.place.id);
-        let mut end = END.get();
-        if end != 0 {
-            // What a future's destructor may run is not meant.
-            END.set(0);
-        } else if this.home.tasks.has_told() {
-            // Asked here, and not before async-task notes that the task runs: whoever tells it to end in between would wake a task
-            // that is still scheduled, which does nothing, and it would be polled and sleep.
-            end = this.home.tasks.end(*this.place);
-        }
+        // Asked here, and not before async-task notes that the task runs: whoever tells it to end in between would wake a task
+        // that is still scheduled, which does nothing, and it would be polled and sleep.
+        let end = if this.home.tasks.has_told() { this.home.tasks.end(*this.place) } else { 0 };
         let polled = contain(|| match this.future.as_mut().as_pin_mut() {
             Some(future) if end == 0 => future.poll(cx).map(Some),
             _ => Poll::Ready(None),
