@@ -16,6 +16,8 @@
 use std::cell::Cell;
 use std::task::{Context, Poll};
 
+use crate::metrics;
+
 /// Socket operations in one poll of a task. tokio settled on the same figure.
 pub(crate) const PER_POLL: i64 = 128;
 
@@ -61,6 +63,9 @@ fn refuse(cx: &mut Context<'_>) -> Poll<()> {
     if LEFT.get() == -PATIENCE {
         LEFT.set(PER_POLL);
         return Poll::Ready(());
+    }
+    if LEFT.get() == 0 {
+        metrics::count_budget_yield();
     }
     LEFT.set(LEFT.get() - 1);
     cx.waker().wake_by_ref();

@@ -47,10 +47,10 @@
 //! # Rooms
 //! Read in this order; each room's module doc states its protocol before the code.
 //! * `runtime`: [`block_on`], [`Runtime`](runtime::Runtime), and in `runtime/worker.rs` *the* loop.
-//! * `executor`: the queue, the inbox for other threads, the task wrapper and list; faces: [`spawn`], [`task`].
+//! * `executor`: the queues, the inbox for other threads, how workers share, the task wrapper and list; faces: [`spawn`], [`task`].
 //! * `blocking`: the threads for [`spawn_blocking`], which is also what looks up names.
 //! * `reactor`: the table of tokens, a socket's source, and the loop that every operation runs.
-//! * `budget`: the cooperative budget, between those two.
+//! * `budget`: the cooperative budget, between those two; `metrics`: what a worker counts.
 //! * `wheel`, a pure timing wheel, and [`time`] on it: clock, timers, `sleep`, `timeout`, `interval`.
 //! * [`net`], [`io`], [`signal`]: what users hold in their hands.
 //!
@@ -66,6 +66,7 @@
 mod blocking;
 mod budget;
 mod executor;
+mod metrics;
 mod reactor;
 mod sync;
 mod wheel;

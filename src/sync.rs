@@ -1,4 +1,4 @@
-//! Foreign code, which may panic: wakers and destructors.
+//! Foreign code, which may panic: wakers and destructors. And the locks and atomics of what is modelled.
 //!
 //! A [`Waker`] and a future's destructor are foreign code: they may call back
 //! into us, or panic. Two rules follow, and every room keeps them:
@@ -6,10 +6,43 @@
 //! 1. No foreign code runs while one of our locks or borrows is held. What
 //!    leaves a table under its lock is woken or dropped after it.
 //! 2. Where foreign code runs on the worker's own account, its panic ends there.
+//!
+//! # Models
+//! The files in which threads meet without a lock take [`Mutex`] and [`atomic`] from here: with `--cfg kittiwake_loom` they are loom's,
+//! which tries all the ways in which the threads of a model can interleave.
 
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::task::Waker;
+
+#[cfg(not(kittiwake_loom))]
+pub(crate) use parking_lot::Mutex;
+#[cfg(not(kittiwake_loom))]
+pub(crate) use std::sync::atomic;
+
+#[cfg(kittiwake_loom)]
+pub(crate) use loom::sync::atomic;
+#[cfg(kittiwake_loom)]
+pub(crate) use modelled::Mutex;
+
+/// loom's lock, with the face of the one that it stands for.
+#[cfg(kittiwake_loom)]
+mod modelled {
+    use loom::sync::{MutexGuard, PoisonError};
+
+    #[derive(Default)]
+    pub(crate) struct Mutex<T>(loom::sync::Mutex<T>);
+
+    impl<T> Mutex<T> {
+        pub(crate) fn new(value: T) -> Self {
+            Self(loom::sync::Mutex::new(value))
+        }
+
+        pub(crate) fn lock(&self) -> MutexGuard<'_, T> {
+            self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        }
+    }
+}
 
 /// Wakes all of `wakers` in order and leaves it empty, with its memory kept.
 ///

@@ -415,7 +415,8 @@ fn shutdown_timeout_waits_and_says_what_is_left() {
             assert!(closure.is_finished(), "the end of the closure was waited for");
             ending.join().expect("a thread");
         }
-        Runtime::new().expect("a runtime").shutdown_timeout(Duration::ZERO).expect("nothing ever ran");
+        let one = Builder::new().workers(1).build().expect("a runtime");
+        one.shutdown_timeout(Duration::ZERO).expect("nothing ever ran");
         let runtime = Runtime::new().expect("a runtime");
         let tasks = runtime.block_on(async { (spawn(future::pending::<()>()), spawn_blocking(|| 1)) });
         assert_eq!(future::block_on(tasks.1).expect("it runs"), 1);

@@ -121,7 +121,7 @@ fn a_runtime_without_descriptors_is_an_error_and_leaks_none() {
         let mut hoard = take_all_descriptors();
         let mut free = 0;
         let runtime = loop {
-            match (Builder::new().build(), Runtime::new()) {
+            match (Builder::new().workers(1).build(), Builder::new().workers(1).build()) {
                 (Ok(runtime), _) => break runtime,
                 (Err(one), Err(two)) => [one, two].map(assert_no_descriptors),
                 (Err(error), Ok(_)) => panic!("the second attempt succeeded after {error}"),

@@ -146,7 +146,7 @@ fn futures_pending_on_a_runtime_that_ends_fail_once_and_then_work_in_another() {
 fn what_did_not_wait_when_its_runtime_ended_does_not_fail() {
     within(|| {
         let (stream, mut peer) = pair_with_std();
-        let runtime = Runtime::new().expect("a runtime");
+        let runtime = one_worker();
         runtime.block_on(async {
             stream.writable().await.expect("writable");
             peer.write_all(b"x").expect("the peer writes");

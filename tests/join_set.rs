@@ -9,9 +9,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Wake, Waker};
 
-use kittiwake::runtime::{Handle, Runtime};
+use kittiwake::runtime::Handle;
 use kittiwake::task::{JoinSet, yield_now};
-use support::{counting_waker, run, within};
+use support::{counting_waker, one_worker, run, within};
 
 /// What takes long must not hold up what is done: a server reaps its connections as they end.
 #[test]
@@ -390,7 +390,7 @@ fn a_waker_may_use_the_set_that_wakes_it() {
 #[test]
 fn the_members_of_a_set_that_outlives_its_runtime_are_cancelled() {
     within(|| {
-        let runtime = Runtime::new().unwrap();
+        let runtime = one_worker();
         let mut set = JoinSet::new();
         runtime.block_on(async {
             set.spawn(ready(()));

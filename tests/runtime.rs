@@ -21,7 +21,7 @@ use kittiwake::net::TcpStream;
 use kittiwake::runtime::{Builder, Handle, Runtime};
 use kittiwake::task::{JoinSet, yield_now};
 use kittiwake::{block_on, spawn, spawn_local};
-use support::{PATIENCE, count_of, in_own_process, listener, pair, pair_with_std, run, will_reset, within};
+use support::{PATIENCE, count_of, in_own_process, listener, one_worker, pair, pair_with_std, run, will_reset, within};
 
 // ---- where it may be entered ----
 
@@ -124,7 +124,7 @@ fn the_panic_of_a_misplaced_call_points_to_the_caller() {
 #[test]
 fn a_task_goes_on_in_the_next_call_also_on_another_thread() {
     within(|| {
-        let runtime = Arc::new(Runtime::new().unwrap());
+        let runtime = Arc::new(one_worker());
         let polled_on: Arc<Mutex<Vec<ThreadId>>> = Arc::default();
         let task = runtime.block_on(async {
             let polled_on = polled_on.clone();
@@ -178,7 +178,7 @@ fn a_socket_is_served_in_the_next_call() {
 #[test]
 fn wakes_and_spawns_between_two_calls_are_kept() {
     within(|| {
-        let runtime = Runtime::new().unwrap();
+        let runtime = one_worker();
         let (send, receive) = async_channel::bounded(1);
         let waiting = runtime.block_on(async {
             let waiting = spawn(async move { receive.recv().await.unwrap() });
@@ -270,7 +270,7 @@ fn local_tasks_that_are_woken_meanwhile_are_dropped_too() {
 #[test]
 fn the_end_of_a_call_runs_no_other_task() {
     within(|| {
-        let runtime = Runtime::new().unwrap();
+        let runtime = one_worker();
         let polled = Arc::new(AtomicUsize::new(0));
         let task = runtime.block_on(async {
             let task = spawn({
@@ -381,7 +381,7 @@ fn children_are_dropped_when_the_main_future_panics() {
 #[test]
 fn a_second_block_on_at_the_same_time_panics_with_what_to_do_instead() {
     within(|| {
-        let runtime = Arc::new(Runtime::new().unwrap());
+        let runtime = Arc::new(one_worker());
         let (entered, is_entered) = mpsc::channel();
         let (open, gate) = async_channel::bounded::<()>(1);
         let first = std::thread::spawn({
@@ -423,7 +423,7 @@ fn block_on_may_borrow_from_its_caller() {
 #[test]
 fn a_dropped_runtime_drops_its_tasks_on_the_dropping_thread() {
     within(|| {
-        let runtime = Runtime::new().unwrap();
+        let runtime = one_worker();
         let dropped_on: Arc<Mutex<Vec<ThreadId>>> = Arc::default();
         let tasks: Vec<_> = runtime.block_on(async {
             let note = || {
@@ -703,9 +703,9 @@ fn a_thousand_runtimes_leave_no_descriptor_and_no_thread() {
 #[test]
 fn a_handle_outlives_its_runtime() {
     in_own_process("a_handle_outlives_its_runtime", || {
-        drop(Runtime::new().unwrap());
+        drop(one_worker());
         let descriptors = count_of("fd");
-        let runtime = Runtime::new().unwrap();
+        let runtime = one_worker();
         let handle = runtime.block_on(async {
             let (_ours, theirs) = pair().await;
             drop(spawn(async move { theirs.readable().await }));
@@ -733,7 +733,7 @@ fn a_runtime_that_cannot_be_made_is_an_error_and_leaves_nothing() {
         // Three are enough; mio's poll(2) backend needs fewer.
         let mut free = 0;
         let runtime = loop {
-            match Runtime::new() {
+            match Builder::new().workers(1).build() {
                 Ok(runtime) => break runtime,
                 Err(error) => assert_eq!(error.raw_os_error(), Some(libc::EMFILE), "with {free} free: {error}"),
             }

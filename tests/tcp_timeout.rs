@@ -1184,7 +1184,7 @@ fn a_stream_whose_first_runtime_has_ended_times_out_in_the_next() {
 fn a_wait_under_a_timeout_fails_once_when_its_runtime_ends() {
     in_each_case(|case| async move {
         let ended = std::thread::spawn(move || {
-            let runtime = Runtime::new().expect("a runtime");
+            let runtime = one_worker();
             runtime.block_on(async move {
                 let link = Link::new(case, TEN).await;
                 assert!(link.poll().is_pending(), "there is nothing to do");

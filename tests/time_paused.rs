@@ -8,7 +8,7 @@ use std::task::Waker;
 use futures_lite::{AsyncReadExt, AsyncWriteExt};
 use kittiwake::runtime::{Builder, Runtime};
 use kittiwake::time::{Duration, Instant, advance, pause, resume, sleep, sleep_until, timeout};
-use support::{TICK, assert_at, panic_of, poll_with, run, run_paused, within};
+use support::{TICK, assert_at, one_worker, panic_of, poll_with, run, run_paused, within};
 
 const HOUR: Duration = Duration::from_secs(3600);
 const SECOND: Duration = Duration::from_secs(1);
@@ -244,7 +244,7 @@ fn the_clock_persists_between_two_calls_of_one_runtime() {
 #[test]
 fn a_pause_inside_a_call_outlives_it() {
     within(|| {
-        let runtime = Runtime::new().expect("a runtime");
+        let runtime = one_worker();
         let paused = runtime.block_on(async {
             pause();
             Instant::now()

@@ -1,6 +1,6 @@
 //! Blocking work: closures that may wait for what no reactor watches, on threads of their own.
 //!
-//! A closure is a task of one poll ([`executor::spawn_job`]), so it has the handle, the id and the containment of any
+//! A closure is a task of one poll ([`executor::job`]), so it has the handle, the id and the containment of any
 //! other; only that its runtime's [pool] runs it, and not a worker.
 //!
 //! Each runtime has a pool, and no thread before the first closure.
@@ -72,7 +72,7 @@ where
     C: FnOnce() -> T + Send + 'static,
     T: Send + 'static,
 {
-    Some(Pool::current()?.spawn(&Home::current()?, closure, Location::caller()))
+    Some(Pool::current()?.spawn(&executor::current_home()?, closure, Location::caller()))
 }
 
 impl Pool {
@@ -84,7 +84,7 @@ impl Pool {
     /// Runs `closure` on one of these threads; its task stands in the list of `home`.
     pub(crate) fn spawn<C, T>(
         self: &Arc<Self>,
-        home: &Arc<Home>,
+        home: &Home,
         closure: C,
         location: &'static Location<'static>,
     ) -> JoinHandle<T>
@@ -94,11 +94,12 @@ impl Pool {
     {
         let pool = self.clone();
         let submit = move |job| pool.submit(job);
-        if size_of::<C>() > executor::LARGE {
-            executor::spawn_job(home, Box::new(closure), location, submit)
+        let job = if size_of::<C>() > executor::LARGE {
+            executor::job(home, Box::new(closure), location, submit)
         } else {
-            executor::spawn_job(home, closure, location, submit)
-        }
+            executor::job(home, closure, location, submit)
+        };
+        job.start()
     }
 }
 

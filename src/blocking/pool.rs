@@ -211,13 +211,13 @@ fn start_thread(pool: Arc<Pool>) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::executor::{Executor, Home, JoinHandle};
+    use crate::executor::{Home, JoinHandle, Workers};
     use futures_lite::future::block_on;
     use std::panic::Location;
     use std::sync::{Barrier, mpsc};
 
-    fn home() -> Arc<Home> {
-        Executor::new(Waker::noop().clone()).home().clone()
+    fn home() -> Home {
+        Home::new(Workers::new(vec![Waker::noop().clone()]), 0)
     }
 
     fn spawn<T: Send + 'static>(pool: &Arc<Pool>, closure: impl FnOnce() -> T + Send + 'static) -> JoinHandle<T> {

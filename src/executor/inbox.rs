@@ -2,18 +2,18 @@
 //!
 //! # States
 //! ```text
-//!            poll                park
-//!   AWAKE ---------> POLLING  AWAKE ---------> PARKED
-//!     ^  \              |                        |
-//!     |   \ post        | post                   | post, and rings
-//!     |    v            v                        v
-//!     +--- RUNG <-------+------------------------+
+//!            poll               park
+//!   AWAKE ---------> POLLING ---------> PARKED   (or park at once)
+//!     ^  \              |                  |
+//!     |   \ post        | post, call       | post, call: and ring
+//!     |    v            v                  v
+//!     +--- RUNG <-------+------------------+
 //!    take
 //! ```
 //! * AWAKE: the worker runs tasks, and will come here before it blocks.
-//! * POLLING: it looks at the kernel again and again, and at this word as often.
+//! * POLLING: it has nothing to run and looks for it, and at this word as often.
 //! * PARKED: it blocks, or is about to, and only the ring ends that.
-//! * RUNG: something was posted since it last took everything.
+//! * RUNG: something was posted since it last took everything, here or to its queue; or it was called to look at those of others.
 //!
 //! [`Inbox::post`] pushes under the lock, then swaps the state to RUNG, and rings only if
 //! that was PARKED: a storm of posts rings once, and a worker that is awake is not
@@ -26,15 +26,24 @@
 //! rings. A ring that comes before the worker really blocks is kept by the ring
 //! itself (an eventfd, a pipe), and ends the block at once.
 
-use std::sync::atomic::{AtomicU8, Ordering};
 use std::task::Waker;
 
-use parking_lot::Mutex;
+use crate::sync::Mutex;
+use crate::sync::atomic::{AtomicU8, Ordering};
 
 const AWAKE: u8 = 0;
 const POLLING: u8 = 1;
 const PARKED: u8 = 2;
 const RUNG: u8 = 3;
+
+/// In what state a worker was that was rung.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Rung {
+    /// It was idle, and comes now.
+    Idle,
+    /// It runs tasks, or is about to, and will come.
+    Busy,
+}
 
 /// Where other threads post what one worker is to run.
 pub(crate) struct Inbox<T> {
@@ -44,6 +53,8 @@ pub(crate) struct Inbox<T> {
 
 struct Posts<T> {
     queue: Vec<T>,
+    /// How many there were.
+    count: u64,
     /// Ends the worker's block. `None` once the inbox is closed: it has a descriptor, which is not kept open for those
     /// who still refer to a worker that is gone.
     ring: Option<Waker>,
@@ -51,7 +62,7 @@ struct Posts<T> {
 
 impl<T> Inbox<T> {
     pub(crate) fn new(ring: Waker) -> Self {
-        Self { state: AtomicU8::new(AWAKE), posts: Mutex::new(Posts { queue: Vec::new(), ring: Some(ring) }) }
+        Self { state: AtomicU8::new(AWAKE), posts: Mutex::new(Posts { queue: Vec::new(), count: 0, ring: Some(ring) }) }
     }
 
     /// Gives the worker `post`, or gives it back if nobody would take it any more.
@@ -61,14 +72,43 @@ impl<T> Inbox<T> {
             return Err(post);
         }
         posts.queue.push(post);
+        posts.count += 1;
         drop(posts);
-        if self.state.swap(RUNG, Ordering::AcqRel) == PARKED {
-            let ring = self.posts.lock().ring.clone();
-            if let Some(ring) = ring {
-                ring.wake();
-            }
-        }
+        self.ring();
         Ok(())
+    }
+
+    /// How many posts there were.
+    pub(super) fn posts(&self) -> u64 {
+        self.posts.lock().count
+    }
+
+    /// Has the worker come here, or to its queue, where something was put for it.
+    pub(super) fn ring(&self) -> Rung {
+        match self.state.swap(RUNG, Ordering::AcqRel) {
+            PARKED => self.end_block(),
+            POLLING => {}
+            _ => return Rung::Busy,
+        }
+        Rung::Idle
+    }
+
+    /// Has the worker come if it is idle; `false` if it is not.
+    pub(super) fn call(&self) -> bool {
+        let is_idle = |state| matches!(state, PARKED | POLLING).then_some(RUNG);
+        let was = self.state.fetch_update(Ordering::AcqRel, Ordering::Acquire, is_idle);
+        if was == Ok(PARKED) {
+            self.end_block();
+        }
+        was.is_ok()
+    }
+
+    #[cold]
+    fn end_block(&self) {
+        let ring = self.posts.lock().ring.clone();
+        if let Some(ring) = ring {
+            ring.wake();
+        }
     }
 
     /// Whether something was posted since the last [`take`](Inbox::take).
@@ -80,18 +120,23 @@ impl<T> Inbox<T> {
     /// Says that the worker will look here every now and then, without blocking. `false` if
     /// there is something now.
     pub(crate) fn poll(&self) -> bool {
-        self.leave_awake(POLLING)
+        self.idle(POLLING)
     }
 
     /// Says that the worker is about to block. `false` if there is something here,
     /// so that it must not.
     #[inline]
     pub(crate) fn park(&self) -> bool {
-        self.leave_awake(PARKED)
+        self.idle(PARKED)
     }
 
-    fn leave_awake(&self, state: u8) -> bool {
-        self.state.compare_exchange(AWAKE, state, Ordering::AcqRel, Ordering::Acquire).is_ok()
+    #[inline]
+    fn idle(&self, state: u8) -> bool {
+        match self.state.compare_exchange(AWAKE, state, Ordering::AcqRel, Ordering::Acquire) {
+            // From polling to blocking, or to polling in another way.
+            Err(POLLING) => self.state.compare_exchange(POLLING, state, Ordering::AcqRel, Ordering::Acquire).is_ok(),
+            awake => awake.is_ok(),
+        }
     }
 
     /// The worker is awake again. Appends what was posted to `queue`.

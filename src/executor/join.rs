@@ -11,7 +11,7 @@ use std::task::{Context, Poll};
 use async_task::Task;
 use parking_lot::Mutex;
 
-use super::Home;
+use super::Workers;
 use super::list::Place;
 use super::task::{Id, Metadata, Outcome};
 
@@ -50,7 +50,7 @@ impl<T> JoinHandle<T> {
         Self { task: Some(task), id }
     }
 
-    /// Ends the task: its future is dropped, by its own worker, the next time it
+    /// Ends the task: its future is dropped, by a worker, the next time it
     /// would have been polled.
     ///
     /// The handle then gives a [`JoinError`] that says [`is_cancelled`](JoinError::is_cancelled); if the task
@@ -68,14 +68,14 @@ impl<T> JoinHandle<T> {
     /// ```
     pub fn abort(&self) {
         if let Some(task) = &self.task {
-            task.metadata().home.tasks.abort_one(task.metadata().place);
+            task.metadata().workers.tasks.abort_one(task.metadata().place);
         }
     }
 
     /// Returns a handle that can end the task and outlives this one.
     pub fn abort_handle(&self) -> AbortHandle {
         let task = self.task.as_ref().map(Task::metadata);
-        AbortHandle { id: self.id, task: task.map(|task| (task.home.clone(), task.place)) }
+        AbortHandle { id: self.id, task: task.map(|task| (task.workers.clone(), task.place)) }
     }
 
     /// Whether the task has ended, so that awaiting it does not wait.
@@ -134,20 +134,20 @@ impl<T> fmt::Debug for JoinHandle<T> {
 pub struct AbortHandle {
     id: Id,
     /// Where it is, unless it was known to be over.
-    task: Option<(Arc<Home>, Place)>,
+    task: Option<(Arc<Workers>, Place)>,
 }
 
 impl AbortHandle {
     /// Ends the task, as [`JoinHandle::abort`] does.
     pub fn abort(&self) {
-        if let Some((home, place)) = &self.task {
-            home.tasks.abort_one(*place);
+        if let Some((workers, place)) = &self.task {
+            workers.tasks.abort_one(*place);
         }
     }
 
     /// Whether the task's future is gone: it ended, panicked or was aborted.
     pub fn is_finished(&self) -> bool {
-        !self.task.as_ref().is_some_and(|(home, place)| home.tasks.contains(*place))
+        !self.task.as_ref().is_some_and(|(workers, place)| workers.tasks.contains(*place))
     }
 
     /// The task's id.

@@ -15,7 +15,7 @@ use std::task::{Context, Poll, Wake, Waker};
 use parking_lot::Mutex;
 use slab::Slab;
 
-use super::{AbortHandle, Home, Id, JoinError, JoinHandle, task};
+use super::{AbortHandle, Current, Id, JoinError, JoinHandle, task};
 
 /// Tasks that belong together: joined in the order in which they end, and aborted when the
 /// set is dropped.
@@ -241,7 +241,7 @@ impl<T: Send + 'static> JoinSet<T> {
     where
         F: Future<Output = T> + Send + 'static,
     {
-        self.insert(task::spawn(&Home::expect("JoinSet::spawn"), future, Location::caller()))
+        self.insert(task::shared(&Current::expect("JoinSet::spawn").spawn_home(), future, Location::caller()).start())
     }
 }
 
@@ -256,7 +256,7 @@ impl<T: 'static> JoinSet<T> {
     where
         F: Future<Output = T> + 'static,
     {
-        self.insert(task::spawn_local(&Home::expect("JoinSet::spawn_local"), future, Location::caller()))
+        self.insert(task::local(&Current::expect("JoinSet::spawn_local").home, future, Location::caller()).start())
     }
 }
 

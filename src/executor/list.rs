@@ -1,12 +1,15 @@
-//! List: the tasks a worker has, so that it can end them.
+//! List: the tasks of a runtime, so that it can end them.
 //!
 //! A task that waits is referred to by the wakers it has given away, and by
-//! nobody else. At shutdown each must be dropped all the same, on its own
+//! nobody else. At shutdown each must be dropped all the same, by a
 //! worker: so the list keeps one waker of each, and a task that was told to end
-//! and is woken drops its future the next time its worker runs it.
+//! and is woken drops its future the next time a worker runs it.
 //!
 //! An entry is made when the task is spawned and goes when the task's future is
 //! dropped, whether it ended, panicked or was aborted.
+//!
+//! There is a list for each worker, with a lock of its own, so that workers that spawn do not wait for each other. A
+//! task stays in the list of the worker that spawned it, whichever runs it.
 
 use std::num::{NonZeroU32, NonZeroU64};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -18,11 +21,21 @@ use slab::Slab;
 use super::task::ABORTED;
 use crate::sync::wake_all;
 
-/// The tasks that were spawned on one worker and still have their future.
-pub(crate) struct TaskList {
+/// The tasks that were spawned in one runtime and still have their future.
+pub(crate) struct TaskLists {
     /// How many of them were told to end: for not asking, mostly, which.
     told: AtomicUsize,
+    /// How many lists may still have tasks: those that are open, or not empty.
+    living: AtomicUsize,
+    lists: Box<[List]>,
+}
+
+/// One worker's, on cache lines of its own.
+#[repr(align(128))]
+struct List {
     tasks: Mutex<Tasks>,
+    /// How many tasks still have their future. Written under the lock.
+    alive: AtomicUsize,
 }
 
 struct Tasks {
@@ -31,8 +44,8 @@ struct Tasks {
     local: usize,
     /// How many of them are jobs.
     jobs: usize,
-    /// The id of the last task, or 0.
-    last_id: u64,
+    /// How many tasks were entered here.
+    count: u64,
     /// Nothing may be spawned any more.
     closed: bool,
     /// No local task may be spawned: no `block_on` call is there to run it.
@@ -51,7 +64,7 @@ struct Entry {
 /// What kind of task one is.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
-    /// Made by `spawn`: it may be run by any worker.
+    /// Made by `spawn`: it may be run by any worker of its runtime.
     Shared,
     /// Made by `spawn_local`: run and dropped on its own thread.
     Local,
@@ -64,71 +77,85 @@ pub(crate) enum Kind {
 pub(crate) enum Which {
     /// Those made by `spawn_local`.
     Local,
-    /// All that a worker runs. To end them is to end the runtime, so the jobs are told to end as well.
+    /// All that workers run. To end them is to end the runtime, so the jobs are told to end as well.
     All,
 }
 
-/// Where a task stands in the list of its home.
+/// Where a task stands in the lists of its runtime.
 #[derive(Clone, Copy)]
 pub(super) struct Place {
     pub(super) id: NonZeroU64,
     /// One more than the number of its entry; `None` if the list refused it.
     pub(super) key: Option<NonZeroU32>,
+    /// Which worker's list it is.
+    pub(super) list: u32,
 }
 
-impl TaskList {
-    pub(super) fn new() -> Self {
-        Self {
-            told: AtomicUsize::new(0),
-            tasks: Mutex::new(Tasks {
-                entries: Slab::new(),
-                local: 0,
-                jobs: 0,
-                last_id: 0,
-                closed: false,
-                closed_to_local: true,
-            }),
-        }
+impl TaskLists {
+    /// Empty lists for so many workers.
+    pub(super) fn new(workers: usize) -> Self {
+        let lists =
+            (0..workers).map(|_| List { tasks: Mutex::new(Tasks::new()), alive: AtomicUsize::new(0) }).collect();
+        Self { told: AtomicUsize::new(0), living: AtomicUsize::new(workers), lists }
     }
 
-    /// Has `make` build a task and its waker, and enters it. `make` runs under the lock: it
+    /// Has `make` build a task and its waker, and enters it in a list. `make` runs under the lock: it
     /// allocates, and calls no foreign code.
     ///
     /// # Panics
     /// With 2^32 tasks.
-    pub(super) fn admit<R>(&self, kind: Kind, make: impl FnOnce(Place) -> (Waker, R)) -> R {
-        let mut tasks = self.tasks.lock();
-        let tasks = &mut *tasks;
-        tasks.last_id += 1;
-        let id = NonZeroU64::new(tasks.last_id).expect("ids count from 1");
+    pub(super) fn admit<R>(&self, index: usize, kind: Kind, make: impl FnOnce(Place) -> (Waker, R)) -> R {
+        let list = &self.lists[index];
+        let mut tasks = list.tasks.lock();
+        // Each list has the ids that leave its own remainder, so that they are unique in the runtime.
+        let id = tasks.count * self.lists.len() as u64 + index as u64 + 1;
+        tasks.count += 1;
+        let id = NonZeroU64::new(id).expect("ids count from 1");
+        let place = Place { id, key: None, list: index as u32 };
         if tasks.closed || (kind == Kind::Local && tasks.closed_to_local) {
-            let (_unused, made) = make(Place { id, key: None });
+            let (_unused, made) = make(place);
             return made;
         }
         let vacant = tasks.entries.vacant_entry();
         let key = u32::try_from(vacant.key() + 1).ok().and_then(NonZeroU32::new);
-        let (waker, made) = make(Place { id, key: Some(key.expect("fewer than 2^32 tasks")) });
+        let (waker, made) = make(Place { key: Some(key.expect("fewer than 2^32 tasks")), ..place });
         vacant.insert(Entry { id, kind, end: 0, waker });
-        tasks.count(kind, 1);
+        tasks.counted(kind, 1);
+        list.note_alive(&tasks);
         made
     }
 
-    /// Removes the entry of a task.
-    pub(super) fn remove(&self, key: NonZeroU32) {
-        let mut tasks = self.tasks.lock();
-        let removed = tasks.entries.remove(index(key));
-        tasks.count(removed.kind, -1);
+    /// Removes the entry of a task. `true` if it was the last one of all, after they were all told to end.
+    pub(super) fn remove(&self, key: NonZeroU32, index: u32) -> bool {
+        let list = self.list(index);
+        let mut tasks = list.tasks.lock();
+        let removed = tasks.entries.remove(slot(key));
+        tasks.counted(removed.kind, -1);
+        list.note_alive(&tasks);
+        let is_dead = tasks.closed && removed.kind != Kind::Job && tasks.len(Which::All) == 0;
         if removed.end != 0 {
             self.told.fetch_sub(1, Ordering::Relaxed);
         }
         drop(tasks);
         // Outside the lock: this may free the task, and with it an output.
         drop(removed);
+        is_dead && self.has_died()
+    }
+
+    /// A list has closed and lost its last task. Whether all have.
+    #[cold]
+    fn has_died(&self) -> bool {
+        self.living.fetch_sub(1, Ordering::AcqRel) == 1
+    }
+
+    /// Whether all tasks are gone, and no new one will come.
+    pub(super) fn are_dead(&self) -> bool {
+        self.living.load(Ordering::Acquire) == 0
     }
 
     /// Tells a task to end, if it is still there.
     pub(super) fn abort_one(&self, place: Place) {
-        let mut tasks = self.tasks.lock();
+        let mut tasks = self.list(place.list).tasks.lock();
         let waker = tasks.find(place).map(|entry| {
             self.tell(entry, ABORTED);
             // A clone of our own task's waker: this counts, and no more.
@@ -160,13 +187,13 @@ impl TaskList {
         if place.key.is_none() {
             return ABORTED;
         }
-        self.tasks.lock().find(place).map_or(0, |entry| entry.end)
+        self.list(place.list).tasks.lock().find(place).map_or(0, |entry| entry.end)
     }
 
     /// Runs a task that is to end because of `end`, unless it was told so before. The list has told one meanwhile, so that the
     /// task asks: one that the list refused is in no entry.
     pub(super) fn while_told(&self, place: Place, end: i32, run: impl FnOnce() -> bool) {
-        if let Some(entry) = self.tasks.lock().find(place) {
+        if let Some(entry) = self.list(place.list).tasks.lock().find(place) {
             self.tell(entry, end);
         }
         self.told.fetch_add(1, Ordering::Release);
@@ -175,44 +202,85 @@ impl TaskList {
     }
 
     pub(super) fn contains(&self, place: Place) -> bool {
-        self.tasks.lock().find(place).is_some()
+        self.list(place.list).tasks.lock().find(place).is_some()
     }
 
-    /// Lets local tasks in: a `block_on` call has begun.
-    pub(super) fn open_to_local(&self) {
-        self.tasks.lock().closed_to_local = false;
+    /// Lets local tasks into a list: a `block_on` call has begun.
+    pub(super) fn open_to_local(&self, index: usize) {
+        self.lists[index].tasks.lock().closed_to_local = false;
     }
 
-    /// Refuses new tasks, and tells those that are there to end.
-    pub(super) fn abort(&self, which: Which) {
-        let mut tasks = self.tasks.lock();
+    /// Refuses local tasks in one list, and tells those that are there to end.
+    pub(super) fn abort_local(&self, index: usize) {
+        let mut tasks = self.lists[index].tasks.lock();
         tasks.closed_to_local = true;
-        tasks.closed |= which == Which::All;
-        let count = if which == Which::All { tasks.entries.len() } else { tasks.local };
-        let mut wakers = Vec::with_capacity(count);
-        let is_meant = |entry: &Entry| which == Which::All || entry.kind == Kind::Local;
-        let meant = tasks.entries.iter_mut().filter(|(_, entry)| is_meant(entry));
         // At the end of most calls there is none, and then the others are not looked through.
-        for (_, entry) in meant.take(count) {
-            self.tell(entry, ABORTED);
-            wakers.push(entry.waker.clone());
-        }
+        let count = tasks.local;
+        let mut wakers = self.tell_all(&mut tasks, count, |entry| entry.kind == Kind::Local);
         drop(tasks);
         wake_all(&mut wakers);
     }
 
-    /// How many tasks still have their future.
-    pub(crate) fn len(&self, which: Which) -> usize {
-        self.tasks.lock().len(which)
+    /// Refuses new tasks in all lists, and tells those that are there to end. `true` if there was none at all.
+    pub(super) fn abort_all(&self) -> bool {
+        let mut all_dead = false;
+        for list in &self.lists {
+            let mut tasks = list.tasks.lock();
+            if std::mem::replace(&mut tasks.closed, true) {
+                continue;
+            }
+            tasks.closed_to_local = true;
+            let count = tasks.entries.len();
+            let mut wakers = self.tell_all(&mut tasks, count, |_| true);
+            let is_dead = tasks.len(Which::All) == 0;
+            drop(tasks);
+            wake_all(&mut wakers);
+            all_dead = is_dead && self.has_died();
+        }
+        all_dead
+    }
+
+    /// Tells those to end that are meant, `count` of them, and returns their wakers.
+    fn tell_all(&self, tasks: &mut Tasks, count: usize, is_meant: impl Fn(&Entry) -> bool) -> Vec<Waker> {
+        let meant = tasks.entries.iter_mut().map(|(_, entry)| entry).filter(|entry| is_meant(entry)).take(count);
+        let told = meant.map(|entry| {
+            self.tell(entry, ABORTED);
+            entry.waker.clone()
+        });
+        told.collect()
+    }
+
+    /// How many tasks of a list still have their future. They may be counted a moment late.
+    pub(super) fn alive(&self, index: usize) -> usize {
+        self.lists[index].alive.load(Ordering::Relaxed)
+    }
+
+    /// How many tasks still have their future, in a list.
+    pub(super) fn len(&self, index: usize, which: Which) -> usize {
+        self.lists[index].tasks.lock().len(which)
+    }
+
+    fn list(&self, index: u32) -> &List {
+        &self.lists[index as usize]
+    }
+}
+
+impl List {
+    fn note_alive(&self, tasks: &Tasks) {
+        self.alive.store(tasks.len(Which::All), Ordering::Relaxed);
     }
 }
 
 impl Tasks {
-    fn find(&mut self, place: Place) -> Option<&mut Entry> {
-        self.entries.get_mut(index(place.key?)).filter(|entry| entry.id == place.id)
+    fn new() -> Self {
+        Self { entries: Slab::new(), local: 0, jobs: 0, count: 0, closed: false, closed_to_local: true }
     }
 
-    fn count(&mut self, kind: Kind, change: isize) {
+    fn find(&mut self, place: Place) -> Option<&mut Entry> {
+        self.entries.get_mut(slot(place.key?)).filter(|entry| entry.id == place.id)
+    }
+
+    fn counted(&mut self, kind: Kind, change: isize) {
         match kind {
             Kind::Shared => {}
             Kind::Local => self.local = self.local.wrapping_add_signed(change),
@@ -228,6 +296,6 @@ impl Tasks {
     }
 }
 
-fn index(key: NonZeroU32) -> usize {
+fn slot(key: NonZeroU32) -> usize {
     key.get() as usize - 1
 }

@@ -1,31 +1,36 @@
 //! The executor: what a worker is to run, and who may tell it so.
 //!
 //! It knows no reactor. A worker's half is the [`Executor`], which hands out what is
-//! to be run next; the other half is its [`Home`], to which tasks refer: an
-//! [inbox] for other threads to post to, and the [list] of tasks.
+//! to be run next; the other half is in [`Workers`], to which tasks refer: for each worker of the runtime an
+//! [inbox] for other threads to post to, a [queue](workers) and a [list] of tasks.
 //!
 //! # The way of a task
 //! 1. [`spawn`] wraps the future ([`task`]), enters it into the list and schedules it.
-//! 2. [`schedule`], which is also what its wakers do, pushes it to the thread-local
-//!    queue if this is its worker's thread, and posts it to the inbox if not.
-//! 3. The worker takes it ([`Executor::next`]), in order, and runs it.
+//! 2. [`schedule`], which is also what its wakers do, pushes it on this thread if this is a worker that may run
+//!    it, and posts it to one if not.
+//! 3. A worker takes it ([`Executor::next`]), in order, and runs it.
 //! 4. Its future ends, panics or is aborted: the wrapper is dropped and leaves the list.
 //!
-//! # The queue
-//! A thread has one, and no lock: [`QUEUE`]. What is woken while the worker runs a batch
+//! # The queues
+//! A thread has one, and no lock: [`QUEUE`], for what only this worker may run. What is woken while the worker runs a batch
 //! gathers there; when the batch is used up the two are swapped, so that taking
-//! an entry touches neither the thread-local nor its borrow flag.
+//! an entry touches neither the thread-local nor its borrow flag. Where a runtime has one worker that is all.
+//!
+//! With several, tasks made by [`spawn`] are in the worker's [queue](workers), behind a lock, where others can take them. What the reactor
+//! and the timers wake, between two batches, is [`GATHERED`] and put there at once ([`Executor::begin_batch`]); what a task
+//! wakes is put there as it comes, because the same task may go on for long.
 //!
 //! # The end
-//! [`Executor::abort`] aborts what it is told to (the local tasks when a `block_on` call
-//! returns, all tasks when the runtime ends) and the worker runs on until
-//! they are gone. Only then does the inbox close.
+//! [`Executor::abort_local`] ends the local tasks when a `block_on` call returns, [`Workers::abort_all`] all tasks when the
+//! runtime ends, and the workers run on until they are gone. Only then do the inboxes close.
 
+mod idle;
 mod inbox;
 mod join;
 mod join_set;
 mod list;
 mod task;
+mod workers;
 mod yield_now;
 
 use std::cell::{Cell, RefCell};
@@ -34,22 +39,24 @@ use std::panic::Location;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Wake, Waker};
+use std::time::Duration;
 
 pub use join::{AbortHandle, JoinError, JoinHandle};
 pub use join_set::JoinSet;
 pub use task::Id;
 pub use yield_now::{YieldNow, yield_now};
 
-use inbox::Inbox;
+use list::Kind;
 pub(crate) use list::Which;
-use list::{Kind, TaskList};
-pub(crate) use task::{LARGE, Runnable, is_local, refuse, run, spawn_job};
+pub(crate) use task::{LARGE, Runnable, is_local, job, refuse, run};
+pub(crate) use workers::Workers;
+use workers::{Remote, Thief, Victims};
 
 use crate::budget;
 
 /// Runs a future as a task of the current runtime, beside its caller.
 ///
-/// The task starts when the caller next waits, and goes on whether or not the
+/// The task starts when the caller next waits, or on another worker before that, and goes on whether or not the
 /// returned handle is kept. It ends with its future; when it is
 /// [aborted](JoinHandle::abort); or when its runtime ends. A panic in it ends it alone, and the
 /// handle says so.
@@ -76,13 +83,14 @@ where
     F: Future + Send + 'static,
     F::Output: Send + 'static,
 {
-    task::spawn(&Home::expect("spawn"), future, Location::caller())
+    task::shared(&Current::expect("spawn").spawn_home(), future, Location::caller()).start()
 }
 
 /// Runs a future as a task that stays on this thread, so that it need not be `Send`.
 ///
 /// The task belongs to the [`block_on`](crate::block_on) call it is spawned in, and is dropped, on
-/// this thread, before that call returns. In all else it is like [`spawn`]'s.
+/// this thread, before that call returns. Spawned in a task on one of several workers, it belongs to that worker, until the
+/// runtime ends. In all else it is like [`spawn`]'s.
 ///
 /// # Panics
 /// Outside a runtime, like [`spawn`].
@@ -107,7 +115,7 @@ where
     F: Future + 'static,
     F::Output: 'static,
 {
-    task::spawn_local(&Home::expect("spawn_local"), future, Location::caller())
+    task::local(&Current::expect("spawn_local").home, future, Location::caller()).start()
 }
 
 /// Something for a worker to run.
@@ -117,43 +125,89 @@ pub(crate) enum Entry {
     Task(Runnable),
 }
 
-/// The half of a worker that its tasks and other threads refer to.
+/// A worker, as its tasks and other threads refer to it.
+#[derive(Clone)]
 pub(crate) struct Home {
-    inbox: Inbox<Entry>,
-    tasks: TaskList,
+    workers: Arc<Workers>,
+    index: usize,
 }
 
 impl Home {
-    /// The home of this thread's worker.
-    pub(crate) fn current() -> Option<Arc<Self>> {
-        HOME.with(|home| home.borrow().clone())
+    pub(crate) fn new(workers: Arc<Workers>, index: usize) -> Self {
+        Self { workers, index }
+    }
+
+    #[inline]
+    fn remote(&self) -> &Remote {
+        self.workers.remote(self.index)
+    }
+
+    /// Where a task of these workers is spawned: on the worker of this thread, if it is one of them, or the least loaded.
+    pub(crate) fn to_spawn_on(workers: &Arc<Workers>) -> Self {
+        let here = Current::get().map(|current| current.home).filter(|home| Arc::ptr_eq(&home.workers, workers));
+        here.unwrap_or_else(|| Self::new(workers.clone(), workers.least_loaded()))
+    }
+
+    /// Runs a future as a task of these workers, from any thread.
+    pub(crate) fn spawn<F>(&self, future: F, location: &'static Location<'static>) -> JoinHandle<F::Output>
+    where
+        F: Future + Send + 'static,
+        F::Output: Send + 'static,
+    {
+        task::shared(self, future, location).start()
+    }
+}
+
+/// Who is on a thread.
+#[derive(Clone)]
+struct Current {
+    /// The worker.
+    home: Home,
+    /// Those who run what is spawned here. Others than the worker only on a thread that is in `block_on` beside several workers.
+    spawns: Arc<Workers>,
+}
+
+impl Current {
+    fn get() -> Option<Self> {
+        CURRENT.with(|current| current.borrow().clone())
     }
 
     #[track_caller]
-    fn expect(function: &str) -> Arc<Self> {
+    fn expect(function: &str) -> Self {
         // Not `unwrap_or_else`: the panic is to point to the caller.
-        let Some(home) = Self::current() else {
+        let Some(current) = Self::get() else {
             panic!(
                 "kittiwake::{function} was called outside a runtime: call it inside \
                  kittiwake::block_on or Runtime::block_on, or use Handle::spawn from elsewhere"
             );
         };
-        home
+        current
     }
 
-    /// How many tasks still have their future.
-    pub(crate) fn tasks(&self) -> usize {
-        self.tasks.len(Which::All)
+    fn spawn_home(self) -> Home {
+        if Arc::ptr_eq(&self.home.workers, &self.spawns) { self.home } else { Home::to_spawn_on(&self.spawns) }
     }
+}
 
-    /// Runs a future as a task of this worker, from any thread.
-    pub(crate) fn spawn<F>(self: &Arc<Self>, future: F, location: &'static Location<'static>) -> JoinHandle<F::Output>
-    where
-        F: Future + Send + 'static,
-        F::Output: Send + 'static,
-    {
-        task::spawn(self, future, location)
-    }
+/// Where a blocking closure's task stands in a list: at the home of what is spawned on this thread.
+pub(crate) fn current_home() -> Option<Home> {
+    Current::get().map(Current::spawn_home)
+}
+
+/// How many workers run what is spawned on this thread; 0 outside a runtime.
+pub(crate) fn workers_here() -> usize {
+    Current::get().map_or(0, |current| current.spawns.len())
+}
+
+/// Like [`spawn`], and the task begins on the worker of this number.
+#[track_caller]
+pub(crate) fn spawn_placed<F>(worker: usize, future: F) -> JoinHandle<F::Output>
+where
+    F: Future + Send + 'static,
+    F::Output: Send + 'static,
+{
+    let home = Home::new(Current::expect("spawn").spawns, worker);
+    task::shared(&home, future, Location::caller()).start_on(&home)
 }
 
 /// Makes a task's entry go where it will be run. This is the whole of what waking a task does.
@@ -162,26 +216,41 @@ impl Home {
 /// entry if nothing has to be captured.
 #[inline]
 fn schedule(runnable: Runnable) {
-    if is_here(&runnable.metadata().home) {
+    if runnable.metadata().gate == OWN.get() {
         push(Entry::Task(runnable));
     } else {
-        post(runnable);
+        schedule_shared(runnable);
     }
 }
 
-/// Posts an entry to its home's inbox.
+#[inline(never)]
+fn schedule_shared(runnable: Runnable) {
+    if runnable.metadata().gate != SHARED.get() {
+        post(runnable);
+    } else if IN_BATCH.get() {
+        CURRENT.with(|current| {
+            if let Some(Current { home, .. }) = &*current.borrow() {
+                home.workers.push(home.index, runnable);
+            }
+        });
+    } else {
+        GATHERED.with(|gathered| gathered.borrow_mut().push(runnable));
+    }
+}
+
+/// Posts an entry to a worker that may run it.
 #[cold]
 fn post(runnable: Runnable) {
-    let home = runnable.metadata().home.clone();
-    if let Err(entry) = home.inbox.post(Entry::Task(runnable)) {
+    let metadata = runnable.metadata();
+    let workers = metadata.workers.clone();
+    let refused = if workers.is_several() && metadata.kind == Kind::Shared {
+        workers.post(metadata.last_worker(), runnable).map_err(Entry::Task)
+    } else {
+        workers.remote(metadata.place.list as usize).inbox.post(Entry::Task(runnable))
+    };
+    if let Err(entry) = refused {
         discard(entry);
     }
-}
-
-/// Whether this thread is the worker's that `home` belongs to.
-#[inline]
-fn is_here(home: &Arc<Home>) -> bool {
-    ADDRESS.get() == Arc::as_ptr(home).addr()
 }
 
 #[inline]
@@ -203,77 +272,157 @@ fn discard(entry: Entry) {
 // None of these has a destructor, so that they can be used at any time in a thread's life: a runtime may be dropped, and a
 // task woken, by another thread-local's destructor. They are empty by then, since [`Entered`] restores what was there.
 thread_local! {
-    /// Where the [`Home`] of the worker on this thread is, or 0: for comparing, which is all that waking needs.
-    static ADDRESS: Cell<usize> = const { Cell::new(0) };
-    /// What was woken on this thread and not yet taken by [`Executor::next`].
+    /// What only the worker on this thread may run is known by this address, or 0: for comparing, which is all that waking needs.
+    static OWN: Cell<usize> = const { Cell::new(0) };
+    /// What this worker may run as well as others is known by this, or 0 is there if nothing is.
+    static SHARED: Cell<usize> = const { Cell::new(0) };
+    /// The worker runs tasks; else it waits, or deals with what it has waited for.
+    static IN_BATCH: Cell<bool> = const { Cell::new(false) };
+    /// What was woken on this thread, is its worker's own, and was not yet taken by [`Executor::next`].
     static QUEUE: ManuallyDrop<RefCell<Vec<Entry>>> = const { ManuallyDrop::new(RefCell::new(Vec::new())) };
+    /// What was woken on this thread between two batches and is to be shared.
+    static GATHERED: ManuallyDrop<RefCell<Vec<Runnable>>> = const { ManuallyDrop::new(RefCell::new(Vec::new())) };
     /// The worker on this thread.
-    static HOME: ManuallyDrop<RefCell<Option<Arc<Home>>>> = const { ManuallyDrop::new(RefCell::new(None)) };
+    static CURRENT: ManuallyDrop<RefCell<Option<Current>>> = const { ManuallyDrop::new(RefCell::new(None)) };
 }
 
 /// While this lives, `spawn` and the wakers of its tasks find the worker on this thread.
 pub(crate) struct Entered {
-    previous: Option<Arc<Home>>,
-    /// The queue of the worker that was on this thread before.
+    /// The worker that was on this thread before, and its queue.
+    previous: Option<Current>,
     queue: Vec<Entry>,
+    gathered: Vec<Runnable>,
+    in_batch: bool,
     budget: budget::Saved,
 }
 
 /// Whether this thread is inside a worker already.
 pub(crate) fn is_entered() -> bool {
-    ADDRESS.get() != 0
+    OWN.get() != 0
+}
+
+/// Whether this thread is one of these workers.
+pub(crate) fn is_one_of(workers: &Arc<Workers>) -> bool {
+    Current::get().is_some_and(|current| Arc::ptr_eq(&current.home.workers, workers))
+}
+
+/// Puts a worker on this thread, or none, and returns who was there.
+fn replace(current: Option<Current>) -> Option<Current> {
+    let (own, shared) = current.as_ref().map_or((0, 0), |current| current.home.workers.gates(current.home.index));
+    OWN.set(own);
+    SHARED.set(shared);
+    CURRENT.with(|here| here.replace(current))
 }
 
 impl Drop for Entered {
     fn drop(&mut self) {
-        let previous = self.previous.take();
-        ADDRESS.set(previous.as_ref().map_or(0, |home| Arc::as_ptr(home).addr()));
+        let ours = replace(self.previous.take());
         let left = QUEUE.with(|queue| queue.replace(mem::take(&mut self.queue)));
-        debug_assert!(left.is_empty(), "Executor::leave takes what is left");
-        drop(HOME.with(|home| home.replace(previous)));
+        let gathered = GATHERED.with(|gathered| gathered.replace(mem::take(&mut self.gathered)));
+        debug_assert!(left.is_empty() && gathered.is_empty(), "Executor::leave takes what is left");
+        IN_BATCH.set(self.in_batch);
+        drop(ours);
         budget::restore(self.budget);
     }
 }
 
 /// The worker's own half.
 pub(crate) struct Executor {
-    home: Arc<Home>,
+    home: Home,
+    /// Those who run what is spawned on this worker's thread.
+    spawns: Arc<Workers>,
     /// What is being run, the next one last; what is woken meanwhile gathers in [`QUEUE`].
     batch: Vec<Entry>,
+    /// What a worker that has others beside it knows.
+    sharing: Option<Sharing>,
 }
 
+struct Sharing {
+    thief: Thief,
+    /// The next entry is one of the shared ones.
+    shared_next: bool,
+    /// The worker is idle and watches the others.
+    watching: bool,
+    /// How long it watches before it looks.
+    watch: Duration,
+    /// It has taken back its watch, or was called: somebody must look at the others' queues.
+    must_look: bool,
+    /// What it has done since it last thought of the others: tasks, and batches for as much as some tasks.
+    work: u32,
+}
+
+/// The first watch, and the longest.
+const WATCH: Duration = Duration::from_millis(1);
+const LONGEST_WATCH: Duration = Duration::from_millis(4);
+
+/// After so much work a busy worker reads the clock, and looks at the others if it is time to.
+const WORK: u32 = 64;
+const BATCH_WORK: u32 = 8;
+
 impl Executor {
-    /// `ring` is woken to end the worker's block, from any thread.
-    pub(crate) fn new(ring: Waker) -> Self {
-        let home = Arc::new(Home { inbox: Inbox::new(ring), tasks: TaskList::new() });
-        Self { home, batch: Vec::new() }
+    pub(crate) fn new(home: Home) -> Self {
+        let sharing = home.workers.is_several().then(|| Sharing {
+            thief: Thief::new(home.workers.len()),
+            shared_next: false,
+            watching: false,
+            watch: WATCH,
+            must_look: false,
+            work: 0,
+        });
+        Self { spawns: home.workers.clone(), home, batch: Vec::new(), sharing }
     }
 
-    pub(crate) fn home(&self) -> &Arc<Home> {
-        &self.home
+    /// As [`new`](Executor::new), for a thread whose spawned tasks `spawns` are to run.
+    pub(crate) fn beside(home: Home, spawns: Arc<Workers>) -> Self {
+        Self { spawns, ..Self::new(home) }
     }
 
     /// Makes this thread the worker's.
     pub(crate) fn enter(&self) -> Entered {
-        let previous = HOME.with(|home| home.replace(Some(self.home.clone())));
-        ADDRESS.set(Arc::as_ptr(&self.home).addr());
-        Entered { previous, queue: QUEUE.with(|queue| queue.take()), budget: budget::suspend() }
+        let previous = replace(Some(Current { home: self.home.clone(), spawns: self.spawns.clone() }));
+        Entered {
+            previous,
+            queue: QUEUE.with(|queue| queue.take()),
+            gathered: GATHERED.with(|gathered| gathered.take()),
+            in_batch: IN_BATCH.replace(false),
+            budget: budget::suspend(),
+        }
     }
 
     /// Begins a `block_on` call: local tasks may be spawned in it.
     pub(crate) fn open(&mut self) {
-        self.home.tasks.open_to_local();
+        self.home.workers.tasks.open_to_local(self.home.index);
         self.take_posts();
     }
 
     /// The next entry to run.
     #[inline]
     pub(crate) fn next(&mut self) -> Option<Entry> {
+        if self.sharing.is_some() { self.next_of_both() } else { self.next_own() }
+    }
+
+    #[inline]
+    fn next_own(&mut self) -> Option<Entry> {
         if self.batch.is_empty() {
             QUEUE.with(|queue| mem::swap(&mut self.batch, &mut queue.borrow_mut()));
             self.batch.reverse();
         }
         self.batch.pop()
+    }
+
+    /// The next entry of this worker's own and the shared ones, in turn.
+    fn next_of_both(&mut self) -> Option<Entry> {
+        if let Some(sharing) = &mut self.sharing {
+            sharing.work += 1;
+            sharing.shared_next = !sharing.shared_next;
+            if !sharing.shared_next && !self.batch.is_empty() {
+                return self.batch.pop();
+            }
+        }
+        match self.home.workers.pop(self.home.index) {
+            Some(task) => Some(Entry::Task(task)),
+            None => self.next_own(),
+        }
     }
 
     /// Whether [`next`](Executor::next) would return something.
@@ -286,51 +435,127 @@ impl Executor {
     #[inline]
     pub(crate) fn run(&self, task: Runnable) {
         budget::refill();
+        if self.sharing.is_some() {
+            task.metadata().note_worker(self.home.index);
+        }
         run(task);
+    }
+
+    /// Ends a batch. Whether there is nothing left to run, and the worker may be idle until [`rise`](Executor::rise).
+    #[inline]
+    pub(crate) fn rest(&mut self) -> bool {
+        if self.sharing.is_some() { self.rest_beside_others() } else { !self.has_next() }
+    }
+
+    fn rest_beside_others(&mut self) -> bool {
+        IN_BATCH.set(false);
+        let has_own = self.has_next();
+        let (Some(sharing), Home { workers, index }) = (&mut self.sharing, &self.home) else { return false };
+        if has_own || !workers.rest(*index) || sharing.thief.steal(workers, *index, Victims::Any) {
+            return false;
+        }
+        sharing.must_look = false;
+        if !workers.remote(*index).inbox.poll() {
+            return false;
+        }
+        workers.idle.enter();
+        // Once more: see the first race in `idle`.
+        if sharing.thief.steal(workers, *index, Victims::Any) {
+            sharing.must_look = workers.idle.leave(false);
+            return false;
+        }
+        sharing.watching = workers.idle.watch(workers.len());
+        true
+    }
+
+    /// How long the idle worker may block at the most, before it looks at the others' queues.
+    #[inline]
+    pub(crate) fn watch(&self) -> Option<Duration> {
+        self.sharing.as_ref().filter(|sharing| sharing.watching).map(|sharing| sharing.watch)
+    }
+
+    /// The worker is idle no longer.
+    #[inline]
+    pub(crate) fn rise(&mut self) {
+        if let Some(sharing) = &mut self.sharing {
+            sharing.watch = if sharing.watching { LONGEST_WATCH.min(2 * sharing.watch) } else { WATCH };
+            sharing.must_look = self.home.workers.idle.leave(mem::take(&mut sharing.watching));
+        }
+    }
+
+    /// Begins a batch: what the worker has waited for may be run, here or elsewhere.
+    #[inline]
+    pub(crate) fn begin_batch(&mut self) {
+        if self.sharing.is_some() {
+            self.begin_shared_batch();
+        }
+    }
+
+    fn begin_shared_batch(&mut self) {
+        let has_own = self.has_next();
+        let (Some(sharing), Home { workers, index }) = (&mut self.sharing, &self.home) else { return };
+        let has_shared = GATHERED.with(|gathered| workers.publish(*index, &mut gathered.borrow_mut()));
+        if has_own || has_shared {
+            sharing.watch = WATCH;
+            // It does not look itself now.
+            if mem::take(&mut sharing.must_look) && workers.idle.wants_call() && workers.others_have_some(*index) {
+                workers.call_if_wanted();
+            }
+        }
+        sharing.work += BATCH_WORK;
+        if sharing.work >= WORK {
+            sharing.work = 0;
+            sharing.thief.steal(workers, *index, Victims::Stuck);
+        }
+        IN_BATCH.set(true);
     }
 
     /// Says that the worker is about to block; `false` if it must not.
     #[inline]
     pub(crate) fn park(&self) -> bool {
-        self.home.inbox.park()
+        self.home.remote().inbox.park()
     }
 
     /// Says that the worker looks for posts by itself; `false` if there are some.
     pub(crate) fn poll(&self) -> bool {
-        self.home.inbox.poll()
+        self.home.remote().inbox.poll()
     }
 
     pub(crate) fn has_posts(&self) -> bool {
-        self.home.inbox.is_rung()
+        self.home.remote().inbox.is_rung()
     }
 
     /// The worker is awake: what other threads posted comes after what is queued here.
     #[inline]
     pub(crate) fn take_posts(&mut self) {
-        QUEUE.with(|queue| self.home.inbox.take(&mut queue.borrow_mut()));
+        QUEUE.with(|queue| self.home.remote().inbox.take(&mut queue.borrow_mut()));
     }
 
-    /// Tells tasks to end; they do when they are run. No new ones are let in.
-    pub(crate) fn abort(&self, which: Which) {
-        self.home.tasks.abort(which);
+    /// Tells this worker's local tasks to end; they do when they are run. No new ones are let in.
+    pub(crate) fn abort_local(&self) {
+        self.home.workers.tasks.abort_local(self.home.index);
     }
 
-    /// How many tasks still have their future.
-    pub(crate) fn tasks(&self, which: Which) -> usize {
-        self.home.tasks.len(which)
+    /// Whether tasks that were told to end have not: this worker's local ones, or all of the runtime's.
+    pub(crate) fn has_tasks(&self, which: Which) -> bool {
+        match which {
+            Which::Local => self.home.workers.tasks.len(self.home.index, which) > 0,
+            Which::All => !self.home.workers.tasks.are_dead(),
+        }
     }
 
     /// Ends a `block_on` call: `deferred` and whatever else is left stays for the next one.
     pub(crate) fn leave(&mut self, mut deferred: Vec<Entry>) {
         deferred.extend(self.batch.drain(..).rev());
         deferred.append(&mut QUEUE.with(|queue| queue.take()));
+        deferred.extend(GATHERED.with(|gathered| gathered.take()).into_iter().map(Entry::Task));
         deferred.retain(|entry| matches!(entry, Entry::Task(_)));
-        self.home.inbox.put_back(deferred);
+        self.home.remote().inbox.put_back(deferred);
     }
 
     /// Refuses everything from now on. All tasks are gone.
     pub(crate) fn close(&mut self) {
-        let left = self.home.inbox.close();
+        let left = self.home.workers.close(self.home.index);
         left.into_iter().for_each(discard);
     }
 
@@ -344,7 +569,7 @@ impl Executor {
 pub(crate) struct MainWaker(Arc<Main>);
 
 struct Main {
-    home: Arc<Home>,
+    home: Home,
     /// An entry for it is in some queue.
     queued: AtomicBool,
 }
@@ -372,10 +597,10 @@ impl Wake for Main {
         if self.queued.swap(true, Ordering::AcqRel) {
             return;
         }
-        if is_here(&self.home) {
+        if OWN.get() == self.home.workers.gates(self.home.index).0 {
             return push(Entry::Main);
         }
         // Refused: the runtime has ended, and the future with it.
-        let _ = self.home.inbox.post(Entry::Main);
+        let _ = self.home.remote().inbox.post(Entry::Main);
     }
 }

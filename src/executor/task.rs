@@ -8,11 +8,11 @@
 //! * asks, before each poll, whether the task was told to end, and then drops the future instead;
 //! * keeps the output in an [`Outcome`], whose drop is contained too.
 //!
-//! Hence every task ends by being run on its own worker, in all cases by one
+//! Hence every task ends by being run on a worker that may run it, in all cases by one
 //! path: the wrapper returns `Ready`, async-task drops the wrapper, and the wrapper
 //! leaves the [list](super::list).
 //!
-//! A [job](spawn_job) is a task too, of one poll: its future calls a closure. It is run by a thread that
+//! A [job] is a task too, of one poll: its future calls a closure. It is run by a thread that
 //! may block, and stands in its home's list, so that it has an id there and is told to end with the others.
 //!
 //! Two kinds of panic still end the process: of a waker that awaits a `JoinHandle`, when async-task clones,
@@ -23,7 +23,7 @@ use std::num::NonZeroU64;
 use std::panic::Location;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU16, AtomicU32, Ordering};
 use std::task::{Context, Poll};
 
 use async_task::{Builder, Task};
@@ -31,24 +31,39 @@ use pin_project_lite::pin_project;
 
 use super::join::{JoinError, JoinHandle};
 use super::list::Place;
-use super::{Entry, Home, Kind, schedule};
+use super::{Entry, Home, Kind, Workers, schedule};
 use crate::sync::{contain, contain_all};
 
 /// What async-task keeps beside the future, in the same allocation.
 pub(crate) struct Metadata {
-    /// The worker to which the task is posted when another thread wakes it.
-    pub(super) home: Arc<Home>,
+    /// Those of whom one, or all, may run it.
+    pub(super) workers: Arc<Workers>,
     pub(super) place: Place,
-    kind: Kind,
-    /// How often it was run. Written by whoever runs it, hence never by two.
-    polls: AtomicU64,
+    /// What the thread of a worker that may run it is known by: [`Workers::gates`].
+    pub(super) gate: usize,
+    /// How often it was run, modulo 2^32. Written by whoever runs it, hence never by two.
+    polls: AtomicU32,
+    /// The worker that last ran it, or is to run it first: there it is posted when a thread wakes it that is none.
+    worker: AtomicU16,
+    pub(super) kind: Kind,
     /// Where it was spawned.
     pub(super) location: &'static Location<'static>,
 }
 
+impl Metadata {
+    pub(super) fn last_worker(&self) -> usize {
+        self.worker.load(Ordering::Relaxed).into()
+    }
+
+    #[inline]
+    pub(super) fn note_worker(&self, index: usize) {
+        self.worker.store(index as u16, Ordering::Relaxed);
+    }
+}
+
 pub(crate) type Runnable = async_task::Runnable<Metadata>;
 
-/// A task's id: no other task of its worker has had it.
+/// A task's id: no other task of its runtime has had it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Id(pub(super) NonZeroU64);
 
@@ -75,7 +90,7 @@ pub(super) const ABORTED: i32 = -1;
 #[inline]
 pub(crate) fn run(runnable: Runnable) {
     let metadata = runnable.metadata();
-    metadata.polls.store(metadata.polls.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+    metadata.polls.store(metadata.polls.load(Ordering::Relaxed).wrapping_add(1), Ordering::Relaxed);
     runnable.run();
 }
 
@@ -83,17 +98,46 @@ pub(crate) fn run(runnable: Runnable) {
 /// it ends, then.
 #[cold]
 fn run_to_end(runnable: Runnable, end: i32) {
-    let (home, place) = (runnable.metadata().home.clone(), runnable.metadata().place);
-    home.tasks.while_told(place, end, || runnable.run());
+    let (workers, place) = (runnable.metadata().workers.clone(), runnable.metadata().place);
+    workers.tasks.while_told(place, end, || runnable.run());
 }
 
-/// Makes a task of `future` and has its home run it.
-pub(crate) fn spawn<F>(home: &Arc<Home>, future: F, location: &'static Location<'static>) -> JoinHandle<F::Output>
+/// A new task that stands in its home's list, and what waits for it.
+pub(crate) struct Made<T> {
+    runnable: Runnable,
+    task: Task<Outcome<T>, Metadata>,
+}
+
+impl<T> Made<T> {
+    /// Has its home run it, or whoever it was submitted to.
+    pub(crate) fn start(self) -> JoinHandle<T> {
+        self.start_by(Runnable::schedule)
+    }
+
+    /// Has a worker begin it.
+    pub(super) fn start_on(self, home: &Home) -> JoinHandle<T> {
+        self.start_by(|runnable| home.workers.place(home.index, runnable))
+    }
+
+    fn start_by(self, schedule: impl FnOnce(Runnable)) -> JoinHandle<T> {
+        let Self { runnable, task } = self;
+        if runnable.metadata().place.key.is_some() {
+            schedule(runnable);
+        } else {
+            // Refused: it ends here and now, without being polled.
+            end(runnable);
+        }
+        JoinHandle::new(task)
+    }
+}
+
+/// Makes a task of `future` that any of its home's workers may run.
+pub(crate) fn shared<F>(home: &Home, future: F, location: &'static Location<'static>) -> Made<F::Output>
 where
     F: Future + Send + 'static,
     F::Output: Send + 'static,
 {
-    fn make<F>(home: &Arc<Home>, future: F, location: &'static Location<'static>) -> JoinHandle<F::Output>
+    fn make<F>(home: &Home, future: F, location: &'static Location<'static>) -> Made<F::Output>
     where
         F: Future + Send + 'static,
         F::Output: Send + 'static,
@@ -104,12 +148,12 @@ where
 }
 
 /// Makes a task of `future` that stays on this thread, which is its home's.
-pub(crate) fn spawn_local<F>(home: &Arc<Home>, future: F, location: &'static Location<'static>) -> JoinHandle<F::Output>
+pub(crate) fn local<F>(home: &Home, future: F, location: &'static Location<'static>) -> Made<F::Output>
 where
     F: Future + 'static,
     F::Output: 'static,
 {
-    fn make<F>(home: &Arc<Home>, future: F, location: &'static Location<'static>) -> JoinHandle<F::Output>
+    fn make<F>(home: &Home, future: F, location: &'static Location<'static>) -> Made<F::Output>
     where
         F: Future + 'static,
         F::Output: 'static,
@@ -121,13 +165,13 @@ where
     if size_of::<F>() > LARGE { make(home, Box::pin(future), location) } else { make(home, future, location) }
 }
 
-/// Makes a task that calls `closure`, and passes it to `submit`, on this thread, to be run somewhere once.
-pub(crate) fn spawn_job<C, T>(
-    home: &Arc<Home>,
+/// Makes a task that calls `closure`. It is passed to `submit`, on the thread that starts it, to be run somewhere once.
+pub(crate) fn job<C, T>(
+    home: &Home,
     closure: C,
     location: &'static Location<'static>,
     submit: impl Fn(Runnable) + Send + Sync + 'static,
-) -> JoinHandle<T>
+) -> Made<T>
 where
     C: FnOnce() -> T + Send + 'static,
     T: Send + 'static,
@@ -146,25 +190,29 @@ pub(crate) fn refuse(job: Runnable, reason: Option<i32>) {
 /// function they pass through copies them to its own frame.
 pub(crate) const LARGE: usize = 16 * 1024;
 
-/// Enters a new task into its home's list and schedules it.
+/// Enters a new task into its home's list.
 fn build<T>(
-    home: &Arc<Home>,
+    home: &Home,
     kind: Kind,
     location: &'static Location<'static>,
     spawn: impl FnOnce(Builder<Metadata>) -> (Runnable, Task<Outcome<T>, Metadata>),
-) -> JoinHandle<T> {
-    let (runnable, task) = home.tasks.admit(kind, |place| {
-        let metadata = Metadata { home: home.clone(), place, kind, polls: AtomicU64::new(0), location };
+) -> Made<T> {
+    let Home { workers, index } = home;
+    let (own, shared) = workers.gates(*index);
+    let gate = if kind == Kind::Shared && shared != 0 { shared } else { own };
+    workers.tasks.admit(*index, kind, |place| {
+        let metadata = Metadata {
+            workers: workers.clone(),
+            place,
+            gate,
+            polls: AtomicU32::new(0),
+            worker: AtomicU16::new(*index as u16),
+            kind,
+            location,
+        };
         let (runnable, task) = spawn(Builder::new().metadata(metadata));
-        (runnable.waker(), (runnable, task))
-    });
-    if runnable.metadata().place.key.is_some() {
-        runnable.schedule();
-    } else {
-        // Refused: it ends here and now, without being polled.
-        end(runnable);
-    }
-    JoinHandle::new(task)
+        (runnable.waker(), Made { runnable, task })
+    })
 }
 
 pin_project! {
@@ -172,7 +220,7 @@ pin_project! {
     struct TaskFuture<F: Future> {
         #[pin]
         future: Option<F>,
-        home: Arc<Home>,
+        workers: Arc<Workers>,
         place: Place,
     }
 
@@ -185,7 +233,9 @@ pin_project! {
                 contain_all(|| this.future.set(None));
             }
             if let Some(key) = this.place.key {
-                this.home.tasks.remove(key);
+                if this.workers.tasks.remove(key, this.place.list) {
+                    this.workers.all_gone();
+                }
             }
         }
     }
@@ -193,7 +243,7 @@ pin_project! {
 
 impl<F: Future> TaskFuture<F> {
     fn new(future: F, metadata: &Metadata) -> Self {
-        Self { future: Some(future), home: metadata.home.clone(), place: metadata.place }
+        Self { future: Some(future), workers: metadata.workers.clone(), place: metadata.place }
     }
 }
 
@@ -206,7 +256,7 @@ impl<F: Future> Future for TaskFuture<F> {
         let id = Id(this.place.id);
         // Asked here, and not before async-task notes that the task runs: whoever tells it to end in between would wake a task
         // that is still scheduled, which does nothing, and it would be polled and sleep.
-        let end = if this.home.tasks.has_told() { this.home.tasks.end(*this.place) } else { 0 };
+        let end = if this.workers.tasks.has_told() { this.workers.tasks.end(*this.place) } else { 0 };
         let polled = contain(|| match this.future.as_mut().as_pin_mut() {
             Some(future) if end == 0 => future.poll(cx).map(Some),
             _ => Poll::Ready(None),

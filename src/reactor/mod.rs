@@ -164,6 +164,15 @@ impl Reactor {
         self.registry.close();
     }
 
+    /// Ends it, and has `heir` watch what is bound here: nobody's wait ends.
+    pub(crate) fn hand_over(&self, heir: &Arc<Registry>) {
+        let mut wakers = Vec::new();
+        for source in self.registry.take_all() {
+            heir.adopt(source, &mut wakers);
+        }
+        wake_all(&mut wakers);
+    }
+
     pub(crate) fn registry(&self) -> &Arc<Registry> {
         &self.registry
     }
@@ -271,6 +280,30 @@ impl Registry {
         bound.map(drop)
     }
 
+    /// Has a source watched here that another reactor has watched.
+    fn adopt(self: &Arc<Self>, source: Arc<Source>, wakers: &mut Vec<Waker>) {
+        let mut table = self.table.lock();
+        let token = if table.closed { None } else { table.slots.insert(source.clone()).ok() };
+        let rebound = token.map_or(Err(ended()), |token| {
+            source.rebind(|old| {
+                old.deregister();
+                self.registry.register(&mut SourceFd(&old.fd), Token(token), INTEREST)?;
+                Ok(Binding { registry: self.clone(), token, fd: old.fd })
+            })
+        });
+        let unused = match (&rebound, token) {
+            (Ok(true), _) | (_, None) => None,
+            // It was closed meanwhile, or the kernel refused.
+            (_, Some(token)) => table.slots.remove(token),
+        };
+        drop(table);
+        drop(unused);
+        if rebound.is_err() {
+            // As at the end of a runtime: whoever waits fails, and the next operation binds anew.
+            source.orphan(wakers);
+        }
+    }
+
     /// How many sources are bound here.
     pub(crate) fn sources(&self) -> usize {
         self.table.lock().slots.len()
@@ -279,17 +312,22 @@ impl Registry {
     /// Ends the reactor: whoever waits on a socket bound here fails once, and the
     /// next operation that must wait binds to the runtime it is polled in.
     fn close(&self) {
-        let mut table = self.table.lock();
-        table.closed = true;
-        let sources = table.slots.take_all();
-        drop(table);
         let mut wakers = Vec::new();
-        for source in sources {
+        for source in self.take_all() {
             if let Some(binding) = source.orphan(&mut wakers) {
                 binding.deregister();
             }
         }
         wake_all(&mut wakers);
+    }
+}
+
+impl Registry {
+    /// Lets no more sources in, and returns those that are there.
+    fn take_all(&self) -> Vec<Arc<Source>> {
+        let mut table = self.table.lock();
+        table.closed = true;
+        table.slots.take_all()
     }
 }
 

@@ -1,34 +1,49 @@
-//! Runtimes: a worker, and what it runs.
+//! Runtimes: workers, and what they run.
 //!
-//! [`block_on`] is all that most programs need: it makes a runtime on
+//! [`block_on`] is all that many programs need: it makes a runtime of one worker on
 //! the calling thread, runs a future to its end, and takes everything down again. A
-//! [`Runtime`] is for those who want to keep one between calls, or to configure it with
+//! [`Runtime`] is for those who want several workers, to keep one between calls, or to configure it with
 //! a [`Builder`]; a [`Handle`] is for spawning from other threads.
 //!
-//! A runtime has one worker today: the thread that is inside `block_on`. Spawned tasks
+//! # One worker, or several
+//! The only worker of a runtime is the thread that is inside `block_on`. Its tasks
 //! run inside such a call, and wait between calls.
+//!
+//! Each of several workers is a thread of its own, and tasks run on them whether or not somebody is in `block_on`. A task runs on
+//! the worker that woke it, mostly where its socket is, and moves when that one has more to do than another. A worker
+//! that is stuck in one poll of a task, because that computes or blocks, holds back what belongs to it: its local tasks, and the
+//! events of the sockets that first waited there. What is queued behind that task is run by others within milliseconds.
+//!
+//! # Metrics
+//! What each worker has done, [`Handle::metrics`] tells at any time.
 //!
 //! The loop itself is in `worker.rs`, and is the place to begin reading.
 
 mod enter;
+mod handle;
+mod threads;
 mod worker;
 
 use std::fmt;
 use std::io;
-use std::panic::{Location, RefUnwindSafe, UnwindSafe};
-use std::sync::{Arc, Weak};
+use std::panic::{RefUnwindSafe, UnwindSafe, resume_unwind};
+use std::thread::available_parallelism;
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
 use crate::blocking::Pool;
-use crate::executor::{self, Home, JoinHandle};
-use crate::reactor::Registry;
-use worker::Worker;
+use crate::executor::{self, Executor, Home, Workers};
+use crate::reactor::Reactor;
+use crate::sync::contain;
+use crate::time::Clock;
+pub use handle::{Handle, Metrics, TryCurrentError, WorkerMetrics};
+use threads::Threads;
+use worker::{Resources, Worker};
 
 /// Runs a future to its end on this thread, with the tasks it spawns.
 ///
-/// Makes a [`Runtime`] for this one call. The future need not be `Send` or
+/// Makes a [`Runtime`] of one worker for this one call. The future need not be `Send` or
 /// `'static`: it may borrow from its caller. Tasks that still run when it ends are
 /// dropped before this returns.
 ///
@@ -47,49 +62,66 @@ use worker::Worker;
 #[track_caller]
 pub fn block_on<F: Future>(future: F) -> F::Output {
     enter::check("block_on");
-    match Runtime::new() {
+    match Builder::new().workers(1).build() {
         Ok(runtime) => runtime.block_on(future),
         Err(error) => panic!("kittiwake::block_on: no reactor can be made: {error}"),
     }
 }
 
-/// A worker with its reactor and its tasks.
+/// Workers, each with its reactor, and their tasks.
 ///
-/// Dropping it drops all its tasks, then fails what still waits on its sockets. It does not wait for the closures
-/// of [`spawn_blocking`](crate::spawn_blocking) that run: [`shutdown_timeout`](Runtime::shutdown_timeout) does. It is
-/// `Send` and `Sync`. A task that holds an `Arc` of its own runtime keeps both for ever; give it a [`Handle`].
+/// Dropping it drops all its tasks, then fails what still waits on its sockets. It waits for the poll of a task that is under way
+/// on a worker, but not for the closures
+/// of [`spawn_blocking`](crate::spawn_blocking) that run: [`shutdown_timeout`](Runtime::shutdown_timeout) waits for both, and not for
+/// ever. It is
+/// `Send` and `Sync`. A task that holds an `Arc` of its own runtime keeps both for ever; give it a [`Handle`]. Dropped
+/// by a task on one of its own workers, it tells them to end and waits for none. Two runtimes that are dropped by
+/// each other's tasks at the same time wait for each other.
 ///
 /// # Examples
 /// ```
 /// let runtime = kittiwake::runtime::Runtime::new()?;
 /// let task = runtime.block_on(async { kittiwake::spawn(async { 1 }) });
-/// // The task goes on in the next call.
+/// // The task goes on between the calls, or in the next if there is one worker.
 /// assert_eq!(runtime.block_on(task).unwrap(), 1);
 /// # std::io::Result::Ok(())
 /// ```
 pub struct Runtime {
-    /// Locked by the thread that is in `block_on`, for as long.
-    worker: Mutex<Worker>,
+    /// `None` once it was told to end.
+    runs: Option<Runs>,
+    /// How long a guest looks for events before it blocks.
+    spin: Duration,
     handle: Handle,
 }
 
+/// Who runs a runtime's tasks.
+enum Runs {
+    /// Its only worker: locked by the thread that is in `block_on`, for as long.
+    One(Box<Mutex<Worker>>),
+    Several(Threads),
+}
+
 impl Runtime {
-    /// Makes a runtime with the default settings.
+    /// Makes a runtime with the default settings: it has a worker for each core.
     ///
     /// # Errors
-    /// What the system says when it has no descriptors left for the reactor: three are needed.
+    /// What the system says when it has no descriptors left for the reactors, three for each worker, or starts no threads.
     pub fn new() -> io::Result<Self> {
         Builder::new().build()
     }
 
     /// Runs a future to its end on this thread, and the runtime's tasks beside it.
     ///
-    /// Tasks made by [`spawn`](crate::spawn) outlive the call and go on in the next. Those made by
-    /// [`spawn_local`](crate::spawn_local) are dropped before it returns.
+    /// Tasks made by [`spawn`](crate::spawn) outlive the call, and go on in the next, or meanwhile if there are several workers. Those
+    /// made by [`spawn_local`](crate::spawn_local) are dropped before it returns.
+    ///
+    /// Beside several workers any number of threads may be in such calls. Each runs its own future and its local tasks
+    /// only, with a reactor for that time.
     ///
     /// # Panics
-    /// Inside a runtime, this one or another, and while another thread is in this runtime's `block_on`: a
-    /// runtime has one worker. A panic of the future goes on to the caller.
+    /// Inside a runtime, this one or another. If the runtime has one worker, while another thread is in its `block_on`; if
+    /// it has several, when the system has no descriptors left for the call's reactor: three. A panic of the future goes on to
+    /// the caller.
     ///
     /// # Examples
     /// ```
@@ -99,14 +131,47 @@ impl Runtime {
     /// ```
     #[track_caller]
     pub fn block_on<F: Future>(&self, future: F) -> F::Output {
+        if size_of::<F>() > executor::LARGE {
+            self.block_on_small(Box::pin(future))
+        } else {
+            self.block_on_small(future)
+        }
+    }
+
+    #[track_caller]
+    fn block_on_small<F: Future>(&self, future: F) -> F::Output {
         enter::check("Runtime::block_on");
-        let Some(mut worker) = self.worker.try_lock() else {
+        let Some(Runs::One(worker)) = &self.runs else { return self.block_on_beside(future) };
+        let Some(mut worker) = worker.try_lock() else {
             panic!(
                 "Runtime::block_on: another thread is in this runtime's block_on, and it has one worker; \
-                 use Handle::spawn from this thread, or a runtime of its own"
+                 use Handle::spawn from this thread, or a runtime of several workers"
             );
         };
-        if size_of::<F>() > executor::LARGE { worker.block_on(Box::pin(future)) } else { worker.block_on(future) }
+        worker.block_on(future)
+    }
+
+    /// Runs a future on this thread, as a guest beside the workers.
+    #[track_caller]
+    fn block_on_beside<F: Future>(&self, future: F) -> F::Output {
+        let mut guest = match self.guest() {
+            Ok(guest) => guest,
+            Err(error) => panic!("Runtime::block_on: no reactor can be made for this call: {error}"),
+        };
+        // Its end is the same if the future panics: its sockets go to the workers.
+        let result = contain(|| guest.block_on(future));
+        if let Some(heir) = self.handle.least_busy_registry() {
+            guest.leave_to(&heir);
+        }
+        result.unwrap_or_else(|panic| resume_unwind(panic))
+    }
+
+    fn guest(&self) -> io::Result<Worker> {
+        let reactor = Reactor::new()?;
+        let home = Home::new(Workers::new(vec![reactor.ring()]), 0);
+        let executor = Executor::beside(home, self.handle.workers().clone());
+        let resources = Resources::new(reactor, Clock::COMMON);
+        Ok(Worker::new(executor, resources, Clock::COMMON, self.spin, self.handle.clone()))
     }
 
     /// A handle for spawning tasks from other threads.
@@ -114,14 +179,14 @@ impl Runtime {
         &self.handle
     }
 
-    /// Ends the runtime as its drop does, then waits for the closures of [`spawn_blocking`](crate::spawn_blocking) that
-    /// run, until `timeout` is over.
+    /// Ends the runtime as its drop does, but waits no longer than `timeout` for its workers; then waits for the closures of
+    /// [`spawn_blocking`](crate::spawn_blocking) that run, until that time is over.
     ///
-    /// What is bounded is the wait: the destructors of the tasks, and of closures that have not begun, come first, and take
-    /// the time they take.
+    /// What is bounded is the wait. If there is one worker, the destructors of its tasks run on this thread, first, and
+    /// take the time they take; so do those of closures that have not begun.
     ///
     /// # Errors
-    /// If closures run even then. They go on, each on its thread, as when the runtime is dropped.
+    /// If workers or closures run even then. They go on, each on its thread: a worker until its tasks are gone.
     ///
     /// # Panics
     /// Inside a runtime, this one or another: it would hold up its worker. The runtime is dropped then.
@@ -139,35 +204,50 @@ impl Runtime {
     /// });
     /// begun.recv().unwrap();
     /// let error = runtime.shutdown_timeout(Duration::from_millis(10)).unwrap_err();
-    /// assert_eq!(error.still_running(), 1);
+    /// assert_eq!((error.workers_running(), error.still_running()), (0, 1));
     /// # drop(end);
     /// # std::io::Result::Ok(())
     /// ```
     #[track_caller]
-    pub fn shutdown_timeout(self, timeout: Duration) -> Result<(), ShutdownTimeout> {
+    pub fn shutdown_timeout(mut self, timeout: Duration) -> Result<(), ShutdownTimeout> {
         enter::check("Runtime::shutdown_timeout");
         // `None` is too far away for the clock to show it.
         let deadline = Instant::now().checked_add(timeout);
-        let pool = self.handle.pool.clone();
-        drop(self);
-        match pool.wait_until_gone(deadline) {
-            0 => Ok(()),
-            still_running => Err(ShutdownTimeout { still_running }),
+        let workers_running = self.runs.take().map_or(0, |runs| runs.end(deadline));
+        let pool = self.handle.pool();
+        // The workers have closed it, unless one of them is stuck.
+        pool.close();
+        match (workers_running, pool.wait_until_gone(deadline)) {
+            (0, 0) => Ok(()),
+            (workers_running, still_running) => Err(ShutdownTimeout { workers_running, still_running }),
+        }
+    }
+}
+
+impl Runs {
+    /// Ends the tasks. Returns how many workers have not come to that in time.
+    fn end(self, deadline: Option<Instant>) -> usize {
+        match self {
+            Self::One(worker) => {
+                worker.into_inner().shut_down();
+                0
+            }
+            Self::Several(mut threads) => threads.end(deadline),
         }
     }
 }
 
 impl Drop for Runtime {
     fn drop(&mut self) {
-        self.worker.get_mut().shut_down();
+        if let Some(runs) = self.runs.take() {
+            runs.end(None);
+        }
     }
 }
 
 // A panic of a call's future leaves the worker in order: the call's end is the same.
 impl UnwindSafe for Runtime {}
 impl RefUnwindSafe for Runtime {}
-impl UnwindSafe for Handle {}
-impl RefUnwindSafe for Handle {}
 
 impl fmt::Debug for Runtime {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -187,6 +267,9 @@ impl fmt::Debug for Runtime {
 /// ```
 #[derive(Clone, Debug)]
 pub struct Builder {
+    /// `None` is one for each core.
+    workers: Option<usize>,
+    thread_name: String,
     spin: Duration,
     start_paused: bool,
     max_blocking_threads: usize,
@@ -195,7 +278,52 @@ pub struct Builder {
 impl Builder {
     /// The default settings.
     pub fn new() -> Self {
-        Self { spin: Duration::ZERO, start_paused: false, max_blocking_threads: 512 }
+        Self {
+            workers: None,
+            thread_name: "kittiwake".to_owned(),
+            spin: Duration::ZERO,
+            start_paused: false,
+            max_blocking_threads: 512,
+        }
+    }
+
+    /// How many workers there are: by default one for each core ([`available_parallelism`]), or one if the clock is
+    /// [paused](Builder::start_paused).
+    ///
+    /// The only one of a runtime is the thread that is inside `block_on`; several are threads of their own.
+    ///
+    /// # Panics
+    /// If it is 0, or more than 4,096.
+    ///
+    /// # Examples
+    /// ```
+    /// let runtime = kittiwake::runtime::Builder::new().workers(2).build()?;
+    /// assert_eq!(runtime.handle().metrics().workers().len(), 2);
+    /// # std::io::Result::Ok(())
+    /// ```
+    #[must_use]
+    #[track_caller]
+    pub fn workers(mut self, workers: usize) -> Self {
+        assert!(workers > 0, "Builder::workers: no task could ever run on 0 workers; use 1 or more");
+        assert!(
+            workers <= MOST_WORKERS,
+            "Builder::workers: {workers} are more than {MOST_WORKERS}; use one for each core"
+        );
+        self.workers = Some(workers);
+        self
+    }
+
+    /// What the threads of several workers are called, with a number behind it: `kittiwake-0` by default. The system may cut it
+    /// short.
+    ///
+    /// # Panics
+    /// If there is a NUL in it.
+    #[must_use]
+    #[track_caller]
+    pub fn thread_name(mut self, name: impl Into<String>) -> Self {
+        self.thread_name = name.into();
+        assert!(!self.thread_name.contains('\0'), "Builder::thread_name: a thread's name cannot have a NUL in it");
+        self
     }
 
     /// How long a worker that has nothing to do looks for events again and again before it blocks. Zero,
@@ -209,7 +337,7 @@ impl Builder {
         self
     }
 
-    /// Whether the runtime's clock stands still from the start; see [`time`](crate::time). For tests.
+    /// Whether the runtime's clock stands still from the start; see [`time`](crate::time). For tests, and for one worker.
     #[must_use]
     pub fn start_paused(mut self, start_paused: bool) -> Self {
         self.start_paused = start_paused;
@@ -232,13 +360,55 @@ impl Builder {
     /// Makes the runtime.
     ///
     /// # Errors
-    /// What the system says when it has no descriptors left for the reactor: three are needed.
+    /// What the system says when it has no descriptors left for the reactors, three for each worker, or starts no threads.
+    /// `InvalidInput` if there are to be several workers with a [paused](Builder::start_paused) clock.
     pub fn build(&self) -> io::Result<Runtime> {
-        let worker = Worker::new(self.spin, self.start_paused, Pool::new(self.max_blocking_threads))?;
-        let handle = worker.handle();
-        Ok(Runtime { worker: Mutex::new(worker), handle })
+        let count = self.count_workers()?;
+        let reactors = (0..count).map(|_| Reactor::new()).collect::<io::Result<Vec<_>>>()?;
+        let workers = Workers::new(reactors.iter().map(Reactor::ring).collect());
+        let clock = self.clock(count);
+        let resources: Vec<Resources> = reactors.into_iter().map(|reactor| Resources::new(reactor, clock)).collect();
+        let parts = resources.iter().map(Resources::part).collect();
+        let handle = Handle::new(workers.clone(), Pool::new(self.max_blocking_threads), parts);
+        let runners = resources.into_iter().enumerate().map(|(index, resources)| {
+            let executor = Executor::new(Home::new(workers.clone(), index));
+            Worker::new(executor, resources, clock, self.spin, handle.clone())
+        });
+        let mut runners: Vec<Worker> = runners.collect();
+        let runs = match runners.pop() {
+            Some(worker) if runners.is_empty() => Runs::One(Box::new(Mutex::new(worker))),
+            last => {
+                runners.extend(last);
+                Runs::Several(Threads::start(runners, workers, &self.thread_name)?)
+            }
+        };
+        Ok(Runtime { runs: Some(runs), spin: self.spin, handle })
+    }
+
+    fn count_workers(&self) -> io::Result<usize> {
+        match self.workers {
+            Some(2..) if self.start_paused => Err(io::Error::new(
+                io::ErrorKind::InvalidInput,
+                "a clock that is paused from the start needs a runtime of one worker; call Builder::workers(1)",
+            )),
+            Some(workers) => Ok(workers),
+            None if self.start_paused => Ok(1),
+            // Where the system does not say, one is right for most.
+            None => Ok(available_parallelism().map_or(1, |cores| cores.get().min(MOST_WORKERS))),
+        }
+    }
+
+    fn clock(&self, workers: usize) -> Clock {
+        match workers {
+            1 if self.start_paused => Clock::paused(),
+            1 => Clock::SYSTEM,
+            _ => Clock::COMMON,
+        }
     }
 }
+
+/// Each is a thread with a reactor, and looks at all others now and then.
+const MOST_WORKERS: usize = 4096;
 
 impl Default for Builder {
     fn default() -> Self {
@@ -246,137 +416,19 @@ impl Default for Builder {
     }
 }
 
-/// Spawns tasks on a runtime, from any thread.
-///
-/// Cloning it is cheap. It does not keep the runtime alive.
-#[derive(Clone)]
-pub struct Handle {
-    home: Arc<Home>,
-    /// Weak, because it has a descriptor: a handle must not keep that open.
-    registry: Weak<Registry>,
-    /// It has neither threads nor jobs once the runtime has ended.
-    pool: Arc<Pool>,
-}
-
-impl Handle {
-    /// The handle of the runtime that this thread is in.
-    ///
-    /// # Panics
-    /// Outside a runtime.
-    #[track_caller]
-    pub fn current() -> Self {
-        // Not `unwrap_or_else`: the panic is to point to the caller.
-        match Self::try_current() {
-            Ok(handle) => handle,
-            Err(error) => panic!("Handle::current: {error}"),
-        }
-    }
-
-    /// The handle of the runtime that this thread is in.
-    ///
-    /// # Errors
-    /// If the thread is not inside a runtime.
-    pub fn try_current() -> Result<Self, TryCurrentError> {
-        match (Home::current(), Registry::current(), Pool::current()) {
-            (Some(home), Some(registry), Some(pool)) => Ok(Self { home, registry: Arc::downgrade(&registry), pool }),
-            _ => Err(TryCurrentError(())),
-        }
-    }
-
-    /// Runs a future as a task of this runtime.
-    ///
-    /// Like [`spawn`](crate::spawn), from any thread. If the runtime has ended, the future is dropped at
-    /// once, and the handle says that it was cancelled.
-    ///
-    /// # Examples
-    /// ```
-    /// let runtime = kittiwake::runtime::Runtime::new()?;
-    /// let handle = runtime.handle().clone();
-    /// let task = std::thread::spawn(move || handle.spawn(async { 5 })).join().unwrap();
-    /// assert_eq!(runtime.block_on(task).unwrap(), 5);
-    /// # std::io::Result::Ok(())
-    /// ```
-    #[track_caller]
-    pub fn spawn<F>(&self, future: F) -> JoinHandle<F::Output>
-    where
-        F: Future + Send + 'static,
-        F::Output: Send + 'static,
-    {
-        self.home.spawn(future, Location::caller())
-    }
-
-    /// Runs a closure that blocks on a thread of this runtime's pool.
-    ///
-    /// Like [`spawn_blocking`](crate::spawn_blocking), from any thread, also while nobody is in `block_on`. If the runtime has
-    /// ended, the closure is dropped at once, and the handle says that it was cancelled.
-    ///
-    /// # Examples
-    /// ```
-    /// let runtime = kittiwake::runtime::Runtime::new()?;
-    /// let task = runtime.handle().spawn_blocking(|| 5);
-    /// assert_eq!(runtime.block_on(task).unwrap(), 5);
-    /// # std::io::Result::Ok(())
-    /// ```
-    #[track_caller]
-    pub fn spawn_blocking<C, T>(&self, closure: C) -> JoinHandle<T>
-    where
-        C: FnOnce() -> T + Send + 'static,
-        T: Send + 'static,
-    {
-        self.pool.spawn(&self.home, closure, Location::caller())
-    }
-}
-
-impl Handle {
-    /// What the runtime holds at this moment.
-    ///
-    /// # Examples
-    /// ```
-    /// kittiwake::block_on(async {
-    ///     let _task = kittiwake::spawn(std::future::pending::<()>());
-    ///     assert_eq!(kittiwake::runtime::Handle::current().metrics().tasks_alive(), 1);
-    /// });
-    /// ```
-    pub fn metrics(&self) -> Metrics {
-        Metrics {
-            tasks_alive: self.home.tasks(),
-            sources_registered: self.registry.upgrade().map_or(0, |registry| registry.sources()),
-        }
-    }
-}
-
-/// What a runtime holds, as [`Handle::metrics`] found it.
-#[derive(Clone, Debug)]
-pub struct Metrics {
-    tasks_alive: usize,
-    sources_registered: usize,
-}
-
-impl Metrics {
-    /// Tasks that have not ended: their future has not been dropped. Blocking closures are not among them.
-    pub fn tasks_alive(&self) -> usize {
-        self.tasks_alive
-    }
-
-    /// Sockets that the reactor watches: those that have waited since they were made.
-    pub fn sources_registered(&self) -> usize {
-        self.sources_registered
-    }
-}
-
-impl fmt::Debug for Handle {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Handle").finish_non_exhaustive()
-    }
-}
-
-/// [`Runtime::shutdown_timeout`] did not see the end of all blocking closures.
+/// [`Runtime::shutdown_timeout`] did not see the end of all workers and blocking closures.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ShutdownTimeout {
+    workers_running: usize,
     still_running: usize,
 }
 
 impl ShutdownTimeout {
+    /// How many workers had not come to an end when the time was over: each is in a task that goes on, or waits for one.
+    pub fn workers_running(&self) -> usize {
+        self.workers_running
+    }
+
     /// How many closures ran when the time was over. They go on.
     pub fn still_running(&self) -> usize {
         self.still_running
@@ -385,21 +437,15 @@ impl ShutdownTimeout {
 
 impl fmt::Display for ShutdownTimeout {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (count, s) = (self.still_running, if self.still_running == 1 { "" } else { "s" });
-        write!(f, "the runtime has ended, but {count} blocking closure{s} went on when the time for that was over")
+        let count = |count: usize, what: &str| format!("{count} {what}{}", if count == 1 { "" } else { "s" });
+        let closures = count(self.still_running, "blocking closure");
+        let went_on = match (self.workers_running, self.still_running) {
+            (0, _) => closures,
+            (workers, 0) => count(workers, "worker"),
+            (workers, _) => format!("{} and {closures}", count(workers, "worker")),
+        };
+        write!(f, "the runtime was told to end, but {went_on} went on when the time for that was over")
     }
 }
 
 impl std::error::Error for ShutdownTimeout {}
-
-/// The thread is not inside a runtime.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct TryCurrentError(());
-
-impl fmt::Display for TryCurrentError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("this thread is not inside a kittiwake runtime; call this inside block_on or from a task")
-    }
-}
-
-impl std::error::Error for TryCurrentError {}

@@ -6,14 +6,18 @@
 //! Waiting means blocking when there is nothing to run, and one look at the kernel when there is: so
 //! neither tasks nor sockets starve each other, and an idle worker uses no CPU.
 //!
+//! A runtime's only worker is whichever thread is in its `block_on`. Of several, each has a thread, which is in such a call for the
+//! runtime's life ([`threads`](super::threads)); and a thread that calls `block_on` beside them is a guest: a worker for that time,
+//! of its call's future and of local tasks. What it spawns runs on the others.
+//!
 //! # The end of a call
 //! However `block_on` is left, by its future's output or by a panic, its future is dropped first, then its
 //! local tasks ([`Call`]), all on this thread and inside the runtime. Other tasks stay for the
-//! next call.
+//! next call. A guest's reactor hands its sockets over to another worker's: nobody's wait ends with the call.
 //!
 //! # The end of the runtime
 //! 1. [`Worker::shut_down`] refuses new tasks and tells all tasks to end;
-//! 2. it runs them until the list is empty: each drops its future, and with it its sockets;
+//! 2. it runs them until no worker has any left: each drops its future, and with it its sockets;
 //! 3. the pool ends: closures that no thread has begun are dropped, those that run go on alone;
 //! 4. the reactor closes, and orphans the sockets that live on elsewhere;
 //! 5. the timers end, and with them the waits of sleeps that live on elsewhere;
@@ -27,12 +31,12 @@ use std::task::{Context, Poll, Waker};
 use std::thread;
 use std::time::Duration;
 
-use super::Handle;
 use super::enter::{self, Entered};
-use crate::blocking::Pool;
+use super::handle::{Handle, Part};
 use crate::budget;
 use crate::executor::{self, Entry, Executor, Which};
-use crate::reactor::Reactor;
+use crate::metrics::Counters;
+use crate::reactor::{Reactor, Registry};
 use crate::sync::contain;
 use crate::time::{self, Clock, Instant, Timers};
 
@@ -42,43 +46,46 @@ const BATCH: usize = 64;
 /// Real time that bytes on their way between sockets are given before a paused clock jumps.
 const GRACE: Duration = Duration::from_millis(2);
 
+/// What a worker has beside its executor.
+pub(super) struct Resources {
+    reactor: Reactor,
+    timers: Arc<Timers>,
+    counters: Arc<Counters>,
+}
+
+impl Resources {
+    /// `clock` is the worker's, which need not be that of the thread this is made on.
+    pub(super) fn new(reactor: Reactor, clock: Clock) -> Self {
+        Self { timers: Timers::new(reactor.ring(), clock.now()), reactor, counters: Arc::default() }
+    }
+
+    /// What a handle has of it.
+    pub(super) fn part(&self) -> Part {
+        Part::new(&self.reactor, &self.timers, self.counters.clone())
+    }
+}
+
 /// An executor and the reactor it waits in.
 pub(super) struct Worker {
     executor: Executor,
     reactor: Reactor,
     timers: Arc<Timers>,
-    /// The threads for blocking work.
-    pool: Arc<Pool>,
     /// The clock, between calls.
     clock: Clock,
     /// The wakers of the timers that fire; empty otherwise, kept for its memory.
     wakers: Vec<Waker>,
     /// How long to look for events before blocking.
     spin: Duration,
+    counters: Arc<Counters>,
+    /// How often it has run tasks since it last told the counters.
+    ran: u64,
+    handle: Handle,
 }
 
 impl Worker {
-    pub(super) fn new(spin: Duration, start_paused: bool, pool: Arc<Pool>) -> io::Result<Self> {
-        let reactor = Reactor::new()?;
-        let clock = if start_paused { Clock::paused() } else { Clock::SYSTEM };
-        Ok(Self {
-            executor: Executor::new(reactor.ring()),
-            // By the clock that it will have, which need not be that of the thread it is made on.
-            timers: Timers::new(reactor.ring(), clock.now()),
-            clock,
-            pool,
-            wakers: Vec::new(),
-            reactor,
-            spin,
-        })
-    }
-
-    pub(super) fn handle(&self) -> Handle {
-        Handle {
-            home: self.executor.home().clone(),
-            registry: Arc::downgrade(self.reactor.registry()),
-            pool: self.pool.clone(),
-        }
+    pub(super) fn new(executor: Executor, resources: Resources, clock: Clock, spin: Duration, handle: Handle) -> Self {
+        let Resources { reactor, timers, counters } = resources;
+        Self { executor, reactor, timers, clock, wakers: Vec::new(), spin, counters, ran: 0, handle }
     }
 
     /// Runs `future` to its end.
@@ -96,10 +103,11 @@ impl Worker {
         let waker = main.waker();
         let mut cx = Context::from_waker(&waker);
         waker.wake_by_ref();
+        self.executor.begin_batch();
         loop {
             for _ in 0..BATCH {
                 match self.executor.next() {
-                    Some(Entry::Task(task)) => self.executor.run(task),
+                    Some(Entry::Task(task)) => self.run_task(task),
                     Some(Entry::Main) => {
                         main.taken();
                         if let Poll::Ready(output) = future.as_mut().poll(&mut cx) {
@@ -109,40 +117,62 @@ impl Worker {
                     None => break,
                 }
             }
-            budget::suspend();
             self.wait();
         }
+    }
+
+    #[inline]
+    fn run_task(&mut self, task: executor::Runnable) {
+        self.ran += 1;
+        self.executor.run(task);
     }
 
     /// Waits for events, posts and timers, or only looks for them if there is something to run.
     #[inline]
     fn wait(&mut self) {
-        if !self.executor.has_next() && !self.poll() && self.executor.park() {
-            self.block();
+        budget::suspend();
+        self.counters.ran(std::mem::take(&mut self.ran));
+        if self.executor.rest() {
+            if !self.poll() && self.executor.park() {
+                self.block();
+            } else {
+                self.turn(Some(Duration::ZERO));
+            }
+            self.executor.rise();
         } else {
             self.turn(Some(Duration::ZERO));
         }
         self.executor.take_posts();
         self.timers.fire(&mut self.wakers);
+        self.executor.begin_batch();
     }
 
     /// Waits until something comes.
     fn block(&mut self) {
-        match self.timers.next_deadline() {
-            None => drop(self.turn(None)),
-            Some(deadline) if time::is_paused() => self.block_paused(deadline),
-            Some(deadline) => {
-                let left = deadline.saturating_duration_since(Instant::now());
-                let turned = self.reactor.turn_until(left, deadline.to_bits());
-                expect(turned);
-            }
+        let deadline = self.timers.next_deadline();
+        if time::is_paused() {
+            return match deadline {
+                None => drop(self.turn(None)),
+                Some(deadline) => self.block_paused(deadline),
+            };
         }
+        let start = Instant::now();
+        let left = deadline.map(|deadline| (deadline.saturating_duration_since(start), deadline));
+        match (left, self.executor.watch()) {
+            (Some((left, _)), Some(watch)) if watch < left => drop(self.turn(Some(watch))),
+            (Some((left, deadline)), _) => {
+                let turned = self.reactor.turn_until(left, deadline.to_bits());
+                self.counters.turned(expect(turned));
+            }
+            (None, watch) => drop(self.turn(watch)),
+        }
+        self.counters.was_parked(Instant::now().saturating_duration_since(start).as_nanos() as u64);
     }
 
     /// Moves the clock to the next deadline, unless the kernel or another thread has something for us. While a blocking
     /// closure is out it has: the end of the last one wakes its waiter first, and then rings.
     fn block_paused(&mut self, deadline: Instant) {
-        if self.pool.is_busy(|| self.reactor.ring()) {
+        if self.handle.pool().is_busy(|| self.reactor.ring()) {
             self.turn(None);
             return;
         }
@@ -191,17 +221,20 @@ impl Worker {
 
     #[inline]
     fn turn(&mut self, timeout: Option<Duration>) -> usize {
-        expect(self.reactor.turn(timeout))
+        let events = expect(self.reactor.turn(timeout));
+        self.counters.turned(events);
+        events
     }
 
-    /// Ends tasks and returns when they are gone. The entries of others are not run but returned.
+    /// Returns when the tasks are gone that were told to end. The entries of others are not run but returned.
     fn end(&mut self, which: Which) -> Vec<Entry> {
         let mut deferred = Vec::new();
-        self.executor.abort(which);
-        while self.executor.tasks(which) > 0 {
+        // What was woken by whoever told them.
+        self.executor.begin_batch();
+        while self.executor.has_tasks(which) {
             match self.executor.next() {
                 Some(entry) if which == Which::Local && !executor::is_local(&entry) => deferred.push(entry),
-                Some(Entry::Task(task)) => self.executor.run(task),
+                Some(Entry::Task(task)) => self.run_task(task),
                 Some(Entry::Main) => {}
                 // Another thread has woken the last ones and is about to post them.
                 None => self.wait(),
@@ -210,19 +243,36 @@ impl Worker {
         deferred
     }
 
-    /// Ends the runtime, on this thread: whatever tasks are left are dropped.
+    /// Ends the runtime, on this thread, which is one of its workers or the only one: whatever tasks are left are dropped.
     pub(super) fn shut_down(&mut self) {
-        let entered = enter::enter(&self.executor, &self.pool, &self.reactor, &self.timers, self.clock);
+        let entered = self.enter();
         self.executor.take_posts();
+        self.handle.workers().abort_all();
         let none = self.end(Which::All);
-        self.pool.close();
-        // The reactor first: the timers wake streams with timeouts, which then must know that their wait is lost. Both before the
-        // queue is left: they may wake the future of a call that is over.
+        self.handle.pool().close();
         self.reactor.close();
-        self.timers.close();
-        self.executor.leave(none);
-        self.executor.close();
+        self.leave(none);
         drop(entered);
+    }
+
+    /// Ends a guest, whose call is over: its sockets are watched by `heir` from now on.
+    pub(super) fn leave_to(&mut self, heir: &Arc<Registry>) {
+        let entered = self.enter();
+        self.reactor.hand_over(heir);
+        self.leave(Vec::new());
+        drop(entered);
+    }
+
+    /// Ends what is the worker's own. The reactor has ended before: the timers wake streams with timeouts, which then must know
+    /// that their wait is lost. Both before the queue is left: they may wake the future of a call that is over.
+    fn leave(&mut self, left: Vec<Entry>) {
+        self.timers.close();
+        self.executor.leave(left);
+        self.executor.close();
+    }
+
+    fn enter(&self) -> Entered {
+        enter::enter(&self.executor, &self.reactor, &self.timers, self.clock, &self.handle)
     }
 }
 
@@ -243,7 +293,7 @@ struct Call<'a> {
 
 impl<'a> Call<'a> {
     fn begin(worker: &'a mut Worker) -> Self {
-        let entered = enter::enter(&worker.executor, &worker.pool, &worker.reactor, &worker.timers, worker.clock);
+        let entered = worker.enter();
         worker.executor.open();
         Self { worker, _entered: entered }
     }
@@ -251,8 +301,10 @@ impl<'a> Call<'a> {
 
 impl Drop for Call<'_> {
     fn drop(&mut self) {
+        self.worker.executor.abort_local();
         let deferred = self.worker.end(Which::Local);
         self.worker.executor.leave(deferred);
+        self.worker.counters.ran(std::mem::take(&mut self.worker.ran));
         self.worker.clock = time::current_clock();
     }
 }

@@ -24,6 +24,8 @@ thread_local! {
 pub(crate) enum Clock {
     /// It runs, this far ahead of the system's, modulo 2^64.
     Running(u64),
+    /// It runs so too, and several threads go by it: it cannot be stopped on one of them.
+    Common(u64),
     /// It stands still.
     Paused(Instant),
 }
@@ -31,6 +33,9 @@ pub(crate) enum Clock {
 impl Clock {
     /// The system's clock.
     pub(crate) const SYSTEM: Self = Self::Running(ORIGIN);
+
+    /// The system's clock, for a runtime of several workers.
+    pub(crate) const COMMON: Self = Self::Common(ORIGIN);
 
     /// A clock that stands still at the present.
     pub(crate) fn paused() -> Self {
@@ -40,7 +45,7 @@ impl Clock {
     #[inline]
     pub(crate) fn now(self) -> Instant {
         match self {
-            Self::Running(ahead) => Instant(system().wrapping_add(ahead)),
+            Self::Running(ahead) | Self::Common(ahead) => Instant(system().wrapping_add(ahead)),
             Self::Paused(moment) => moment,
         }
     }
@@ -83,9 +88,13 @@ pub(crate) fn is_paused() -> bool {
     matches!(CLOCK.get(), Clock::Paused(_))
 }
 
-/// Stops this thread's clock.
-pub(super) fn pause() {
-    CLOCK.set(Clock::Paused(Instant::now()));
+/// Stops this thread's clock; `false` if others go by it.
+pub(super) fn pause() -> bool {
+    let is_ours = !matches!(CLOCK.get(), Clock::Common(_));
+    if is_ours {
+        CLOCK.set(Clock::Paused(Instant::now()));
+    }
+    is_ours
 }
 
 /// Lets it run on from where it stands.

@@ -53,11 +53,14 @@ pub(crate) use timers::{Entered, Timers, enter, is_entered};
 /// Stops the runtime's clock: from now on it moves only when every task waits, or by [`advance`].
 ///
 /// # Panics
-/// Outside a runtime.
+/// Outside a runtime, and in one of several workers: a test needs one, as [`block_on`](crate::block_on) has it.
 #[track_caller]
 pub fn pause() {
     expect("pause");
-    clock::pause();
+    assert!(
+        clock::pause(),
+        "time::pause: a runtime of several workers has a clock that cannot stand still; call Builder::workers(1)"
+    );
 }
 
 /// Lets the runtime's clock run on from where it stands. Does nothing if it runs.

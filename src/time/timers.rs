@@ -128,6 +128,11 @@ impl Timers {
         drop(removed);
     }
 
+    /// How many timers there are, fired ones that nobody has looked at since included.
+    pub(crate) fn len(&self) -> usize {
+        self.inner.lock().wheel.len()
+    }
+
     /// The next moment at which there is something to do.
     #[inline]
     pub(crate) fn next_deadline(&self) -> Option<Instant> {

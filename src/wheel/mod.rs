@@ -221,7 +221,6 @@ impl<S: Scale> Wheel<S> {
     }
 
     /// How many timers there are, fired ones that were not removed included.
-    #[cfg(any(test, fuzzing))]
     pub(crate) fn len(&self) -> usize {
         self.timers.len()
     }

@@ -15,6 +15,7 @@ use std::task::{Wake, Waker};
 use std::time::Duration;
 
 use kittiwake::net::{TcpListener, TcpStream};
+use kittiwake::runtime::{Builder, Runtime};
 
 /// Longer than anything here takes on a slow machine; only a hang meets it.
 pub const PATIENCE: Duration = Duration::from_secs(60);
@@ -47,6 +48,11 @@ where
     F::Output: Send + 'static,
 {
     within(move || kittiwake::block_on(test()))
+}
+
+/// A runtime whose only worker is the thread that is in its `block_on`.
+pub fn one_worker() -> Runtime {
+    Builder::new().workers(1).build().expect("a runtime of one worker")
 }
 
 /// A listener on a port of the system's choice, and its address.

@@ -37,6 +37,10 @@ pub(super) struct Live<P> {
 
 struct Table<P> {
     connections: Slab<Connection<P>>,
+    /// How many there are of each worker, as far as it matters.
+    by_worker: Vec<usize>,
+    /// The worker that was last chosen.
+    last_worker: usize,
     served: u64,
     failed: u64,
     panicked: u64,
@@ -47,6 +51,7 @@ struct Table<P> {
 
 struct Connection<P> {
     peer: P,
+    worker: usize,
     since: Instant,
     /// `None` until its handler is a task.
     abort: Option<AbortHandle>,
@@ -55,7 +60,16 @@ struct Connection<P> {
 impl<P: Clone> Live<P> {
     pub(super) fn new(on_error: Option<OnError<P>>) -> Self {
         let connections = Slab::new();
-        let table = Table { connections, served: 0, failed: 0, panicked: 0, waiter: None, below: 0 };
+        let table = Table {
+            connections,
+            by_worker: vec![0],
+            last_worker: 0,
+            served: 0,
+            failed: 0,
+            panicked: 0,
+            waiter: None,
+            below: 0,
+        };
         Self { on_error, table: Mutex::new(table) }
     }
 
@@ -70,10 +84,26 @@ impl<P: Clone> Live<P> {
         self.table.lock().connections.len()
     }
 
-    /// Enters a connection. Until the guard is at home in a [`Handler`], its end counts as a panic.
-    pub(super) fn enter(self: &Arc<Self>, peer: P) -> Guard<P> {
-        let connection = Connection { peer, since: Instant::now(), abort: None };
-        let key = self.table.lock().connections.insert(connection);
+    /// Of so many workers the one with the fewest connections. Of several that have the fewest the next one in turn, or a
+    /// server with few clients would use one core only.
+    pub(super) fn least_loaded(&self, workers: usize) -> usize {
+        let mut table = self.table.lock();
+        if table.by_worker.len() < workers {
+            table.by_worker.resize(workers, 0);
+        }
+        let in_turn = (1..=workers).map(|offset| (table.last_worker + offset) % workers);
+        let least = in_turn.min_by_key(|worker| table.by_worker[*worker]).unwrap_or(0);
+        table.last_worker = least;
+        least
+    }
+
+    /// Enters a connection on a worker. Until the guard is at home in a [`Handler`], its end counts as a panic.
+    pub(super) fn enter(self: &Arc<Self>, peer: P, worker: usize) -> Guard<P> {
+        let connection = Connection { peer, worker, since: Instant::now(), abort: None };
+        let mut table = self.table.lock();
+        table.by_worker[worker] += 1;
+        let key = table.connections.insert(connection);
+        drop(table);
         Guard { live: self.clone(), key, state: State::Running }
     }
 
@@ -164,6 +194,7 @@ impl<P: Clone> Drop for Guard<P> {
         let mut table = self.live.table.lock();
         // The server has ended and counted it as open.
         let Some(connection) = table.connections.try_remove(self.key) else { return };
+        table.by_worker[connection.worker] -= 1;
         match self.state {
             _ if panicked => table.panicked += 1,
             State::Served => table.served += 1,

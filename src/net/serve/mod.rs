@@ -10,8 +10,14 @@
 //! * **Draining** ([`Serving::poll_drained`]) until no connection is left or the time is over.
 //!
 //! # System calls
-//! For each connection accept(2) and close(2), as in a loop by hand, and nothing else. A server has one descriptor
+//! For each connection accept(2) and close(2), as in a loop by hand, and nothing else, if there is one worker. Of several, the one
+//! that accepts rings the one that the connection is placed on, if that sleeps: a write(2) there, and an epoll_wait(2) more or
+//! two here. A server has one descriptor
 //! more than its socket: the reserve, a duplicate of it, which is closed for a moment to turn clients away.
+//!
+//! # Placement
+//! A connection stays with the worker on which its handler first waits for it. So a handler begins on the worker with the
+//! fewest connections of this server ([`Live::least_loaded`]), whoever has accepted.
 //!
 //! # Fairness
 //! An attempt to accept spends budget as in any task, so of a long queue at most 128 connections are accepted before
@@ -96,7 +102,7 @@ where
     F: Future + Send + 'static,
     F::Output: HandlerOutput,
 {
-    Serve::new(listener, handler, place)
+    Serve::new(listener, handler, Placement { worker: next_worker, spawn: spawn_on })
 }
 
 /// Accepts connections and runs `handler` for each, as a task that stays on this thread and need not be `Send`.
@@ -130,18 +136,41 @@ where
     F: Future + 'static,
     F::Output: HandlerOutput,
 {
-    Serve::new(listener, handler, place_here)
+    Serve::new(listener, handler, Placement { worker: |_| 0, spawn: spawn_here })
 }
 
-/// Spawns a handler. Where it is to run is decided here, and nowhere else.
-fn place<F>(handler: F) -> AbortHandle
+/// Where handlers run.
+struct Placement<F, P: Clone> {
+    /// The worker for the next one.
+    worker: fn(&Live<P>) -> usize,
+    /// Spawns a handler there.
+    spawn: fn(usize, Handler<F, P>) -> AbortHandle,
+}
+
+impl<F, P: Clone> Copy for Placement<F, P> {}
+impl<F, P: Clone> Clone for Placement<F, P> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+/// The worker with the fewest of this server's connections. A connection stays with the worker that first waits for it, so
+/// what is decided now holds for its life.
+fn next_worker<P: Clone>(live: &Live<P>) -> usize {
+    match task::workers_here() {
+        0 | 1 => 0,
+        workers => live.least_loaded(workers),
+    }
+}
+
+fn spawn_on<F>(worker: usize, handler: F) -> AbortHandle
 where
     F: Future<Output = ()> + Send + 'static,
 {
-    task::spawn(handler).abort_handle()
+    task::spawn_placed(worker, handler).abort_handle()
 }
 
-fn place_here<F: Future<Output = ()> + 'static>(handler: F) -> AbortHandle {
+fn spawn_here<F: Future<Output = ()> + 'static>(_: usize, handler: F) -> AbortHandle {
     task::spawn_local(handler).abort_handle()
 }
 
@@ -223,7 +252,7 @@ mod sealed {
 pub struct Serve<L: Listen, H, F> {
     listener: L,
     handler: H,
-    place: Place<F, L>,
+    placement: Placement<F, L::Peer>,
     max_connections: usize,
     drain_timeout: Duration,
     graceful: Option<Signal>,
@@ -232,15 +261,14 @@ pub struct Serve<L: Listen, H, F> {
     on_error: Option<OnError<L::Peer>>,
 }
 
-type Place<F, L> = fn(Handler<F, <L as Listen>::Peer>) -> AbortHandle;
 type Signal = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 impl<L: Listen, H, F> Serve<L, H, F> {
-    fn new(listener: L, handler: H, place: Place<F, L>) -> Self {
+    fn new(listener: L, handler: H, placement: Placement<F, L::Peer>) -> Self {
         Self {
             listener,
             handler,
-            place,
+            placement,
             max_connections: usize::MAX,
             drain_timeout: DRAIN_TIMEOUT,
             graceful: None,
@@ -348,7 +376,7 @@ where
         Serving {
             listening: Some(Listening { listener: self.listener, reserve, shortage: None, turning_away: false }),
             handler: self.handler,
-            place: self.place,
+            placement: self.placement,
             live: Arc::new(Live::new(self.on_error)),
             max_connections: self.max_connections,
             drain_timeout: self.drain_timeout,
@@ -374,7 +402,7 @@ pub struct Serving<L: Listen, H, F> {
     /// `None` once the listening socket is closed.
     listening: Option<Listening<L>>,
     handler: H,
-    place: Place<F, L>,
+    placement: Placement<F, L::Peer>,
     live: Arc<Live<L::Peer>>,
     max_connections: usize,
     drain_timeout: Duration,
@@ -479,13 +507,14 @@ where
     #[inline(never)]
     fn start(&mut self, stream: L::Stream, peer: L::Peer) {
         self.accepted += 1;
-        let guard = self.live.enter(peer.clone());
+        let worker = (self.placement.worker)(&self.live);
+        let guard = self.live.enter(peer.clone(), worker);
         // If the handler panics here and now, the guard counts it.
         let mut future = None;
         contain_all(|| future = Some((self.handler)(stream, peer)));
         let Some(future) = future else { return };
         let key = Guard::key(&guard);
-        let abort = (self.place)(Handler::new(future, guard));
+        let abort = (self.placement.spawn)(worker, Handler::new(future, guard));
         self.live.started(key, abort);
     }
 

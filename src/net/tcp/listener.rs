@@ -12,6 +12,7 @@ use futures_lite::Stream;
 use socket2::{Domain, Protocol, Socket, Type};
 
 use super::TcpStream;
+use crate::metrics;
 use crate::net::ToSocketAddrs;
 use crate::net::addr::try_each;
 use crate::net::serve::Listen;
@@ -273,6 +274,7 @@ fn accept_stream(listener: &mio::net::TcpListener) -> io::Result<(TcpStream, Soc
         Some(libc::ECONNABORTED | libc::EPROTO) => io::ErrorKind::Interrupted.into(),
         _ => error,
     })?;
+    metrics::count_accept();
     Ok((TcpStream::from_nonblocking(stream.into()), peer))
 }
 

@@ -1,0 +1,85 @@
+//! Idle: which of a runtime's workers have nothing to do, and which of those looks after the others.
+//!
+//! An entry that is queued behind a task which runs for long must not wait for it while another worker sleeps. But to wake
+//! a worker for each entry costs more than most entries do. So nobody is rung while somebody looks anyway:
+//!
+//! ```text
+//!           call: rings an idle worker
+//!   NOBODY ----------------------------> CALLED
+//!     ^  \                                 | it wakes
+//!     |   \ watch: idles beside a busy one |
+//!     |    v                               v
+//!     +-- WATCHING ----- release ----------+---> NOBODY, then looks
+//! ```
+//! * NOBODY: whoever queues something behind a running task, and sees that a worker is idle, calls one.
+//! * CALLED: one has been rung and not yet come.
+//! * WATCHING: one sleeps for a millisecond or a few, and then looks.
+//!
+//! # The races
+//! Both sides touch two things, a queue and this word, and each in the other's order:
+//! * A goes idle and finds all queues empty; B queues something and finds nobody idle. A counts itself ([`Idle::enter`])
+//!   before it looks, and B looks here after it has queued. Both take the queue's lock: if A's look came first, B sees the count.
+//! * The watcher ends its watch, and B, who still sees WATCHING, calls nobody. So whoever takes back WATCHING or CALLED looks at all
+//!   queues after that ([`Idle::leave`] and [`Idle::unwatch`] say when), or calls the next one.
+//! * B calls, and finds nobody who can be rung: the one that was counted is on its way out already, and will look, or is
+//!   busy itself. Then nobody is idle, and each worker looks at the others' queues now and then.
+
+use crate::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
+
+const NOBODY: u8 = 0;
+const CALLED: u8 = 1;
+const WATCHING: u8 = 2;
+
+/// What the workers of a runtime know of each other's idleness.
+pub(super) struct Idle {
+    /// How many are idle: they wait for events, or are about to.
+    count: AtomicUsize,
+    helper: AtomicU8,
+}
+
+impl Idle {
+    pub(super) fn new() -> Self {
+        Self { count: AtomicUsize::new(0), helper: AtomicU8::new(NOBODY) }
+    }
+
+    /// A worker has nothing to do. It can be rung already, and looks at all queues once more.
+    pub(super) fn enter(&self) {
+        self.count.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// A worker is idle no longer; `watching` if it was the one. Returns whether it must look at all queues, or have another
+    /// one do so.
+    pub(super) fn leave(&self, watching: bool) -> bool {
+        self.count.fetch_sub(1, Ordering::AcqRel);
+        // Of a call that was meant for another worker it takes the duty too: that costs a look at the most.
+        watching && self.release(WATCHING) || self.release(CALLED)
+    }
+
+    /// An idle worker, of so many in all, undertakes to look at the queues soon. `false` if it need not: somebody does, or
+    /// nobody is busy.
+    pub(super) fn watch(&self, workers: usize) -> bool {
+        self.count.load(Ordering::Acquire) < workers && self.exchange(NOBODY, WATCHING)
+    }
+
+    /// Whether somebody is to be called who looks after what was just queued.
+    #[inline]
+    pub(super) fn wants_call(&self) -> bool {
+        self.count.load(Ordering::Relaxed) > 0 && self.helper.load(Ordering::Relaxed) == NOBODY
+    }
+
+    /// Rings one of the idle workers by `ring`, which says whether it has found one; not if somebody was called meanwhile.
+    #[cold]
+    pub(super) fn call(&self, ring: impl FnOnce() -> bool) {
+        if self.exchange(NOBODY, CALLED) && !ring() {
+            self.release(CALLED);
+        }
+    }
+
+    fn release(&self, helper: u8) -> bool {
+        self.helper.load(Ordering::Relaxed) == helper && self.exchange(helper, NOBODY)
+    }
+
+    fn exchange(&self, from: u8, to: u8) -> bool {
+        self.helper.compare_exchange(from, to, Ordering::AcqRel, Ordering::Acquire).is_ok()
+    }
+}
