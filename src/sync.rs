@@ -28,7 +28,9 @@ pub(crate) use modelled::Mutex;
 /// loom's lock, with the face of the one that it stands for.
 #[cfg(kittiwake_loom)]
 mod modelled {
-    use loom::sync::{MutexGuard, PoisonError};
+    use std::sync::PoisonError;
+
+    use loom::sync::MutexGuard;
 
     #[derive(Default)]
     pub(crate) struct Mutex<T>(loom::sync::Mutex<T>);

@@ -12,7 +12,7 @@
 //!     +-- WATCHING ----- release ----------+---> NOBODY, then looks
 //! ```
 //! * NOBODY: whoever queues something behind a running task, and sees that a worker is idle, calls one.
-//! * CALLED: one has been rung and not yet come.
+//! * CALLED: one has been rung and not yet come. Whoever goes idle meanwhile watches all the same.
 //! * WATCHING: one sleeps for a millisecond or a few, and then looks.
 //!
 //! # The races
@@ -20,11 +20,13 @@
 //! * A goes idle and finds all queues empty; B queues something and finds nobody idle. A counts itself ([`Idle::enter`])
 //!   before it looks, and B looks here after it has queued. Both take the queue's lock: if A's look came first, B sees the count.
 //! * The watcher ends its watch, and B, who still sees WATCHING, calls nobody. So whoever takes back WATCHING or CALLED looks at all
-//!   queues after that ([`Idle::leave`] and [`Idle::unwatch`] say when), or calls the next one.
-//! * B calls, and finds nobody who can be rung: the one that was counted is on its way out already, and will look, or is
-//!   busy itself. Then nobody is idle, and each worker looks at the others' queues now and then.
+//!   queues after that ([`Idle::leave`] says when), or calls the next one.
+//! * B calls, and finds nobody who can be rung: the one that was counted is on its way out already. Another one may go idle, and
+//!   see CALLED, before B takes that back. So it does not rely on it, and watches.
+//! * A counts itself idle, sees WATCHING, and sleeps; the watcher takes that back, sees nobody idle, and looks no
+//!   further. No lock orders these. So there is a fence between the two steps of either: one sees what the other did.
 
-use crate::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
+use crate::sync::atomic::{AtomicU8, AtomicUsize, Ordering, fence};
 
 const NOBODY: u8 = 0;
 const CALLED: u8 = 1;
@@ -58,7 +60,9 @@ impl Idle {
     /// An idle worker, of so many in all, undertakes to look at the queues soon. `false` if it need not: somebody does, or
     /// nobody is busy.
     pub(super) fn watch(&self, workers: usize) -> bool {
-        self.count.load(Ordering::Acquire) < workers && self.exchange(NOBODY, WATCHING)
+        // See the fourth race.
+        fence(Ordering::SeqCst);
+        self.count.load(Ordering::Acquire) < workers && self.watch_unless_watched()
     }
 
     /// Whether somebody is to be called who looks after what was just queued.
@@ -75,8 +79,18 @@ impl Idle {
         }
     }
 
+    fn watch_unless_watched(&self) -> bool {
+        let watched = |helper| (helper != WATCHING).then_some(WATCHING);
+        self.helper.fetch_update(Ordering::AcqRel, Ordering::Acquire, watched).is_ok()
+    }
+
     fn release(&self, helper: u8) -> bool {
-        self.helper.load(Ordering::Relaxed) == helper && self.exchange(helper, NOBODY)
+        let released = self.helper.load(Ordering::Relaxed) == helper && self.exchange(helper, NOBODY);
+        if released {
+            // See the fourth race.
+            fence(Ordering::SeqCst);
+        }
+        released
     }
 
     fn exchange(&self, from: u8, to: u8) -> bool {

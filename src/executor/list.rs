@@ -12,14 +12,13 @@
 //! task stays in the list of the worker that spawned it, whichever runs it.
 
 use std::num::{NonZeroU32, NonZeroU64};
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::Waker;
 
-use parking_lot::Mutex;
 use slab::Slab;
 
 use super::task::ABORTED;
-use crate::sync::wake_all;
+use crate::sync::atomic::{AtomicUsize, Ordering};
+use crate::sync::{Mutex, wake_all};
 
 /// The tasks that were spawned in one runtime and still have their future.
 pub(crate) struct TaskLists {

@@ -2,7 +2,7 @@
 //!
 //! It knows no reactor. A worker's half is the [`Executor`], which hands out what is
 //! to be run next; the other half is in [`Workers`], to which tasks refer: for each worker of the runtime an
-//! [inbox] for other threads to post to, a [queue](workers) and a [list] of tasks.
+//! [inbox] for other threads to post to, a [queue](queues) and a [list] of tasks.
 //!
 //! # The way of a task
 //! 1. [`spawn`] wraps the future ([`task`]), enters it into the list and schedules it.
@@ -16,7 +16,7 @@
 //! gathers there; when the batch is used up the two are swapped, so that taking
 //! an entry touches neither the thread-local nor its borrow flag. Where a runtime has one worker that is all.
 //!
-//! With several, tasks made by [`spawn`] are in the worker's [queue](workers), behind a lock, where others can take them. What the reactor
+//! With several, tasks made by [`spawn`] are in the worker's [queue](queues), behind a lock, where [others can take them](sharing). What the reactor
 //! and the timers wake, between two batches, is [`GATHERED`] and put there at once ([`Executor::begin_batch`]); what a task
 //! wakes is put there as it comes, because the same task may go on for long.
 //!
@@ -29,6 +29,10 @@ mod inbox;
 mod join;
 mod join_set;
 mod list;
+#[cfg(all(test, kittiwake_loom))]
+mod models;
+mod queues;
+mod sharing;
 mod task;
 mod workers;
 mod yield_now;
@@ -39,18 +43,20 @@ use std::panic::Location;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Wake, Waker};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 pub use join::{AbortHandle, JoinError, JoinHandle};
 pub use join_set::JoinSet;
 pub use task::Id;
 pub use yield_now::{YieldNow, yield_now};
 
+use inbox::Inbox;
 use list::Kind;
 pub(crate) use list::Which;
 pub(crate) use task::{LARGE, Runnable, is_local, job, refuse, run};
+
+use sharing::Sharing;
 pub(crate) use workers::Workers;
-use workers::{Remote, Thief, Victims};
 
 use crate::budget;
 
@@ -138,8 +144,8 @@ impl Home {
     }
 
     #[inline]
-    fn remote(&self) -> &Remote {
-        self.workers.remote(self.index)
+    fn inbox(&self) -> &Inbox<Entry> {
+        &self.workers.queues.remote(self.index).inbox
     }
 
     /// Where a task of these workers is spawned: on the worker of this thread, if it is one of them, or the least loaded.
@@ -230,7 +236,7 @@ fn schedule_shared(runnable: Runnable) {
     } else if IN_BATCH.get() {
         CURRENT.with(|current| {
             if let Some(Current { home, .. }) = &*current.borrow() {
-                home.workers.push(home.index, runnable);
+                home.workers.queues.push(home.index, runnable);
             }
         });
     } else {
@@ -244,9 +250,9 @@ fn post(runnable: Runnable) {
     let metadata = runnable.metadata();
     let workers = metadata.workers.clone();
     let refused = if workers.is_several() && metadata.kind == Kind::Shared {
-        workers.post(metadata.last_worker(), runnable).map_err(Entry::Task)
+        workers.queues.post(metadata.last_worker(), runnable).map_err(Entry::Task)
     } else {
-        workers.remote(metadata.place.list as usize).inbox.post(Entry::Task(runnable))
+        workers.queues.remote(metadata.place.list as usize).inbox.post(Entry::Task(runnable))
     };
     if let Err(entry) = refused {
         discard(entry);
@@ -333,43 +339,17 @@ pub(crate) struct Executor {
     spawns: Arc<Workers>,
     /// What is being run, the next one last; what is woken meanwhile gathers in [`QUEUE`].
     batch: Vec<Entry>,
-    /// What a worker that has others beside it knows.
+    /// What a worker knows that has others beside it.
     sharing: Option<Sharing>,
-}
-
-struct Sharing {
-    thief: Thief,
-    /// The next entry is one of the shared ones.
+    /// The next entry is one of the shared ones, if there is one.
     shared_next: bool,
-    /// The worker is idle and watches the others.
-    watching: bool,
-    /// How long it watches before it looks.
-    watch: Duration,
-    /// It has taken back its watch, or was called: somebody must look at the others' queues.
-    must_look: bool,
-    /// What it has done since it last thought of the others: tasks, and batches for as much as some tasks.
-    work: u32,
 }
-
-/// The first watch, and the longest.
-const WATCH: Duration = Duration::from_millis(1);
-const LONGEST_WATCH: Duration = Duration::from_millis(4);
-
-/// After so much work a busy worker reads the clock, and looks at the others if it is time to.
-const WORK: u32 = 64;
-const BATCH_WORK: u32 = 8;
 
 impl Executor {
     pub(crate) fn new(home: Home) -> Self {
-        let sharing = home.workers.is_several().then(|| Sharing {
-            thief: Thief::new(home.workers.len()),
-            shared_next: false,
-            watching: false,
-            watch: WATCH,
-            must_look: false,
-            work: 0,
-        });
-        Self { spawns: home.workers.clone(), home, batch: Vec::new(), sharing }
+        let workers = home.workers.clone();
+        let sharing = workers.is_several().then(|| Sharing::new(workers.len(), Instant::now()));
+        Self { home, spawns: workers, batch: Vec::new(), sharing, shared_next: false }
     }
 
     /// As [`new`](Executor::new), for a thread whose spawned tasks `spawns` are to run.
@@ -412,14 +392,11 @@ impl Executor {
 
     /// The next entry of this worker's own and the shared ones, in turn.
     fn next_of_both(&mut self) -> Option<Entry> {
-        if let Some(sharing) = &mut self.sharing {
-            sharing.work += 1;
-            sharing.shared_next = !sharing.shared_next;
-            if !sharing.shared_next && !self.batch.is_empty() {
-                return self.batch.pop();
-            }
+        self.shared_next = !self.shared_next;
+        if !self.shared_next && !self.batch.is_empty() {
+            return self.batch.pop();
         }
-        match self.home.workers.pop(self.home.index) {
+        match self.home.workers.queues.pop(self.home.index) {
             Some(task) => Some(Entry::Task(task)),
             None => self.next_own(),
         }
@@ -433,102 +410,71 @@ impl Executor {
 
     /// Runs one entry of the queue that is not the main future.
     #[inline]
-    pub(crate) fn run(&self, task: Runnable) {
+    pub(crate) fn run(&mut self, task: Runnable) {
         budget::refill();
-        if self.sharing.is_some() {
+        if let Some(sharing) = &mut self.sharing {
+            sharing.work();
             task.metadata().note_worker(self.home.index);
         }
         run(task);
     }
 
-    /// Ends a batch. Whether there is nothing left to run, and the worker may be idle until [`rise`](Executor::rise).
+    /// Begins a batch: what the worker has waited for may be run, here or elsewhere.
     #[inline]
-    pub(crate) fn rest(&mut self) -> bool {
-        if self.sharing.is_some() { self.rest_beside_others() } else { !self.has_next() }
+    pub(crate) fn begin_batch(&mut self) {
+        let has_own = self.sharing.is_some() && self.has_next();
+        if let Some(sharing) = &mut self.sharing {
+            let Home { workers, index } = &self.home;
+            GATHERED.with(|gathered| {
+                sharing.begin(&workers.queues, *index, &mut gathered.borrow_mut(), has_own, Instant::now);
+            });
+            IN_BATCH.set(true);
+        }
     }
 
-    fn rest_beside_others(&mut self) -> bool {
-        IN_BATCH.set(false);
+    /// Ends a batch. Whether there is nothing left to run, and the worker may block.
+    #[inline]
+    pub(crate) fn rest(&mut self) -> bool {
         let has_own = self.has_next();
-        let (Some(sharing), Home { workers, index }) = (&mut self.sharing, &self.home) else { return false };
-        if has_own || !workers.rest(*index) || sharing.thief.steal(workers, *index, Victims::Any) {
-            return false;
-        }
-        sharing.must_look = false;
-        if !workers.remote(*index).inbox.poll() {
-            return false;
-        }
-        workers.idle.enter();
-        // Once more: see the first race in `idle`.
-        if sharing.thief.steal(workers, *index, Victims::Any) {
-            sharing.must_look = workers.idle.leave(false);
-            return false;
-        }
-        sharing.watching = workers.idle.watch(workers.len());
-        true
+        let Some(sharing) = &mut self.sharing else { return !has_own };
+        IN_BATCH.set(false);
+        !has_own && sharing.rest(&self.home.workers.queues, self.home.index, Instant::now)
     }
 
     /// How long the idle worker may block at the most, before it looks at the others' queues.
     #[inline]
     pub(crate) fn watch(&self) -> Option<Duration> {
-        self.sharing.as_ref().filter(|sharing| sharing.watching).map(|sharing| sharing.watch)
+        self.sharing.as_ref().and_then(Sharing::watch)
     }
 
-    /// The worker is idle no longer.
+    /// The worker has looked at the kernel. What other threads posted comes after what is queued here.
     #[inline]
     pub(crate) fn rise(&mut self) {
+        self.take_posts();
         if let Some(sharing) = &mut self.sharing {
-            sharing.watch = if sharing.watching { LONGEST_WATCH.min(2 * sharing.watch) } else { WATCH };
-            sharing.must_look = self.home.workers.idle.leave(mem::take(&mut sharing.watching));
+            sharing.rise(&self.home.workers.queues);
         }
-    }
-
-    /// Begins a batch: what the worker has waited for may be run, here or elsewhere.
-    #[inline]
-    pub(crate) fn begin_batch(&mut self) {
-        if self.sharing.is_some() {
-            self.begin_shared_batch();
-        }
-    }
-
-    fn begin_shared_batch(&mut self) {
-        let has_own = self.has_next();
-        let (Some(sharing), Home { workers, index }) = (&mut self.sharing, &self.home) else { return };
-        let has_shared = GATHERED.with(|gathered| workers.publish(*index, &mut gathered.borrow_mut()));
-        if has_own || has_shared {
-            sharing.watch = WATCH;
-            // It does not look itself now.
-            if mem::take(&mut sharing.must_look) && workers.idle.wants_call() && workers.others_have_some(*index) {
-                workers.call_if_wanted();
-            }
-        }
-        sharing.work += BATCH_WORK;
-        if sharing.work >= WORK {
-            sharing.work = 0;
-            sharing.thief.steal(workers, *index, Victims::Stuck);
-        }
-        IN_BATCH.set(true);
     }
 
     /// Says that the worker is about to block; `false` if it must not.
     #[inline]
     pub(crate) fn park(&self) -> bool {
-        self.home.remote().inbox.park()
+        self.home.inbox().park()
     }
 
     /// Says that the worker looks for posts by itself; `false` if there are some.
     pub(crate) fn poll(&self) -> bool {
-        self.home.remote().inbox.poll()
+        self.home.inbox().poll()
     }
 
     pub(crate) fn has_posts(&self) -> bool {
-        self.home.remote().inbox.is_rung()
+        self.home.inbox().is_rung()
     }
 
     /// The worker is awake: what other threads posted comes after what is queued here.
     #[inline]
     pub(crate) fn take_posts(&mut self) {
-        QUEUE.with(|queue| self.home.remote().inbox.take(&mut queue.borrow_mut()));
+        QUEUE.with(|queue| self.home.inbox().take(&mut queue.borrow_mut()));
     }
 
     /// Tells this worker's local tasks to end; they do when they are run. No new ones are let in.
@@ -550,13 +496,12 @@ impl Executor {
         deferred.append(&mut QUEUE.with(|queue| queue.take()));
         deferred.extend(GATHERED.with(|gathered| gathered.take()).into_iter().map(Entry::Task));
         deferred.retain(|entry| matches!(entry, Entry::Task(_)));
-        self.home.remote().inbox.put_back(deferred);
+        self.home.inbox().put_back(deferred);
     }
 
     /// Refuses everything from now on. All tasks are gone.
     pub(crate) fn close(&mut self) {
-        let left = self.home.workers.close(self.home.index);
-        left.into_iter().for_each(discard);
+        self.home.workers.close(self.home.index);
     }
 
     /// Makes the waker of the future that this worker's `block_on` call runs.
@@ -601,6 +546,6 @@ impl Wake for Main {
             return push(Entry::Main);
         }
         // Refused: the runtime has ended, and the future with it.
-        let _ = self.home.remote().inbox.post(Entry::Main);
+        let _ = self.home.inbox().post(Entry::Main);
     }
 }

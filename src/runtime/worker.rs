@@ -138,11 +138,10 @@ impl Worker {
             } else {
                 self.turn(Some(Duration::ZERO));
             }
-            self.executor.rise();
         } else {
             self.turn(Some(Duration::ZERO));
         }
-        self.executor.take_posts();
+        self.executor.rise();
         self.timers.fire(&mut self.wakers);
         self.executor.begin_batch();
     }
@@ -215,7 +214,6 @@ impl Worker {
             // On a shared core, whoever has something for us must get to run.
             thread::yield_now();
         };
-        self.executor.take_posts();
         found || self.executor.has_next()
     }
 

@@ -1,0 +1,225 @@
+//! Queues: what the workers of a runtime are to run, where others can reach it.
+//!
+//! Each worker has an [`Inbox`] for what only it may run, and a queue for what any may. Where a runtime has one worker, its
+//! queue stays empty: all is in its thread's.
+//!
+//! * A worker pushes what it wakes to its own queue, so a task runs where its socket is.
+//! * A thread that is none of them pushes to the queue of the worker where the task last ran.
+//! * A worker that has nothing to do takes half of another's queue, if two or more are there. One is left to its owner,
+//!   who is about to come to it.
+//! * Unless the owner is stuck: if it has run the same task for a millisecond, all is taken. Idle workers look, and
+//!   busy ones now and then.
+//! * What was placed on a worker ([`Queues::place`]) begins there, unless that one has been stuck for longer: a connection
+//!   belongs to the worker that first waits for it, and placing it would be in vain.
+//!
+//! Who is called when something is queued behind a running task, and who looks without being called, is in [`idle`](super::idle);
+//! when a worker looks, in [`sharing`](super::sharing).
+
+use std::collections::VecDeque;
+use std::task::Waker;
+use std::time::Duration;
+
+use super::idle::Idle;
+use super::inbox::{Inbox, Rung};
+use crate::sync::Mutex;
+
+/// The queues of a runtime's workers: of `E` for one of them, of `T` for any.
+pub(super) struct Queues<E, T> {
+    remotes: Box<[Remote<E, T>]>,
+    pub(super) idle: Idle,
+}
+
+/// The half of a worker that others refer to, on cache lines of its own.
+#[repr(align(128))]
+pub(super) struct Remote<E, T> {
+    pub(super) inbox: Inbox<E>,
+    queue: Mutex<Queue<T>>,
+}
+
+/// What a worker is to run, if no other one takes it.
+struct Queue<T> {
+    ready: VecDeque<T>,
+    placed: VecDeque<T>,
+    /// The worker runs tasks: it is neither idle nor about to wake.
+    running: bool,
+    /// Moves whenever the worker comes here.
+    progress: u64,
+    /// How many were pushed by threads that are no workers.
+    posts: u64,
+    closed: bool,
+}
+
+/// How long a worker runs one task before the others take what is queued behind it.
+pub(super) const STUCK: Duration = Duration::from_millis(1);
+
+/// And what was placed there: longer than a thread may have to wait for a core.
+const STUCK_FOR_LONG: Duration = Duration::from_millis(50);
+
+/// Taken at a time of what a stuck worker has.
+const SOME: usize = 64;
+
+/// From whom is taken.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Victims {
+    Any,
+    /// From those that are stuck.
+    Stuck,
+}
+
+impl<E, T> Queues<E, T> {
+    /// For as many workers as there are `rings`: each is woken to end its worker's block, from any thread.
+    pub(super) fn new(rings: Vec<Waker>) -> Self {
+        Self { remotes: rings.into_iter().map(Remote::new).collect(), idle: Idle::new() }
+    }
+
+    #[inline]
+    pub(super) fn len(&self) -> usize {
+        self.remotes.len()
+    }
+
+    #[inline]
+    pub(super) fn remote(&self, index: usize) -> &Remote<E, T> {
+        &self.remotes[index]
+    }
+
+    /// Pushes what a worker has woken while it runs something: it is queued behind that.
+    pub(super) fn push(&self, index: usize, task: T) {
+        self.remotes[index].queue.lock().ready.push_back(task);
+        self.call_if_wanted();
+    }
+
+    /// Pushes something from a thread that is none of the workers; gives it back if they have ended.
+    pub(super) fn post(&self, index: usize, task: T) -> Result<(), T> {
+        self.push_from_outside(index, task, |queue| &mut queue.ready)
+    }
+
+    /// Pushes what is to begin on this worker, from any thread; gives it back if it has ended.
+    pub(super) fn place(&self, index: usize, task: T) -> Result<(), T> {
+        self.push_from_outside(index, task, |queue| &mut queue.placed)
+    }
+
+    fn push_from_outside(
+        &self,
+        index: usize,
+        task: T,
+        part: impl FnOnce(&mut Queue<T>) -> &mut VecDeque<T>,
+    ) -> Result<(), T> {
+        let remote = &self.remotes[index];
+        let mut queue = remote.queue.lock();
+        if queue.closed {
+            return Err(task);
+        }
+        queue.posts += 1;
+        part(&mut queue).push_back(task);
+        drop(queue);
+        if remote.inbox.ring() == Rung::Busy {
+            self.call_if_wanted();
+        }
+        Ok(())
+    }
+
+    /// The next of a worker's own queue.
+    #[inline]
+    pub(super) fn pop(&self, index: usize) -> Option<T> {
+        let mut queue = self.remotes[index].queue.lock();
+        queue.progress += 1;
+        if !queue.placed.is_empty() {
+            return queue.placed.pop_front();
+        }
+        queue.ready.pop_front()
+    }
+
+    /// Whether a worker's queue is empty; if so, the worker is about to be idle.
+    pub(super) fn rest(&self, index: usize) -> bool {
+        let mut queue = self.remotes[index].queue.lock();
+        queue.running = !queue.is_empty();
+        !queue.running
+    }
+
+    /// Queues what a worker has gathered between two batches; it is about to run the first. Returns whether there is
+    /// something to run.
+    pub(super) fn publish(&self, index: usize, gathered: &mut Vec<T>) -> bool {
+        let mut queue = self.remotes[index].queue.lock();
+        queue.running = true;
+        queue.progress += 1;
+        queue.ready.extend(gathered.drain(..));
+        let (has_some, are_behind) = (!queue.is_empty(), queue.ready.len() > 1);
+        drop(queue);
+        if are_behind {
+            self.call_if_wanted();
+        }
+        has_some
+    }
+
+    /// Calls an idle worker, if there is one and none of them looks anyway.
+    #[inline]
+    pub(super) fn call_if_wanted(&self) {
+        if self.idle.wants_call() {
+            self.idle.call(|| self.remotes.iter().any(|remote| remote.inbox.call()));
+        }
+    }
+
+    /// Whether something is queued on a worker other than this one.
+    pub(super) fn others_have_some(&self, index: usize) -> bool {
+        self.others(index).any(|other| !self.remotes[other].queue.lock().is_empty())
+    }
+
+    /// The other workers, for each worker in another order.
+    pub(super) fn others(&self, index: usize) -> impl Iterator<Item = usize> + use<E, T> {
+        let count = self.len();
+        (1..count).map(move |offset| (index + offset) % count)
+    }
+
+    /// Takes some of a worker's queue. `unmoved` is told its progress, and says for how long it has been so.
+    pub(super) fn take(&self, index: usize, victims: Victims, unmoved: impl FnOnce(u64) -> Duration) -> Vec<T> {
+        let mut queue = self.remotes[index].queue.lock();
+        let unmoved = unmoved(queue.progress);
+        let stuck_for = if queue.running { unmoved } else { Duration::ZERO };
+        if stuck_for < STUCK {
+            let half = if victims == Victims::Any { queue.ready.len() / 2 } else { 0 };
+            return queue.ready.drain(..half).collect();
+        }
+        let placed = if stuck_for < STUCK_FOR_LONG { 0 } else { queue.placed.len().min(SOME) };
+        let ready = queue.ready.len().min(SOME);
+        let Queue { ready: all_ready, placed: all_placed, .. } = &mut *queue;
+        all_ready.drain(..ready).chain(all_placed.drain(..placed)).collect()
+    }
+
+    /// How often something came to a worker from a thread that is none of them, or was placed there.
+    pub(super) fn posts(&self, index: usize) -> u64 {
+        let remote = &self.remotes[index];
+        remote.inbox.posts() + remote.queue.lock().posts
+    }
+
+    /// Has all workers look for what has changed.
+    pub(super) fn ring_all(&self) {
+        for remote in &self.remotes {
+            remote.inbox.ring();
+        }
+    }
+
+    /// Refuses whatever still comes for a worker, and returns what has come.
+    pub(super) fn close(&self, index: usize) -> (Vec<E>, Vec<T>) {
+        let remote = &self.remotes[index];
+        let mut queue = remote.queue.lock();
+        queue.closed = true;
+        let mut left: Vec<T> = queue.ready.drain(..).collect();
+        left.extend(queue.placed.drain(..));
+        drop(queue);
+        (remote.inbox.close(), left)
+    }
+}
+
+impl<E, T> Remote<E, T> {
+    fn new(ring: Waker) -> Self {
+        let (ready, placed) = (VecDeque::new(), VecDeque::new());
+        let queue = Queue { ready, placed, running: false, progress: 0, posts: 0, closed: false };
+        Self { inbox: Inbox::new(ring), queue: Mutex::new(queue) }
+    }
+}
+
+impl<T> Queue<T> {
+    fn is_empty(&self) -> bool {
+        self.ready.is_empty() && self.placed.is_empty()
+    }
+}

@@ -1,0 +1,136 @@
+//! Sharing: when a worker looks at the queues of the others.
+//!
+//! 1. It has nothing of its own ([`Sharing::rest`]): it looks, counts itself idle, and looks once more. If it finds something, that
+//!    is its own now.
+//! 2. It is idle. If nobody else does, it watches: it blocks for a millisecond at the most, then for two and for four, and
+//!    looks again. Once all are idle nobody watches.
+//! 3. It is idle no longer ([`Sharing::rise`]). If it was the one to watch, or may have been called, somebody must look now: it
+//!    looks itself, if it has nothing of its own, or calls the next one ([`Sharing::begin`]).
+//! 4. While it is busy, it looks each millisecond or so for others that are stuck.
+//!
+//! The rule is pure: the time is an argument.
+
+use std::mem;
+use std::time::{Duration, Instant};
+
+use super::queues::{Queues, STUCK, Victims};
+
+/// What a worker knows that has others beside it.
+pub(super) struct Sharing {
+    /// The progress of each worker when it was last seen to have moved, and since when.
+    seen: Vec<(u64, Instant)>,
+    /// When it last looked for those that are stuck.
+    looked: Instant,
+    /// The worker is idle and watches the others.
+    watching: bool,
+    /// How long it watches before it looks.
+    watch: Duration,
+    /// It counts as idle.
+    idle: bool,
+    /// It has taken back its watch, or a call: somebody must look.
+    must_look: bool,
+    /// What it has done since it last read the clock: entries run, and batches for as much as some entries.
+    work: u32,
+}
+
+/// The first watch, and the longest.
+const WATCH: Duration = Duration::from_millis(1);
+const LONGEST_WATCH: Duration = Duration::from_millis(4);
+
+/// After so much work a busy worker reads the clock, and looks if it is time to.
+const WORK: u32 = 64;
+const BATCH_WORK: u32 = 8;
+
+impl Sharing {
+    pub(super) fn new(workers: usize, now: Instant) -> Self {
+        let seen = vec![(u64::MAX, now); workers];
+        Self { seen, looked: now, idle: false, watching: false, watch: WATCH, must_look: false, work: 0 }
+    }
+
+    /// An entry is about to be run.
+    #[inline]
+    pub(super) fn work(&mut self) {
+        self.work += 1;
+    }
+
+    /// The worker has nothing but what is in its queue. Whether that is empty, and the worker may block; then comes [`rise`](Sharing::rise).
+    pub(super) fn rest<E, T>(&mut self, queues: &Queues<E, T>, index: usize, now: impl Fn() -> Instant) -> bool {
+        if !queues.rest(index) || self.steal(queues, index, Victims::Any, now()) {
+            return false;
+        }
+        self.must_look = false;
+        // From here on it can be called.
+        if !queues.remote(index).inbox.poll() {
+            return false;
+        }
+        queues.idle.enter();
+        self.idle = true;
+        // Once more: see the first race in `idle`.
+        if self.steal(queues, index, Victims::Any, now()) {
+            return false;
+        }
+        self.watching = queues.idle.watch(queues.len());
+        true
+    }
+
+    /// How long the idle worker may block at the most.
+    #[inline]
+    pub(super) fn watch(&self) -> Option<Duration> {
+        self.watching.then_some(self.watch)
+    }
+
+    /// The worker is idle no longer, if it was. It has been to its inbox, so that it cannot be called any more: a call that came
+    /// after this would be answered by nobody.
+    #[inline]
+    pub(super) fn rise<E, T>(&mut self, queues: &Queues<E, T>) {
+        if mem::take(&mut self.idle) {
+            self.watch = if self.watching { LONGEST_WATCH.min(2 * self.watch) } else { WATCH };
+            self.must_look |= queues.idle.leave(mem::take(&mut self.watching));
+        }
+    }
+
+    /// The worker begins a batch, with what was `gathered` and has been in its queue. `has_own`: it has something else too.
+    pub(super) fn begin<E, T>(
+        &mut self,
+        queues: &Queues<E, T>,
+        index: usize,
+        gathered: &mut Vec<T>,
+        has_own: bool,
+        now: impl Fn() -> Instant,
+    ) {
+        if queues.publish(index, gathered) || has_own {
+            self.watch = WATCH;
+            // It does not look itself now.
+            if mem::take(&mut self.must_look) && queues.idle.wants_call() && queues.others_have_some(index) {
+                queues.call_if_wanted();
+            }
+        }
+        self.work += BATCH_WORK;
+        if self.work >= WORK {
+            self.work = 0;
+            let now = now();
+            if now - self.looked >= STUCK {
+                self.steal(queues, index, Victims::Stuck, now);
+            }
+        }
+    }
+
+    /// Takes something from another worker's queue to that of `index`. `true` if there was some.
+    fn steal<E, T>(&mut self, queues: &Queues<E, T>, index: usize, victims: Victims, now: Instant) -> bool {
+        self.looked = now;
+        for other in queues.others(index) {
+            let (seen, since) = &mut self.seen[other];
+            let mut taken = queues.take(other, victims, |progress| {
+                if *seen != progress {
+                    (*seen, *since) = (progress, now);
+                }
+                now - *since
+            });
+            if !taken.is_empty() {
+                queues.publish(index, &mut taken);
+                return true;
+            }
+        }
+        false
+    }
+}
