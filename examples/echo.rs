@@ -1,57 +1,60 @@
-//! An echo server: whatever a client sends comes back.
-//!
-//! `cargo run --release --example echo [ADDRESS]`
+//! An echo server: whatever a client sends comes back. Ctrl-C or SIGTERM ends it; a second one, at once.
+//! `cargo run --release --example echo [--workers N] [ADDRESS]`
 
-use std::process::ExitCode;
-
+use futures_lite::future::or;
 use kittiwake::io::{self, AsyncReadExt, AsyncWriteExt};
-use kittiwake::net::{TcpListener, TcpStream};
-use kittiwake::time::{Duration, sleep};
+use kittiwake::net::{self, Report, Shutdown, TcpListener, TcpStream};
+use kittiwake::signal::unix::{SignalKind, signal};
+use kittiwake::{runtime::Builder, time::Duration};
 
-const USAGE: &str = "usage: echo [ADDRESS]    ADDRESS is where to listen, 127.0.0.1:7000 if not given";
+const USAGE: &str = "usage: echo [--workers N] [ADDRESS]    on 1 thread, at 127.0.0.1:7000 if not given";
 
-fn main() -> ExitCode {
+fn main() {
     let args: Vec<String> = std::env::args().skip(1).collect();
-    let address = match args.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+    let args: Vec<_> = args.iter().map(String::as_str).collect();
+    let (number, rest) =
+        if let ["--workers", number, rest @ ..] = &args[..] { (*number, rest) } else { ("1", &args[..]) };
+    let Ok(workers @ 1..=4096) = number.parse() else { fail(&format!("{number:?} workers? From 1 to 4096; {USAGE}")) };
+    let address = match *rest {
         [] => "127.0.0.1:7000",
-        ["-h" | "--help"] => {
-            println!("{USAGE}");
-            return ExitCode::SUCCESS;
-        }
+        ["-h" | "--help"] => return println!("{USAGE}"),
         [address] if !address.starts_with('-') => address,
-        [option, ..] if option.starts_with('-') => return fail(&format!("unknown option {option}; {USAGE}")),
-        _ => return fail(&format!("more than one address; {USAGE}")),
+        [option, ..] if option.starts_with('-') => fail(&format!("unknown option {option}; {USAGE}")),
+        _ => fail(&format!("more than one address; {USAGE}")),
     };
-    match kittiwake::block_on(serve(address)) {
-        Ok(()) => ExitCode::SUCCESS,
+    match Builder::new().workers(workers).build().and_then(|runtime| runtime.block_on(serve(address))) {
+        Ok(report) => println!("echo: {report}"),
         Err(error) => fail(&format!("cannot serve on {address}: {error}")),
     }
 }
 
-fn fail(why: &str) -> ExitCode {
+fn fail(why: &str) -> ! {
     eprintln!("echo: {why}");
-    ExitCode::from(2)
+    std::process::exit(2)
 }
 
-async fn serve(address: &str) -> io::Result<()> {
-    let listener = TcpListener::bind(address).await?;
+async fn serve(address: &str) -> io::Result<Report> {
+    let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+    let (listener, shutdown) = (TcpListener::bind(address).await?, Shutdown::new());
     println!("echo: listening on {}", listener.local_addr()?);
-    loop {
-        match listener.accept().await {
-            Ok((stream, _)) => drop(kittiwake::spawn(echo(stream))),
-            // Mostly out of descriptors, and so would be the next call: let some connections end.
-            Err(_) => sleep(Duration::from_millis(50)).await,
-        }
-    }
+    let server = net::serve(listener, |stream, _| echo(stream, shutdown.clone())).with_shutdown(&shutdown);
+    let ending = shutdown.clone();
+    let signals = async move {
+        or(interrupt.recv(), terminate.recv()).await;
+        ending.begin();
+        or(interrupt.recv(), terminate.recv()).await;
+    };
+    // Who is silent for a second then has been answered. The example `serve` does not make them wait.
+    server.with_immediate_shutdown(signals).drain_timeout(Duration::from_secs(1)).await
 }
 
-async fn echo(mut stream: TcpStream) -> io::Result<()> {
+async fn echo(mut stream: TcpStream, shutdown: Shutdown) -> io::Result<()> {
     stream.set_nodelay(true)?;
     let mut buf = [0; 4096];
-    loop {
-        match stream.read(&mut buf).await? {
-            0 => return Ok(()),
-            read => stream.write_all(&buf[..read]).await?,
-        }
+    let mut read = stream.read(&mut buf).await?;
+    while read > 0 {
+        stream.write_all(&buf[..read]).await?;
+        read = if shutdown.has_begun() { 0 } else { stream.read(&mut buf).await? };
     }
+    Ok(())
 }

@@ -4,7 +4,6 @@ mod support;
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
@@ -108,19 +107,35 @@ fn echo_serves_everybody_though_it_runs_out_of_descriptors() {
     });
 }
 
-/// It listens to no signals: this is how one ends it.
+/// A client that has been answered and says nothing more is not waited for without end.
 #[test]
-fn kill_ends_echo() {
-    const SIGTERM: i32 = 15;
+fn a_signal_cuts_off_who_is_silent_and_the_report_says_so() {
     within(|| {
         let mut echo = Echo::start("127.0.0.1:0");
         let mut client = echo.connect();
         exchange(&mut client, b"x");
-        let killed = Command::new("kill").arg(echo.child.id().to_string()).status().unwrap();
-        assert!(killed.success());
-        assert_eq!(echo.child.wait().unwrap().signal(), Some(SIGTERM), "the signal must end it");
-        assert_eq!(client.read(&mut [0; 8]).unwrap(), 0, "its clients must read the end");
+        echo.signal("TERM");
+        let (report, errors) = echo.ended();
+        assert!(report.starts_with("1 accepted: 0 served") && report.contains("1 open"), "{report}");
+        assert!(report.contains(&format!("\n{} was open for ", client.local_addr().unwrap())), "{report}");
+        assert_eq!((client.read(&mut [0; 8]).unwrap(), errors.as_str()), (0, ""), "its clients must read the end");
     });
+}
+
+/// Without it a server of several workers loses requests when it is deployed anew.
+#[test]
+fn a_signal_lets_an_echo_of_several_workers_answer_everybody() {
+    for workers in ["1", "2", "4"] {
+        within(move || {
+            let mut command = Command::new(example("echo"));
+            command.args(["--workers", workers, &support::own_address()]);
+            let mut echo = Echo::start_by(command);
+            let answered = under_load(&echo, || echo.signal("TERM"));
+            let (report, errors) = echo.ended();
+            assert_all_served(&report, answered);
+            assert_eq!(errors, "");
+        });
+    }
 }
 
 /// A deployment under load: what was accepted is answered, nobody waits for those who have nothing more to say, and the service
@@ -134,30 +149,12 @@ fn a_first_signal_lets_serve_answer_everybody_and_ends_it() {
             idle.iter_mut().for_each(|client| exchange(client, b"hello"));
             // In by the time those after it are served, and silent until the end has begun.
             let mut late = echo.connect();
-            let answered = AtomicUsize::new(0);
-            std::thread::scope(|scope| {
-                for _ in 0..4 {
-                    scope.spawn(|| {
-                        while is_answered(echo.address) {
-                            answered.fetch_add(1, SeqCst);
-                        }
-                    });
-                }
-                while answered.load(SeqCst) < 500 {
-                    std::thread::yield_now();
-                }
-                echo.signal(signal);
-            });
+            let answered = under_load(&echo, || echo.signal(signal));
             exchange(&mut late, b"at last");
             idle.into_iter().for_each(|client| assert_eq!(support::read_all(client), b""));
             assert_eq!(support::read_all(late), b"");
             let (report, errors) = echo.ended();
-            let answered = answered.into_inner() + 21;
-            let mut numbers = report.split(|sign: char| !sign.is_ascii_digit()).filter_map(|word| word.parse().ok());
-            let (accepted, served): (usize, usize) = (numbers.next().unwrap(), numbers.next().unwrap());
-            assert_eq!(accepted, served, "all are served: {report}");
-            assert!(report.contains(" 0 open"), "nobody is cut off: {report}");
-            assert_eq!(accepted, answered, "all that are accepted are answered: {report}");
+            assert_all_served(&report, answered + 21);
             assert_eq!(errors, "");
         });
     }
@@ -227,6 +224,10 @@ fn a_mistake_gives_one_line_and_status_2() {
             ("echo", &["--port"], "unknown option --port"),
             ("echo", &["127.0.0.1:0", "--port"], "usage"),
             ("echo", &["-p", "127.0.0.1:0"], "unknown option -p"),
+            ("echo", &["--workers"], "unknown option --workers"),
+            ("echo", &["--workers", "many"], "\"many\" workers"),
+            ("echo", &["--workers", "0"], "From 1 to 4096"),
+            ("echo", &["--workers", "2", "-p"], "unknown option -p"),
             ("echo", &["nonsense"], "nonsense"),
             ("echo", &["127.0.0.1"], "127.0.0.1"),
             ("echo", &["127.0.0.1:99999"], "127.0.0.1:99999"),
@@ -336,8 +337,10 @@ impl Echo {
         let (mut report, mut errors) = (String::new(), String::new());
         self.stdout.read_to_string(&mut report).unwrap();
         self.child.stderr.take().unwrap().read_to_string(&mut errors).unwrap();
-        let report =
-            report.strip_prefix("serve: ").unwrap_or_else(|| panic!("it must say how it went, not {report:?}"));
+        let report = report
+            .strip_prefix("serve: ")
+            .or(report.strip_prefix("echo: "))
+            .unwrap_or_else(|| panic!("it must say how it went, not {report:?}"));
         (report.to_owned(), errors)
     }
 
@@ -373,6 +376,36 @@ fn exchange(client: &mut TcpStream, bytes: &[u8]) {
         client.read_exact(&mut reply).expect("the bytes come back");
     });
     assert!(reply == bytes, "other bytes came back");
+}
+
+/// Has four clients make requests, each on a connection of its own, until nobody listens; calls `end` after the first 500.
+/// Returns how many were answered.
+#[track_caller]
+fn under_load(echo: &Echo, end: impl FnOnce()) -> usize {
+    let answered = AtomicUsize::new(0);
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                while is_answered(echo.address) {
+                    answered.fetch_add(1, SeqCst);
+                }
+            });
+        }
+        while answered.load(SeqCst) < 500 {
+            std::thread::yield_now();
+        }
+        end();
+    });
+    answered.into_inner()
+}
+
+#[track_caller]
+fn assert_all_served(report: &str, answered: usize) {
+    let mut numbers = report.split(|sign: char| !sign.is_ascii_digit()).filter_map(|word| word.parse().ok());
+    let (accepted, served): (usize, usize) = (numbers.next().unwrap(), numbers.next().unwrap());
+    assert_eq!(accepted, served, "all are served: {report}");
+    assert!(report.contains(" 0 open"), "nobody is cut off: {report}");
+    assert_eq!(accepted, answered, "all that are accepted are answered: {report}");
 }
 
 /// One request on a connection of its own; `false` if nobody listens any more.
