@@ -22,10 +22,9 @@ fn main() {
         [option, ..] if option.starts_with('-') => fail(&format!("unknown option {option}; {USAGE}")),
         _ => fail(&format!("more than one address; {USAGE}")),
     };
-    match Builder::new().workers(workers).build().and_then(|runtime| runtime.block_on(serve(address))) {
-        Ok(report) => println!("echo: {report}"),
-        Err(error) => fail(&format!("cannot serve on {address}: {error}")),
-    }
+    let runtime = Builder::new().workers(workers).build();
+    let report = runtime.and_then(|runtime| runtime.block_on(serve(address)));
+    println!("echo: {}", report.unwrap_or_else(|error| fail(&format!("cannot serve on {address}: {error}"))));
 }
 
 fn fail(why: &str) -> ! {
@@ -51,10 +50,11 @@ async fn serve(address: &str) -> io::Result<Report> {
 async fn echo(mut stream: TcpStream, shutdown: Shutdown) -> io::Result<()> {
     stream.set_nodelay(true)?;
     let mut buf = [0; 4096];
-    let mut read = stream.read(&mut buf).await?;
-    while read > 0 {
+    loop {
+        let read = stream.read(&mut buf).await?;
         stream.write_all(&buf[..read]).await?;
-        read = if shutdown.has_begun() { 0 } else { stream.read(&mut buf).await? };
+        if read == 0 || shutdown.has_begun() {
+            return Ok(());
+        }
     }
-    Ok(())
 }
