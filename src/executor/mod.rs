@@ -222,26 +222,26 @@ where
 /// entry if nothing has to be captured.
 #[inline]
 fn schedule(runnable: Runnable) {
-    if runnable.metadata().gate == OWN.get() {
+    let gate = runnable.metadata().gate;
+    if gate == OWN.get() {
         push(Entry::Task(runnable));
-    } else {
-        schedule_shared(runnable);
-    }
-}
-
-#[inline(never)]
-fn schedule_shared(runnable: Runnable) {
-    if runnable.metadata().gate != SHARED.get() {
+    } else if gate != SHARED.get() {
         post(runnable);
     } else if IN_BATCH.get() {
-        CURRENT.with(|current| {
-            if let Some(Current { home, .. }) = &*current.borrow() {
-                home.workers.queues.push(home.index, runnable);
-            }
-        });
+        push_shared(runnable);
     } else {
         GATHERED.with(|gathered| gathered.borrow_mut().push(runnable));
     }
+}
+
+/// Queues a task behind the one that runs here, where others can take it.
+#[inline(never)]
+fn push_shared(runnable: Runnable) {
+    CURRENT.with(|current| {
+        if let Some(Current { home, .. }) = &*current.borrow() {
+            home.workers.queues.push(home.index, runnable);
+        }
+    });
 }
 
 /// Posts an entry to a worker that may run it.
@@ -392,9 +392,11 @@ impl Executor {
 
     /// The next entry of this worker's own and the shared ones, in turn.
     fn next_of_both(&mut self) -> Option<Entry> {
-        self.shared_next = !self.shared_next;
-        if !self.shared_next && !self.batch.is_empty() {
-            return self.batch.pop();
+        if !self.batch.is_empty() {
+            self.shared_next = !self.shared_next;
+            if !self.shared_next {
+                return self.batch.pop();
+            }
         }
         match self.home.workers.queues.pop(self.home.index) {
             Some(task) => Some(Entry::Task(task)),

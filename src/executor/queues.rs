@@ -170,9 +170,12 @@ impl<E, T> Queues<E, T> {
         (1..count).map(move |offset| (index + offset) % count)
     }
 
-    /// Takes some of a worker's queue. `unmoved` is told its progress, and says for how long it has been so.
+    /// Takes some of a worker's queue. `unmoved` is told its progress, if something is there, and says for how long it has been so.
     pub(super) fn take(&self, index: usize, victims: Victims, unmoved: impl FnOnce(u64) -> Duration) -> Vec<T> {
         let mut queue = self.remotes[index].queue.lock();
+        if queue.is_empty() {
+            return Vec::new();
+        }
         let unmoved = unmoved(queue.progress);
         let stuck_for = if queue.running { unmoved } else { Duration::ZERO };
         if stuck_for < STUCK {

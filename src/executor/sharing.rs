@@ -17,9 +17,9 @@ use super::queues::{Queues, STUCK, Victims};
 
 /// What a worker knows that has others beside it.
 pub(super) struct Sharing {
-    /// The progress of each worker when it was last seen to have moved, and since when.
+    /// The progress of each worker when it was last seen to have moved, with something in its queue, and since when.
     seen: Vec<(u64, Instant)>,
-    /// When it last looked for those that are stuck.
+    /// When it last looked for those that are stuck, while it was busy.
     looked: Instant,
     /// The worker is idle and watches the others.
     watching: bool,
@@ -55,7 +55,7 @@ impl Sharing {
 
     /// The worker has nothing but what is in its queue. Whether that is empty, and the worker may block; then comes [`rise`](Sharing::rise).
     pub(super) fn rest<E, T>(&mut self, queues: &Queues<E, T>, index: usize, now: impl Fn() -> Instant) -> bool {
-        if !queues.rest(index) || self.steal(queues, index, Victims::Any, now()) {
+        if !queues.rest(index) || self.steal(queues, index, Victims::Any, &now) {
             return false;
         }
         self.must_look = false;
@@ -66,7 +66,7 @@ impl Sharing {
         queues.idle.enter();
         self.idle = true;
         // Once more: see the first race in `idle`.
-        if self.steal(queues, index, Victims::Any, now()) {
+        if self.steal(queues, index, Victims::Any, &now) {
             return false;
         }
         self.watching = queues.idle.watch(queues.len());
@@ -108,19 +108,27 @@ impl Sharing {
         self.work += BATCH_WORK;
         if self.work >= WORK {
             self.work = 0;
-            let now = now();
-            if now - self.looked >= STUCK {
-                self.steal(queues, index, Victims::Stuck, now);
+            let present = now();
+            if present - self.looked >= STUCK {
+                self.looked = present;
+                self.steal(queues, index, Victims::Stuck, &now);
             }
         }
     }
 
     /// Takes something from another worker's queue to that of `index`. `true` if there was some.
-    fn steal<E, T>(&mut self, queues: &Queues<E, T>, index: usize, victims: Victims, now: Instant) -> bool {
-        self.looked = now;
+    fn steal<E, T>(
+        &mut self,
+        queues: &Queues<E, T>,
+        index: usize,
+        victims: Victims,
+        now: &impl Fn() -> Instant,
+    ) -> bool {
         for other in queues.others(index) {
             let (seen, since) = &mut self.seen[other];
+            // Most queues are empty, and then the clock is not read.
             let mut taken = queues.take(other, victims, |progress| {
+                let now = now();
                 if *seen != progress {
                     (*seen, *since) = (progress, now);
                 }
