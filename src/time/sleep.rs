@@ -125,8 +125,10 @@ impl Future for Sleep {
                 return poll;
             }
         }
+        // First: the less there is to keep across a call, the shorter this is.
+        let waker = cx.waker().clone();
         let Some(timers) = Timers::current() else { return outside(this) };
-        match timers.arm(this.deadline, cx.waker().clone()) {
+        match timers.arm(this.deadline, waker) {
             Some(key) => {
                 // It was not armed: there is nothing to drop.
                 std::mem::forget(std::mem::replace(&mut this.state, State::Armed(Armed { timers, key })));

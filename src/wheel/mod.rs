@@ -13,10 +13,11 @@
 //!
 //! # The rules
 //! 1. A new timer is in no slot yet but in a list of its own, and the wheel remembers that it must look at it by its
-//!    deadline. Most timers are bounds on something that comes in time, and go again without ever having been placed.
-//! 2. When something is due ([`Wheel::advance`]), the new timers are placed, each at the lowest level at which its deadline
-//!    and the present are in the same round: the level of the highest bit in which they differ. So what is at a level comes
-//!    before everything at the levels above.
+//!    deadline. Most timers are bounds on something that comes in time, and go again without ever having been placed. Such a
+//!    one leaves its entry in the list, for the next new timer to take over: neither of them touches any other entry.
+//! 2. When something is due ([`Wheel::advance`]), the list is emptied and the new timers are placed, each at the lowest
+//!    level at which its deadline and the present are in the same round: the level of the highest bit in which they differ.
+//!    So what is at a level comes before everything at the levels above.
 //! 3. When time reaches the start of a slot, its timers move down; those of level 0 fire.
 //! 4. A deadline beyond the last level is parked in that level's farthest slot. When time reaches that, it is placed anew,
 //!    by its true deadline: it is never lost, and moves once in 51 days.
@@ -34,10 +35,9 @@
 #[cfg(any(test, fuzzing))]
 pub(crate) mod model;
 
+use std::mem;
 use std::num::NonZeroU32;
 use std::task::Waker;
-
-use slab::Slab;
 
 const LEVELS: usize = 6;
 const SLOT_BITS: u32 = 6;
@@ -73,39 +73,47 @@ pub(crate) struct Wheel<S: Scale> {
     now: u64,
     /// Nothing is due before this. It means nothing while nothing is pending.
     next: S::Moment,
-    /// The first of the new timers.
+    /// How many timers have neither fired nor been removed.
+    pending: usize,
+    /// The first of the new timers, among which are entries that have none any more.
     new: Link,
     /// For each level, a bit for each slot that has timers.
     occupied: [u64; LEVELS],
     /// The first timer of each slot, level after level.
     first: [Link; LEVELS * SLOTS],
-    timers: Slab<Timer<S::Moment>>,
+    entries: Vec<Entry<S::Moment>>,
+    /// The first entry that has no timer.
+    free: Link,
 }
 
-/// A timer in the same slot, or none.
+/// An entry in the same list, or none.
 type Link = Option<Key>;
 
-/// A timer of one wheel: valid until it is removed. One more than its place in the slab, so that a [`Link`] is as small.
+/// A timer of one wheel: valid until it is removed. One more than the number of its entry, so that a [`Link`] is as small.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Key(NonZeroU32);
 
-struct Timer<M> {
+/// A timer, or a place for one.
+struct Entry<M> {
     deadline: M,
     /// Its deadline as a tick, once it has been placed.
     tick: u64,
-    /// `None` once the timer has fired.
+    /// `None` once the timer has fired, and while there is none.
     waker: Option<Waker>,
-    /// The timer before it in its slot; `None` for the first, and once it has fired.
+    slot: Slot,
+    /// The one before it in its slot; `None` for the first, for all that are new, and for those in no slot.
     previous: Link,
     next: Link,
-    slot: Slot,
+    /// The next entry that has no timer, while this has none.
+    next_free: Link,
 }
 
-/// A slot of some level: `level * SLOTS + slot`; or where new timers are.
+/// A slot of some level: `level * SLOTS + slot`; or where new timers are, or none.
 #[derive(Clone, Copy, PartialEq, Eq)]
 struct Slot(u16);
 
 const NEW: Slot = Slot(u16::MAX);
+const NOWHERE: Slot = Slot(u16::MAX - 1);
 
 impl<S: Scale> Wheel<S> {
     /// A wheel whose present is `now`.
@@ -116,10 +124,12 @@ impl<S: Scale> Wheel<S> {
             present,
             now,
             next: S::NEVER,
+            pending: 0,
             new: None,
             occupied: [0; LEVELS],
             first: [None; LEVELS * SLOTS],
-            timers: Slab::new(),
+            entries: Vec::new(),
+            free: None,
         }
     }
 
@@ -129,46 +139,66 @@ impl<S: Scale> Wheel<S> {
     /// With 2^32 timers in one wheel.
     #[inline]
     pub(crate) fn insert(&mut self, deadline: S::Moment, waker: Waker) -> Key {
-        self.next = self.next.min(deadline);
-        let next = self.new;
-        let timer = Timer { deadline, tick: 0, waker: Some(waker), previous: None, next, slot: NEW };
-        let key = Key::new(self.timers.insert(timer));
-        self.new = Some(key);
-        if let Some(next) = next {
-            self.timer(next).previous = Some(key);
+        if deadline < self.next {
+            self.next = deadline;
         }
+        self.pending += 1;
+        let key = self.free.unwrap_or_else(|| self.add_entry(deadline));
+        let entry = self.entry(key);
+        entry.deadline = deadline;
+        // It had none: there is nothing to drop.
+        mem::forget(entry.waker.replace(waker));
+        let (is_new, next_free) = (entry.slot == NEW, entry.next_free);
+        self.free = next_free;
+        if !is_new {
+            self.link_new(key);
+        }
+        key
+    }
+
+    #[cold]
+    fn add_entry(&mut self, deadline: S::Moment) -> Key {
+        let key = Key::new(self.entries.len());
+        let (previous, next, next_free) = (None, None, None);
+        self.entries.push(Entry { deadline, tick: 0, waker: None, slot: NOWHERE, previous, next, next_free });
         key
     }
 
     /// Removes a timer, fired or not. Returns its waker if it has not fired.
     #[inline]
     pub(crate) fn remove(&mut self, key: Key) -> Option<Waker> {
-        let timer = self.timers.remove(key.index());
-        if timer.waker.is_some() {
-            self.unlink(timer.slot, timer.previous, timer.next);
+        let next_free = self.free.replace(key);
+        let entry = self.entry(key);
+        entry.next_free = next_free;
+        let slot = entry.slot;
+        let waker = entry.waker.take()?;
+        self.pending -= 1;
+        if slot != NEW {
+            self.unlink(key);
         }
-        timer.waker
+        Some(waker)
     }
 
     /// Moves a timer that has not fired to another deadline.
     pub(crate) fn reset(&mut self, key: Key, deadline: S::Moment) {
-        let timer = self.timer(key);
-        debug_assert!(timer.waker.is_some(), "a timer that has fired has no waker");
-        timer.deadline = deadline;
-        let (slot, previous, next) = (timer.slot, timer.previous, timer.next);
-        self.unlink(slot, previous, next);
-        self.link(key, NEW);
+        let entry = self.entry(key);
+        debug_assert!(entry.waker.is_some(), "a timer that has fired has no waker");
+        entry.deadline = deadline;
+        if entry.slot != NEW {
+            self.unlink(key);
+            self.link_new(key);
+        }
         self.next = self.next.min(deadline);
     }
 
     /// Whether a timer has fired.
     pub(crate) fn has_fired(&self, key: Key) -> bool {
-        self.timers[key.index()].waker.is_none()
+        self.entries[key.index()].waker.is_none()
     }
 
     /// The waker that a timer will hand out, or `None` if it has.
     pub(crate) fn waker(&mut self, key: Key) -> Option<&mut Waker> {
-        self.timer(key).waker.as_mut()
+        self.entry(key).waker.as_mut()
     }
 
     /// Whether a deadline is known to have passed.
@@ -183,8 +213,7 @@ impl<S: Scale> Wheel<S> {
     /// It need not be a deadline: it may be when timers move down, or the deadline of one that was removed.
     #[inline]
     pub(crate) fn next(&self) -> Option<S::Moment> {
-        let pending = self.new.is_some() || self.occupied.iter().any(|slots| *slots != 0);
-        pending.then_some(self.next)
+        (self.pending > 0).then_some(self.next)
     }
 
     /// Lets time pass to `now` and appends the wakers of what fires to `fired`. What was new comes in any order, the rest in
@@ -214,7 +243,11 @@ impl<S: Scale> Wheel<S> {
 
     /// Fires all timers, due or not.
     pub(crate) fn fire_all(&mut self, fired: &mut Vec<Waker>) {
-        fired.extend(self.timers.iter_mut().filter_map(|(_, timer)| timer.waker.take()));
+        for entry in &mut self.entries {
+            (entry.slot, entry.previous, entry.next) = (NOWHERE, None, None);
+            fired.extend(entry.waker.take());
+        }
+        self.pending = 0;
         self.new = None;
         self.occupied.fill(0);
         self.first.fill(None);
@@ -222,7 +255,8 @@ impl<S: Scale> Wheel<S> {
 
     /// How many timers there are, fired ones that were not removed included.
     pub(crate) fn len(&self) -> usize {
-        self.timers.len()
+        let free = std::iter::successors(self.free, |key| self.entries[key.index()].next_free);
+        self.entries.len() - free.count()
     }
 
     /// The next slot that has timers, and its first tick.
@@ -237,14 +271,14 @@ impl<S: Scale> Wheel<S> {
         Some((Slot::new(level, present + ahead), start))
     }
 
-    /// Fires the new timers that are due, and gives the others their slots.
+    /// Fires the new timers that are due, and gives the others their slots. What has no timer is in the list no longer.
     fn place_new(&mut self, present: S::Moment, fired: &mut Vec<Waker>) {
         let mut next = self.new.take();
         while let Some(key) = next {
-            let deadline = self.timer(key).deadline;
+            let deadline = self.entry(key).deadline;
             // Not rounded up where it is due, so that it goes now, and among the others that do in its order.
             let tick = if deadline <= present { self.scale.tick_at(deadline) } else { self.scale.tick_from(deadline) };
-            self.timer(key).tick = tick;
+            self.entry(key).tick = tick;
             next = self.fire_or_place(key, fired);
         }
     }
@@ -262,46 +296,49 @@ impl<S: Scale> Wheel<S> {
     #[inline]
     fn fire_or_place(&mut self, key: Key, fired: &mut Vec<Waker>) -> Link {
         let now = self.now;
-        let timer = self.timer(key);
-        let next = timer.next.take();
-        timer.previous = None;
-        if timer.tick <= now {
-            fired.extend(timer.waker.take());
-        } else {
-            let slot = place(now, timer.tick);
-            self.link(key, slot);
+        let entry = self.entry(key);
+        let next = entry.next.take();
+        (entry.slot, entry.previous) = (NOWHERE, None);
+        if entry.waker.is_some() {
+            if entry.tick <= now {
+                fired.extend(entry.waker.take());
+                self.pending -= 1;
+            } else {
+                let slot = place(now, entry.tick);
+                self.link(key, slot);
+            }
         }
         next
     }
 
+    /// Puts a timer that is in no slot among the new ones.
+    fn link_new(&mut self, key: Key) {
+        let next = self.new.replace(key);
+        let entry = self.entry(key);
+        (entry.slot, entry.next) = (NEW, next);
+    }
+
     /// Puts a timer that is in no slot into this one.
     fn link(&mut self, key: Key, slot: Slot) {
-        let first = if slot == NEW {
-            &mut self.new
-        } else {
-            self.occupied[slot.level()] |= slot.bit();
-            &mut self.first[slot.index()]
-        };
-        let next = first.replace(key);
-        let timer = self.timer(key);
-        (timer.slot, timer.previous, timer.next) = (slot, None, next);
+        self.occupied[slot.level()] |= slot.bit();
+        let next = self.first[slot.index()].replace(key);
+        let entry = self.entry(key);
+        (entry.slot, entry.next) = (slot, next);
         if let Some(next) = next {
-            self.timer(next).previous = Some(key);
+            self.entry(next).previous = Some(key);
         }
     }
 
-    /// Takes a timer with these neighbours out of its slot.
-    #[inline]
-    fn unlink(&mut self, slot: Slot, previous: Link, next: Link) {
+    /// Takes a timer that is not new out of its slot.
+    fn unlink(&mut self, key: Key) {
+        let entry = self.entry(key);
+        let (slot, previous, next) = (entry.slot, entry.previous.take(), entry.next.take());
+        entry.slot = NOWHERE;
         if let Some(next) = next {
-            self.timer(next).previous = previous;
+            self.entry(next).previous = previous;
         }
         if let Some(previous) = previous {
-            self.timer(previous).next = next;
-            return;
-        }
-        if slot == NEW {
-            self.new = next;
+            self.entry(previous).next = next;
             return;
         }
         self.first[slot.index()] = next;
@@ -311,8 +348,8 @@ impl<S: Scale> Wheel<S> {
     }
 
     #[inline]
-    fn timer(&mut self, key: Key) -> &mut Timer<S::Moment> {
-        &mut self.timers[key.index()]
+    fn entry(&mut self, key: Key) -> &mut Entry<S::Moment> {
+        &mut self.entries[key.index()]
     }
 }
 
@@ -361,4 +398,24 @@ fn place(now: u64, tick: u64) -> Slot {
     let highest_difference = (u64::BITS - 1) - ((now ^ tick) | SLOT_MASK).leading_zeros();
     let level = ((highest_difference / SLOT_BITS) as usize).min(LEVELS - 1);
     Slot::new(level, tick >> (SLOT_BITS * level as u32))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::model::Sixteen;
+    use super::*;
+
+    /// Else each read under a timeout would cost memory until the timeout is over.
+    #[test]
+    fn a_removed_timer_leaves_its_entry_to_the_next() {
+        let (mut wheel, mut fired) = (Wheel::new(Sixteen, 0), Vec::new());
+        for now in (0..16_000).step_by(16) {
+            let placed = wheel.insert(now + 8_000, Waker::noop().clone());
+            wheel.advance(now, &mut fired);
+            let new = wheel.insert(now + 8_000, Waker::noop().clone());
+            assert!(wheel.remove(placed).is_some() && wheel.remove(new).is_some());
+            assert_eq!(wheel.next(), None, "nothing is pending, and the wheel waits");
+        }
+        assert_eq!((wheel.entries.len(), wheel.len(), fired.len()), (2, 0, 0));
+    }
 }

@@ -52,7 +52,7 @@ impl Op {
 }
 
 /// Ticks of sixteen: deadlines lie on their edges, and between them.
-struct Sixteen;
+pub(super) struct Sixteen;
 
 impl Scale for Sixteen {
     type Moment = u64;
