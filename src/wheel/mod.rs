@@ -81,6 +81,7 @@ pub(crate) struct Wheel<S: Scale> {
     occupied: [u64; LEVELS],
     /// The first timer of each slot, level after level.
     first: [Link; LEVELS * SLOTS],
+    /// The first of them is nobody's.
     entries: Vec<Entry<S::Moment>>,
     /// The first entry that has no timer.
     free: Link,
@@ -89,7 +90,7 @@ pub(crate) struct Wheel<S: Scale> {
 /// An entry in the same list, or none.
 type Link = Option<Key>;
 
-/// A timer of one wheel: valid until it is removed. One more than the number of its entry, so that a [`Link`] is as small.
+/// A timer of one wheel: valid until it is removed. The number of its entry, never 0, so that a [`Link`] is as small.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Key(NonZeroU32);
 
@@ -128,7 +129,7 @@ impl<S: Scale> Wheel<S> {
             new: None,
             occupied: [0; LEVELS],
             first: [None; LEVELS * SLOTS],
-            entries: Vec::new(),
+            entries: vec![Entry::vacant(present)],
             free: None,
         }
     }
@@ -159,8 +160,7 @@ impl<S: Scale> Wheel<S> {
     #[cold]
     fn add_entry(&mut self, deadline: S::Moment) -> Key {
         let key = Key::new(self.entries.len());
-        let (previous, next, next_free) = (None, None, None);
-        self.entries.push(Entry { deadline, tick: 0, waker: None, slot: NOWHERE, previous, next, next_free });
+        self.entries.push(Entry::vacant(deadline));
         key
     }
 
@@ -256,7 +256,7 @@ impl<S: Scale> Wheel<S> {
     /// How many timers there are, fired ones that were not removed included.
     pub(crate) fn len(&self) -> usize {
         let free = std::iter::successors(self.free, |key| self.entries[key.index()].next_free);
-        self.entries.len() - free.count()
+        self.entries.len() - 1 - free.count()
     }
 
     /// The next slot that has timers, and its first tick.
@@ -353,16 +353,22 @@ impl<S: Scale> Wheel<S> {
     }
 }
 
+impl<M> Entry<M> {
+    /// An entry that has no timer; its deadline means nothing.
+    fn vacant(deadline: M) -> Self {
+        Self { deadline, tick: 0, waker: None, slot: NOWHERE, previous: None, next: None, next_free: None }
+    }
+}
+
 impl Key {
-    #[inline]
-    fn new(index: usize) -> Self {
-        let number = u32::try_from(index + 1).ok().and_then(NonZeroU32::new);
+    fn new(number: usize) -> Self {
+        let number = u32::try_from(number).ok().and_then(NonZeroU32::new);
         Self(number.expect("fewer than 2^32 timers"))
     }
 
     #[inline]
     fn index(self) -> usize {
-        self.0.get() as usize - 1
+        self.0.get() as usize
     }
 }
 
@@ -416,6 +422,6 @@ mod tests {
             assert!(wheel.remove(placed).is_some() && wheel.remove(new).is_some());
             assert_eq!(wheel.next(), None, "nothing is pending, and the wheel waits");
         }
-        assert_eq!((wheel.entries.len(), wheel.len(), fired.len()), (2, 0, 0));
+        assert_eq!((wheel.entries.len() - 1, wheel.len(), fired.len()), (2, 0, 0));
     }
 }
