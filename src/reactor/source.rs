@@ -99,7 +99,8 @@ impl Direction {
 
 /// The word: flags in the low bits, then the tick of each direction.
 ///
-/// A tick counts the events that concerned its direction, modulo 2^27. It would
+/// A tick counts the events that concerned its direction, modulo 2^22 and 2^32: each
+/// lies in one half of the word, and so is compared by itself. It would
 /// have to go round once between a system call and the next few instructions
 /// of the same poll to be mistaken. When the reading tick does go round, the
 /// carry moves the writing tick by one, which refuses one clear and costs one
@@ -134,7 +135,7 @@ impl State {
     const STICKY: u64 = Self::READ_CLOSED | Self::WRITE_CLOSED | Self::ERROR | Self::PRIORITY;
 
     const READ_TICK: u64 = 1 << 10;
-    const WRITE_TICK: u64 = 1 << 37;
+    const WRITE_TICK: u64 = 1 << 32;
 
     /// Whether an operation should make its system call.
     #[inline]
