@@ -16,8 +16,8 @@
 //! 2. Make the system call.
 //! 3. On `WouldBlock`, [`clear`](Source::clear) the direction. If its tick moved since
 //!    step 1, that fails: go back to 1.
-//! 4. Under the mutex store the waker ([`Source::store`]), then look at the tick
-//!    once more. If it moved since step 1: go back to 1. Else sleep.
+//! 4. Under the mutex store the waker ([`Source::store`]) and look at the tick
+//!    once more, in whichever order. If it moved since step 1: go back to 1. Else sleep.
 //!
 //! # The races this closes
 //! * A reads and gets `WouldBlock`; B dispatches *readable*; A clears it. No second
@@ -168,6 +168,11 @@ impl State {
     }
 
     #[inline]
+    fn is_unbound(self) -> bool {
+        self.0 & Self::UNBOUND != 0
+    }
+
+    #[inline]
     pub(crate) fn is_orphaned(self) -> bool {
         self.0 & Self::ORPHANED != 0
     }
@@ -218,9 +223,7 @@ struct Waiting<B> {
 struct Waiters {
     /// Whoever last polled through `AsyncRead` or `AsyncWrite`.
     poll: Option<Waker>,
-    /// Set when the end of a reactor cut off the wait behind `poll`.
-    poll_lost: bool,
-    /// Everybody else; boxed, because most streams never need it.
+    /// Everybody else, and what is rare; boxed, because most streams never need it.
     list: Option<Box<List>>,
 }
 
@@ -237,6 +240,8 @@ struct List {
     next_key: u64,
     /// Keys below this one belong to waits that the end of a reactor cut off.
     lost: u64,
+    /// Set when the end of a reactor cut off the wait of whoever last polled through `AsyncRead` or `AsyncWrite`.
+    poll_lost: bool,
 }
 
 /// Room for displaced wakers after each event, and at the most: a task that has a new waker for each poll would fill any.
@@ -245,7 +250,7 @@ const MOST_ROOM: usize = 1024;
 
 impl Default for List {
     fn default() -> Self {
-        Self { waiters: Vec::new(), displaced: 0, room: ROOM, next_key: 0, lost: 0 }
+        Self { waiters: Vec::new(), displaced: 0, room: ROOM, next_key: 0, lost: 0, poll_lost: false }
     }
 }
 
@@ -342,14 +347,14 @@ impl<B> Source<B> {
     #[inline]
     pub(crate) fn store_first(&self, direction: Direction, waker: Waker, seen: State) -> Result<bool, Waker> {
         let mut waiting = self.lock();
-        let bound = waiting.binding.is_some();
+        // While the lock is held: see the second race above.
+        let now = self.state();
         let waiters = waiting.waiters(direction);
-        if !bound || waiters.poll.is_some() || waiters.poll_lost {
+        if now.is_unbound() || waiters.poll.is_some() || waiters.is_poll_lost() {
             return Err(waker);
         }
         waiters.poll = Some(waker);
-        // While the lock is held: see the second race above.
-        Ok(self.state().same_tick(seen, direction))
+        Ok(now.same_tick(seen, direction))
     }
 
     /// Step 4 in all other cases. `arm` is told the binding, under the lock.
@@ -436,9 +441,10 @@ impl<B> Source<B> {
         });
         for direction in [Direction::Read, Direction::Write] {
             let waiters = waiting.waiters(direction);
-            waiters.poll_lost = waiters.poll.is_some();
-            if let Some(list) = &mut waiters.list {
-                list.lost = list.next_key;
+            let poll_lost = waiters.poll.is_some();
+            if poll_lost || waiters.list.is_some() {
+                let list = waiters.list.get_or_insert_default();
+                (list.lost, list.poll_lost) = (list.next_key, poll_lost);
             }
             waiters.take_all(wakers);
         }
@@ -505,8 +511,9 @@ impl<B> Waiting<B> {
 impl Waiters {
     #[inline]
     fn take_all(&mut self, wakers: &mut Vec<Waker>) {
-        if let Some(waker) = self.poll.take() {
-            wakers.push(waker);
+        // Asked first: mostly nobody waits to write.
+        if self.poll.is_some() {
+            wakers.extend(self.poll.take());
         }
         if let Some(list) = &mut self.list {
             list.take_all(wakers);
@@ -531,13 +538,16 @@ impl Waiters {
         self.list.get_or_insert_default().displace(old)
     }
 
+    #[inline]
+    fn is_poll_lost(&self) -> bool {
+        self.list.as_ref().is_some_and(|list| list.poll_lost)
+    }
+
     fn take_lost(&mut self, place: &mut Place<'_>) -> bool {
+        let Some(list) = &mut self.list else { return false };
         match place {
-            Place::Poll => mem::take(&mut self.poll_lost),
-            Place::Listed(key) => {
-                let lost = self.list.as_ref().map_or(0, |list| list.lost);
-                key.take_if(|key| *key < lost).is_some()
-            }
+            Place::Poll => mem::take(&mut list.poll_lost),
+            Place::Listed(key) => key.take_if(|key| *key < list.lost).is_some(),
         }
     }
 }
