@@ -110,7 +110,7 @@ impl<S: AsFd> Registration<S> {
             // Asked after the waker is stored: whoever begins to observe wakes those who wait.
             Poll::Pending if self.is_observed(direction) => {
                 let refused = ready!(observer.poll_waiting(cx, direction));
-                Poll::Ready(self.last_look(cx, direction, full, observer, &mut transfer, refused))
+                Poll::Ready(self.last_look(cx, direction, full, observer, transfer, refused))
             }
             Poll::Pending => Poll::Pending,
         }
@@ -134,13 +134,14 @@ impl<S: AsFd> Registration<S> {
 
     /// The operation is not to wait. But what there is goes before that, and the reactor may not have heard of it yet.
     #[cold]
+    #[inline(never)]
     fn last_look(
         &self,
         cx: &mut Context<'_>,
         direction: Direction,
         full: Option<usize>,
         observer: &impl Observer,
-        transfer: &mut dyn FnMut(&S) -> io::Result<usize>,
+        transfer: impl FnMut(&S) -> io::Result<usize>,
         refused: io::Error,
     ) -> io::Result<usize> {
         self.link.0.forget_poll(direction, cx.waker());
@@ -254,18 +255,15 @@ impl<S: AsFd> Registration<S> {
             if seen.should_try(direction) {
                 ready!(budget::poll_proceed(cx));
                 match operation(&self.socket, seen) {
-                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                        if !source.clear(direction, seen) {
-                            continue;
-                        }
-                    }
-                    result => {
+                    Ok(result) => {
                         budget::spend();
-                        match result {
-                            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-                            result => return Poll::Ready(result),
-                        }
+                        return Poll::Ready(Ok(result));
                     }
+                    Err(error) => match self.after_error(direction, seen, error) {
+                        Failed::Wait => {}
+                        Failed::Again => continue,
+                        Failed::With(error) => return Poll::Ready(Err(error)),
+                    },
                 }
             }
             // Cloning a waker is foreign code too, so it comes before the lock.
@@ -281,6 +279,16 @@ impl<S: AsFd> Registration<S> {
                 return Poll::Pending;
             }
         }
+    }
+
+    /// Step 3 of the rule. Not part of the loop, which mostly has no error to look at and to drop.
+    #[inline(never)]
+    fn after_error(&self, direction: Direction, seen: State, error: io::Error) -> Failed {
+        if error.kind() == io::ErrorKind::WouldBlock {
+            return if self.link.0.clear(direction, seen) { Failed::Wait } else { Failed::Again };
+        }
+        budget::spend();
+        if error.kind() == io::ErrorKind::Interrupted { Failed::Again } else { Failed::With(error) }
     }
 
     /// Stores the waker; `true` if the task is to sleep, `false` if an event has come since `seen`. What
@@ -306,6 +314,16 @@ impl<S: AsFd> Registration<S> {
         let registry = Registry::current().ok_or_else(no_runtime)?;
         registry.bind(&self.link.0, self.socket.as_fd().as_raw_fd())
     }
+}
+
+/// What follows from an error of the system call.
+enum Failed {
+    /// The direction is not ready: wait.
+    Wait,
+    /// An event has come, or the call was interrupted: look again.
+    Again,
+    /// That is the result.
+    With(io::Error),
 }
 
 /// Those who wait for one direction, as one waker.

@@ -268,8 +268,9 @@ impl TcpStream {
             return Ok(0);
         }
         let full = Some(buf.len());
-        let read =
-            self.registration.try_transfer(Direction::Read, full, &self.deadlines, |socket| system::recv(socket, buf));
+        let read = self
+            .registration
+            .try_transfer(Direction::Read, full, &self.deadlines, move |socket| system::recv(socket, buf));
         self.read_result(read)
     }
 
@@ -282,8 +283,9 @@ impl TcpStream {
             return Ok(0);
         }
         let full = Some(buf.len());
-        let written =
-            self.registration.try_transfer(Direction::Write, full, &self.deadlines, |socket| system::send(socket, buf));
+        let written = self
+            .registration
+            .try_transfer(Direction::Write, full, &self.deadlines, move |socket| system::send(socket, buf));
         self.write_result(written)
     }
 
@@ -576,7 +578,7 @@ impl AsyncRead for &TcpStream {
         let full = Some(buf.len());
         let read = self
             .registration
-            .poll_transfer(cx, Direction::Read, full, &self.deadlines, |socket| system::recv(socket, buf));
+            .poll_transfer(cx, Direction::Read, full, &self.deadlines, move |socket| system::recv(socket, buf));
         read.map(|read| self.read_result(read))
     }
 
@@ -608,7 +610,7 @@ impl AsyncWrite for &TcpStream {
         let full = Some(buf.len());
         let written = self
             .registration
-            .poll_transfer(cx, Direction::Write, full, &self.deadlines, |socket| system::send(socket, buf));
+            .poll_transfer(cx, Direction::Write, full, &self.deadlines, move |socket| system::send(socket, buf));
         written.map(|written| self.write_result(written))
     }
 
