@@ -29,7 +29,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 
 use crate::budget;
-use crate::reactor::{Direction, Observer, Registration};
+use crate::reactor::{Direction, Registration};
 use crate::time::{self, Instant, Sleep, sleep_until};
 
 /// The deadlines of a stream, once it has some.
@@ -109,9 +109,10 @@ impl Deadlines {
     }
 }
 
-impl Observer for Deadlines {
+impl Deadlines {
+    /// See [`Observer`](crate::reactor::Observer).
     #[inline(never)]
-    fn settled(&self, direction: Direction, moved: bool) {
+    pub(super) fn settled(&self, direction: Direction, moved: bool) {
         let Some(both) = self.0.get() else { return };
         both.of(direction).stop();
         let other = both.of(direction.opposite());
@@ -121,8 +122,9 @@ impl Observer for Deadlines {
         }
     }
 
+    /// See [`Observer`](crate::reactor::Observer).
     #[inline(never)]
-    fn poll_waiting(&self, cx: &mut Context<'_>, direction: Direction) -> Poll<io::Error> {
+    pub(super) fn poll_waiting(&self, cx: &mut Context<'_>, direction: Direction) -> Poll<io::Error> {
         let Some(both) = self.0.get() else { return Poll::Pending };
         let deadline = both.of(direction);
         if deadline.alarm.rung.load(Ordering::Acquire) {

@@ -17,6 +17,7 @@
 use std::future::poll_fn;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
+use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::task::{Context, Poll, Wake, Waker, ready};
 
@@ -33,24 +34,23 @@ pub(crate) struct Registration<S: AsFd> {
     socket: S,
 }
 
-/// Somebody who keeps account of a socket's operations. Told only of those in directions that are
+/// A socket that may keep account of its transfers. It is told only of those in directions that are
 /// [observed](Registration::observe): the others cost nothing.
 pub(crate) trait Observer {
     /// An operation is over, and has moved bytes or not.
-    fn settled(&self, direction: Direction, moved: bool);
+    fn settled(&self, direction: Direction, moved: bool) {
+        let _ = (direction, moved);
+    }
 
     /// An operation has to wait; `Ready` if it is not to, and why. If there is something to do all the same, it is done.
-    fn poll_waiting(&self, cx: &mut Context<'_>, direction: Direction) -> Poll<io::Error>;
-}
-
-/// Nobody does.
-impl Observer for () {
-    fn settled(&self, _: Direction, _: bool) {}
-
-    fn poll_waiting(&self, _: &mut Context<'_>, _: Direction) -> Poll<io::Error> {
+    fn poll_waiting(&self, cx: &mut Context<'_>, direction: Direction) -> Poll<io::Error> {
+        let _ = (cx, direction);
         Poll::Pending
     }
 }
+
+/// A plain one keeps none.
+impl Observer for UnixStream {}
 
 /// Keeps a source in its reactor's table, and takes it out when dropped.
 struct Link(Arc<Source>);
@@ -80,42 +80,6 @@ impl<S: AsFd> Registration<S> {
         self.socket
     }
 
-    /// Runs `transfer` when it can go on; what it returns is a number of bytes.
-    ///
-    /// `full` is what it would return if it could: when it returns less, but not
-    /// nothing, the kernel's buffer is drained and the next call waits
-    /// without asking. `None` where that does not follow.
-    #[inline]
-    pub(crate) fn poll_transfer(
-        &self,
-        cx: &mut Context<'_>,
-        direction: Direction,
-        full: Option<usize>,
-        observer: &impl Observer,
-        mut transfer: impl FnMut(&S) -> io::Result<usize>,
-    ) -> Poll<io::Result<usize>> {
-        let poll = self.poll_in(cx, direction, Place::Poll, |socket, seen| {
-            let transferred = transfer(socket)?;
-            self.after_transfer(direction, seen, full, transferred, observer);
-            Ok(transferred)
-        });
-        match poll {
-            Poll::Ready(Ok(transferred)) => Poll::Ready(Ok(transferred)),
-            Poll::Ready(Err(error)) => {
-                if self.is_observed(direction) {
-                    observer.settled(direction, false);
-                }
-                Poll::Ready(Err(error))
-            }
-            // Asked after the waker is stored: whoever begins to observe wakes those who wait.
-            Poll::Pending if self.is_observed(direction) => {
-                let refused = ready!(observer.poll_waiting(cx, direction));
-                Poll::Ready(self.last_look(cx, direction, full, observer, transfer, refused))
-            }
-            Poll::Pending => Poll::Pending,
-        }
-    }
-
     /// Runs `operation` when it can go on. As with a poll trait's, the last poll's waker is woken.
     pub(crate) fn poll_operation<R>(
         &self,
@@ -130,25 +94,6 @@ impl<S: AsFd> Registration<S> {
             }
             Ok(result)
         })
-    }
-
-    /// The operation is not to wait. But what there is goes before that, and the reactor may not have heard of it yet.
-    #[cold]
-    #[inline(never)]
-    fn last_look(
-        &self,
-        cx: &mut Context<'_>,
-        direction: Direction,
-        full: Option<usize>,
-        observer: &impl Observer,
-        transfer: impl FnMut(&S) -> io::Result<usize>,
-        refused: io::Error,
-    ) -> io::Result<usize> {
-        self.link.0.forget_poll(direction, cx.waker());
-        match self.try_transfer(direction, full, observer, transfer) {
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Err(refused),
-            result => result,
-        }
     }
 
     #[inline]
@@ -175,63 +120,6 @@ impl<S: AsFd> Registration<S> {
     /// Waits in the list of the `&self` operations, for one operation or several.
     pub(crate) fn wait(&self, direction: Direction) -> Wait<'_, S> {
         Wait { registration: self, direction, key: None }
-    }
-
-    /// Runs `transfer` once, now.
-    pub(crate) fn try_transfer(
-        &self,
-        direction: Direction,
-        full: Option<usize>,
-        observer: &impl Observer,
-        mut transfer: impl FnMut(&S) -> io::Result<usize>,
-    ) -> io::Result<usize> {
-        loop {
-            let seen = self.link.0.state();
-            match transfer(&self.socket) {
-                Ok(transferred) => {
-                    self.after_transfer(direction, seen, full, transferred, observer);
-                    return Ok(transferred);
-                }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    if self.link.0.clear(direction, seen) {
-                        self.link.0.rearm(Binding::rearm)?;
-                    }
-                    return Err(error);
-                }
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => {
-                    if seen.is_observed(direction) {
-                        observer.settled(direction, false);
-                    }
-                    return Err(error);
-                }
-            }
-        }
-    }
-
-    #[inline]
-    fn after_transfer(
-        &self,
-        direction: Direction,
-        seen: State,
-        full: Option<usize>,
-        transferred: usize,
-        observer: &impl Observer,
-    ) {
-        if !seen.is_plain(direction) {
-            if seen.is_observed(direction) {
-                observer.settled(direction, transferred > 0);
-            }
-            if seen.is_orphaned() {
-                self.forgive(direction);
-            }
-            if !seen.allows_short_rule() {
-                return;
-            }
-        }
-        if SHORT_MEANS_DRAINED && full.is_some_and(|full| transferred < full) && transferred > 0 {
-            self.link.0.clear(direction, seen);
-        }
     }
 
     /// The operation did not have to go on waiting: the end of a reactor is none of its business, and nothing is lost.
@@ -326,6 +214,110 @@ enum Failed {
     With(io::Error),
 }
 
+impl<S: AsFd + Observer> Registration<S> {
+    /// Runs `transfer` when it can go on; what it returns is a number of bytes.
+    ///
+    /// `full` is what it would return if it could: when it returns less, but not
+    /// nothing, the kernel's buffer is drained and the next call waits
+    /// without asking. `None` where that does not follow.
+    #[inline]
+    pub(crate) fn poll_transfer(
+        &self,
+        cx: &mut Context<'_>,
+        direction: Direction,
+        full: Option<usize>,
+        mut transfer: impl FnMut(&S) -> io::Result<usize>,
+    ) -> Poll<io::Result<usize>> {
+        let poll = self.poll_in(cx, direction, Place::Poll, |socket, seen| {
+            let transferred = transfer(socket)?;
+            self.after_transfer(direction, seen, full, transferred);
+            Ok(transferred)
+        });
+        match poll {
+            Poll::Ready(Ok(transferred)) => Poll::Ready(Ok(transferred)),
+            Poll::Ready(Err(error)) => {
+                if self.is_observed(direction) {
+                    self.socket.settled(direction, false);
+                }
+                Poll::Ready(Err(error))
+            }
+            // Asked after the waker is stored: whoever begins to observe wakes those who wait.
+            Poll::Pending if self.is_observed(direction) => {
+                let refused = ready!(self.socket.poll_waiting(cx, direction));
+                Poll::Ready(self.last_look(cx, direction, full, transfer, refused))
+            }
+            Poll::Pending => Poll::Pending,
+        }
+    }
+
+    /// The operation is not to wait. But what there is goes before that, and the reactor may not have heard of it yet.
+    #[cold]
+    #[inline(never)]
+    fn last_look(
+        &self,
+        cx: &mut Context<'_>,
+        direction: Direction,
+        full: Option<usize>,
+        transfer: impl FnMut(&S) -> io::Result<usize>,
+        refused: io::Error,
+    ) -> io::Result<usize> {
+        self.link.0.forget_poll(direction, cx.waker());
+        match self.try_transfer(direction, full, transfer) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Err(refused),
+            result => result,
+        }
+    }
+
+    /// Runs `transfer` once, now.
+    pub(crate) fn try_transfer(
+        &self,
+        direction: Direction,
+        full: Option<usize>,
+        mut transfer: impl FnMut(&S) -> io::Result<usize>,
+    ) -> io::Result<usize> {
+        loop {
+            let seen = self.link.0.state();
+            match transfer(&self.socket) {
+                Ok(transferred) => {
+                    self.after_transfer(direction, seen, full, transferred);
+                    return Ok(transferred);
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    if self.link.0.clear(direction, seen) {
+                        self.link.0.rearm(Binding::rearm)?;
+                    }
+                    return Err(error);
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => {
+                    if seen.is_observed(direction) {
+                        self.socket.settled(direction, false);
+                    }
+                    return Err(error);
+                }
+            }
+        }
+    }
+
+    #[inline]
+    fn after_transfer(&self, direction: Direction, seen: State, full: Option<usize>, transferred: usize) {
+        if !seen.is_plain(direction) {
+            if seen.is_observed(direction) {
+                self.socket.settled(direction, transferred > 0);
+            }
+            if seen.is_orphaned() {
+                self.forgive(direction);
+            }
+            if !seen.allows_short_rule() {
+                return;
+            }
+        }
+        if SHORT_MEANS_DRAINED && full.is_some_and(|full| transferred < full) && transferred > 0 {
+            self.link.0.clear(direction, seen);
+        }
+    }
+}
+
 /// Those who wait for one direction, as one waker.
 struct Waiting {
     source: Arc<Source>,
@@ -408,7 +400,6 @@ impl<S: AsFd> Drop for Wait<'_, S> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::unix::net::UnixStream;
 
     /// An interrupted call says nothing of the socket: reported, it would be an error of the connection.
     #[test]
@@ -421,9 +412,9 @@ mod tests {
             if calls % 3 == 0 { Ok(7) } else { Err(io::Error::from(io::ErrorKind::Interrupted)) }
         };
         let mut cx = Context::from_waker(Waker::noop());
-        let polled = registration.poll_transfer(&mut cx, Direction::Read, None, &(), &mut transfer);
+        let polled = registration.poll_transfer(&mut cx, Direction::Read, None, &mut transfer);
         assert!(matches!(polled, Poll::Ready(Ok(7))), "{polled:?}");
-        let tried = registration.try_transfer(Direction::Write, None, &(), &mut transfer);
+        let tried = registration.try_transfer(Direction::Write, None, &mut transfer);
         assert!(matches!(tried, Ok(7)), "{tried:?}");
         assert_eq!(calls, 6);
     }

@@ -93,7 +93,7 @@ impl Signal {
     }
 
     fn poll_drain(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.registration.poll_transfer(cx, Direction::Read, None, &(), drain).map_ok(drop)
+        self.registration.poll_transfer(cx, Direction::Read, None, drain).map_ok(drop)
     }
 }
 

@@ -18,7 +18,7 @@ use super::split::{self, OwnedReadHalf, OwnedWriteHalf, ReadHalf, WriteHalf};
 use crate::net::ToSocketAddrs;
 use crate::net::addr::try_each;
 use crate::net::deadline::{Deadlines, Limit};
-use crate::reactor::{Direction, Registration};
+use crate::reactor::{Direction, Observer, Registration};
 use crate::time::{Duration, timeout};
 
 /// A TCP connection.
@@ -73,7 +73,12 @@ use crate::time::{Duration, timeout};
 /// # }).unwrap();
 /// ```
 pub struct TcpStream {
-    registration: Registration<std::net::TcpStream>,
+    registration: Registration<Socket>,
+}
+
+/// What a stream reads from and writes to.
+struct Socket {
+    stream: std::net::TcpStream,
     /// A write was told of a reset, which the kernel now will not tell a reader.
     reset: AtomicBool,
     deadlines: Deadlines,
@@ -141,7 +146,7 @@ impl TcpStream {
         // Not before the reactor has reported something: until then there is no error, and no peer.
         self.writable().await?;
         let mut wait = self.registration.wait(Direction::Write);
-        poll_fn(|cx| wait.poll_operation(cx, connected)).await
+        poll_fn(|cx| wait.poll_operation(cx, |socket| connected(&socket.stream))).await
     }
 
     /// Takes a stream of std's, and makes it non-blocking.
@@ -154,11 +159,8 @@ impl TcpStream {
     }
 
     pub(super) fn from_nonblocking(socket: OwnedFd) -> Self {
-        Self {
-            registration: Registration::new(socket.into()),
-            reset: AtomicBool::new(false),
-            deadlines: Deadlines::default(),
-        }
+        let (reset, deadlines) = (AtomicBool::new(false), Deadlines::default());
+        Self { registration: Registration::new(Socket { stream: socket.into(), reset, deadlines }) }
     }
 
     /// Gives the stream back as one of std's, out of the reactor and blocking again. So is every duplicate of its
@@ -167,7 +169,7 @@ impl TcpStream {
     /// # Errors
     /// If it cannot be made blocking (fcntl(2)).
     pub fn into_std(self) -> io::Result<std::net::TcpStream> {
-        let stream = self.registration.into_socket();
+        let stream = self.registration.into_socket().stream;
         stream.set_nonblocking(false)?;
         Ok(stream)
     }
@@ -202,8 +204,7 @@ impl TcpStream {
             return Ok(0);
         }
         let mut wait = self.registration.wait(Direction::Read);
-        let peeked = poll_fn(|cx| wait.poll_operation(cx, |socket| socket.peek(buf))).await;
-        self.read_result(peeked)
+        poll_fn(|cx| wait.poll_operation(cx, |socket| socket.read(|stream| stream.peek(buf)))).await
     }
 
     /// Waits until there is something to read, an end or an error included.
@@ -268,10 +269,7 @@ impl TcpStream {
             return Ok(0);
         }
         let full = Some(buf.len());
-        let read = self
-            .registration
-            .try_transfer(Direction::Read, full, &self.deadlines, move |socket| system::recv(socket, buf));
-        self.read_result(read)
+        self.registration.try_transfer(Direction::Read, full, move |socket| socket.recv(buf))
     }
 
     /// Writes what can be written, without waiting.
@@ -283,10 +281,7 @@ impl TcpStream {
             return Ok(0);
         }
         let full = Some(buf.len());
-        let written = self
-            .registration
-            .try_transfer(Direction::Write, full, &self.deadlines, move |socket| system::send(socket, buf));
-        self.write_result(written)
+        self.registration.try_transfer(Direction::Write, full, move |socket| socket.send(buf))
     }
 
     /// Shuts down the reading half, the writing half, or both.
@@ -297,7 +292,7 @@ impl TcpStream {
     /// # Errors
     /// See shutdown(2).
     pub fn shutdown(&self, how: Shutdown) -> io::Result<()> {
-        match self.registration.socket().shutdown(how) {
+        match self.socket().shutdown(how) {
             Err(error) if error.kind() == io::ErrorKind::NotConnected => Ok(()),
             result => result,
         }
@@ -373,7 +368,7 @@ impl TcpStream {
     /// # Errors
     /// `NotConnected` once the connection has ended; see getpeername(2).
     pub fn peer_addr(&self) -> io::Result<SocketAddr> {
-        self.registration.socket().peer_addr()
+        self.socket().peer_addr()
     }
 
     /// The address of this end.
@@ -381,7 +376,7 @@ impl TcpStream {
     /// # Errors
     /// See getsockname(2).
     pub fn local_addr(&self) -> io::Result<SocketAddr> {
-        self.registration.socket().local_addr()
+        self.socket().local_addr()
     }
 
     /// Whether small writes are sent at once (`TCP_NODELAY`).
@@ -389,7 +384,7 @@ impl TcpStream {
     /// # Errors
     /// See getsockopt(2).
     pub fn nodelay(&self) -> io::Result<bool> {
-        self.registration.socket().nodelay()
+        self.socket().nodelay()
     }
 
     /// Sets whether small writes are sent at once, instead of being held back until earlier ones are acknowledged.
@@ -397,7 +392,7 @@ impl TcpStream {
     /// # Errors
     /// See setsockopt(2).
     pub fn set_nodelay(&self, nodelay: bool) -> io::Result<()> {
-        self.registration.socket().set_nodelay(nodelay)
+        self.socket().set_nodelay(nodelay)
     }
 
     /// How long a read may wait; `None`, the default, is for ever.
@@ -511,7 +506,7 @@ impl TcpStream {
     /// # Errors
     /// See getsockopt(2).
     pub fn ttl(&self) -> io::Result<u32> {
-        self.registration.socket().ttl()
+        self.socket().ttl()
     }
 
     /// Sets how many hops packets may take.
@@ -519,7 +514,7 @@ impl TcpStream {
     /// # Errors
     /// See setsockopt(2).
     pub fn set_ttl(&self, ttl: u32) -> io::Result<()> {
-        self.registration.socket().set_ttl(ttl)
+        self.socket().set_ttl(ttl)
     }
 
     /// The error that is pending on the socket (`SO_ERROR`), which this takes away.
@@ -527,11 +522,11 @@ impl TcpStream {
     /// # Errors
     /// See getsockopt(2).
     pub fn take_error(&self) -> io::Result<Option<io::Error>> {
-        self.registration.socket().take_error()
+        self.socket().take_error()
     }
 
     fn limit(&self, direction: Direction, which: Limit) -> Option<Duration> {
-        self.deadlines.limit(direction, which)
+        self.registration.socket().deadlines.limit(direction, which)
     }
 
     fn set_limit(&self, which: Limit, directions: &[Direction], limit: Option<Duration>) -> io::Result<()> {
@@ -542,29 +537,65 @@ impl TcpStream {
             ));
         }
         for &direction in directions {
-            self.deadlines.set_limit(&self.registration, direction, which, limit);
+            self.registration.socket().deadlines.set_limit(&self.registration, direction, which, limit);
         }
         Ok(())
     }
 
-    /// Turns what was read into what is reported: an end that hides a reset is the reset.
     #[inline]
-    fn read_result(&self, read: io::Result<usize>) -> io::Result<usize> {
-        if matches!(read, Ok(0)) && self.reset.swap(false, Ordering::Relaxed) {
-            return Err(io::Error::from_raw_os_error(libc::ECONNRESET));
+    fn socket(&self) -> &std::net::TcpStream {
+        &self.registration.socket().stream
+    }
+}
+
+impl Socket {
+    #[inline]
+    fn recv(&self, buf: &mut [u8]) -> io::Result<usize> {
+        self.read(move |stream| system::recv(stream, buf))
+    }
+
+    #[inline]
+    fn send(&self, buf: &[u8]) -> io::Result<usize> {
+        self.write(move |stream| system::send(stream, buf))
+    }
+
+    /// Turns what is read into what is reported: an end that hides a reset is the reset.
+    #[inline]
+    fn read(&self, read: impl FnOnce(&std::net::TcpStream) -> io::Result<usize>) -> io::Result<usize> {
+        match read(&self.stream) {
+            Ok(0) if self.reset.swap(false, Ordering::Relaxed) => Err(io::Error::from_raw_os_error(libc::ECONNRESET)),
+            result => result,
         }
-        read
     }
 
     /// Notes a reset for the reader.
     #[inline]
-    fn write_result(&self, written: io::Result<usize>) -> io::Result<usize> {
+    fn write(&self, write: impl FnOnce(&std::net::TcpStream) -> io::Result<usize>) -> io::Result<usize> {
+        let written = write(&self.stream);
         if let Err(error) = &written {
             if error.kind() == io::ErrorKind::ConnectionReset {
                 self.reset.store(true, Ordering::Relaxed);
             }
         }
         written
+    }
+}
+
+impl Observer for Socket {
+    #[inline]
+    fn settled(&self, direction: Direction, moved: bool) {
+        self.deadlines.settled(direction, moved);
+    }
+
+    #[inline]
+    fn poll_waiting(&self, cx: &mut Context<'_>, direction: Direction) -> Poll<io::Error> {
+        self.deadlines.poll_waiting(cx, direction)
+    }
+}
+
+impl AsFd for Socket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.stream.as_fd()
     }
 }
 
@@ -576,10 +607,7 @@ impl AsyncRead for &TcpStream {
             return Poll::Ready(Ok(0));
         }
         let full = Some(buf.len());
-        let read = self
-            .registration
-            .poll_transfer(cx, Direction::Read, full, &self.deadlines, move |socket| system::recv(socket, buf));
-        read.map(|read| self.read_result(read))
+        self.registration.poll_transfer(cx, Direction::Read, full, move |socket| socket.recv(buf))
     }
 
     fn poll_read_vectored(
@@ -594,10 +622,8 @@ impl AsyncRead for &TcpStream {
             return Poll::Ready(Ok(0));
         }
         let full = (bufs.len() <= MOST_SLICES).then_some(capacity);
-        let read = self
-            .registration
-            .poll_transfer(cx, Direction::Read, full, &self.deadlines, |mut socket| socket.read_vectored(bufs));
-        read.map(|read| self.read_result(read))
+        self.registration
+            .poll_transfer(cx, Direction::Read, full, |socket| socket.read(|mut stream| stream.read_vectored(bufs)))
     }
 }
 
@@ -608,10 +634,7 @@ impl AsyncWrite for &TcpStream {
             return Poll::Ready(Ok(0));
         }
         let full = Some(buf.len());
-        let written = self
-            .registration
-            .poll_transfer(cx, Direction::Write, full, &self.deadlines, move |socket| system::send(socket, buf));
-        written.map(|written| self.write_result(written))
+        self.registration.poll_transfer(cx, Direction::Write, full, move |socket| socket.send(buf))
     }
 
     fn poll_write_vectored(
@@ -625,12 +648,11 @@ impl AsyncWrite for &TcpStream {
             return Poll::Ready(Ok(0));
         }
         let full = (bufs.len() <= MOST_SLICES).then_some(capacity);
-        // Not std's, which is writev(2) and has no way to say MSG_NOSIGNAL.
-        let write = |socket: &std::net::TcpStream| {
-            SockRef::from(socket).send_vectored_with_flags(&bufs[..bufs.len().min(MOST_SLICES)], NO_SIGNAL)
-        };
-        let written = self.registration.poll_transfer(cx, Direction::Write, full, &self.deadlines, write);
-        written.map(|written| self.write_result(written))
+        let bufs = &bufs[..bufs.len().min(MOST_SLICES)];
+        self.registration.poll_transfer(cx, Direction::Write, full, |socket| {
+            // Not std's, which is writev(2) and has no way to say MSG_NOSIGNAL.
+            socket.write(|stream| SockRef::from(stream).send_vectored_with_flags(bufs, NO_SIGNAL))
+        })
     }
 
     fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -672,7 +694,7 @@ mod system {
 
     #[inline]
     pub(super) fn recv(socket: &TcpStream, buf: &mut [u8]) -> io::Result<usize> {
-        let (read, _) = rustix::net::recv(socket, buf, RecvFlags::empty())?;
+        let (_, read) = rustix::net::recv(socket, buf, RecvFlags::empty())?;
         Ok(read)
     }
 
@@ -781,13 +803,13 @@ delegate!(write for TcpStream, this => &*this);
 
 impl AsFd for TcpStream {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.registration.socket().as_fd()
+        self.socket().as_fd()
     }
 }
 
 impl AsRawFd for TcpStream {
     fn as_raw_fd(&self) -> RawFd {
-        self.registration.socket().as_raw_fd()
+        self.socket().as_raw_fd()
     }
 }
 
@@ -797,6 +819,6 @@ impl RefUnwindSafe for TcpStream {}
 
 impl fmt::Debug for TcpStream {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.registration.socket().fmt(f)
+        self.socket().fmt(f)
     }
 }
