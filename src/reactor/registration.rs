@@ -137,7 +137,7 @@ impl<S: AsFd> Registration<S> {
         mut place: Place<'_>,
         mut operation: impl FnMut(&S, State) -> io::Result<R>,
     ) -> Poll<io::Result<R>> {
-        let source = &self.link.0;
+        let source = &*self.link.0;
         loop {
             let seen = source.state();
             if seen.should_try(direction) {
