@@ -222,10 +222,18 @@ where
 /// entry if nothing has to be captured.
 #[inline]
 fn schedule(runnable: Runnable) {
-    let gate = runnable.metadata().gate;
-    if gate == OWN.get() {
+    if runnable.metadata().gate == OWN.get() {
         push(Entry::Task(runnable));
-    } else if gate != SHARED.get() {
+    } else {
+        schedule_beside_others(runnable);
+    }
+}
+
+/// As [`schedule`], if the task is not this worker's own.
+// Not inlined: what it would save there, it costs where there is one worker.
+#[inline(never)]
+fn schedule_beside_others(runnable: Runnable) {
+    if runnable.metadata().gate != SHARED.get() {
         post(runnable);
     } else if IN_BATCH.get() {
         push_shared(runnable);
@@ -375,8 +383,22 @@ impl Executor {
         self.take_posts();
     }
 
+    /// Runs entries until it comes to the main future: then `true`, and that is to be polled. Or until there are none, or `left`
+    /// has gone down to none.
+    pub(crate) fn run_until_main(&mut self, left: &mut usize) -> bool {
+        while *left > 0 {
+            let next = if self.sharing.is_some() { self.next_of_both() } else { self.next_own() };
+            match next {
+                Some(Entry::Task(task)) => self.run(task),
+                Some(Entry::Main) => return true,
+                None => return false,
+            }
+            *left -= 1;
+        }
+        false
+    }
+
     /// The next entry to run.
-    #[inline]
     pub(crate) fn next(&mut self) -> Option<Entry> {
         if self.sharing.is_some() { self.next_of_both() } else { self.next_own() }
     }
@@ -398,10 +420,12 @@ impl Executor {
                 return self.batch.pop();
             }
         }
-        match self.home.workers.queues.pop(self.home.index) {
-            Some(task) => Some(Entry::Task(task)),
-            None => self.next_own(),
+        let Some(task) = self.home.workers.queues.pop(self.home.index) else { return self.next_own() };
+        if let Some(sharing) = &mut self.sharing {
+            sharing.work();
         }
+        task.metadata().note_worker(self.home.index);
+        Some(Entry::Task(task))
     }
 
     /// Whether [`next`](Executor::next) would return something.
@@ -412,12 +436,8 @@ impl Executor {
 
     /// Runs one entry of the queue that is not the main future.
     #[inline]
-    pub(crate) fn run(&mut self, task: Runnable) {
+    pub(crate) fn run(&self, task: Runnable) {
         budget::refill();
-        if let Some(sharing) = &mut self.sharing {
-            sharing.work();
-            task.metadata().note_worker(self.home.index);
-        }
         run(task);
     }
 

@@ -105,26 +105,26 @@ impl Worker {
         waker.wake_by_ref();
         self.executor.begin_batch();
         loop {
-            for _ in 0..BATCH {
-                match self.executor.next() {
-                    Some(Entry::Task(task)) => self.run_task(task),
-                    Some(Entry::Main) => {
-                        main.taken();
-                        if let Poll::Ready(output) = future.as_mut().poll(&mut cx) {
-                            return output;
-                        }
-                    }
-                    None => break,
+            let mut left = BATCH;
+            while self.run_until_main(&mut left) {
+                main.taken();
+                if let Poll::Ready(output) = future.as_mut().poll(&mut cx) {
+                    return output;
                 }
             }
             self.wait();
         }
     }
 
-    #[inline]
-    fn run_task(&mut self, task: executor::Runnable) {
-        self.ran += 1;
-        self.executor.run(task);
+    /// Runs what is left of a batch. `true` if it is the main future's turn before that.
+    fn run_until_main(&mut self, left: &mut usize) -> bool {
+        let before = *left;
+        let is_main = self.executor.run_until_main(left);
+        self.ran += (before - *left) as u64;
+        if is_main {
+            *left = left.saturating_sub(1);
+        }
+        is_main
     }
 
     /// Waits for events, posts and timers, or only looks for them if there is something to run.
@@ -232,7 +232,10 @@ impl Worker {
         while self.executor.has_tasks(which) {
             match self.executor.next() {
                 Some(entry) if which == Which::Local && !executor::is_local(&entry) => deferred.push(entry),
-                Some(Entry::Task(task)) => self.run_task(task),
+                Some(Entry::Task(task)) => {
+                    self.ran += 1;
+                    self.executor.run(task);
+                }
                 Some(Entry::Main) => {}
                 // Another thread has woken the last ones and is about to post them.
                 None => self.wait(),
