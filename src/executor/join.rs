@@ -41,13 +41,12 @@ use super::task::{Id, Metadata, Outcome};
 pub struct JoinHandle<T> {
     /// `None` once it gave its output.
     task: Option<Task<Outcome<T>, Metadata>>,
-    id: Id,
+    place: Place,
 }
 
 impl<T> JoinHandle<T> {
-    pub(super) fn new(task: Task<Outcome<T>, Metadata>) -> Self {
-        let id = Id(task.metadata().place.id);
-        Self { task: Some(task), id }
+    pub(super) fn new(task: Task<Outcome<T>, Metadata>, place: Place) -> Self {
+        Self { task: Some(task), place }
     }
 
     /// Ends the task: its future is dropped, by a worker, the next time it
@@ -68,14 +67,14 @@ impl<T> JoinHandle<T> {
     /// ```
     pub fn abort(&self) {
         if let Some(task) = &self.task {
-            task.metadata().workers.tasks.abort_one(task.metadata().place);
+            task.metadata().workers.tasks.abort_one(self.place);
         }
     }
 
     /// Returns a handle that can end the task and outlives this one.
     pub fn abort_handle(&self) -> AbortHandle {
         let task = self.task.as_ref().map(Task::metadata);
-        AbortHandle { id: self.id, task: task.map(|task| (task.workers.clone(), task.place)) }
+        AbortHandle { place: self.place, workers: task.map(|task| task.workers.clone()) }
     }
 
     /// Whether the task has ended, so that awaiting it does not wait.
@@ -85,7 +84,7 @@ impl<T> JoinHandle<T> {
 
     /// The task's id.
     pub fn id(&self) -> Id {
-        self.id
+        Id(self.place.id)
     }
 }
 
@@ -121,8 +120,8 @@ impl RefUnwindSafe for AbortHandle {}
 impl<T> fmt::Debug for JoinHandle<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.task {
-            Some(task) => f.debug_tuple("JoinHandle").field(task.metadata()).finish(),
-            None => f.debug_tuple("JoinHandle").field(&self.id).finish(),
+            Some(task) => f.debug_tuple("JoinHandle").field(&self.id()).field(task.metadata()).finish(),
+            None => f.debug_tuple("JoinHandle").field(&self.id()).finish(),
         }
     }
 }
@@ -132,33 +131,33 @@ impl<T> fmt::Debug for JoinHandle<T> {
 /// Made by [`JoinHandle::abort_handle`] and by [`JoinSet`](super::JoinSet)'s `spawn`.
 #[derive(Clone)]
 pub struct AbortHandle {
-    id: Id,
-    /// Where it is, unless it was known to be over.
-    task: Option<(Arc<Workers>, Place)>,
+    place: Place,
+    /// Whose task it is, unless it was known to be over.
+    workers: Option<Arc<Workers>>,
 }
 
 impl AbortHandle {
     /// Ends the task, as [`JoinHandle::abort`] does.
     pub fn abort(&self) {
-        if let Some((workers, place)) = &self.task {
-            workers.tasks.abort_one(*place);
+        if let Some(workers) = &self.workers {
+            workers.tasks.abort_one(self.place);
         }
     }
 
     /// Whether the task's future is gone: it ended, panicked or was aborted.
     pub fn is_finished(&self) -> bool {
-        !self.task.as_ref().is_some_and(|(workers, place)| workers.tasks.contains(*place))
+        !self.workers.as_ref().is_some_and(|workers| workers.tasks.contains(self.place))
     }
 
     /// The task's id.
     pub fn id(&self) -> Id {
-        self.id
+        Id(self.place.id)
     }
 }
 
 impl fmt::Debug for AbortHandle {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("AbortHandle").field(&self.id).finish()
+        f.debug_tuple("AbortHandle").field(&self.id()).finish()
     }
 }
 

@@ -11,6 +11,7 @@
 //! There is a list for each worker, with a lock of its own, so that workers that spawn do not wait for each other. A
 //! task stays in the list of the worker that spawned it, whichever runs it.
 
+use std::cell::Cell;
 use std::num::{NonZeroU32, NonZeroU64};
 use std::task::Waker;
 
@@ -88,6 +89,12 @@ pub(super) struct Place {
     pub(super) key: Option<NonZeroU32>,
     /// Which worker's list it is.
     pub(super) list: u32,
+}
+
+thread_local! {
+    /// Why the task ends that is polled next on this thread; 0 if it does not for that. The task takes it, before
+    /// its future is dropped, which may poll others.
+    static ENDS_HERE: Cell<i32> = const { Cell::new(0) };
 }
 
 impl TaskLists {
@@ -180,24 +187,22 @@ impl TaskLists {
         self.told.load(Ordering::Acquire) != 0
     }
 
-    /// Why a task is to end; 0 if it is not.
+    /// Why a task is to end that is being polled; 0 if it is not.
     #[cold]
     pub(super) fn end(&self, place: Place) -> i32 {
-        if place.key.is_none() {
-            return ABORTED;
-        }
-        self.list(place.list).tasks.lock().find(place).map_or(0, |entry| entry.end)
+        let here = ENDS_HERE.replace(0);
+        let told = self.list(place.list).tasks.lock().find(place).map_or(0, |entry| entry.end);
+        if told != 0 { told } else { here }
     }
 
     /// Runs a task that is to end because of `end`, unless it was told so before. The list has told one meanwhile, so that the
-    /// task asks: one that the list refused is in no entry.
-    pub(super) fn while_told(&self, place: Place, end: i32, run: impl FnOnce() -> bool) {
-        if let Some(entry) = self.list(place.list).tasks.lock().find(place) {
-            self.tell(entry, end);
-        }
+    /// task asks.
+    pub(super) fn while_told(&self, end: i32, run: impl FnOnce() -> bool) {
+        ENDS_HERE.set(end);
         self.told.fetch_add(1, Ordering::Release);
         run();
         self.told.fetch_sub(1, Ordering::Relaxed);
+        ENDS_HERE.set(0);
     }
 
     pub(super) fn contains(&self, place: Place) -> bool {

@@ -260,7 +260,7 @@ fn post(runnable: Runnable) {
     let refused = if workers.is_several() && metadata.kind == Kind::Shared {
         workers.queues.post(metadata.last_worker(), runnable).map_err(Entry::Task)
     } else {
-        workers.queues.remote(metadata.place.list as usize).inbox.post(Entry::Task(runnable))
+        workers.queues.remote(metadata.last_worker()).inbox.post(Entry::Task(runnable))
     };
     if let Err(entry) = refused {
         discard(entry);

@@ -38,12 +38,11 @@ use crate::sync::{contain, contain_all};
 pub(crate) struct Metadata {
     /// Those of whom one, or all, may run it.
     pub(super) workers: Arc<Workers>,
-    pub(super) place: Place,
     /// What the thread of a worker that may run it is known by: [`Workers::gates`].
     pub(super) gate: usize,
     /// How often it was run, modulo 2^32. Written by whoever runs it, hence never by two.
     polls: AtomicU32,
-    /// The worker that last ran it, or is to run it first: there it is posted when a thread wakes it that is none.
+    /// The worker that last ran it, or is to run it first: there it is posted when a thread wakes it that may not run it.
     worker: AtomicU16,
     pub(super) kind: Kind,
     /// Where it was spawned.
@@ -76,7 +75,6 @@ impl fmt::Display for Id {
 impl fmt::Debug for Metadata {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Task")
-            .field("id", &self.place.id)
             .field("spawned_at", &format_args!("{}", self.location))
             .field("polls", &self.polls.load(Ordering::Relaxed))
             .finish()
@@ -98,13 +96,14 @@ pub(crate) fn run(runnable: Runnable) {
 /// it ends, then.
 #[cold]
 fn run_to_end(runnable: Runnable, end: i32) {
-    let (workers, place) = (runnable.metadata().workers.clone(), runnable.metadata().place);
-    workers.tasks.while_told(place, end, || runnable.run());
+    let workers = runnable.metadata().workers.clone();
+    workers.tasks.while_told(end, || runnable.run());
 }
 
 /// A new task that stands in its home's list, and what waits for it.
 pub(crate) struct Made<T> {
     runnable: Runnable,
+    place: Place,
     task: Task<Outcome<T>, Metadata>,
 }
 
@@ -120,14 +119,14 @@ impl<T> Made<T> {
     }
 
     fn start_by(self, schedule: impl FnOnce(Runnable)) -> JoinHandle<T> {
-        let Self { runnable, task } = self;
-        if runnable.metadata().place.key.is_some() {
+        let Self { runnable, place, task } = self;
+        if place.key.is_some() {
             schedule(runnable);
         } else {
             // Refused: it ends here and now, without being polled.
             end(runnable);
         }
-        JoinHandle::new(task)
+        JoinHandle::new(task, place)
     }
 }
 
@@ -142,7 +141,9 @@ where
         F: Future + Send + 'static,
         F::Output: Send + 'static,
     {
-        build(home, Kind::Shared, location, |task| task.spawn(|metadata| TaskFuture::new(future, metadata), schedule))
+        build(home, Kind::Shared, location, |task, place| {
+            task.spawn(|metadata| TaskFuture::new(future, metadata, place), schedule)
+        })
     }
     if size_of::<F>() > LARGE { make(home, Box::pin(future), location) } else { make(home, future, location) }
 }
@@ -158,8 +159,8 @@ where
         F: Future + 'static,
         F::Output: 'static,
     {
-        build(home, Kind::Local, location, |task| {
-            task.spawn_local(|metadata| TaskFuture::new(future, metadata), schedule)
+        build(home, Kind::Local, location, |task, place| {
+            task.spawn_local(|metadata| TaskFuture::new(future, metadata, place), schedule)
         })
     }
     if size_of::<F>() > LARGE { make(home, Box::pin(future), location) } else { make(home, future, location) }
@@ -176,8 +177,8 @@ where
     C: FnOnce() -> T + Send + 'static,
     T: Send + 'static,
 {
-    build(home, Kind::Job, location, |task| {
-        task.spawn(|metadata| TaskFuture::new(Job(Some(closure)), metadata), submit)
+    build(home, Kind::Job, location, |task, place| {
+        task.spawn(|metadata| TaskFuture::new(Job(Some(closure)), metadata, place), submit)
     })
 }
 
@@ -195,7 +196,7 @@ fn build<T>(
     home: &Home,
     kind: Kind,
     location: &'static Location<'static>,
-    spawn: impl FnOnce(Builder<Metadata>) -> (Runnable, Task<Outcome<T>, Metadata>),
+    spawn: impl FnOnce(Builder<Metadata>, Place) -> (Runnable, Task<Outcome<T>, Metadata>),
 ) -> Made<T> {
     let Home { workers, index } = home;
     let (own, shared) = workers.gates(*index);
@@ -203,15 +204,14 @@ fn build<T>(
     workers.tasks.admit(*index, kind, |place| {
         let metadata = Metadata {
             workers: workers.clone(),
-            place,
             gate,
             polls: AtomicU32::new(0),
             worker: AtomicU16::new(*index as u16),
             kind,
             location,
         };
-        let (runnable, task) = spawn(Builder::new().metadata(metadata));
-        (runnable.waker(), Made { runnable, task })
+        let (runnable, task) = spawn(Builder::new().metadata(metadata), place);
+        (runnable.waker(), Made { runnable, place, task })
     })
 }
 
@@ -242,8 +242,8 @@ pin_project! {
 }
 
 impl<F: Future> TaskFuture<F> {
-    fn new(future: F, metadata: &Metadata) -> Self {
-        Self { future: Some(future), workers: metadata.workers.clone(), place: metadata.place }
+    fn new(future: F, metadata: &Metadata, place: Place) -> Self {
+        Self { future: Some(future), workers: metadata.workers.clone(), place }
     }
 }
 
