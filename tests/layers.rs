@@ -45,11 +45,11 @@ fn every_row_of_the_table_is_a_room() {
     }
 }
 
-/// The cores of the reactor and of the timers are tested and fuzzed without a kernel, a clock or a thread's state: only
-/// as long as they name none.
+/// The cores of the reactor and of the timers, and the rule for polling, are tested and fuzzed without a kernel, a clock or a
+/// thread's state: only as long as they name none.
 #[test]
 fn the_pure_cores_are_pure() {
-    for file in ["reactor/source.rs", "reactor/slots.rs", "wheel/mod.rs"] {
+    for file in ["reactor/source.rs", "reactor/slots.rs", "wheel/mod.rs", "runtime/park.rs"] {
         let source = source(file).without_tests();
         let impure: Vec<String> = source.impurities().iter().map(ToString::to_string).collect();
         assert!(impure.is_empty(), "{file} must stay pure:\n{}", impure.join("\n"));

@@ -33,6 +33,7 @@ use std::time::Duration;
 
 use super::enter::{self, Entered};
 use super::handle::{Handle, Part};
+use super::park::{Park, Usage};
 use crate::budget;
 use crate::executor::{self, Entry, Executor, Which};
 use crate::metrics::Counters;
@@ -74,8 +75,8 @@ pub(super) struct Worker {
     clock: Clock,
     /// The wakers of the timers that fire; empty otherwise, kept for its memory.
     wakers: Vec<Waker>,
-    /// How long to look for events before blocking.
-    spin: Duration,
+    /// Whether to poll before blocking.
+    park: Park,
     counters: Arc<Counters>,
     /// How often it has run tasks since it last told the counters.
     ran: u64,
@@ -83,9 +84,9 @@ pub(super) struct Worker {
 }
 
 impl Worker {
-    pub(super) fn new(executor: Executor, resources: Resources, clock: Clock, spin: Duration, handle: Handle) -> Self {
+    pub(super) fn new(executor: Executor, resources: Resources, clock: Clock, park: Park, handle: Handle) -> Self {
         let Resources { reactor, timers, counters } = resources;
-        Self { executor, reactor, timers, clock, wakers: Vec::new(), spin, counters, ran: 0, handle }
+        Self { executor, reactor, timers, clock, wakers: Vec::new(), park, counters, ran: 0, handle }
     }
 
     /// Runs `future` to its end.
@@ -104,6 +105,7 @@ impl Worker {
         let mut cx = Context::from_waker(&waker);
         waker.wake_by_ref();
         self.executor.begin_batch();
+        self.park.begin();
         loop {
             let mut left = BATCH;
             while self.run_until_main(&mut left) {
@@ -131,19 +133,26 @@ impl Worker {
     #[inline]
     fn wait(&mut self) {
         budget::suspend();
-        self.counters.ran(std::mem::take(&mut self.ran));
-        if self.executor.rest() {
-            if !self.poll() && self.executor.park() {
-                self.block();
-            } else {
-                self.turn(Some(Duration::ZERO));
-            }
-        } else {
+        let ran = std::mem::take(&mut self.ran);
+        self.counters.ran(ran);
+        self.park.ran(ran);
+        if !self.executor.rest() {
             self.turn(Some(Duration::ZERO));
+        } else if !self.poll() {
+            self.block_unless_posted();
         }
         self.executor.rise();
         self.timers.fire(&mut self.wakers);
         self.executor.begin_batch();
+    }
+
+    #[inline]
+    fn block_unless_posted(&mut self) {
+        if self.executor.park() {
+            self.block();
+        } else {
+            self.turn(Some(Duration::ZERO));
+        }
     }
 
     /// Waits until something comes.
@@ -189,32 +198,50 @@ impl Worker {
         }
     }
 
-    /// Looks for events and posts without blocking, for as long as the settings say. Returns whether some
-    /// came.
+    /// Polls, if that is the rule for this wait; see `park.rs`. Returns whether there was something.
     #[inline]
     fn poll(&mut self) -> bool {
-        !self.spin.is_zero() && !time::is_paused() && self.spin()
+        if time::is_paused() {
+            return false;
+        }
+        let longest = self.park.wait(usage);
+        !longest.is_zero() && self.poll_for(longest)
     }
 
-    #[cold]
-    fn spin(&mut self) -> bool {
+    #[inline(never)]
+    fn poll_for(&mut self, longest: Duration) -> bool {
         if !self.executor.poll() {
+            // There are posts; the kernel has its turn all the same.
+            self.turn(Some(Duration::ZERO));
             return true;
         }
-        let start = Instant::now();
-        let deadline = self.timers.next_deadline();
-        let limit = deadline.map_or(self.spin, |deadline| self.spin.min(deadline.saturating_duration_since(start)));
-        let found = loop {
+        self.look_until_found(longest) || self.executor.has_next()
+    }
+
+    /// Looks for events and posts until there are some, `longest` is over, or a timer is due.
+    fn look_until_found(&mut self, longest: Duration) -> bool {
+        let mut limits = None;
+        loop {
             if self.turn(Some(Duration::ZERO)) > 0 || self.executor.has_posts() {
-                break true;
+                self.park.polled(true);
+                return true;
             }
-            if start.elapsed() >= limit {
-                break false;
+            // Not before a look was in vain: under load the first one finds something.
+            let now = Instant::now();
+            let (end, is_cut) = *limits.get_or_insert_with(|| {
+                let full = now.later(longest);
+                let end = self.timers.next_deadline().map_or(full, |deadline| full.min(deadline));
+                (end, end < full)
+            });
+            if now >= end {
+                if !is_cut {
+                    self.park.polled(false);
+                }
+                return false;
             }
             // On a shared core, whoever has something for us must get to run.
             thread::yield_now();
-        };
-        found || self.executor.has_next()
+        }
     }
 
     #[inline]
@@ -284,6 +311,11 @@ fn expect(turned: io::Result<usize>) -> usize {
         Ok(events) => events,
         Err(error) => panic!("the reactor cannot wait for events: {error}"),
     }
+}
+
+/// What the clocks of this thread say.
+fn usage() -> Option<Usage> {
+    Some(Usage { time: Instant::now().to_bits(), cpu: time::thread_cpu()? })
 }
 
 /// A `block_on` call. Its drop is the end of the call.

@@ -60,6 +60,19 @@ fn system() -> u64 {
     now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
 }
 
+/// The CPU time that this thread has used, in nanoseconds, if the system tells. It is a system call.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+pub(crate) fn thread_cpu() -> Option<u64> {
+    let used = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+    Some(used.tv_sec as u64 * 1_000_000_000 + used.tv_nsec as u64)
+}
+
+/// Elsewhere only an unsafe call would tell.
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+pub(crate) fn thread_cpu() -> Option<u64> {
+    None
+}
+
 /// Elsewhere std knows which of the system's clocks is the right one.
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
 fn system() -> u64 {

@@ -44,7 +44,7 @@ use std::task::Poll;
 pub use std::time::Duration;
 
 pub use clock::Instant;
-pub(crate) use clock::{Clock, current_clock, is_paused, move_on};
+pub(crate) use clock::{Clock, current_clock, is_paused, move_on, thread_cpu};
 pub use interval::{Interval, MissedTickBehavior, interval, interval_at};
 pub use sleep::{Sleep, sleep, sleep_until};
 pub use timeout::{Elapsed, Timeout, timeout, timeout_at};
