@@ -29,7 +29,7 @@ how
   --floor NAME           the runtime that the others are compared with in the socket jobs (by_hand_epoll)
   --server-core N        the core for servers with one worker (the first)
   --load-core N          the core for the load (the last)
-  --one-core             server and load on the same core
+  --one-core             server and load on the same core, servers with several workers too
   --no-counts            no system calls and instructions: no strace, no callgrind
   --out DIR              where report.md and the charts go (target/report)
 

@@ -29,10 +29,11 @@ pub(crate) struct Runtime {
 /// All runtimes, in the order of the tables. A kittiwake of several workers goes below the one of one:
 /// `Runtime { name: "kittiwake_2", arguments: &["--workers", "2"], workers: 2, memory: None, ..KITTIWAKE }`,
 /// and `src/bin/serve_kittiwake.rs` gives the number to its builder.
-pub(crate) const RUNTIMES: [Runtime; 12] = [
+pub(crate) const RUNTIMES: [Runtime; 13] = [
     Runtime { name: FLOOR, serve: Some("by_hand_epoll"), ..BY_HAND },
     Runtime { name: "by_hand_mio", serve: Some("by_hand_mio"), ..BY_HAND },
     KITTIWAKE,
+    Runtime { name: "kittiwake_blocks", arguments: &["--spin", "0"], memory: None, ..KITTIWAKE },
     Runtime { name: "tokio", arguments: &["--driver", "current_thread"], memory: Some("memory_tokio"), ..TOKIO },
     Runtime { name: "tokio_mt_1", arguments: &["--driver", "multi_thread", "--workers", "1"], ..TOKIO },
     Runtime { name: "tokio_mt_2", arguments: &["--driver", "multi_thread", "--workers", "2"], workers: 2, ..TOKIO },
