@@ -18,10 +18,13 @@ pub enum Handler {
     Discard,
     /// [`Echo4K`](Self::Echo4K) that spins [`SLOW`] before each answer.
     Slow,
+    /// [`Echo4K`](Self::Echo4K) as a server in production has it: with a read timeout on the stream, and the runtime's own accept
+    /// loop, if it has such things. In a program of its own.
+    Guarded,
 }
 
 impl Handler {
-    pub const ALL: [Self; 5] = [Self::Echo64, Self::Echo4K, Self::Echo64K, Self::Discard, Self::Slow];
+    pub const ALL: [Self; 6] = [Self::Echo64, Self::Echo4K, Self::Echo64K, Self::Discard, Self::Slow, Self::Guarded];
 
     pub fn name(self) -> &'static str {
         match self {
@@ -30,6 +33,7 @@ impl Handler {
             Self::Echo64K => "echo-65536",
             Self::Discard => "discard",
             Self::Slow => "slow",
+            Self::Guarded => "guarded",
         }
     }
 
@@ -41,7 +45,7 @@ impl Handler {
     pub fn buffer(self) -> usize {
         match self {
             Self::Echo64 => 64,
-            Self::Echo4K | Self::Slow => 4096,
+            Self::Echo4K | Self::Slow | Self::Guarded => 4096,
             Self::Echo64K | Self::Discard => 65536,
         }
     }

@@ -2,7 +2,7 @@
 //!
 //! In `src/bin/` each runtime has its programs: `serve_*`, a server for the socket jobs, and `memory_*` for the in-memory
 //! jobs; `idle_*`, for idle connections, is a server whose buffer is part of the task, where the runtime's interface
-//! allows that. They are apart because a compiler that sees all in one program puts less of each into line. This
+//! allows that; `guarded_*` is an echo with timeouts, behind the runtime's own accept loop. They are apart because a compiler that sees all in one program puts less of each into line. This
 //! library has whatever is not the runtime: the arguments, the listening socket, what a server does with the
 //! bytes of a connection, the bodies of the in-memory jobs, and the state machine of the two hand-written loops.
 //! The driver, which starts the programs and measures them, is `src/main.rs`.

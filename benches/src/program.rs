@@ -60,10 +60,12 @@ impl Program {
         program
     }
 
-    /// The handler to serve with. Ends the process if it was asked for something else.
+    /// The handler to serve with. Ends the process if it was asked for something else, or for what has its own programs.
     pub fn handler(&self) -> Handler {
-        let Task::Serve(handler) = self.task else { self.refuse() };
-        handler
+        match self.task {
+            Task::Serve(handler) if handler != Handler::Guarded => handler,
+            _ => self.refuse(),
+        }
     }
 
     /// The in-memory job, and how often to do it. Ends the process if it was asked for something else.

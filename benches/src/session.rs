@@ -48,7 +48,7 @@ impl Session {
                 return Answer::ReadOn;
             }
             Handler::Slow => spin(SLOW),
-            Handler::Echo64 | Handler::Echo4K | Handler::Echo64K => {}
+            Handler::Echo64 | Handler::Echo4K | Handler::Echo64K | Handler::Guarded => {}
         }
         if read == 0 { Answer::End } else { Answer::Send(read) }
     }

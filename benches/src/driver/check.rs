@@ -29,11 +29,11 @@ use super::tools::{Counter, Tools, count_operations, count_requests};
 /// A count may be so much above the recorded one.
 const MARGIN: f64 = 1.10;
 
-/// The name of the echo count among those of the in-memory jobs.
-const ECHO: &str = "echo-32";
+/// The counts of servers, by the names that they have among those of the in-memory jobs.
+const SERVERS: [(&str, Handler); 2] = [("echo-32", Handler::Echo4K), ("serve-32", Handler::Guarded)];
 
-/// Requests of the shorter and the longer run of the echo count, on 32 connections.
-const ECHO_REQUESTS: (u64, u64) = (3200, 9600);
+/// Requests of the shorter and the longer run of a server's count, on 32 connections.
+const REQUESTS: (u64, u64) = (3200, 9600);
 
 /// Counts, and where they come from.
 #[derive(Clone, Debug, PartialEq)]
@@ -75,16 +75,18 @@ impl Counts {
             tools.valgrind,
             "instructions are counted with valgrind, which is missing: install the package `valgrind`"
         );
-        build::build(&[KITTIWAKE.serve, KITTIWAKE.memory].map(Option::unwrap_or_default))?;
+        build::build(&[KITTIWAKE.serve, KITTIWAKE.guarded, KITTIWAKE.memory].map(Option::unwrap_or_default))?;
         let jobs: Vec<MemoryJob> = MemoryJob::ALL.into_iter().filter(|job| job.is_exact()).collect();
         let counts = in_parallel(&jobs, |job| {
             progress::say(&format!("counting {}", job.name()));
             count_operations(&KITTIWAKE, *job, COUNTED)
         })?;
-        progress::say(&format!("counting {ECHO}"));
         let named = jobs.iter().zip(counts).map(|(job, count)| (job.name().to_owned(), count));
         let (reference, mut jobs): (Vec<_>, Vec<_>) = named.partition(|(name, _)| name == MemoryJob::Reference.name());
-        jobs.push((ECHO.to_owned(), echo()?));
+        for (name, handler) in SERVERS {
+            progress::say(&format!("counting {name}"));
+            jobs.push((name.to_owned(), ping_pong(handler)?));
+        }
         let machine = Machine::read();
         Ok(Self { rustc: machine.rustc, libc: machine.libc, cpu: machine.cpu, reference: reference[0].1, jobs })
     }
@@ -123,16 +125,15 @@ impl Counts {
     }
 }
 
-/// The echo server with 32 connections and messages of 64 bytes. Exact to a percent where server and load have a core each;
+/// A server with 32 connections and messages of 64 bytes. Exact to a percent where server and load have a core each;
 /// the median of three, because a machine that is busy otherwise can disturb one.
-fn echo() -> Result<f64> {
+fn ping_pong(handler: Handler) -> Result<f64> {
     let options = Options::parse()?;
     pin(&[options.load_core]);
     let open = |server: &Server| -> Result<Box<dyn Load>> {
         Ok(Box::new(PingPong::open(server.address, 32, 64, Duration::ZERO)?))
     };
-    let count =
-        || count_requests(Counter::Instructions, &KITTIWAKE, Handler::Echo4K, &options, ECHO_REQUESTS, 32, &open);
+    let count = || count_requests(Counter::Instructions, &KITTIWAKE, handler, &options, REQUESTS, 32, &open);
     Ok(median(&[count()?, count()?, count()?]))
 }
 

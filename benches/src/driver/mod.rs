@@ -73,7 +73,11 @@ fn measure(options: &Options) -> Result<bool> {
 fn programs(jobs: &[Job], runtimes: &[Runtime]) -> Vec<&'static str> {
     let sockets = jobs.iter().any(|job| matches!(job, Job::Socket(_)));
     let memory = jobs.iter().any(|job| matches!(job, Job::Memory(_)));
-    let serving = runtimes.iter().flat_map(|runtime| [runtime.serve, runtime.idle]).flatten().filter(|_| sockets);
+    let serving = runtimes
+        .iter()
+        .flat_map(|runtime| [runtime.serve, runtime.idle, runtime.guarded])
+        .flatten()
+        .filter(|_| sockets);
     let in_memory = runtimes.iter().filter_map(|runtime| runtime.memory).filter(|_| memory);
     serving.chain(in_memory).collect()
 }

@@ -16,6 +16,8 @@ pub(crate) struct Runtime {
     pub(crate) serve: Option<&'static str>,
     /// The program for idle connections, if it is not that one.
     pub(crate) idle: Option<&'static str>,
+    /// The program with timeouts and the runtime's own accept loop, if it has such things.
+    pub(crate) guarded: Option<&'static str>,
     pub(crate) arguments: &'static [&'static str],
     /// Threads that serve. One is pinned to the servers' core; several may use all cores, the load's too.
     pub(crate) workers: usize,
@@ -33,7 +35,7 @@ pub(crate) const RUNTIMES: [Runtime; 13] = [
     Runtime { name: FLOOR, serve: Some("by_hand_epoll"), ..BY_HAND },
     Runtime { name: "by_hand_mio", serve: Some("by_hand_mio"), ..BY_HAND },
     KITTIWAKE,
-    Runtime { name: "kittiwake_blocks", arguments: &["--spin", "0"], memory: None, ..KITTIWAKE },
+    Runtime { name: "kittiwake_blocks", arguments: &["--spin", "0"], ..KITTIWAKE_SET },
     Runtime { name: "tokio", arguments: &["--driver", "current_thread"], memory: Some("memory_tokio"), ..TOKIO },
     Runtime { name: "tokio_mt_1", arguments: &["--driver", "multi_thread", "--workers", "1"], ..TOKIO },
     Runtime { name: "tokio_mt_2", arguments: &["--driver", "multi_thread", "--workers", "2"], workers: 2, ..TOKIO },
@@ -54,26 +56,43 @@ pub(crate) const KITTIWAKE: Runtime = Runtime {
     name: "kittiwake",
     serve: Some("serve_kittiwake"),
     idle: Some("idle_kittiwake"),
+    guarded: Some("guarded_kittiwake"),
     memory: Some("memory_kittiwake"),
     ..BY_HAND
 };
+
+/// With settings, which its other programs do not read.
+const KITTIWAKE_SET: Runtime = Runtime { idle: None, guarded: None, memory: None, ..KITTIWAKE };
 
 const BY_HAND: Runtime = Runtime { peer: false, ..PEER };
 const TOKIO: Runtime = Runtime { serve: Some("serve_tokio"), idle: Some("idle_tokio"), ..PEER };
 const MONOIO: Runtime = Runtime { serve: Some("serve_monoio"), lacks: &[MemoryJob::Wake], ..PEER };
 const COMPIO: Runtime = Runtime { serve: Some("serve_compio"), ..PEER };
 
-const PEER: Runtime =
-    Runtime { name: "", serve: None, idle: None, arguments: &[], workers: 1, memory: None, lacks: &[], peer: true };
+const PEER: Runtime = Runtime {
+    name: "",
+    serve: None,
+    idle: None,
+    guarded: None,
+    arguments: &[],
+    workers: 1,
+    memory: None,
+    lacks: &[],
+    peer: true,
+};
 
 pub(crate) fn runtime(name: &str) -> Option<Runtime> {
     RUNTIMES.into_iter().find(|runtime| runtime.name == name)
 }
 
 impl Runtime {
-    /// The program that serves with this handler.
+    /// The program that serves with this handler, if there is one.
     pub(crate) fn server(&self, handler: Handler) -> Option<&'static str> {
-        if handler == Handler::Echo64 { self.idle.or(self.serve) } else { self.serve }
+        match handler {
+            Handler::Echo64 => self.idle.or(self.serve),
+            Handler::Guarded => self.guarded,
+            _ => self.serve,
+        }
     }
 
     /// Whether it talks to the kernel by io_uring, which a kernel may refuse. valgrind hears no signal while it waits
@@ -160,6 +179,15 @@ fn socket_jobs() -> Vec<SocketJob> {
         SocketJob { quick: false, ..ping("ping-4", "Ping-pong of 64 bytes on 4 connections", 4) },
         SocketJob { quick: false, ..ping("ping-8", "Ping-pong of 64 bytes on 8 connections", 8) },
         SocketJob { quick_counts: true, ..ping("ping-32", "Ping-pong of 64 bytes on 32 connections", 32) },
+        SocketJob {
+            handler: Handler::Guarded,
+            quick: false,
+            ..ping(
+                "serve-32",
+                "Ping-pong of 64 bytes on 32 connections with a read timeout, accepted by the runtime's own loop",
+                32,
+            )
+        },
         ping("ping-64", "Ping-pong of 64 bytes on 64 connections", 64),
         ping("ping-1000", "Ping-pong of 64 bytes on 1,000 connections", 1000),
         SocketJob {

@@ -36,7 +36,7 @@ impl Server {
     /// Starts a runtime's server, or `tool` with the server as its last arguments.
     pub(crate) fn start(runtime: &Runtime, handler: Handler, options: &Options, tool: &[String]) -> Result<Self> {
         let program =
-            build::path(runtime.server(handler).with_context(|| format!("{} has no sockets", runtime.name))?)?;
+            build::path(runtime.server(handler).with_context(|| format!("{} cannot do {handler:?}", runtime.name))?)?;
         let mut command = build::under(tool, &program);
         command.arg("--cores").arg(cores(runtime, options)).args(runtime.arguments).args(["serve", handler.name()]);
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());

@@ -26,7 +26,11 @@ const SETTLE: Duration = Duration::from_millis(2);
 
 /// Runs a job and returns its sections of the report.
 pub(crate) fn run(job: &SocketJob, runtimes: &[Runtime], options: &Options, tools: &Tools) -> Result<Vec<Section>> {
-    let runtimes: Vec<Runtime> = runtimes.iter().copied().filter(|runtime| runtime.serve.is_some()).collect();
+    let can_do = |runtime: &Runtime| runtime.server(job.handler).is_some();
+    let runtimes: Vec<Runtime> = runtimes.iter().copied().filter(can_do).collect();
+    if runtimes.is_empty() {
+        return Ok(Vec::new());
+    }
     match job.kind {
         Kind::PingPong { .. } | Kind::Churn { .. } | Kind::Stream => {
             let rows = timed(job, Duration::ZERO, SLICES, &runtimes, options)?;
