@@ -11,8 +11,10 @@ use kittiwake_benches::{Program, program};
 const READ_TIMEOUT: Duration = Duration::from_secs(30);
 
 fn main() {
-    if Program::start().workers != 1 {
-        program::fail("there is no kittiwake of several workers yet");
+    let program = Program::start();
+    // `block_on` has one.
+    if program.workers != 1 {
+        program.refuse();
     }
     let ended = kittiwake::block_on(async {
         let listener = TcpListener::from_std(program::listen())?;

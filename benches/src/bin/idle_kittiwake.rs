@@ -7,8 +7,10 @@ use kittiwake::net::{TcpListener, TcpStream};
 use kittiwake_benches::{Program, program};
 
 fn main() {
-    if Program::start().workers != 1 {
-        program::fail("there is no kittiwake of several workers yet");
+    let program = Program::start();
+    // `block_on` has one.
+    if program.workers != 1 {
+        program.refuse();
     }
     let Err(error) = kittiwake::block_on(serve());
     program::fail(&format!("kittiwake: {error}"));

@@ -1,4 +1,4 @@
-//! The socket jobs on kittiwake.
+//! The socket jobs on kittiwake, with `--workers N` and `--spin MICROSECONDS`.
 
 use std::io;
 
@@ -10,19 +10,18 @@ use kittiwake_benches::{Answer, Handler, Program, Session, program};
 fn main() {
     let program = Program::start();
     let runtime = runtime(&program).unwrap_or_else(|error| program::fail(&format!("no runtime: {error}")));
-    let Err(error) = runtime.block_on(serve(program.handler()));
-    program::fail(&format!("kittiwake: {error}"));
+    // In a task: with several workers the future of `block_on` does not run on any of them.
+    let server = runtime.block_on(async { kittiwake::spawn(serve(program.handler())).await });
+    program::fail(&format!("kittiwake: {server:?}"));
 }
 
 fn runtime(program: &Program) -> io::Result<Runtime> {
-    let mut builder = Builder::new();
+    if program.driver.is_some() {
+        program.refuse();
+    }
+    let mut builder = Builder::new().workers(program.workers);
     if let Some(spin) = program.spin {
         builder = builder.spin(spin);
-    }
-    // One worker is all there is so far. With several, `program.workers` goes to the builder, and for more than one
-    // `serve` below becomes a task, as in serve_tokio.rs.
-    if program.workers != 1 || program.driver.is_some() {
-        program.refuse();
     }
     builder.build()
 }

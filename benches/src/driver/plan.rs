@@ -21,6 +21,8 @@ pub(crate) struct Runtime {
     pub(crate) arguments: &'static [&'static str],
     /// Threads that serve. One is pinned to the servers' core; several may use all cores, the load's too.
     pub(crate) workers: usize,
+    /// Whether several are pinned to the servers' core as well.
+    pub(crate) pinned: bool,
     /// The program for the in-memory jobs, if it does these, but for those that it lacks something for.
     pub(crate) memory: Option<&'static str>,
     pub(crate) lacks: &'static [MemoryJob],
@@ -28,14 +30,15 @@ pub(crate) struct Runtime {
     pub(crate) peer: bool,
 }
 
-/// All runtimes, in the order of the tables. A kittiwake of several workers goes below the one of one:
-/// `Runtime { name: "kittiwake_2", arguments: &["--workers", "2"], workers: 2, memory: None, ..KITTIWAKE }`,
-/// and `src/bin/serve_kittiwake.rs` gives the number to its builder.
-pub(crate) const RUNTIMES: [Runtime; 13] = [
+/// All runtimes, in the order of the tables.
+pub(crate) const RUNTIMES: [Runtime; 16] = [
     Runtime { name: FLOOR, serve: Some("by_hand_epoll"), ..BY_HAND },
     Runtime { name: "by_hand_mio", serve: Some("by_hand_mio"), ..BY_HAND },
     KITTIWAKE,
     Runtime { name: "kittiwake_blocks", arguments: &["--spin", "0"], ..KITTIWAKE_SET },
+    Runtime { name: "kittiwake_2", arguments: &["--workers", "2"], ..KITTIWAKE_2_BLOCKS },
+    KITTIWAKE_2_BLOCKS,
+    KITTIWAKE_2_PINNED,
     Runtime { name: "tokio", arguments: &["--driver", "current_thread"], memory: Some("memory_tokio"), ..TOKIO },
     Runtime { name: "tokio_mt_1", arguments: &["--driver", "multi_thread", "--workers", "1"], ..TOKIO },
     Runtime { name: "tokio_mt_2", arguments: &["--driver", "multi_thread", "--workers", "2"], workers: 2, ..TOKIO },
@@ -64,6 +67,13 @@ pub(crate) const KITTIWAKE: Runtime = Runtime {
 /// With settings, which its other programs do not read.
 const KITTIWAKE_SET: Runtime = Runtime { idle: None, guarded: None, memory: None, ..KITTIWAKE };
 
+const KITTIWAKE_2_BLOCKS: Runtime =
+    Runtime { name: "kittiwake_2_blocks", arguments: &["--workers", "2", "--spin", "0"], workers: 2, ..KITTIWAKE_SET };
+
+/// What two workers cost where they cannot gain: to be compared with kittiwake_blocks.
+pub(crate) const KITTIWAKE_2_PINNED: Runtime =
+    Runtime { name: "kittiwake_2_pinned", pinned: true, ..KITTIWAKE_2_BLOCKS };
+
 const BY_HAND: Runtime = Runtime { peer: false, ..PEER };
 const TOKIO: Runtime = Runtime { serve: Some("serve_tokio"), idle: Some("idle_tokio"), ..PEER };
 const MONOIO: Runtime = Runtime { serve: Some("serve_monoio"), lacks: &[MemoryJob::Wake], ..PEER };
@@ -76,6 +86,7 @@ const PEER: Runtime = Runtime {
     guarded: None,
     arguments: &[],
     workers: 1,
+    pinned: false,
     memory: None,
     lacks: &[],
     peer: true,

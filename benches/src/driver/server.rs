@@ -127,9 +127,10 @@ impl Drop for Server {
     }
 }
 
-/// The cores of a runtime's server: one for one worker, else all that there are, unless the load is to share one with it.
+/// The cores of a runtime's server: one for one worker or where all are pinned, else all that there are, unless the load
+/// is to share one with it.
 fn cores(runtime: &Runtime, options: &Options) -> String {
-    if runtime.workers == 1 || options.server_core == options.load_core {
+    if runtime.workers == 1 || runtime.pinned || options.server_core == options.load_core {
         return options.server_core.to_string();
     }
     machine::all_cores()
