@@ -11,7 +11,7 @@ use std::task::{Context, Wake, Waker};
 
 use kittiwake::runtime::Handle;
 use kittiwake::task::{JoinSet, yield_now};
-use support::{counting_waker, one_worker, run, within};
+use support::{Counted, counting_waker, hold, one_worker, run, within};
 
 /// What takes long must not hold up what is done: a server reaps its connections as they end.
 #[test]
@@ -425,19 +425,6 @@ fn poll_once<F: Future>(future: F) -> Option<F::Output> {
     match future.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
         std::task::Poll::Ready(output) => Some(output),
         std::task::Poll::Pending => None,
-    }
-}
-
-async fn hold<T>(what: T) {
-    pending::<()>().await;
-    drop(what);
-}
-
-struct Counted(Arc<AtomicUsize>);
-
-impl Drop for Counted {
-    fn drop(&mut self) {
-        self.0.fetch_add(1, Ordering::SeqCst);
     }
 }
 

@@ -21,7 +21,10 @@ use kittiwake::net::TcpStream;
 use kittiwake::runtime::{Builder, Handle, Runtime};
 use kittiwake::task::{JoinSet, yield_now};
 use kittiwake::{block_on, spawn, spawn_local};
-use support::{PATIENCE, count_of, in_own_process, listener, one_worker, pair, pair_with_std, run, will_reset, within};
+use support::{
+    Counted, OnDrop, PATIENCE, busy, count_of, hold, in_own_process, listener, one_worker, pair, pair_with_std, run,
+    will_reset, within,
+};
 
 // ---- where it may be entered ----
 
@@ -898,44 +901,7 @@ async fn exchange(stream: &mut TcpStream, times: u32) {
     }
 }
 
-// ---- what the tests hold, and look at ----
-
-async fn hold<T>(what: T) {
-    pending::<()>().await;
-    drop(what);
-}
-
-/// Is always ready to go on, and never ends.
-async fn busy() {
-    loop {
-        yield_now().await;
-    }
-}
-
-struct Counted(Arc<AtomicUsize>);
-
-impl Drop for Counted {
-    fn drop(&mut self) {
-        self.0.fetch_add(1, Ordering::SeqCst);
-    }
-}
-
-/// Does something when it is dropped.
-struct OnDrop<F: FnOnce()>(Option<F>);
-
-impl<F: FnOnce()> OnDrop<F> {
-    fn new(action: F) -> Self {
-        Self(Some(action))
-    }
-}
-
-impl<F: FnOnce()> Drop for OnDrop<F> {
-    fn drop(&mut self) {
-        if let Some(action) = self.0.take() {
-            action();
-        }
-    }
-}
+// ---- what the tests look at ----
 
 /// What `call` says when it panics, as it must.
 #[track_caller]

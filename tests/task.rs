@@ -14,7 +14,7 @@ use std::task::{Context, Poll, Waker};
 use kittiwake::runtime::{Handle, Runtime};
 use kittiwake::task::{JoinError, JoinHandle, yield_now};
 use kittiwake::{spawn, spawn_local};
-use support::{PATIENCE, counting_waker, run, within};
+use support::{Counted, PATIENCE, counting_waker, hold, run, within};
 
 // ---- panics ----
 
@@ -648,23 +648,9 @@ async fn large() -> u64 {
 
 // ---- what the tests hold ----
 
-/// Holds `what` for ever.
-async fn hold<T>(what: T) {
-    pending::<()>().await;
-    drop(what);
-}
-
 async fn panicking<T>(_what: T) {
     yield_now().await;
     panic!("with something in its hands");
-}
-
-struct Counted(Arc<AtomicUsize>);
-
-impl Drop for Counted {
-    fn drop(&mut self) {
-        self.0.fetch_add(1, Ordering::SeqCst);
-    }
 }
 
 struct NoteThread(Arc<Mutex<Option<std::thread::ThreadId>>>);

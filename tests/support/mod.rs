@@ -315,3 +315,44 @@ pub async fn settle_without_time() {
         kittiwake::task::yield_now().await;
     }
 }
+
+// ---- what tasks hold and do ----
+
+/// Keeps `what`, and never ends.
+pub async fn hold<T>(what: T) {
+    std::future::pending::<()>().await;
+    drop(what);
+}
+
+/// Is always ready to go on, and never ends.
+pub async fn busy() {
+    loop {
+        kittiwake::task::yield_now().await;
+    }
+}
+
+/// Counts how often one of its kind is dropped.
+pub struct Counted(pub Arc<AtomicUsize>);
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.fetch_add(1, Ordering::SeqCst);
+    }
+}
+
+/// Does something when it is dropped.
+pub struct OnDrop<F: FnOnce()>(Option<F>);
+
+impl<F: FnOnce()> OnDrop<F> {
+    pub fn new(action: F) -> Self {
+        Self(Some(action))
+    }
+}
+
+impl<F: FnOnce()> Drop for OnDrop<F> {
+    fn drop(&mut self) {
+        if let Some(action) = self.0.take() {
+            action();
+        }
+    }
+}
