@@ -10,12 +10,13 @@ use std::future::Future;
 use std::io::Read;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, mpsc};
+use std::sync::{Arc, Barrier, mpsc};
 use std::task::{Wake, Waker};
+use std::thread::ThreadId;
 use std::time::Duration;
 
 use kittiwake::net::{TcpListener, TcpStream};
-use kittiwake::runtime::{Builder, Runtime};
+use kittiwake::runtime::{Builder, Handle, Runtime};
 
 /// Longer than anything here takes on a slow machine; only a hang meets it.
 pub const PATIENCE: Duration = Duration::from_secs(60);
@@ -313,6 +314,91 @@ pub fn assert_at(now: kittiwake::time::Instant, deadline: kittiwake::time::Insta
 pub async fn settle_without_time() {
     for _ in 0..10 {
         kittiwake::task::yield_now().await;
+    }
+}
+
+// ---- several workers ----
+
+/// A runtime whose `count` workers are threads of their own.
+#[track_caller]
+pub fn workers(count: usize) -> Runtime {
+    Builder::new().workers(count).build().expect("a runtime of several workers")
+}
+
+/// The thread that this runs on.
+pub fn here() -> ThreadId {
+    std::thread::current().id()
+}
+
+/// A worker that is stuck in a poll, until this is dropped.
+pub struct Stuck {
+    pub thread: ThreadId,
+    _open: mpsc::Sender<()>,
+}
+
+/// Gets `count` workers of the runtime stuck.
+#[track_caller]
+pub fn stick(handle: &Handle, count: usize) -> Vec<Stuck> {
+    let tasks: Vec<_> = (0..count)
+        .map(|_| {
+            let (open, closed) = mpsc::channel::<()>();
+            let (tell, told) = mpsc::channel();
+            drop(handle.spawn(async move {
+                tell.send(here()).expect("the test listens");
+                let _ = closed.recv();
+            }));
+            (open, told)
+        })
+        .collect();
+    tasks.into_iter().map(|(_open, told)| Stuck { thread: told.recv().expect("it gets a worker"), _open }).collect()
+}
+
+/// Runs `what` on each of the runtime's `count` workers, at the same time, and gives what came of it. It is told
+/// which of them it is, in no order.
+#[track_caller]
+pub fn on_each_worker<T: Send + 'static>(
+    handle: &Handle,
+    count: usize,
+    what: impl Fn(usize) -> T + Send + Sync + 'static,
+) -> Vec<T> {
+    // Nobody passes the barrier before each has a worker for itself.
+    let (barrier, what) = (Arc::new(Barrier::new(count)), Arc::new(what));
+    let tasks: Vec<_> = (0..count)
+        .map(|index| {
+            let (barrier, what) = (barrier.clone(), what.clone());
+            handle.spawn(async move {
+                barrier.wait();
+                what(index)
+            })
+        })
+        .collect();
+    tasks.into_iter().map(|task| futures_lite::future::block_on(task).expect("it runs")).collect()
+}
+
+/// Somebody on each worker who wakes whoever asks, so that it goes on there.
+#[derive(Clone)]
+pub struct Guides(Vec<async_channel::Sender<async_channel::Sender<()>>>);
+
+impl Guides {
+    #[track_caller]
+    pub fn start(handle: &Handle, count: usize) -> Self {
+        Self(on_each_worker(handle, count, |_| {
+            let (ask, asked) = async_channel::unbounded::<async_channel::Sender<()>>();
+            drop(kittiwake::spawn_local(async move {
+                while let Ok(wakes) = asked.recv().await {
+                    // Whoever asked may be gone.
+                    let _ = wakes.try_send(());
+                }
+            }));
+            ask
+        }))
+    }
+
+    /// Goes on on one of the workers, if no other takes the task from it. `turn` says on which.
+    pub async fn go(&self, turn: usize) {
+        let (wakes, woken) = async_channel::bounded(1);
+        self.0[turn % self.0.len()].try_send(wakes).expect("its guide is there");
+        woken.recv().await.expect("the guide answers");
     }
 }
 
