@@ -217,6 +217,31 @@ fn a_runtime_that_cannot_be_made_is_an_error_and_leaves_nothing_open() {
     });
 }
 
+/// Without it a runtime that cannot have all its workers hangs, goes on with fewer, or leaves the others behind.
+#[test]
+fn a_runtime_whose_threads_cannot_be_started_is_an_error_and_leaves_nothing() {
+    // The first two threads are the test program's and the test's own; then the first worker of three fails, the second, the third.
+    let faults = [3, 5, 8].map(|call| Fault("thread", libc::EAGAIN, call, 0));
+    with_faults("a_runtime_whose_threads_cannot_be_started_is_an_error_and_leaves_nothing", &faults, || {
+        within(|| {
+            let (descriptors, threads) = (open_descriptors(), count_of("task"));
+            for _ in 0..3 {
+                let error = Builder::new().workers(3).build().expect_err("there is no thread");
+                assert_eq!(error.kind(), std::io::ErrorKind::WouldBlock, "EAGAIN: {error}");
+                assert!(error.to_string().contains("no thread"), "it must say what failed: {error}");
+                assert!(error.to_string().contains("os error 11"), "the system's reason: {error}");
+                assert_eq!(open_descriptors(), descriptors, "a runtime that failed leaves nothing open");
+                // The kernel lists a thread for a moment after it was joined.
+                while count_of("task") > threads {
+                    std::thread::yield_now();
+                }
+            }
+            let runtime = Builder::new().workers(3).build().expect("now there are enough");
+            assert_eq!(on_each_worker(runtime.handle(), 3, |worker| worker).len(), 3);
+        });
+    });
+}
+
 /// Without it a server on a machine that is out of threads hangs, spins, or panics.
 #[test]
 fn a_closure_that_no_thread_can_be_started_for_says_so_and_the_next_one_runs() {
