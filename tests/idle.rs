@@ -20,7 +20,7 @@ use kittiwake::net::TcpStream;
 use kittiwake::runtime::{Builder, Runtime};
 use kittiwake::task::yield_now;
 use kittiwake::{spawn, spawn_local};
-use support::{PATIENCE, listener, pair_with_std, within};
+use support::{PATIENCE, listener, on_each_worker, pair_with_std, within, workers};
 
 /// Looks in a row between which an idle thread must not have run.
 const LOOKS: usize = 8;
@@ -95,6 +95,33 @@ fn a_runtime_with_untaken_events_sleeps() {
 #[test]
 fn a_spinning_runtime_sleeps_in_the_end() {
     sleeps_until_a_byte_comes(Builder::new().spin(Duration::from_millis(1)).build().unwrap(), || async {});
+}
+
+/// Each of several workers sleeps, with what it has to wait for: no clock of its own, no look at the others.
+#[test]
+fn the_workers_of_a_runtime_that_waits_sleep() {
+    within(|| {
+        for count in [2, 4] {
+            let runtime = workers(count);
+            // Not before all have worked, and have called each other.
+            drop(runtime.handle().spawn(async { (0..1000).for_each(|_| drop(spawn(yield_now()))) }));
+            let threads = on_each_worker(runtime.handle(), count, |_| {
+                let (stream, peer) = pair_with_std();
+                drop(spawn(async move {
+                    let _peer = peer;
+                    stream.readable().await
+                }));
+                drop(spawn(kittiwake::time::sleep(Duration::from_secs(3600))));
+                drop(spawn_local(pending::<()>()));
+                std::fs::read_link("/proc/thread-self").expect("this thread's folder in /proc")
+            });
+            for thread in threads {
+                if let Err(last) = sleeps(&Path::new("/proc").join(thread)) {
+                    panic!("an idle worker of {count} does not sleep: {last}");
+                }
+            }
+        }
+    });
 }
 
 /// The free function and a second call are no different.
