@@ -367,6 +367,59 @@ fn workers_survive_the_panics_of_their_tasks() {
 
 // ---- who has to wait for whom ----
 
+/// Without it a worker's local tasks wait for as long as there is anything that all workers share: here for ever.
+#[test]
+fn a_local_task_runs_beside_tasks_that_never_wait() {
+    within(|| {
+        for count in SEVERAL {
+            let runtime = workers(count);
+            // On the only worker that is left, so that nobody takes the others away.
+            let stuck = stick(runtime.handle(), count - 1);
+            let (hand, handed) = mpsc::channel();
+            drop(runtime.handle().spawn(async move {
+                (0..3).for_each(|_| drop(spawn(busy())));
+                hand.send(spawn_local(here_after_yielding())).unwrap();
+            }));
+            let local = handed.recv().expect("it is spawned");
+            let thread = future::block_on(local).expect("it runs");
+            assert!(stuck.iter().all(|stuck| stuck.thread != thread));
+        }
+    });
+}
+
+/// Without it a connection with a local handler, or a local timer, stands still on a worker that has much to do.
+#[test]
+fn a_local_task_hears_of_sockets_timers_and_wakes_beside_tasks_that_never_wait() {
+    within(|| {
+        let runtime = workers(2);
+        let _stuck = stick(runtime.handle(), 1);
+        let (mut ours, mut peer) = pair_with_std();
+        let (send, receive) = async_channel::bounded::<()>(1);
+        let (hand, handed) = mpsc::channel();
+        let (begin, begun) = mpsc::channel();
+        drop(runtime.handle().spawn(async move {
+            hand.send(spawn_local(async move {
+                begin.send(()).unwrap();
+                receive.recv().await.expect("a word");
+                sleep(MS).await;
+                let mut byte = [0];
+                ours.read_exact(&mut byte).await.expect("read");
+                ours.write_all(&byte).await.expect("write");
+            }))
+            .unwrap();
+        }));
+        let local = handed.recv().expect("it is spawned");
+        begun.recv().expect("it begins");
+        // From now on there is always something else to do.
+        let busy = runtime.handle().spawn(async { (0..3).for_each(|_| drop(spawn(busy()))) });
+        future::block_on(busy).expect("they begin");
+        send.send_blocking(()).unwrap();
+        peer.write_all(b"x").expect("write");
+        peer.read_exact(&mut [0]).expect("it answers");
+        future::block_on(local).expect("it ends");
+    });
+}
+
 /// The other way round: local tasks must not keep their worker from what is shared.
 #[test]
 fn a_task_runs_beside_local_tasks_that_never_wait() {
@@ -379,6 +432,35 @@ fn a_task_runs_beside_local_tasks_that_never_wait() {
                 let _ = future::block_on(task).expect("it runs");
             }
             assert!(locals.iter().flatten().all(|local| !local.is_finished()));
+        }
+    });
+}
+
+/// A worker that is stuck keeps the runtime from its end, but not the tasks that others can end, and their connections.
+#[test]
+fn the_end_reaches_what_is_not_stuck() {
+    within(|| {
+        for never_waits in [false, true] {
+            let runtime = workers(2);
+            let stuck = stick(runtime.handle(), 1);
+            let drops = Arc::new(AtomicUsize::new(0));
+            let tasks: Vec<_> = (0..5)
+                .map(|_| {
+                    let counted = Counted(drops.clone());
+                    runtime.handle().spawn(async move {
+                        let _counted = counted;
+                        if never_waits {
+                            busy().await;
+                        }
+                        pending::<()>().await;
+                    })
+                })
+                .collect();
+            let error = runtime.shutdown_timeout(MS).expect_err("a worker is stuck");
+            assert!(error.workers_running() > 0);
+            tasks.into_iter().for_each(is_cancelled);
+            assert_eq!(drops.load(SeqCst), 5);
+            drop(stuck);
         }
     });
 }

@@ -273,6 +273,26 @@ fn handlers_on_all_workers_hear_of_the_end() {
     });
 }
 
+/// A request that was sent before the end is answered, though neither its worker nor the one that runs its handler has seen it.
+#[test]
+fn what_was_asked_before_the_end_is_answered_on_every_worker() {
+    within(|| {
+        for round in 0..30 {
+            let runtime = workers(2 + round % 3);
+            let server = start_with_shutdown(&runtime, |serve| serve, keep_alive);
+            let mut clients: Vec<_> = (0..30).map(|_| server.connect()).collect();
+            for client in &mut clients {
+                client.write_all(b"x").expect("write");
+                client.read_exact(&mut [0]).expect("it is served");
+            }
+            clients.iter_mut().for_each(|client| client.write_all(b"z").expect("write"));
+            let report = server.end();
+            assert_eq!((report.served, report.open.len()), (30, 0));
+            clients.into_iter().for_each(|client| assert_eq!(read_all(client), b"z", "it was asked before the end"));
+        }
+    });
+}
+
 /// A deploy waits no longer than it was told, whichever worker has the last client; and the operator learns who it was.
 #[test]
 fn who_is_there_when_the_time_is_over_is_cut_off_on_every_worker() {
