@@ -406,10 +406,16 @@ impl Executor {
     #[inline]
     fn next_own(&mut self) -> Option<Entry> {
         if self.batch.is_empty() {
-            QUEUE.with(|queue| mem::swap(&mut self.batch, &mut queue.borrow_mut()));
-            self.batch.reverse();
+            self.swap();
         }
         self.batch.pop()
+    }
+
+    /// The batch is used up: what has gathered meanwhile is the next.
+    #[inline]
+    fn swap(&mut self) {
+        QUEUE.with(|queue| mem::swap(&mut self.batch, &mut queue.borrow_mut()));
+        self.batch.reverse();
     }
 
     /// The next entry of this worker's own and the shared ones, in turn.
@@ -444,7 +450,14 @@ impl Executor {
     /// Begins a batch: what the worker has waited for may be run, here or elsewhere.
     #[inline]
     pub(crate) fn begin_batch(&mut self) {
-        let has_own = self.sharing.is_some() && self.has_next();
+        if self.sharing.is_none() {
+            return;
+        }
+        // Now, and not when the shared queue is empty, which it need never be.
+        if self.batch.is_empty() {
+            self.swap();
+        }
+        let has_own = self.has_next();
         if let Some(sharing) = &mut self.sharing {
             let Home { workers, index } = &self.home;
             GATHERED.with(|gathered| {

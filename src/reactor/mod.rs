@@ -46,7 +46,7 @@ use mio::{Interest, Token};
 use parking_lot::Mutex;
 
 use alarm::Alarm;
-pub(crate) use registration::{Observer, Registration, Wait};
+pub(crate) use registration::{Observer, Registration, Wait, ask_kernel};
 use slots::Slots;
 pub(crate) use source::Direction;
 use source::{Report, State};

@@ -12,8 +12,9 @@
 //! The steps and the races they close are in [`source`](super::source). Two shortcuts are
 //! taken here. An unbound socket is tried before anything is registered, and a
 //! short transfer on a stream ([`Registration::poll_transfer`]) counts as the `WouldBlock`
-//! that the next call would meet.
+//! that the next call would meet. One detour: [`ask_kernel`] tries the call of a socket that is not ready.
 
+use std::cell::Cell;
 use std::future::poll_fn;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
@@ -140,7 +141,7 @@ impl<S: AsFd> Registration<S> {
         let source = &*self.link.0;
         loop {
             let seen = source.state();
-            if seen.should_try(direction) {
+            if seen.should_try(direction) || ASKS_KERNEL.get() {
                 ready!(budget::poll_proceed(cx));
                 match operation(&self.socket, seen) {
                     Ok(result) => {
@@ -316,6 +317,27 @@ impl<S: AsFd + Observer> Registration<S> {
             self.link.0.clear(direction, seen);
         }
     }
+}
+
+thread_local! {
+    /// What is polled here tries its system call even if its reactor has reported nothing.
+    static ASKS_KERNEL: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Runs `poll`, in which operations on sockets ask the kernel itself, whatever they know: for a last look, when there is no time to
+/// wait until a reactor, perhaps another worker's, has been told. They have a poll's budget for it.
+pub(crate) fn ask_kernel<T>(poll: impl FnOnce() -> T) -> T {
+    /// Also if `poll` panics.
+    struct Restore(bool, budget::Saved);
+    impl Drop for Restore {
+        fn drop(&mut self) {
+            ASKS_KERNEL.set(self.0);
+            budget::restore(self.1);
+        }
+    }
+    let _restore = Restore(ASKS_KERNEL.replace(true), budget::suspend());
+    budget::refill();
+    poll()
 }
 
 /// Those who wait for one direction, as one waker.

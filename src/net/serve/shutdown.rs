@@ -20,8 +20,8 @@ use std::task::{Context, Poll, Waker, ready};
 use parking_lot::Mutex;
 use slab::Slab;
 
+use crate::reactor::ask_kernel;
 use crate::sync::wake_all;
-use crate::time::{self, Duration, Sleep, sleep};
 
 /// Says, to whoever has a clone, that the server is to end: a future that is ready once it [begins](Shutdown::begin).
 ///
@@ -77,9 +77,6 @@ pub struct Shutdown {
     heard: bool,
 }
 
-/// Long enough for another worker to turn its reactor, if the socket is watched there.
-const ONE_TURN: Duration = Duration::from_millis(1);
-
 #[derive(Default)]
 struct Shared {
     /// Set under the lock of `waiters`, once.
@@ -118,8 +115,9 @@ impl Shutdown {
 
     /// Runs `future` until the shutdown begins: gives its output, or `None` if that comes first.
     ///
-    /// What comes first is what the kernel has: a read gives what the peer had sent when the shutdown began, also if this worker had
-    /// not noticed yet. For that it goes on for a millisecond, once for each clone.
+    /// What comes first is what the kernel has: a read gives what the peer had sent when the shutdown began, also if no worker has
+    /// noticed yet. For that the future is polled once more, and its sockets ask the kernel; once for each clone, or a peer who
+    /// always has more to say would never be left.
     ///
     /// # Cancel safety
     /// That of `future`, which is dropped when the shutdown begins.
@@ -127,28 +125,21 @@ impl Shutdown {
     /// # Examples
     /// See [`Shutdown`].
     pub async fn run_until_begun<F: Future>(&mut self, future: F) -> Option<F::Output> {
-        let (mut future, mut turn) = (pin!(future), None);
+        let mut future = pin!(future);
         poll_fn(|cx| match future.as_mut().poll(cx) {
             Poll::Ready(output) => Poll::Ready(Some(output)),
-            Poll::Pending => self.poll_left(cx, &mut turn).map(|()| None),
+            Poll::Pending => {
+                ready!(Pin::new(&mut *self).poll(cx));
+                if mem::replace(&mut self.heard, true) {
+                    return Poll::Ready(None);
+                }
+                match ask_kernel(|| future.as_mut().poll(cx)) {
+                    Poll::Ready(output) => Poll::Ready(Some(output)),
+                    Poll::Pending => Poll::Ready(None),
+                }
+            }
         })
         .await
-    }
-
-    /// Waits until it has begun, and the kernel was asked what it has.
-    #[inline]
-    fn poll_left(&mut self, cx: &mut Context<'_>, turn: &mut Option<Sleep>) -> Poll<()> {
-        ready!(Pin::new(&mut *self).poll(cx));
-        // A socket that has met WouldBlock is not tried again before the reactor has reported it, and this worker may have run us
-        // without looking there. Between this batch of tasks and the timers that it fires it does look.
-        if turn.is_none() {
-            // Once, or a peer who always has more to say would never be left.
-            if mem::replace(&mut self.heard, true) || !time::is_entered() {
-                return Poll::Ready(());
-            }
-            *turn = Some(sleep(ONE_TURN));
-        }
-        turn.as_mut().map_or(Poll::Ready(()), |turn| Pin::new(turn).poll(cx))
     }
 
     /// Leaves the waker, or finds that it has begun meanwhile.
