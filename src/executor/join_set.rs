@@ -7,7 +7,6 @@
 use std::collections::VecDeque;
 use std::fmt;
 use std::future::poll_fn;
-use std::panic::Location;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Wake, Waker};
@@ -15,7 +14,7 @@ use std::task::{Context, Poll, Wake, Waker};
 use parking_lot::Mutex;
 use slab::Slab;
 
-use super::{AbortHandle, Current, Id, JoinError, JoinHandle, task};
+use super::{AbortHandle, Id, JoinError, JoinHandle, spawn_local_named, spawn_named};
 
 /// Tasks that belong together: joined in the order in which they end, and aborted when the
 /// set is dropped.
@@ -241,7 +240,7 @@ impl<T: Send + 'static> JoinSet<T> {
     where
         F: Future<Output = T> + Send + 'static,
     {
-        self.insert(task::shared(&Current::expect("JoinSet::spawn").spawn_home(), future, Location::caller()).start())
+        self.insert(spawn_named("JoinSet::spawn", future))
     }
 }
 
@@ -256,7 +255,7 @@ impl<T: 'static> JoinSet<T> {
     where
         F: Future<Output = T> + 'static,
     {
-        self.insert(task::local(&Current::expect("JoinSet::spawn_local").home, future, Location::caller()).start())
+        self.insert(spawn_local_named("JoinSet::spawn_local", future))
     }
 }
 

@@ -32,11 +32,7 @@ pub(crate) struct TaskLists {
 
 /// One worker's, on cache lines of its own.
 #[repr(align(128))]
-struct List {
-    tasks: Mutex<Tasks>,
-    /// How many tasks still have their future. Written under the lock.
-    alive: AtomicUsize,
-}
+struct List(Mutex<Tasks>);
 
 struct Tasks {
     entries: Slab<Entry>,
@@ -44,8 +40,10 @@ struct Tasks {
     local: usize,
     /// How many of them are jobs.
     jobs: usize,
-    /// How many tasks were entered here.
-    count: u64,
+    /// The id of the next task. Each list has the ids that leave its own remainder, so that they are unique in the runtime.
+    next_id: NonZeroU64,
+    /// From one id of this list to the next.
+    id_step: u64,
     /// Nothing may be spawned any more.
     closed: bool,
     /// No local task may be spawned: no `block_on` call is there to run it.
@@ -100,8 +98,7 @@ thread_local! {
 impl TaskLists {
     /// Empty lists for so many workers.
     pub(super) fn new(workers: usize) -> Self {
-        let lists =
-            (0..workers).map(|_| List { tasks: Mutex::new(Tasks::new()), alive: AtomicUsize::new(0) }).collect();
+        let lists = (0..workers).map(|index| List(Mutex::new(Tasks::new(index, workers)))).collect();
         Self { told: AtomicUsize::new(0), living: AtomicUsize::new(workers), lists }
     }
 
@@ -111,12 +108,9 @@ impl TaskLists {
     /// # Panics
     /// With 2^32 tasks.
     pub(super) fn admit<R>(&self, index: usize, kind: Kind, make: impl FnOnce(Place) -> (Waker, R)) -> R {
-        let list = &self.lists[index];
-        let mut tasks = list.tasks.lock();
-        // Each list has the ids that leave its own remainder, so that they are unique in the runtime.
-        let id = tasks.count * self.lists.len() as u64 + index as u64 + 1;
-        tasks.count += 1;
-        let id = NonZeroU64::new(id).expect("ids count from 1");
+        let mut tasks = self.lists[index].0.lock();
+        let id = tasks.next_id;
+        tasks.next_id = id.checked_add(tasks.id_step).expect("fewer than 2^64 tasks");
         let place = Place { id, key: None, list: index as u32 };
         if tasks.closed || (kind == Kind::Local && tasks.closed_to_local) {
             let (_unused, made) = make(place);
@@ -127,17 +121,14 @@ impl TaskLists {
         let (waker, made) = make(Place { key: Some(key.expect("fewer than 2^32 tasks")), ..place });
         vacant.insert(Entry { id, kind, end: 0, waker });
         tasks.counted(kind, 1);
-        list.note_alive(&tasks);
         made
     }
 
     /// Removes the entry of a task. `true` if it was the last one of all, after they were all told to end.
     pub(super) fn remove(&self, key: NonZeroU32, index: u32) -> bool {
-        let list = self.list(index);
-        let mut tasks = list.tasks.lock();
+        let mut tasks = self.list(index).lock();
         let removed = tasks.entries.remove(slot(key));
         tasks.counted(removed.kind, -1);
-        list.note_alive(&tasks);
         let is_dead = tasks.closed && removed.kind != Kind::Job && tasks.len(Which::All) == 0;
         if removed.end != 0 {
             self.told.fetch_sub(1, Ordering::Relaxed);
@@ -161,7 +152,7 @@ impl TaskLists {
 
     /// Tells a task to end, if it is still there.
     pub(super) fn abort_one(&self, place: Place) {
-        let mut tasks = self.list(place.list).tasks.lock();
+        let mut tasks = self.list(place.list).lock();
         let waker = tasks.find(place).map(|entry| {
             self.tell(entry, ABORTED);
             // A clone of our own task's waker: this counts, and no more.
@@ -191,7 +182,7 @@ impl TaskLists {
     #[cold]
     pub(super) fn end(&self, place: Place) -> i32 {
         let here = ENDS_HERE.replace(0);
-        let told = self.list(place.list).tasks.lock().find(place).map_or(0, |entry| entry.end);
+        let told = self.list(place.list).lock().find(place).map_or(0, |entry| entry.end);
         if told != 0 { told } else { here }
     }
 
@@ -206,17 +197,17 @@ impl TaskLists {
     }
 
     pub(super) fn contains(&self, place: Place) -> bool {
-        self.list(place.list).tasks.lock().find(place).is_some()
+        self.list(place.list).lock().find(place).is_some()
     }
 
     /// Lets local tasks into a list: a `block_on` call has begun.
     pub(super) fn open_to_local(&self, index: usize) {
-        self.lists[index].tasks.lock().closed_to_local = false;
+        self.lists[index].0.lock().closed_to_local = false;
     }
 
     /// Refuses local tasks in one list, and tells those that are there to end.
     pub(super) fn abort_local(&self, index: usize) {
-        let mut tasks = self.lists[index].tasks.lock();
+        let mut tasks = self.lists[index].0.lock();
         tasks.closed_to_local = true;
         // At the end of most calls there is none, and then the others are not looked through.
         let count = tasks.local;
@@ -229,7 +220,7 @@ impl TaskLists {
     pub(super) fn abort_all(&self) -> bool {
         let mut all_dead = false;
         for list in &self.lists {
-            let mut tasks = list.tasks.lock();
+            let mut tasks = list.0.lock();
             if std::mem::replace(&mut tasks.closed, true) {
                 continue;
             }
@@ -254,30 +245,27 @@ impl TaskLists {
         told.collect()
     }
 
-    /// How many tasks of a list still have their future. They may be counted a moment late.
-    pub(super) fn alive(&self, index: usize) -> usize {
-        self.lists[index].alive.load(Ordering::Relaxed)
-    }
-
     /// How many tasks still have their future, in a list.
     pub(super) fn len(&self, index: usize, which: Which) -> usize {
-        self.lists[index].tasks.lock().len(which)
+        self.lists[index].0.lock().len(which)
     }
 
-    fn list(&self, index: u32) -> &List {
-        &self.lists[index as usize]
-    }
-}
-
-impl List {
-    fn note_alive(&self, tasks: &Tasks) {
-        self.alive.store(tasks.len(Which::All), Ordering::Relaxed);
+    fn list(&self, index: u32) -> &Mutex<Tasks> {
+        &self.lists[index as usize].0
     }
 }
 
 impl Tasks {
-    fn new() -> Self {
-        Self { entries: Slab::new(), local: 0, jobs: 0, count: 0, closed: false, closed_to_local: true }
+    fn new(index: usize, lists: usize) -> Self {
+        Self {
+            entries: Slab::new(),
+            local: 0,
+            jobs: 0,
+            next_id: NonZeroU64::MIN.saturating_add(index as u64),
+            id_step: lists as u64,
+            closed: false,
+            closed_to_local: true,
+        }
     }
 
     fn find(&mut self, place: Place) -> Option<&mut Entry> {

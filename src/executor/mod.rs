@@ -89,7 +89,7 @@ where
     F: Future + Send + 'static,
     F::Output: Send + 'static,
 {
-    task::shared(&Current::expect("spawn").spawn_home(), future, Location::caller()).start()
+    if size_of::<F>() > LARGE { spawn_named("spawn", Box::pin(future)) } else { spawn_named("spawn", future) }
 }
 
 /// Runs a future as a task that stays on this thread, so that it need not be `Send`.
@@ -121,7 +121,40 @@ where
     F: Future + 'static,
     F::Output: 'static,
 {
-    task::local(&Current::expect("spawn_local").home, future, Location::caller()).start()
+    if size_of::<F>() > LARGE {
+        spawn_local_named("spawn_local", Box::pin(future))
+    } else {
+        spawn_local_named("spawn_local", future)
+    }
+}
+
+/// [`spawn`] for whoever calls it by another name.
+#[track_caller]
+fn spawn_named<F>(function: &str, future: F) -> JoinHandle<F::Output>
+where
+    F: Future + Send + 'static,
+    F::Output: Send + 'static,
+{
+    let location = Location::caller();
+    // Not `unwrap_or_else`: the panic is to point to the caller.
+    match Current::make(|home| task::shared(home, future, location)) {
+        Some(made) => made.start(),
+        None => outside(function),
+    }
+}
+
+/// [`spawn_local`] for whoever calls it by another name.
+#[track_caller]
+fn spawn_local_named<F>(function: &str, future: F) -> JoinHandle<F::Output>
+where
+    F: Future + 'static,
+    F::Output: 'static,
+{
+    let location = Location::caller();
+    match Current::make_here(|home| task::local(home, future, location)) {
+        Some(made) => made.start(),
+        None => outside(function),
+    }
 }
 
 /// Something for a worker to run.
@@ -136,11 +169,15 @@ pub(crate) enum Entry {
 pub(crate) struct Home {
     workers: Arc<Workers>,
     index: usize,
+    /// What is known by these addresses may be run by this worker alone, or by all: [`Workers::gates`].
+    own: usize,
+    shared: usize,
 }
 
 impl Home {
     pub(crate) fn new(workers: Arc<Workers>, index: usize) -> Self {
-        Self { workers, index }
+        let (own, shared) = workers.gates(index);
+        Self { workers, index, own, shared }
     }
 
     #[inline]
@@ -169,8 +206,8 @@ impl Home {
 struct Current {
     /// The worker.
     home: Home,
-    /// Those who run what is spawned here. Others than the worker only on a thread that is in `block_on` beside several workers.
-    spawns: Arc<Workers>,
+    /// Those who run what is spawned here, if it is others: on a thread that is in `block_on` beside several workers.
+    spawns: Option<Arc<Workers>>,
 }
 
 impl Current {
@@ -178,31 +215,49 @@ impl Current {
         CURRENT.with(|current| current.borrow().clone())
     }
 
-    #[track_caller]
-    fn expect(function: &str) -> Self {
-        // Not `unwrap_or_else`: the panic is to point to the caller.
-        let Some(current) = Self::get() else {
-            panic!(
-                "kittiwake::{function} was called outside a runtime: call it inside \
-                 kittiwake::block_on or Runtime::block_on, or use Handle::spawn from elsewhere"
-            );
-        };
-        current
+    /// Passes the home of what is spawned here to `make`, which makes a task and runs no foreign code: the thread-local is
+    /// borrowed. `None` outside a runtime.
+    #[inline]
+    fn make<R>(make: impl FnOnce(&Home) -> R) -> Option<R> {
+        CURRENT.with(|current| {
+            let current = current.borrow();
+            let Current { home, spawns } = current.as_ref()?;
+            Some(match spawns {
+                None => make(home),
+                Some(workers) => make(&Home::new(workers.clone(), workers.least_loaded())),
+            })
+        })
     }
 
-    fn spawn_home(self) -> Home {
-        if Arc::ptr_eq(&self.home.workers, &self.spawns) { self.home } else { Home::to_spawn_on(&self.spawns) }
+    /// Those who run what is spawned here.
+    fn spawns(&self) -> &Arc<Workers> {
+        self.spawns.as_ref().unwrap_or(&self.home.workers)
+    }
+
+    /// As [`make`](Current::make), for a task that is to stay here.
+    #[inline]
+    fn make_here<R>(make: impl FnOnce(&Home) -> R) -> Option<R> {
+        CURRENT.with(|current| current.borrow().as_ref().map(|current| make(&current.home)))
     }
 }
 
 /// Where a blocking closure's task stands in a list: at the home of what is spawned on this thread.
 pub(crate) fn current_home() -> Option<Home> {
-    Current::get().map(Current::spawn_home)
+    Current::make(Home::clone)
+}
+
+#[cold]
+#[track_caller]
+fn outside(function: &str) -> ! {
+    panic!(
+        "kittiwake::{function} was called outside a runtime: call it inside \
+         kittiwake::block_on or Runtime::block_on, or use Handle::spawn from elsewhere"
+    );
 }
 
 /// How many workers run what is spawned on this thread; 0 outside a runtime.
 pub(crate) fn workers_here() -> usize {
-    Current::get().map_or(0, |current| current.spawns.len())
+    Current::get().map_or(0, |current| current.spawns().len())
 }
 
 /// Like [`spawn`], and the task begins on the worker of this number.
@@ -212,7 +267,8 @@ where
     F: Future + Send + 'static,
     F::Output: Send + 'static,
 {
-    let home = Home::new(Current::expect("spawn").spawns, worker);
+    let Some(current) = Current::get() else { outside("spawn") };
+    let home = Home::new(current.spawns().clone(), worker);
     task::shared(&home, future, Location::caller()).start_on(&home)
 }
 
@@ -322,7 +378,7 @@ pub(crate) fn is_one_of(workers: &Arc<Workers>) -> bool {
 
 /// Puts a worker on this thread, or none, and returns who was there.
 fn replace(current: Option<Current>) -> Option<Current> {
-    let (own, shared) = current.as_ref().map_or((0, 0), |current| current.home.workers.gates(current.home.index));
+    let (own, shared) = current.as_ref().map_or((0, 0), |current| (current.home.own, current.home.shared));
     OWN.set(own);
     SHARED.set(shared);
     CURRENT.with(|here| here.replace(current))
@@ -343,8 +399,8 @@ impl Drop for Entered {
 /// The worker's own half.
 pub(crate) struct Executor {
     home: Home,
-    /// Those who run what is spawned on this worker's thread.
-    spawns: Arc<Workers>,
+    /// Those who run what is spawned on this worker's thread, if it is others.
+    spawns: Option<Arc<Workers>>,
     /// What is being run, the next one last; what is woken meanwhile gathers in [`QUEUE`].
     batch: Vec<Entry>,
     /// What a worker knows that has others beside it.
@@ -355,14 +411,14 @@ pub(crate) struct Executor {
 
 impl Executor {
     pub(crate) fn new(home: Home) -> Self {
-        let workers = home.workers.clone();
+        let workers = &home.workers;
         let sharing = workers.is_several().then(|| Sharing::new(workers.len(), Instant::now()));
-        Self { home, spawns: workers, batch: Vec::new(), sharing, shared_next: false }
+        Self { home, spawns: None, batch: Vec::new(), sharing, shared_next: false }
     }
 
     /// As [`new`](Executor::new), for a thread whose spawned tasks `spawns` are to run.
     pub(crate) fn beside(home: Home, spawns: Arc<Workers>) -> Self {
-        Self { spawns, ..Self::new(home) }
+        Self { spawns: Some(spawns), ..Self::new(home) }
     }
 
     /// Makes this thread the worker's.
@@ -383,22 +439,8 @@ impl Executor {
         self.take_posts();
     }
 
-    /// Runs entries until it comes to the main future: then `true`, and that is to be polled. Or until there are none, or `left`
-    /// has gone down to none.
-    pub(crate) fn run_until_main(&mut self, left: &mut usize) -> bool {
-        while *left > 0 {
-            let next = if self.sharing.is_some() { self.next_of_both() } else { self.next_own() };
-            match next {
-                Some(Entry::Task(task)) => self.run(task),
-                Some(Entry::Main) => return true,
-                None => return false,
-            }
-            *left -= 1;
-        }
-        false
-    }
-
     /// The next entry to run.
+    #[inline]
     pub(crate) fn next(&mut self) -> Option<Entry> {
         if self.sharing.is_some() { self.next_of_both() } else { self.next_own() }
     }
@@ -459,7 +501,7 @@ impl Executor {
         }
         let has_own = self.has_next();
         if let Some(sharing) = &mut self.sharing {
-            let Home { workers, index } = &self.home;
+            let Home { workers, index, .. } = &self.home;
             GATHERED.with(|gathered| {
                 sharing.begin(&workers.queues, *index, &mut gathered.borrow_mut(), has_own, Instant::now);
             });
@@ -577,7 +619,7 @@ impl Wake for Main {
         if self.queued.swap(true, Ordering::AcqRel) {
             return;
         }
-        if OWN.get() == self.home.workers.gates(self.home.index).0 {
+        if OWN.get() == self.home.own {
             return push(Entry::Main);
         }
         // Refused: the runtime has ended, and the future with it.

@@ -198,9 +198,8 @@ fn build<T>(
     location: &'static Location<'static>,
     spawn: impl FnOnce(Builder<Metadata>, Place) -> (Runnable, Task<Outcome<T>, Metadata>),
 ) -> Made<T> {
-    let Home { workers, index } = home;
-    let (own, shared) = workers.gates(*index);
-    let gate = if kind == Kind::Shared && shared != 0 { shared } else { own };
+    let Home { workers, index, own, shared } = home;
+    let gate = if kind == Kind::Shared && *shared != 0 { *shared } else { *own };
     workers.tasks.admit(*index, kind, |place| {
         let metadata = Metadata {
             workers: workers.clone(),

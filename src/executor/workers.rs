@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::task::Waker;
 
-use super::list::TaskLists;
+use super::list::{TaskLists, Which};
 use super::queues::Queues;
 use super::{Entry, Runnable, discard};
 
@@ -39,12 +39,12 @@ impl Workers {
 
     /// The worker with the fewest tasks.
     pub(super) fn least_loaded(&self) -> usize {
-        (0..self.len()).min_by_key(|index| self.tasks.alive(*index)).unwrap_or(0)
+        (0..self.len()).min_by_key(|index| self.tasks_alive(*index)).unwrap_or(0)
     }
 
     /// How many tasks of a worker still have their future.
     pub(crate) fn tasks_alive(&self, index: usize) -> usize {
-        self.tasks.alive(index)
+        self.tasks.len(index, Which::All)
     }
 
     /// How often a thread that is no worker had something run by this one, or a task was placed there.

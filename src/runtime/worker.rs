@@ -42,7 +42,7 @@ use crate::sync::contain;
 use crate::time::{self, Clock, Instant, Timers};
 
 /// Entries run between two looks at the kernel.
-const BATCH: usize = 64;
+const BATCH: u64 = 64;
 
 /// Real time that bytes on their way between sockets are given before a paused clock jumps.
 const GRACE: Duration = Duration::from_millis(2);
@@ -107,26 +107,27 @@ impl Worker {
         self.executor.begin_batch();
         self.park.begin();
         loop {
-            let mut left = BATCH;
-            while self.run_until_main(&mut left) {
-                main.taken();
-                if let Poll::Ready(output) = future.as_mut().poll(&mut cx) {
-                    return output;
+            let (mut ran, mut polled_main) = (0, 0);
+            while ran + polled_main < BATCH {
+                match self.executor.next() {
+                    Some(Entry::Task(task)) => {
+                        self.executor.run(task);
+                        ran += 1;
+                    }
+                    Some(Entry::Main) => {
+                        main.taken();
+                        if let Poll::Ready(output) = future.as_mut().poll(&mut cx) {
+                            self.ran += ran;
+                            return output;
+                        }
+                        polled_main += 1;
+                    }
+                    None => break,
                 }
             }
+            self.ran += ran;
             self.wait();
         }
-    }
-
-    /// Runs what is left of a batch. `true` if it is the main future's turn before that.
-    fn run_until_main(&mut self, left: &mut usize) -> bool {
-        let before = *left;
-        let is_main = self.executor.run_until_main(left);
-        self.ran += (before - *left) as u64;
-        if is_main {
-            *left = left.saturating_sub(1);
-        }
-        is_main
     }
 
     /// Waits for events, posts and timers, or only looks for them if there is something to run.
