@@ -30,6 +30,7 @@ mod alarm;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod model;
 mod registration;
+mod ring;
 mod slots;
 mod source;
 
@@ -38,7 +39,7 @@ use std::io;
 use std::mem::ManuallyDrop;
 use std::os::fd::RawFd;
 use std::sync::Arc;
-use std::task::{Wake, Waker};
+use std::task::Waker;
 use std::time::Duration;
 
 use mio::unix::SourceFd;
@@ -47,6 +48,7 @@ use parking_lot::Mutex;
 
 use alarm::Alarm;
 pub(crate) use registration::{Observer, Registration, Wait, ask_kernel};
+use ring::Ring;
 use slots::Slots;
 pub(crate) use source::Direction;
 use source::{Report, State};
@@ -103,8 +105,7 @@ pub(crate) struct Reactor {
 pub(crate) struct Registry {
     registry: mio::Registry,
     table: Mutex<Table>,
-    /// Held as long as the poll: on epoll a `mio::Waker` that is dropped takes its
-    /// last wake-up with it.
+    /// Ends the worker's block.
     ring: Arc<Ring>,
 }
 
@@ -122,27 +123,11 @@ pub(crate) struct Binding {
     fd: RawFd,
 }
 
-/// Ends a blocking [`Reactor::turn`], from any thread.
-struct Ring(mio::Waker);
-
-impl Wake for Ring {
-    fn wake(self: Arc<Self>) {
-        self.wake_by_ref();
-    }
-
-    fn wake_by_ref(self: &Arc<Self>) {
-        // eventfd's counter cannot overflow by this: mio resets it when full.
-        // Whatever else may go wrong here, the callers are wakers: they
-        // have nobody to tell.
-        let _ = self.0.wake();
-    }
-}
-
 impl Reactor {
     pub(crate) fn new() -> io::Result<Self> {
         let poll = mio::Poll::new()?;
         let registry = poll.registry().try_clone()?;
-        let ring = Arc::new(Ring(mio::Waker::new(&registry, RING)?));
+        let ring = Arc::new(Ring::new(&registry)?);
         let table = Mutex::new(Table { slots: Slots::new(), closed: false });
         Ok(Self {
             poll,
@@ -205,9 +190,10 @@ impl Reactor {
                 source.dispatch(report(event), &mut self.wakers);
             } else if event.token() == ALARM {
                 self.alarm.rang();
+            } else if event.token() == RING {
+                self.registry.ring.heard(&self.registry.registry)?;
             }
-            // Else it is the ring's, which has nothing to be told, or it was for a source that was removed after the kernel
-            // queued it.
+            // Else it was for a source that was removed after the kernel queued it.
         }
         drop(table);
         wake_all(&mut self.wakers);
