@@ -2,7 +2,7 @@
 //!
 //! A reactor (epoll or kqueue, through `mio`) maps readiness tokens to stored wakers; the wakers drive
 //! sockets with the [`futures-io`](io) traits; a simple executor runs the tasks. One event loop per
-//! worker, sockets that are `Send` and `Sync`, no hidden thread, no global state (signals
+//! worker, on one core or on all, sockets that are `Send` and `Sync`, no hidden thread, no global state (signals
 //! apart), and no `unsafe`.
 //!
 //! # An echo server
@@ -29,6 +29,7 @@
 //! }
 //! ```
 //! [`serve`](net::serve()) is the loop that accepts; with a [`TcpListener`](net::TcpListener) and [`spawn`] it can be written by hand.
+//! [`block_on`] uses one core. For all of them make a [`Runtime`](runtime::Runtime) and call its `block_on`.
 //!
 //! # What is promised
 //! 1. **No lost wake-up.** Once an operation has returned `Pending`, the task is woken when it can go on,
@@ -39,14 +40,16 @@
 //!    that it awaits, and the kernel is looked at again after at most 64 tasks.
 //! 4. **A panic in a task ends that task alone**, and its `JoinHandle` says so. Not with `panic = "abort"`, and not if a
 //!    destructor panics while another panic unwinds: Rust ends the process then.
-//! 5. **An idle runtime uses no CPU.**
+//! 5. **An idle runtime uses no CPU.** A busy one makes no system call that a loop by hand would not make, but for looking at
+//!    the kernel again before it blocks, where that [pays](runtime::Builder::spin).
 //! 6. **Every error says what failed**; nothing panics on what a peer or the network sends.
 //! 7. **When the runtime ends**, its tasks are dropped and their sockets closed. An operation that would have to go on
 //!    waiting on a socket that outlives its runtime fails once; the next one binds to the runtime it is polled in.
 //!
 //! # Rooms
 //! Read in this order; each room's module doc states its protocol before the code.
-//! * `runtime`: [`block_on`], [`Runtime`](runtime::Runtime), and in `runtime/worker.rs` *the* loop.
+//! * `runtime`: [`block_on`], [`Runtime`](runtime::Runtime), and in `runtime/worker.rs` *the* loop; in `park.rs` when it polls
+//!   before it blocks.
 //! * `executor`: the queues, the inbox for other threads, how workers share, the task wrapper and list; faces: [`spawn`], [`task`].
 //! * `blocking`: the threads for [`spawn_blocking`], which is also what looks up names.
 //! * `reactor`: the table of tokens, a socket's source, and the loop that every operation runs.

@@ -12,7 +12,7 @@
 //! Each of several workers is a thread of its own, and tasks run on them whether or not somebody is in `block_on`. A task runs on
 //! the worker that woke it, mostly where its socket is, and moves when that one has more to do than another. A worker
 //! that is stuck in one poll of a task, because that computes or blocks, holds back what belongs to it: its local tasks, and the
-//! events of the sockets that first waited there. What is queued behind that task is run by others within milliseconds.
+//! sockets and timers that first waited there. What is queued behind that task is run by others within milliseconds.
 //!
 //! # Metrics
 //! What each worker has done, [`Handle::metrics`] tells at any time.

@@ -4,7 +4,8 @@
 //! 1. [`Threads::start`] makes the threads, or none: if the system refuses one, those that there are end, and the caller gets the error.
 //! 2. Each is in a `block_on` call of its own, whose future waits to be told to end ([`Ending`]). So there is one loop, whether
 //!    a worker is a thread of ours or the caller's.
-//! 3. [`Threads::end`] tells them. Each refuses new tasks, runs those that are there until all workers' are gone, and leaves.
+//! 3. [`Threads::end`] refuses new tasks and tells the workers. Each runs those that are there until all workers' are gone, and
+//!    leaves.
 //!
 //! A worker whose reactor fails could never end its tasks, and their sockets would hang for ever: it ends the process.
 
@@ -79,6 +80,8 @@ impl Threads {
     /// is one of them it waits for none.
     pub(super) fn end(&mut self, deadline: Option<Instant>) -> usize {
         let threads = mem::take(&mut self.threads);
+        // Refused from now on, and not only once a worker comes to its end.
+        self.workers.abort_all();
         self.ending.tell();
         if threads.is_empty() || executor::is_one_of(&self.workers) {
             return 0;
