@@ -3,7 +3,7 @@
 use std::any::Any;
 use std::fmt;
 use std::io;
-use std::panic::{RefUnwindSafe, UnwindSafe};
+use std::panic::{Location, RefUnwindSafe, UnwindSafe};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -42,11 +42,13 @@ pub struct JoinHandle<T> {
     /// `None` once it gave its output.
     task: Option<Task<Outcome<T>, Metadata>>,
     place: Place,
+    /// Where it was spawned.
+    location: &'static Location<'static>,
 }
 
 impl<T> JoinHandle<T> {
-    pub(super) fn new(task: Task<Outcome<T>, Metadata>, place: Place) -> Self {
-        Self { task: Some(task), place }
+    pub(super) fn new(task: Task<Outcome<T>, Metadata>, place: Place, location: &'static Location<'static>) -> Self {
+        Self { task: Some(task), place, location }
     }
 
     /// Ends the task: its future is dropped, by a worker, the next time it
@@ -99,7 +101,7 @@ impl<T> Future for JoinHandle<T> {
         if let Some(task) = self.task.take() {
             task.detach();
         }
-        Poll::Ready(outcome.take())
+        Poll::Ready(outcome.take().map_err(|cause| JoinError { id: self.id(), cause }))
     }
 }
 
@@ -119,10 +121,12 @@ impl RefUnwindSafe for AbortHandle {}
 
 impl<T> fmt::Debug for JoinHandle<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.task {
-            Some(task) => f.debug_tuple("JoinHandle").field(&self.id()).field(task.metadata()).finish(),
-            None => f.debug_tuple("JoinHandle").field(&self.id()).finish(),
-        }
+        let polls = self.task.as_ref().map(|task| task.metadata().polls());
+        f.debug_struct("JoinHandle")
+            .field("id", &self.place.id)
+            .field("spawned_at", &format_args!("{}", self.location))
+            .field("polls", &polls)
+            .finish()
     }
 }
 
@@ -170,7 +174,7 @@ pub struct JoinError {
     cause: Cause,
 }
 
-enum Cause {
+pub(super) enum Cause {
     Cancelled,
     /// A closure that no thread could be started for: the error number.
     NoThread(i32),
@@ -178,16 +182,13 @@ enum Cause {
     Panicked(Mutex<Box<dyn Any + Send>>),
 }
 
+impl Cause {
+    pub(super) fn panic(payload: Box<dyn Any + Send>) -> Self {
+        Self::Panicked(Mutex::new(payload))
+    }
+}
+
 impl JoinError {
-    /// `no_thread` is the error number of a thread that could not be started, if that is why.
-    pub(super) fn cancelled(id: Id, no_thread: Option<i32>) -> Self {
-        Self { id, cause: no_thread.map_or(Cause::Cancelled, Cause::NoThread) }
-    }
-
-    pub(super) fn panicked(id: Id, payload: Box<dyn Any + Send>) -> Self {
-        Self { id, cause: Cause::Panicked(Mutex::new(payload)) }
-    }
-
     /// Whether the task was aborted, ended with its runtime, or is a closure that no thread could be started for.
     pub fn is_cancelled(&self) -> bool {
         !self.is_panic()

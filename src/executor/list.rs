@@ -82,11 +82,18 @@ pub(crate) enum Which {
 /// Where a task stands in the lists of its runtime.
 #[derive(Clone, Copy)]
 pub(super) struct Place {
+    /// By which others know that the entry is still the task's.
     pub(super) id: NonZeroU64,
-    /// One more than the number of its entry; `None` if the list refused it.
+    pub(super) slot: Slot,
+}
+
+/// An entry: all that the task itself needs to find it, for as long as it has one.
+#[derive(Clone, Copy)]
+pub(super) struct Slot {
+    /// One more than the number of the entry; `None` if the list refused the task.
     pub(super) key: Option<NonZeroU32>,
     /// Which worker's list it is.
-    pub(super) list: u32,
+    list: u32,
 }
 
 thread_local! {
@@ -111,23 +118,24 @@ impl TaskLists {
         let mut tasks = self.lists[index].0.lock();
         let id = tasks.next_id;
         tasks.next_id = id.checked_add(tasks.id_step).expect("fewer than 2^64 tasks");
-        let place = Place { id, key: None, list: index as u32 };
+        let place = |key| Place { id, slot: Slot { key, list: index as u32 } };
         if tasks.closed || (kind == Kind::Local && tasks.closed_to_local) {
-            let (_unused, made) = make(place);
+            let (_unused, made) = make(place(None));
             return made;
         }
         let vacant = tasks.entries.vacant_entry();
         let key = u32::try_from(vacant.key() + 1).ok().and_then(NonZeroU32::new);
-        let (waker, made) = make(Place { key: Some(key.expect("fewer than 2^32 tasks")), ..place });
+        let (waker, made) = make(place(Some(key.expect("fewer than 2^32 tasks"))));
         vacant.insert(Entry { id, kind, end: 0, waker });
         tasks.counted(kind, 1);
         made
     }
 
-    /// Removes the entry of a task. `true` if it was the last one of all, after they were all told to end.
-    pub(super) fn remove(&self, key: NonZeroU32, index: u32) -> bool {
-        let mut tasks = self.list(index).lock();
-        let removed = tasks.entries.remove(slot(key));
+    /// Removes a task's entry, if it has one. `true` if it was the last one of all, after they were all told to end.
+    pub(super) fn remove(&self, slot: Slot) -> bool {
+        let Some(key) = slot.key else { return false };
+        let mut tasks = self.list(slot).lock();
+        let removed = tasks.entries.remove(number(key));
         tasks.counted(removed.kind, -1);
         let is_dead = tasks.closed && removed.kind != Kind::Job && tasks.len(Which::All) == 0;
         if removed.end != 0 {
@@ -152,7 +160,7 @@ impl TaskLists {
 
     /// Tells a task to end, if it is still there.
     pub(super) fn abort_one(&self, place: Place) {
-        let mut tasks = self.list(place.list).lock();
+        let mut tasks = self.list(place.slot).lock();
         let waker = tasks.find(place).map(|entry| {
             self.tell(entry, ABORTED);
             // A clone of our own task's waker: this counts, and no more.
@@ -178,11 +186,12 @@ impl TaskLists {
         self.told.load(Ordering::Acquire) != 0
     }
 
-    /// Why a task is to end that is being polled; 0 if it is not.
+    /// Why the task of this entry is to end, which is being polled; 0 if it is not.
     #[cold]
-    pub(super) fn end(&self, place: Place) -> i32 {
+    pub(super) fn end(&self, slot: Slot) -> i32 {
         let here = ENDS_HERE.replace(0);
-        let told = self.list(place.list).lock().find(place).map_or(0, |entry| entry.end);
+        let tasks = self.list(slot).lock();
+        let told = slot.key.and_then(|key| tasks.entries.get(number(key))).map_or(0, |entry| entry.end);
         if told != 0 { told } else { here }
     }
 
@@ -197,7 +206,7 @@ impl TaskLists {
     }
 
     pub(super) fn contains(&self, place: Place) -> bool {
-        self.list(place.list).lock().find(place).is_some()
+        self.list(place.slot).lock().find(place).is_some()
     }
 
     /// Lets local tasks into a list: a `block_on` call has begun.
@@ -250,8 +259,8 @@ impl TaskLists {
         self.lists[index].0.lock().len(which)
     }
 
-    fn list(&self, index: u32) -> &Mutex<Tasks> {
-        &self.lists[index as usize].0
+    fn list(&self, slot: Slot) -> &Mutex<Tasks> {
+        &self.lists[slot.list as usize].0
     }
 }
 
@@ -269,7 +278,7 @@ impl Tasks {
     }
 
     fn find(&mut self, place: Place) -> Option<&mut Entry> {
-        self.entries.get_mut(slot(place.key?)).filter(|entry| entry.id == place.id)
+        self.entries.get_mut(number(place.slot.key?)).filter(|entry| entry.id == place.id)
     }
 
     fn counted(&mut self, kind: Kind, change: isize) {
@@ -288,6 +297,6 @@ impl Tasks {
     }
 }
 
-fn slot(key: NonZeroU32) -> usize {
+fn number(key: NonZeroU32) -> usize {
     key.get() as usize - 1
 }

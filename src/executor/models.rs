@@ -258,7 +258,7 @@ fn whoever_waits_for_the_last_task_hears_of_it() {
         let ending = [admit(0), admit(1)].map(|place| {
             let (queues, lists) = (queues.clone(), lists.clone());
             thread::spawn(move || {
-                if lists.remove(place.key.unwrap(), place.list) {
+                if lists.remove(place.slot) {
                     queues.ring_all();
                 }
             })
@@ -275,7 +275,7 @@ fn whoever_waits_for_the_last_task_hears_of_it() {
         }
         ending.into_iter().for_each(|thread| thread.join().unwrap());
         assert!(
-            lists.admit(0, Kind::Shared, |place| (Waker::noop().clone(), place)).key.is_none(),
+            lists.admit(0, Kind::Shared, |place| (Waker::noop().clone(), place)).slot.key.is_none(),
             "it lets nobody in"
         );
     });

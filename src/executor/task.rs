@@ -29,8 +29,8 @@ use std::task::{Context, Poll};
 use async_task::{Builder, Task};
 use pin_project_lite::pin_project;
 
-use super::join::{JoinError, JoinHandle};
-use super::list::Place;
+use super::join::{Cause, JoinHandle};
+use super::list::{Place, Slot};
 use super::{Entry, Home, Kind, Workers, schedule};
 use crate::sync::{contain, contain_all};
 
@@ -45,11 +45,13 @@ pub(crate) struct Metadata {
     /// The worker that last ran it, or is to run it first: there it is posted when a thread wakes it that may not run it.
     worker: AtomicU16,
     pub(super) kind: Kind,
-    /// Where it was spawned.
-    pub(super) location: &'static Location<'static>,
 }
 
 impl Metadata {
+    pub(super) fn polls(&self) -> u32 {
+        self.polls.load(Ordering::Relaxed)
+    }
+
     pub(super) fn last_worker(&self) -> usize {
         self.worker.load(Ordering::Relaxed).into()
     }
@@ -69,15 +71,6 @@ pub struct Id(pub(super) NonZeroU64);
 impl fmt::Display for Id {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(f)
-    }
-}
-
-impl fmt::Debug for Metadata {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Task")
-            .field("spawned_at", &format_args!("{}", self.location))
-            .field("polls", &self.polls.load(Ordering::Relaxed))
-            .finish()
     }
 }
 
@@ -104,6 +97,7 @@ fn run_to_end(runnable: Runnable, end: i32) {
 pub(crate) struct Made<T> {
     runnable: Runnable,
     place: Place,
+    location: &'static Location<'static>,
     task: Task<Outcome<T>, Metadata>,
 }
 
@@ -119,14 +113,14 @@ impl<T> Made<T> {
     }
 
     fn start_by(self, schedule: impl FnOnce(Runnable)) -> JoinHandle<T> {
-        let Self { runnable, place, task } = self;
-        if place.key.is_some() {
+        let Self { runnable, place, location, task } = self;
+        if place.slot.key.is_some() {
             schedule(runnable);
         } else {
             // Refused: it ends here and now, without being polled.
             end(runnable);
         }
-        JoinHandle::new(task, place)
+        JoinHandle::new(task, place, location)
     }
 }
 
@@ -207,10 +201,9 @@ fn build<T>(
             polls: AtomicU32::new(0),
             worker: AtomicU16::new(*index as u16),
             kind,
-            location,
         };
         let (runnable, task) = spawn(Builder::new().metadata(metadata), place);
-        (runnable.waker(), Made { runnable, place, task })
+        (runnable.waker(), Made { runnable, place, location, task })
     })
 }
 
@@ -220,7 +213,7 @@ pin_project! {
         #[pin]
         future: Option<F>,
         workers: Arc<Workers>,
-        place: Place,
+        slot: Slot,
     }
 
     impl<F: Future> PinnedDrop for TaskFuture<F> {
@@ -231,10 +224,8 @@ pin_project! {
             if this.future.is_some() {
                 contain_all(|| this.future.set(None));
             }
-            if let Some(key) = this.place.key {
-                if this.workers.tasks.remove(key, this.place.list) {
-                    this.workers.all_gone();
-                }
+            if this.workers.tasks.remove(*this.slot) {
+                this.workers.all_gone();
             }
         }
     }
@@ -242,7 +233,7 @@ pin_project! {
 
 impl<F: Future> TaskFuture<F> {
     fn new(future: F, metadata: &Metadata, place: Place) -> Self {
-        Self { future: Some(future), workers: metadata.workers.clone(), place }
+        Self { future: Some(future), workers: metadata.workers.clone(), slot: place.slot }
     }
 }
 
@@ -252,10 +243,9 @@ impl<F: Future> Future for TaskFuture<F> {
     #[inline]
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let mut this = self.project();
-        let id = Id(this.place.id);
         // Asked here, and not before async-task notes that the task runs: whoever tells it to end in between would wake a task
         // that is still scheduled, which does nothing, and it would be polled and sleep.
-        let end = if this.workers.tasks.has_told() { this.workers.tasks.end(*this.place) } else { 0 };
+        let end = if this.workers.tasks.has_told() { this.workers.tasks.end(*this.slot) } else { 0 };
         let polled = contain(|| match this.future.as_mut().as_pin_mut() {
             Some(future) if end == 0 => future.poll(cx).map(Some),
             _ => Poll::Ready(None),
@@ -263,16 +253,13 @@ impl<F: Future> Future for TaskFuture<F> {
         let outcome = match polled {
             Ok(Poll::Pending) => return Poll::Pending,
             Ok(Poll::Ready(Some(output))) => Outcome(Some(Ok(output))),
-            Ok(Poll::Ready(None)) => {
-                let no_thread = (end > 0).then_some(end);
-                Outcome(Some(Err(JoinError::cancelled(id, no_thread))))
-            }
-            Err(panic) => Outcome(Some(Err(JoinError::panicked(id, panic)))),
+            Ok(Poll::Ready(None)) => Outcome(Some(Err(if end > 0 { Cause::NoThread(end) } else { Cause::Cancelled }))),
+            Err(panic) => Outcome(Some(Err(Cause::panic(panic)))),
         };
         // The future goes before its handle hears of the end. If that panics, it is what became of the task.
         match contain(|| this.future.set(None)) {
             Ok(()) => Poll::Ready(outcome),
-            Err(panic) => Poll::Ready(Outcome(Some(Err(JoinError::panicked(id, panic))))),
+            Err(panic) => Poll::Ready(Outcome(Some(Err(Cause::panic(panic))))),
         }
     }
 }
@@ -294,10 +281,10 @@ impl<C: FnOnce() -> T, T> Future for Job<C> {
 
 /// What became of a task. Whoever wants it takes it out; if nobody does, it is
 /// dropped without letting a panic out.
-pub(super) struct Outcome<T>(Option<Result<T, JoinError>>);
+pub(super) struct Outcome<T>(Option<Result<T, Cause>>);
 
 impl<T> Outcome<T> {
-    pub(super) fn take(mut self) -> Result<T, JoinError> {
+    pub(super) fn take(mut self) -> Result<T, Cause> {
         self.0.take().expect("an outcome is taken once")
     }
 }
