@@ -111,7 +111,7 @@ impl Deadlines {
 
 impl Deadlines {
     /// See [`Observer`](crate::reactor::Observer).
-    #[inline(never)]
+    #[inline]
     pub(super) fn settled(&self, direction: Direction, moved: bool) {
         let Some(both) = self.0.get() else { return };
         both.of(direction).stop();

@@ -19,7 +19,7 @@ use super::build;
 use super::in_memory::{COUNTED, in_parallel};
 use super::load::{Load, PingPong};
 use super::machine::Machine;
-use super::plan::{KITTIWAKE, KITTIWAKE_2_PINNED, Runtime};
+use super::plan::{KITTIWAKE, Runtime};
 use super::progress;
 use super::server::Server;
 use super::stats::median;
@@ -29,13 +29,10 @@ use super::tools::{Counter, Tools, count_operations, count_requests};
 /// A count may be so much above the recorded one.
 const MARGIN: f64 = 1.10;
 
-/// The counts of servers, by the names that they have among those of the in-memory jobs. That of two workers is of both on one
-/// core, which takes nothing from them: valgrind runs one thread at a time.
-const SERVERS: [(&str, Runtime, Handler); 3] = [
-    ("echo-32", KITTIWAKE, Handler::Echo4K),
-    ("echo-32-2", KITTIWAKE_2_PINNED, Handler::Echo4K),
-    ("serve-32", KITTIWAKE, Handler::Guarded),
-];
+/// The counts of servers, by the names that they have among those of the in-memory jobs. Of one worker only: how two share their
+/// work depends on when valgrind lets them run, and their count is another in each run.
+const SERVERS: [(&str, Runtime, Handler); 2] =
+    [("echo-32", KITTIWAKE, Handler::Echo4K), ("serve-32", KITTIWAKE, Handler::Guarded)];
 
 /// Requests of the shorter and the longer run of a server's count, on 32 connections.
 const REQUESTS: (u64, u64) = (3200, 9600);

@@ -71,8 +71,7 @@ const KITTIWAKE_2_BLOCKS: Runtime =
     Runtime { name: "kittiwake_2_blocks", arguments: &["--workers", "2", "--spin", "0"], workers: 2, ..KITTIWAKE_SET };
 
 /// What two workers cost where they cannot gain: to be compared with kittiwake_blocks.
-pub(crate) const KITTIWAKE_2_PINNED: Runtime =
-    Runtime { name: "kittiwake_2_pinned", pinned: true, ..KITTIWAKE_2_BLOCKS };
+const KITTIWAKE_2_PINNED: Runtime = Runtime { name: "kittiwake_2_pinned", pinned: true, ..KITTIWAKE_2_BLOCKS };
 
 const BY_HAND: Runtime = Runtime { peer: false, ..PEER };
 const TOKIO: Runtime = Runtime { serve: Some("serve_tokio"), idle: Some("idle_tokio"), ..PEER };
