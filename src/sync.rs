@@ -8,25 +8,25 @@
 //! 2. Where foreign code runs on the worker's own account, its panic ends there.
 //!
 //! # Models
-//! The files in which threads meet without a lock take [`Mutex`] and [`atomic`] from here: with `--cfg kittiwake_loom` they are loom's,
+//! The files in which threads meet without a lock take [`Mutex`] and [`atomic`] from here: in tests with `--cfg kittiwake_loom` they are loom's,
 //! which tries all the ways in which the threads of a model can interleave.
 
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::task::Waker;
 
-#[cfg(not(kittiwake_loom))]
+#[cfg(not(all(test, kittiwake_loom)))]
 pub(crate) use parking_lot::Mutex;
-#[cfg(not(kittiwake_loom))]
+#[cfg(not(all(test, kittiwake_loom)))]
 pub(crate) use std::sync::atomic;
 
-#[cfg(kittiwake_loom)]
+#[cfg(all(test, kittiwake_loom))]
 pub(crate) use loom::sync::atomic;
-#[cfg(kittiwake_loom)]
+#[cfg(all(test, kittiwake_loom))]
 pub(crate) use modelled::Mutex;
 
 /// loom's lock, with the face of the one that it stands for.
-#[cfg(kittiwake_loom)]
+#[cfg(all(test, kittiwake_loom))]
 mod modelled {
     use std::sync::PoisonError;
 

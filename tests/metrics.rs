@@ -122,7 +122,7 @@ fn sources_registered_are_the_sockets_that_have_waited() {
 
 /// What a call has beside the workers is its own, until it leaves it to them.
 #[test]
-fn a_guest_is_not_counted_and_what_it_leaves_is() {
+fn a_guest_is_counted_apart_and_what_it_leaves_is_the_workers() {
     within(|| {
         let runtime = workers(2);
         on_each_worker(runtime.handle(), 2, |_| ());
@@ -132,10 +132,14 @@ fn a_guest_is_not_counted_and_what_it_leaves_is() {
             assert!(poll_once(ours.readable()).await.is_none(), "nothing was sent");
             let _local = spawn_local(sleep(HOUR));
             settle().await;
-            assert_eq!(Handle::current().metrics().sources_registered(), 0, "the guest's socket");
-            assert_eq!(Handle::current().metrics().tasks_alive(), 0, "the guest's task");
+            let metrics = Handle::current().metrics();
+            assert_eq!(metrics.sources_registered(), 0, "the guest's socket");
+            assert_eq!(metrics.tasks_alive(), 0, "the guest's task");
+            let [guest] = metrics.guests() else { panic!("one guest is there: {metrics:?}") };
+            assert_eq!((guest.sources_registered, guest.tasks_alive, guest.timers_armed), (1, 1, 1));
             (ours, peer)
         });
+        assert!(runtime.handle().metrics().guests().is_empty(), "the guest has left");
         let after = settled(&runtime);
         let polls = |metrics: &[WorkerMetrics]| metrics.iter().map(|worker| worker.polls).sum::<u64>();
         assert_eq!(polls(&before), polls(&after), "no worker has run a task");
@@ -143,6 +147,36 @@ fn a_guest_is_not_counted_and_what_it_leaves_is() {
         assert_eq!(runtime.handle().metrics().sources_registered(), 1, "the socket goes on on a worker");
         drop(ours);
         assert_eq!(runtime.handle().metrics().sources_registered(), 0);
+    });
+}
+
+/// Without it a server that keeps the sleeps of its clients seems to wait for what is long over.
+#[test]
+fn a_timer_that_has_fired_is_not_armed() {
+    within(|| {
+        let runtime = one_worker();
+        runtime.block_on(async {
+            let mut fired = Box::pin(sleep(Duration::from_millis(1)));
+            assert!(poll_once(&mut fired).await.is_none());
+            sleep(Duration::from_millis(3)).await;
+            let armed = Handle::current().metrics().workers()[0].timers_armed;
+            assert_eq!(armed, 0, "both have fired, one is still there");
+        });
+    });
+}
+
+/// Without it the last thing that a runtime does is not seen.
+#[test]
+fn polls_of_the_end_are_counted() {
+    within(|| {
+        let runtime = one_worker();
+        let handle = runtime.handle().clone();
+        let tasks: Vec<_> = (0..50).map(|_| handle.spawn(pending::<()>())).collect();
+        runtime.block_on(yield_now());
+        let before = handle.metrics().workers()[0].polls;
+        drop(runtime);
+        assert_eq!(handle.metrics().workers()[0].polls - before, 50, "each is polled once to end it");
+        drop(tasks);
     });
 }
 
@@ -511,19 +545,4 @@ fn settle_at(figure: impl Fn() -> u64, expected: u64) -> u64 {
         thread::yield_now();
     }
     figure()
-}
-
-/// Waits until no figure of any worker moves any more, and gives them.
-fn settled(runtime: &Runtime) -> Vec<WorkerMetrics> {
-    let look = || runtime.handle().metrics().workers().to_vec();
-    let mut last = look();
-    loop {
-        // Longer than an idle worker ever looks for others before it sleeps for good.
-        thread::park_timeout(Duration::from_millis(20));
-        let now = look();
-        if now == last {
-            return now;
-        }
-        last = now;
-    }
 }

@@ -367,6 +367,83 @@ fn workers_survive_the_panics_of_their_tasks() {
 
 // ---- who has to wait for whom ----
 
+/// One event wakes both, everybody else sleeps, and the local task comes first: nobody would look for the other one.
+#[test]
+fn what_is_woken_with_a_local_task_does_not_wait_for_it() {
+    within(|| {
+        let runtime = Builder::new().workers(2).spin(Duration::ZERO).build().expect("a runtime");
+        for other_entries in 0..4 {
+            let (ours, mut peer) = pair_with_std();
+            let ours = Arc::new(ours);
+            let (waits, waiting) = mpsc::channel();
+            let (open, gate) = mpsc::channel::<()>();
+            let (has_run, ran) = mpsc::channel();
+            drop(runtime.handle().spawn(async move {
+                let shared = ours.clone();
+                drop(spawn_local(async move {
+                    // Which of the two kinds is next differs by what was run before.
+                    for _ in 0..other_entries {
+                        yield_now().await;
+                    }
+                    ours.readable().await.expect("readable");
+                    gate.recv().expect("the other one has run");
+                }));
+                yield_now().await;
+                waits.send(()).unwrap();
+                shared.readable().await.expect("readable");
+                has_run.send(()).unwrap();
+            }));
+            waiting.recv().expect("both wait, or will");
+            settled(&runtime);
+            peer.write_all(b"x").expect("write");
+            ran.recv().expect("it is run elsewhere, or first");
+            open.send(()).unwrap();
+        }
+    });
+}
+
+/// The worker that watches the others is told to poll for an hour. What is behind a stuck task waits for it all the same.
+#[test]
+fn a_worker_that_polls_for_long_looks_after_the_others() {
+    within(|| {
+        let runtime = Builder::new().workers(2).spin(HOUR).build().expect("a runtime");
+        settle_for_a_moment(&runtime);
+        let (has_run, ran) = mpsc::channel();
+        let parent = runtime.handle().spawn(async move {
+            drop(spawn(async move { has_run.send(()).unwrap() }));
+            ran.recv().expect("it is run elsewhere");
+        });
+        future::block_on(parent).expect("it ends");
+    });
+}
+
+/// Waits until both workers have been to their reactor.
+fn settle_for_a_moment(runtime: &Runtime) {
+    while runtime.handle().metrics().workers().iter().any(|worker| worker.turns == 0) {
+        thread::yield_now();
+    }
+}
+
+/// A runtime whose task has the last hold of the one that it is dropped in: the worker would wait for itself.
+#[test]
+fn a_runtime_dropped_inside_another_may_own_that_one() {
+    within(|| {
+        let outer = workers(2);
+        let (end, ended) = mpsc::channel();
+        let handle = outer.handle().clone();
+        drop(handle.spawn(async move {
+            let inner = one_worker();
+            drop(inner.handle().spawn(async move {
+                let _outer = outer;
+                pending::<()>().await;
+            }));
+            drop(inner);
+            end.send(()).unwrap();
+        }));
+        ended.recv().expect("nobody waits for itself");
+    });
+}
+
 /// Without it a worker's local tasks wait for as long as there is anything that all workers share: here for ever.
 #[test]
 fn a_local_task_runs_beside_tasks_that_never_wait() {

@@ -25,6 +25,8 @@
 //!   see CALLED, before B takes that back. So it does not rely on it, and watches.
 //! * A counts itself idle, sees WATCHING, and sleeps; the watcher takes that back, sees nobody idle, and looks no
 //!   further. No lock orders these. So there is a fence between the two steps of either: one sees what the other did.
+//! * A leaves, and does not see yet that B calls; B does not see yet that C is idle, and rings nobody; A, who has something to run,
+//!   then sees the call, and relies on it. So there is a fence here too: A sees the call as it leaves, or B sees C.
 
 use crate::sync::atomic::{AtomicU8, AtomicUsize, Ordering, fence};
 
@@ -53,6 +55,8 @@ impl Idle {
     /// one do so.
     pub(super) fn leave(&self, watching: bool) -> bool {
         self.count.fetch_sub(1, Ordering::AcqRel);
+        // See the fifth race.
+        fence(Ordering::SeqCst);
         // Of a call that was meant for another worker it takes the duty too: that costs a look at the most.
         watching && self.release(WATCHING) || self.release(CALLED)
     }
@@ -74,8 +78,12 @@ impl Idle {
     /// Rings one of the idle workers by `ring`, which says whether it has found one; not if somebody was called meanwhile.
     #[cold]
     pub(super) fn call(&self, ring: impl FnOnce() -> bool) {
-        if self.exchange(NOBODY, CALLED) && !ring() {
-            self.release(CALLED);
+        if self.exchange(NOBODY, CALLED) {
+            // See the fifth race.
+            fence(Ordering::SeqCst);
+            if !ring() {
+                self.release(CALLED);
+            }
         }
     }
 

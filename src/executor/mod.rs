@@ -180,6 +180,16 @@ impl Home {
         Self { workers, index, own, shared }
     }
 
+    /// How many tasks that were spawned here still have their future.
+    pub(crate) fn tasks_alive(&self) -> usize {
+        self.workers.tasks_alive(self.index)
+    }
+
+    /// How often another thread had something run here.
+    pub(crate) fn posts(&self) -> u64 {
+        self.workers.queues.posts(self.index)
+    }
+
     #[inline]
     fn inbox(&self) -> &Inbox<Entry> {
         &self.workers.queues.remote(self.index).inbox
@@ -369,11 +379,6 @@ pub(crate) struct Entered {
 /// Whether this thread is inside a worker already.
 pub(crate) fn is_entered() -> bool {
     OWN.get() != 0
-}
-
-/// Whether this thread is one of these workers.
-pub(crate) fn is_one_of(workers: &Arc<Workers>) -> bool {
-    Current::get().is_some_and(|current| Arc::ptr_eq(&current.home.workers, workers))
 }
 
 /// Puts a worker on this thread, or none, and returns who was there.

@@ -248,6 +248,66 @@ fn a_watcher_that_gets_work_of_its_own_has_another_look() {
     });
 }
 
+/// Both are idle, and nobody watches.
+fn all_idle(first: &mut Modelled, second: &mut Modelled) {
+    assert!(first.rest() && second.rest());
+    first.rise();
+    assert!(first.rest());
+    assert!(first.sharing.watch().is_none() && second.sharing.watch().is_none());
+}
+
+#[test]
+fn what_is_posted_beside_something_placed_does_not_wait_for_it() {
+    model(|| {
+        let [mut stuck, mut other] = workers();
+        all_idle(&mut stuck, &mut other);
+        let posting = thread::spawn({
+            let queues = stuck.queues.clone();
+            move || {
+                queues.place(0, 1).unwrap();
+                queues.post(0, 2).unwrap();
+            }
+        });
+        let running = thread::spawn(move || {
+            if stuck.queues.remote(0).inbox.park() {
+                stuck.ring.0.wait();
+            }
+            stuck.rise();
+            // It runs one of them for ever.
+            stuck.run_and_be_stuck(Vec::new());
+        });
+        if other.queues.remote(1).inbox.park() {
+            other.ring.0.wait();
+        }
+        other.rise();
+        other.begin(&mut Vec::new());
+        if other.queues.pop(1).is_none() {
+            other.next();
+        }
+        posting.join().unwrap();
+        running.join().unwrap();
+    });
+}
+
+#[test]
+fn what_is_gathered_beside_an_entry_of_the_workers_own_does_not_wait_for_it() {
+    model(|| {
+        let [mut stuck, mut other] = workers();
+        all_idle(&mut stuck, &mut other);
+        let running = thread::spawn(move || {
+            stuck.rise();
+            // It runs its own entry for ever.
+            stuck.sharing.begin(&stuck.queues, 0, &mut vec![1], true, || stuck.clock.now());
+        });
+        if other.queues.remote(1).inbox.park() {
+            other.ring.0.wait();
+        }
+        other.rise();
+        other.run_until(1);
+        running.join().unwrap();
+    });
+}
+
 #[test]
 fn whoever_waits_for_the_last_task_hears_of_it() {
     model(|| {
@@ -263,6 +323,15 @@ fn whoever_waits_for_the_last_task_hears_of_it() {
                 }
             })
         });
+        let aborting = thread::spawn({
+            let (queues, lists) = (queues.clone(), lists.clone());
+            move || {
+                if lists.abort_all() {
+                    queues.ring_all();
+                }
+            }
+        });
+        // Each worker does that.
         if lists.abort_all() {
             queues.ring_all();
         }
@@ -273,7 +342,7 @@ fn whoever_waits_for_the_last_task_hears_of_it() {
             }
             inbox.take(&mut Vec::new());
         }
-        ending.into_iter().for_each(|thread| thread.join().unwrap());
+        ending.into_iter().chain([aborting]).for_each(|thread| thread.join().unwrap());
         assert!(
             lists.admit(0, Kind::Shared, |place| (Waker::noop().clone(), place)).slot.key.is_none(),
             "it lets nobody in"

@@ -123,7 +123,8 @@ impl<E, T> Queues<E, T> {
     pub(super) fn pop(&self, index: usize) -> Option<T> {
         let mut queue = self.remotes[index].queue.lock();
         queue.progress += 1;
-        if !queue.placed.is_empty() {
+        // In turn: those that are new are not to starve those that are there.
+        if !queue.placed.is_empty() && (queue.progress % 2 == 0 || queue.ready.is_empty()) {
             return queue.placed.pop_front();
         }
         queue.ready.pop_front()
@@ -136,19 +137,20 @@ impl<E, T> Queues<E, T> {
         !queue.running
     }
 
-    /// Queues what a worker has gathered between two batches; it is about to run the first. Returns whether there is
-    /// something to run.
-    pub(super) fn publish(&self, index: usize, gathered: &mut Vec<T>) -> bool {
+    /// Queues what a worker has gathered between two batches, and is about to run the first of all it has; `has_own`: it has
+    /// something else too. Returns whether there is something to run.
+    pub(super) fn publish(&self, index: usize, gathered: &mut Vec<T>, has_own: bool) -> bool {
         let mut queue = self.remotes[index].queue.lock();
         queue.running = true;
         queue.progress += 1;
         queue.ready.extend(gathered.drain(..));
-        let (has_some, are_behind) = (!queue.is_empty(), queue.ready.len() > 1);
+        let shared = queue.ready.len() + queue.placed.len();
         drop(queue);
-        if are_behind {
+        // Whichever is run first, it may be for long.
+        if shared > 0 && shared + usize::from(has_own) > 1 {
             self.call_if_wanted();
         }
-        has_some
+        shared > 0 || has_own
     }
 
     /// Calls an idle worker, if there is one and none of them looks anyway.
@@ -224,5 +226,38 @@ impl<E, T> Remote<E, T> {
 impl<T> Queue<T> {
     fn is_empty(&self) -> bool {
         self.ready.is_empty() && self.placed.is_empty()
+    }
+}
+
+#[cfg(all(test, not(kittiwake_loom)))]
+mod tests {
+    use super::*;
+
+    /// A server that accepts faster than it serves would never come to those that it has accepted.
+    #[test]
+    fn what_is_placed_and_what_is_ready_do_not_starve_each_other() {
+        let queues = Queues::<(), &str>::new(vec![Waker::noop().clone(), Waker::noop().clone()]);
+        for _ in 0..3 {
+            queues.place(0, "placed").unwrap();
+            queues.post(0, "ready").unwrap();
+        }
+        let order: Vec<_> = std::iter::from_fn(|| queues.pop(0)).collect();
+        assert_eq!(order.len(), 6);
+        assert!(order.chunks(2).all(|two| two[0] != two[1]), "in turn, and not {order:?}");
+    }
+
+    /// Placing is in vain if the next idle worker may take it; and one that is stuck for long must not keep it.
+    #[test]
+    fn what_is_placed_is_taken_from_a_worker_that_is_stuck_for_long_only() {
+        let queues = Queues::<(), u32>::new(vec![Waker::noop().clone(), Waker::noop().clone()]);
+        queues.publish(0, &mut vec![1, 2], false);
+        queues.place(0, 3).unwrap();
+        assert!(queues.take(0, Victims::Stuck, |_| Duration::ZERO).is_empty(), "it is not stuck");
+        assert_eq!(queues.take(0, Victims::Any, |_| Duration::ZERO), [1], "half of two");
+        assert_eq!(queues.take(0, Victims::Stuck, |_| STUCK), [2]);
+        assert_eq!(queues.take(0, Victims::Stuck, |_| STUCK_FOR_LONG), [3]);
+        queues.place(0, 4).unwrap();
+        assert!(queues.rest(1), "it has nothing");
+        assert!(!queues.rest(0), "it has something");
     }
 }

@@ -98,7 +98,7 @@ impl Sharing {
         has_own: bool,
         now: impl Fn() -> Instant,
     ) {
-        if queues.publish(index, gathered) || has_own {
+        if queues.publish(index, gathered, has_own) {
             self.watch = WATCH;
             // It does not look itself now.
             if mem::take(&mut self.must_look) && queues.idle.wants_call() && queues.others_have_some(index) {
@@ -135,7 +135,8 @@ impl Sharing {
                 now - *since
             });
             if !taken.is_empty() {
-                queues.publish(index, &mut taken);
+                // Who steals while it is busy has more to do.
+                queues.publish(index, &mut taken, victims == Victims::Stuck);
                 return true;
             }
         }

@@ -43,13 +43,8 @@ impl Workers {
     }
 
     /// How many tasks of a worker still have their future.
-    pub(crate) fn tasks_alive(&self, index: usize) -> usize {
+    pub(super) fn tasks_alive(&self, index: usize) -> usize {
         self.tasks.len(index, Which::All)
-    }
-
-    /// How often a thread that is no worker had something run by this one, or a task was placed there.
-    pub(crate) fn posts(&self, index: usize) -> u64 {
-        self.queues.posts(index)
     }
 
     /// Has a worker begin a task, from any thread.

@@ -53,7 +53,7 @@ use slots::Slots;
 pub(crate) use source::Direction;
 use source::{Report, State};
 
-use crate::sync::wake_all;
+use crate::sync::{contain_all, wake_all};
 
 /// The backend reports each change once.
 const EDGE_TRIGGERED: bool = cfg!(all(
@@ -151,11 +151,13 @@ impl Reactor {
 
     /// Ends it, and has `heir` watch what is bound here: nobody's wait ends.
     pub(crate) fn hand_over(&self, heir: &Arc<Registry>) {
-        let mut wakers = Vec::new();
-        for source in self.registry.take_all() {
+        let (sources, mut wakers) = (self.registry.take_all(), Vec::new());
+        for source in &sources {
             heir.adopt(source, &mut wakers);
         }
         wake_all(&mut wakers);
+        // Not before: the last reference drops wakers, which may panic.
+        contain_all(|| drop(sources));
     }
 
     pub(crate) fn registry(&self) -> &Arc<Registry> {
@@ -267,7 +269,7 @@ impl Registry {
     }
 
     /// Has a source watched here that another reactor has watched.
-    fn adopt(self: &Arc<Self>, source: Arc<Source>, wakers: &mut Vec<Waker>) {
+    fn adopt(self: &Arc<Self>, source: &Arc<Source>, wakers: &mut Vec<Waker>) {
         let mut table = self.table.lock();
         let token = if table.closed { None } else { table.slots.insert(source.clone()).ok() };
         let rebound = token.map_or(Err(ended()), |token| {
@@ -298,13 +300,14 @@ impl Registry {
     /// Ends the reactor: whoever waits on a socket bound here fails once, and the
     /// next operation that must wait binds to the runtime it is polled in.
     fn close(&self) {
-        let mut wakers = Vec::new();
-        for source in self.take_all() {
+        let (sources, mut wakers) = (self.take_all(), Vec::new());
+        for source in &sources {
             if let Some(binding) = source.orphan(&mut wakers) {
                 binding.deregister();
             }
         }
         wake_all(&mut wakers);
+        contain_all(|| drop(sources));
     }
 }
 

@@ -5,6 +5,8 @@ use std::panic::{Location, RefUnwindSafe, UnwindSafe};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+use parking_lot::Mutex;
+
 use super::enter;
 use crate::blocking::Pool;
 use crate::executor::{Home, JoinHandle, Workers};
@@ -26,24 +28,56 @@ struct Inner {
     pool: Arc<Pool>,
     /// One for each worker.
     parts: Vec<Part>,
+    /// One for each thread that is in `block_on` beside several workers.
+    guests: Mutex<Vec<Part>>,
 }
 
-/// What a handle has of a worker: nothing that has a descriptor, which it would keep open.
+/// What a handle has of a worker, or of a guest: nothing that has a descriptor, which it would keep open.
 pub(super) struct Part {
+    home: Home,
     registry: Weak<Registry>,
     timers: Weak<Timers>,
     counters: Arc<Counters>,
 }
 
 impl Part {
-    pub(super) fn new(reactor: &Reactor, timers: &Arc<Timers>, counters: Arc<Counters>) -> Self {
-        Self { registry: Arc::downgrade(reactor.registry()), timers: Arc::downgrade(timers), counters }
+    pub(super) fn new(home: Home, reactor: &Reactor, timers: &Arc<Timers>, counters: Arc<Counters>) -> Self {
+        Self { home, registry: Arc::downgrade(reactor.registry()), timers: Arc::downgrade(timers), counters }
+    }
+
+    fn metrics(&self) -> WorkerMetrics {
+        let counts = self.counters.read();
+        WorkerMetrics {
+            tasks_alive: self.home.tasks_alive(),
+            timers_armed: self.timers.upgrade().map_or(0, |timers| timers.pending()),
+            sources_registered: self.registry.upgrade().map_or(0, |registry| registry.sources()),
+            polls: counts.polls,
+            remote_wakes: self.home.posts(),
+            turns: counts.turns,
+            events: counts.events,
+            parked: counts.parked,
+            budget_yields: counts.budget_yields,
+            accepts: counts.accepts,
+        }
     }
 }
 
 impl Handle {
     pub(super) fn new(workers: Arc<Workers>, pool: Arc<Pool>, parts: Vec<Part>) -> Self {
-        Self { inner: Arc::new(Inner { workers, pool, parts }) }
+        Self { inner: Arc::new(Inner { workers, pool, parts, guests: Mutex::default() }) }
+    }
+
+    /// Counts a guest among those that are there, until it [leaves](Handle::guest_left).
+    pub(super) fn guest_came(&self, part: Part) {
+        self.inner.guests.lock().push(part);
+    }
+
+    pub(super) fn guest_left(&self, counters: &Arc<Counters>) {
+        let mut guests = self.inner.guests.lock();
+        let left = guests.iter().position(|guest| Arc::ptr_eq(&guest.counters, counters));
+        let left = left.map(|left| guests.swap_remove(left));
+        drop(guests);
+        drop(left);
     }
 
     pub(super) fn workers(&self) -> &Arc<Workers> {
@@ -141,23 +175,10 @@ impl Handle {
     /// });
     /// ```
     pub fn metrics(&self) -> Metrics {
-        let Inner { workers, parts, .. } = &*self.inner;
-        let of_worker = |(index, part): (usize, &Part)| {
-            let counts = part.counters.read();
-            WorkerMetrics {
-                tasks_alive: workers.tasks_alive(index),
-                timers_armed: part.timers.upgrade().map_or(0, |timers| timers.len()),
-                sources_registered: part.registry.upgrade().map_or(0, |registry| registry.sources()),
-                polls: counts.polls,
-                remote_wakes: workers.posts(index),
-                turns: counts.turns,
-                events: counts.events,
-                parked: counts.parked,
-                budget_yields: counts.budget_yields,
-                accepts: counts.accepts,
-            }
-        };
-        Metrics { workers: parts.iter().enumerate().map(of_worker).collect() }
+        Metrics {
+            workers: self.inner.parts.iter().map(Part::metrics).collect(),
+            guests: self.inner.guests.lock().iter().map(Part::metrics).collect(),
+        }
     }
 }
 
@@ -172,17 +193,23 @@ impl fmt::Debug for Handle {
 
 /// What a runtime's workers hold and have done, as [`Handle::metrics`] found it.
 ///
-/// What is counted inside a worker's batch of tasks shows when that is over. A thread that is in
-/// [`block_on`](super::Runtime::block_on) beside several workers is not counted.
+/// What is counted inside a worker's batch of tasks shows when that is over.
 #[derive(Clone, Debug)]
 pub struct Metrics {
     workers: Vec<WorkerMetrics>,
+    guests: Vec<WorkerMetrics>,
 }
 
 impl Metrics {
     /// The figures of each worker.
     pub fn workers(&self) -> &[WorkerMetrics] {
         &self.workers
+    }
+
+    /// The figures of each thread that is in [`block_on`](super::Runtime::block_on) at this moment beside several workers, in no
+    /// order, and since that call began. A server that runs there accepts there. What they sum up to, the two methods below leave out.
+    pub fn guests(&self) -> &[WorkerMetrics] {
+        &self.guests
     }
 
     /// Tasks that have not ended, of all workers: their future has not been dropped. Blocking closures are not among them.
@@ -208,8 +235,8 @@ pub struct WorkerMetrics {
     pub sources_registered: usize,
     /// How often it ran a task.
     pub polls: u64,
-    /// How often a thread that is no worker of this runtime had something run here: by a wake, a spawn, or as a server that
-    /// places its connections.
+    /// How often another thread had something run here: by a wake of what may not run where it was woken, a spawn from outside, or as a
+    /// server that places its connections.
     pub remote_wakes: u64,
     /// How often it looked at the kernel.
     pub turns: u64,

@@ -12,7 +12,8 @@
 //! Each of several workers is a thread of its own, and tasks run on them whether or not somebody is in `block_on`. A task runs on
 //! the worker that woke it, mostly where its socket is, and moves when that one has more to do than another. A worker
 //! that is stuck in one poll of a task, because that computes or blocks, holds back what belongs to it: its local tasks, and the
-//! sockets and timers that first waited there. What is queued behind that task is run by others within milliseconds.
+//! sockets and timers that first waited there. What is queued behind that task is run by others within milliseconds; the first
+//! poll of a connection that [`serve`](crate::net::serve()) has placed there, after some 50.
 //!
 //! # Metrics
 //! What each worker has done, [`Handle::metrics`] tells at any time.
@@ -171,8 +172,9 @@ impl Runtime {
     fn guest(&self) -> io::Result<Worker> {
         let reactor = Reactor::new()?;
         let home = Home::new(Workers::new(vec![reactor.ring()]), 0);
-        let executor = Executor::beside(home, self.handle.workers().clone());
         let resources = Resources::new(reactor, Clock::COMMON);
+        self.handle.guest_came(resources.part(home.clone()));
+        let executor = Executor::beside(home, self.handle.workers().clone());
         Ok(Worker::new(executor, resources, Clock::COMMON, Park::new(self.spin), self.handle.clone()))
     }
 
@@ -377,10 +379,11 @@ impl Builder {
         let workers = Workers::new(reactors.iter().map(Reactor::ring).collect());
         let clock = self.clock(count);
         let resources: Vec<Resources> = reactors.into_iter().map(|reactor| Resources::new(reactor, clock)).collect();
-        let parts = resources.iter().map(Resources::part).collect();
+        let home = |index| Home::new(workers.clone(), index);
+        let parts = resources.iter().enumerate().map(|(index, resources)| resources.part(home(index))).collect();
         let handle = Handle::new(workers.clone(), Pool::new(self.max_blocking_threads), parts);
         let runners = resources.into_iter().enumerate().map(|(index, resources)| {
-            let executor = Executor::new(Home::new(workers.clone(), index));
+            let executor = Executor::new(home(index));
             Worker::new(executor, resources, clock, Park::new(self.spin), handle.clone())
         });
         let mut runners: Vec<Worker> = runners.collect();

@@ -21,7 +21,7 @@ use std::time::Instant;
 use parking_lot::{Condvar, Mutex};
 
 use super::worker::Worker;
-use crate::executor::{self, Workers};
+use crate::executor::Workers;
 use crate::sync::{contain, wake_all};
 
 /// The threads of a runtime.
@@ -69,8 +69,10 @@ impl Threads {
             Ok(thread) => self.threads.push(thread),
             Err(error) => {
                 ending.state.lock().running -= 1;
-                let (number, reason) = (self.threads.len() + 1, error.to_string());
-                return Err(io::Error::new(error.kind(), format!("no thread for worker {number}: {reason}")));
+                let number = self.threads.len() + 1;
+                let message =
+                    format!("no thread for worker {number}: {error}; use fewer workers, or raise the limit on threads");
+                return Err(io::Error::new(error.kind(), message));
             }
         }
         Ok(())
@@ -83,7 +85,9 @@ impl Threads {
         // Refused from now on, and not only once a worker comes to its end.
         self.workers.abort_all();
         self.ending.tell();
-        if threads.is_empty() || executor::is_one_of(&self.workers) {
+        // By the thread, and not by who is entered on it: that may be another runtime, which is dropped in a task of this one.
+        let here = thread::current().id();
+        if threads.is_empty() || threads.iter().any(|thread| thread.thread().id() == here) {
             return 0;
         }
         let running = self.ending.wait(deadline);

@@ -35,7 +35,7 @@ use super::enter::{self, Entered};
 use super::handle::{Handle, Part};
 use super::park::{Park, Usage};
 use crate::budget;
-use crate::executor::{self, Entry, Executor, Which};
+use crate::executor::{self, Entry, Executor, Home, Which};
 use crate::metrics::Counters;
 use crate::reactor::{Reactor, Registry};
 use crate::sync::contain;
@@ -60,9 +60,9 @@ impl Resources {
         Self { timers: Timers::new(reactor.ring(), clock.now()), reactor, counters: Arc::default() }
     }
 
-    /// What a handle has of it.
-    pub(super) fn part(&self) -> Part {
-        Part::new(&self.reactor, &self.timers, self.counters.clone())
+    /// What a handle has of it, and of its worker's home.
+    pub(super) fn part(&self, home: Home) -> Part {
+        Part::new(home, &self.reactor, &self.timers, self.counters.clone())
     }
 }
 
@@ -231,7 +231,9 @@ impl Worker {
             let now = Instant::now();
             let (end, is_cut) = *limits.get_or_insert_with(|| {
                 let full = now.later(longest);
-                let end = self.timers.next_deadline().map_or(full, |deadline| full.min(deadline));
+                // Whoever watches the other workers must look at them, however long it is to poll.
+                let end = self.executor.watch().map_or(full, |watch| full.min(now.later(watch)));
+                let end = self.timers.next_deadline().map_or(end, |deadline| end.min(deadline));
                 (end, end < full)
             });
             if now >= end {
@@ -281,6 +283,7 @@ impl Worker {
         self.handle.pool().close();
         self.reactor.close();
         self.leave(none);
+        self.counters.ran(std::mem::take(&mut self.ran));
         drop(entered);
     }
 
@@ -289,6 +292,7 @@ impl Worker {
         let entered = self.enter();
         self.reactor.hand_over(heir);
         self.leave(Vec::new());
+        self.handle.guest_left(&self.counters);
         drop(entered);
     }
 

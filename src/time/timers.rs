@@ -128,9 +128,9 @@ impl Timers {
         drop(removed);
     }
 
-    /// How many timers there are, fired ones that nobody has looked at since included.
-    pub(crate) fn len(&self) -> usize {
-        self.inner.lock().wheel.len()
+    /// How many timers have not fired.
+    pub(crate) fn pending(&self) -> usize {
+        self.inner.lock().wheel.pending()
     }
 
     /// The next moment at which there is something to do.

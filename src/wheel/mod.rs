@@ -253,7 +253,13 @@ impl<S: Scale> Wheel<S> {
         self.first.fill(None);
     }
 
+    /// How many timers have not fired.
+    pub(crate) fn pending(&self) -> usize {
+        self.pending
+    }
+
     /// How many timers there are, fired ones that were not removed included.
+    #[cfg(any(test, fuzzing))]
     pub(crate) fn len(&self) -> usize {
         let free = std::iter::successors(self.free, |key| self.entries[key.index()].next_free);
         self.entries.len() - 1 - free.count()

@@ -16,7 +16,7 @@ use std::thread::ThreadId;
 use std::time::Duration;
 
 use kittiwake::net::{TcpListener, TcpStream};
-use kittiwake::runtime::{Builder, Handle, Runtime};
+use kittiwake::runtime::{Builder, Handle, Runtime, WorkerMetrics};
 
 /// Longer than anything here takes on a slow machine; only a hang meets it.
 pub const PATIENCE: Duration = Duration::from_secs(60);
@@ -323,6 +323,21 @@ pub async fn settle_without_time() {
 #[track_caller]
 pub fn workers(count: usize) -> Runtime {
     Builder::new().workers(count).build().expect("a runtime of several workers")
+}
+
+/// Waits until no figure of any worker moves any more, and gives them.
+pub fn settled(runtime: &Runtime) -> Vec<WorkerMetrics> {
+    let look = || runtime.handle().metrics().workers().to_vec();
+    let mut last = look();
+    loop {
+        // Longer than an idle worker ever looks for others before it sleeps for good.
+        std::thread::park_timeout(Duration::from_millis(20));
+        let now = look();
+        if now == last {
+            return now;
+        }
+        last = now;
+    }
 }
 
 /// The thread that this runs on.

@@ -280,7 +280,8 @@ impl<L: Listen, H, F> Serve<L, H, F> {
 
     /// Accepts nobody while `n` connections are there: others wait in the kernel's queue. By default there is no limit.
     ///
-    /// A connection is there until its handler has ended.
+    /// A connection is there until its handler has ended. Without a limit a server that runs beside several workers, in
+    /// [`Runtime::block_on`](crate::runtime::Runtime::block_on), accepts as fast as it can, also when they are behind.
     ///
     /// # Panics
     /// If `n` is 0: that server would serve nobody.
