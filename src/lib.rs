@@ -28,8 +28,8 @@
 //!     }
 //! }
 //! ```
-//! [`serve`](net::serve()) is the loop that accepts; with a [`TcpListener`](net::TcpListener) and [`spawn`] it can be written by hand.
-//! [`block_on`] uses one core. For all of them make a [`Runtime`](runtime::Runtime) and call its `block_on`.
+//! [`serve`](net::serve()) is the loop that accepts; with a [`TcpListener`](net::TcpListener) and [`spawn`] it can be
+//! written by hand. [`block_on`] uses one core. For all of them make a [`Runtime`](runtime::Runtime) and call its `block_on`.
 //!
 //! # What is promised
 //! 1. **No lost wake-up.** Once an operation has returned `Pending`, the task is woken when it can go on,
@@ -50,7 +50,8 @@
 //! Read in this order; each room's module doc states its protocol before the code.
 //! * `runtime`: [`block_on`], [`Runtime`](runtime::Runtime), and in `runtime/worker.rs` *the* loop; in `park.rs` when it polls
 //!   before it blocks.
-//! * `executor`: the queues, the inbox for other threads, how workers share, the task wrapper and list; faces: [`spawn`], [`task`].
+//! * `executor`: the queues, the inbox for other threads, how workers share, the task wrapper and list; faces: [`spawn`],
+//!   [`task`].
 //! * `blocking`: the threads for [`spawn_blocking`], which is also what looks up names.
 //! * `reactor`: the table of tokens, a socket's source, and the loop that every operation runs.
 //! * `budget`: the cooperative budget, between those two; `metrics`: what a worker counts.

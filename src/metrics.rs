@@ -1,8 +1,8 @@
 //! What a worker counts, for [`Handle::metrics`](crate::runtime::Handle::metrics).
 //!
 //! Each worker has [`Counters`], which it alone writes and anybody may read. What happens deep inside a task, where no worker
-//! is at hand, is counted in the thread first ([`count_accept`], [`count_budget_yield`]), and moved to the worker's counters once a
-//! turn: adding to a thread-local is one instruction.
+//! is at hand, is counted in the thread first ([`count_accept`], [`count_budget_yield`]), and moved to the worker's counters
+//! once a turn: adding to a thread-local is one instruction.
 
 use std::cell::Cell;
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -8,8 +8,8 @@
 //! 2. Where foreign code runs on the worker's own account, its panic ends there.
 //!
 //! # Models
-//! The files in which threads meet without a lock take [`Mutex`] and [`atomic`] from here: in tests with `--cfg kittiwake_loom` they are loom's,
-//! which tries all the ways in which the threads of a model can interleave.
+//! The files in which threads meet without a lock take [`Mutex`] and [`atomic`] from here: in tests with `--cfg
+//! kittiwake_loom` they are loom's, which tries all the ways in which the threads of a model can interleave.
 
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};

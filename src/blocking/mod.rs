@@ -28,9 +28,9 @@ use crate::executor::{self, Home, JoinHandle};
 ///
 /// # When it ends
 /// A closure that runs cannot be ended from outside. [`abort`](JoinHandle::abort) drops one that still waits for a thread, when
-/// its turn comes. When the runtime ends, those that wait are dropped and their handles say that they were cancelled; those that
-/// run go on, and nobody waits for them but [`Runtime::shutdown_timeout`](crate::runtime::Runtime::shutdown_timeout). Their
-/// handles give their output all the same. The end of the process ends them where they are.
+/// its turn comes. When the runtime ends, those that wait are dropped and their handles say that they were cancelled; those
+/// that run go on, and nobody waits for them but [`Runtime::shutdown_timeout`](crate::runtime::Runtime::shutdown_timeout).
+/// Their handles give their output all the same. The end of the process ends them where they are.
 ///
 /// A closure that waits for another one's end may wait for ever, when all threads do so.
 ///

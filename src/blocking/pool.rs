@@ -13,12 +13,12 @@
 //!
 //! # When a thread is started
 //! [`Pool::submit`] pushes the job, and if there are now more jobs in the queue than idle threads, it starts one. Not: if no
-//! thread is idle. A thread that was notified still counts as idle until it has the lock again, and two jobs in quick succession
-//! would both count on the same one; the second would then wait for the end of the first.
+//! thread is idle. A thread that was notified still counts as idle until it has the lock again, and two jobs in quick
+//! succession would both count on the same one; the second would then wait for the end of the first.
 //!
 //! # When a thread is not started
-//! The queue is left to the other threads, and one that was started by then will come to the job. If there is none, the jobs are
-//! refused: by whoever finds `threads` at 0 after its own failure. Not by whoever failed: of two that
+//! The queue is left to the other threads, and one that was started by then will come to the job. If there is none, the jobs
+//! are refused: by whoever finds `threads` at 0 after its own failure. Not by whoever failed: of two that
 //! fail at the same time, each would leave its job to the other's thread, for ever.
 //!
 //! # The end

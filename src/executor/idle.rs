@@ -18,15 +18,16 @@
 //! # The races
 //! Both sides touch two things, a queue and this word, and each in the other's order:
 //! * A goes idle and finds all queues empty; B queues something and finds nobody idle. A counts itself ([`Idle::enter`])
-//!   before it looks, and B looks here after it has queued. Both take the queue's lock: if A's look came first, B sees the count.
-//! * The watcher ends its watch, and B, who still sees WATCHING, calls nobody. So whoever takes back WATCHING or CALLED looks at all
-//!   queues after that ([`Idle::leave`] says when), or calls the next one.
-//! * B calls, and finds nobody who can be rung: the one that was counted is on its way out already. Another one may go idle, and
-//!   see CALLED, before B takes that back. So it does not rely on it, and watches.
+//!   before it looks, and B looks here after it has queued. Both take the queue's lock: if A's look came first, B sees the
+//!   count.
+//! * The watcher ends its watch, and B, who still sees WATCHING, calls nobody. So whoever takes back WATCHING or CALLED
+//!   looks at all queues after that ([`Idle::leave`] says when), or calls the next one.
+//! * B calls, and finds nobody who can be rung: the one that was counted is on its way out already. Another one may go idle,
+//!   and see CALLED, before B takes that back. So it does not rely on it, and watches.
 //! * A counts itself idle, sees WATCHING, and sleeps; the watcher takes that back, sees nobody idle, and looks no
 //!   further. No lock orders these. So there is a fence between the two steps of either: one sees what the other did.
-//! * A leaves, and does not see yet that B calls; B does not see yet that C is idle, and rings nobody; A, who has something to run,
-//!   then sees the call, and relies on it. So there is a fence here too: A sees the call as it leaves, or B sees C.
+//! * A leaves, and does not see yet that B calls; B does not see yet that C is idle, and rings nobody; A, who has something
+//!   to run, then sees the call, and relies on it. So there is a fence here too: A sees the call as it leaves, or B sees C.
 
 use crate::sync::atomic::{AtomicU8, AtomicUsize, Ordering, fence};
 

@@ -13,7 +13,8 @@
 //! * AWAKE: the worker runs tasks, and will come here before it blocks.
 //! * POLLING: it has nothing to run and looks for it, and at this word as often.
 //! * PARKED: it blocks, or is about to, and only the ring ends that.
-//! * RUNG: something was posted since it last took everything, here or to its queue; or it was called to look at those of others.
+//! * RUNG: something was posted since it last took everything, here or to its queue; or it was called to look at those of
+//!   others.
 //!
 //! [`Inbox::post`] pushes under the lock, then swaps the state to RUNG, and rings only if
 //! that was PARKED: a storm of posts rings once, and a worker that is awake is not

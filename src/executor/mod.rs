@@ -16,9 +16,9 @@
 //! gathers there; when the batch is used up the two are swapped, so that taking
 //! an entry touches neither the thread-local nor its borrow flag. Where a runtime has one worker that is all.
 //!
-//! With several, tasks made by [`spawn`] are in the worker's [queue](queues), behind a lock, where [others can take them](sharing). What the reactor
-//! and the timers wake, between two batches, is [`GATHERED`] and put there at once ([`Executor::begin_batch`]); what a task
-//! wakes is put there as it comes, because the same task may go on for long.
+//! With several, tasks made by [`spawn`] are in the worker's [queue](queues), behind a lock, where [others can take
+//! them](sharing). What the reactor and the timers wake, between two batches, is [`GATHERED`] and put there at once
+//! ([`Executor::begin_batch`]); what a task wakes is put there as it comes, because the same task may go on for long.
 //!
 //! # The end
 //! [`Executor::abort_local`] ends the local tasks when a `block_on` call returns, [`Workers::abort_all`] all tasks when the
@@ -352,7 +352,8 @@ fn discard(entry: Entry) {
 // None of these has a destructor, so that they can be used at any time in a thread's life: a runtime may be dropped, and a
 // task woken, by another thread-local's destructor. They are empty by then, since [`Entered`] restores what was there.
 thread_local! {
-    /// What only the worker on this thread may run is known by this address, or 0: for comparing, which is all that waking needs.
+    /// What only the worker on this thread may run is known by this address, or 0: for comparing, which is all that waking
+    /// needs.
     static OWN: Cell<usize> = const { Cell::new(0) };
     /// What this worker may run as well as others is known by this, or 0 is there if nothing is.
     static SHARED: Cell<usize> = const { Cell::new(0) };

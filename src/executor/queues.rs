@@ -12,8 +12,8 @@
 //! * What was placed on a worker ([`Queues::place`]) begins there, unless that one has been stuck for longer: a connection
 //!   belongs to the worker that first waits for it, and placing it would be in vain.
 //!
-//! Who is called when something is queued behind a running task, and who looks without being called, is in [`idle`](super::idle);
-//! when a worker looks, in [`sharing`](super::sharing).
+//! Who is called when something is queued behind a running task, and who looks without being called, is in
+//! [`idle`](super::idle); when a worker looks, in [`sharing`](super::sharing).
 
 use std::collections::VecDeque;
 use std::task::Waker;
@@ -172,7 +172,8 @@ impl<E, T> Queues<E, T> {
         (1..count).map(move |offset| (index + offset) % count)
     }
 
-    /// Takes some of a worker's queue. `unmoved` is told its progress, if something is there, and says for how long it has been so.
+    /// Takes some of a worker's queue. `unmoved` is told its progress, if something is there, and says for how long it has
+    /// been so.
     pub(super) fn take(&self, index: usize, victims: Victims, unmoved: impl FnOnce(u64) -> Duration) -> Vec<T> {
         let mut queue = self.remotes[index].queue.lock();
         if queue.is_empty() {

@@ -1,7 +1,7 @@
 //! Sharing: when a worker looks at the queues of the others.
 //!
-//! 1. It has nothing of its own ([`Sharing::rest`]): it looks, counts itself idle, and looks once more. If it finds something, that
-//!    is its own now.
+//! 1. It has nothing of its own ([`Sharing::rest`]): it looks, counts itself idle, and looks once more. If it finds
+//!   something, that is its own now.
 //! 2. It is idle. If nobody else does, it watches: it blocks for a millisecond at the most, then for two and for four, and
 //!    looks again. Once all are idle nobody watches.
 //! 3. It is idle no longer ([`Sharing::rise`]). If it was the one to watch, or may have been called, somebody must look now: it
@@ -53,7 +53,8 @@ impl Sharing {
         self.work += 1;
     }
 
-    /// The worker has nothing but what is in its queue. Whether that is empty, and the worker may block; then comes [`rise`](Sharing::rise).
+    /// The worker has nothing but what is in its queue. Whether that is empty, and the worker may block; then comes
+    /// [`rise`](Sharing::rise).
     pub(super) fn rest<E, T>(&mut self, queues: &Queues<E, T>, index: usize, now: impl Fn() -> Instant) -> bool {
         if !queues.rest(index) || self.steal(queues, index, Victims::Any, &now) {
             return false;
@@ -79,8 +80,8 @@ impl Sharing {
         self.watching.then_some(self.watch)
     }
 
-    /// The worker is idle no longer, if it was. It has been to its inbox, so that it cannot be called any more: a call that came
-    /// after this would be answered by nobody.
+    /// The worker is idle no longer, if it was. It has been to its inbox, so that it cannot be called any more: a call that
+    /// came after this would be answered by nobody.
     #[inline]
     pub(super) fn rise<E, T>(&mut self, queues: &Queues<E, T>) {
         if mem::take(&mut self.idle) {

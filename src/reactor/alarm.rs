@@ -2,8 +2,8 @@
 //!
 //! mio waits in whole milliseconds, rounded up: a timer would be a millisecond late on average of all, more than most
 //! replies take. On Linux a timerfd(2) among the descriptors of the epoll ends the wait in time. It costs a system call
-//! to set, so it is set only for the last stretch of a wait, which is shorter than a millisecond, and once for each deadline that
-//! comes that near: most are gone by then.
+//! to set, so it is set only for the last stretch of a wait, which is shorter than a millisecond, and once for each deadline
+//! that comes that near: most are gone by then.
 //!
 //! Elsewhere, and on backends without edges, where it would have to be read and armed again, the rounding stays.
 

@@ -324,8 +324,8 @@ thread_local! {
     static ASKS_KERNEL: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Runs `poll`, in which operations on sockets ask the kernel itself, whatever they know: for a last look, when there is no time to
-/// wait until a reactor, perhaps another worker's, has been told. They have a poll's budget for it.
+/// Runs `poll`, in which operations on sockets ask the kernel itself, whatever they know: for a last look, when there is no
+/// time to wait until a reactor, perhaps another worker's, has been told. They have a poll's budget for it.
 pub(crate) fn ask_kernel<T>(poll: impl FnOnce() -> T) -> T {
     /// Also if `poll` panics.
     struct Restore(bool, budget::Saved);

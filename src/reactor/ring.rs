@@ -2,8 +2,8 @@
 //!
 //! Where the backend reports edges this is mio's own waker. Its poll(2) backend takes the token of a pending wake before it
 //! empties the descriptor behind it (mio 1.2.5): a wake that comes in between leaves its token and no readable descriptor, and
-//! the block that follows does not end. So there it is a pair of sockets of our own, watched as any source is: what was written stays
-//! readable until it is read.
+//! the block that follows does not end. So there it is a pair of sockets of our own, watched as any source is: what was
+//! written stays readable until it is read.
 
 use std::io::{self, Read, Write};
 use std::os::fd::AsRawFd;

@@ -473,8 +473,8 @@ impl<B> Source<B> {
         }
     }
 
-    /// Replaces the binding, under the lock, by another reactor's; `Ok(false)` if there is none any more. Nobody's wait ends: the
-    /// new reactor reports what is already so.
+    /// Replaces the binding, under the lock, by another reactor's; `Ok(false)` if there is none any more. Nobody's wait
+    /// ends: the new reactor reports what is already so.
     pub(crate) fn rebind<E>(&self, rebind: impl FnOnce(&B) -> Result<B, E>) -> Result<bool, E> {
         let mut waiting = self.lock();
         let Some(binding) = &mut waiting.binding else { return Ok(false) };

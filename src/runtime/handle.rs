@@ -119,8 +119,8 @@ impl Handle {
 
     /// Runs a future as a task of this runtime.
     ///
-    /// Like [`spawn`](crate::spawn), from any thread: on one of several workers it begins there, from elsewhere on the one with the
-    /// fewest tasks. If the runtime has ended, the future is dropped at
+    /// Like [`spawn`](crate::spawn), from any thread: on one of several workers it begins there, from elsewhere on the one
+    /// with the fewest tasks. If the runtime has ended, the future is dropped at
     /// once, and the handle says that it was cancelled.
     ///
     /// # Examples
@@ -206,8 +206,9 @@ impl Metrics {
         &self.workers
     }
 
-    /// The figures of each thread that is in [`block_on`](super::Runtime::block_on) at this moment beside several workers, in no
-    /// order, and since that call began. A server that runs there accepts there. What they sum up to, the two methods below leave out.
+    /// The figures of each thread that is in [`block_on`](super::Runtime::block_on) at this moment beside several workers,
+    /// in no order, and since that call began. A server that runs there accepts there. What they sum up to, the two methods
+    /// below leave out.
     pub fn guests(&self) -> &[WorkerMetrics] {
         &self.guests
     }
@@ -235,8 +236,8 @@ pub struct WorkerMetrics {
     pub sources_registered: usize,
     /// How often it ran a task.
     pub polls: u64,
-    /// How often another thread had something run here: by a wake of what may not run where it was woken, a spawn from outside, or as a
-    /// server that places its connections.
+    /// How often another thread had something run here: by a wake of what may not run where it was woken, a spawn from
+    /// outside, or as a server that places its connections.
     pub remote_wakes: u64,
     /// How often it looked at the kernel.
     pub turns: u64,

@@ -9,11 +9,11 @@
 //! The only worker of a runtime is the thread that is inside `block_on`. Its tasks
 //! run inside such a call, and wait between calls.
 //!
-//! Each of several workers is a thread of its own, and tasks run on them whether or not somebody is in `block_on`. A task runs on
-//! the worker that woke it, mostly where its socket is, and moves when that one has more to do than another. A worker
-//! that is stuck in one poll of a task, because that computes or blocks, holds back what belongs to it: its local tasks, and the
-//! sockets and timers that first waited there. What is queued behind that task is run by others within milliseconds; the first
-//! poll of a connection that [`serve`](crate::net::serve()) has placed there, after some 50.
+//! Each of several workers is a thread of its own, and tasks run on them whether or not somebody is in `block_on`. A task
+//! runs on the worker that woke it, mostly where its socket is, and moves when that one has more to do than another. A worker
+//! that is stuck in one poll of a task, because that computes or blocks, holds back what belongs to it: its local tasks, and
+//! the sockets and timers that first waited there. What is queued behind that task is run by others within milliseconds; the
+//! first poll of a connection that [`serve`](crate::net::serve()) has placed there, after some 50.
 //!
 //! # Metrics
 //! What each worker has done, [`Handle::metrics`] tells at any time.
@@ -73,10 +73,10 @@ pub fn block_on<F: Future>(future: F) -> F::Output {
 
 /// Workers, each with its reactor, and their tasks.
 ///
-/// Dropping it drops all its tasks, then fails what still waits on its sockets. It waits for the poll of a task that is under way
-/// on a worker, but not for the closures
-/// of [`spawn_blocking`](crate::spawn_blocking) that run: [`shutdown_timeout`](Runtime::shutdown_timeout) waits for both, and not for
-/// ever. It is
+/// Dropping it drops all its tasks, then fails what still waits on its sockets. It waits for the poll of a task that is
+/// under way on a worker, but not for the closures
+/// of [`spawn_blocking`](crate::spawn_blocking) that run: [`shutdown_timeout`](Runtime::shutdown_timeout) waits for both,
+/// and not for ever. It is
 /// `Send` and `Sync`. A task that holds an `Arc` of its own runtime keeps both for ever; give it a [`Handle`]. Dropped
 /// by a task on one of its own workers, it tells them to end and waits for none. Two runtimes that are dropped by
 /// each other's tasks at the same time wait for each other.
@@ -115,8 +115,8 @@ impl Runtime {
 
     /// Runs a future to its end on this thread, and the runtime's tasks beside it.
     ///
-    /// Tasks made by [`spawn`](crate::spawn) outlive the call, and go on in the next, or meanwhile if there are several workers. Those
-    /// made by [`spawn_local`](crate::spawn_local) are dropped before it returns.
+    /// Tasks made by [`spawn`](crate::spawn) outlive the call, and go on in the next, or meanwhile if there are several
+    /// workers. Those made by [`spawn_local`](crate::spawn_local) are dropped before it returns.
     ///
     /// Beside several workers any number of threads may be in such calls. Each runs its own future and its local tasks
     /// only, with a reactor for that time.
@@ -333,11 +333,11 @@ impl Builder {
 
     /// How long a worker that has nothing to do polls, which is to look for events again and again, before it blocks.
     ///
-    /// By default it finds out by itself: it compares the two ways now and then, and polls, for 50 µs at most, where that takes a
-    /// quarter off the time between one batch of work and the next, without taking more than an eighth more CPU time. So it
-    /// does with few and busy clients on a core of its own, where going to sleep and being woken, which can take tens of
-    /// microseconds on a virtual machine, is more than the work. A fixed time is for those who know their load better, or mean
-    /// to pay for latency with CPU time. [`Duration::ZERO`] forbids polling.
+    /// By default it finds out by itself: it compares the two ways now and then, and polls, for 50 µs at most, where that
+    /// takes a quarter off the time between one batch of work and the next, without taking more than an eighth more CPU
+    /// time. So it does with few and busy clients on a core of its own, where going to sleep and being woken, which can take
+    /// tens of microseconds on a virtual machine, is more than the work. A fixed time is for those who know their load
+    /// better, or mean to pay for latency with CPU time. [`Duration::ZERO`] forbids polling.
     ///
     /// # Platform notes
     /// What it costs is known where threads can be asked for their CPU time: on Linux. Elsewhere the default is to block at

@@ -6,9 +6,9 @@
 //! clients; nothing that a worker could know beforehand decides it. So it tries both ways, and keeps to the better one.
 //!
 //! # Windows
-//! A *wait* is when the worker has nothing to run. Waits come in windows of [`WINDOW`]; in one window all of them block at once, or
-//! all poll first. Between two windows the clocks are read, once, and tell the [`Cost`] of the one that has ended: the time that
-//! passed, and the CPU time that this thread used, for each task that was run.
+//! A *wait* is when the worker has nothing to run. Waits come in windows of [`WINDOW`]; in one window all of them block at
+//! once, or all poll first. Between two windows the clocks are read, once, and tell the [`Cost`] of the one that has ended:
+//! the time that passed, and the CPU time that this thread used, for each task that was run.
 //!
 //! # The rule
 //! ```text
@@ -26,8 +26,8 @@
 //!    time holds the waste: a poll that succeeds late costs more than to be woken does.
 //! 3. A comparison that says what the last one said doubles `rest`, up to a limit: that is the back-off, of both ways
 //!    ([`BLOCKING_REST`], [`POLLING_REST`]). One that says something else sets it back.
-//! 4. A poll lasts at most twice as long as the CPU time that a wait and its work took with blocking, and [`LONGEST`]: where the
-//!    events come later than that, polling cannot be worth its price. One that ends without an event is a *miss*. Misses
+//! 4. A poll lasts at most twice as long as the CPU time that a wait and its work took with blocking, and [`LONGEST`]: where
+//!   the events come later than that, polling cannot be worth its price. One that ends without an event is a *miss*. Misses
 //!    are paid from a credit: a hit earns 1, a miss costs [`MISS`], and there is never more than [`CREDIT`]. When it is used up
 //!    ([`Park::polled`]) polling has lost at once, without a comparison: that is three misses in a row, or more
 //!    than one in five for a while.
@@ -37,8 +37,8 @@
 //!
 //! # What it costs
 //! A window costs a reading of two clocks, and each of its waits a few instructions; a busy worker has few waits. Once the
-//! back-off is complete, a load for which polls come to nothing pays three misses, 150 µs at most, for 1,024 waits; one for which they
-//! come late is polled for at most one wait in 33. A load for which they are good is blocked on for one wait in 129.
+//! back-off is complete, a load for which polls come to nothing pays three misses, 150 µs at most, for 1,024 waits; one for
+//! which they come late is polled for at most one wait in 33. A load for which they are good is blocked on for one wait in 129.
 //!
 //! # Not here
 //! The worker decides when the question is not asked at all: with tasks queued, or a paused clock. It ends a poll at the next
@@ -58,8 +58,8 @@ const LONGEST: u64 = 50_000;
 const TO_BEGIN: u64 = 9;
 const TO_GO_ON: u64 = 10;
 
-/// Windows from one comparison to the next, at first and at most, for a worker that blocks. Polls that lose are few so, from the
-/// start, and a machine that is slow to be woken for a moment only is found out soon.
+/// Windows from one comparison to the next, at first and at most, for a worker that blocks. Polls that lose are few so, from
+/// the start, and a machine that is slow to be woken for a moment only is found out soon.
 const BLOCKING_REST: (u32, u32) = (8, 32);
 
 /// The same for one that polls: it must be sure soon, and then blocks for nothing but to compare.
@@ -250,8 +250,8 @@ struct Cost {
 }
 
 impl Cost {
-    /// Whether polls, of which this is the cost, are better than blocking, which took `blocking`. They may take so many eighths of
-    /// its CPU time.
+    /// Whether polls, of which this is the cost, are better than blocking, which took `blocking`. They may take so many
+    /// eighths of its CPU time.
     fn is_worth(self, blocking: Self, eighths: u64) -> bool {
         // Saturating, because a test may move the clock on by a century.
         self.time.saturating_mul(4) <= blocking.time.saturating_mul(3)
@@ -355,8 +355,8 @@ mod tests {
         assert!(sum.polls >= 9 * u64::from(WINDOW), "{sum:?}");
     }
 
-    /// The bar on waste, for clients that think from 1 µs to 100 ms, on machines where a wake-up costs from 2 to 90 µs: from the
-    /// first wait on, and however the gap lies to what a poll may last.
+    /// The bar on waste, for clients that think from 1 µs to 100 ms, on machines where a wake-up costs from 2 to 90 µs: from
+    /// the first wait on, and however the gap lies to what a poll may last.
     #[test]
     fn it_takes_at_most_a_quarter_more_cpu_than_blocking() {
         let gaps = (0..60).map(|i| 1_000 + 2_000 * i).chain([300_000, 1_000_000, 10_000_000, 100_000_000]);
@@ -376,7 +376,8 @@ mod tests {
         }
     }
 
-    /// Server and clients on one core: polls take CPU time only while the clients have nothing to do with it, but they shorten nothing.
+    /// Server and clients on one core: polls take CPU time only while the clients have nothing to do with it, but they
+    /// shorten nothing.
     #[test]
     fn where_polls_shorten_nothing_it_blocks() {
         let world = World { one_core: true, wake_cpu: 2_000, ..EAGER };

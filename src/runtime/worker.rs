@@ -6,9 +6,9 @@
 //! Waiting means blocking when there is nothing to run, and one look at the kernel when there is: so
 //! neither tasks nor sockets starve each other, and an idle worker uses no CPU.
 //!
-//! A runtime's only worker is whichever thread is in its `block_on`. Of several, each has a thread, which is in such a call for the
-//! runtime's life ([`threads`](super::threads)); and a thread that calls `block_on` beside them is a guest: a worker for that time,
-//! of its call's future and of local tasks. What it spawns runs on the others.
+//! A runtime's only worker is whichever thread is in its `block_on`. Of several, each has a thread, which is in such a call
+//! for the runtime's life ([`threads`](super::threads)); and a thread that calls `block_on` beside them is a guest: a worker
+//! for that time, of its call's future and of local tasks. What it spawns runs on the others.
 //!
 //! # The end of a call
 //! However `block_on` is left, by its future's output or by a panic, its future is dropped first, then its

@@ -8,9 +8,9 @@
 //! A listener hears that there was a signal since it last looked, and not how many.
 //!
 //! # From the handler to the task
-//! A signal handler may do next to nothing. Ours is `signal-hook`'s, and writes one byte to each listener's own pair of sockets; the
-//! other end is registered with the reactor as any socket is. It keeps its signals from the call that makes it, wherever
-//! that is, and none is lost before the first poll or between two runtimes. A pair that is full takes no more bytes:
+//! A signal handler may do next to nothing. Ours is `signal-hook`'s, and writes one byte to each listener's own pair of
+//! sockets; the other end is registered with the reactor as any socket is. It keeps its signals from the call that makes it,
+//! wherever that is, and none is lost before the first poll or between two runtimes. A pair that is full takes no more bytes:
 //! the listener has enough to hear.
 
 pub mod unix;

@@ -20,9 +20,9 @@ use crate::reactor::{Direction, Registration};
 /// It can be called anywhere; a runtime is needed to wait. Each call makes a listener of its own, which takes two descriptors.
 ///
 /// # Errors
-/// `InvalidInput` for signals that cannot be listened for: `SIGKILL` and `SIGSTOP`, by the system's rules; `SIGILL`, `SIGFPE` and
-/// `SIGSEGV`, after which nothing can go on; and numbers that are no signal. Else what the system says when it has no
-/// descriptors left.
+/// `InvalidInput` for signals that cannot be listened for: `SIGKILL` and `SIGSTOP`, by the system's rules; `SIGILL`,
+/// `SIGFPE` and `SIGSEGV`, after which nothing can go on; and numbers that are no signal. Else what the system says when it
+/// has no descriptors left.
 ///
 /// # Examples
 /// ```
@@ -67,8 +67,8 @@ pub struct Signal {
 impl Signal {
     /// Waits until there was a signal since the last time, or since this listener was made.
     ///
-    /// Signals that came in the meantime count as one. `None` means that this cannot wait: outside a runtime, or without memory in
-    /// the kernel. The next call tries again.
+    /// Signals that came in the meantime count as one. `None` means that this cannot wait: outside a runtime, or without
+    /// memory in the kernel. The next call tries again.
     ///
     /// # Cancel safety
     /// Safe: signals are taken only in the poll that reports them.

@@ -4,9 +4,9 @@
 //! Nothing here ends early. On Linux a timer that a worker has nothing else to do before is some 20 µs late, which is what it
 //! takes to wake a thread; one among many is rounded up to a tick of 65.5 µs first. To be that exact costs two system
 //! calls for each such timer: waits are whole milliseconds, rounded down, and what is left of the last one is for
-//! a timerfd(2). A timer that is taken away before then costs none. Elsewhere waits are rounded up, and a timer is up to 1.1 ms late.
-//! All this while the worker is idle: one that is busy comes to its timers after at most 64 polls of tasks. A suspended
-//! machine's clock stands still on most systems: what was due is due after it resumes.
+//! a timerfd(2). A timer that is taken away before then costs none. Elsewhere waits are rounded up, and a timer is up to 1.1
+//! ms late. All this while the worker is idle: one that is busy comes to its timers after at most 64 polls of tasks. A
+//! suspended machine's clock stands still on most systems: what was due is due after it resumes.
 //!
 //! # A clock for tests
 //! A runtime built with [`start_paused`](crate::runtime::Builder::start_paused), or that called [`pause`], has a clock that

@@ -35,8 +35,8 @@ pub(crate) struct Timers {
 
 struct Inner {
     wheel: Wheel<Ticks>,
-    /// Ends the worker's block, from any thread. `None` once the worker has ended: all timers have fired then, due or not, and the
-    /// descriptor behind it is not kept open for sleeps that live on.
+    /// Ends the worker's block, from any thread. `None` once the worker has ended: all timers have fired then, due or not,
+    /// and the descriptor behind it is not kept open for sleeps that live on.
     ring: Option<Waker>,
 }
 

@@ -5,14 +5,14 @@
 //! * **Accepting** ([`Serving::poll_accepting`]). Each connection is entered in the table of those that are [`live`], its
 //!   handler called and spawned. It waits for a connection, when there are too many until one ends, and when
 //!   the process lacks something as long as [`shortage`] says.
-//! * **Emptying the queue** ([`Serving::empty_queue`]), once it is told to end or accepting has failed for good. Those in the kernel's
-//!   queue believe to be connected: closing the listening socket would reset them. Then it is closed.
+//! * **Emptying the queue** ([`Serving::empty_queue`]), once it is told to end or accepting has failed for good. Those in
+//!   the kernel's queue believe to be connected: closing the listening socket would reset them. Then it is closed.
 //! * **Draining** ([`Serving::poll_drained`]) until no connection is left or the time is over.
 //!
 //! # System calls
-//! For each connection accept(2) and close(2), as in a loop by hand, and nothing else, if there is one worker. Of several, the one
-//! that accepts rings the one that the connection is placed on, if that sleeps: a write(2) there, and an epoll_wait(2) more or
-//! two here. A server has one descriptor
+//! For each connection accept(2) and close(2), as in a loop by hand, and nothing else, if there is one worker. Of several,
+//! the one that accepts rings the one that the connection is placed on, if that sleeps: a write(2) there, and an
+//! epoll_wait(2) more or two here. A server has one descriptor
 //! more than its socket: the reserve, a duplicate of it, which is closed for a moment to turn clients away.
 //!
 //! # Placement
@@ -51,8 +51,8 @@ use shortage::{Shortage, Step};
 /// Connections accepted or turned away before others run, where the budget does not see to it.
 const BATCH: usize = 64;
 
-/// How many of the kernel's queue a server accepts at most when it ends: as many as there are in one, by the default of Linux. More
-/// are not of the queue, but come while it is emptied.
+/// How many of the kernel's queue a server accepts at most when it ends: as many as there are in one, by the default of
+/// Linux. More are not of the queue, but come while it is emptied.
 const QUEUE: usize = 4096;
 
 /// A little less than the 30 s after which Kubernetes and others kill a process they have asked to end, so that the report
@@ -234,14 +234,15 @@ mod sealed {
 ///    report; one that blocks its thread goes on until it returns.
 ///
 /// # When it cannot accept
-/// What a client has given up is passed over. When descriptors or memory are lacking, it tries again: when a connection ends, and
-/// after 10 ms, 20 ms and so on up to 1 s. When it has accepted nobody for more than a second, for lack of descriptors, those who wait
-/// are turned away: their connections are closed, and counted as [`refused`](Report::refused). It keeps a descriptor in reserve for
-/// that. Any other error is fatal: it drains as if it were told to end, and ends with the error.
+/// What a client has given up is passed over. When descriptors or memory are lacking, it tries again: when a connection
+/// ends, and after 10 ms, 20 ms and so on up to 1 s. When it has accepted nobody for more than a second, for lack of
+/// descriptors, those who wait are turned away: their connections are closed, and counted as [`refused`](Report::refused).
+/// It keeps a descriptor in reserve for that. Any other error is fatal: it drains as if it were told to end, and ends with
+/// the error.
 ///
 /// # Cancel safety
-/// Dropping it closes the listening socket and aborts its handlers, as dropping a [`JoinSet`](crate::task::JoinSet) does. Connections in
-/// the kernel's queue are reset.
+/// Dropping it closes the listening socket and aborts its handlers, as dropping a [`JoinSet`](crate::task::JoinSet) does.
+/// Connections in the kernel's queue are reset.
 ///
 /// # Errors
 /// A fatal error of accept(2), and that its runtime ended while it was accepting.
@@ -313,8 +314,8 @@ impl<L: Listen, H, F> Serve<L, H, F> {
         self
     }
 
-    /// Ends the server at once when `future` is ready, without a drain or in the middle of one: handlers that have not ended are
-    /// aborted.
+    /// Ends the server at once when `future` is ready, without a drain or in the middle of one: handlers that have not ended
+    /// are aborted.
     ///
     /// It is polled from the beginning. For a second signal, wait for two: [`serve`] has an example.
     pub fn with_immediate_shutdown(mut self, future: impl Future<Output = ()> + Send + 'static) -> Self {
@@ -347,7 +348,8 @@ impl<L: Listen, H, F> Serve<L, H, F> {
     /// Calls `report` for what fails while the server goes on: see [`ServeError`]. By default nothing is said.
     ///
     /// It is called where the error comes up, for handlers in their tasks, on any worker's thread. A failure to accept is
-    /// reported once for each wait that it causes, so about once in a second while it lasts. A panic in `report` goes no further.
+    /// reported once for each wait that it causes, so about once in a second while it lasts. A panic in `report` goes no
+    /// further.
     ///
     /// # Examples
     /// ```
@@ -592,8 +594,8 @@ impl<L: Listen> Listening<L> {
         !matches!(step, Step::GoOn)
     }
 
-    /// Accepts with the reserve's descriptor, and closes at once, whoever is in the queue. `Ready` if that is not possible: then
-    /// somebody else was quicker to take the descriptor.
+    /// Accepts with the reserve's descriptor, and closes at once, whoever is in the queue. `Ready` if that is not possible:
+    /// then somebody else was quicker to take the descriptor.
     fn poll_turn_away(&mut self, cx: &mut Context<'_>, refused: &mut u64) -> Poll<()> {
         self.reserve = None;
         for _ in 0..BATCH {

@@ -8,8 +8,8 @@ use std::time::Duration;
 
 /// What became of a [server](super::serve())'s connections.
 ///
-/// Each of the `accepted` is in exactly one of `served`, `failed`, `panicked` and `open`. Shown as text it is a line, and one for each
-/// that was open, ten at most.
+/// Each of the `accepted` is in exactly one of `served`, `failed`, `panicked` and `open`. Shown as text it is a line, and
+/// one for each that was open, ten at most.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Report<P = SocketAddr> {

@@ -115,9 +115,10 @@ impl Shutdown {
 
     /// Runs `future` until the shutdown begins: gives its output, or `None` if that comes first.
     ///
-    /// What comes first is what the kernel has: a read gives what the peer had sent when the shutdown began, also if no worker has
-    /// noticed yet. For that the future is polled once more, and its reads, writes and accepts ask the kernel (what waits for readiness alone
-    /// does not); once for each clone, or a peer who always has more to say would never be left.
+    /// What comes first is what the kernel has: a read gives what the peer had sent when the shutdown began, also if no
+    /// worker has noticed yet. For that the future is polled once more, and its reads, writes and accepts ask the kernel
+    /// (what waits for readiness alone does not); once for each clone, or a peer who always has more to say would never be
+    /// left.
     ///
     /// # Cancel safety
     /// That of `future`, which is dropped when the shutdown begins.

@@ -82,13 +82,13 @@ impl TcpListener {
     ///
     /// With the feature `listenfd`.
     ///
-    /// They are the descriptors from 3 on; `LISTEN_FDS` says how many, and `LISTEN_PID` for which process (for any, if it is not
-    /// set). A server so started has its port before it runs, also one that it may not open itself, and no connection is
+    /// They are the descriptors from 3 on; `LISTEN_FDS` says how many, and `LISTEN_PID` for which process (for any, if it is
+    /// not set). A server so started has its port before it runs, also one that it may not open itself, and no connection is
     /// refused while it is started again. The listeners become non-blocking and close-on-exec. There are none if the variables
     /// are not set, or not for this process; and none from the second call on, for they have an owner then.
     ///
-    /// Call it at the beginning of `main`, before there are other threads: it takes the variables out of the environment, so that
-    /// child processes do not mistake them for their own, and no other thread may read the environment meanwhile.
+    /// Call it at the beginning of `main`, before there are other threads: it takes the variables out of the environment, so
+    /// that child processes do not mistake them for their own, and no other thread may read the environment meanwhile.
     ///
     /// # Errors
     /// `InvalidInput` if one of the descriptors is not a TCP socket that listens, or if `LISTEN_FDS` is not a number: all that
@@ -140,8 +140,8 @@ impl TcpListener {
     /// # Errors
     /// A connection that was given up before it was accepted (`ECONNABORTED`, `EPROTO`), and `EINTR`, are passed over. All else
     /// is reported, and the listener stays usable. When the process or the system is out of descriptors
-    /// (`EMFILE`, `ENFILE`) or memory (`ENOBUFS`, `ENOMEM`), the connection stays in the queue, and the next call fails at once in the
-    /// same way: close something, or wait for something to end, before calling again.
+    /// (`EMFILE`, `ENFILE`) or memory (`ENOBUFS`, `ENOMEM`), the connection stays in the queue, and the next call fails at
+    /// once in the same way: close something, or wait for something to end, before calling again.
     ///
     /// # Platform notes
     /// On macOS the new descriptor becomes close-on-exec by a second system call.

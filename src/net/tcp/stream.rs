@@ -23,8 +23,8 @@ use crate::time::{Duration, timeout};
 
 /// A TCP connection.
 ///
-/// Reads and writes through [`AsyncRead`] and [`AsyncWrite`], which are implemented for `TcpStream` and for `&TcpStream`, so that one
-/// task can read while another writes. [`split`](TcpStream::split) and [`into_split`](TcpStream::into_split)
+/// Reads and writes through [`AsyncRead`] and [`AsyncWrite`], which are implemented for `TcpStream` and for `&TcpStream`, so
+/// that one task can read while another writes. [`split`](TcpStream::split) and [`into_split`](TcpStream::into_split)
 /// give each a half of its own.
 ///
 /// # Cancel safety
@@ -42,10 +42,12 @@ use crate::time::{Duration, timeout};
 /// # Closing
 /// | what | does |
 /// | --- | --- |
-/// | [`close`](futures_lite::AsyncWriteExt::close) | shuts the write half down: the peer reads to an end; we can go on reading |
+/// | [`close`](futures_lite::AsyncWriteExt::close) | shuts the write half down: the peer reads to an end; we can go on
+/// reading |
 /// | [`shutdown`](TcpStream::shutdown) | the same for either half, or both |
 /// | drop | closes the connection; what was written is still sent |
-/// | drop with unread input | the kernel sends a **reset**, and the peer may lose our last bytes. [`drain`](TcpStream::drain) first |
+/// | drop with unread input | the kernel sends a **reset**, and the peer may lose our last bytes.
+/// [`drain`](TcpStream::drain) first |
 ///
 /// # Platform notes
 /// On Linux urgent (out-of-band) data is left out of the stream, unless `SO_OOBINLINE` is set.
@@ -96,8 +98,8 @@ impl TcpStream {
     ///
     /// # Errors
     /// Of the last address tried: `ConnectionRefused`, `TimedOut`, `HostUnreachable` and others (see connect(2)). For a name
-    /// also what [`lookup_host`](crate::net::lookup_host) says; `InvalidInput` for what is neither name nor address. An error other than a failed connection, outside
-    /// a runtime: connecting has to wait.
+    /// also what [`lookup_host`](crate::net::lookup_host) says; `InvalidInput` for what is neither name nor address. An
+    /// error other than a failed connection, outside a runtime: connecting has to wait.
     ///
     /// # Examples
     /// See [`TcpStream`].
@@ -298,8 +300,8 @@ impl TcpStream {
         }
     }
 
-    /// Ends a conversation without a reset: shuts down the writing half, then reads and throws away at most `limit` bytes, until the
-    /// peer closes its side.
+    /// Ends a conversation without a reset: shuts down the writing half, then reads and throws away at most `limit` bytes,
+    /// until the peer closes its side.
     ///
     /// A connection that is dropped while it has unread input is reset by the kernel, and a peer that gets a
     /// reset may lose what it has not read yet: our last reply. So a server that stops reading early, after an error reply
@@ -413,8 +415,8 @@ impl TcpStream {
     /// [`timeout`] around each would.
     ///
     /// # Errors
-    /// `InvalidInput` for zero. Reads that have to wait outside a runtime, in another executor, fail if no timer runs for them yet:
-    /// nothing would time them. A timer runs in the runtime where a read first had to wait, while that runs.
+    /// `InvalidInput` for zero. Reads that have to wait outside a runtime, in another executor, fail if no timer runs for
+    /// them yet: nothing would time them. A timer runs in the runtime where a read first had to wait, while that runs.
     ///
     /// # Examples
     /// Each round of this loop drops a read that waits, and still the peer has 10 ms, not 10 ms from the last tick on.
@@ -474,9 +476,9 @@ impl TcpStream {
 
     /// Sets how long the stream may be idle before a read or a write that waits fails with `TimedOut`.
     ///
-    /// As [`set_read_timeout`](TcpStream::set_read_timeout), for both, but each read *and* write that moves bytes pushes the time
-    /// of the other back: a task that waits for requests is left in peace while another still sends a long reply. A read and a
-    /// write that wait both have each its own time. It may be set beside the other two; what is over first counts.
+    /// As [`set_read_timeout`](TcpStream::set_read_timeout), for both, but each read *and* write that moves bytes pushes the
+    /// time of the other back: a task that waits for requests is left in peace while another still sends a long reply. A
+    /// read and a write that wait both have each its own time. It may be set beside the other two; what is over first counts.
     ///
     /// # Errors
     /// As for [`set_read_timeout`](TcpStream::set_read_timeout).
@@ -666,7 +668,8 @@ impl AsyncWrite for &TcpStream {
     }
 }
 
-/// How many slices to pass over: were the first [`MOST_SLICES`] all empty, the call would move nothing, which looks like an end.
+/// How many slices to pass over: were the first [`MOST_SLICES`] all empty, the call would move nothing, which looks like an
+/// end.
 fn leading_empty<B: Deref<Target = [u8]>>(bufs: &[B]) -> usize {
     bufs.iter().take_while(|buf| buf.is_empty()).count()
 }
