@@ -1,7 +1,7 @@
 //! Sharing: when a worker looks at the queues of the others.
 //!
 //! 1. It has nothing of its own ([`Sharing::rest`]): it looks, counts itself idle, and looks once more. If it finds
-//!   something, that is its own now.
+//!    something, that is its own now.
 //! 2. It is idle. If nobody else does, it watches: it blocks for a millisecond at the most, then for two and for four, and
 //!    looks again. Once all are idle nobody watches.
 //! 3. It is idle no longer ([`Sharing::rise`]). If it was the one to watch, or may have been called, somebody must look now: it

@@ -27,7 +27,7 @@
 //! 3. A comparison that says what the last one said doubles `rest`, up to a limit: that is the back-off, of both ways
 //!    ([`BLOCKING_REST`], [`POLLING_REST`]). One that says something else sets it back.
 //! 4. A poll lasts at most twice as long as the CPU time that a wait and its work took with blocking, and [`LONGEST`]: where
-//!   the events come later than that, polling cannot be worth its price. One that ends without an event is a *miss*. Misses
+//!    the events come later than that, polling cannot be worth its price. One that ends without an event is a *miss*. Misses
 //!    are paid from a credit: a hit earns 1, a miss costs [`MISS`], and there is never more than [`CREDIT`]. When it is used up
 //!    ([`Park::polled`]) polling has lost at once, without a comparison: that is three misses in a row, or more
 //!    than one in five for a while.

@@ -2,7 +2,7 @@
 //!
 //! # A worker's life
 //! 1. [`Threads::start`] makes the threads, or none: if the system refuses one, those that there are end, and the caller
-//!   gets the error.
+//!    gets the error.
 //! 2. Each is in a `block_on` call of its own, whose future waits to be told to end ([`Ending`]). So there is one loop, whether
 //!    a worker is a thread of ours or the caller's.
 //! 3. [`Threads::end`] refuses new tasks and tells the workers. Each runs those that are there until all workers' are gone, and

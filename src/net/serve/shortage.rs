@@ -2,7 +2,7 @@
 //!
 //! 1. The first failure begins a wait of [`SHORTEST`], and each that follows one of twice its length, up to [`LONGEST`].
 //! 2. A connection that ends is tried for at once: it may have left a descriptor. If that fails too, the wait goes on as it
-//!   was: so however many end, there is one wait, and one report, for each span of time.
+//!    was: so however many end, there is one wait, and one report, for each span of time.
 //! 3. It is over when there was no failure for [`LONGEST`] after a wait.
 //! 4. When nobody could be accepted for a whole wait, and the next would be of [`LONGEST`], clients have waited in the queue
 //!    for more than a second. They are turned away, for as long as the queue holds some: they learn it now,
