@@ -92,6 +92,27 @@ fn a_hundred_thousand_tasks_leave_nothing() {
     });
 }
 
+/// A test suite makes a runtime for each test; one that leaves its reactors' buffers fills the machine.
+#[test]
+#[cfg(target_os = "linux")]
+fn runtimes_of_several_workers_leave_no_memory() {
+    /// Less than one reactor's buffer of events for each runtime of a round.
+    const SLACK: usize = 1 << 20;
+    in_own_process("runtimes_of_several_workers_leave_no_memory", || {
+        let mut resident = Vec::new();
+        for _ in 0..5 {
+            for _ in 0..100 {
+                let runtime = support::workers(2);
+                let _task = runtime.handle().spawn(pending::<()>());
+                runtime.block_on(async { spawn(yield_now()).await.expect("it ends") });
+            }
+            resident.push(resident_bytes());
+        }
+        // The first rounds find out how many of the allocator's arenas there are to be.
+        assert!(resident[4] <= resident[1] + SLACK, "memory grows from round to round: {resident:?}");
+    });
+}
+
 /// What no counter of ours sees is seen by the system: memory comes back, or is used again.
 #[test]
 #[cfg(target_os = "linux")]
