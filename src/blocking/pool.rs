@@ -172,12 +172,13 @@ impl Pool {
     /// Waits until the threads of a closed pool are gone, at most until `deadline`. Returns how many jobs run even then.
     pub(crate) fn wait_until_gone(&self, deadline: Option<Instant>) -> usize {
         let mut state = self.state.lock();
-        while state.threads > 0 {
-            match deadline {
-                Some(deadline) if self.gone.wait_until(&mut state, deadline).timed_out() => break,
-                Some(_) => {}
-                None => self.gone.wait(&mut state),
+        let some_live = |state: &mut State| state.threads > 0;
+        match deadline {
+            Some(deadline) => {
+                // What is left is what is returned, in time or not.
+                let _ = self.gone.wait_while_until(&mut state, some_live, deadline);
             }
+            None => self.gone.wait_while(&mut state, some_live),
         }
         state.running
     }

@@ -144,12 +144,13 @@ impl Ending {
 
     fn wait(&self, deadline: Option<Instant>) -> usize {
         let mut state = self.state.lock();
-        while state.running > 0 {
-            match deadline {
-                Some(deadline) if self.gone.wait_until(&mut state, deadline).timed_out() => break,
-                Some(_) => {}
-                None => self.gone.wait(&mut state),
+        let some_run = |state: &mut State| state.running > 0;
+        match deadline {
+            Some(deadline) => {
+                // What is left is what is returned, in time or not.
+                let _ = self.gone.wait_while_until(&mut state, some_run, deadline);
             }
+            None => self.gone.wait_while(&mut state, some_run),
         }
         state.running
     }
