@@ -173,12 +173,7 @@ fn what_a_task_spawned_before_it_blocks_runs_elsewhere() {
             }
             let _ = closed.recv();
         });
-        for _ in 0..100 {
-            runs.recv().expect("another worker runs it");
-        }
-        assert!(!bad.is_finished(), "the task blocks until here");
-        drop(open);
-        future::block_on(bad).expect("it ends");
+        all_run_while_it_blocks(&runs, bad, open);
     });
 }
 
@@ -203,12 +198,7 @@ fn what_a_task_woke_before_it_blocks_runs_elsewhere() {
             drop(wake);
             let _ = closed.recv();
         });
-        for _ in 0..100 {
-            runs.recv().expect("another worker runs it");
-        }
-        assert!(!bad.is_finished(), "the task blocks until here");
-        drop(open);
-        future::block_on(bad).expect("it ends");
+        all_run_while_it_blocks(&runs, bad, open);
     });
 }
 
@@ -238,12 +228,7 @@ fn what_is_woken_from_outside_while_its_worker_is_stuck_runs_elsewhere() {
         told.recv().expect("they wait");
         drop(others);
         drop(wake);
-        for _ in 0..100 {
-            runs.recv().expect("another worker runs it");
-        }
-        assert!(!bad.is_finished(), "the task blocks until here");
-        drop(open);
-        future::block_on(bad).expect("it ends");
+        all_run_while_it_blocks(&runs, bad, open);
     });
 }
 
@@ -2013,6 +1998,17 @@ fn a_runtime_of_several_workers_may_be_dropped_in_a_task_of_another() {
 }
 
 // ---- what the tests do, and look at ----
+
+/// A hundred tasks say that they have run while `bad` blocks; only then is it let go.
+#[track_caller]
+fn all_run_while_it_blocks(runs: &mpsc::Receiver<()>, bad: JoinHandle<()>, open: mpsc::Sender<()>) {
+    for _ in 0..100 {
+        runs.recv().expect("another worker runs it");
+    }
+    assert!(!bad.is_finished(), "the task blocks until here");
+    drop(open);
+    future::block_on(bad).expect("it ends");
+}
 
 /// Runs `test` on runtimes of several workers: beside nothing, and beside tasks that keep every worker busy that is not stuck.
 #[track_caller]
