@@ -453,10 +453,46 @@ impl Executor {
 
     #[inline]
     fn next_own(&mut self) -> Option<Entry> {
-        if self.batch.is_empty() {
-            self.swap();
+        let next = self.batch.pop();
+        if next.is_some() {
+            return next;
         }
+        self.swap();
         self.batch.pop()
+    }
+
+    /// Runs a task.
+    #[inline]
+    pub(crate) fn run(&self, task: Runnable) {
+        budget::refill();
+        run(task);
+    }
+
+    /// Runs a task and those that come next, `most` of them in all, until none is left, or it is the turn of the main future.
+    /// Returns how many it ran, and whether it is.
+    // Not inlined: the loop has the registers to itself.
+    #[inline(never)]
+    pub(crate) fn run_until_main(&mut self, first: Runnable, most: u64) -> (u64, bool) {
+        self.run(first);
+        if self.sharing.is_some() {
+            self.go_on_until_main(most, Self::next_of_both)
+        } else {
+            self.go_on_until_main(most, Self::next_own)
+        }
+    }
+
+    #[inline]
+    fn go_on_until_main(&mut self, most: u64, next: impl Fn(&mut Self) -> Option<Entry>) -> (u64, bool) {
+        let mut ran = 1;
+        while ran < most {
+            match next(self) {
+                Some(Entry::Task(task)) => self.run(task),
+                Some(Entry::Main) => return (ran, true),
+                None => break,
+            }
+            ran += 1;
+        }
+        (ran, false)
     }
 
     /// The batch is used up: what has gathered meanwhile is the next.
@@ -486,13 +522,6 @@ impl Executor {
     #[inline]
     pub(crate) fn has_next(&self) -> bool {
         !self.batch.is_empty() || QUEUE.with(|queue| !queue.borrow().is_empty())
-    }
-
-    /// Runs one entry of the queue that is not the main future.
-    #[inline]
-    pub(crate) fn run(&self, task: Runnable) {
-        budget::refill();
-        run(task);
     }
 
     /// Begins a batch: what the worker has waited for may be run, here or elsewhere.

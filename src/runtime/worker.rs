@@ -107,25 +107,26 @@ impl Worker {
         self.executor.begin_batch();
         self.park.begin();
         loop {
-            let (mut ran, mut polled_main) = (0, 0);
-            while ran + polled_main < BATCH {
+            let mut left = BATCH;
+            while left > 0 {
                 match self.executor.next() {
                     Some(Entry::Task(task)) => {
-                        self.executor.run(task);
-                        ran += 1;
-                    }
-                    Some(Entry::Main) => {
-                        main.taken();
-                        if let Poll::Ready(output) = future.as_mut().poll(&mut cx) {
-                            self.ran += ran;
-                            return output;
+                        let (ran, is_main_next) = self.executor.run_until_main(task, left);
+                        self.ran += ran;
+                        left -= ran;
+                        if !is_main_next {
+                            break;
                         }
-                        polled_main += 1;
                     }
+                    Some(Entry::Main) => {}
                     None => break,
                 }
+                main.taken();
+                if let Poll::Ready(output) = future.as_mut().poll(&mut cx) {
+                    return output;
+                }
+                left -= 1;
             }
-            self.ran += ran;
             self.wait();
         }
     }
