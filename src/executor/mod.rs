@@ -37,7 +37,7 @@ mod task;
 mod workers;
 mod yield_now;
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, RefCell, RefMut};
 use std::mem::{self, ManuallyDrop};
 use std::panic::Location;
 use std::sync::Arc;
@@ -333,9 +333,27 @@ fn post(runnable: Runnable) {
     }
 }
 
+/// Queues an entry on this thread.
+// What is rare is passed the entry, so that the usual way has nothing to keep for it.
 #[inline]
 fn push(entry: Entry) {
-    QUEUE.with(|queue| queue.borrow_mut().push(entry));
+    QUEUE.with(|queue| match queue.try_borrow_mut() {
+        Ok(mut queue) if queue.len() < queue.capacity() => queue.push(entry),
+        Ok(queue) => push_and_grow(queue, entry),
+        Err(_) => push_while_borrowed(entry),
+    });
+}
+
+#[cold]
+#[inline(never)]
+fn push_and_grow(mut queue: RefMut<'_, Vec<Entry>>, entry: Entry) {
+    queue.push(entry);
+}
+
+#[cold]
+#[inline(never)]
+fn push_while_borrowed(_: Entry) {
+    unreachable!("nothing is woken while the queue is borrowed");
 }
 
 /// Gets rid of an entry that no worker will run.
