@@ -4,7 +4,8 @@
 //! into us, or panic. Two rules follow, and every room keeps them:
 //!
 //! 1. No foreign code runs while one of our locks or borrows is held. What
-//!    leaves a table under its lock is woken or dropped after it.
+//!    leaves a table under its lock is woken or dropped after it. To wake a waker that [`is_ours`] is not foreign code: it
+//!    queues a task.
 //! 2. Where foreign code runs on the worker's own account, its panic ends there.
 //!
 //! # Models
@@ -12,8 +13,10 @@
 //! kittiwake_loom` they are loom's, which tries all the ways in which the threads of a model can interleave.
 
 use std::any::Any;
+use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::task::Waker;
+use std::ptr;
+use std::task::{RawWakerVTable, Waker};
 
 #[cfg(not(all(test, kittiwake_loom)))]
 pub(crate) use parking_lot::Mutex;
@@ -44,6 +47,24 @@ mod modelled {
             self.0.lock().unwrap_or_else(PoisonError::into_inner)
         }
     }
+}
+
+thread_local! {
+    /// What the waker does that was last [noted](note_ours) on this thread.
+    static OURS: Cell<*const RawWakerVTable> = const { Cell::new(ptr::null()) };
+}
+
+/// Says that a future of the executor's is polled with `waker`, which is the executor's own.
+#[inline]
+pub(crate) fn note_ours(waker: &Waker) {
+    OURS.set(ptr::from_ref(waker.vtable()));
+}
+
+/// Whether a waker that a future is being polled with is that of its task, or of its `block_on`, and no combinator's or other
+/// executor's: then it can be woken by reference under a lock.
+pub(crate) fn is_ours(waker: &Waker) -> bool {
+    // Whatever has these functions is one of the executor's, of this task or of another of the same type.
+    ptr::eq(waker.vtable(), OURS.get())
 }
 
 /// Wakes all of `wakers` in order and leaves it empty, with its memory kept.
@@ -102,6 +123,15 @@ mod tests {
         fn drop(&mut self) {
             std::panic::resume_unwind(Box::new("a payload panicked"));
         }
+    }
+
+    #[test]
+    fn only_the_wakers_of_the_future_that_is_polled_are_ours() {
+        let waker = Waker::from(Arc::new(Count(AtomicUsize::new(0))));
+        assert!(!is_ours(&waker), "no future has been polled yet");
+        note_ours(&waker);
+        assert!(is_ours(&waker.clone()));
+        assert!(!is_ours(&Waker::from(Arc::new(Panicking))), "a combinator's");
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::task::{Poll, Wake, Waker};
 
-use futures_lite::future::{poll_fn, poll_once};
+use futures_lite::future::{poll_fn, poll_once, zip};
 use kittiwake::io::{AsyncReadExt, AsyncWriteExt};
 use kittiwake::net::TcpStream;
 use support::*;
@@ -102,6 +102,39 @@ fn a_read_that_moves_to_another_task_wakes_that_task() {
         peer.write_all(b"x").expect("the peer writes");
         assert_eq!(last.await.expect("the task").expect("read"), b'x');
     });
+}
+
+/// Without it whoever gets a stream from another task is asleep while that one is woken, which has ended.
+#[test]
+fn a_stream_that_is_handed_on_wakes_whoever_reads_it_now() {
+    run(|| async {
+        let (mut stream, mut peer) = pair_with_std();
+        for byte in 0..4 {
+            let reader = kittiwake::spawn(async move {
+                let mut read = [0];
+                stream.read_exact(&mut read).await.map(|()| (stream, read))
+            });
+            settle().await;
+            assert!(!reader.is_finished(), "there is nothing to read yet");
+            peer.write_all(&[byte]).expect("the peer writes");
+            let read;
+            (stream, read) = reader.await.expect("the task").expect("read");
+            assert_eq!(read, [byte]);
+        }
+        // And one that is no task.
+        let (read, ()) = zip(read_byte(&mut stream), async {
+            settle().await;
+            peer.write_all(b"x").expect("the peer writes");
+        })
+        .await;
+        assert_eq!(read, b'x');
+    });
+}
+
+async fn read_byte(stream: &mut TcpStream) -> u8 {
+    let mut byte = [0];
+    stream.read_exact(&mut byte).await.expect("read");
+    byte[0]
 }
 
 /// Without it the newest waker is not the one that is woken.

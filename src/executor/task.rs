@@ -32,7 +32,7 @@ use pin_project_lite::pin_project;
 use super::join::{Cause, JoinHandle};
 use super::list::{Place, Slot};
 use super::{Entry, Home, Kind, Workers, schedule};
-use crate::sync::{contain, contain_all};
+use crate::sync::{contain, contain_all, note_ours};
 
 /// What async-task keeps beside the future, in the same allocation.
 pub(crate) struct Metadata {
@@ -242,6 +242,7 @@ impl<F: Future> Future for TaskFuture<F> {
 
     #[inline]
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        note_ours(cx.waker());
         let mut this = self.project();
         // Asked here, and not before async-task notes that the task runs: whoever tells it to end in between would wake a task
         // that is still scheduled, which does nothing, and it would be polled and sleep.

@@ -28,6 +28,11 @@ pub fn run(script: &[u8]) {
     world.end();
 }
 
+/// Every other task is one of the executor's own.
+fn is_ours(task: usize) -> bool {
+    task % 2 == 0
+}
+
 struct World {
     slots: Slots<Arc<Source<usize>>>,
     sockets: Vec<Socket>,
@@ -49,6 +54,8 @@ struct Socket {
 struct Waiting {
     ready: bool,
     newest: Option<usize>,
+    /// Whose waker is kept: that of one of ours, from when it waits until another one does, or a reactor ends.
+    kept: Option<usize>,
     displaced: Vec<usize>,
     /// How often the displaced have been woken for want of room since the last event.
     doublings: u32,
@@ -222,7 +229,7 @@ impl World {
         let mut key = waiting.key_of(task);
         let mut place = if listed { Place::Listed(&mut key) } else { Place::Poll };
         let waker = Waker::noop().clone();
-        let lost = match source.store(direction, &mut place, waker, source.state(), |_| Ok::<_, ()>(())) {
+        let lost = match source.store(direction, &mut place, waker, false, source.state(), |_| Ok::<_, ()>(())) {
             Ok(Stored::Lost) => true,
             Ok(Stored::Unbound(_)) => false,
             _ => panic!("an unbound source let somebody wait"),
@@ -233,22 +240,18 @@ impl World {
 
     fn store(&mut self, index: usize, task: usize, direction: Direction, listed: bool, seen: State, raced: bool) {
         let source = self.sockets[index].source.clone();
-        let mut waker = Some(Waker::from(self.tasks[task].clone()));
+        let waker = Waker::from(self.tasks[task].clone());
         let waiting = &mut self.sockets[index].waiting[direction as usize];
         let mut key = waiting.key_of(task);
         let mut place = if listed { Place::Listed(&mut key) } else { Place::Poll };
-        let mut sleeps = None;
         let lost = waiting.take_lost(task, listed);
+        let mut sleeps = None;
         if !listed {
-            match source.store_first(direction, waker.take().expect("just made"), seen) {
-                Ok(sleep) => sleeps = Some(sleep),
-                Err(unstored) => waker = Some(unstored),
-            }
-            let vacant = waiting.newest.is_none() && !lost;
-            assert_eq!(sleeps.is_some(), vacant, "the first waiter goes to the empty place");
+            sleeps = source.store_again(direction, &waker, seen);
+            assert_eq!(sleeps.is_some(), waiting.kept == Some(task), "a waker is kept for one of ours, and it alone");
         }
-        if let Some(waker) = waker {
-            match source.store(direction, &mut place, waker, seen, |_| Ok::<_, ()>(())) {
+        if sleeps.is_none() {
+            match source.store(direction, &mut place, waker, is_ours(task), seen, |_| Ok::<_, ()>(())) {
                 Ok(Stored::Sleep) => sleeps = Some(true),
                 Ok(Stored::Again) => sleeps = Some(false),
                 Ok(Stored::Lost) => {
@@ -290,6 +293,10 @@ impl World {
         self.stale.push(token);
         for waiting in &mut self.sockets[index].waiting {
             waiting.poll_lost = waiting.newest.is_some();
+            // It goes the same way as those that wait.
+            if let (Some(kept), None) = (waiting.kept.take(), waiting.newest) {
+                self.tasks[kept].expect();
+            }
             waiting.lost.extend(waiting.listed.iter().copied());
             waiting.wake_all(&self.tasks);
         }
@@ -352,6 +359,7 @@ impl Waiting {
     }
 
     fn store(&mut self, task: usize, tasks: &[Arc<Task>]) {
+        self.kept = is_ours(task).then_some(task);
         match self.newest.replace(task) {
             None => {}
             Some(old) if old == task || self.displaced.contains(&old) => {}

@@ -25,7 +25,7 @@ use std::task::{Context, Poll, Wake, Waker, ready};
 use super::source::{Place, State, Stored};
 use super::{Binding, Direction, EDGE_TRIGGERED, Registry, SHORT_MEANS_DRAINED, Source, ended, no_runtime};
 use crate::budget;
-use crate::sync::wake_all;
+use crate::sync::{is_ours, wake_all};
 
 /// A socket, and its source.
 pub(crate) struct Registration<S: AsFd> {
@@ -155,16 +155,14 @@ impl<S: AsFd> Registration<S> {
                     },
                 }
             }
-            // Cloning a waker is foreign code too, so it comes before the lock.
-            let mut waker = cx.waker().clone();
             if EDGE_TRIGGERED && matches!(place, Place::Poll) {
-                match source.store_first(direction, waker, seen) {
-                    Ok(true) => return Poll::Pending,
-                    Ok(false) => continue,
-                    Err(unstored) => waker = unstored,
+                match source.store_again(direction, cx.waker(), seen) {
+                    Some(true) => return Poll::Pending,
+                    Some(false) => continue,
+                    None => {}
                 }
             }
-            if self.wait_in_line(waker, direction, &mut place, seen)? {
+            if self.wait_in_line(cx.waker(), direction, &mut place, seen)? {
                 return Poll::Pending;
             }
         }
@@ -181,11 +179,19 @@ impl<S: AsFd> Registration<S> {
     }
 
     /// Stores the waker; `true` if the task is to sleep, `false` if an event has come since `seen`. What
-    /// [`store_first`](super::source::Source::store_first) leaves over comes here: the socket is not bound yet, or
-    /// others wait too.
+    /// [`store_again`](super::source::Source::store_again) leaves over comes here: the task waits for the first time, its waker
+    /// is not ours, or others wait too.
     #[cold]
-    fn wait_in_line(&self, waker: Waker, direction: Direction, place: &mut Place<'_>, seen: State) -> io::Result<bool> {
-        match self.link.0.store(direction, place, waker, seen, Binding::rearm)? {
+    fn wait_in_line(
+        &self,
+        waker: &Waker,
+        direction: Direction,
+        place: &mut Place<'_>,
+        seen: State,
+    ) -> io::Result<bool> {
+        let is_ours = is_ours(waker);
+        // Cloning a waker is foreign code too, so it comes before the lock.
+        match self.link.0.store(direction, place, waker.clone(), is_ours, seen, Binding::rearm)? {
             Stored::Sleep => return Ok(true),
             Stored::Again => {}
             Stored::Lost => return Err(ended()),
@@ -397,7 +403,7 @@ impl<S: AsFd> Wait<'_, S> {
                 budget::spend();
                 return Poll::Ready(Ok(()));
             }
-            if self.registration.wait_in_line(cx.waker().clone(), direction, &mut place, seen)? {
+            if self.registration.wait_in_line(cx.waker(), direction, &mut place, seen)? {
                 return Poll::Pending;
             }
         }

@@ -32,6 +32,12 @@
 //! An event wakes all who wait for its direction, because no second edge
 //! comes: a woken waiter that is cancelled takes nothing from the others.
 //!
+//! Wakers are foreign code, and leave under the lock to be woken after it. Not so those of the executor's own futures, which
+//! [`is_ours`](crate::sync::is_ours) tells: they are woken where they are, by reference, and kept for the next wait. Mostly it is
+//! the same task's, which then neither clones its waker nor drops it ([`Source::store_again`]). A kept waker goes when
+//! another takes its place, when the reactor ends, and with the socket; until then the memory of its task stays, even if that has
+//! ended and given the socket away.
+//!
 //! # Life
 //! UNBOUND -> bound ([`Source::bind`]) -> UNBOUND ([`Source::unbind`]), and again. An
 //! unbound source knows nothing about its socket: operations try the system
@@ -168,11 +174,6 @@ impl State {
     }
 
     #[inline]
-    fn is_unbound(self) -> bool {
-        self.0 & Self::UNBOUND != 0
-    }
-
-    #[inline]
     pub(crate) fn is_orphaned(self) -> bool {
         self.0 & Self::ORPHANED != 0
     }
@@ -209,22 +210,30 @@ pub(crate) struct Source<B> {
     waiting: Mutex<Waiting<B>>,
 }
 
-/// Who waits, and where the socket is registered.
+/// Who waits, and where the socket is registered. What is there for each direction is at its number.
 struct Waiting<B> {
     /// The reactor that watches the socket. `None` exactly while the word says
     /// `UNBOUND` and the mutex is free.
     binding: Option<B>,
-    reader: Waiters,
-    writer: Waiters,
+    /// Whoever last polled through `AsyncRead` or `AsyncWrite`.
+    polls: [Option<Waker>; 2],
+    /// What the wakers in `polls` are.
+    kinds: [Kind; 2],
+    /// Everybody else, and what is rare; boxed, because most streams never need it.
+    lists: Option<Box<[List; 2]>>,
 }
 
-/// Those who wait for one direction.
-#[derive(Default)]
-struct Waiters {
-    /// Whoever last polled through `AsyncRead` or `AsyncWrite`.
-    poll: Option<Waker>,
-    /// Everybody else, and what is rare; boxed, because most streams never need it.
-    list: Option<Box<List>>,
+/// What is in the place of `AsyncRead` or `AsyncWrite`.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    /// No waker.
+    Nobody,
+    /// It waits. To wake it is to run foreign code, so it is taken out.
+    Foreign,
+    /// It waits, and is one of ours: it is woken where it is.
+    Ours,
+    /// It was one of ours, and has been woken. It is kept: mostly its task is the next to wait here.
+    Woken,
 }
 
 /// The futures of `&self` operations (accept, readable), each under a key, and
@@ -292,7 +301,7 @@ impl<B> Source<B> {
     pub(crate) fn new() -> Self {
         Self {
             state: AtomicU64::new(State::UNBOUND),
-            waiting: Mutex::new(Waiting { binding: None, reader: Waiters::default(), writer: Waiters::default() }),
+            waiting: Mutex::new(Waiting { binding: None, polls: [None, None], kinds: [Kind::Nobody; 2], lists: None }),
         }
     }
 
@@ -306,7 +315,7 @@ impl<B> Source<B> {
         self.waiting.lock()
     }
 
-    /// Stores what an event reports and moves all who wait for it to `wakers`.
+    /// Stores what an event reports and wakes those of ours who wait for it; the others are moved to `wakers`.
     #[inline]
     pub(crate) fn dispatch(&self, report: Report, wakers: &mut Vec<Waker>) {
         let mut now = self.state.load(Ordering::Relaxed);
@@ -317,13 +326,7 @@ impl<B> Source<B> {
             now = actual;
         }
         // After the word, not before: see the second race above.
-        let mut waiting = self.lock();
-        if report.ticks & State::READ_TICK != 0 {
-            waiting.reader.take_all(wakers);
-        }
-        if report.ticks & State::WRITE_TICK != 0 {
-            waiting.writer.take_all(wakers);
-        }
+        self.lock().wake(report.ticks & State::READ_TICK != 0, report.ticks & State::WRITE_TICK != 0, wakers);
     }
 
     /// Takes a direction's readiness back, unless an event has come since `seen`.
@@ -341,20 +344,20 @@ impl<B> Source<B> {
         true
     }
 
-    /// Step 4 of the rule in the usual case: the socket is bound, and the `AsyncRead` or `AsyncWrite` place is
-    /// empty. `Ok(true)` if the task is to sleep, `Ok(false)` if an event has come since `seen`. In any other case gives
-    /// the waker back.
+    /// Step 4 of the rule in the usual case: the waker that is kept is that of the task which waits now. `Some(true)` if the
+    /// task is to sleep, `Some(false)` if an event has come since `seen`. In any other case does nothing.
     #[inline]
-    pub(crate) fn store_first(&self, direction: Direction, waker: Waker, seen: State) -> Result<bool, Waker> {
+    pub(crate) fn store_again(&self, direction: Direction, waker: &Waker, seen: State) -> Option<bool> {
         let mut waiting = self.lock();
+        // Nothing is kept when a reactor ends, so the socket is bound, and no wait was cut off that has not heard of it.
+        if !waiting.keeps(direction, waker) {
+            return None;
+        }
+        waiting.kinds[direction as usize] = Kind::Ours;
         // While the lock is held: see the second race above.
         let now = self.state();
-        let waiters = waiting.waiters(direction);
-        if now.is_unbound() || waiters.poll.is_some() || waiters.is_poll_lost() {
-            return Err(waker);
-        }
-        waiters.poll = Some(waker);
-        Ok(now.same_tick(seen, direction))
+        drop(waiting);
+        Some(now.same_tick(seen, direction))
     }
 
     /// Step 4 in all other cases. `arm` is told the binding, under the lock.
@@ -366,18 +369,19 @@ impl<B> Source<B> {
         direction: Direction,
         place: &mut Place<'_>,
         waker: Waker,
+        is_ours: bool,
         seen: State,
         arm: impl FnOnce(&B) -> Result<(), E>,
     ) -> Result<Stored, E> {
         let mut waiting = self.lock();
-        if waiting.waiters(direction).take_lost(place) {
+        if waiting.take_lost(direction, place) {
             return Ok(Stored::Lost);
         }
         let Some(binding) = &waiting.binding else {
             return Ok(Stored::Unbound(waker));
         };
         arm(binding)?;
-        let mut released = waiting.waiters(direction).store(place, waker);
+        let mut released = waiting.store(direction, place, waker, is_ours);
         // While the lock is held: see the second race above.
         let sleeps = self.state().same_tick(seen, direction);
         drop(waiting);
@@ -394,7 +398,7 @@ impl<B> Source<B> {
     /// Whether this operation was waiting when the reactor that watched for it ended. Says so once.
     #[cold]
     pub(crate) fn take_lost(&self, direction: Direction, place: &mut Place<'_>) -> bool {
-        self.lock().waiters(direction).take_lost(place)
+        self.lock().take_lost(direction, place)
     }
 
     /// Notes whether somebody wants to hear of the operations in a direction.
@@ -408,13 +412,13 @@ impl<B> Source<B> {
 
     /// Moves all who wait for a direction to `wakers`, though nothing has happened there: they look for themselves.
     pub(crate) fn rouse(&self, direction: Direction, wakers: &mut Vec<Waker>) {
-        self.lock().waiters(direction).take_all(wakers);
+        self.lock().wake(direction == Direction::Read, direction == Direction::Write, wakers);
     }
 
     /// Removes a cancelled future from the list.
     pub(crate) fn forget(&self, direction: Direction, key: u64) {
         let mut waiting = self.lock();
-        let removed = waiting.waiters(direction).list.as_mut().and_then(|list| list.remove(key));
+        let removed = waiting.lists.as_mut().and_then(|lists| lists[direction as usize].remove(key));
         drop(waiting);
         drop(removed);
     }
@@ -425,7 +429,8 @@ impl<B> Source<B> {
     pub(crate) fn forget_poll(&self, direction: Direction, waker: &Waker) {
         let mut waiting = self.lock();
         // Comparing is not foreign code: two pairs of addresses.
-        let removed = waiting.waiters(direction).poll.take_if(|stored| stored.will_wake(waker));
+        let is_there = waiting.polls[direction as usize].as_ref().is_some_and(|stored| stored.will_wake(waker));
+        let removed = if is_there { waiting.take_poll(direction) } else { None };
         drop(waiting);
         drop(removed);
     }
@@ -440,14 +445,15 @@ impl<B> Source<B> {
             Some(now & (State::OBSERVED | !(State::READ_TICK - 1)) | State::UNBOUND | State::ORPHANED)
         });
         for direction in [Direction::Read, Direction::Write] {
-            let waiters = waiting.waiters(direction);
-            let poll_lost = waiters.poll.is_some();
-            if poll_lost || waiters.list.is_some() {
-                let list = waiters.list.get_or_insert_default();
+            let poll_lost = waiting.is_polled(direction);
+            if poll_lost || waiting.lists.is_some() {
+                let list = waiting.list(direction);
                 (list.lost, list.poll_lost) = (list.next_key, poll_lost);
             }
-            waiters.take_all(wakers);
+            // Those too that are kept and do not wait: nothing is kept of a reactor that has ended.
+            wakers.extend(waiting.take_poll(direction));
         }
+        waiting.wake(true, true, wakers);
         binding
     }
 
@@ -485,9 +491,9 @@ impl<B> Source<B> {
     /// How many wakers wait for a direction.
     #[cfg(any(test, fuzzing))]
     pub(crate) fn count(&self, direction: Direction) -> usize {
-        let mut waiting = self.lock();
-        let waiters = waiting.waiters(direction);
-        usize::from(waiters.poll.is_some()) + waiters.list.as_ref().map_or(0, |list| list.waiters.len())
+        let waiting = self.lock();
+        let listed = waiting.lists.as_ref().map_or(0, |lists| lists[direction as usize].waiters.len());
+        usize::from(waiting.is_polled(direction)) + listed
     }
 
     /// Ends the binding, silently: the socket is being closed or handed back.
@@ -499,52 +505,84 @@ impl<B> Source<B> {
 }
 
 impl<B> Waiting<B> {
+    /// Whether one of ours is there that is the same as `waker`.
     #[inline]
-    fn waiters(&mut self, direction: Direction) -> &mut Waiters {
-        match direction {
-            Direction::Read => &mut self.reader,
-            Direction::Write => &mut self.writer,
-        }
-    }
-}
-
-impl Waiters {
-    #[inline]
-    fn take_all(&mut self, wakers: &mut Vec<Waker>) {
-        // Asked first: mostly nobody waits to write.
-        if self.poll.is_some() {
-            wakers.extend(self.poll.take());
-        }
-        if let Some(list) = &mut self.list {
-            list.take_all(wakers);
-        }
+    fn keeps(&self, direction: Direction, waker: &Waker) -> bool {
+        matches!(self.kinds[direction as usize], Kind::Ours | Kind::Woken)
+            && self.polls[direction as usize].as_ref().is_some_and(|kept| kept.will_wake(waker))
     }
 
-    fn store(&mut self, place: &mut Place<'_>, waker: Waker) -> Released {
-        match place {
-            Place::Poll => match self.poll.replace(waker) {
-                None => Released::default(),
-                Some(old) => self.displace(old),
-            },
-            Place::Listed(key) => self.list.get_or_insert_default().store(key, waker),
+    /// Wakes all of ours that wait in these directions, and moves the others to `wakers`.
+    #[inline]
+    fn wake(&mut self, reads: bool, writes: bool, wakers: &mut Vec<Waker>) {
+        if reads {
+            self.wake_poll(Direction::Read, wakers);
+        }
+        if writes {
+            self.wake_poll(Direction::Write, wakers);
+        }
+        if let Some(lists) = &mut self.lists {
+            wake_lists(lists, [reads, writes], wakers);
+        }
+    }
+
+    #[inline]
+    fn wake_poll(&mut self, direction: Direction, wakers: &mut Vec<Waker>) {
+        let side = direction as usize;
+        if self.kinds[side] == Kind::Ours {
+            self.kinds[side] = Kind::Woken;
+            if let Some(waker) = &self.polls[side] {
+                waker.wake_by_ref();
+            }
+        } else if self.kinds[side] == Kind::Foreign {
+            self.move_poll(direction, wakers);
+        }
+    }
+
+    #[inline(never)]
+    fn move_poll(&mut self, direction: Direction, wakers: &mut Vec<Waker>) {
+        wakers.extend(self.take_poll(direction));
+    }
+
+    /// Whether somebody waits through `AsyncRead` or `AsyncWrite`.
+    fn is_polled(&self, direction: Direction) -> bool {
+        matches!(self.kinds[direction as usize], Kind::Foreign | Kind::Ours)
+    }
+
+    /// Empties the place of `AsyncRead` or `AsyncWrite`.
+    fn take_poll(&mut self, direction: Direction) -> Option<Waker> {
+        self.kinds[direction as usize] = Kind::Nobody;
+        self.polls[direction as usize].take()
+    }
+
+    fn store(&mut self, direction: Direction, place: &mut Place<'_>, waker: Waker, is_ours: bool) -> Released {
+        if let Place::Listed(key) = place {
+            return self.list(direction).store(key, waker);
+        }
+        let waited = self.is_polled(direction);
+        self.kinds[direction as usize] = if is_ours { Kind::Ours } else { Kind::Foreign };
+        match self.polls[direction as usize].replace(waker) {
+            None => Released::default(),
+            Some(old) if waited => self.displace(direction, old),
+            Some(old) => Released { drop: Some(old), ..Released::default() },
         }
     }
 
     /// Keeps the wait of `old`, which a newer waker has just replaced.
-    fn displace(&mut self, old: Waker) -> Released {
-        if self.poll.as_ref().is_some_and(|newest| newest.will_wake(&old)) {
+    fn displace(&mut self, direction: Direction, old: Waker) -> Released {
+        if self.polls[direction as usize].as_ref().is_some_and(|newest| newest.will_wake(&old)) {
             return Released { drop: Some(old), ..Released::default() };
         }
-        self.list.get_or_insert_default().displace(old)
+        self.list(direction).displace(old)
     }
 
-    #[inline]
-    fn is_poll_lost(&self) -> bool {
-        self.list.as_ref().is_some_and(|list| list.poll_lost)
+    fn list(&mut self, direction: Direction) -> &mut List {
+        &mut self.lists.get_or_insert_default()[direction as usize]
     }
 
-    fn take_lost(&mut self, place: &mut Place<'_>) -> bool {
-        let Some(list) = &mut self.list else { return false };
+    fn take_lost(&mut self, direction: Direction, place: &mut Place<'_>) -> bool {
+        let Some(lists) = &mut self.lists else { return false };
+        let list = &mut lists[direction as usize];
         match place {
             Place::Poll => mem::take(&mut list.poll_lost),
             Place::Listed(key) => key.take_if(|key| *key < list.lost).is_some(),
@@ -552,8 +590,16 @@ impl Waiters {
     }
 }
 
+#[cold]
+fn wake_lists(lists: &mut [List; 2], meant: [bool; 2], wakers: &mut Vec<Waker>) {
+    for (list, is_meant) in lists.iter_mut().zip(meant) {
+        if is_meant {
+            list.take_all(wakers);
+        }
+    }
+}
+
 impl List {
-    #[cold]
     fn take_all(&mut self, wakers: &mut Vec<Waker>) {
         wakers.extend(self.waiters.drain(..).map(|waiter| waiter.waker));
         (self.displaced, self.room) = (0, ROOM);

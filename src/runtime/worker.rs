@@ -38,7 +38,7 @@ use crate::budget;
 use crate::executor::{self, Entry, Executor, Home, Which};
 use crate::metrics::Counters;
 use crate::reactor::{Reactor, Registry};
-use crate::sync::contain;
+use crate::sync::{contain, note_ours};
 use crate::time::{self, Clock, Instant, Timers};
 
 /// Entries run between two looks at the kernel.
@@ -122,6 +122,7 @@ impl Worker {
                     None => break,
                 }
                 main.taken();
+                note_ours(&waker);
                 if let Poll::Ready(output) = future.as_mut().poll(&mut cx) {
                     return output;
                 }
