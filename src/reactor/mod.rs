@@ -2,7 +2,7 @@
 //!
 //! Each worker owns a [`Reactor`] and turns it; sockets hold the shared half, the
 //! [`Registry`]. The reactor blocks in exactly one place, [`Reactor::turn`], and it
-//! wakes and drops wakers only after every lock is released.
+//! wakes and drops foreign wakers only after every lock is released.
 //!
 //! # A socket's way through here
 //! 1. An operation tries its system call, and mostly that is all.
@@ -189,13 +189,10 @@ impl Reactor {
         for event in &self.events {
             count += 1;
             if let Some(source) = table.slots.get(event.token().0) {
-                source.dispatch(report(event), &mut self.wakers);
-            } else if event.token() == ALARM {
-                self.alarm.rang();
-            } else if event.token() == RING {
-                self.registry.ring.heard(&self.registry.registry)?;
+                dispatch(source, event, &mut self.wakers);
+            } else {
+                self.registry.hear(event.token(), &mut self.alarm)?;
             }
-            // Else it was for a source that was removed after the kernel queued it.
         }
         drop(table);
         wake_all(&mut self.wakers);
@@ -209,31 +206,29 @@ impl Drop for Reactor {
     }
 }
 
-/// What an event says, in the words of a source.
+/// Tells a source what an event says.
 #[inline]
-fn report(event: &mio::event::Event) -> Report {
-    if event.is_error() || event.is_priority() || event.is_read_closed() || event.is_write_closed() {
-        return rare_report(event);
-    }
-    match (event.is_readable(), event.is_writable()) {
-        (true, true) => const { Report::new(State::READABLE | State::WRITABLE) },
-        (true, false) => const { Report::new(State::READABLE) },
-        (false, true) => const { Report::new(State::WRITABLE) },
-        (false, false) => const { Report::new(0) },
+fn dispatch(source: &Source, event: &mio::event::Event, wakers: &mut Vec<Waker>) {
+    let is_plain = !(event.is_error() || event.is_priority() || event.is_read_closed() || event.is_write_closed());
+    // Whatever comes to be read, there mostly is room to write too.
+    if is_plain && event.is_readable() && event.is_writable() {
+        source.dispatch(const { Report::new(State::READABLE | State::WRITABLE) }, wakers);
+    } else {
+        dispatch_report(source, event, wakers);
     }
 }
 
-#[cold]
-fn rare_report(event: &mio::event::Event) -> Report {
+/// As [`dispatch`], for any event.
+#[inline(never)]
+fn dispatch_report(source: &Source, event: &mio::event::Event, wakers: &mut Vec<Waker>) {
     let flag = |is: bool, flag: u64| if is { flag } else { 0 };
-    Report::new(
-        flag(event.is_readable(), State::READABLE)
-            | flag(event.is_writable(), State::WRITABLE)
-            | flag(event.is_read_closed(), State::READ_CLOSED)
-            | flag(event.is_write_closed(), State::WRITE_CLOSED)
-            | flag(event.is_error(), State::ERROR)
-            | flag(event.is_priority(), State::PRIORITY),
-    )
+    let flags = flag(event.is_readable(), State::READABLE)
+        | flag(event.is_writable(), State::WRITABLE)
+        | flag(event.is_read_closed(), State::READ_CLOSED)
+        | flag(event.is_write_closed(), State::WRITE_CLOSED)
+        | flag(event.is_error(), State::ERROR)
+        | flag(event.is_priority(), State::PRIORITY);
+    source.dispatch(Report::new(flags), wakers);
 }
 
 impl Registry {
@@ -290,6 +285,18 @@ impl Registry {
             // As at the end of a runtime: whoever waits fails, and the next operation binds anew.
             source.orphan(wakers);
         }
+    }
+
+    /// An event is no source's.
+    #[cold]
+    fn hear(&self, token: Token, alarm: &mut Alarm) -> io::Result<()> {
+        match token {
+            ALARM => alarm.rang(),
+            RING => self.ring.heard(&self.registry)?,
+            // It was for a source that was removed after the kernel queued it.
+            _ => {}
+        }
+        Ok(())
     }
 
     /// How many sources are bound here.

@@ -316,7 +316,8 @@ impl<B> Source<B> {
     }
 
     /// Stores what an event reports and wakes those of ours who wait for it; the others are moved to `wakers`.
-    #[inline]
+    // Always: for an event that is known most of this falls away.
+    #[inline(always)]
     pub(crate) fn dispatch(&self, report: Report, wakers: &mut Vec<Waker>) {
         let mut now = self.state.load(Ordering::Relaxed);
         // Release: whoever sees the tick also sees what came before the event.
