@@ -43,6 +43,7 @@ use std::panic::Location;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Wake, Waker};
+use std::thread::LocalKey;
 use std::time::{Duration, Instant};
 
 pub use join::{AbortHandle, JoinError, JoinHandle};
@@ -55,6 +56,7 @@ use list::Kind;
 pub(crate) use list::Which;
 pub(crate) use task::{LARGE, Runnable, is_local, job, refuse, run};
 
+use queues::Remote;
 use sharing::Sharing;
 pub(crate) use workers::Workers;
 
@@ -191,8 +193,13 @@ impl Home {
     }
 
     #[inline]
+    fn remote(&self) -> &Remote<Entry, Runnable> {
+        self.workers.queues.remote(self.index)
+    }
+
+    #[inline]
     fn inbox(&self) -> &Inbox<Entry> {
-        &self.workers.queues.remote(self.index).inbox
+        &self.remote().inbox
     }
 
     /// Where a task of these workers is spawned: on the worker of this thread, if it is one of them, or the least loaded.
@@ -304,7 +311,7 @@ fn schedule_beside_others(runnable: Runnable) {
     } else if IN_BATCH.get() {
         push_shared(runnable);
     } else {
-        GATHERED.with(|gathered| gathered.borrow_mut().push(runnable));
+        push_to(&GATHERED, runnable);
     }
 }
 
@@ -333,27 +340,32 @@ fn post(runnable: Runnable) {
     }
 }
 
-/// Queues an entry on this thread.
-// What is rare is passed the entry, so that the usual way has nothing to keep for it.
 #[inline]
 fn push(entry: Entry) {
-    QUEUE.with(|queue| match queue.try_borrow_mut() {
-        Ok(mut queue) if queue.len() < queue.capacity() => queue.push(entry),
-        Ok(queue) => push_and_grow(queue, entry),
-        Err(_) => push_while_borrowed(entry),
+    push_to(&QUEUE, entry);
+}
+
+/// Queues something on this thread.
+// What is rare is passed what is queued, so that the usual way has nothing to keep for it.
+#[inline]
+fn push_to<T>(queue: &'static LocalKey<ThreadQueue<T>>, new: T) {
+    queue.with(|queue| match queue.try_borrow_mut() {
+        Ok(mut queue) if queue.len() < queue.capacity() => queue.push(new),
+        Ok(queue) => push_and_grow(queue, new),
+        Err(_) => push_while_borrowed(new),
     });
 }
 
 #[cold]
 #[inline(never)]
-fn push_and_grow(mut queue: RefMut<'_, Vec<Entry>>, entry: Entry) {
-    queue.push(entry);
+fn push_and_grow<T>(mut queue: RefMut<'_, Vec<T>>, new: T) {
+    queue.push(new);
 }
 
 #[cold]
 #[inline(never)]
-fn push_while_borrowed(_: Entry) {
-    unreachable!("nothing is woken while the queue is borrowed");
+fn push_while_borrowed<T>(_: T) {
+    unreachable!("nothing is woken while a queue is borrowed");
 }
 
 /// Gets rid of an entry that no worker will run.
@@ -367,6 +379,9 @@ fn discard(entry: Entry) {
     }
 }
 
+/// A queue of one thread, without a destructor.
+type ThreadQueue<T> = ManuallyDrop<RefCell<Vec<T>>>;
+
 // None of these has a destructor, so that they can be used at any time in a thread's life: a runtime may be dropped, and a
 // task woken, by another thread-local's destructor. They are empty by then, since [`Entered`] restores what was there.
 thread_local! {
@@ -378,9 +393,9 @@ thread_local! {
     /// The worker runs tasks; else it waits, or deals with what it has waited for.
     static IN_BATCH: Cell<bool> = const { Cell::new(false) };
     /// What was woken on this thread, is its worker's own, and was not yet taken by [`Executor::next`].
-    static QUEUE: ManuallyDrop<RefCell<Vec<Entry>>> = const { ManuallyDrop::new(RefCell::new(Vec::new())) };
+    static QUEUE: ThreadQueue<Entry> = const { ThreadQueue::new(RefCell::new(Vec::new())) };
     /// What was woken on this thread between two batches and is to be shared.
-    static GATHERED: ManuallyDrop<RefCell<Vec<Runnable>>> = const { ManuallyDrop::new(RefCell::new(Vec::new())) };
+    static GATHERED: ThreadQueue<Runnable> = const { ThreadQueue::new(RefCell::new(Vec::new())) };
     /// The worker on this thread.
     static CURRENT: ManuallyDrop<RefCell<Option<Current>>> = const { ManuallyDrop::new(RefCell::new(None)) };
 }
@@ -466,24 +481,18 @@ impl Executor {
     /// The next entry to run.
     #[inline]
     pub(crate) fn next(&mut self) -> Option<Entry> {
-        if self.sharing.is_some() { self.next_of_both() } else { self.next_own() }
+        if self.sharing.is_some() { self.next_beside_others() } else { next_own(&mut self.batch) }
     }
 
-    #[inline]
-    fn next_own(&mut self) -> Option<Entry> {
-        let next = self.batch.pop();
-        if next.is_some() {
-            return next;
-        }
-        self.swap();
-        self.batch.pop()
+    #[inline(never)]
+    fn next_beside_others(&mut self) -> Option<Entry> {
+        next_of_both(&mut self.batch, self.home.remote(), self.home.index, &mut self.shared_next)
     }
 
     /// Runs a task.
     #[inline]
     pub(crate) fn run(&self, task: Runnable) {
-        budget::refill();
-        run(task);
+        run_refilled(task);
     }
 
     /// Runs a task and those that come next, `most` of them in all, until none is left, or it is the turn of the main future.
@@ -491,49 +500,12 @@ impl Executor {
     // Not inlined: the loop has the registers to itself.
     #[inline(never)]
     pub(crate) fn run_until_main(&mut self, first: Runnable, most: u64) -> (u64, bool) {
-        self.run(first);
-        if self.sharing.is_some() {
-            self.go_on_until_main(most, Self::next_of_both)
-        } else {
-            self.go_on_until_main(most, Self::next_own)
-        }
-    }
-
-    #[inline]
-    fn go_on_until_main(&mut self, most: u64, next: impl Fn(&mut Self) -> Option<Entry>) -> (u64, bool) {
-        let mut ran = 1;
-        while ran < most {
-            match next(self) {
-                Some(Entry::Task(task)) => self.run(task),
-                Some(Entry::Main) => return (ran, true),
-                None => break,
-            }
-            ran += 1;
-        }
-        (ran, false)
-    }
-
-    /// The batch is used up: what has gathered meanwhile is the next.
-    #[inline]
-    fn swap(&mut self) {
-        QUEUE.with(|queue| mem::swap(&mut self.batch, &mut queue.borrow_mut()));
-        self.batch.reverse();
-    }
-
-    /// The next entry of this worker's own and the shared ones, in turn.
-    fn next_of_both(&mut self) -> Option<Entry> {
-        if !self.batch.is_empty() {
-            self.shared_next = !self.shared_next;
-            if !self.shared_next {
-                return self.batch.pop();
-            }
-        }
-        let Some(task) = self.home.workers.queues.pop(self.home.index) else { return self.next_own() };
-        if let Some(sharing) = &mut self.sharing {
-            sharing.work();
-        }
-        task.metadata().note_worker(self.home.index);
-        Some(Entry::Task(task))
+        let Self { home, batch, sharing, shared_next, .. } = self;
+        let Some(sharing) = sharing else { return run_all(first, most, || next_own(batch)) };
+        let remote = home.remote();
+        let (ran, is_main_next) = run_all(first, most, || next_of_both(batch, remote, home.index, shared_next));
+        sharing.work(ran);
+        (ran, is_main_next)
     }
 
     /// Whether [`next`](Executor::next) would return something.
@@ -550,7 +522,7 @@ impl Executor {
         }
         // Now, and not when the shared queue is empty, which it need never be.
         if self.batch.is_empty() {
-            self.swap();
+            swap(&mut self.batch);
         }
         let has_own = self.has_next();
         if let Some(sharing) = &mut self.sharing {
@@ -638,6 +610,66 @@ impl Executor {
     pub(crate) fn main_waker(&self) -> MainWaker {
         MainWaker(Arc::new(Main { home: self.home.clone(), queued: AtomicBool::new(false) }))
     }
+}
+
+/// As [`Executor::run_until_main`].
+#[inline]
+fn run_all(first: Runnable, most: u64, mut next: impl FnMut() -> Option<Entry>) -> (u64, bool) {
+    run_refilled(first);
+    let mut ran = 1;
+    while ran < most {
+        match next() {
+            Some(Entry::Task(task)) => run_refilled(task),
+            Some(Entry::Main) => return (ran, true),
+            None => break,
+        }
+        ran += 1;
+    }
+    (ran, false)
+}
+
+#[inline]
+fn run_refilled(task: Runnable) {
+    budget::refill();
+    run(task);
+}
+
+/// The next of a worker's own entries.
+#[inline]
+fn next_own(batch: &mut Vec<Entry>) -> Option<Entry> {
+    let next = batch.pop();
+    if next.is_some() {
+        return next;
+    }
+    swap(batch);
+    batch.pop()
+}
+
+/// The next of a worker's own entries and of the shared ones, in turn.
+// Always: in a loop, most of it is done once.
+#[inline(always)]
+fn next_of_both(
+    batch: &mut Vec<Entry>,
+    remote: &Remote<Entry, Runnable>,
+    index: usize,
+    shared_next: &mut bool,
+) -> Option<Entry> {
+    if !batch.is_empty() {
+        *shared_next = !*shared_next;
+        if !*shared_next {
+            return batch.pop();
+        }
+    }
+    let Some(task) = remote.pop() else { return next_own(batch) };
+    task.metadata().note_worker(index);
+    Some(Entry::Task(task))
+}
+
+/// The batch is used up: what has gathered meanwhile is the next.
+#[inline]
+fn swap(batch: &mut Vec<Entry>) {
+    QUEUE.with(|queue| mem::swap(batch, &mut queue.borrow_mut()));
+    batch.reverse();
 }
 
 /// Wakes the future of a `block_on` call: it is queued like any task.

@@ -16,6 +16,7 @@
 //! [`idle`](super::idle); when a worker looks, in [`sharing`](super::sharing).
 
 use std::collections::VecDeque;
+use std::mem;
 use std::task::Waker;
 use std::time::Duration;
 
@@ -119,15 +120,9 @@ impl<E, T> Queues<E, T> {
     }
 
     /// The next of a worker's own queue.
-    #[inline]
+    #[cfg(test)]
     pub(super) fn pop(&self, index: usize) -> Option<T> {
-        let mut queue = self.remotes[index].queue.lock();
-        queue.progress += 1;
-        // In turn: those that are new are not to starve those that are there.
-        if !queue.placed.is_empty() && (queue.progress % 2 == 0 || queue.ready.is_empty()) {
-            return queue.placed.pop_front();
-        }
-        queue.ready.pop_front()
+        self.remotes[index].pop()
     }
 
     /// Whether a worker's queue is empty; if so, the worker is about to be idle.
@@ -143,7 +138,7 @@ impl<E, T> Queues<E, T> {
         let mut queue = self.remotes[index].queue.lock();
         queue.running = true;
         queue.progress += 1;
-        queue.ready.extend(gathered.drain(..));
+        queue.append(gathered);
         let shared = queue.ready.len() + queue.placed.len();
         drop(queue);
         // Whichever is run first, it may be for long.
@@ -168,27 +163,19 @@ impl<E, T> Queues<E, T> {
 
     /// The other workers, for each worker in another order.
     pub(super) fn others(&self, index: usize) -> impl Iterator<Item = usize> + use<E, T> {
-        let count = self.len();
-        (1..count).map(move |offset| (index + offset) % count)
+        (index + 1..self.len()).chain(0..index)
     }
 
-    /// Takes some of a worker's queue. `unmoved` is told its progress, if something is there, and says for how long it has
-    /// been so.
-    pub(super) fn take(&self, index: usize, victims: Victims, unmoved: impl FnOnce(u64) -> Duration) -> Vec<T> {
+    /// Takes some of a worker's queue; `None` if there is nothing to take. `unmoved` is told its progress, if something is there,
+    /// and says for how long it has been so.
+    #[inline]
+    pub(super) fn take(&self, index: usize, victims: Victims, unmoved: impl FnOnce(u64) -> Duration) -> Option<Vec<T>> {
         let mut queue = self.remotes[index].queue.lock();
         if queue.is_empty() {
-            return Vec::new();
+            return None;
         }
         let unmoved = unmoved(queue.progress);
-        let stuck_for = if queue.running { unmoved } else { Duration::ZERO };
-        if stuck_for < STUCK {
-            let half = if victims == Victims::Any { queue.ready.len() / 2 } else { 0 };
-            return queue.ready.drain(..half).collect();
-        }
-        let placed = if stuck_for < STUCK_FOR_LONG { 0 } else { queue.placed.len().min(SOME) };
-        let ready = queue.ready.len().min(SOME);
-        let Queue { ready: all_ready, placed: all_placed, .. } = &mut *queue;
-        all_ready.drain(..ready).chain(all_placed.drain(..placed)).collect()
+        Some(queue.take(victims, unmoved)).filter(|taken| !taken.is_empty())
     }
 
     /// How often something came to a worker from a thread that is none of them, or was placed there.
@@ -222,9 +209,44 @@ impl<E, T> Remote<E, T> {
         let queue = Queue { ready, placed, running: false, progress: 0, posts: 0, closed: false };
         Self { inbox: Inbox::new(ring), queue: Mutex::new(queue) }
     }
+
+    /// The next of its worker's queue.
+    #[inline]
+    pub(super) fn pop(&self) -> Option<T> {
+        let mut queue = self.queue.lock();
+        queue.progress += 1;
+        // In turn: those that are new are not to starve those that are there.
+        if !queue.placed.is_empty() && (queue.progress % 2 == 0 || queue.ready.is_empty()) {
+            return queue.placed.pop_front();
+        }
+        queue.ready.pop_front()
+    }
 }
 
 impl<T> Queue<T> {
+    /// Takes some of what is there, if the worker has not come here for that long.
+    #[inline(never)]
+    fn take(&mut self, victims: Victims, unmoved: Duration) -> Vec<T> {
+        let stuck_for = if self.running { unmoved } else { Duration::ZERO };
+        if stuck_for < STUCK {
+            let half = if victims == Victims::Any { self.ready.len() / 2 } else { 0 };
+            return self.ready.drain(..half).collect();
+        }
+        let placed = if stuck_for < STUCK_FOR_LONG { 0 } else { self.placed.len().min(SOME) };
+        let ready = self.ready.len().min(SOME);
+        self.ready.drain(..ready).chain(self.placed.drain(..placed)).collect()
+    }
+
+    fn append(&mut self, gathered: &mut Vec<T>) {
+        if self.ready.is_empty() && self.ready.capacity() <= gathered.capacity() {
+            // The two change places, and nothing is moved.
+            let ready = mem::replace(&mut self.ready, mem::take(gathered).into());
+            *gathered = ready.into();
+        } else {
+            self.ready.extend(gathered.drain(..));
+        }
+    }
+
     fn is_empty(&self) -> bool {
         self.ready.is_empty() && self.placed.is_empty()
     }
@@ -253,10 +275,10 @@ mod tests {
         let queues = Queues::<(), u32>::new(vec![Waker::noop().clone(), Waker::noop().clone()]);
         queues.publish(0, &mut vec![1, 2], false);
         queues.place(0, 3).unwrap();
-        assert!(queues.take(0, Victims::Stuck, |_| Duration::ZERO).is_empty(), "it is not stuck");
-        assert_eq!(queues.take(0, Victims::Any, |_| Duration::ZERO), [1], "half of two");
-        assert_eq!(queues.take(0, Victims::Stuck, |_| STUCK), [2]);
-        assert_eq!(queues.take(0, Victims::Stuck, |_| STUCK_FOR_LONG), [3]);
+        assert_eq!(queues.take(0, Victims::Stuck, |_| Duration::ZERO), None, "it is not stuck");
+        assert_eq!(queues.take(0, Victims::Any, |_| Duration::ZERO), Some(vec![1]), "half of two");
+        assert_eq!(queues.take(0, Victims::Stuck, |_| STUCK), Some(vec![2]));
+        assert_eq!(queues.take(0, Victims::Stuck, |_| STUCK_FOR_LONG), Some(vec![3]));
         queues.place(0, 4).unwrap();
         assert!(queues.rest(1), "it has nothing");
         assert!(!queues.rest(0), "it has something");

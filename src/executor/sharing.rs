@@ -30,7 +30,7 @@ pub(super) struct Sharing {
     /// It has taken back its watch, or a call: somebody must look.
     must_look: bool,
     /// What it has done since it last read the clock: entries run, and batches for as much as some entries.
-    work: u32,
+    work: u64,
 }
 
 /// The first watch, and the longest.
@@ -38,8 +38,8 @@ const WATCH: Duration = Duration::from_millis(1);
 const LONGEST_WATCH: Duration = Duration::from_millis(4);
 
 /// After so much work a busy worker reads the clock, and looks if it is time to.
-const WORK: u32 = 64;
-const BATCH_WORK: u32 = 8;
+const WORK: u64 = 64;
+const BATCH_WORK: u64 = 8;
 
 impl Sharing {
     pub(super) fn new(workers: usize, now: Instant) -> Self {
@@ -47,10 +47,10 @@ impl Sharing {
         Self { seen, looked: now, idle: false, watching: false, watch: WATCH, must_look: false, work: 0 }
     }
 
-    /// An entry is about to be run.
+    /// So many tasks were run.
     #[inline]
-    pub(super) fn work(&mut self) {
-        self.work += 1;
+    pub(super) fn work(&mut self, ran: u64) {
+        self.work += ran;
     }
 
     /// The worker has nothing but what is in its queue. Whether that is empty, and the worker may block; then comes
@@ -128,14 +128,14 @@ impl Sharing {
         for other in queues.others(index) {
             let (seen, since) = &mut self.seen[other];
             // Most queues are empty, and then the clock is not read.
-            let mut taken = queues.take(other, victims, |progress| {
+            let taken = queues.take(other, victims, |progress| {
                 let now = now();
                 if *seen != progress {
                     (*seen, *since) = (progress, now);
                 }
                 now - *since
             });
-            if !taken.is_empty() {
+            if let Some(mut taken) = taken {
                 // Who steals while it is busy has more to do.
                 queues.publish(index, &mut taken, victims == Victims::Stuck);
                 return true;
