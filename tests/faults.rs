@@ -40,11 +40,32 @@ fn accept_passes_over_connections_that_were_given_up_and_interruptions() {
     });
 }
 
+/// Without it the kernel makes a socket for each look at an empty queue, and takes it back.
+#[test]
+fn accept_is_called_once_for_each_connection() {
+    const CONNECTIONS: u32 = 3;
+    let faults = [Fault("accept4", libc::EMFILE, CONNECTIONS + 1, 0)];
+    with_faults("accept_is_called_once_for_each_connection", &faults, || {
+        run(|| async {
+            let (listener, address) = listener().await;
+            for _ in 0..CONNECTIONS {
+                assert!(poll_once(listener.accept()).await.is_none(), "nobody has connected yet");
+                let connect = TcpStream::connect(address);
+                try_zip(async { listener.accept().await }, connect).await.expect("a connection");
+            }
+            assert!(poll_once(listener.accept()).await.is_none(), "nobody has connected since");
+            let _client = TcpStream::connect(address).await.expect("connect");
+            let reported = listener.accept().await.expect_err("this call is the one that fails");
+            assert_eq!(reported.raw_os_error(), Some(libc::EMFILE));
+        });
+    });
+}
+
 /// Without it a server does not learn that it is out of something, or cannot go on when it has it again.
 #[test]
 fn accept_reports_what_the_process_lacks_and_goes_on() {
     const LACKS: [i32; 4] = [libc::EMFILE, libc::ENFILE, libc::ENOBUFS, libc::ENOMEM];
-    let faults: Vec<_> = (2..).zip(LACKS).map(|(call, error)| Fault("accept4", error, call, 0)).collect();
+    let faults: Vec<_> = (1..).zip(LACKS).map(|(call, error)| Fault("accept4", error, call, 0)).collect();
     with_faults("accept_reports_what_the_process_lacks_and_goes_on", &faults, || {
         run(|| async {
             let (listener, address) = listener().await;
@@ -67,7 +88,7 @@ fn accept_reports_what_the_process_lacks_and_goes_on() {
 fn serve_waits_for_what_the_process_lacks_and_goes_on() {
     const LACKS: [i32; 6] =
         [libc::EMFILE, libc::ENFILE, libc::ENOBUFS, libc::ENOMEM, libc::ENETDOWN, libc::ECONNABORTED];
-    let faults: Vec<_> = (2..).zip(LACKS).map(|(call, error)| Fault("accept4", error, call, 0)).collect();
+    let faults: Vec<_> = (1..).zip(LACKS).map(|(call, error)| Fault("accept4", error, call, 0)).collect();
     with_faults("serve_waits_for_what_the_process_lacks_and_goes_on", &faults, || {
         run_paused(|| async {
             let (listener, address) = listener().await;
