@@ -373,8 +373,13 @@ impl Builder {
     /// # Errors
     /// What the system says when it has no descriptors left for the reactors, three for each worker, or starts no threads.
     /// `InvalidInput` if there are to be several workers with a [paused](Builder::start_paused) clock.
+    // Inlined, for a program that says how many workers it wants to be without the code that counts cores.
+    #[inline]
     pub fn build(&self) -> io::Result<Runtime> {
-        let count = self.count_workers()?;
+        self.build_of(self.count_workers()?)
+    }
+
+    fn build_of(&self, count: usize) -> io::Result<Runtime> {
         let reactors = (0..count).map(|_| Reactor::new()).collect::<io::Result<Vec<_>>>()?;
         let workers = Workers::new(reactors.iter().map(Reactor::ring).collect());
         let clock = self.clock(count);
@@ -397,6 +402,7 @@ impl Builder {
         Ok(Runtime { runs: Some(runs), spin: self.spin, handle })
     }
 
+    #[inline]
     fn count_workers(&self) -> io::Result<usize> {
         match self.workers {
             Some(2..) if self.start_paused => Err(io::Error::new(
@@ -405,8 +411,7 @@ impl Builder {
             )),
             Some(workers) => Ok(workers),
             None if self.start_paused => Ok(1),
-            // Where the system does not say, one is right for most.
-            None => Ok(available_parallelism().map_or(1, |cores| cores.get().min(MOST_WORKERS))),
+            None => Ok(count_cores()),
         }
     }
 
@@ -421,6 +426,12 @@ impl Builder {
 
 /// Each is a thread with a reactor, and looks at all others now and then.
 const MOST_WORKERS: usize = 4096;
+
+#[cold]
+fn count_cores() -> usize {
+    // Where the system does not say, one is right for most.
+    available_parallelism().map_or(1, |cores| cores.get().min(MOST_WORKERS))
+}
 
 impl Default for Builder {
     fn default() -> Self {
