@@ -517,9 +517,12 @@ impl Executor {
     /// Begins a batch: what the worker has waited for may be run, here or elsewhere.
     #[inline]
     pub(crate) fn begin_batch(&mut self) {
-        if self.sharing.is_none() {
-            return;
+        if self.sharing.is_some() {
+            self.begin_shared_batch();
         }
+    }
+
+    fn begin_shared_batch(&mut self) {
         // Now, and not when the shared queue is empty, which it need never be.
         if self.batch.is_empty() {
             swap(&mut self.batch);
@@ -538,6 +541,10 @@ impl Executor {
     #[inline]
     pub(crate) fn rest(&mut self) -> bool {
         let has_own = self.has_next();
+        if self.sharing.is_none() { !has_own } else { self.rest_shared(has_own) }
+    }
+
+    fn rest_shared(&mut self, has_own: bool) -> bool {
         let Some(sharing) = &mut self.sharing else { return !has_own };
         IN_BATCH.set(false);
         !has_own && sharing.rest(&self.home.workers.queues, self.home.index, Instant::now)

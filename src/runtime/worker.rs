@@ -133,7 +133,6 @@ impl Worker {
     }
 
     /// Waits for events, posts and timers, or only looks for them if there is something to run.
-    #[inline]
     fn wait(&mut self) {
         budget::suspend();
         let ran = std::mem::take(&mut self.ran);
