@@ -380,18 +380,20 @@ impl Builder {
     }
 
     fn build_of(&self, count: usize) -> io::Result<Runtime> {
-        let reactors = (0..count).map(|_| Reactor::new()).collect::<io::Result<Vec<_>>>()?;
-        let workers = Workers::new(reactors.iter().map(Reactor::ring).collect());
         let clock = self.clock(count);
-        let resources: Vec<Resources> = reactors.into_iter().map(|reactor| Resources::new(reactor, clock)).collect();
+        let mut resources = Vec::with_capacity(count);
+        for _ in 0..count {
+            resources.push(Resources::new(Reactor::new()?, clock));
+        }
+        let workers = Workers::new(resources.iter().map(Resources::ring).collect());
         let home = |index| Home::new(workers.clone(), index);
         let parts = resources.iter().enumerate().map(|(index, resources)| resources.part(home(index))).collect();
         let handle = Handle::new(workers.clone(), Pool::new(self.max_blocking_threads), parts);
-        let runners = resources.into_iter().enumerate().map(|(index, resources)| {
+        let mut runners = Vec::with_capacity(count);
+        for (index, resources) in resources.into_iter().enumerate() {
             let executor = Executor::new(home(index));
-            Worker::new(executor, resources, clock, Park::new(self.spin), handle.clone())
-        });
-        let mut runners: Vec<Worker> = runners.collect();
+            runners.push(Worker::new(executor, resources, clock, Park::new(self.spin), handle.clone()));
+        }
         let runs = match runners.pop() {
             Some(worker) if runners.is_empty() => Runs::One(Box::new(Mutex::new(worker))),
             last => {

@@ -60,6 +60,11 @@ impl Resources {
         Self { timers: Timers::new(reactor.ring(), clock.now()), reactor, counters: Arc::default() }
     }
 
+    /// Rings the worker.
+    pub(super) fn ring(&self) -> Waker {
+        self.reactor.ring()
+    }
+
     /// What a handle has of it, and of its worker's home.
     pub(super) fn part(&self, home: Home) -> Part {
         Part::new(home, &self.reactor, &self.timers, self.counters.clone())
