@@ -489,6 +489,12 @@ impl Executor {
         next_of_both(&mut self.batch, self.home.remote(), self.home.index, &mut self.shared_next)
     }
 
+    /// Whether the entry that was just taken is the last of its batch, as far as is known here.
+    #[inline]
+    pub(crate) fn is_last(&self) -> bool {
+        self.batch.is_empty() && self.sharing.is_none()
+    }
+
     /// Runs a task.
     #[inline]
     pub(crate) fn run(&self, task: Runnable) {

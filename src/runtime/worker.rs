@@ -115,6 +115,13 @@ impl Worker {
             let mut left = BATCH;
             while left > 0 {
                 match self.executor.next() {
+                    // A call would be as long as the rest.
+                    Some(Entry::Task(task)) if self.executor.is_last() => {
+                        self.executor.run(task);
+                        self.ran += 1;
+                        left -= 1;
+                        continue;
+                    }
                     Some(Entry::Task(task)) => {
                         let (ran, is_main_next) = self.executor.run_until_main(task, left);
                         self.ran += ran;
