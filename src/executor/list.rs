@@ -114,21 +114,20 @@ impl TaskLists {
     ///
     /// # Panics
     /// With 2^32 tasks.
-    pub(super) fn admit<R>(&self, index: usize, kind: Kind, make: impl FnOnce(Place) -> (Waker, R)) -> R {
+    pub(super) fn admit<R>(&self, index: usize, kind: Kind, make: impl FnOnce(Place) -> (Waker, R)) -> (Place, R) {
         let mut tasks = self.lists[index].0.lock();
         let id = tasks.next_id;
         tasks.next_id = id.checked_add(tasks.id_step).expect("fewer than 2^64 tasks");
-        let place = |key| Place { id, slot: Slot { key, list: index as u32 } };
-        if tasks.closed || (kind == Kind::Local && tasks.closed_to_local) {
-            let (_unused, made) = make(place(None));
-            return made;
+        let is_refused = tasks.closed || (kind == Kind::Local && tasks.closed_to_local);
+        let key = (!is_refused).then(|| key(tasks.entries.vacant_key()));
+        let place = Place { id, slot: Slot { key, list: index as u32 } };
+        // Called at one place, so that it is inlined, however much it does.
+        let (waker, made) = make(place);
+        if !is_refused {
+            tasks.entries.insert(Entry { id, kind, end: 0, waker });
+            tasks.counted(kind, 1);
         }
-        let vacant = tasks.entries.vacant_entry();
-        let key = u32::try_from(vacant.key() + 1).ok().and_then(NonZeroU32::new);
-        let (waker, made) = make(place(Some(key.expect("fewer than 2^32 tasks"))));
-        vacant.insert(Entry { id, kind, end: 0, waker });
-        tasks.counted(kind, 1);
-        made
+        (place, made)
     }
 
     /// Removes a task's entry, if it has one. `true` if it was the last one of all, after they were all told to end.
@@ -295,6 +294,10 @@ impl Tasks {
             Which::All => self.entries.len() - self.jobs,
         }
     }
+}
+
+fn key(number: usize) -> NonZeroU32 {
+    u32::try_from(number + 1).ok().and_then(NonZeroU32::new).expect("fewer than 2^32 tasks")
 }
 
 fn number(key: NonZeroU32) -> usize {

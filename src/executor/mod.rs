@@ -239,10 +239,16 @@ impl Current {
         CURRENT.with(|current| {
             let current = current.borrow();
             let Current { home, spawns } = current.as_ref()?;
-            Some(match spawns {
-                None => make(home),
-                Some(workers) => make(&Home::new(workers.clone(), workers.least_loaded())),
-            })
+            let elsewhere;
+            let home = match spawns {
+                None => home,
+                Some(workers) => {
+                    elsewhere = Home::new(workers.clone(), workers.least_loaded());
+                    &elsewhere
+                }
+            };
+            // Called at one place, so that it is inlined, however much it does.
+            Some(make(home))
         })
     }
 

@@ -14,7 +14,7 @@ use loom::sync::Notify;
 use loom::thread;
 
 use super::inbox::Inbox;
-use super::list::{Kind, Place, TaskLists};
+use super::list::{Kind, TaskLists};
 use super::queues::Queues;
 use super::sharing::Sharing;
 
@@ -314,7 +314,7 @@ fn whoever_waits_for_the_last_task_hears_of_it() {
         let (ring, waker) = ring();
         let queues = Arc::new(Queues::<u32, u32>::new(vec![waker, Waker::noop().clone()]));
         let lists = Arc::new(TaskLists::new(2));
-        let admit = |list| lists.admit(list, Kind::Shared, |place: Place| (Waker::noop().clone(), place));
+        let admit = |list| lists.admit(list, Kind::Shared, |_| (Waker::noop().clone(), ())).0;
         let ending = [admit(0), admit(1)].map(|place| {
             let (queues, lists) = (queues.clone(), lists.clone());
             thread::spawn(move || {
@@ -344,7 +344,7 @@ fn whoever_waits_for_the_last_task_hears_of_it() {
         }
         ending.into_iter().chain([aborting]).for_each(|thread| thread.join().unwrap());
         assert!(
-            lists.admit(0, Kind::Shared, |place| (Waker::noop().clone(), place)).slot.key.is_none(),
+            lists.admit(0, Kind::Shared, |_| (Waker::noop().clone(), ())).0.slot.key.is_none(),
             "it lets nobody in"
         );
     });

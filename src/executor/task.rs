@@ -194,7 +194,7 @@ fn build<T>(
 ) -> Made<T> {
     let Home { workers, index, own, shared } = home;
     let gate = if kind == Kind::Shared && *shared != 0 { *shared } else { *own };
-    workers.tasks.admit(*index, kind, |place| {
+    let (place, (runnable, task)) = workers.tasks.admit(*index, kind, |place| {
         let metadata = Metadata {
             workers: workers.clone(),
             gate,
@@ -203,8 +203,9 @@ fn build<T>(
             kind,
         };
         let (runnable, task) = spawn(Builder::new().metadata(metadata), place);
-        (runnable.waker(), Made { runnable, place, location, task })
-    })
+        (runnable.waker(), (runnable, task))
+    });
+    Made { runnable, place, location, task }
 }
 
 pin_project! {
