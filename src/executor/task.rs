@@ -19,6 +19,7 @@
 //! wakes or drops it; and of a drop while another panic unwinds.
 
 use std::fmt;
+use std::mem;
 use std::num::NonZeroU64;
 use std::panic::Location;
 use std::pin::Pin;
@@ -287,7 +288,10 @@ pub(super) struct Outcome<T>(Option<Result<T, Cause>>);
 
 impl<T> Outcome<T> {
     pub(super) fn take(mut self) -> Result<T, Cause> {
-        self.0.take().expect("an outcome is taken once")
+        let result = self.0.take();
+        // Nothing is left in it to drop.
+        mem::forget(self);
+        result.expect("an outcome is taken once")
     }
 }
 
