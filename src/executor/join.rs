@@ -176,15 +176,22 @@ pub struct JoinError {
 
 pub(super) enum Cause {
     Cancelled,
-    /// A closure that no thread could be started for: the error number.
-    NoThread(i32),
-    /// Behind a mutex, because a panic's payload need not be `Sync`, and an error should be.
-    Panicked(Mutex<Box<dyn Any + Send>>),
+    /// A closure that no thread could be started for.
+    NoThread(io::Error),
+    /// Behind a mutex, because a panic's payload need not be `Sync`, and an error should be. In a box, because every
+    /// task's output is as large as this at least, and is moved several times.
+    Panicked(Box<Mutex<Box<dyn Any + Send>>>),
 }
 
 impl Cause {
+    /// Of a task that was told to end: for an error number, or none.
+    #[cold]
+    pub(super) fn told(end: i32) -> Self {
+        if end > 0 { Self::NoThread(io::Error::from_raw_os_error(end)) } else { Self::Cancelled }
+    }
+
     pub(super) fn panic(payload: Box<dyn Any + Send>) -> Self {
-        Self::Panicked(Mutex::new(payload))
+        Self::Panicked(Box::new(Mutex::new(payload)))
     }
 }
 
@@ -238,7 +245,6 @@ impl fmt::Display for JoinError {
         match &self.cause {
             Cause::Cancelled => write!(f, "task {} was cancelled", self.id),
             Cause::NoThread(error) => {
-                let error = io::Error::from_raw_os_error(*error);
                 write!(f, "task {} was cancelled, because no thread can be started for it: {error}", self.id)
             }
             Cause::Panicked(payload) => {

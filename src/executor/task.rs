@@ -256,7 +256,7 @@ impl<F: Future> Future for TaskFuture<F> {
         let outcome = match polled {
             Ok(Poll::Pending) => return Poll::Pending,
             Ok(Poll::Ready(Some(output))) => Outcome(Some(Ok(output))),
-            Ok(Poll::Ready(None)) => Outcome(Some(Err(if end > 0 { Cause::NoThread(end) } else { Cause::Cancelled }))),
+            Ok(Poll::Ready(None)) => Outcome(Some(Err(Cause::told(end)))),
             Err(panic) => Outcome(Some(Err(Cause::panic(panic)))),
         };
         // The future goes before its handle hears of the end. If that panics, it is what became of the task.
