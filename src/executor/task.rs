@@ -214,8 +214,7 @@ pin_project! {
     struct TaskFuture<F: Future> {
         #[pin]
         future: Option<F>,
-        workers: Arc<Workers>,
-        slot: Slot,
+        membership: Membership,
     }
 
     impl<F: Future> PinnedDrop for TaskFuture<F> {
@@ -226,16 +225,37 @@ pin_project! {
             if this.future.is_some() {
                 contain_all(|| this.future.set(None));
             }
-            if this.workers.tasks.remove(*this.slot) {
-                this.workers.all_gone();
-            }
+        }
+    }
+}
+
+/// A task's, in the list of its home. It is dropped after the future, and the task leaves the list.
+struct Membership {
+    workers: Arc<Workers>,
+    slot: Slot,
+}
+
+impl Membership {
+    /// Why the task is to end, which is being polled; 0 if it is not.
+    #[inline]
+    fn end(&self) -> i32 {
+        let tasks = &self.workers.tasks;
+        if tasks.has_told() { tasks.end(self.slot) } else { 0 }
+    }
+}
+
+impl Drop for Membership {
+    #[inline]
+    fn drop(&mut self) {
+        if self.workers.tasks.remove(self.slot) {
+            self.workers.all_gone();
         }
     }
 }
 
 impl<F: Future> TaskFuture<F> {
     fn new(future: F, metadata: &Metadata, place: Place) -> Self {
-        Self { future: Some(future), workers: metadata.workers.clone(), slot: place.slot }
+        Self { future: Some(future), membership: Membership { workers: metadata.workers.clone(), slot: place.slot } }
     }
 }
 
@@ -248,7 +268,7 @@ impl<F: Future> Future for TaskFuture<F> {
         let mut this = self.project();
         // Asked here, and not before async-task notes that the task runs: whoever tells it to end in between would wake a task
         // that is still scheduled, which does nothing, and it would be polled and sleep.
-        let end = if this.workers.tasks.has_told() { this.workers.tasks.end(*this.slot) } else { 0 };
+        let end = this.membership.end();
         let polled = contain(|| match this.future.as_mut().as_pin_mut() {
             Some(future) if end == 0 => future.poll(cx).map(Some),
             _ => Poll::Ready(None),
