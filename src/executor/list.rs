@@ -15,8 +15,6 @@ use std::cell::Cell;
 use std::num::{NonZeroU32, NonZeroU64};
 use std::task::Waker;
 
-use slab::Slab;
-
 use super::task::ABORTED;
 use crate::sync::atomic::{AtomicUsize, Ordering};
 use crate::sync::{Mutex, wake_all};
@@ -35,8 +33,11 @@ pub(crate) struct TaskLists {
 struct List(Mutex<Tasks>);
 
 struct Tasks {
-    entries: Slab<Entry>,
-    /// How many of `entries` are local tasks.
+    /// By key. Not a `Slab`: its `insert` is too large to be inlined, mostly with what it does to grow.
+    entries: Vec<Option<Entry>>,
+    /// The keys that are free, the next one last.
+    vacant: Vec<Key>,
+    /// How many of the tasks are local.
     local: usize,
     /// How many of them are jobs.
     jobs: usize,
@@ -90,11 +91,14 @@ pub(super) struct Place {
 /// An entry: all that the task itself needs to find it, for as long as it has one.
 #[derive(Clone, Copy)]
 pub(super) struct Slot {
-    /// One more than the number of the entry; `None` if the list refused the task.
-    pub(super) key: Option<NonZeroU32>,
+    /// `None` if the list refused the task.
+    pub(super) key: Option<Key>,
     /// Which worker's list it is.
     list: u32,
 }
+
+/// Which entry of a list: one more than its number.
+type Key = NonZeroU32;
 
 thread_local! {
     /// Why the task ends that is polled next on this thread; 0 if it does not for that. The task takes it, before
@@ -119,12 +123,12 @@ impl TaskLists {
         let id = tasks.next_id;
         tasks.next_id = id.checked_add(tasks.id_step).expect("fewer than 2^64 tasks");
         let is_refused = tasks.closed || (kind == Kind::Local && tasks.closed_to_local);
-        let key = (!is_refused).then(|| key(tasks.entries.vacant_key()));
+        let key = (!is_refused).then(|| tasks.vacant_key());
         let place = Place { id, slot: Slot { key, list: index as u32 } };
         // Called at one place, so that it is inlined, however much it does.
         let (waker, made) = make(place);
-        if !is_refused {
-            tasks.entries.insert(Entry { id, kind, end: 0, waker });
+        if let Some(key) = key {
+            *tasks.entry(key) = Some(Entry { id, kind, end: 0, waker });
             tasks.counted(kind, 1);
         }
         (place, made)
@@ -134,7 +138,8 @@ impl TaskLists {
     pub(super) fn remove(&self, slot: Slot) -> bool {
         let Some(key) = slot.key else { return false };
         let mut tasks = self.list(slot).lock();
-        let removed = tasks.entries.remove(number(key));
+        tasks.vacant.push(key);
+        let removed = tasks.entry(key).take().expect("a task leaves its list once");
         tasks.counted(removed.kind, -1);
         let is_dead = tasks.closed && removed.kind != Kind::Job && tasks.len(Which::All) == 0;
         if removed.end != 0 {
@@ -189,8 +194,8 @@ impl TaskLists {
     #[cold]
     pub(super) fn end(&self, slot: Slot) -> i32 {
         let here = ENDS_HERE.replace(0);
-        let tasks = self.list(slot).lock();
-        let told = slot.key.and_then(|key| tasks.entries.get(number(key))).map_or(0, |entry| entry.end);
+        let mut tasks = self.list(slot).lock();
+        let told = slot.key.and_then(|key| tasks.entry(key).as_ref()).map_or(0, |entry| entry.end);
         if told != 0 { told } else { here }
     }
 
@@ -233,7 +238,7 @@ impl TaskLists {
                 continue;
             }
             tasks.closed_to_local = true;
-            let count = tasks.entries.len();
+            let count = tasks.all();
             let mut wakers = self.tell_all(&mut tasks, count, |_| true);
             let is_dead = tasks.len(Which::All) == 0;
             drop(tasks);
@@ -245,7 +250,7 @@ impl TaskLists {
 
     /// Tells those to end that are meant, `count` of them, and returns their wakers.
     fn tell_all(&self, tasks: &mut Tasks, count: usize, is_meant: impl Fn(&Entry) -> bool) -> Vec<Waker> {
-        let meant = tasks.entries.iter_mut().map(|(_, entry)| entry).filter(|entry| is_meant(entry)).take(count);
+        let meant = tasks.entries.iter_mut().flatten().filter(|entry| is_meant(entry)).take(count);
         let told = meant.map(|entry| {
             self.tell(entry, ABORTED);
             entry.waker.clone()
@@ -266,7 +271,8 @@ impl TaskLists {
 impl Tasks {
     fn new(index: usize, lists: usize) -> Self {
         Self {
-            entries: Slab::new(),
+            entries: Vec::new(),
+            vacant: Vec::new(),
             local: 0,
             jobs: 0,
             next_id: NonZeroU64::MIN.saturating_add(index as u64),
@@ -276,8 +282,25 @@ impl Tasks {
         }
     }
 
+    /// The key of the next entry.
+    fn vacant_key(&mut self) -> Key {
+        self.vacant.pop().unwrap_or_else(|| self.grow())
+    }
+
+    /// Makes another entry, and returns its key.
+    #[cold]
+    fn grow(&mut self) -> Key {
+        self.entries.push(None);
+        u32::try_from(self.entries.len()).ok().and_then(Key::new).expect("fewer than 2^32 tasks")
+    }
+
+    /// `None` if the key is vacant, and until the task that has it is made.
+    fn entry(&mut self, key: Key) -> &mut Option<Entry> {
+        &mut self.entries[key.get() as usize - 1]
+    }
+
     fn find(&mut self, place: Place) -> Option<&mut Entry> {
-        self.entries.get_mut(number(place.slot.key?)).filter(|entry| entry.id == place.id)
+        self.entry(place.slot.key?).as_mut().filter(|entry| entry.id == place.id)
     }
 
     fn counted(&mut self, kind: Kind, change: isize) {
@@ -288,18 +311,15 @@ impl Tasks {
         }
     }
 
+    /// How many of the entries are not vacant.
+    fn all(&self) -> usize {
+        self.entries.len() - self.vacant.len()
+    }
+
     fn len(&self, which: Which) -> usize {
         match which {
             Which::Local => self.local,
-            Which::All => self.entries.len() - self.jobs,
+            Which::All => self.all() - self.jobs,
         }
     }
-}
-
-fn key(number: usize) -> NonZeroU32 {
-    u32::try_from(number + 1).ok().and_then(NonZeroU32::new).expect("fewer than 2^32 tasks")
-}
-
-fn number(key: NonZeroU32) -> usize {
-    key.get() as usize - 1
 }
