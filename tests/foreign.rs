@@ -54,6 +54,12 @@ fn waiting_outside_a_runtime_is_an_error_that_says_so() {
         while peer.read(&mut [0; 65_536]).is_ok() {}
         peer.write_all(b"x").expect("the peer writes");
         assert_eq!(block_on(stream.read(&mut [0; 8])).expect("reading need not wait"), 1);
+        assert_no_runtime(block_on(stream.read(&mut [0; 8])).expect_err("reading would wait"));
+        for _ in 0..2 {
+            peer.write_all(b"x").expect("the peer writes");
+            let read = block_on(stream.read(&mut [0; 8]));
+            assert_eq!(read.expect("reading need not wait, though it was short the last time"), 1);
+        }
         kittiwake::block_on(async {
             assert!(poll_once(stream.read(&mut [0; 8])).await.is_none(), "there is nothing to read yet");
             peer.write_all(b"yz").expect("the peer writes");

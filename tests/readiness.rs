@@ -4,6 +4,7 @@ mod support;
 
 use std::io::{Read, Write};
 use std::net::Shutdown;
+use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -304,4 +305,35 @@ fn assert_would_block(result: Result<usize>) {
 fn only_would_block(error: std::io::Error) -> usize {
     assert_eq!(error.kind(), ErrorKind::WouldBlock, "{error}");
     0
+}
+
+/// Without it what comes between a first read that is short, after which nobody asks again, and the wait is not heard of.
+#[test]
+fn what_comes_after_a_first_short_read_is_heard_of() {
+    run(|| async {
+        for end in [false, true] {
+            let (stream, mut peer) = pair_with_std();
+            peer.write_all(b"abc").expect("the peer writes");
+            settle_readable(&stream);
+            let mut buf = [0; 8];
+            assert_eq!((&stream).read(&mut buf).await.expect("read"), 3, "shorter than what was asked for");
+            assert_eq!(sources(), 0, "it has not waited yet");
+            if end {
+                drop(peer);
+            } else {
+                peer.write_all(b"de").expect("the peer writes");
+            }
+            settle_readable(&stream);
+            let expected = if end { 0 } else { 2 };
+            assert_eq!((&stream).read(&mut buf).await.expect("read"), expected, "an end: {end}");
+        }
+    });
+}
+
+/// Returns when the kernel has something to read, without the stream's hearing of it.
+fn settle_readable(stream: &TcpStream) {
+    let copy = std::net::TcpStream::from(stream.as_fd().try_clone_to_owned().expect("a duplicate"));
+    copy.set_nonblocking(false).expect("blocking");
+    copy.peek(&mut [0]).expect("peek");
+    copy.set_nonblocking(true).expect("non-blocking");
 }

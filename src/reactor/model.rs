@@ -99,17 +99,19 @@ impl World {
         let socket = which % SOCKETS;
         let task = which / SOCKETS % TASKS;
         let direction = if how & 1 == 0 { Direction::Read } else { Direction::Write };
-        match what % 9 {
+        match what % 10 {
             0 => self.bind(socket, how & 2 == 0),
             1 => self.close(socket),
             2 => self.event(self.sockets[socket].token, how),
             3 => self.event(self.stale.get(which % self.stale.len().max(1)).copied(), how),
-            4 => self.poll(socket, task, direction, false, None),
-            5 => self.poll(socket, task, direction, true, None),
+            4 => self.poll(socket, task, direction, false, how & 2 == 0, None),
+            5 => self.poll(socket, task, direction, true, false, None),
             // The races: an event between the system call and the clear.
-            6 => self.poll(socket, task, direction, how & 2 == 0, Some(how >> 2)),
+            6 => self.poll(socket, task, direction, how & 2 == 0, false, Some(how >> 2)),
             7 => self.cancel(socket, task, direction),
-            _ => self.orphan(socket),
+            8 => self.orphan(socket),
+            // Something comes that nobody is told of.
+            _ => self.sockets[socket].waiting[direction as usize].ready |= self.sockets[socket].token.is_none(),
         }
     }
 
@@ -121,6 +123,8 @@ impl World {
             Ok(false) => {
                 assert!(socket.token.is_none() && succeeds, "bound twice");
                 socket.token = Some(token);
+                let is_reported = |direction| socket.source.state().is_reported(direction);
+                assert!(![Direction::Read, Direction::Write].into_iter().any(is_reported), "no event has come yet");
                 self.report_all(index);
             }
             Ok(true) => assert!(socket.token.is_some(), "said to be bound, and is not"),
@@ -182,18 +186,22 @@ impl World {
         self.wakers.drain(..).for_each(Waker::wake);
     }
 
-    /// One poll of an operation, by the rule in `source`; `race` is an event that comes between its system call and
-    /// the clear.
-    fn poll(&mut self, index: usize, task: usize, direction: Direction, listed: bool, race: Option<u8>) {
+    /// One poll of an operation, by the rule in `source`. If it succeeds it is `short` or not; `race` is an event that comes
+    /// between its system call and the clear.
+    fn poll(&mut self, index: usize, task: usize, direction: Direction, listed: bool, short: bool, race: Option<u8>) {
         let source = self.sockets[index].source.clone();
         let side = direction as usize;
+        let is_bound = self.sockets[index].token.is_some();
         let waiting = &mut self.sockets[index].waiting[side];
         let seen = source.state();
         let tried = seen.should_try(direction);
-        assert!(tried || !waiting.ready, "readiness that the kernel reported was forgotten");
+        assert!(tried || !waiting.ready || !is_bound, "readiness that the kernel reported was forgotten");
         if tried && waiting.ready {
             // The operation succeeds and takes what there was. It waits no longer, so nothing was cut off.
             waiting.ready = false;
+            if short && seen.allows_short_rule() {
+                assert!(source.clear(direction, seen), "no event has come");
+            }
             if listed {
                 self.cancel(index, task, direction);
             } else if seen.is_orphaned() {
@@ -208,13 +216,13 @@ impl World {
             self.event(token, how);
         }
         let raced = before && token.is_some();
-        if tried && !source.clear(direction, seen) {
+        if tried && !source.clear_known(direction, seen) {
             assert!(raced, "a clear was refused, and no event had come");
             return;
         }
         assert!(!(tried && raced), "a clear took back an event that came after the system call");
         if self.sockets[index].token.is_none() {
-            if !self.fails_unbound(index, task, direction, listed) {
+            if self.must_bind(index, task, direction, listed, seen) {
                 self.bind(index, true);
             }
             return;
@@ -222,20 +230,20 @@ impl World {
         self.store(index, task, direction, listed, seen, raced);
     }
 
-    /// An unbound source lets nobody wait; a wait that was cut off fails there.
-    fn fails_unbound(&mut self, index: usize, task: usize, direction: Direction, listed: bool) -> bool {
+    /// An unbound source lets nobody wait, and a wait that was cut off fails there. Whether neither is so any more: it is to be bound.
+    fn must_bind(&mut self, index: usize, task: usize, direction: Direction, listed: bool, seen: State) -> bool {
         let source = self.sockets[index].source.clone();
         let waiting = &mut self.sockets[index].waiting[direction as usize];
         let mut key = waiting.key_of(task);
         let mut place = if listed { Place::Listed(&mut key) } else { Place::Poll };
-        let waker = Waker::noop().clone();
-        let lost = match source.store(direction, &mut place, waker, false, source.state(), |_| Ok::<_, ()>(())) {
-            Ok(Stored::Lost) => true,
-            Ok(Stored::Unbound(_)) => false,
-            _ => panic!("an unbound source let somebody wait"),
-        };
+        let stored = source.store(direction, &mut place, Waker::noop().clone(), false, seen, |_| Ok::<_, ()>(()));
+        let lost = matches!(stored, Ok(Stored::Lost));
         assert_eq!(lost, waiting.take_lost(task, listed), "a wait that was cut off must fail, and once");
-        lost
+        match stored {
+            Ok(Stored::Lost) => false,
+            Ok(Stored::Unbound(_)) => true,
+            _ => panic!("an unbound source let somebody wait"),
+        }
     }
 
     fn store(&mut self, index: usize, task: usize, direction: Direction, listed: bool, seen: State, raced: bool) {

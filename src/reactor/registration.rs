@@ -172,7 +172,7 @@ impl<S: AsFd> Registration<S> {
     #[inline(never)]
     fn after_error(&self, direction: Direction, seen: State, error: io::Error) -> Failed {
         if error.kind() == io::ErrorKind::WouldBlock {
-            return if self.link.0.clear(direction, seen) { Failed::Wait } else { Failed::Again };
+            return if self.link.0.clear_known(direction, seen) { Failed::Wait } else { Failed::Again };
         }
         budget::spend();
         if error.kind() == io::ErrorKind::Interrupted { Failed::Again } else { Failed::With(error) }
@@ -197,8 +197,13 @@ impl<S: AsFd> Registration<S> {
             Stored::Lost => return Err(ended()),
             // A bound socket reports what is already so, and that event ends the wait if it need not be.
             Stored::Unbound(waker) => {
-                self.bind()?;
+                let bound = self.bind();
                 drop(waker);
+                match bound {
+                    // Nobody will tell whoever has not tried, because the last transfer was short: it tries.
+                    Err(_) if !seen.should_try(direction) => self.link.0.doubt(direction),
+                    bound => bound?,
+                }
             }
         }
         Ok(false)
@@ -290,7 +295,7 @@ impl<S: AsFd + Observer> Registration<S> {
                     return Ok(transferred);
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    if self.link.0.clear(direction, seen) {
+                    if self.link.0.clear_known(direction, seen) {
                         self.link.0.rearm(Binding::rearm)?;
                     }
                     return Err(error);

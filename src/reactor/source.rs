@@ -40,8 +40,8 @@
 //!
 //! # Life
 //! UNBOUND -> bound ([`Source::bind`]) -> UNBOUND ([`Source::unbind`]), and again. An
-//! unbound source knows nothing about its socket: operations try the system
-//! call, and those that must wait bind it first.
+//! unbound source knows nothing about its socket and counts as ready: operations try the system
+//! call, and those that must wait bind it first. To bind it is to be told of what is so already.
 //!
 //! Pure: no mio, no I/O, no clock, no thread-local. `B`, the binding, is opaque
 //! here.
@@ -77,11 +77,9 @@ impl Direction {
         }
     }
 
-    /// The flags that say: try. `UNBOUND` is among them, because nothing is
-    /// known of an unbound socket, and a try is how it gets bound.
+    /// The flags that say: try.
     const fn ready(self) -> u64 {
         State::ERROR
-            | State::UNBOUND
             | match self {
                 Self::Read => State::READABLE | State::READ_CLOSED,
                 Self::Write => State::WRITABLE | State::WRITE_CLOSED,
@@ -128,7 +126,7 @@ impl State {
     /// Urgent data has been seen. Sticky: a read stops at the urgent mark, so
     /// from here on a short read does not mean that the kernel's buffer is empty.
     pub(crate) const PRIORITY: u64 = 1 << 5;
-    /// No reactor watches the socket: nothing is known.
+    /// No reactor watches the socket: nothing is known, and what is said to be ready is so until it is tried.
     const UNBOUND: u64 = 1 << 6;
     /// A reactor that watched the socket has ended. Operations that wait anew look, under the mutex, whether
     /// they were waiting when it did. Never taken back.
@@ -137,6 +135,8 @@ impl State {
     const READ_OBSERVED: u64 = 1 << 8;
     const WRITE_OBSERVED: u64 = 1 << 9;
 
+    /// Of a source that nothing is known of.
+    const UNKNOWN: u64 = Self::UNBOUND | Self::READABLE | Self::WRITABLE;
     const OBSERVED: u64 = Self::READ_OBSERVED | Self::WRITE_OBSERVED;
     const STICKY: u64 = Self::READ_CLOSED | Self::WRITE_CLOSED | Self::ERROR | Self::PRIORITY;
 
@@ -151,26 +151,30 @@ impl State {
 
     /// Whether an event has reported this direction ready, or done for.
     pub(crate) fn is_reported(self, direction: Direction) -> bool {
-        self.0 & direction.ready() & !Self::UNBOUND != 0
+        self.0 & Self::UNBOUND == 0 && self.should_try(direction)
     }
 
     /// Whether a short transfer proves that the next one would block: not once
-    /// the stream has an end, an error or an urgent mark in it, and not while
-    /// nobody would tell us of the next edge.
+    /// the stream has an end, an error or an urgent mark in it. Of these an unbound source has heard nothing; but whoever waits
+    /// binds it, and then it hears of them.
     #[inline]
     pub(crate) fn allows_short_rule(self) -> bool {
-        self.0 & (Self::STICKY | Self::UNBOUND) == 0
+        self.0 & Self::STICKY == 0
     }
 
-    /// Whether the socket is bound, nothing rare has ever happened to it, and nobody wants to hear of its operations.
+    /// Whether nothing rare has ever happened to the socket, and nobody wants to hear of its operations.
     #[inline]
     pub(crate) fn is_plain(self, direction: Direction) -> bool {
-        self.0 & (Self::STICKY | Self::UNBOUND | Self::ORPHANED | direction.observed()) == 0
+        self.0 & (Self::STICKY | Self::ORPHANED | direction.observed()) == 0
     }
 
     #[inline]
     pub(crate) fn is_observed(self, direction: Direction) -> bool {
         self.0 & direction.observed() != 0
+    }
+
+    fn is_unbound(self) -> bool {
+        self.0 & Self::UNBOUND != 0
     }
 
     #[inline]
@@ -300,7 +304,7 @@ pub(crate) enum Stored {
 impl<B> Source<B> {
     pub(crate) fn new() -> Self {
         Self {
-            state: AtomicU64::new(State::UNBOUND),
+            state: AtomicU64::new(State::UNKNOWN),
             waiting: Mutex::new(Waiting { binding: None, polls: [None, None], kinds: [Kind::Nobody; 2], lists: None }),
         }
     }
@@ -343,6 +347,11 @@ impl<B> Source<B> {
             }
         }
         true
+    }
+
+    /// Step 3 of the rule. An unbound source is left as it is: whoever comes next tries too.
+    pub(crate) fn clear_known(&self, direction: Direction, seen: State) -> bool {
+        seen.is_unbound() || self.clear(direction, seen)
     }
 
     /// Step 4 of the rule in the usual case: the waker that is kept is that of the task which waits now. `Some(true)` if the
@@ -443,7 +452,7 @@ impl<B> Source<B> {
         // Everything known is forgotten. The ticks stay: nobody can go to sleep on what was true before, because an
         // unbound source lets nobody wait.
         let _ = self.state.fetch_update(Ordering::AcqRel, Ordering::Relaxed, |now| {
-            Some(now & (State::OBSERVED | !(State::READ_TICK - 1)) | State::UNBOUND | State::ORPHANED)
+            Some(now & (State::OBSERVED | !(State::READ_TICK - 1)) | State::UNKNOWN | State::ORPHANED)
         });
         for direction in [Direction::Read, Direction::Write] {
             let poll_lost = waiting.is_polled(direction);
@@ -467,14 +476,14 @@ impl<B> Source<B> {
         }
         // Before the kernel is told: it reports at once what is already so, and
         // that event must not be taken back here.
-        self.state.fetch_and(!State::UNBOUND, Ordering::AcqRel);
+        self.state.fetch_and(!State::UNKNOWN, Ordering::AcqRel);
         match register() {
             Ok(binding) => {
                 waiting.binding = Some(binding);
                 Ok(false)
             }
             Err(error) => {
-                self.state.fetch_or(State::UNBOUND, Ordering::AcqRel);
+                self.state.fetch_or(State::UNKNOWN, Ordering::AcqRel);
                 Err(error)
             }
         }
@@ -489,6 +498,14 @@ impl<B> Source<B> {
         Ok(true)
     }
 
+    /// Has the next operation in a direction try again, unless the source is bound.
+    pub(crate) fn doubt(&self, direction: Direction) {
+        let waiting = self.lock();
+        if waiting.binding.is_none() {
+            self.state.fetch_or(direction.edge(), Ordering::AcqRel);
+        }
+    }
+
     /// How many wakers wait for a direction.
     #[cfg(any(test, fuzzing))]
     pub(crate) fn count(&self, direction: Direction) -> usize {
@@ -500,7 +517,7 @@ impl<B> Source<B> {
     /// Ends the binding, silently: the socket is being closed or handed back.
     pub(crate) fn unbind(&self) -> Option<B> {
         let mut waiting = self.lock();
-        self.state.fetch_or(State::UNBOUND, Ordering::AcqRel);
+        self.state.fetch_or(State::UNKNOWN, Ordering::AcqRel);
         waiting.binding.take()
     }
 }
