@@ -559,7 +559,11 @@ impl Executor {
     fn rest_shared(&mut self, has_own: bool) -> bool {
         let Some(sharing) = &mut self.sharing else { return !has_own };
         IN_BATCH.set(false);
-        !has_own && sharing.rest(&self.home.workers.queues, self.home.index, Instant::now)
+        if has_own {
+            return false;
+        }
+        let Home { workers, index, .. } = &self.home;
+        GATHERED.with(|gathered| sharing.rest(&workers.queues, *index, &mut gathered.borrow_mut(), Instant::now))
     }
 
     /// How long the idle worker may block at the most, before it looks at the others' queues.

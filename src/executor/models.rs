@@ -151,7 +151,7 @@ impl Modelled {
     }
 
     fn rest(&mut self) -> bool {
-        self.sharing.rest(&self.queues, self.index, || self.clock.now())
+        self.sharing.rest(&self.queues, self.index, &mut Vec::new(), || self.clock.now())
     }
 
     fn rise(&mut self) {

@@ -16,7 +16,6 @@
 //! [`idle`](super::idle); when a worker looks, in [`sharing`](super::sharing).
 
 use std::collections::VecDeque;
-use std::mem;
 use std::task::Waker;
 use std::time::Duration;
 
@@ -138,7 +137,7 @@ impl<E, T> Queues<E, T> {
         let mut queue = self.remotes[index].queue.lock();
         queue.running = true;
         queue.progress += 1;
-        queue.append(gathered);
+        queue.ready.extend(gathered.drain(..));
         let shared = queue.ready.len() + queue.placed.len();
         drop(queue);
         // Whichever is run first, it may be for long.
@@ -166,16 +165,23 @@ impl<E, T> Queues<E, T> {
         (index + 1..self.len()).chain(0..index)
     }
 
-    /// Takes some of a worker's queue; `None` if there is nothing to take. `unmoved` is told its progress, if something is there,
-    /// and says for how long it has been so.
+    /// Moves some of a worker's queue to `taken`, which is empty; `false` if there is nothing to take. `unmoved` is told its
+    /// progress, if something is there, and says for how long it has been so.
     #[inline]
-    pub(super) fn take(&self, index: usize, victims: Victims, unmoved: impl FnOnce(u64) -> Duration) -> Option<Vec<T>> {
+    pub(super) fn take(
+        &self,
+        index: usize,
+        victims: Victims,
+        taken: &mut Vec<T>,
+        unmoved: impl FnOnce(u64) -> Duration,
+    ) -> bool {
         let mut queue = self.remotes[index].queue.lock();
         if queue.is_empty() {
-            return None;
+            return false;
         }
         let unmoved = unmoved(queue.progress);
-        Some(queue.take(victims, unmoved)).filter(|taken| !taken.is_empty())
+        queue.take(victims, unmoved, taken);
+        !taken.is_empty()
     }
 
     /// How often something came to a worker from a thread that is none of them, or was placed there.
@@ -226,24 +232,20 @@ impl<E, T> Remote<E, T> {
 impl<T> Queue<T> {
     /// Takes some of what is there, if the worker has not come here for that long.
     #[inline(never)]
-    fn take(&mut self, victims: Victims, unmoved: Duration) -> Vec<T> {
+    fn take(&mut self, victims: Victims, unmoved: Duration, taken: &mut Vec<T>) {
         let stuck_for = if self.running { unmoved } else { Duration::ZERO };
-        if stuck_for < STUCK {
-            let half = if victims == Victims::Any { self.ready.len() / 2 } else { 0 };
-            return self.ready.drain(..half).collect();
-        }
-        let placed = if stuck_for < STUCK_FOR_LONG { 0 } else { self.placed.len().min(SOME) };
-        let ready = self.ready.len().min(SOME);
-        self.ready.drain(..ready).chain(self.placed.drain(..placed)).collect()
-    }
-
-    fn append(&mut self, gathered: &mut Vec<T>) {
-        if self.ready.is_empty() && self.ready.capacity() <= gathered.capacity() {
-            // The two change places, and nothing is moved.
-            let ready = mem::replace(&mut self.ready, mem::take(gathered).into());
-            *gathered = ready.into();
+        let (ready, placed) = if stuck_for < STUCK {
+            (if victims == Victims::Any { self.ready.len() / 2 } else { 0 }, 0)
         } else {
-            self.ready.extend(gathered.drain(..));
+            let placed = if stuck_for < STUCK_FOR_LONG { 0 } else { self.placed.len().min(SOME) };
+            (self.ready.len().min(SOME), placed)
+        };
+        // Not drained: of a few it is quicker to take one after the other.
+        for _ in 0..ready {
+            taken.extend(self.ready.pop_front());
+        }
+        for _ in 0..placed {
+            taken.extend(self.placed.pop_front());
         }
     }
 
@@ -275,10 +277,15 @@ mod tests {
         let queues = Queues::<(), u32>::new(vec![Waker::noop().clone(), Waker::noop().clone()]);
         queues.publish(0, &mut vec![1, 2], false);
         queues.place(0, 3).unwrap();
-        assert_eq!(queues.take(0, Victims::Stuck, |_| Duration::ZERO), None, "it is not stuck");
-        assert_eq!(queues.take(0, Victims::Any, |_| Duration::ZERO), Some(vec![1]), "half of two");
-        assert_eq!(queues.take(0, Victims::Stuck, |_| STUCK), Some(vec![2]));
-        assert_eq!(queues.take(0, Victims::Stuck, |_| STUCK_FOR_LONG), Some(vec![3]));
+        let take = |victims, stuck_for| {
+            let mut taken = Vec::new();
+            assert_eq!(queues.take(0, victims, &mut taken, |_| stuck_for), !taken.is_empty());
+            taken
+        };
+        assert!(take(Victims::Stuck, Duration::ZERO).is_empty(), "it is not stuck");
+        assert_eq!(take(Victims::Any, Duration::ZERO), [1], "half of two");
+        assert_eq!(take(Victims::Stuck, STUCK), [2]);
+        assert_eq!(take(Victims::Stuck, STUCK_FOR_LONG), [3]);
         queues.place(0, 4).unwrap();
         assert!(queues.rest(1), "it has nothing");
         assert!(!queues.rest(0), "it has something");

@@ -1,6 +1,6 @@
 //! Sharing: when a worker looks at the queues of the others.
 //!
-//! 1. It has nothing of its own ([`Sharing::rest`]): it looks, counts itself idle, and looks once more. If it finds
+//! 1. It has nothing of its own ([`Sharing::rest`]): it counts itself idle, and looks. If it finds
 //!    something, that is its own now.
 //! 2. It is idle. If nobody else does, it watches: it blocks for a millisecond at the most, then for two and for four, and
 //!    looks again. Once all are idle nobody watches.
@@ -54,20 +54,23 @@ impl Sharing {
     }
 
     /// The worker has nothing but what is in its queue. Whether that is empty, and the worker may block; then comes
-    /// [`rise`](Sharing::rise).
-    pub(super) fn rest<E, T>(&mut self, queues: &Queues<E, T>, index: usize, now: impl Fn() -> Instant) -> bool {
-        if !queues.rest(index) || self.steal(queues, index, Victims::Any, &now) {
-            return false;
-        }
-        self.must_look = false;
-        // From here on it can be called.
-        if !queues.remote(index).inbox.poll() {
+    /// [`rise`](Sharing::rise). `gathered` is empty, and is so again.
+    pub(super) fn rest<E, T>(
+        &mut self,
+        queues: &Queues<E, T>,
+        index: usize,
+        gathered: &mut Vec<T>,
+        now: impl Fn() -> Instant,
+    ) -> bool {
+        // After `poll` it can be called.
+        if !queues.rest(index) || !queues.remote(index).inbox.poll() {
             return false;
         }
         queues.idle.enter();
         self.idle = true;
-        // Once more: see the first race in `idle`.
-        if self.steal(queues, index, Victims::Any, &now) {
+        // Not before: see the first race in `idle`.
+        self.must_look = false;
+        if self.steal(queues, index, Victims::Any, gathered, &now) {
             return false;
         }
         self.watching = queues.idle.watch(queues.len());
@@ -112,35 +115,66 @@ impl Sharing {
             let present = now();
             if present - self.looked >= STUCK {
                 self.looked = present;
-                self.steal(queues, index, Victims::Stuck, &now);
+                self.steal(queues, index, Victims::Stuck, gathered, &now);
             }
         }
     }
 
-    /// Takes something from another worker's queue to that of `index`. `true` if there was some.
+    /// Takes something from another worker's queue to that of `index`, by way of `gathered`. `true` if there was some.
     fn steal<E, T>(
         &mut self,
         queues: &Queues<E, T>,
         index: usize,
         victims: Victims,
+        gathered: &mut Vec<T>,
         now: &impl Fn() -> Instant,
     ) -> bool {
         for other in queues.others(index) {
             let (seen, since) = &mut self.seen[other];
             // Most queues are empty, and then the clock is not read.
-            let taken = queues.take(other, victims, |progress| {
+            let unmoved = |progress| {
                 let now = now();
                 if *seen != progress {
                     (*seen, *since) = (progress, now);
                 }
                 now - *since
-            });
-            if let Some(mut taken) = taken {
+            };
+            if queues.take(other, victims, gathered, unmoved) {
                 // Who steals while it is busy has more to do.
-                queues.publish(index, &mut taken, victims == Victims::Stuck);
+                queues.publish(index, gathered, victims == Victims::Stuck);
                 return true;
             }
         }
         false
+    }
+}
+
+#[cfg(all(test, not(kittiwake_loom)))]
+mod tests {
+    use super::*;
+    use std::task::Waker;
+
+    /// What is queued behind a stuck task would wait until whoever watched has run what it was given itself.
+    #[test]
+    fn a_watcher_that_is_given_something_before_it_looks_has_another_look() {
+        let start = Instant::now();
+        let now = || start;
+        let queues = Queues::<(), u32>::new(vec![Waker::noop().clone(); 3]);
+        let (mut watcher, mut idle) = (Sharing::new(3, start), Sharing::new(3, start));
+        queues.publish(0, &mut vec![1, 2], false);
+        assert_eq!(queues.pop(0), Some(1), "and it is stuck in it");
+        assert!(watcher.rest(&queues, 1, &mut Vec::new(), now) && watcher.watch().is_some());
+        assert!(idle.rest(&queues, 2, &mut Vec::new(), now) && idle.watch().is_none());
+
+        queues.remote(1).inbox.take(&mut Vec::new());
+        watcher.rise(&queues);
+        watcher.begin(&queues, 1, &mut Vec::new(), false, now);
+        queues.remote(1).inbox.post(()).unwrap();
+        assert!(!watcher.rest(&queues, 1, &mut Vec::new(), now), "there is something in its inbox");
+        queues.remote(1).inbox.take(&mut Vec::new());
+        watcher.rise(&queues);
+        assert!(!queues.remote(2).inbox.is_rung(), "nobody has been called yet");
+        watcher.begin(&queues, 1, &mut Vec::new(), true, now);
+        assert!(queues.remote(2).inbox.is_rung(), "the other one must look instead");
     }
 }
