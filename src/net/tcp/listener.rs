@@ -144,7 +144,8 @@ impl TcpListener {
     /// once in the same way: close something, or wait for something to end, before calling again.
     ///
     /// # Platform notes
-    /// On macOS the new descriptor becomes close-on-exec by a second system call.
+    /// On macOS the new descriptor becomes close-on-exec by a second system call. On Linux accept(2) is called only if poll(2)
+    /// says that there is a connection.
     ///
     /// # Examples
     /// See [`TcpListener`].
