@@ -325,3 +325,18 @@ fn connect_std(address: SocketAddr) -> std::net::TcpStream {
 fn local(client: &std::net::TcpStream) -> SocketAddr {
     client.local_addr().expect("local_addr")
 }
+
+/// Without it a descriptor that is something else is waited on for ever: nobody connects to a connection.
+#[test]
+#[cfg(any(target_os = "android", target_os = "linux"))]
+fn a_socket_that_does_not_listen_is_no_listener() {
+    let (stream, _peer) = pair_with_std();
+    let connected = std::os::fd::OwnedFd::from(stream.into_std().expect("into_std"));
+    let bound = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).expect("a socket");
+    bound.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).expect("bind");
+    for socket in [connected, bound.into()] {
+        let error = TcpListener::from_std(socket.into()).expect_err("it does not listen");
+        assert_eq!(error.kind(), ErrorKind::InvalidInput);
+        assert!(error.to_string().contains("does not listen"), "{error}");
+    }
+}

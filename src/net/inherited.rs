@@ -27,24 +27,15 @@ pub(super) fn listeners() -> io::Result<Vec<std::net::TcpListener>> {
     (0..passed.len())
         .map(|index| {
             let listener = passed.take_tcp_listener(index);
-            let listener =
-                listener.map_err(|error| invalid(format!("what LISTEN_FDS stands for is wrong: {error}")))?;
-            let listener = listener.expect("each index is taken once");
-            check(&listener)?;
-            Ok(listener)
+            let listener = listener.map_err(wrong)?;
+            Ok(listener.expect("each index is taken once"))
         })
         .collect()
 }
 
-/// Fails if the socket does not listen, where the system says so; elsewhere the first `accept` fails.
-fn check(listener: &std::net::TcpListener) -> io::Result<()> {
-    #[cfg(any(target_os = "android", target_os = "freebsd", target_os = "linux"))]
-    if !socket2::SockRef::from(listener).is_listener()? {
-        let why = format!("what LISTEN_FDS stands for is wrong: {listener:?} does not listen");
-        return Err(invalid(why));
-    }
-    let _ = listener;
-    Ok(())
+/// One of those that were passed on cannot be used.
+pub(super) fn wrong(error: io::Error) -> io::Error {
+    invalid(format!("what LISTEN_FDS stands for is wrong: {error}"))
 }
 
 fn invalid(why: String) -> io::Error {

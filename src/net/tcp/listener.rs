@@ -72,8 +72,16 @@ impl TcpListener {
     /// Takes a listener of std's, and makes it non-blocking.
     ///
     /// # Errors
-    /// If it cannot be made non-blocking (fcntl(2)).
+    /// If it cannot be made non-blocking (fcntl(2)). `InvalidInput` if the socket does not listen (`SO_ACCEPTCONN`,
+    /// socket(7)).
+    ///
+    /// # Platform notes
+    /// Whether a socket listens is asked on Linux and Android; elsewhere the first [`accept`](TcpListener::accept) says so.
     pub fn from_std(listener: std::net::TcpListener) -> io::Result<Self> {
+        if !system::may_listen(&listener)? {
+            let why = format!("{listener:?} does not listen; call listen(2) first, or pass the socket that does");
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, why));
+        }
         listener.set_nonblocking(true)?;
         Ok(Self { registration: Registration::new(mio::net::TcpListener::from_std(listener)) })
     }
@@ -95,7 +103,7 @@ impl TcpListener {
     /// were passed on are lost then, and the process should end with the error.
     ///
     /// # Platform notes
-    /// Whether a TCP socket listens is known on Linux, Android and FreeBSD; elsewhere the first
+    /// Whether a TCP socket listens is asked on Linux and Android; elsewhere the first
     /// [`accept`](TcpListener::accept) says so.
     ///
     /// # Examples
@@ -116,7 +124,9 @@ impl TcpListener {
     /// ```
     #[cfg(feature = "listenfd")]
     pub fn inherited() -> io::Result<Vec<Self>> {
-        crate::net::inherited::listeners()?.into_iter().map(Self::from_std).collect()
+        use crate::net::inherited;
+        let listeners = inherited::listeners()?.into_iter();
+        listeners.map(|listener| Self::from_std(listener).map_err(inherited::wrong)).collect()
     }
 
     /// Gives the listener back as one of std's, out of the reactor and blocking again.
@@ -286,7 +296,14 @@ fn accept_stream(listener: &mio::net::TcpListener) -> io::Result<(TcpStream, Soc
 /// ten times as long as asking; and whoever accepts until there is none meets one for most connections.
 #[cfg(any(target_os = "linux", target_os = "android"))]
 mod system {
+    use std::io;
+
     use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
+    /// Whether the socket listens. Of one that does not it would be said for ever that no connection waits.
+    pub(super) fn may_listen(listener: &std::net::TcpListener) -> io::Result<bool> {
+        Ok(rustix::net::sockopt::socket_acceptconn(listener)?)
+    }
 
     /// Whether a connection waits, or it cannot be said.
     pub(super) fn may_accept(listener: &mio::net::TcpListener) -> bool {
@@ -296,7 +313,11 @@ mod system {
 
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
 mod system {
-    /// Accepting says it.
+    /// Accepting says both.
+    pub(super) fn may_listen(_: &std::net::TcpListener) -> std::io::Result<bool> {
+        Ok(true)
+    }
+
     pub(super) fn may_accept(_: &mio::net::TcpListener) -> bool {
         true
     }
