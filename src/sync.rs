@@ -5,7 +5,7 @@
 //!
 //! 1. No foreign code runs while one of our locks or borrows is held. What
 //!    leaves a table under its lock is woken or dropped after it. To wake a waker that [`is_ours`] is not foreign code: it
-//!    queues a task.
+//!    queues a task. (It ends one that no worker takes any more; but queues close when all tasks are gone.)
 //! 2. Where foreign code runs on the worker's own account, its panic ends there.
 //!
 //! # Models

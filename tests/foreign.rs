@@ -507,6 +507,26 @@ fn a_socket_of_a_runtime_between_two_calls_waits_for_the_next() {
     });
 }
 
+/// Without it a wait that the end of its runtime cut off fails, though it need not wait any more, because somebody else's read
+/// was short meanwhile.
+#[test]
+fn a_peek_that_was_cut_off_sees_what_has_come_since() {
+    within(|| {
+        let (stream, mut peer) = pair_with_std();
+        let mut buf = [0; 8];
+        let mut peek = Box::pin(stream.peek(&mut buf));
+        let runtime = one_worker();
+        runtime.block_on(async { assert!(poll_once(&mut peek).await.is_none(), "there is nothing yet") });
+        drop(runtime);
+        peer.write_all(b"abc").expect("the peer writes");
+        settle_readable(&stream);
+        assert_eq!(block_on((&stream).read(&mut [0; 8])).expect("reading need not wait"), 3);
+        peer.write_all(b"de").expect("the peer writes");
+        settle_readable(&stream);
+        assert_eq!(block_on(peek).expect("peeking need not wait"), 2);
+    });
+}
+
 /// The end of a runtime cuts a wait off. If what was waited for has come all the same, that is what counts; and a wait that
 /// is over by then is not held against what comes after it.
 #[test]

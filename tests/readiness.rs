@@ -4,7 +4,6 @@ mod support;
 
 use std::io::{Read, Write};
 use std::net::Shutdown;
-use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -328,12 +327,4 @@ fn what_comes_after_a_first_short_read_is_heard_of() {
             assert_eq!((&stream).read(&mut buf).await.expect("read"), expected, "an end: {end}");
         }
     });
-}
-
-/// Returns when the kernel has something to read, without the stream's hearing of it.
-fn settle_readable(stream: &TcpStream) {
-    let copy = std::net::TcpStream::from(stream.as_fd().try_clone_to_owned().expect("a duplicate"));
-    copy.set_nonblocking(false).expect("blocking");
-    copy.peek(&mut [0]).expect("peek");
-    copy.set_nonblocking(true).expect("non-blocking");
 }

@@ -47,7 +47,7 @@ impl Idle {
         Self { count: AtomicUsize::new(0), helper: AtomicU8::new(NOBODY) }
     }
 
-    /// A worker has nothing to do. It can be rung already, and looks at all queues once more.
+    /// A worker has nothing to do. It can be rung already, and looks at all queues after this.
     pub(super) fn enter(&self) {
         self.count.fetch_add(1, Ordering::AcqRel);
     }

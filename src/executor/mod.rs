@@ -8,7 +8,7 @@
 //! 1. [`spawn`] wraps the future ([`task`]), enters it into the list and schedules it.
 //! 2. [`schedule`], which is also what its wakers do, pushes it on this thread if this is a worker that may run
 //!    it, and posts it to one if not.
-//! 3. A worker takes it ([`Executor::next`]), in order, and runs it.
+//! 3. A worker takes it ([`Executor::next`], [`Executor::run_until_main`]), in order, and runs it.
 //! 4. Its future ends, panics or is aborted: the wrapper is dropped and leaves the list.
 //!
 //! # The queues
@@ -398,7 +398,7 @@ thread_local! {
     static SHARED: Cell<usize> = const { Cell::new(0) };
     /// The worker runs tasks; else it waits, or deals with what it has waited for.
     static IN_BATCH: Cell<bool> = const { Cell::new(false) };
-    /// What was woken on this thread, is its worker's own, and was not yet taken by [`Executor::next`].
+    /// What was woken on this thread, is its worker's own, and is in no batch yet.
     static QUEUE: ThreadQueue<Entry> = const { ThreadQueue::new(RefCell::new(Vec::new())) };
     /// What was woken on this thread between two batches and is to be shared.
     static GATHERED: ThreadQueue<Runnable> = const { ThreadQueue::new(RefCell::new(Vec::new())) };

@@ -1,6 +1,6 @@
 //! TCP sockets.
 //!
-//! A socket tries each operation at once, and is registered with a reactor only when an operation first has to wait: with
+//! A socket tries its operations at once, and is registered with a reactor only when one first has to wait: with
 //! the one of the runtime that is polling it. So a socket may be made anywhere, and is homed where
 //! it is first waited on; bound to a runtime that runs, it works from any thread and in any executor. A runtime
 //! runs while a thread is in its `block_on`: between two calls it watches nothing, and what waits on its sockets, wherever

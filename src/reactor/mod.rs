@@ -6,7 +6,7 @@
 //!
 //! # A socket's way through here
 //! 1. An operation tries its system call, and mostly that is all.
-//! 2. The first `WouldBlock` binds the socket's [`Source`](source::Source) to the
+//! 2. The first one that has to wait binds the socket's [`Source`](source::Source) to the
 //!    reactor entered on the polling thread ([`Registry::bind`]): edge-triggered, both
 //!    directions, once.
 //! 3. [`Reactor::turn`] looks up each event's source, stores the readiness and wakes

@@ -10,7 +10,7 @@
 //!                       Ready
 //! ```
 //! The steps and the races they close are in [`source`](super::source). Two shortcuts are
-//! taken here. An unbound socket is tried before anything is registered, and a
+//! taken here. An unbound socket is tried before anything is registered, unless it has just been, and a
 //! short transfer on a stream ([`Registration::poll_transfer`]) counts as the `WouldBlock`
 //! that the next call would meet. One detour: [`ask_kernel`] tries the call of a socket that is not ready.
 

@@ -40,7 +40,7 @@
 //!
 //! # Life
 //! UNBOUND -> bound ([`Source::bind`]) -> UNBOUND ([`Source::unbind`]), and again. An
-//! unbound source knows nothing about its socket and counts as ready: operations try the system
+//! unbound source knows nothing about its socket and counts as ready until a transfer is short: operations try the system
 //! call, and those that must wait bind it first. To bind it is to be told of what is so already.
 //!
 //! Pure: no mio, no I/O, no clock, no thread-local. `B`, the binding, is opaque
@@ -126,7 +126,7 @@ impl State {
     /// Urgent data has been seen. Sticky: a read stops at the urgent mark, so
     /// from here on a short read does not mean that the kernel's buffer is empty.
     pub(crate) const PRIORITY: u64 = 1 << 5;
-    /// No reactor watches the socket: nothing is known, and what is said to be ready is so until it is tried.
+    /// No reactor watches the socket: nothing is known, and it counts as ready until a transfer is short.
     const UNBOUND: u64 = 1 << 6;
     /// A reactor that watched the socket has ended. Operations that wait anew look, under the mutex, whether
     /// they were waiting when it did. Never taken back.
@@ -156,10 +156,10 @@ impl State {
 
     /// Whether a short transfer proves that the next one would block: not once
     /// the stream has an end, an error or an urgent mark in it. Of these an unbound source has heard nothing; but whoever waits
-    /// binds it, and then it hears of them.
+    /// binds it, and then it hears of them. Not if those who were cut off may still be about: they fail if they do not try.
     #[inline]
     pub(crate) fn allows_short_rule(self) -> bool {
-        self.0 & Self::STICKY == 0
+        self.0 & Self::STICKY == 0 && !self.has_lost_its_reactor()
     }
 
     /// Whether nothing rare has ever happened to the socket, and nobody wants to hear of its operations.
@@ -171,6 +171,11 @@ impl State {
     #[inline]
     pub(crate) fn is_observed(self, direction: Direction) -> bool {
         self.0 & direction.observed() != 0
+    }
+
+    /// A reactor that watched the socket has ended, and no other one watches it.
+    fn has_lost_its_reactor(self) -> bool {
+        self.is_unbound() && self.is_orphaned()
     }
 
     fn is_unbound(self) -> bool {
@@ -345,6 +350,10 @@ impl<B> Source<B> {
             if !now.same_tick(seen, direction) {
                 return false;
             }
+            // What counts as ready since then is not to be taken back.
+            if now.has_lost_its_reactor() {
+                return true;
+            }
         }
         true
     }
@@ -420,7 +429,8 @@ impl<B> Source<B> {
         }
     }
 
-    /// Moves all who wait for a direction to `wakers`, though nothing has happened there: they look for themselves.
+    /// Wakes those of ours who wait for a direction and moves the others to `wakers`, though nothing has happened there: they
+    /// look for themselves.
     pub(crate) fn rouse(&self, direction: Direction, wakers: &mut Vec<Waker>) {
         self.lock().wake(direction == Direction::Read, direction == Direction::Write, wakers);
     }

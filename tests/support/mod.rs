@@ -9,6 +9,7 @@
 use std::future::Future;
 use std::io::Read;
 use std::net::SocketAddr;
+use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Barrier, mpsc};
 use std::task::{Wake, Waker};
@@ -456,4 +457,12 @@ impl<F: FnOnce()> Drop for OnDrop<F> {
             action();
         }
     }
+}
+
+/// Returns when the kernel has something to read, without the stream's hearing of it.
+pub fn settle_readable(stream: &TcpStream) {
+    let copy = std::net::TcpStream::from(stream.as_fd().try_clone_to_owned().expect("a duplicate"));
+    copy.set_nonblocking(false).expect("blocking");
+    copy.peek(&mut [0]).expect("peek");
+    copy.set_nonblocking(true).expect("non-blocking");
 }
