@@ -291,15 +291,15 @@ pub(crate) fn list() -> String {
     let mut text = String::from("runtimes\n");
     for runtime in RUNTIMES {
         let serve = [&[runtime.serve.unwrap_or_default()], runtime.arguments].concat().join(" ");
-        let _ = writeln!(text, "  {:<15}{serve:<45} {}", runtime.name, runtime.memory.unwrap_or_default());
+        let _ = writeln!(text, "  {:<19} {serve:<45} {}", runtime.name, runtime.memory.unwrap_or_default());
     }
     text.push_str("socket jobs\n");
     for job in socket_jobs() {
-        let _ = writeln!(text, "  {:<15}{}", job.name, job.what);
+        let _ = writeln!(text, "  {:<19} {}", job.name, job.what);
     }
     text.push_str("in-memory jobs\n");
     for job in MemoryJob::ALL {
-        let _ = writeln!(text, "  {:<15}{}", job.name(), describe(job));
+        let _ = writeln!(text, "  {:<19} {}", job.name(), describe(job));
     }
     text
 }
