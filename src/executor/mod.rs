@@ -501,10 +501,11 @@ impl Executor {
         self.batch.is_empty() && self.sharing.is_none()
     }
 
-    /// Runs a task.
+    /// Runs a task, with the budget of a poll.
     #[inline]
-    pub(crate) fn run(&self, task: Runnable) {
-        run_refilled(task);
+    pub(crate) fn run(task: Runnable) {
+        budget::refill();
+        run(task);
     }
 
     /// Runs a task and those that come next, `most` of them in all, until none is left, or it is the turn of the main future.
@@ -552,18 +553,8 @@ impl Executor {
     /// Ends a batch. Whether there is nothing left to run, and the worker may block.
     #[inline]
     pub(crate) fn rest(&mut self) -> bool {
-        let has_own = self.has_next();
-        if self.sharing.is_none() { !has_own } else { self.rest_shared(has_own) }
-    }
-
-    fn rest_shared(&mut self, has_own: bool) -> bool {
-        let Some(sharing) = &mut self.sharing else { return !has_own };
         IN_BATCH.set(false);
-        if has_own {
-            return false;
-        }
-        let Home { workers, index, .. } = &self.home;
-        GATHERED.with(|gathered| sharing.rest(&workers.queues, *index, &mut gathered.borrow_mut(), Instant::now))
+        !self.has_next() && self.sharing.as_mut().is_none_or(|sharing| rest_shared(sharing, &self.home))
     }
 
     /// How long the idle worker may block at the most, before it looks at the others' queues.
@@ -638,11 +629,11 @@ impl Executor {
 /// As [`Executor::run_until_main`].
 #[inline]
 fn run_all(first: Runnable, most: u64, mut next: impl FnMut() -> Option<Entry>) -> (u64, bool) {
-    run_refilled(first);
+    Executor::run(first);
     let mut ran = 1;
     while ran < most {
         match next() {
-            Some(Entry::Task(task)) => run_refilled(task),
+            Some(Entry::Task(task)) => Executor::run(task),
             Some(Entry::Main) => return (ran, true),
             None => break,
         }
@@ -651,10 +642,9 @@ fn run_all(first: Runnable, most: u64, mut next: impl FnMut() -> Option<Entry>) 
     (ran, false)
 }
 
-#[inline]
-fn run_refilled(task: Runnable) {
-    budget::refill();
-    run(task);
+/// As [`Executor::rest`], for a worker that has others beside it and nothing of its own.
+fn rest_shared(sharing: &mut Sharing, Home { workers, index, .. }: &Home) -> bool {
+    GATHERED.with(|gathered| sharing.rest(&workers.queues, *index, &mut gathered.borrow_mut(), Instant::now))
 }
 
 /// The next of a worker's own entries.

@@ -117,7 +117,7 @@ impl Worker {
                 match self.executor.next() {
                     // A call would be as long as the rest.
                     Some(Entry::Task(task)) if self.executor.is_last() => {
-                        self.executor.run(task);
+                        Executor::run(task);
                         self.ran += 1;
                         left -= 1;
                         continue;
@@ -277,7 +277,7 @@ impl Worker {
                 Some(entry) if which == Which::Local && !executor::is_local(&entry) => deferred.push(entry),
                 Some(Entry::Task(task)) => {
                     self.ran += 1;
-                    self.executor.run(task);
+                    Executor::run(task);
                 }
                 Some(Entry::Main) => {}
                 // Another thread has woken the last ones and is about to post them.
