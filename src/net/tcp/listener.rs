@@ -66,7 +66,7 @@ impl TcpListener {
         socket.bind(&addr.into())?;
         // The kernel cuts it down to what it allows.
         socket.listen(i32::MAX)?;
-        Self::from_std(socket.into())
+        Self::from_listening(socket.into())
     }
 
     /// Takes a listener of std's, and makes it non-blocking.
@@ -82,6 +82,10 @@ impl TcpListener {
             let why = format!("{listener:?} does not listen; call listen(2) first, or pass the socket that does");
             return Err(io::Error::new(io::ErrorKind::InvalidInput, why));
         }
+        Self::from_listening(listener)
+    }
+
+    fn from_listening(listener: std::net::TcpListener) -> io::Result<Self> {
         listener.set_nonblocking(true)?;
         Ok(Self { registration: Registration::new(mio::net::TcpListener::from_std(listener)) })
     }
