@@ -490,8 +490,8 @@ fn is_in_an_epoll(socket: &impl std::os::fd::AsRawFd) -> bool {
     infos.any(|info| info.lines().any(|line| line.starts_with("tfd:") && line.contains(&inode)))
 }
 
-/// A runtime of one worker watches its sockets only while a thread is in its `block_on`. Whoever waits elsewhere is woken in the next
-/// call, and not before, and not never.
+/// A runtime of one worker watches its sockets only while a thread is in its `block_on`. Whoever waits elsewhere is woken in
+/// the next call, and not before, and not never.
 #[test]
 fn a_socket_of_a_runtime_between_two_calls_waits_for_the_next() {
     within(|| {

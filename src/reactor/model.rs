@@ -243,7 +243,8 @@ impl World {
         self.store(index, task, direction, listed, seen, raced);
     }
 
-    /// An unbound source lets nobody wait, and a wait that was cut off fails there. Whether neither is so any more: it is to be bound.
+    /// An unbound source lets nobody wait, and a wait that was cut off fails there. Returns whether none was, so that it is to
+    /// be bound.
     fn must_bind(&mut self, index: usize, task: usize, direction: Direction, listed: bool, seen: State) -> bool {
         let source = self.sockets[index].source.clone();
         let waiting = &mut self.sockets[index].waiting[direction as usize];

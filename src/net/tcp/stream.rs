@@ -42,12 +42,10 @@ use crate::time::{Duration, timeout};
 /// # Closing
 /// | what | does |
 /// | --- | --- |
-/// | [`close`](futures_lite::AsyncWriteExt::close) | shuts the write half down: the peer reads to an end; we can go on
-/// reading |
+/// | [`close`](futures_lite::AsyncWriteExt::close) | shuts the write half down: the peer reads to an end; we can go on reading |
 /// | [`shutdown`](TcpStream::shutdown) | the same for either half, or both |
 /// | drop | closes the connection; what was written is still sent |
-/// | drop with unread input | the kernel sends a **reset**, and the peer may lose our last bytes.
-/// [`drain`](TcpStream::drain) first |
+/// | drop with unread input | the kernel sends a **reset**, and the peer may lose our last bytes. [`drain`](TcpStream::drain) first |
 ///
 /// # Platform notes
 /// On Linux urgent (out-of-band) data is left out of the stream, unless `SO_OOBINLINE` is set.
