@@ -71,7 +71,15 @@ pub(crate) fn is_ours(waker: &Waker) -> bool {
 ///
 /// One that panics has its panic reported by the panic hook and no further:
 /// the others are still woken.
+#[inline]
 pub(crate) fn wake_all(wakers: &mut Vec<Waker>) {
+    if !wakers.is_empty() {
+        wake_each(wakers);
+    }
+}
+
+#[inline(never)]
+fn wake_each(wakers: &mut Vec<Waker>) {
     let mut pending = wakers.drain(..);
     while pending.len() > 0 {
         // `pending` stays outside the closure: were it dropped by an unwinding

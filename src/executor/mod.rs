@@ -537,10 +537,10 @@ impl Executor {
 
     fn begin_shared_batch(&mut self) {
         // Now, and not when the shared queue is empty, which it need never be.
-        if self.batch.is_empty() {
+        let has_own = self.has_next();
+        if has_own && self.batch.is_empty() {
             swap(&mut self.batch);
         }
-        let has_own = self.has_next();
         if let Some(sharing) = &mut self.sharing {
             let Home { workers, index, .. } = &self.home;
             GATHERED.with(|gathered| {

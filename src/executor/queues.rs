@@ -18,6 +18,7 @@
 use std::collections::VecDeque;
 use std::task::Waker;
 use std::time::Duration;
+use std::{iter, mem};
 
 use super::idle::Idle;
 use super::inbox::{Inbox, Rung};
@@ -38,7 +39,9 @@ pub(super) struct Remote<E, T> {
 
 /// What a worker is to run, if no other one takes it.
 struct Queue<T> {
-    ready: VecDeque<T>,
+    /// What is ready, the next one last; what comes meanwhile is `later`, and when this is used up the two are swapped.
+    ready: Vec<T>,
+    later: Vec<T>,
     placed: VecDeque<T>,
     /// The worker runs tasks: it is neither idle nor about to wake.
     running: bool,
@@ -84,33 +87,28 @@ impl<E, T> Queues<E, T> {
 
     /// Pushes what a worker has woken while it runs something: it is queued behind that.
     pub(super) fn push(&self, index: usize, task: T) {
-        self.remotes[index].queue.lock().ready.push_back(task);
+        self.remotes[index].queue.lock().later.push(task);
         self.call_if_wanted();
     }
 
     /// Pushes something from a thread that is none of the workers; gives it back if they have ended.
     pub(super) fn post(&self, index: usize, task: T) -> Result<(), T> {
-        self.push_from_outside(index, task, |queue| &mut queue.ready)
+        self.push_from_outside(index, task, |queue, task| queue.later.push(task))
     }
 
     /// Pushes what is to begin on this worker, from any thread; gives it back if it has ended.
     pub(super) fn place(&self, index: usize, task: T) -> Result<(), T> {
-        self.push_from_outside(index, task, |queue| &mut queue.placed)
+        self.push_from_outside(index, task, |queue, task| queue.placed.push_back(task))
     }
 
-    fn push_from_outside(
-        &self,
-        index: usize,
-        task: T,
-        part: impl FnOnce(&mut Queue<T>) -> &mut VecDeque<T>,
-    ) -> Result<(), T> {
+    fn push_from_outside(&self, index: usize, task: T, push: impl FnOnce(&mut Queue<T>, T)) -> Result<(), T> {
         let remote = &self.remotes[index];
         let mut queue = remote.queue.lock();
         if queue.closed {
             return Err(task);
         }
         queue.posts += 1;
-        part(&mut queue).push_back(task);
+        push(&mut queue, task);
         drop(queue);
         if remote.inbox.ring() == Rung::Busy {
             self.call_if_wanted();
@@ -137,8 +135,12 @@ impl<E, T> Queues<E, T> {
         let mut queue = self.remotes[index].queue.lock();
         queue.running = true;
         queue.progress += 1;
-        queue.ready.extend(gathered.drain(..));
-        let shared = queue.ready.len() + queue.placed.len();
+        if queue.later.is_empty() {
+            mem::swap(&mut queue.later, gathered);
+        } else {
+            queue.later.append(gathered);
+        }
+        let shared = queue.ready() + queue.placed.len();
         drop(queue);
         // Whichever is run first, it may be for long.
         if shared > 0 && shared + usize::from(has_own) > 1 {
@@ -157,17 +159,23 @@ impl<E, T> Queues<E, T> {
 
     /// Whether something is queued on a worker other than this one.
     pub(super) fn others_have_some(&self, index: usize) -> bool {
-        self.others(index).any(|other| !self.remotes[other].queue.lock().is_empty())
+        self.others(index).any(|other| self.has_some(other))
+    }
+
+    /// Whether something is queued on a worker.
+    #[inline]
+    pub(super) fn has_some(&self, index: usize) -> bool {
+        !self.remotes[index].queue.lock().is_empty()
     }
 
     /// The other workers, for each worker in another order.
+    #[inline]
     pub(super) fn others(&self, index: usize) -> impl Iterator<Item = usize> + use<E, T> {
         (index + 1..self.len()).chain(0..index)
     }
 
     /// Moves some of a worker's queue to `taken`, which is empty; `false` if there is nothing to take. `unmoved` is told its
     /// progress, if something is there, and says for how long it has been so.
-    #[inline]
     pub(super) fn take(
         &self,
         index: usize,
@@ -202,7 +210,7 @@ impl<E, T> Queues<E, T> {
         let remote = &self.remotes[index];
         let mut queue = remote.queue.lock();
         queue.closed = true;
-        let mut left: Vec<T> = queue.ready.drain(..).collect();
+        let mut left: Vec<T> = iter::from_fn(|| queue.pop_ready()).collect();
         left.extend(queue.placed.drain(..));
         drop(queue);
         (remote.inbox.close(), left)
@@ -211,8 +219,8 @@ impl<E, T> Queues<E, T> {
 
 impl<E, T> Remote<E, T> {
     fn new(ring: Waker) -> Self {
-        let (ready, placed) = (VecDeque::new(), VecDeque::new());
-        let queue = Queue { ready, placed, running: false, progress: 0, posts: 0, closed: false };
+        let (ready, later, placed) = (Vec::new(), Vec::new(), VecDeque::new());
+        let queue = Queue { ready, later, placed, running: false, progress: 0, posts: 0, closed: false };
         Self { inbox: Inbox::new(ring), queue: Mutex::new(queue) }
     }
 
@@ -222,27 +230,49 @@ impl<E, T> Remote<E, T> {
         let mut queue = self.queue.lock();
         queue.progress += 1;
         // In turn: those that are new are not to starve those that are there.
-        if !queue.placed.is_empty() && (queue.progress % 2 == 0 || queue.ready.is_empty()) {
+        if !queue.placed.is_empty() && (queue.progress % 2 == 0 || queue.ready() == 0) {
             return queue.placed.pop_front();
         }
-        queue.ready.pop_front()
+        queue.pop_ready()
     }
 }
 
 impl<T> Queue<T> {
-    /// Takes some of what is there, if the worker has not come here for that long.
+    /// How many are ready.
+    #[inline]
+    fn ready(&self) -> usize {
+        self.ready.len() + self.later.len()
+    }
+
+    #[inline]
+    fn pop_ready(&mut self) -> Option<T> {
+        let next = self.ready.pop();
+        if next.is_some() { next } else { self.pop_later() }
+    }
+
+    /// As [`pop_ready`](Queue::pop_ready), once what was `ready` is used up.
     #[inline(never)]
+    fn pop_later(&mut self) -> Option<T> {
+        if self.later.is_empty() {
+            return None;
+        }
+        mem::swap(&mut self.ready, &mut self.later);
+        self.ready.reverse();
+        self.ready.pop()
+    }
+
+    /// Takes some of what is there, if the worker has not come here for that long.
     fn take(&mut self, victims: Victims, unmoved: Duration, taken: &mut Vec<T>) {
         let stuck_for = if self.running { unmoved } else { Duration::ZERO };
         let (ready, placed) = if stuck_for < STUCK {
-            (if victims == Victims::Any { self.ready.len() / 2 } else { 0 }, 0)
+            (if victims == Victims::Any { self.ready() / 2 } else { 0 }, 0)
         } else {
             let placed = if stuck_for < STUCK_FOR_LONG { 0 } else { self.placed.len().min(SOME) };
-            (self.ready.len().min(SOME), placed)
+            (self.ready().min(SOME), placed)
         };
         // Not drained: of a few it is quicker to take one after the other.
         for _ in 0..ready {
-            taken.extend(self.ready.pop_front());
+            taken.extend(self.pop_ready());
         }
         for _ in 0..placed {
             taken.extend(self.placed.pop_front());
@@ -250,7 +280,7 @@ impl<T> Queue<T> {
     }
 
     fn is_empty(&self) -> bool {
-        self.ready.is_empty() && self.placed.is_empty()
+        self.ready() + self.placed.len() == 0
     }
 }
 

@@ -121,6 +121,7 @@ impl Sharing {
     }
 
     /// Takes something from another worker's queue to that of `index`, by way of `gathered`. `true` if there was some.
+    #[inline]
     fn steal<E, T>(
         &mut self,
         queues: &Queues<E, T>,
@@ -129,23 +130,37 @@ impl Sharing {
         gathered: &mut Vec<T>,
         now: &impl Fn() -> Instant,
     ) -> bool {
-        for other in queues.others(index) {
-            let (seen, since) = &mut self.seen[other];
-            // Most queues are empty, and then the clock is not read.
-            let unmoved = |progress| {
-                let now = now();
-                if *seen != progress {
-                    (*seen, *since) = (progress, now);
+        // Most queues are empty, and then that is all.
+        queues.others(index).any(|other| {
+            queues.has_some(other) && {
+                let taken = self.take(queues, other, victims, gathered, now);
+                if taken {
+                    // Who steals while it is busy has more to do.
+                    queues.publish(index, gathered, victims == Victims::Stuck);
                 }
-                now - *since
-            };
-            if queues.take(other, victims, gathered, unmoved) {
-                // Who steals while it is busy has more to do.
-                queues.publish(index, gathered, victims == Victims::Stuck);
-                return true;
+                taken
             }
-        }
-        false
+        })
+    }
+
+    /// Moves some of the queue of `other` to `gathered`.
+    #[inline(never)]
+    fn take<E, T>(
+        &mut self,
+        queues: &Queues<E, T>,
+        other: usize,
+        victims: Victims,
+        gathered: &mut Vec<T>,
+        now: &impl Fn() -> Instant,
+    ) -> bool {
+        let (seen, since) = &mut self.seen[other];
+        queues.take(other, victims, gathered, |progress| {
+            let now = now();
+            if *seen != progress {
+                (*seen, *since) = (progress, now);
+            }
+            now - *since
+        })
     }
 }
 
