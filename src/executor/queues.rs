@@ -5,8 +5,8 @@
 //!
 //! * A worker pushes what it wakes to its own queue, so a task runs where its socket is.
 //! * A thread that is none of them pushes to the queue of the worker where the task last ran.
-//! * A worker that has nothing to do takes half of another's queue, if two or more are there. One is left to its owner,
-//!   who is about to come to it.
+//! * A worker that has nothing to do takes half of another's queue at the most, if two or more are there. One is left to its
+//!   owner, who is about to come to it.
 //! * Unless the owner is stuck: if it has run the same task for a millisecond, all is taken. Idle workers look, and
 //!   busy ones now and then.
 //! * What was placed on a worker ([`Queues::place`]) begins there, unless that one has been stuck for longer: a connection
@@ -140,7 +140,7 @@ impl<E, T> Queues<E, T> {
         } else {
             queue.later.append(gathered);
         }
-        let shared = queue.ready() + queue.placed.len();
+        let shared = queue.ready_len() + queue.placed.len();
         drop(queue);
         // Whichever is run first, it may be for long.
         if shared > 0 && shared + usize::from(has_own) > 1 {
@@ -230,7 +230,7 @@ impl<E, T> Remote<E, T> {
         let mut queue = self.queue.lock();
         queue.progress += 1;
         // In turn: those that are new are not to starve those that are there.
-        if !queue.placed.is_empty() && (queue.progress % 2 == 0 || queue.ready() == 0) {
+        if !queue.placed.is_empty() && (queue.progress % 2 == 0 || queue.ready_len() == 0) {
             return queue.placed.pop_front();
         }
         queue.pop_ready()
@@ -240,7 +240,7 @@ impl<E, T> Remote<E, T> {
 impl<T> Queue<T> {
     /// How many are ready.
     #[inline]
-    fn ready(&self) -> usize {
+    fn ready_len(&self) -> usize {
         self.ready.len() + self.later.len()
     }
 
@@ -253,34 +253,40 @@ impl<T> Queue<T> {
     /// As [`pop_ready`](Queue::pop_ready), once what was `ready` is used up.
     #[inline(never)]
     fn pop_later(&mut self) -> Option<T> {
-        if self.later.is_empty() {
-            return None;
-        }
-        mem::swap(&mut self.ready, &mut self.later);
-        self.ready.reverse();
+        self.turn_over();
         self.ready.pop()
+    }
+
+    #[inline]
+    fn turn_over(&mut self) {
+        if !self.later.is_empty() {
+            mem::swap(&mut self.ready, &mut self.later);
+            self.ready.reverse();
+        }
     }
 
     /// Takes some of what is there, if the worker has not come here for that long.
     fn take(&mut self, victims: Victims, unmoved: Duration, taken: &mut Vec<T>) {
         let stuck_for = if self.running { unmoved } else { Duration::ZERO };
         let (ready, placed) = if stuck_for < STUCK {
-            (if victims == Victims::Any { self.ready() / 2 } else { 0 }, 0)
+            (if victims == Victims::Any { self.ready_len() / 2 } else { 0 }, 0)
         } else {
             let placed = if stuck_for < STUCK_FOR_LONG { 0 } else { self.placed.len().min(SOME) };
-            (self.ready().min(SOME), placed)
+            (self.ready_len().min(SOME), placed)
         };
-        // Not drained: of a few it is quicker to take one after the other.
-        for _ in 0..ready {
-            taken.extend(self.pop_ready());
+        if self.ready.is_empty() {
+            self.turn_over();
         }
+        // What is later comes with the next look.
+        let left = self.ready.len().saturating_sub(ready);
+        taken.extend(self.ready.drain(left..).rev());
         for _ in 0..placed {
             taken.extend(self.placed.pop_front());
         }
     }
 
     fn is_empty(&self) -> bool {
-        self.ready() + self.placed.len() == 0
+        self.ready_len() + self.placed.len() == 0
     }
 }
 
@@ -299,6 +305,21 @@ mod tests {
         let order: Vec<_> = std::iter::from_fn(|| queues.pop(0)).collect();
         assert_eq!(order.len(), 6);
         assert!(order.chunks(2).all(|two| two[0] != two[1]), "in turn, and not {order:?}");
+    }
+
+    /// What comes later is behind what is there, for the worker and for whoever takes half of it.
+    #[test]
+    fn what_is_ready_is_run_and_taken_in_the_order_in_which_it_came() {
+        let queues = Queues::<(), u32>::new(vec![Waker::noop().clone(), Waker::noop().clone()]);
+        queues.publish(0, &mut vec![1, 2, 3, 4], false);
+        queues.push(0, 5);
+        assert_eq!(queues.pop(0), Some(1));
+        queues.publish(0, &mut vec![6, 7], false);
+        let mut taken = Vec::new();
+        assert!(queues.take(0, Victims::Any, &mut taken, |_| Duration::ZERO));
+        queues.publish(1, &mut taken, false);
+        let rest = |index| iter::from_fn(|| queues.pop(index)).collect::<Vec<_>>();
+        assert_eq!((rest(0), rest(1)), (vec![5, 6, 7], vec![2, 3, 4]));
     }
 
     /// Placing is in vain if the next idle worker may take it; and one that is stuck for long must not keep it.
