@@ -139,9 +139,14 @@ fn counts(job: &SocketJob, rows: &[Row], options: &Options, tools: Tools) -> Res
         Kind::Churn { in_flight } => in_flight as u64,
         _ => 1000,
     };
-    let requests = (round * 1000_u64.div_ceil(round), round * 3000_u64.div_ceil(round));
     let count = |counter, row: &Row| {
         let load = |server: &Server| open(job, Duration::ZERO, server);
+        let (few, many) = match (counter, job.kind) {
+            // Of what several threads do at first, until they know each other's pace, the short run has it all too.
+            (Counter::Instructions, Kind::PingPong { .. }) => (8_000_u64, 32_000_u64),
+            _ => (1_000, 3_000),
+        };
+        let requests = (round * few.div_ceil(round), round * many.div_ceil(round));
         count_requests(counter, &row.runtime, job.handler, options, requests, round, &load)
     };
     rows.iter()
