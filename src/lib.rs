@@ -41,7 +41,7 @@
 //! 4. **A panic in a task ends that task alone**, and its `JoinHandle` says so. Not with `panic = "abort"`, and not if a
 //!    destructor panics while another panic unwinds: Rust ends the process then.
 //! 5. **An idle runtime uses no CPU.** A busy one makes no system call that a loop by hand would not make, but for looking at
-//!    the kernel again before it blocks, where that [pays](runtime::Builder::spin), and at a listener before it accepts.
+//!    the kernel again before it blocks, where that [pays](runtime::Builder::spin), and at a listener after it accepts.
 //! 6. **Every error says what failed**; nothing panics on what a peer or the network sends.
 //! 7. **When the runtime ends**, its tasks are dropped and their sockets closed. An operation that would have to go on
 //!    waiting on a socket that outlives its runtime fails once; the next one binds to the runtime it is polled in.

@@ -10,8 +10,8 @@
 //! * **Draining** ([`Serving::poll_drained`]) until no connection is left or the time is over.
 //!
 //! # System calls
-//! For each connection accept(2) and close(2), as in a loop by hand, and on Linux one or two poll(2), which spare an accept(2)
-//! in vain; nothing else, if there is one worker. Of several, the one that accepts rings the one that the connection is placed
+//! For each connection accept(2) and close(2), as in a loop by hand, and on Linux one poll(2), which spares an accept(2) in
+//! vain; nothing else, if there is one worker. Of several, the one that accepts rings the one that the connection is placed
 //! on, if that sleeps: a write(2) there, and an epoll_wait(2) more or two here. A server has one descriptor
 //! more than its socket: the reserve, a duplicate of it, which is closed for a moment to turn clients away.
 //!

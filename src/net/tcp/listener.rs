@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::panic::{RefUnwindSafe, UnwindSafe};
 use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 
 use futures_lite::Stream;
@@ -35,9 +36,17 @@ use crate::reactor::{Direction, Registration, Wait};
 /// # }).unwrap();
 /// ```
 pub struct TcpListener {
+    registration: Registration<Listening>,
+}
+
+/// The socket.
+struct Listening {
     /// mio's, because its `accept` makes the new socket non-blocking and close-on-exec in one system call
     /// where there is one; std's leaves the first to a second call.
-    registration: Registration<mio::net::TcpListener>,
+    socket: mio::net::TcpListener,
+    /// Whether a connection waits is to be asked before it is accepted. Not after there was none: then the reactor has
+    /// said that there is one.
+    ask: AtomicBool,
 }
 
 impl TcpListener {
@@ -87,7 +96,8 @@ impl TcpListener {
 
     fn from_listening(listener: std::net::TcpListener) -> io::Result<Self> {
         listener.set_nonblocking(true)?;
-        Ok(Self { registration: Registration::new(mio::net::TcpListener::from_std(listener)) })
+        let socket = mio::net::TcpListener::from_std(listener);
+        Ok(Self { registration: Registration::new(Listening { socket, ask: AtomicBool::new(true) }) })
     }
 
     /// The listeners that whoever started this process has opened for it: socket activation, as systemd does it.
@@ -138,7 +148,7 @@ impl TcpListener {
     /// # Errors
     /// If it cannot be made blocking (fcntl(2)).
     pub fn into_std(self) -> io::Result<std::net::TcpListener> {
-        let listener = std::net::TcpListener::from(OwnedFd::from(self.registration.into_socket()));
+        let listener = std::net::TcpListener::from(OwnedFd::from(self.registration.into_socket().socket));
         listener.set_nonblocking(false)?;
         Ok(listener)
     }
@@ -158,8 +168,8 @@ impl TcpListener {
     /// once in the same way: close something, or wait for something to end, before calling again.
     ///
     /// # Platform notes
-    /// On macOS the new descriptor becomes close-on-exec by a second system call. On Linux accept(2) is called only if poll(2)
-    /// says that there is a connection.
+    /// On macOS the new descriptor becomes close-on-exec by a second system call. On Linux accept(2) is called only if an event
+    /// or poll(2) says that there is a connection.
     ///
     /// # Examples
     /// See [`TcpListener`].
@@ -199,7 +209,7 @@ impl TcpListener {
     /// # Errors
     /// See getsockname(2).
     pub fn local_addr(&self) -> io::Result<SocketAddr> {
-        self.registration.socket().local_addr()
+        self.socket().local_addr()
     }
 
     /// The error that is pending on the socket (`SO_ERROR`), which this takes away.
@@ -207,7 +217,7 @@ impl TcpListener {
     /// # Errors
     /// See getsockopt(2).
     pub fn take_error(&self) -> io::Result<Option<io::Error>> {
-        self.registration.socket().take_error()
+        self.socket().take_error()
     }
 
     /// How many hops a connection's packets may take.
@@ -215,7 +225,7 @@ impl TcpListener {
     /// # Errors
     /// See getsockopt(2).
     pub fn ttl(&self) -> io::Result<u32> {
-        self.registration.socket().ttl()
+        self.socket().ttl()
     }
 
     /// Sets how many hops the packets of connections accepted from now on may take.
@@ -223,7 +233,11 @@ impl TcpListener {
     /// # Errors
     /// See setsockopt(2).
     pub fn set_ttl(&self, ttl: u32) -> io::Result<()> {
-        self.registration.socket().set_ttl(ttl)
+        self.socket().set_ttl(ttl)
+    }
+
+    fn socket(&self) -> &mio::net::TcpListener {
+        &self.registration.socket().socket
     }
 }
 
@@ -232,23 +246,23 @@ impl Listen for TcpListener {
     type Peer = SocketAddr;
 
     fn poll_accept(&self, cx: &mut Context<'_>) -> Poll<io::Result<(TcpStream, SocketAddr)>> {
-        self.registration.poll_operation(cx, Direction::Read, accept_stream)
+        self.registration.poll_operation(cx, Direction::Read, Listening::accept)
     }
 
     fn try_accept(&self) -> io::Result<(TcpStream, SocketAddr)> {
-        accept_stream(self.registration.socket())
+        self.registration.socket().accept()
     }
 }
 
 impl AsFd for TcpListener {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.registration.socket().as_fd()
+        self.socket().as_fd()
     }
 }
 
 impl AsRawFd for TcpListener {
     fn as_raw_fd(&self) -> RawFd {
-        self.registration.socket().as_raw_fd()
+        self.socket().as_raw_fd()
     }
 }
 
@@ -258,21 +272,21 @@ impl RefUnwindSafe for TcpListener {}
 
 impl fmt::Debug for TcpListener {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.registration.socket().fmt(f)
+        self.socket().fmt(f)
     }
 }
 
 /// The future of [`TcpListener::accept`].
 #[must_use = "futures do nothing unless awaited"]
 pub struct Accept<'a> {
-    wait: Wait<'a, mio::net::TcpListener>,
+    wait: Wait<'a, Listening>,
 }
 
 impl Future for Accept<'_> {
     type Output = io::Result<(TcpStream, SocketAddr)>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        self.wait.poll_operation(cx, accept_stream)
+        self.wait.poll_operation(cx, Listening::accept)
     }
 }
 
@@ -282,22 +296,38 @@ impl fmt::Debug for Accept<'_> {
     }
 }
 
-/// Accepts one connection. What a peer has given up already counts as an interruption: the loop
-/// tries the next one, within its budget.
-fn accept_stream(listener: &mio::net::TcpListener) -> io::Result<(TcpStream, SocketAddr)> {
-    if !system::may_accept(listener) {
-        return Err(io::ErrorKind::WouldBlock.into());
+impl Listening {
+    /// Accepts one connection. What a peer has given up already counts as an interruption: the loop
+    /// tries the next one, within its budget.
+    fn accept(&self) -> io::Result<(TcpStream, SocketAddr)> {
+        // Relaxed: if two tasks accept at a time, it is a call more or less.
+        if self.ask.swap(true, Ordering::Relaxed) && !system::may_accept(&self.socket) {
+            return Err(self.none());
+        }
+        let (stream, peer) = self.socket.accept().map_err(|error| match error.raw_os_error() {
+            Some(libc::ECONNABORTED | libc::EPROTO) => io::ErrorKind::Interrupted.into(),
+            _ if error.kind() == io::ErrorKind::WouldBlock => self.none(),
+            _ => error,
+        })?;
+        metrics::count_accept();
+        Ok((TcpStream::from_nonblocking(stream.into()), peer))
     }
-    let (stream, peer) = listener.accept().map_err(|error| match error.raw_os_error() {
-        Some(libc::ECONNABORTED | libc::EPROTO) => io::ErrorKind::Interrupted.into(),
-        _ => error,
-    })?;
-    metrics::count_accept();
-    Ok((TcpStream::from_nonblocking(stream.into()), peer))
+
+    fn none(&self) -> io::Error {
+        self.ask.store(false, Ordering::Relaxed);
+        io::ErrorKind::WouldBlock.into()
+    }
+}
+
+impl AsFd for Listening {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
 }
 
 /// Linux makes a socket and a file before it looks for a connection to give them to, so that an accept(2) that finds none takes
-/// ten times as long as asking; and whoever accepts until there is none meets one for most connections.
+/// ten times as long as asking; and whoever accepts until there is none meets one for most connections. So all are asked for
+/// but the first after an event.
 #[cfg(any(target_os = "linux", target_os = "android"))]
 mod system {
     use std::io;
@@ -341,5 +371,27 @@ impl Stream for Incoming<'_> {
         // `Accept` accepts anew each time it is polled.
         let accepted = std::task::ready!(Pin::new(&mut self.accept).poll(cx));
         Poll::Ready(Some(accepted.map(|(stream, _)| stream)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Else each connection that comes alone would cost two questions.
+    #[test]
+    fn whoever_has_found_none_asks_no_more_until_one_has_come() {
+        let listener = TcpListener::bind_to(([127, 0, 0, 1], 0).into()).expect("a port");
+        let listening = listener.registration.socket();
+        let asks = || listening.ask.load(Ordering::Relaxed);
+        assert!(asks(), "no event has been seen yet");
+        let none = listening.accept().expect_err("nobody has connected");
+        assert_eq!((none.kind(), asks()), (io::ErrorKind::WouldBlock, false));
+        let client = std::net::TcpStream::connect(listener.local_addr().unwrap()).expect("the listener's queue");
+        let (_, peer) = listening.accept().expect("on loopback it is there once it is connected");
+        assert_eq!((peer, asks()), (client.local_addr().unwrap(), true), "there may be more");
+        assert_eq!(listening.accept().expect_err("there are none").kind(), io::ErrorKind::WouldBlock);
+        assert_eq!(listening.accept().expect_err("the kernel says so, unasked").kind(), io::ErrorKind::WouldBlock);
+        assert!(!asks(), "an event comes before the next one");
     }
 }
