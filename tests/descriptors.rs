@@ -8,6 +8,7 @@ use std::cell::Cell;
 use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::rc::Rc;
 use std::task::Poll;
 use std::time::Duration;
@@ -15,7 +16,7 @@ use std::time::Duration;
 use futures_lite::StreamExt;
 use futures_lite::future::{poll_fn, poll_once};
 use kittiwake::io::{AsyncReadExt, AsyncWriteExt, Error};
-use kittiwake::net::{TcpListener, TcpStream};
+use kittiwake::net::{Shutdown, TcpListener, TcpStream};
 use kittiwake::runtime::{Builder, Runtime};
 use kittiwake::task::yield_now;
 use support::*;
@@ -63,6 +64,24 @@ fn accepting_without_descriptors_fails_and_resumes() {
         }
         drop(hoard);
         serve_one(&listener, address).await;
+    });
+}
+
+/// Without it a server by hand that is told to end, and has no descriptor left, ends with an error that no client has caused.
+#[test]
+fn a_wait_for_a_connection_that_is_ended_needs_no_descriptor() {
+    if !is_child() {
+        return in_child_with_descriptors("a_wait_for_a_connection_that_is_ended_needs_no_descriptor", FEW);
+    }
+    run(|| async {
+        let (listener, _) = listener().await;
+        let shutdown = Shutdown::new();
+        let mut ended = shutdown.clone();
+        let mut accept = pin!(ended.run_until_begun(listener.accept()));
+        assert!(poll_once(&mut accept).await.is_none(), "nobody has connected");
+        let _hoard = take_all_descriptors();
+        shutdown.begin();
+        assert!(accept.await.is_none(), "nobody has connected, and the end has begun");
     });
 }
 

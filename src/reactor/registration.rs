@@ -81,15 +81,16 @@ impl<S: AsFd> Registration<S> {
         self.socket
     }
 
-    /// Runs `operation` when it can go on. As with a poll trait's, the last poll's waker is woken.
+    /// Runs `operation` when it can go on, and tells it the state it is run in. As with a poll trait's, the last poll's waker
+    /// is woken.
     pub(crate) fn poll_operation<R>(
         &self,
         cx: &mut Context<'_>,
         direction: Direction,
-        mut operation: impl FnMut(&S) -> io::Result<R>,
+        mut operation: impl FnMut(&S, State) -> io::Result<R>,
     ) -> Poll<io::Result<R>> {
         self.poll_in(cx, direction, Place::Poll, |socket, seen| {
-            let result = operation(socket)?;
+            let result = operation(socket, seen)?;
             if seen.is_orphaned() {
                 self.forgive(direction);
             }
@@ -378,14 +379,14 @@ pub(crate) struct Wait<'a, S: AsFd> {
 }
 
 impl<S: AsFd> Wait<'_, S> {
-    /// Runs `operation` when it can go on.
+    /// Runs `operation` when it can go on, and tells it the state it is run in.
     pub(crate) fn poll_operation<R>(
         &mut self,
         cx: &mut Context<'_>,
-        mut operation: impl FnMut(&S) -> io::Result<R>,
+        operation: impl FnMut(&S, State) -> io::Result<R>,
     ) -> Poll<io::Result<R>> {
         let place = Place::Listed(&mut self.key);
-        let poll = self.registration.poll_in(cx, self.direction, place, |socket, _| operation(socket));
+        let poll = self.registration.poll_in(cx, self.direction, place, operation);
         if poll.is_ready() {
             self.leave();
         }

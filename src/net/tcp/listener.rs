@@ -1,4 +1,4 @@
-//! Listening and accepting.
+//! ListenSocket and accepting.
 
 use std::fmt;
 use std::io;
@@ -36,17 +36,17 @@ use crate::reactor::{Direction, Registration, Wait};
 /// # }).unwrap();
 /// ```
 pub struct TcpListener {
-    registration: Registration<Listening>,
+    registration: Registration<ListenSocket>,
 }
 
-/// The socket.
-struct Listening {
+/// The socket, and what is known of its queue: nothing that decides more than whether to [ask](system::may_accept) before
+/// accept(2). That there is no connection is always the kernel's word.
+struct ListenSocket {
     /// mio's, because its `accept` makes the new socket non-blocking and close-on-exec in one system call
     /// where there is one; std's leaves the first to a second call.
     socket: mio::net::TcpListener,
-    /// Whether a connection waits is to be asked before it is accepted. Not after there was none: then the reactor has
-    /// said that there is one.
-    ask: AtomicBool,
+    /// It was asked last, and there was none: if the reactor has reported the socket since, there is one.
+    empty: AtomicBool,
 }
 
 impl TcpListener {
@@ -97,7 +97,7 @@ impl TcpListener {
     fn from_listening(listener: std::net::TcpListener) -> io::Result<Self> {
         listener.set_nonblocking(true)?;
         let socket = mio::net::TcpListener::from_std(listener);
-        Ok(Self { registration: Registration::new(Listening { socket, ask: AtomicBool::new(true) }) })
+        Ok(Self { registration: Registration::new(ListenSocket { socket, empty: AtomicBool::new(false) }) })
     }
 
     /// The listeners that whoever started this process has opened for it: socket activation, as systemd does it.
@@ -169,7 +169,7 @@ impl TcpListener {
     ///
     /// # Platform notes
     /// On macOS the new descriptor becomes close-on-exec by a second system call. On Linux accept(2) is called only if an event
-    /// or poll(2) says that there is a connection.
+    /// or poll(2) has said that there is a connection.
     ///
     /// # Examples
     /// See [`TcpListener`].
@@ -246,11 +246,12 @@ impl Listen for TcpListener {
     type Peer = SocketAddr;
 
     fn poll_accept(&self, cx: &mut Context<'_>) -> Poll<io::Result<(TcpStream, SocketAddr)>> {
-        self.registration.poll_operation(cx, Direction::Read, Listening::accept)
+        self.registration
+            .poll_operation(cx, Direction::Read, |socket, seen| socket.accept(seen.is_reported(Direction::Read)))
     }
 
     fn try_accept(&self) -> io::Result<(TcpStream, SocketAddr)> {
-        self.registration.socket().accept()
+        self.registration.socket().accept(false)
     }
 }
 
@@ -266,7 +267,7 @@ impl AsRawFd for TcpListener {
     }
 }
 
-// What a panic interrupts is a system call or none: a socket has no state of ours to be left half-changed.
+// What a panic interrupts is a system call or none: nothing of ours is left half-changed.
 impl UnwindSafe for TcpListener {}
 impl RefUnwindSafe for TcpListener {}
 
@@ -279,14 +280,14 @@ impl fmt::Debug for TcpListener {
 /// The future of [`TcpListener::accept`].
 #[must_use = "futures do nothing unless awaited"]
 pub struct Accept<'a> {
-    wait: Wait<'a, Listening>,
+    wait: Wait<'a, ListenSocket>,
 }
 
 impl Future for Accept<'_> {
     type Output = io::Result<(TcpStream, SocketAddr)>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        self.wait.poll_operation(cx, Listening::accept)
+        self.wait.poll_operation(cx, |socket, seen| socket.accept(seen.is_reported(Direction::Read)))
     }
 }
 
@@ -296,38 +297,34 @@ impl fmt::Debug for Accept<'_> {
     }
 }
 
-impl Listening {
-    /// Accepts one connection. What a peer has given up already counts as an interruption: the loop
-    /// tries the next one, within its budget.
-    fn accept(&self) -> io::Result<(TcpStream, SocketAddr)> {
+impl ListenSocket {
+    /// Accepts one connection; `reported`: the reactor has said that there are some. What a peer has given up already
+    /// counts as an interruption: the loop tries the next one, within its budget.
+    fn accept(&self, reported: bool) -> io::Result<(TcpStream, SocketAddr)> {
         // Relaxed: if two tasks accept at a time, it is a call more or less.
-        if self.ask.swap(true, Ordering::Relaxed) && !system::may_accept(&self.socket) {
-            return Err(self.none());
+        let is_new = self.empty.swap(false, Ordering::Relaxed) && reported;
+        if !is_new && !system::may_accept(&self.socket) {
+            self.empty.store(true, Ordering::Relaxed);
+            return Err(io::ErrorKind::WouldBlock.into());
         }
         let (stream, peer) = self.socket.accept().map_err(|error| match error.raw_os_error() {
             Some(libc::ECONNABORTED | libc::EPROTO) => io::ErrorKind::Interrupted.into(),
-            _ if error.kind() == io::ErrorKind::WouldBlock => self.none(),
             _ => error,
         })?;
         metrics::count_accept();
         Ok((TcpStream::from_nonblocking(stream.into()), peer))
     }
-
-    fn none(&self) -> io::Error {
-        self.ask.store(false, Ordering::Relaxed);
-        io::ErrorKind::WouldBlock.into()
-    }
 }
 
-impl AsFd for Listening {
+impl AsFd for ListenSocket {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()
     }
 }
 
 /// Linux makes a socket and a file before it looks for a connection to give them to, so that an accept(2) that finds none takes
-/// ten times as long as asking; and whoever accepts until there is none meets one for most connections. So all are asked for
-/// but the first after an event.
+/// ten times as long as asking; and whoever accepts until there is none meets one for most connections. So it is asked first,
+/// but for the one that an event has announced.
 #[cfg(any(target_os = "linux", target_os = "android"))]
 mod system {
     use std::io;
@@ -378,20 +375,26 @@ impl Stream for Incoming<'_> {
 mod tests {
     use super::*;
 
-    /// Else each connection that comes alone would cost two questions.
+    /// Else each connection that comes alone would cost two questions; and whoever is out of descriptors would hear so from
+    /// an accept(2) that had nobody to accept.
     #[test]
-    fn whoever_has_found_none_asks_no_more_until_one_has_come() {
+    fn only_the_first_after_an_event_is_accepted_unasked() {
         let listener = TcpListener::bind_to(([127, 0, 0, 1], 0).into()).expect("a port");
-        let listening = listener.registration.socket();
-        let asks = || listening.ask.load(Ordering::Relaxed);
-        assert!(asks(), "no event has been seen yet");
-        let none = listening.accept().expect_err("nobody has connected");
-        assert_eq!((none.kind(), asks()), (io::ErrorKind::WouldBlock, false));
+        let socket = listener.registration.socket();
+        let is_empty = || socket.empty.load(Ordering::Relaxed);
+        let none = |reported| assert_eq!(socket.accept(reported).expect_err("none").kind(), io::ErrorKind::WouldBlock);
+        none(false);
+        assert!(is_empty(), "an event comes before the next one");
+        none(false);
+        assert!(is_empty(), "no event has come: it was asked again");
         let client = std::net::TcpStream::connect(listener.local_addr().unwrap()).expect("the listener's queue");
-        let (_, peer) = listening.accept().expect("on loopback it is there once it is connected");
-        assert_eq!((peer, asks()), (client.local_addr().unwrap(), true), "there may be more");
-        assert_eq!(listening.accept().expect_err("there are none").kind(), io::ErrorKind::WouldBlock);
-        assert_eq!(listening.accept().expect_err("the kernel says so, unasked").kind(), io::ErrorKind::WouldBlock);
-        assert!(!asks(), "an event comes before the next one");
+        let (_, peer) = socket.accept(true).expect("on loopback it is there once it is connected");
+        assert_eq!((peer, is_empty()), (client.local_addr().unwrap(), false), "there may be more");
+        none(true);
+        assert!(is_empty());
+        none(true);
+        assert!(!is_empty(), "accept(2) was called in vain: others take what events announce");
+        none(true);
+        assert!(is_empty(), "and so it was asked");
     }
 }

@@ -146,7 +146,7 @@ impl TcpStream {
         // Not before the reactor has reported something: until then there is no error, and no peer.
         self.writable().await?;
         let mut wait = self.registration.wait(Direction::Write);
-        poll_fn(|cx| wait.poll_operation(cx, |socket| connected(&socket.stream))).await
+        poll_fn(|cx| wait.poll_operation(cx, |socket, _| connected(&socket.stream))).await
     }
 
     /// Takes a stream of std's, and makes it non-blocking.
@@ -204,7 +204,7 @@ impl TcpStream {
             return Ok(0);
         }
         let mut wait = self.registration.wait(Direction::Read);
-        poll_fn(|cx| wait.poll_operation(cx, |socket| socket.read(|stream| stream.peek(buf)))).await
+        poll_fn(|cx| wait.poll_operation(cx, |socket, _| socket.read(|stream| stream.peek(buf)))).await
     }
 
     /// Waits until there is something to read, an end or an error included.
