@@ -536,8 +536,8 @@ impl Executor {
     }
 
     fn begin_shared_batch(&mut self) {
-        // Now, and not when the shared queue is empty, which it need never be.
         let has_own = self.has_next();
+        // Now, and not when the shared queue is empty, which it need never be.
         if has_own && self.batch.is_empty() {
             swap(&mut self.batch);
         }

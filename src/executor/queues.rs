@@ -5,9 +5,9 @@
 //!
 //! * A worker pushes what it wakes to its own queue, so a task runs where its socket is.
 //! * A thread that is none of them pushes to the queue of the worker where the task last ran.
-//! * A worker that has nothing to do takes half of another's queue at the most, if two or more are there. One is left to its
-//!   owner, who is about to come to it.
-//! * Unless the owner is stuck: if it has run the same task for a millisecond, all is taken. Idle workers look, and
+//! * A worker that has nothing to do takes half of another's queue, if two or more are there. One is left to its owner,
+//!   who is about to come to it.
+//! * Unless the owner is stuck: if it has run the same task for a millisecond, the last one is taken too. Idle workers look, and
 //!   busy ones now and then.
 //! * What was placed on a worker ([`Queues::place`]) begins there, unless that one has been stuck for longer: a connection
 //!   belongs to the worker that first waits for it, and placing it would be in vain.
@@ -39,7 +39,8 @@ pub(super) struct Remote<E, T> {
 
 /// What a worker is to run, if no other one takes it.
 struct Queue<T> {
-    /// What is ready, the next one last; what comes meanwhile is `later`, and when this is used up the two are swapped.
+    /// What is ready, the next one last. What comes meanwhile is `later`, the next one first: when `ready` is used up that
+    /// is turned over, and the two are swapped.
     ready: Vec<T>,
     later: Vec<T>,
     placed: VecDeque<T>,
@@ -257,8 +258,10 @@ impl<T> Queue<T> {
         self.ready.pop()
     }
 
+    /// `ready` is used up.
     #[inline]
     fn turn_over(&mut self) {
+        debug_assert!(self.ready.is_empty(), "what is there comes before what came later");
         if !self.later.is_empty() {
             mem::swap(&mut self.ready, &mut self.later);
             self.ready.reverse();
@@ -274,12 +277,13 @@ impl<T> Queue<T> {
             let placed = if stuck_for < STUCK_FOR_LONG { 0 } else { self.placed.len().min(SOME) };
             (self.ready_len().min(SOME), placed)
         };
-        if self.ready.is_empty() {
-            self.turn_over();
+        while taken.len() < ready {
+            if self.ready.is_empty() {
+                self.turn_over();
+            }
+            let left = self.ready.len().saturating_sub(ready - taken.len());
+            taken.extend(self.ready.drain(left..).rev());
         }
-        // What is later comes with the next look.
-        let left = self.ready.len().saturating_sub(ready);
-        taken.extend(self.ready.drain(left..).rev());
         for _ in 0..placed {
             taken.extend(self.placed.pop_front());
         }
@@ -335,7 +339,8 @@ mod tests {
         };
         assert!(take(Victims::Stuck, Duration::ZERO).is_empty(), "it is not stuck");
         assert_eq!(take(Victims::Any, Duration::ZERO), [1], "half of two");
-        assert_eq!(take(Victims::Stuck, STUCK), [2]);
+        queues.push(0, 5);
+        assert_eq!(take(Victims::Stuck, STUCK), [2, 5], "what was there, and what came later");
         assert_eq!(take(Victims::Stuck, STUCK_FOR_LONG), [3]);
         queues.place(0, 4).unwrap();
         assert!(queues.rest(1), "it has nothing");

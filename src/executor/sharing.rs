@@ -1,7 +1,7 @@
 //! Sharing: when a worker looks at the queues of the others.
 //!
 //! 1. It has nothing of its own ([`Sharing::rest`]): it counts itself idle, and looks. If it finds
-//!    something, that is its own now.
+//!    something, that is its own now, and if more is left there, the next one is called ([`Sharing::begin`]).
 //! 2. It is idle. If nobody else does, it watches: it blocks for a millisecond at the most, then for two and for four, and
 //!    looks again. Once all are idle nobody watches.
 //! 3. It is idle no longer ([`Sharing::rise`]). If it was the one to watch, or may have been called, somebody must look now: it
@@ -27,7 +27,7 @@ pub(super) struct Sharing {
     watch: Duration,
     /// It counts as idle.
     idle: bool,
-    /// It has taken back its watch, or a call: somebody must look.
+    /// It has taken back its watch, or a call, or has found something: somebody must look.
     must_look: bool,
     /// What it has done since it last read the clock: entries run, and batches for as much as some entries.
     work: u64,
@@ -71,6 +71,8 @@ impl Sharing {
         // Not before: see the first race in `idle`.
         self.must_look = false;
         if self.steal(queues, index, Victims::Any, gathered, &now) {
+            // What is left there must not wait for the end of what was taken.
+            self.must_look = true;
             return false;
         }
         self.watching = queues.idle.watch(queues.len());
@@ -168,6 +170,33 @@ impl Sharing {
 mod tests {
     use super::*;
     use std::task::Waker;
+
+    /// Three long tasks for three workers: where all were idle nobody watches, and a call brings one.
+    #[test]
+    fn whoever_takes_some_has_another_one_look_after_what_is_left() {
+        let start = Instant::now();
+        let now = || start;
+        let queues = Queues::<(), u32>::new(vec![Waker::noop().clone(); 3]);
+        let mut workers = [0, 1, 2].map(|_| Sharing::new(3, start));
+        let wake = |index: usize, worker: &mut Sharing, gathered: &mut Vec<u32>| {
+            queues.remote(index).inbox.take(&mut Vec::new());
+            worker.rise(&queues);
+            worker.begin(&queues, index, gathered, false, now);
+        };
+        for (index, worker) in workers.iter_mut().enumerate() {
+            assert!(worker.rest(&queues, index, &mut Vec::new(), now));
+        }
+        assert!(workers[2].watch().is_none(), "all are idle");
+        wake(0, &mut workers[0], &mut vec![1, 2, 3]);
+        assert_eq!(queues.pop(0), Some(1), "and it is stuck in it");
+        assert!(queues.remote(1).inbox.is_rung());
+        wake(1, &mut workers[1], &mut Vec::new());
+        assert!(!workers[1].rest(&queues, 1, &mut Vec::new(), now), "it takes one");
+        assert!(!queues.remote(2).inbox.is_rung());
+        wake(1, &mut workers[1], &mut Vec::new());
+        assert_eq!(queues.pop(1), Some(2), "and is stuck in it");
+        assert!(queues.remote(2).inbox.is_rung(), "the third would wait for the first or the second");
+    }
 
     /// What is queued behind a stuck task would wait until whoever watched has run what it was given itself.
     #[test]
