@@ -142,8 +142,8 @@ fn counts(job: &SocketJob, rows: &[Row], options: &Options, tools: Tools) -> Res
     let count = |counter, row: &Row| {
         let load = |server: &Server| open(job, Duration::ZERO, server);
         let (few, many) = match (counter, job.kind) {
-            // Of what several threads do at first, until they know each other's pace, the short run has it all too.
-            (Counter::Instructions, Kind::PingPong { .. }) => (8_000_u64, 32_000_u64),
+            // What several threads do at first, until they know each other's pace, is in both runs then.
+            (Counter::Instructions, Kind::PingPong { bytes: 64, .. }) => (8_000_u64, 32_000_u64),
             _ => (1_000, 3_000),
         };
         let requests = (round * few.div_ceil(round), round * many.div_ceil(round));
