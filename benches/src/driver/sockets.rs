@@ -143,7 +143,7 @@ fn counts(job: &SocketJob, rows: &[Row], options: &Options, tools: Tools) -> Res
         let load = |server: &Server| open(job, Duration::ZERO, server);
         let (few, many) = match (counter, job.kind) {
             // What several threads do at first, until they know each other's pace, is in both runs then.
-            (Counter::Instructions, Kind::PingPong { bytes: 64, .. }) => (8_000_u64, 32_000_u64),
+            (Counter::Instructions, Kind::PingPong { bytes: 64, .. }) if !options.quick => (8_000_u64, 32_000_u64),
             _ => (1_000, 3_000),
         };
         let requests = (round * few.div_ceil(round), round * many.div_ceil(round));
