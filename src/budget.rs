@@ -12,6 +12,8 @@
 //! A thread that is not polling one of our tasks has no limit. A task that, against all advice, blocks its thread in another
 //! executor would be refused there for ever, since nobody refills it; so after [`PATIENCE`] refusals it gets its
 //! operations all the same.
+//!
+//! What the operations move is counted here too ([`count_moved`]), for the worker to know how much it has done.
 
 use std::cell::Cell;
 use std::task::{Context, Poll};
@@ -30,6 +32,8 @@ const UNLIMITED: i64 = i64::MAX;
 thread_local! {
     /// Operations left; below zero, how often some were refused.
     static LEFT: Cell<i64> = const { Cell::new(UNLIMITED) };
+    /// Bytes that were moved here since somebody asked.
+    static MOVED: Cell<u64> = const { Cell::new(0) };
 }
 
 /// What was left before, to be given to [`restore`].
@@ -76,6 +80,18 @@ fn refuse(cx: &mut Context<'_>) -> Poll<()> {
 #[inline]
 pub(crate) fn spend() {
     LEFT.set(LEFT.get() - 1);
+}
+
+/// An operation has moved so many bytes.
+#[inline]
+pub(crate) fn count_moved(bytes: usize) {
+    MOVED.set(MOVED.get().wrapping_add(bytes as u64));
+}
+
+/// How many bytes the operations on this thread have moved since the last call.
+#[inline]
+pub(crate) fn take_moved() -> u64 {
+    MOVED.replace(0)
 }
 
 #[cfg(test)]

@@ -243,6 +243,7 @@ impl<S: AsFd + Observer> Registration<S> {
     ) -> Poll<io::Result<usize>> {
         let poll = self.poll_in(cx, direction, Place::Poll, |socket, seen| {
             let transferred = transfer(socket)?;
+            budget::count_moved(transferred);
             self.after_transfer(direction, seen, full, transferred);
             Ok(transferred)
         });

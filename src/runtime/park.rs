@@ -8,7 +8,9 @@
 //! # Windows
 //! A *wait* is when the worker has nothing to run. Waits come in windows of [`WINDOW`]; in one window all of them block at
 //! once, or all poll first. Between two windows the clocks are read, once, and tell the [`Cost`] of the one that has ended:
-//! the time that passed, and the CPU time that this thread used, for each task that was run.
+//! the time that passed, and the CPU time that this thread used, for each unit of work: a task that was run, or
+//! [4 KiB](AS_A_TASK) that were moved. Tasks alone would not do: whoever polls while a stream comes in finds it sooner and in
+//! smaller pieces, and so runs more tasks for as many bytes.
 //!
 //! # The rule
 //! ```text
@@ -20,7 +22,7 @@
 //! ```
 //! 1. The worker keeps to one way for `rest` windows; then there is one of the other way, and the two are compared
 //!    ([`Park::end_window`]).
-//! 2. Polling is worth its price ([`Cost::is_worth`]) if a task takes at most 3/4 of the time that it takes with blocking, and
+//! 2. Polling is worth its price ([`Cost::is_worth`]) if work takes at most 3/4 of the time that it takes with blocking, and
 //!    at most 9/8 of the CPU time; 10/8 for a worker that polls already, lest it change its mind with each breath of the
 //!    machine. The time shows what polling is for: where server and clients share a core, it gains nothing. The CPU
 //!    time holds the waste: a poll that succeeds late costs more than to be woken does.
@@ -65,6 +67,9 @@ const BLOCKING_REST: (u32, u32) = (8, 32);
 /// The same for one that polls: it must be sure soon, and then blocks for nothing but to compare.
 const POLLING_REST: (u32, u32) = (1, 128);
 
+/// Bytes that are as much work as to run a task.
+const AS_A_TASK: u64 = 4096;
+
 /// What misses are paid from, at most, and at the start.
 const CREDIT: u32 = 12;
 
@@ -90,8 +95,9 @@ pub(super) struct Park {
     better: Way,
     /// Waits that are left of this window.
     waits: u32,
-    /// Tasks run in it.
+    /// Tasks run in it, and bytes moved.
     tasks: u64,
+    bytes: u64,
     /// When it began; `None` if that is not known, and the next window is to begin with the next wait.
     start: Option<Usage>,
     /// What the window before took. It is of the better way.
@@ -123,6 +129,7 @@ impl Park {
             better: Way::Block,
             waits: 0,
             tasks: 0,
+            bytes: 0,
             start: None,
             before: Cost { time: 0, cpu: 0 },
             rest: BLOCKING_REST.0,
@@ -138,10 +145,11 @@ impl Park {
         self.start = None;
     }
 
-    /// So many tasks were run. To be said before each wait, whether it is asked about or not.
+    /// So many tasks were run, and moved so many bytes. To be said before each wait, whether it is asked about or not.
     #[inline]
-    pub(super) fn ran(&mut self, tasks: u64) {
+    pub(super) fn worked(&mut self, tasks: u64, bytes: u64) {
         self.tasks = self.tasks.wrapping_add(tasks);
+        self.bytes = self.bytes.wrapping_add(bytes);
     }
 
     /// The worker has nothing to do. How long it is to poll before it blocks: zero for not at all. `read` is called if the
@@ -181,12 +189,12 @@ impl Park {
         }
         self.start = now;
         self.waits = WINDOW;
-        self.tasks = 0;
+        (self.tasks, self.bytes) = (0, 0);
     }
 
     /// What comes after a window that took so much.
     fn end_window(&mut self, usage: Usage) {
-        let Some(cost) = usage.per_task(self.tasks) else { return };
+        let Some(cost) = usage.per_work(self.tasks + self.bytes / AS_A_TASK) else { return };
         if self.way == Way::Block {
             self.longest = (2 * (usage.cpu / u64::from(WINDOW))).min(LONGEST);
         }
@@ -237,12 +245,12 @@ impl Usage {
         (self.time / 4..=2 * longest * u64::from(WINDOW)).contains(&asleep)
     }
 
-    fn per_task(self, tasks: u64) -> Option<Cost> {
-        Some(Cost { time: self.time.checked_div(tasks)?, cpu: self.cpu.checked_div(tasks)? })
+    fn per_work(self, work: u64) -> Option<Cost> {
+        Some(Cost { time: self.time.checked_div(work)?, cpu: self.cpu.checked_div(work)? })
     }
 }
 
-/// What a task took, on average, in nanoseconds, with its share of the waits.
+/// What a unit of work took, on average, in nanoseconds, with its share of the waits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Cost {
     time: u64,
@@ -322,7 +330,7 @@ mod tests {
             }
             sum.time += self.work;
             sum.cpu += self.work;
-            park.ran(1);
+            park.worked(1, 0);
         }
 
         fn run(self, waits: u64) -> Sum {
@@ -347,6 +355,25 @@ mod tests {
         assert_eq!(sum.misses, 0);
         assert!(3 * sum.time < blocks.time, "{sum:?} against {blocks:?}");
         assert!(sum.cpu < blocks.cpu, "{sum:?} against {blocks:?}");
+    }
+
+    /// Whoever looks twice as often at a stream finds half as much each time. To count that as work done twice as fast would
+    /// be to use the whole core for nothing.
+    #[test]
+    fn a_stream_that_is_found_in_smaller_pieces_is_not_polled_for() {
+        let (mut park, mut now, mut polls) = (Park::new(None), Usage { time: 0, cpu: 0 }, 0);
+        for _ in 0..100_000 {
+            let (time, bytes) = if park.wait(|| Some(now)).is_zero() {
+                (20_000, 65_536)
+            } else {
+                polls += 1;
+                park.polled(true);
+                (10_000, 32_768)
+            };
+            park.worked(1, bytes);
+            now = Usage { time: now.time + time, cpu: now.cpu + 9_000 };
+        }
+        assert!((1..5_000).contains(&polls), "{polls} of 100,000 waits");
     }
 
     #[test]
@@ -460,7 +487,7 @@ mod tests {
         let mut park = Park::new(None);
         for _ in 0..10_000 {
             assert_eq!(park.wait(|| None), Duration::ZERO);
-            park.ran(1);
+            park.worked(1, 0);
         }
     }
 
@@ -500,7 +527,7 @@ mod tests {
             for _ in 0..100 {
                 assert_eq!(park.wait(|| unreachable!("there is nothing to measure")), spin);
                 park.polled(false);
-                park.ran(1);
+                park.worked(1, 0);
             }
         }
     }

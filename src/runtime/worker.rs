@@ -149,7 +149,7 @@ impl Worker {
         budget::suspend();
         let ran = std::mem::take(&mut self.ran);
         self.counters.ran(ran);
-        self.park.ran(ran);
+        self.park.worked(ran, budget::take_moved());
         if !self.executor.rest() {
             self.turn(Some(Duration::ZERO));
         } else if !self.poll() {
