@@ -243,7 +243,6 @@ impl<S: AsFd + Observer> Registration<S> {
     ) -> Poll<io::Result<usize>> {
         let poll = self.poll_in(cx, direction, Place::Poll, |socket, seen| {
             let transferred = transfer(socket)?;
-            budget::count_moved(transferred);
             self.after_transfer(direction, seen, full, transferred);
             Ok(transferred)
         });
@@ -315,6 +314,7 @@ impl<S: AsFd + Observer> Registration<S> {
 
     #[inline]
     fn after_transfer(&self, direction: Direction, seen: State, full: Option<usize>, transferred: usize) {
+        budget::count_moved(transferred);
         if !seen.is_plain(direction) {
             if seen.is_observed(direction) {
                 self.socket.settled(direction, transferred > 0);
