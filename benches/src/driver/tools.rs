@@ -57,9 +57,15 @@ impl Counter {
         let words: &[&str] = match self {
             // -I2: it ends, with its table written, when it is told to.
             Self::SystemCalls => &["strace", "-I2", "-f", "-c", "-o", file],
-            Self::Instructions => {
-                &["valgrind", "--tool=callgrind", "--dump-instr=no", &format!("--callgrind-out-file={file}")]
-            }
+            // --fair-sched: threads run in turn. Without it one of two workers gets most of the time, and how much that is
+            // another thing in each run.
+            Self::Instructions => &[
+                "valgrind",
+                "--tool=callgrind",
+                "--fair-sched=try",
+                "--dump-instr=no",
+                &format!("--callgrind-out-file={file}"),
+            ],
         };
         words.iter().map(|word| (*word).to_owned()).collect()
     }
