@@ -550,10 +550,15 @@ impl Executor {
         }
     }
 
-    /// Ends a batch. Whether there is nothing left to run, and the worker may block.
+    /// Ends a batch.
+    #[inline]
+    pub(crate) fn end_batch(&self) {
+        IN_BATCH.set(false);
+    }
+
+    /// Whether there is nothing left to run, and the worker may block.
     #[inline]
     pub(crate) fn rest(&mut self) -> bool {
-        IN_BATCH.set(false);
         !self.has_next() && self.sharing.as_mut().is_none_or(|sharing| rest_shared(sharing, &self.home))
     }
 

@@ -3,7 +3,7 @@
 //! ```text
 //! run a batch of at most 64 entries -> wait for events -> take what other threads posted -> fire timers -> again
 //! ```
-//! Waiting means blocking when there is nothing to run, and one look at the kernel when there is: so
+//! Waiting means blocking when there is nothing to run, and one look at the kernel when there is, or when much was run: so
 //! neither tasks nor sockets starve each other, and an idle worker uses no CPU.
 //!
 //! A runtime's only worker is whichever thread is in its `block_on`. Of several, each has a thread, which is in such a call
@@ -43,6 +43,10 @@ use crate::time::{self, Clock, Instant, Timers};
 
 /// Entries run between two looks at the kernel.
 const BATCH: u64 = 64;
+
+/// After so many entries a worker looks at the kernel once more before it counts itself idle. Mostly something has come
+/// meanwhile, and to declare oneself idle costs several times what a look does; a look in vain adds little to so much work.
+const MANY: u64 = 8;
 
 /// Real time that bytes on their way between sockets are given before a paused clock jumps.
 const GRACE: Duration = Duration::from_millis(2);
@@ -150,7 +154,8 @@ impl Worker {
         let ran = std::mem::take(&mut self.ran);
         self.counters.ran(ran);
         self.park.worked(ran, budget::take_moved());
-        if !self.executor.rest() {
+        self.executor.end_batch();
+        if ran >= MANY || !self.executor.rest() {
             self.turn(Some(Duration::ZERO));
         } else if !self.poll() {
             self.block_unless_posted();
