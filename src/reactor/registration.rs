@@ -81,16 +81,16 @@ impl<S: AsFd> Registration<S> {
         self.socket
     }
 
-    /// Runs `operation` when it can go on, and tells it the state it is run in. As with a poll trait's, the last poll's waker
-    /// is woken.
+    /// Runs `operation` when it can go on, and tells it whether the reactor has reported so. As with a poll trait's, the last
+    /// poll's waker is woken.
     pub(crate) fn poll_operation<R>(
         &self,
         cx: &mut Context<'_>,
         direction: Direction,
-        mut operation: impl FnMut(&S, State) -> io::Result<R>,
+        mut operation: impl FnMut(&S, bool) -> io::Result<R>,
     ) -> Poll<io::Result<R>> {
         self.poll_in(cx, direction, Place::Poll, |socket, seen| {
-            let result = operation(socket, seen)?;
+            let result = operation(socket, seen.is_reported(direction))?;
             if seen.is_orphaned() {
                 self.forgive(direction);
             }
@@ -380,14 +380,15 @@ pub(crate) struct Wait<'a, S: AsFd> {
 }
 
 impl<S: AsFd> Wait<'_, S> {
-    /// Runs `operation` when it can go on, and tells it the state it is run in.
+    /// Runs `operation` when it can go on, and tells it whether the reactor has reported so.
     pub(crate) fn poll_operation<R>(
         &mut self,
         cx: &mut Context<'_>,
-        operation: impl FnMut(&S, State) -> io::Result<R>,
+        mut operation: impl FnMut(&S, bool) -> io::Result<R>,
     ) -> Poll<io::Result<R>> {
-        let place = Place::Listed(&mut self.key);
-        let poll = self.registration.poll_in(cx, self.direction, place, operation);
+        let (direction, place) = (self.direction, Place::Listed(&mut self.key));
+        let operation = |socket: &S, seen: State| operation(socket, seen.is_reported(direction));
+        let poll = self.registration.poll_in(cx, direction, place, operation);
         if poll.is_ready() {
             self.leave();
         }

@@ -246,8 +246,7 @@ impl Listen for TcpListener {
     type Peer = SocketAddr;
 
     fn poll_accept(&self, cx: &mut Context<'_>) -> Poll<io::Result<(TcpStream, SocketAddr)>> {
-        self.registration
-            .poll_operation(cx, Direction::Read, |socket, seen| socket.accept(seen.is_reported(Direction::Read)))
+        self.registration.poll_operation(cx, Direction::Read, ListenSocket::accept)
     }
 
     fn try_accept(&self) -> io::Result<(TcpStream, SocketAddr)> {
@@ -287,7 +286,7 @@ impl Future for Accept<'_> {
     type Output = io::Result<(TcpStream, SocketAddr)>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        self.wait.poll_operation(cx, |socket, seen| socket.accept(seen.is_reported(Direction::Read)))
+        self.wait.poll_operation(cx, ListenSocket::accept)
     }
 }
 
