@@ -1,4 +1,4 @@
-//! ListenSocket and accepting.
+//! Listening and accepting.
 
 use std::fmt;
 use std::io;
