@@ -95,9 +95,8 @@ pub(super) struct Park {
     better: Way,
     /// Waits that are left of this window.
     waits: u32,
-    /// Tasks run in it, and bytes moved.
-    tasks: u64,
-    bytes: u64,
+    /// What was done in it, in bytes: those that were moved, and [`AS_A_TASK`] for each task.
+    work: u64,
     /// When it began; `None` if that is not known, and the next window is to begin with the next wait.
     start: Option<Usage>,
     /// What the window before took. It is of the better way.
@@ -128,8 +127,7 @@ impl Park {
             way: Way::Block,
             better: Way::Block,
             waits: 0,
-            tasks: 0,
-            bytes: 0,
+            work: 0,
             start: None,
             before: Cost { time: 0, cpu: 0 },
             rest: BLOCKING_REST.0,
@@ -148,8 +146,7 @@ impl Park {
     /// So many tasks were run, and moved so many bytes. To be said before each wait, whether it is asked about or not.
     #[inline]
     pub(super) fn worked(&mut self, tasks: u64, bytes: u64) {
-        self.tasks = self.tasks.wrapping_add(tasks);
-        self.bytes = self.bytes.wrapping_add(bytes);
+        self.work = self.work.wrapping_add(tasks.wrapping_mul(AS_A_TASK).wrapping_add(bytes));
     }
 
     /// The worker has nothing to do. How long it is to poll before it blocks: zero for not at all. `read` is called if the
@@ -189,12 +186,12 @@ impl Park {
         }
         self.start = now;
         self.waits = WINDOW;
-        (self.tasks, self.bytes) = (0, 0);
+        self.work = 0;
     }
 
     /// What comes after a window that took so much.
     fn end_window(&mut self, usage: Usage) {
-        let Some(cost) = usage.per_work(self.tasks + self.bytes / AS_A_TASK) else { return };
+        let Some(cost) = usage.per_work(self.work / AS_A_TASK) else { return };
         if self.way == Way::Block {
             self.longest = (2 * (usage.cpu / u64::from(WINDOW))).min(LONGEST);
         }
