@@ -68,11 +68,9 @@ impl Sharing {
         }
         queues.idle.enter();
         self.idle = true;
-        // Not before: see the first race in `idle`.
-        self.must_look = false;
-        if self.steal(queues, index, Victims::Any, gathered, &now) {
-            // What is left there must not wait for the end of what was taken.
-            self.must_look = true;
+        // Not before: see the first race in `idle`. If something was found, what is left there must not wait for its end.
+        self.must_look = self.steal(queues, index, Victims::Any, gathered, &now);
+        if self.must_look {
             return false;
         }
         self.watching = queues.idle.watch(queues.len());
