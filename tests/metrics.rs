@@ -11,7 +11,7 @@ use std::thread;
 use futures_lite::future::{self, poll_once};
 use kittiwake::io::AsyncReadExt;
 use kittiwake::net::{Shutdown, TcpListener, TcpStream, serve};
-use kittiwake::runtime::{Builder, Handle, Runtime, WorkerMetrics};
+use kittiwake::runtime::{Handle, Runtime, WorkerMetrics};
 use kittiwake::task::{JoinHandle, yield_now};
 use kittiwake::time::{Duration, sleep};
 use kittiwake::{spawn, spawn_blocking, spawn_local};
@@ -246,13 +246,12 @@ fn turns_are_the_looks_at_the_kernel_and_a_worker_that_sleeps_makes_none() {
 #[test]
 fn a_worker_looks_once_more_before_it_sleeps_only_after_many_tasks() {
     let turns = |tasks: usize| {
-        let runtime = Builder::new().start_paused(true).build().unwrap();
-        // With no socket it is one turn to sleep, until the clock jumps.
-        runtime.block_on(async {
+        run_paused(move || async move {
             (0..tasks).for_each(|_| drop(spawn(async {})));
+            // With no socket it is one turn to sleep, until the clock jumps.
             sleep(MS).await;
-        });
-        sum(&runtime, |worker| worker.turns)
+            Handle::current().metrics().workers()[0].turns
+        })
     };
     assert_eq!([0, 1, 7, 8, 20, 64, 65].map(turns), [1, 1, 1, 2, 2, 2, 2]);
 }
