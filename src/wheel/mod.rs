@@ -1,6 +1,11 @@
-//! A hierarchical timing wheel: timers in slots by how far away they are.
+//! A hierarchical timing wheel: it keeps timers in slots by how far away their deadlines are.
 //!
-//! Level 0 has a slot for each of the next 64 ticks; a slot of each further level spans the 64 slots of the level below.
+//! The wheel is pure. The present is an argument of its methods; the wheel has no clock, no thread and no I/O. It
+//! returns the wakers of expired timers to its caller. It never wakes or drops a waker itself.
+//!
+//! # Levels
+//! Level 0 has a slot for each of the next 64 ticks. A slot of each further level spans the 64 slots of the level
+//! below.
 //!
 //! | level | a slot spans | the level spans, at 2^16 ns a tick |
 //! | --- | --- | --- |
@@ -12,25 +17,28 @@
 //! | 5 | 2^30 | 52 days |
 //!
 //! # The rules
-//! 1. A new timer is in no slot yet but in a list of its own, and the wheel remembers that it must look at it by its
-//!    deadline. Most timers are bounds on something that comes in time, and go again without ever having been placed. Such a
-//!    one leaves its entry in the list, for the next new timer to take over: neither of them touches any other entry.
-//! 2. When something is due ([`Wheel::advance`]), the list is emptied and the new timers are placed, each at the lowest
-//!    level at which its deadline and the present are in the same round: the level of the highest bit in which they differ.
-//!    So what is at a level comes before everything at the levels above.
-//! 3. When time reaches the start of a slot, its timers move down; those of level 0 fire.
-//! 4. A deadline beyond the last level is parked in that level's farthest slot. When time reaches that, it is placed anew,
-//!    by its true deadline: it is never lost, and moves once in 51 days.
-//! 5. A timer that has fired keeps its entry, marked, until its owner removes it. So a key is never stale.
+//! 1. A new timer is in no slot. [`Wheel::insert`] puts it on the list of new timers and notes its deadline if that is
+//!    the earliest. Most timers bound an operation that finishes in time, so they are removed before they ever need a
+//!    slot.
+//! 2. A timer that is removed while it is new leaves its entry on the list. The next new timer takes that entry over.
+//!    Neither step touches any other entry.
+//! 3. When something is due, [`Wheel::advance`] empties the list and gives each new timer a slot. The level of the slot
+//!    is that of the highest bit in which the tick of the deadline and the present tick differ, with six bits to a
+//!    level. So every timer of a level is due before every timer of the levels above.
+//! 4. When time reaches the start of a slot, the timers of the slot move down. Those of level 0 fire.
+//! 5. A deadline beyond the last level is parked in the farthest slot of that level. When time reaches that slot, the
+//!    timer gets a new slot by its true deadline. So it is never lost, and it moves once in 51 days.
+//! 6. A timer that has fired keeps its entry, without a waker, until its owner removes it. So a key is never stale.
 //!
-//! Each level has a word with a bit for each slot that is not empty. By rule 2 the next slot is the first such bit of the
-//! lowest level that has one: O(1), as is everything else but `advance`, which does a bounded amount for each timer.
+//! # Cost
+//! Each level has a word with one bit for each slot that is not empty. By rule 3 the next slot is the first such bit of
+//! the lowest level that has one. So every method is O(1), except `advance`, which does a bounded amount of work for
+//! each timer, and `fire_all`.
 //!
 //! # Moments and ticks
-//! Callers speak of moments, which a [`Scale`] turns into ticks: a deadline is rounded up, the present down, so that no timer
-//! fires early. A timer that is due while it is still new is compared by its moment, and fires without any rounding.
-//!
-//! Pure: the present is an argument. No clock, no threads. Wakers are handed out, never woken or dropped here.
+//! Callers pass moments, and a [`Scale`] turns them into ticks. It rounds deadlines up and the present down, so no
+//! timer fires early. A timer that is due while it is still new is compared by its moment, so it fires without any
+//! rounding.
 
 #[cfg(any(test, fuzzing))]
 pub(crate) mod model;
@@ -44,80 +52,86 @@ const SLOT_BITS: u32 = 6;
 const SLOTS: usize = 1 << SLOT_BITS;
 const SLOT_MASK: u64 = SLOTS as u64 - 1;
 
-/// Ticks that the wheel spans; deadlines farther away are parked.
+/// The number of ticks that the wheel spans. Deadlines farther away are parked.
 const SPAN: u64 = 1 << (SLOT_BITS * LEVELS as u32);
 
-/// How moments are counted in ticks.
+/// The conversion between moments and ticks.
 pub(crate) trait Scale {
     type Moment: Copy + Ord;
 
-    /// After all others.
+    /// The last moment. No deadline is later.
     const NEVER: Self::Moment;
 
-    /// The tick that has begun at `moment`.
+    /// The last tick that begins at `moment` or before it.
     fn tick_at(&self, moment: Self::Moment) -> u64;
 
     /// The first tick that begins at `moment` or after it.
     fn tick_from(&self, moment: Self::Moment) -> u64;
 
-    /// When `tick` begins.
+    /// The moment at which `tick` begins.
     fn start_of(&self, tick: u64) -> Self::Moment;
 }
 
-/// Timers, and the present as far as they know.
+/// Timers, and the moment up to which they have been advanced.
 pub(crate) struct Wheel<S: Scale> {
     scale: S,
-    /// The latest moment that it was told.
+    /// The moment that `advance` last received.
     present: S::Moment,
-    /// The tick up to which everything has fired.
+    /// The present as a tick. Every timer in a slot has a later tick.
     now: u64,
-    /// Nothing is due before this. It means nothing while nothing is pending.
+    /// No timer fires before this moment. It has no meaning while `pending` is 0.
     next: S::Moment,
-    /// How many timers have neither fired nor been removed.
+    /// The number of timers that have neither fired nor been removed.
     pending: usize,
-    /// The first of the new timers, among which are entries that have none any more.
+    /// The head of the list of new timers. Some entries on the list are vacant: their timers were removed.
     new: Link,
-    /// For each level, a bit for each slot that has timers.
+    /// One word for each level, with one bit for each slot that has timers.
     occupied: [u64; LEVELS],
-    /// The first timer of each slot, level after level.
+    /// The first timer of each slot, ordered by level and then by slot.
     first: [Link; LEVELS * SLOTS],
-    /// The first of them is nobody's.
+    /// The timers by key. Entry 0 is never used, because a [`Key`] is never 0.
     entries: Vec<Entry<S::Moment>>,
-    /// The first entry that has no timer.
+    /// The head of the list of vacant entries.
     free: Link,
 }
 
-/// An entry in the same list, or none.
+/// The next or previous entry of a list, or `None` at its end.
 type Link = Option<Key>;
 
-/// A timer of one wheel: valid until it is removed. The number of its entry, never 0, so that a [`Link`] is as small.
+/// A timer of one wheel, valid until the timer is removed.
+///
+/// It is the index of the timer's entry, and never 0. So a [`Link`] needs no more space than a key: 4 bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Key(NonZeroU32);
 
-/// A timer, or a place for one.
+/// A timer, or vacant space for one.
 struct Entry<M> {
     deadline: M,
-    /// Its deadline as a tick, once it has been placed.
+    /// The deadline as a tick. It is set when the timer gets its first slot.
     tick: u64,
-    /// `None` once the timer has fired, and while there is none.
+    /// `None` once the timer has fired, and while the entry is vacant.
     waker: Option<Waker>,
     slot: Slot,
-    /// The one before it in its slot; `None` for the first, for all that are new, and for those in no slot.
+    /// The previous timer of the slot. `None` for the first timer of a slot, for new timers, and for unlinked entries.
     previous: Link,
+    /// The next timer of the slot, or the next entry on the list of new timers.
     next: Link,
-    /// The next entry that has no timer, while this has none.
+    /// The next vacant entry, while this entry is vacant.
     next_free: Link,
 }
 
-/// A slot of some level: `level * SLOTS + slot`; or where new timers are, or none.
+/// A slot of the wheel, as `level * SLOTS + slot`; or one of the markers [`NEW`] and [`UNLINKED`].
 #[derive(Clone, Copy, PartialEq, Eq)]
 struct Slot(u16);
 
+/// The entry is on the list of new timers.
 const NEW: Slot = Slot(u16::MAX);
-const NOWHERE: Slot = Slot(u16::MAX - 1);
+
+/// The entry is in no slot and on no list of timers.
+const UNLINKED: Slot = Slot(u16::MAX - 1);
 
 impl<S: Scale> Wheel<S> {
-    /// A wheel whose present is `now`.
+    /// Creates an empty wheel whose present is `present`.
     pub(crate) fn new(scale: S, present: S::Moment) -> Self {
         let now = scale.tick_at(present);
         Self {
@@ -134,10 +148,12 @@ impl<S: Scale> Wheel<S> {
         }
     }
 
-    /// Adds a timer that fires at `deadline`, or when time next goes on if that is past.
+    /// Adds a timer that fires at `deadline`.
+    ///
+    /// If `deadline` has passed, the timer fires in the next call of [`advance`](Wheel::advance).
     ///
     /// # Panics
-    /// With 2^32 timers in one wheel.
+    /// Panics if the wheel has 2^32 - 1 timers already.
     #[inline]
     pub(crate) fn insert(&mut self, deadline: S::Moment, waker: Waker) -> Key {
         if deadline < self.next {
@@ -147,7 +163,7 @@ impl<S: Scale> Wheel<S> {
         let key = self.free.unwrap_or_else(|| self.add_entry(deadline));
         let entry = self.entry(key);
         entry.deadline = deadline;
-        // It had none: there is nothing to drop.
+        // A vacant entry has no waker, so there is nothing to drop. `forget` saves the check.
         mem::forget(entry.waker.replace(waker));
         let (is_new, next_free) = (entry.slot == NEW, entry.next_free);
         self.free = next_free;
@@ -157,6 +173,7 @@ impl<S: Scale> Wheel<S> {
         key
     }
 
+    /// Adds an entry that is not on the list of vacant entries.
     #[cold]
     fn add_entry(&mut self, deadline: S::Moment) -> Key {
         let key = Key::new(self.entries.len());
@@ -164,7 +181,7 @@ impl<S: Scale> Wheel<S> {
         key
     }
 
-    /// Removes a timer, fired or not. Returns its waker if it has not fired.
+    /// Removes a timer, and returns its waker if the timer has not fired.
     #[inline]
     pub(crate) fn remove(&mut self, key: Key) -> Option<Waker> {
         let next_free = self.free.replace(key);
@@ -191,49 +208,57 @@ impl<S: Scale> Wheel<S> {
         self.next = self.next.min(deadline);
     }
 
-    /// Whether a timer has fired.
+    /// Returns whether a timer has fired.
     pub(crate) fn has_fired(&self, key: Key) -> bool {
         self.entries[key.index()].waker.is_none()
     }
 
-    /// The waker that a timer will hand out, or `None` if it has.
+    /// The waker of a timer, or `None` if the timer has fired.
     pub(crate) fn waker(&mut self, key: Key) -> Option<&mut Waker> {
         self.entry(key).waker.as_mut()
     }
 
-    /// Whether a deadline is known to have passed.
+    /// Returns whether `deadline` has passed, as far as the wheel can tell without a clock.
+    ///
+    /// `false` may be wrong. A timer that is inserted nevertheless fires in the next call of
+    /// [`advance`](Wheel::advance).
     #[inline]
     pub(crate) fn has_passed(&self, deadline: S::Moment) -> bool {
-        // The first comparison is the one that `insert` makes too: mostly it is all.
+        // `insert` makes the first comparison too. It mostly decides the answer alone.
         deadline < self.next && deadline <= self.present
     }
 
-    /// The moment by which to call [`advance`](Wheel::advance): no timer fires before it. `None` if nothing is pending.
+    /// The moment by which the caller should call [`advance`](Wheel::advance), or `None` if no timer is pending.
     ///
-    /// It need not be a deadline: it may be when timers move down, or the deadline of one that was removed.
+    /// No timer fires before this moment. It is not always the deadline of a timer: it may be the moment at which
+    /// timers move down a level, or the deadline of a removed timer.
     #[inline]
     pub(crate) fn next(&self) -> Option<S::Moment> {
         (self.pending > 0).then_some(self.next)
     }
 
-    /// Lets time pass to `now` and appends the wakers of what fires to `fired`. What was new comes in any order, the rest in
-    /// the order of the deadlines.
+    /// Advances the present to `now`, and appends the wakers of all timers that fire to `fired`.
+    ///
+    /// The wakers are in the order of their timers' ticks, and in any order within one tick. The tick of a timer is its
+    /// deadline rounded up; if the timer is due while it is new, the tick is its deadline rounded down. New timers
+    /// whose tick was reached before this call come first, in any order.
     #[inline]
     pub(crate) fn advance(&mut self, now: S::Moment, fired: &mut Vec<Waker>) {
         self.present = now;
         if self.next <= now {
-            self.reach(now, fired);
+            self.fire_due(now, fired);
         }
     }
 
-    fn reach(&mut self, present: S::Moment, fired: &mut Vec<Waker>) {
+    /// Fires every timer that is due at `present`, and finds the next moment at which there is work to do.
+    fn fire_due(&mut self, present: S::Moment, fired: &mut Vec<Waker>) {
         let now = self.scale.tick_at(present);
         self.place_new(present, fired);
         while let Some((slot, start)) = self.next_slot() {
             if start > now {
                 break;
             }
-            // The present first: the timers are placed anew in relation to it.
+            // `now` moves first: `move_down` chooses the new slots relative to it.
             self.now = self.now.max(start);
             self.move_down(slot, fired);
         }
@@ -241,10 +266,10 @@ impl<S: Scale> Wheel<S> {
         self.next = self.next_slot().map_or(S::NEVER, |(_, start)| self.scale.start_of(start));
     }
 
-    /// Fires all timers, due or not.
+    /// Fires all timers, whether they are due or not.
     pub(crate) fn fire_all(&mut self, fired: &mut Vec<Waker>) {
         for entry in &mut self.entries {
-            (entry.slot, entry.previous, entry.next) = (NOWHERE, None, None);
+            (entry.slot, entry.previous, entry.next) = (UNLINKED, None, None);
             fired.extend(entry.waker.take());
         }
         self.pending = 0;
@@ -253,43 +278,48 @@ impl<S: Scale> Wheel<S> {
         self.first.fill(None);
     }
 
-    /// How many timers have not fired.
+    /// The number of timers that have neither fired nor been removed.
     pub(crate) fn pending(&self) -> usize {
         self.pending
     }
 
-    /// How many timers there are, fired ones that were not removed included.
+    /// The number of timers that have not been removed, including those that have fired.
     #[cfg(any(test, fuzzing))]
     pub(crate) fn len(&self) -> usize {
         let free = std::iter::successors(self.free, |key| self.entries[key.index()].next_free);
         self.entries.len() - 1 - free.count()
     }
 
-    /// The next slot that has timers, and its first tick.
+    /// The next slot that has timers, and the first tick of that slot.
     #[inline]
     fn next_slot(&self) -> Option<(Slot, u64)> {
         let level = self.occupied.iter().position(|slots| *slots != 0)?;
         let shift = SLOT_BITS * level as u32;
         let present = (self.now >> shift) & SLOT_MASK;
-        // Counted from the present slot on; only the last level goes round.
+        // The rotation counts slots from the present one on. Only the last level wraps around: there, a slot before the
+        // present one belongs to the next round.
         let ahead = u64::from(self.occupied[level].rotate_right(present as u32).trailing_zeros());
         let start = ((self.now >> shift) + ahead) << shift;
         Some((Slot::new(level, present + ahead), start))
     }
 
-    /// Fires the new timers that are due, and gives the others their slots. What has no timer is in the list no longer.
+    /// Empties the list of new timers: it drops vacant entries from the list and gives each timer a slot, or fires it.
+    ///
+    /// A timer fires here if its tick has been reached. A timer that is due but whose tick has not been reached gets a
+    /// slot, and [`fire_due`](Wheel::fire_due) fires it in the order of the ticks.
     fn place_new(&mut self, present: S::Moment, fired: &mut Vec<Waker>) {
         let mut next = self.new.take();
         while let Some(key) = next {
             let deadline = self.entry(key).deadline;
-            // Not rounded up where it is due, so that it goes now, and among the others that do in its order.
+            // A deadline that is due is rounded down. Rounded up, it could lie after the present tick and fire a tick
+            // late.
             let tick = if deadline <= present { self.scale.tick_at(deadline) } else { self.scale.tick_from(deadline) };
             self.entry(key).tick = tick;
             next = self.fire_or_place(key, fired);
         }
     }
 
-    /// Fires or moves down every timer of a slot whose time has come.
+    /// Fires every timer of a slot that is due, and moves the others of the slot down.
     fn move_down(&mut self, slot: Slot, fired: &mut Vec<Waker>) {
         self.occupied[slot.level()] &= !slot.bit();
         let mut next = self.first[slot.index()].take();
@@ -298,33 +328,35 @@ impl<S: Scale> Wheel<S> {
         }
     }
 
-    /// Fires a timer that was taken out of its slot, or puts it into another. Returns the one after it.
+    /// Fires a timer if it is due, or else gives it a slot. Returns the next entry of its list.
+    ///
+    /// The caller has taken the whole list, so the entry's old links are stale. A vacant entry is only unlinked.
     #[inline]
     fn fire_or_place(&mut self, key: Key, fired: &mut Vec<Waker>) -> Link {
         let now = self.now;
         let entry = self.entry(key);
         let next = entry.next.take();
-        (entry.slot, entry.previous) = (NOWHERE, None);
+        (entry.slot, entry.previous) = (UNLINKED, None);
         if entry.waker.is_some() {
             if entry.tick <= now {
                 fired.extend(entry.waker.take());
                 self.pending -= 1;
             } else {
-                let slot = place(now, entry.tick);
+                let slot = slot_of(now, entry.tick);
                 self.link(key, slot);
             }
         }
         next
     }
 
-    /// Puts a timer that is in no slot among the new ones.
+    /// Puts an unlinked entry on the list of new timers.
     fn link_new(&mut self, key: Key) {
         let next = self.new.replace(key);
         let entry = self.entry(key);
         (entry.slot, entry.next) = (NEW, next);
     }
 
-    /// Puts a timer that is in no slot into this one.
+    /// Puts an unlinked entry into `slot`.
     fn link(&mut self, key: Key, slot: Slot) {
         self.occupied[slot.level()] |= slot.bit();
         let next = self.first[slot.index()].replace(key);
@@ -335,11 +367,11 @@ impl<S: Scale> Wheel<S> {
         }
     }
 
-    /// Takes a timer that is not new out of its slot.
+    /// Takes a timer out of its slot. The timer must not be new.
     fn unlink(&mut self, key: Key) {
         let entry = self.entry(key);
         let (slot, previous, next) = (entry.slot, entry.previous.take(), entry.next.take());
-        entry.slot = NOWHERE;
+        entry.slot = UNLINKED;
         if let Some(next) = next {
             self.entry(next).previous = previous;
         }
@@ -360,9 +392,9 @@ impl<S: Scale> Wheel<S> {
 }
 
 impl<M> Entry<M> {
-    /// An entry that has no timer; its deadline means nothing.
+    /// An entry without a timer. Its deadline has no meaning.
     fn vacant(deadline: M) -> Self {
-        Self { deadline, tick: 0, waker: None, slot: NOWHERE, previous: None, next: None, next_free: None }
+        Self { deadline, tick: 0, waker: None, slot: UNLINKED, previous: None, next: None, next_free: None }
     }
 }
 
@@ -379,7 +411,7 @@ impl Key {
 }
 
 impl Slot {
-    /// A slot of a level, counted from its first one on and, after the last, from there again.
+    /// Slot `number` of a level, modulo the number of slots.
     #[inline]
     fn new(level: usize, number: u64) -> Self {
         Self((level as u16) << SLOT_BITS | (number & SLOT_MASK) as u16)
@@ -395,17 +427,18 @@ impl Slot {
         self.index() >> SLOT_BITS
     }
 
-    /// Its bit in the word of its level.
+    /// The bit of this slot in the word of its level.
     #[inline]
     fn bit(self) -> u64 {
         1 << (u64::from(self.0) & SLOT_MASK)
     }
 }
 
-/// The slot of a tick to come.
+/// The slot for a timer of `tick`, which is later than `now`.
 #[inline]
-fn place(now: u64, tick: u64) -> Slot {
-    // The last slot before the wheel would go round is as far as it reaches.
+fn slot_of(now: u64, tick: u64) -> Slot {
+    // A tick beyond the last level gets the farthest slot. A slot farther would be the present one, a whole round
+    // ahead.
     let tick = tick.min(now.saturating_add(SPAN - (SPAN >> SLOT_BITS)));
     let highest_difference = (u64::BITS - 1) - ((now ^ tick) | SLOT_MASK).leading_zeros();
     let level = ((highest_difference / SLOT_BITS) as usize).min(LEVELS - 1);
@@ -417,16 +450,17 @@ mod tests {
     use super::model::Sixteen;
     use super::*;
 
-    /// Else each read under a timeout would cost memory until the timeout is over.
+    /// A removed timer frees its entry for the next timer. Otherwise each read under a timeout would use memory until
+    /// the timeout is over.
     #[test]
-    fn a_removed_timer_leaves_its_entry_to_the_next() {
+    fn removed_timer_frees_its_entry() {
         let (mut wheel, mut fired) = (Wheel::new(Sixteen, 0), Vec::new());
         for now in (0..16_000).step_by(16) {
-            let placed = wheel.insert(now + 8_000, Waker::noop().clone());
+            let in_slot = wheel.insert(now + 8_000, Waker::noop().clone());
             wheel.advance(now, &mut fired);
             let new = wheel.insert(now + 8_000, Waker::noop().clone());
-            assert!(wheel.remove(placed).is_some() && wheel.remove(new).is_some());
-            assert_eq!(wheel.next(), None, "nothing is pending, and the wheel waits");
+            assert!(wheel.remove(in_slot).is_some() && wheel.remove(new).is_some());
+            assert_eq!(wheel.next(), None, "no timer is pending, but the wheel has a next moment");
         }
         assert_eq!((wheel.entries.len() - 1, wheel.len(), fired.len()), (2, 0, 0));
     }

@@ -1,4 +1,6 @@
-//! A model of the wheel, a `BTreeMap`, to hold it against: for the unit tests and the fuzz target `wheel`.
+//! A model test of the wheel: it runs scripts of operations on a wheel and on a `BTreeMap`, and compares the two.
+//!
+//! The unit test of this module runs random scripts. The fuzz target `wheel` searches for scripts that fail.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -7,43 +9,44 @@ use std::task::{Wake, Waker};
 
 use super::{Key, Scale, Wheel};
 
-/// Runs `script`, ten bytes a step, against the model.
+/// Runs `script` on the wheel and on the model, ten bytes a step. Ignores an incomplete last step.
 ///
 /// # Panics
-/// Where the wheel does something else than the model.
-#[cfg_attr(not(fuzzing), expect(unreachable_pub, reason = "public to the fuzz targets"))]
+/// Panics if the wheel and the model differ.
+#[cfg_attr(not(fuzzing), expect(unreachable_pub, reason = "the fuzz targets call it"))]
 pub fn run(script: &[u8]) {
     let mut world = World::new(script.len() as u64);
     for step in script.chunks_exact(10) {
-        world.apply(Op::read(step));
+        world.apply(Op::from_bytes(step));
     }
-    world.end();
+    world.finish();
 }
 
 /// One step of a script.
 enum Op {
-    /// A timer so far away.
+    /// Inserts a timer this far in the future.
     Insert(u64),
-    /// A timer at this moment: what is past, what is far beyond the wheel.
+    /// Inserts a timer at this moment, which may be past or far beyond the last level.
     InsertAt(u64),
+    /// Removes the timer of this index.
     Remove(usize),
-    /// Another deadline, so far away.
+    /// Resets the timer of this index to a deadline this far in the future.
     Reset(usize, u64),
-    /// Time passes by so much.
+    /// Advances time by this much.
     Advance(u64),
-    /// Time passes to what is next, or to one short of it.
+    /// Advances time to this much before [`Wheel::next`]: 0 or 1.
     AdvanceToNext(u64),
 }
 
 impl Op {
-    /// Reads ten bytes.
-    fn read(step: &[u8]) -> Self {
-        let which = usize::from(step[1]);
+    /// Decodes a step: one byte for the operation, one for the timer, eight for a number.
+    fn from_bytes(step: &[u8]) -> Self {
+        let index = usize::from(step[1]);
         let number = u64::from_le_bytes(step[2..].try_into().expect("eight bytes"));
         match step[0] % 8 {
             0..=2 => Self::Insert(distance(number)),
-            3 => Self::Remove(which),
-            4 => Self::Reset(which, distance(number)),
+            3 => Self::Remove(index),
+            4 => Self::Reset(index, distance(number)),
             5 => Self::InsertAt(number >> (16 + number % 44)),
             6 => Self::Advance(distance(number)),
             _ => Self::AdvanceToNext(number & 1),
@@ -51,7 +54,7 @@ impl Op {
     }
 }
 
-/// Ticks of sixteen: deadlines lie on their edges, and between them.
+/// A scale of 16 moments to a tick, so that deadlines lie both on the edges of ticks and between them.
 pub(super) struct Sixteen;
 
 impl Scale for Sixteen {
@@ -72,11 +75,12 @@ impl Scale for Sixteen {
     }
 }
 
+/// The wheel, its model, and the timers of both.
 struct World {
     wheel: Wheel<Sixteen>,
     now: u64,
     timers: Vec<Timer>,
-    /// The pending timers' tokens by deadline.
+    /// The pending timers, by deadline and then by the number of their token.
     pending: BTreeMap<(u64, u64), ()>,
     next_token: u64,
 }
@@ -88,9 +92,10 @@ struct Timer {
     fired: bool,
 }
 
-/// Tells one waker from another: each holds one, and waking notes when.
+/// The waker of one timer. It counts how often it was woken.
 struct Token {
     number: u64,
+    /// The number of wakes.
     woken: AtomicU64,
 }
 
@@ -102,7 +107,7 @@ impl Wake for Token {
 
 impl World {
     fn new(seed: u64) -> Self {
-        // Not from tick 0 only: somewhere in the wheel's first rounds.
+        // The wheel starts at a pseudo-random tick, so that slots of every level are reached at every offset.
         let now = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 24;
         Self { wheel: Wheel::new(Sixteen, now), now, timers: Vec::new(), pending: BTreeMap::new(), next_token: 0 }
     }
@@ -112,8 +117,8 @@ impl World {
         match op {
             Op::Insert(distance) => self.insert(at(distance)),
             Op::InsertAt(deadline) => self.insert(deadline),
-            Op::Remove(which) => self.remove(which),
-            Op::Reset(which, distance) => self.reset(which, at(distance)),
+            Op::Remove(index) => self.remove(index),
+            Op::Reset(index, distance) => self.reset(index, at(distance)),
             Op::Advance(distance) => self.advance(at(distance)),
             Op::AdvanceToNext(short) => {
                 if let Some(next) = self.wheel.next() {
@@ -139,23 +144,23 @@ impl World {
         self.timers.push(Timer { key, deadline, token, fired: false });
     }
 
-    fn remove(&mut self, which: usize) {
+    fn remove(&mut self, index: usize) {
         if self.timers.is_empty() {
             return;
         }
-        let timer = self.timers.swap_remove(which % self.timers.len());
+        let timer = self.timers.swap_remove(index % self.timers.len());
         let waker = self.wheel.remove(timer.key);
-        assert_eq!(waker.is_none(), timer.fired, "a timer that has fired has no waker, and no other");
+        assert_eq!(waker.is_none(), timer.fired, "exactly the timers that have fired have no waker");
         self.pending.remove(&(timer.deadline, timer.token.number));
         drop(waker);
-        assert_eq!(Arc::strong_count(&timer.token), 1, "a removed timer's waker is still somewhere");
+        assert_eq!(Arc::strong_count(&timer.token), 1, "the wheel still holds the waker of a removed timer");
     }
 
-    fn reset(&mut self, which: usize, deadline: u64) {
+    fn reset(&mut self, index: usize, deadline: u64) {
         if self.timers.is_empty() {
             return;
         }
-        let index = which % self.timers.len();
+        let index = index % self.timers.len();
         let timer = &mut self.timers[index];
         if timer.fired {
             return;
@@ -172,7 +177,7 @@ impl World {
         self.now = now;
         fired.into_iter().for_each(Waker::wake);
         for timer in &mut self.timers {
-            // Whichever way it went: up to the next tick it may wait, but not beyond.
+            // A timer may fire from its deadline on. It must fire once the tick after its deadline begins.
             let due = timer.fired || timer.deadline.div_ceil(16) <= now / 16;
             let woken = timer.token.woken.load(Ordering::Relaxed);
             assert!(woken <= 1, "fired {woken} times");
@@ -183,7 +188,7 @@ impl World {
                 self.pending.remove(&(timer.deadline, timer.token.number));
             }
         }
-        self.check_rest();
+        self.check_nothing_due();
     }
 
     fn check(&self) {
@@ -193,40 +198,42 @@ impl World {
         }
         let next = self.wheel.next();
         match self.pending.first_key_value() {
-            None => assert_eq!(next, None, "nothing is pending, and the wheel waits"),
+            None => assert_eq!(next, None, "no timer is pending, but the wheel has a next moment"),
             Some(((deadline, _), ())) => {
-                let next = next.expect("something is pending, and the wheel does not wait");
+                let next = next.expect("a timer is pending, so the wheel has a next moment");
                 let end = deadline.div_ceil(16).saturating_mul(16);
                 assert!(next <= end, "the wheel would sleep past {deadline} until {next}");
             }
         }
     }
 
-    /// After it was told the time, the wheel has nothing more to do at that time: a worker that asks what is next would spin.
-    fn check_rest(&self) {
+    /// Checks that an advanced wheel has nothing left to do at the present: a worker would otherwise advance it for
+    /// ever.
+    fn check_nothing_due(&self) {
         let next = self.wheel.next();
         assert!(
             next.is_none_or(|next| next > self.now),
-            "the wheel has still something to do at {}: {next:?}",
+            "the wheel was advanced to {}, and its next moment is {next:?}",
             self.now
         );
     }
 
-    fn end(mut self) {
+    /// Checks that `fire_all` returns every waker that was left, and that the wheel keeps none.
+    fn finish(mut self) {
         let mut left = Vec::new();
         self.wheel.fire_all(&mut left);
-        assert_eq!(left.len(), self.pending.len(), "all wakers are handed out that were not");
+        assert_eq!(left.len(), self.pending.len(), "fire_all returns the waker of every pending timer");
         drop(left);
-        assert_eq!(self.wheel.next(), None, "nothing is pending any more");
+        assert_eq!(self.wheel.next(), None, "no timer is pending after fire_all");
         for timer in &self.timers {
-            assert_eq!(Arc::strong_count(&timer.token), 1, "a waker was left behind");
-            assert!(self.wheel.remove(timer.key).is_none(), "the waker was handed out already");
+            assert_eq!(Arc::strong_count(&timer.token), 1, "the wheel still holds a waker");
+            assert!(self.wheel.remove(timer.key).is_none(), "fire_all returned the waker already");
         }
         assert_eq!(self.wheel.len(), 0);
     }
 }
 
-/// Distances at every level and across their edges, and beyond the last.
+/// Turns a number into a distance: at every level, at the edges of levels, and beyond the last level.
 fn distance(number: u64) -> u64 {
     let bits = (number >> 58) % 40;
     let near_edge = (number >> 56) & 1 == 1;
@@ -236,9 +243,10 @@ fn distance(number: u64) -> u64 {
 
 #[cfg(test)]
 mod tests {
-    /// Random scripts; the fuzz target finds those that are less likely.
+    /// The wheel fires the timers that the model fires, at the same moments. The scripts are random; the fuzz target
+    /// finds less likely ones.
     #[test]
-    fn a_wheel_does_what_the_model_does() {
+    fn wheel_matches_model() {
         let mut random = 0x9e37_79b9_7f4a_7c15_u64;
         for round in 0..600 {
             let script: Vec<u8> = std::iter::repeat_with(|| {
