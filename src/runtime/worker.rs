@@ -212,7 +212,7 @@ impl Worker {
             // A signal ends a wait before its time.
             left = grace.saturating_sub(start.elapsed());
             if left.is_zero() {
-                return time::move_on(deadline);
+                return time::advance_to(deadline);
             }
         }
     }

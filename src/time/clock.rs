@@ -1,7 +1,8 @@
-//! The clock: the system's monotonic one, unless a test holds it still.
+//! The clock of a runtime: the system's monotonic clock, or a clock that a test has paused.
 //!
-//! A moment is one number, so that comparing two and adding to one is one instruction: everything that waits does that. And
-//! on Linux it is read without std, whose `Instant` would first have to be taken apart.
+//! An [`Instant`] is one number of nanoseconds. Every timer compares and adds instants, and on one number each of these
+//! is one instruction. On Linux the number comes straight from clock_gettime(2): a `std::time::Instant` would have to
+//! be converted first.
 
 use std::cell::Cell;
 use std::fmt;
@@ -9,39 +10,43 @@ use std::ops::{Add, AddAssign, Sub, SubAssign};
 use std::sync::OnceLock;
 use std::time::Duration;
 
-/// What the clock adds to the system's, in nanoseconds, modulo 2^64: what is 146 years before the system's start can still
-/// be shown, and 438 years after it.
+/// The number that an [`Instant`] has at the start of the system, in nanoseconds.
+///
+/// So an instant can represent moments from 146 years before the start of the system to 438 years after it.
 const ORIGIN: u64 = 1 << 62;
 
 thread_local! {
-    /// The clock of the runtime on this thread. A runtime whose clock was paused has one worker, so a thread's clock is the
-    /// runtime's.
+    /// The clock of the runtime on this thread.
+    ///
+    /// Each worker has its own copy. The copies never differ, because only a runtime with one worker can pause its
+    /// clock.
     static CLOCK: Cell<Clock> = const { Cell::new(Clock::SYSTEM) };
 }
 
-/// A runtime's clock.
+/// The clock of a runtime.
 #[derive(Clone, Copy)]
 pub(crate) enum Clock {
-    /// It runs, this far ahead of the system's, modulo 2^64.
+    /// Runs this many nanoseconds ahead of the system's clock, modulo 2^64.
     Running(u64),
-    /// It runs so too, and several threads go by it: it cannot be stopped on one of them.
+    /// Runs like `Running`, and several workers share it. One worker cannot pause it for the others.
     Common(u64),
-    /// It stands still.
+    /// Stands still at this moment.
     Paused(Instant),
 }
 
 impl Clock {
-    /// The system's clock.
+    /// The system's clock, for a runtime of one worker and for threads outside a runtime.
     pub(crate) const SYSTEM: Self = Self::Running(ORIGIN);
 
     /// The system's clock, for a runtime of several workers.
     pub(crate) const COMMON: Self = Self::Common(ORIGIN);
 
-    /// A clock that stands still at the present.
+    /// Creates a clock that is paused at the present of the system's clock.
     pub(crate) fn paused() -> Self {
         Self::Paused(Self::SYSTEM.now())
     }
 
+    /// The present of this clock.
     #[inline]
     pub(crate) fn now(self) -> Instant {
         match self {
@@ -51,42 +56,46 @@ impl Clock {
     }
 }
 
-/// The system's monotonic clock, in nanoseconds; see clock_gettime(2).
+/// Reads the system's monotonic clock, in nanoseconds: `CLOCK_MONOTONIC` of clock_gettime(2).
 #[cfg(any(target_os = "linux", target_os = "android"))]
 #[inline]
 fn system() -> u64 {
     let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
-    // It counts from the system's start, so neither is negative.
+    // `CLOCK_MONOTONIC` counts from the start of the system, so neither field is negative.
     now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
 }
 
-/// The CPU time that this thread has used, in nanoseconds, if the system tells. It is a system call.
+/// Reads the CPU time that this thread has used, in nanoseconds: `CLOCK_THREAD_CPUTIME_ID` of clock_gettime(2).
+///
+/// This is a system call. It returns `None` on platforms other than Linux and Android.
 #[cfg(any(target_os = "linux", target_os = "android"))]
 pub(crate) fn thread_cpu() -> Option<u64> {
     let used = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
     Some(used.tv_sec as u64 * 1_000_000_000 + used.tv_nsec as u64)
 }
 
-/// Elsewhere only an unsafe call would tell.
+/// Returns `None`: on this platform only an unsafe call reads the CPU time of a thread.
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
 pub(crate) fn thread_cpu() -> Option<u64> {
     None
 }
 
-/// Elsewhere std knows which of the system's clocks is the right one.
+/// Reads the system's monotonic clock, in nanoseconds since the first call.
+///
+/// std knows which clock of this platform is monotonic.
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
 fn system() -> u64 {
     static START: OnceLock<std::time::Instant> = OnceLock::new();
     nanos(START.get_or_init(std::time::Instant::now).elapsed())
 }
 
-/// Nanoseconds, or as many as there are: 584 years.
+/// Converts a duration to nanoseconds. Durations above 584 years become `u64::MAX`.
 #[inline]
 fn nanos(duration: Duration) -> u64 {
     duration.as_secs().saturating_mul(1_000_000_000).saturating_add(u64::from(duration.subsec_nanos()))
 }
 
-/// Puts a clock on this thread and returns the one that was there.
+/// Sets the clock of this thread, and returns the previous one.
 pub(super) fn replace(clock: Clock) -> Clock {
     CLOCK.replace(clock)
 }
@@ -96,33 +105,35 @@ pub(crate) fn current_clock() -> Clock {
     CLOCK.get()
 }
 
-/// Whether this thread's clock stands still.
+/// Returns whether the clock of this thread is paused.
 pub(crate) fn is_paused() -> bool {
     matches!(CLOCK.get(), Clock::Paused(_))
 }
 
-/// Stops this thread's clock; `false` if others go by it.
+/// Pauses the clock of this thread. Returns `false` if other workers share the clock, and then changes nothing.
 pub(super) fn pause() -> bool {
-    let is_ours = !matches!(CLOCK.get(), Clock::Common(_));
-    if is_ours {
+    let can_pause = !matches!(CLOCK.get(), Clock::Common(_));
+    if can_pause {
         CLOCK.set(Clock::Paused(Instant::now()));
     }
-    is_ours
+    can_pause
 }
 
-/// Lets it run on from where it stands.
+/// Resumes the clock of this thread from the moment at which it stands.
 pub(super) fn resume() {
     CLOCK.set(Clock::Running(Instant::now().0.wrapping_sub(system())));
 }
 
-/// Moves a clock that stands still on to `moment`, but never back: the deadline of a timer may be past.
-pub(crate) fn move_on(moment: Instant) {
+/// Advances the paused clock of this thread to `moment`.
+///
+/// A past `moment` changes nothing: the deadline of a timer may be past, and the clock never goes back.
+pub(crate) fn advance_to(moment: Instant) {
     CLOCK.set(Clock::Paused(moment.max(Instant::now())));
 }
 
 /// A moment of the runtime's clock, which a test can [pause](super::pause).
 ///
-/// Like [`std::time::Instant`], from and into which it converts, and with the same arithmetic.
+/// It has the arithmetic of [`std::time::Instant`], and converts from and into it.
 ///
 /// # Examples
 /// ```
@@ -137,95 +148,111 @@ pub(crate) fn move_on(moment: Instant) {
 pub struct Instant(u64);
 
 impl Instant {
-    /// After all others.
+    /// The last moment that the clock can represent.
     pub(super) const NEVER: Self = Self(u64::MAX);
 
-    /// The present: of the runtime's clock inside one, else of std's.
+    /// Returns the present.
+    ///
+    /// Inside a runtime this is the present of the runtime's clock. On other threads it is that of the system's clock.
     #[inline]
     pub fn now() -> Self {
         CLOCK.get().now()
     }
 
-    /// How long ago it was; zero if it is still to come.
+    /// Returns the time since this moment, or zero if this moment is in the future.
     pub fn elapsed(&self) -> Duration {
         Self::now().saturating_duration_since(*self)
     }
 
-    /// The time from `earlier` to this; zero if that is later.
+    /// Returns the time from `earlier` to this moment, or zero if `earlier` is later than this moment.
     pub fn duration_since(&self, earlier: Self) -> Duration {
         self.saturating_duration_since(earlier)
     }
 
-    /// The time from `earlier` to this, or `None` if that is later.
+    /// Returns the time from `earlier` to this moment, or `None` if `earlier` is later than this moment.
     pub fn checked_duration_since(&self, earlier: Self) -> Option<Duration> {
         self.0.checked_sub(earlier.0).map(Duration::from_nanos)
     }
 
-    /// The time from `earlier` to this; zero if that is later.
+    /// Returns the time from `earlier` to this moment, or zero if `earlier` is later than this moment.
     #[inline]
     pub fn saturating_duration_since(&self, earlier: Self) -> Duration {
         Duration::from_nanos(self.nanos_since(earlier))
     }
 
-    /// The moment `duration` later, or `None` if the clock cannot show it: centuries from now.
+    /// Returns the moment `duration` later, or `None` if the clock cannot represent it.
+    ///
+    /// The clock can represent moments up to 438 years after the start of the system.
     #[inline]
     pub fn checked_add(&self, duration: Duration) -> Option<Self> {
         self.0.checked_add(nanos(duration)).map(Self)
     }
 
-    /// The moment `duration` earlier, or `None` if the clock cannot show it: a century ago.
+    /// Returns the moment `duration` earlier, or `None` if the clock cannot represent it.
+    ///
+    /// The clock can represent moments from 146 years before the start of the system on.
     pub fn checked_sub(&self, duration: Duration) -> Option<Self> {
         self.0.checked_sub(nanos(duration)).map(Self)
     }
 
-    /// The same moment for std.
+    /// Converts this moment into one of std.
+    ///
+    /// The conversion counts from the present of the system's clock. So a moment that a paused clock has jumped to
+    /// becomes a moment as far in the future of std's clock.
     pub fn into_std(self) -> std::time::Instant {
         let (std, ours) = reference();
         let moment = match self.checked_duration_since(ours) {
             Some(later) => std.checked_add(later),
             None => std.checked_sub(ours.saturating_duration_since(self)),
         };
-        // std's clock shows all that ours does.
+        // std's clock can represent every moment that this clock can.
         moment.unwrap_or(std)
     }
 
-    /// The moment `duration` later, and thirty years later at the most: that is never, and a clock can show it.
+    /// The moment `duration` later, but at most thirty years later.
+    ///
+    /// Thirty years stand for never: the clock can represent the result.
     #[inline]
     pub(crate) fn later(self, duration: Duration) -> Self {
         const NEVER: u64 = 30 * 365 * 24 * 60 * 60 * 1_000_000_000;
         Self(self.0.saturating_add(nanos(duration).min(NEVER)))
     }
 
-    /// As a number, for keeping it in an atomic. That of the present is not 0: it is at least [`ORIGIN`].
+    /// This moment as a number that fits into an atomic.
+    ///
+    /// The number of the present is never 0: it is at least [`ORIGIN`].
     #[inline]
     pub(crate) fn to_bits(self) -> u64 {
         self.0
     }
 
-    /// What [`to_bits`](Instant::to_bits) was called on.
+    /// The moment of a number from [`to_bits`](Instant::to_bits).
     pub(crate) fn from_bits(bits: u64) -> Self {
         Self(bits)
     }
 
-    /// The moment so much later, or the last that the clock can show.
+    /// The moment this many nanoseconds later, or the last moment that the clock can represent.
     pub(super) fn nanos_later(self, nanos: u64) -> Self {
         Self(self.0.saturating_add(nanos))
     }
 
+    /// The nanoseconds from `earlier` to this moment, or 0 if `earlier` is later than this moment.
     #[inline]
     pub(super) fn nanos_since(self, earlier: Self) -> u64 {
         self.0.saturating_sub(earlier.0)
     }
 }
 
-/// One moment as std has it and as ours, for converting. A constant, so that there and back is the same moment. Ours is taken
-/// last: a deadline that was std's may come a few nanoseconds late, but not early.
+/// One moment, as an instant of std and as an [`Instant`]. Conversions count from it.
+///
+/// It is read once for the whole process, so an instant that is converted there and back is unchanged. The clock of std
+/// is read first. So a deadline from std may be a few nanoseconds late as an [`Instant`], but never early.
 fn reference() -> (std::time::Instant, Instant) {
     static REFERENCE: OnceLock<(std::time::Instant, Instant)> = OnceLock::new();
     *REFERENCE.get_or_init(|| (std::time::Instant::now(), Clock::SYSTEM.now()))
 }
 
-/// The same moment, or the last or first that the clock can show.
+/// Converts a moment of std. A moment that the clock cannot represent becomes the last or the first one that it can.
 impl From<std::time::Instant> for Instant {
     fn from(instant: std::time::Instant) -> Self {
         let (std, ours) = reference();
@@ -236,38 +263,44 @@ impl From<std::time::Instant> for Instant {
     }
 }
 
+/// Converts as [`Instant::into_std`] does.
 impl From<Instant> for std::time::Instant {
     fn from(instant: Instant) -> Self {
         instant.into_std()
     }
 }
 
+/// Panics if the clock cannot represent the sum. [`Instant::checked_add`] does not panic.
 impl Add<Duration> for Instant {
     type Output = Self;
     fn add(self, duration: Duration) -> Self {
-        self.checked_add(duration).expect("the clock can show the moment that much later")
+        self.checked_add(duration).expect("the clock can represent the moment that much later")
     }
 }
 
+/// Panics if the clock cannot represent the sum.
 impl AddAssign<Duration> for Instant {
     fn add_assign(&mut self, duration: Duration) {
         *self = *self + duration;
     }
 }
 
+/// Panics if the clock cannot represent the difference. [`Instant::checked_sub`] does not panic.
 impl Sub<Duration> for Instant {
     type Output = Self;
     fn sub(self, duration: Duration) -> Self {
-        self.checked_sub(duration).expect("the clock can show the moment that much earlier")
+        self.checked_sub(duration).expect("the clock can represent the moment that much earlier")
     }
 }
 
+/// Panics if the clock cannot represent the difference.
 impl SubAssign<Duration> for Instant {
     fn sub_assign(&mut self, duration: Duration) {
         *self = *self - duration;
     }
 }
 
+/// The time from `earlier` to this moment, or zero if `earlier` is later than this moment.
 impl Sub for Instant {
     type Output = Duration;
     fn sub(self, earlier: Self) -> Duration {

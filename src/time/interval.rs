@@ -1,4 +1,4 @@
-//! Doing something again and again.
+//! [`Interval`]: ticks at a fixed period.
 
 use std::future::poll_fn;
 use std::pin::Pin;
@@ -9,10 +9,10 @@ use futures_lite::Stream;
 
 use super::{Instant, Sleep, sleep_until};
 
-/// Ticks every `period`, for the first time at once.
+/// Creates an [`Interval`] that ticks every `period`. The first tick is due at once.
 ///
 /// # Panics
-/// If `period` is zero.
+/// Panics if `period` is zero.
 ///
 /// # Examples
 /// ```
@@ -30,17 +30,30 @@ pub fn interval(period: Duration) -> Interval {
     interval_at(Instant::now(), period)
 }
 
-/// Ticks every `period`, for the first time at `start`.
+/// Creates an [`Interval`] that ticks every `period`. The first tick is due at `start`.
 ///
 /// # Panics
-/// If `period` is zero.
+/// Panics if `period` is zero.
+///
+/// # Examples
+/// ```
+/// use kittiwake::time::{Duration, Instant, interval_at};
+///
+/// kittiwake::block_on(async {
+///     let start = Instant::now() + Duration::from_millis(2);
+///     let mut interval = interval_at(start, Duration::from_millis(2));
+///     assert_eq!(interval.tick().await, start);
+/// });
+/// ```
 #[track_caller]
 pub fn interval_at(start: Instant, period: Duration) -> Interval {
     assert!(!period.is_zero(), "an interval's period must not be zero");
     Interval { sleep: sleep_until(start), period, missed: MissedTickBehavior::Burst }
 }
 
-/// Ticks, made by [`interval`] and [`interval_at`]. Also a [`Stream`] of them that never ends.
+/// Ticks at a fixed period. [`interval`] and [`interval_at`] create it.
+///
+/// It is also a [`Stream`] of ticks that never ends.
 #[derive(Debug)]
 pub struct Interval {
     sleep: Sleep,
@@ -48,31 +61,43 @@ pub struct Interval {
     missed: MissedTickBehavior,
 }
 
-/// What an [`Interval`] does about ticks that nobody waited for in time.
+/// How an [`Interval`] goes on after missed ticks.
+///
+/// A tick is late if [`tick`](Interval::tick) returns it after its due time. If the tick is late by more than a period,
+/// the ticks that were due meanwhile are missed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum MissedTickBehavior {
-    /// Makes up for them, one right after the other, until it is on time again.
+    /// Returns the missed ticks at once, one after the other, until the interval is on time again.
     #[default]
     Burst,
-    /// Leaves them out, and ticks a period after the late one, and so on from there.
+    /// Drops the missed ticks. The next tick is due a period after the call that returned the late tick.
     Delay,
-    /// Leaves them out, and ticks next when it would have had to anyway.
+    /// Drops the missed ticks. The next tick is due at the first moment from now that is a whole number of periods
+    /// after the late tick.
     Skip,
 }
 
 impl Interval {
-    /// Waits for the next tick, and returns when it was due.
+    /// Waits for the next tick, and returns the moment at which it was due.
     ///
     /// # Cancel safety
-    /// Safe: a tick is used up only in the poll that returns it.
+    /// Safe. A tick is consumed only in the poll that returns it.
     ///
     /// # Panics
-    /// When it has to wait, outside a runtime.
+    /// Panics if it has to wait outside a runtime.
+    ///
+    /// # Examples
+    /// See [`interval`].
     pub async fn tick(&mut self) -> Instant {
         poll_fn(|cx| self.poll_tick(cx)).await
     }
 
-    /// Polls for the next tick.
+    /// Polls for the next tick, and returns the moment at which it was due.
+    ///
+    /// If the result is `Pending`, the interval wakes the waker of the last poll.
+    ///
+    /// # Panics
+    /// Panics if it has to wait outside a runtime.
     pub fn poll_tick(&mut self, cx: &mut Context<'_>) -> Poll<Instant> {
         ready!(Pin::new(&mut self.sleep).poll(cx));
         let due = self.sleep.deadline();
@@ -80,9 +105,10 @@ impl Interval {
         Poll::Ready(due)
     }
 
+    /// When the next tick is due, if `now` returns the tick that was due at `due`.
     fn next_after(&self, due: Instant, now: Instant) -> Instant {
         let on_time = due.later(self.period);
-        // As late as this, the next tick would be late too.
+        // The returned tick is late by no more than a period, so the next one is not missed.
         if now <= on_time {
             return on_time;
         }
@@ -91,7 +117,7 @@ impl Interval {
             MissedTickBehavior::Delay => now.later(self.period),
             MissedTickBehavior::Skip => {
                 let into_period = (now - due).as_nanos() % self.period.as_nanos();
-                // Smaller than the period, so it fits wherever that did.
+                // The remainder is smaller than the period, which is a `Duration`. So the remainder fits into one too.
                 let into_period =
                     Duration::new((into_period / 1_000_000_000) as u64, (into_period % 1_000_000_000) as u32);
                 now.later(self.period - into_period)
@@ -99,22 +125,22 @@ impl Interval {
         }
     }
 
-    /// Ticks a period from now, and so on from there.
+    /// Makes the next tick due a period from now. The ticks after it follow from there.
     pub fn reset(&mut self) {
         self.sleep.reset(Instant::now().later(self.period));
     }
 
-    /// The time between two ticks.
+    /// Returns the time between two ticks.
     pub fn period(&self) -> Duration {
         self.period
     }
 
-    /// What it does about missed ticks: [`Burst`](MissedTickBehavior::Burst) unless set.
+    /// Returns how the interval goes on after missed ticks. The default is [`Burst`](MissedTickBehavior::Burst).
     pub fn missed_tick_behavior(&self) -> MissedTickBehavior {
         self.missed
     }
 
-    /// Sets what it does about missed ticks.
+    /// Sets how the interval goes on after missed ticks.
     pub fn set_missed_tick_behavior(&mut self, behavior: MissedTickBehavior) {
         self.missed = behavior;
     }

@@ -1,22 +1,33 @@
-//! Waiting for time: `sleep`, `timeout`, `interval`, and a clock that tests can hold still.
+//! Time: [`sleep()`], [`timeout()`], [`interval()`], and a clock that tests can pause.
 //!
-//! # How exact
-//! Nothing here ends early. On Linux a timer that a worker has nothing else to do before is some 20 µs late, which is what it
-//! takes to wake a thread; one among many is rounded up to a tick of 65.5 µs first. To be that exact costs two system
-//! calls for each such timer: waits are whole milliseconds, rounded down, and what is left of the last one is for
-//! a timerfd(2). A timer that is taken away before then costs none. Elsewhere waits are rounded up, and a timer is up to 1.1
-//! ms late. All this while the worker is idle: one that is busy comes to its timers after at most 64 polls of tasks. A
-//! suspended machine's clock stands still on most systems: what was due is due after it resumes.
+//! # Precision
+//! No timer fires early. How late a timer fires depends on the platform and on its worker:
+//!
+//! * On Linux, a timer is about 20 µs late if its worker is idle and has no earlier timer. That is the time that it
+//!   takes to wake a thread.
+//! * A timer that shares its worker with other timers may first be rounded up to a tick of 65.5 µs.
+//! * On other platforms, a timer is up to 1.1 ms late if its worker is idle.
+//! * A busy worker fires its timers after at most 64 polls of tasks.
+//! * On most systems the clock stands still while the machine is suspended. A timer that was due meanwhile fires that
+//!   much later.
+//!
+//! # Cost
+//! The kernel's wait takes whole milliseconds. On Linux the worker rounds its waits down, and waits for the rest of the
+//! last millisecond with a timerfd(2). That costs two system calls for each timer that comes so near. A timer that is
+//! removed before its last millisecond costs none. On other platforms the worker rounds its waits up.
 //!
 //! # A clock for tests
-//! A runtime built with [`start_paused`](crate::runtime::Builder::start_paused), or that called [`pause`], has a clock that
-//! moves only when every task waits: then it jumps to the next deadline, so a test of minutes takes no time.
+//! A runtime can pause its clock: from the start with [`start_paused`](crate::runtime::Builder::start_paused), or later
+//! with [`pause`]. A paused clock moves only when every task waits. It then jumps to the next deadline, so a test of
+//! minutes takes no time. It may jump up to one tick of 65.5 µs past a deadline.
 //!
-//! Bytes on their way between sockets take real time, which a jump would outrun. So while sockets are registered, each
-//! jump first waits 2 ms for the kernel: a suite pays that for each deadline that it reaches, and now and then for a stop on
-//! the way to a far one. Of other threads those with a closure of [`spawn_blocking`](crate::spawn_blocking) are waited for, and
-//! no others that may be about to wake a task. The clock is to be trusted on the runtime's own thread only; it may
-//! jump up to a tick past a deadline.
+//! Bytes between sockets take real time, and a jump must not overtake them. So while sockets are registered, the worker
+//! waits 2 ms of real time for the kernel before each jump. A test pays these 2 ms for each deadline that it reaches.
+//! Now and then it also pays them for a stop on the way to a far deadline.
+//!
+//! A jump waits for closures of [`spawn_blocking`](crate::spawn_blocking), because they may wake a task. It does not
+//! wait for any other thread. Other threads do not see the paused clock: [`Instant::now`] follows it only on the
+//! runtime's own thread.
 //!
 //! # Examples
 //! ```
@@ -44,45 +55,69 @@ use std::task::Poll;
 pub use std::time::Duration;
 
 pub use clock::Instant;
-pub(crate) use clock::{Clock, current_clock, is_paused, move_on, thread_cpu};
+pub(crate) use clock::{Clock, advance_to, current_clock, is_paused, thread_cpu};
 pub use interval::{Interval, MissedTickBehavior, interval, interval_at};
 pub use sleep::{Sleep, sleep, sleep_until};
 pub use timeout::{Elapsed, Timeout, timeout, timeout_at};
 pub(crate) use timers::{Entered, Timers, enter, is_entered};
 
-/// Stops the runtime's clock: from now on it moves only when every task waits, or by [`advance`].
+/// Pauses the runtime's clock.
+///
+/// From then on the clock moves only when every task waits, and by [`advance`]. Pausing a paused clock does nothing.
 ///
 /// # Panics
-/// Outside a runtime, and in one of several workers: a test needs one, as [`block_on`](crate::block_on) has it.
+/// Panics outside a runtime, and in a runtime of several workers. [`block_on`](crate::block_on) has one worker.
+///
+/// # Examples
+/// See [`advance`].
 #[track_caller]
 pub fn pause() {
-    expect("pause");
+    current_timers("pause");
     assert!(
         clock::pause(),
         "time::pause: a runtime of several workers has a clock that cannot stand still; call Builder::workers(1)"
     );
 }
 
-/// Lets the runtime's clock run on from where it stands. Does nothing if it runs.
+/// Resumes the runtime's clock from the moment at which it stands.
+///
+/// Resuming a clock that runs does nothing.
 ///
 /// # Panics
-/// Outside a runtime.
+/// Panics outside a runtime.
+///
+/// # Examples
+/// ```
+/// use kittiwake::time::{Duration, Instant, pause, resume, sleep};
+///
+/// kittiwake::block_on(async {
+///     pause();
+///     sleep(Duration::from_secs(3600)).await;
+///     resume();
+///     let start = Instant::now();
+///     sleep(Duration::from_millis(2)).await;
+///     assert!(start.elapsed() >= Duration::from_millis(2));
+/// });
+/// ```
 #[track_caller]
 pub fn resume() {
-    expect("resume");
+    current_timers("resume");
     if is_paused() {
         clock::resume();
     }
 }
 
-/// Moves the paused clock on by `duration`. Deadlines on the way are reached one after the other, and the tasks that they
-/// wake run at that time; what those wake in turn may run later. If one of them lets the clock [`resume`], it ends there.
+/// Advances the paused clock by `duration`.
+///
+/// The clock stops at each deadline on the way. The tasks that a deadline wakes run at that moment. Tasks that these
+/// tasks wake in turn may run later. If a task calls [`resume`] on the way, the clock runs on from that moment and this
+/// future is ready.
 ///
 /// # Cancel safety
-/// Safe: the clock has moved as far as it has.
+/// Safe. The clock keeps the moment that it has reached.
 ///
 /// # Panics
-/// Outside a runtime, and if the clock is not paused.
+/// Panics outside a runtime, and if the clock is not paused.
 ///
 /// # Examples
 /// ```
@@ -99,28 +134,28 @@ pub fn resume() {
 /// });
 /// ```
 pub async fn advance(duration: Duration) {
-    let timers = expect("advance");
+    let timers = current_timers("advance");
     assert!(is_paused(), "time::advance: the clock is running; call time::pause first");
     let target = Instant::now().later(duration);
     let mut wakers = Vec::new();
     while let Some(next) = timers.next_deadline().filter(|next| *next <= target) {
-        move_on(next);
+        advance_to(next);
         timers.fire(&mut wakers);
-        give_way().await;
+        yield_once().await;
         if !is_paused() {
-            // A task that was woken has let the clock run on.
+            // A woken task has resumed the clock.
             return;
         }
     }
-    move_on(target);
-    give_way().await;
+    advance_to(target);
+    yield_once().await;
 }
 
-/// Lets the tasks run that are ready.
-async fn give_way() {
-    let mut gave_way = false;
+/// Lets every ready task run once.
+async fn yield_once() {
+    let mut yielded = false;
     poll_fn(|cx| {
-        if std::mem::replace(&mut gave_way, true) {
+        if std::mem::replace(&mut yielded, true) {
             return Poll::Ready(());
         }
         cx.waker().wake_by_ref();
@@ -129,8 +164,9 @@ async fn give_way() {
     .await;
 }
 
+/// The timers of this thread's worker. Panics in the name of `function` outside a runtime.
 #[track_caller]
-fn expect(function: &str) -> std::sync::Arc<Timers> {
+fn current_timers(function: &str) -> std::sync::Arc<Timers> {
     let Some(timers) = Timers::current() else {
         panic!("time::{function} was called outside a runtime: there is no clock to move; call it inside block_on");
     };

@@ -1,4 +1,12 @@
-//! Waiting until a moment.
+//! [`Sleep`]: a future that is ready at its deadline.
+//!
+//! # Life of a `Sleep`
+//! 1. A new `Sleep` is *unarmed*: it has a deadline and no timer.
+//! 2. The first poll that has to wait arms a timer with the worker of the polling thread.
+//! 3. Later polls ask that timer, and give it the waker of the polling task.
+//! 4. When the timer has fired, the `Sleep` is ready and unarmed again. When the timer's worker has ended, the `Sleep`
+//!    is unarmed too, and continues at step 2 in the runtime that polls it next.
+//! 5. Dropping the `Sleep` disarms the timer.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -11,14 +19,14 @@ use crate::wheel::Key;
 
 /// Waits for `duration`.
 ///
-/// Never ends early, and late by as little as the system's timers allow: see [the module](super). Zero is ready at
-/// once; more than thirty years, `Duration::MAX` say, never (or after thirty years).
+/// The future is never ready early. [The module](super) says how late it may be. A `duration` of zero is ready at once.
+/// A `duration` of more than thirty years, such as `Duration::MAX`, counts as thirty years.
 ///
 /// # Cancel safety
-/// Safe: dropping it takes the timer away.
+/// Safe. Dropping the future removes its timer.
 ///
 /// # Panics
-/// When it is polled and has to wait, outside a runtime.
+/// Polling the future panics if it has to wait outside a runtime.
 ///
 /// # Examples
 /// ```
@@ -36,13 +44,27 @@ pub fn sleep(duration: Duration) -> Sleep {
     Sleep { deadline: Instant::now().later(duration), state }
 }
 
-/// Waits until `deadline`; one that is past is ready at once.
+/// Waits until `deadline`.
+///
+/// The future is never ready early. [The module](super) says how late it may be. A `deadline` in the past is ready at
+/// once.
 ///
 /// # Cancel safety
-/// Safe, like [`sleep`].
+/// Safe. Dropping the future removes its timer.
 ///
 /// # Panics
-/// Like [`sleep`].
+/// Polling the future panics if it has to wait outside a runtime.
+///
+/// # Examples
+/// ```
+/// use kittiwake::time::{Duration, Instant, sleep_until};
+///
+/// kittiwake::block_on(async {
+///     let deadline = Instant::now() + Duration::from_millis(5);
+///     sleep_until(deadline).await;
+///     assert!(Instant::now() >= deadline);
+/// });
+/// ```
 #[inline]
 pub fn sleep_until(deadline: Instant) -> Sleep {
     Sleep { deadline, state: State::Unarmed { ahead: false } }
@@ -50,9 +72,11 @@ pub fn sleep_until(deadline: Instant) -> Sleep {
 
 /// The future of [`sleep`] and [`sleep_until`].
 ///
-/// It may be polled again after it was ready, and is ready again. It may move from task to task and from thread to
-/// thread: its timer stays with the worker that first polled it, and wakes whoever polled it last. If that worker's runtime
-/// ends, it goes on in the runtime that it is polled in next.
+/// A `Sleep` may be polled again after it was ready. It is then ready again.
+///
+/// A `Sleep` may move between tasks and threads. Its timer stays with the worker that first polled it, and wakes the
+/// task that polled it last. If the runtime of that worker ends, the `Sleep` wakes its task, and waits on in the
+/// runtime that polls it next.
 #[derive(Debug)]
 #[must_use = "futures do nothing unless awaited"]
 pub struct Sleep {
@@ -61,45 +85,53 @@ pub struct Sleep {
 }
 
 enum State {
-    /// It has no timer. `ahead`: the deadline was still to come when it was set. Whether it still is, the timers find out: the
-    /// clock is not read a second time for it.
+    /// The `Sleep` has no timer.
+    ///
+    /// `ahead` is true if the deadline was in the future when it was set. The next poll then arms a timer without
+    /// reading the clock: [`sleep`] has read it already. If the deadline has passed meanwhile, the timers find that
+    /// out.
     Unarmed { ahead: bool },
-    /// It has a timer.
+    /// The `Sleep` has a timer.
     Armed(Armed),
 }
 
+/// A timer, which is disarmed when this is dropped.
 struct Armed {
     timers: Arc<Timers>,
     key: Key,
 }
 
 impl Sleep {
-    /// When it ends.
+    /// Returns the moment at which the future is ready.
     pub fn deadline(&self) -> Instant {
         self.deadline
     }
 
-    /// Whether its deadline has passed.
+    /// Returns whether the deadline has passed.
     pub fn is_elapsed(&self) -> bool {
         Instant::now() >= self.deadline
     }
 
-    /// Sets another deadline, without a new timer if there is one. Whoever waits for it goes on waiting,
-    /// until then; if that is past, until the worker's next turn.
+    /// Sets another deadline.
+    ///
+    /// A task that waits for this future goes on waiting, until the new deadline. If the new deadline is past, the task
+    /// is woken after the worker's next look at its timers. A timer that has not fired is moved and not replaced.
     pub fn reset(&mut self, deadline: Instant) {
         self.deadline = deadline;
         match &self.state {
             State::Armed(armed) if armed.timers.reset(armed.key, deadline) => {}
-            // If there was a timer, it has fired already, or its worker has ended: the next poll arms it anew.
+            // There is no timer, or it has fired, or its worker has ended. The next poll arms a new timer.
             _ => self.state = State::Unarmed { ahead: false },
         }
     }
 }
 
 impl Sleep {
-    /// Finds out how it stands, if it can be known without a new timer.
+    /// Polls without arming a timer. Returns `None` if the future has to wait and has no timer that can wake its task.
+    ///
+    /// This function is not inlined, because the first poll of [`sleep`] does not need it.
     #[inline(never)]
-    fn look(&mut self, cx: &mut Context<'_>) -> Option<Poll<()>> {
+    fn poll_known(&mut self, cx: &mut Context<'_>) -> Option<Poll<()>> {
         if let State::Armed(armed) = &self.state {
             let status = armed.timers.poll(armed.key, cx.waker());
             if status == Status::Pending {
@@ -121,16 +153,16 @@ impl Future for Sleep {
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let this = &mut *self;
         if !matches!(this.state, State::Unarmed { ahead: true }) {
-            if let Some(poll) = this.look(cx) {
+            if let Some(poll) = this.poll_known(cx) {
                 return poll;
             }
         }
-        // First: the less there is to keep across a call, the shorter this is.
+        // The waker is cloned first. Then fewer values live across the calls below, and the code is shorter.
         let waker = cx.waker().clone();
-        let Some(timers) = Timers::current() else { return outside(this) };
+        let Some(timers) = Timers::current() else { return poll_outside_runtime(this) };
         match timers.arm(this.deadline, waker) {
             Some(key) => {
-                // It was not armed: there is nothing to drop.
+                // The old state is `Unarmed` and has nothing to drop. `forget` saves the check.
                 std::mem::forget(std::mem::replace(&mut this.state, State::Armed(Armed { timers, key })));
                 Poll::Pending
             }
@@ -142,8 +174,9 @@ impl Future for Sleep {
     }
 }
 
+/// Polls on a thread that is in no runtime. Panics if the future has to wait.
 #[cold]
-fn outside(sleep: &Sleep) -> Poll<()> {
+fn poll_outside_runtime(sleep: &Sleep) -> Poll<()> {
     assert!(
         sleep.is_elapsed(),
         "a timer has to wait, and no kittiwake runtime is running on this thread; \

@@ -1,4 +1,4 @@
-//! Bounding how long something may take.
+//! [`Timeout`]: a future with a limit on the time that it may take.
 
 use std::error::Error;
 use std::fmt;
@@ -13,18 +13,19 @@ use super::{Instant, Sleep, sleep, sleep_until};
 
 /// Runs `future` for at most `duration`.
 ///
-/// The future is polled first: if it is ready, that counts, however late it is; and if it is ready at once, no timer is
-/// armed.
+/// Each poll polls `future` before it looks at the time. So a `future` that is ready counts as finished, even after
+/// `duration`. A `future` that is ready at the first poll costs no timer.
 ///
 /// # Cancel safety
-/// As safe as `future`, which is dropped with it; unless [`Timeout::into_inner`] takes it back.
+/// As safe as `future`, which is dropped together with the [`Timeout`]. [`Timeout::into_inner`] takes `future` out, so
+/// that it survives.
 ///
 /// # Errors
-/// [`Elapsed`] if the time is over. It converts into an [`io::Error`] of the kind
-/// [`TimedOut`](io::ErrorKind::TimedOut), so `?` works in functions that return one.
+/// Returns [`Elapsed`] if `duration` is over. [`Elapsed`] converts into an [`io::Error`] of the kind
+/// [`TimedOut`](io::ErrorKind::TimedOut), so `?` works in functions that return an [`io::Result`].
 ///
 /// # Panics
-/// When it has to wait, outside a runtime.
+/// Polling the [`Timeout`] panics if it has to wait outside a runtime.
 ///
 /// # Examples
 /// ```
@@ -40,7 +41,28 @@ pub fn timeout<F: Future>(duration: Duration, future: F) -> Timeout<F> {
     Timeout { future, sleep: sleep(duration) }
 }
 
-/// Runs `future` until `deadline` at most; all else as for [`timeout`].
+/// Runs `future` until `deadline` at most.
+///
+/// Each poll polls `future` before it looks at the time, as for [`timeout`].
+///
+/// # Cancel safety
+/// As safe as `future`, as for [`timeout`].
+///
+/// # Errors
+/// Returns [`Elapsed`] if `deadline` has passed.
+///
+/// # Panics
+/// Polling the [`Timeout`] panics if it has to wait outside a runtime.
+///
+/// # Examples
+/// ```
+/// use kittiwake::time::{Duration, Instant, timeout_at};
+///
+/// kittiwake::block_on(async {
+///     let deadline = Instant::now() + Duration::from_millis(1);
+///     assert!(timeout_at(deadline, std::future::pending::<()>()).await.is_err());
+/// });
+/// ```
 #[inline]
 pub fn timeout_at<F: Future>(deadline: Instant, future: F) -> Timeout<F> {
     Timeout { future, sleep: sleep_until(deadline) }
@@ -58,7 +80,7 @@ pin_project! {
 }
 
 impl<F> Timeout<F> {
-    /// Takes the future back, so that work on it can go on after the time is over.
+    /// Returns the inner future, so that it can go on after the time is over.
     ///
     /// # Examples
     /// ```
@@ -88,7 +110,7 @@ impl<F: Future> Future for Timeout<F> {
     }
 }
 
-/// The time given to [`timeout`] is over.
+/// The error of a [`Timeout`] whose time is over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Elapsed(());
 
