@@ -1,17 +1,22 @@
-//! Signals: Ctrl-C, and those that Unix systems send to end, reload or inform a process.
+//! Signals: [`ctrl_c`], and listeners for the signals of Unix systems.
 //!
 //! # Process-wide
-//! A signal is sent to the process, and each listener of its kind hears it, in whichever runtime it is polled. The first
-//! listener for a kind takes its default action away, **for the rest of the process's life**, also when all listeners are
-//! gone: after [`ctrl_c`] was called once, Ctrl-C ends nothing any more unless somebody listens for it, and acts.
+//! A signal is sent to the process. Every listener for its kind receives it, in every runtime.
 //!
-//! A listener hears that there was a signal since it last looked, and not how many.
+//! The first listener for a kind replaces the default action of that signal **for the rest of the process's life**. The
+//! default action does not return when all listeners are dropped. So after the first call of [`ctrl_c`], Ctrl-C no
+//! longer ends the process by itself: the program must listen for it and act.
 //!
 //! # From the handler to the task
-//! A signal handler may do next to nothing. Ours is `signal-hook`'s, and writes one byte to each listener's own pair of
-//! sockets; the other end is registered with the reactor as any socket is. It keeps its signals from the call that makes it,
-//! wherever that is, and none is lost before the first poll or between two runtimes. A pair that is full takes no more bytes:
-//! the listener has enough to hear.
+//! 1. Each listener has a pair of connected sockets.
+//! 2. The signal handler writes one byte to the pair of each listener. It is the handler of the `signal-hook` crate,
+//!    and does no more because a handler may do very little (see signal-safety(7)).
+//! 3. The other end of the pair is registered with the reactor as any socket is. The byte wakes the listener's task.
+//! 4. The task reads all bytes of the pair and reports one signal.
+//!
+//! So a listener reports that at least one signal has arrived since its last report, and not how many. It receives
+//! signals from the call that creates it. The pair keeps them until the first poll, and from one runtime to the next.
+//! If the pair is full, the handler drops its byte: the listener has bytes to read anyway.
 
 pub mod unix;
 
@@ -24,17 +29,19 @@ use unix::{Signal, SignalKind, signal};
 
 /// Waits for Ctrl-C (`SIGINT`).
 ///
-/// It is listened for from this call on, not only from the first poll: make the future before the work that a Ctrl-C is to end.
-/// Polled again after it was ready, it waits for the next one.
+/// The future receives signals from this call on, and not only from its first poll. So call this function before the
+/// work that Ctrl-C should end. If the future is polled again after it was ready, it waits for the next signal.
 ///
-/// From the first call on, Ctrl-C does not end the process by itself any more, also after this future is gone: see
+/// From the first call on, Ctrl-C no longer ends the process by itself. Dropping the future does not change that: see
 /// [`signal`](self).
 ///
 /// # Cancel safety
-/// Safe, but a signal that this future had heard and not yet reported is gone with it.
+/// Safe, except for one signal: a signal that this future has received but not reported is lost when the future is
+/// dropped.
 ///
 /// # Errors
-/// When there are no descriptors left to listen with, and when it has to wait outside a runtime.
+/// Returns the error of socketpair(2) if the process has no descriptors left. Returns an error if the future has to
+/// wait outside a runtime.
 ///
 /// # Examples
 /// ```no_run
@@ -74,7 +81,7 @@ impl Future for CtrlC {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         match &mut self.signal {
-            Ok(signal) => signal.poll_heard(cx),
+            Ok(signal) => signal.poll_received(cx),
             Err(error) => Poll::Ready(Err(io::Error::new(error.kind(), error.to_string()))),
         }
     }

@@ -1,6 +1,7 @@
-//! The signals of Unix systems.
+//! Listeners for the signals of Unix systems.
 //!
-//! Read [`signal`](super)'s page first: listening for a kind takes its default action away for good.
+//! A listener replaces the default action of its signal for the rest of the process's life. The page of
+//! [`signal`](super) says what that means.
 
 use std::fmt;
 use std::future::poll_fn;
@@ -15,14 +16,17 @@ use signal_hook::low_level::{pipe, unregister};
 
 use crate::reactor::{Direction, Registration};
 
-/// Listens for signals of `kind`, from this call on.
+/// Creates a listener for signals of `kind`. The listener receives signals from this call on.
 ///
-/// It can be called anywhere; a runtime is needed to wait. Each call makes a listener of its own, which takes two descriptors.
+/// The call needs no runtime; waiting for a signal does. Each listener uses two descriptors.
 ///
 /// # Errors
-/// `InvalidInput` for signals that cannot be listened for: `SIGKILL` and `SIGSTOP`, by the system's rules; `SIGILL`,
-/// `SIGFPE` and `SIGSEGV`, after which nothing can go on; and numbers that are no signal. Else what the system says when it
-/// has no descriptors left.
+/// Returns `InvalidInput` for a signal that a listener cannot receive:
+/// * `SIGKILL` and `SIGSTOP`, because the system does not allow it;
+/// * `SIGILL`, `SIGFPE` and `SIGSEGV`, because the program cannot continue after them;
+/// * a number that is no signal.
+///
+/// Returns the error of socketpair(2) if the process has no descriptors left.
 ///
 /// # Examples
 /// ```
@@ -40,7 +44,7 @@ use crate::reactor::{Direction, Registration};
 /// ```
 pub fn signal(kind: SignalKind) -> io::Result<Signal> {
     let SignalKind(number) = kind;
-    // signal-hook panics at these.
+    // signal-hook panics if it is asked for one of these.
     if FORBIDDEN.contains(&number) {
         let why =
             format!("signal {number} cannot be listened for: the system does not allow it, or nothing can follow it");
@@ -48,30 +52,32 @@ pub fn signal(kind: SignalKind) -> io::Result<Signal> {
     }
     let (receiver, sender) = UnixStream::pair()?;
     receiver.set_nonblocking(true)?;
-    // The handler writes with MSG_DONTWAIT.
+    // The sender may stay blocking: signal-hook's handler sends with `MSG_DONTWAIT` (see send(2)).
     let id = pipe::register(number, sender)
         .map_err(|error| io::Error::new(error.kind(), format!("signal {number} cannot be listened for: {error}")))?;
     Ok(Signal { id, kind, registration: Registration::new(receiver) })
 }
 
-/// Hears signals of one kind.
+/// A listener for signals of one kind. [`signal`] creates it.
 ///
-/// Made by [`signal`]. It may be moved between tasks, threads and runtimes, and keeps its signals meanwhile.
+/// A listener may move between tasks, threads and runtimes. It keeps signals that arrive meanwhile.
 pub struct Signal {
-    /// What the handler has of it: the other end of the pair.
+    /// The handler's action for this listener. The action owns the sending end of the pair, and closes it when it is
+    /// unregistered.
     id: SigId,
     kind: SignalKind,
+    /// The receiving end of the pair.
     registration: Registration<UnixStream>,
 }
 
 impl Signal {
-    /// Waits until there was a signal since the last time, or since this listener was made.
+    /// Waits until a signal has arrived since the last report, or since the call that created this listener.
     ///
-    /// Signals that came in the meantime count as one. `None` means that this cannot wait: outside a runtime, or without
-    /// memory in the kernel. The next call tries again.
+    /// All signals that have arrived meanwhile count as one. The result is `None` if the listener cannot wait: outside
+    /// a runtime, or if the kernel has no memory for its registration (see epoll_ctl(2)). The next call tries again.
     ///
     /// # Cancel safety
-    /// Safe: signals are taken only in the poll that reports them.
+    /// Safe. The listener takes signals only in the poll that reports them.
     ///
     /// # Examples
     /// See [`signal`].
@@ -79,16 +85,21 @@ impl Signal {
         poll_fn(|cx| self.poll_recv(cx)).await
     }
 
-    /// As [`recv`](Signal::recv), for futures written by hand. The last poll's waker is woken.
+    /// Polls for a signal that has arrived since the last report.
+    ///
+    /// The results are those of [`recv`](Signal::recv). If the result is `Pending`, the next signal wakes the waker of
+    /// the last poll.
     pub fn poll_recv(&mut self, cx: &mut Context<'_>) -> Poll<Option<()>> {
-        self.poll_heard(cx).map(Result::ok)
+        self.poll_received(cx).map(Result::ok)
     }
 
-    pub(super) fn poll_heard(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        // The first error may be the end of the runtime in which this waited. It goes on in the one it is polled in now.
+    /// Polls for a signal, and keeps the reason if the listener cannot wait.
+    pub(super) fn poll_received(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        // The first error may report that the runtime in which this listener waited has ended. The second poll then
+        // waits in the current runtime.
         match ready!(self.poll_drain(cx)) {
             Err(_) => self.poll_drain(cx),
-            heard => Poll::Ready(heard),
+            received => Poll::Ready(received),
         }
     }
 
@@ -97,15 +108,15 @@ impl Signal {
     }
 }
 
-/// Reads all there is, so that a storm of signals wakes once. `WouldBlock` if there is nothing.
+/// Reads all bytes of the pair, so that many signals cause one wake. Fails with `WouldBlock` if there are none.
 fn drain(mut receiver: &UnixStream) -> io::Result<usize> {
     let mut bytes = [0; 256];
-    let mut heard = 0;
+    let mut received = 0;
     loop {
         match receiver.read(&mut bytes) {
             Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
-            Ok(read) => heard += read,
-            Err(_) if heard > 0 => return Ok(heard),
+            Ok(read) => received += read,
+            Err(_) if received > 0 => return Ok(received),
             Err(error) => return Err(error),
         }
     }
@@ -113,12 +124,13 @@ fn drain(mut receiver: &UnixStream) -> io::Result<usize> {
 
 impl Drop for Signal {
     fn drop(&mut self) {
-        // Before our end is closed: the handler would write to nobody, which raises another signal.
+        // This must come before the receiving end is closed. Otherwise the handler could write to a closed socket, and
+        // that raises SIGPIPE.
         unregister(self.id);
     }
 }
 
-// What a panic interrupts is a system call or none, as for a socket.
+// A panic can interrupt a listener only between two system calls, so it leaves no broken state.
 impl UnwindSafe for Signal {}
 impl RefUnwindSafe for Signal {}
 
@@ -128,7 +140,7 @@ impl fmt::Debug for Signal {
     }
 }
 
-/// A kind of signal.
+/// A kind of signal. The kinds are those of signal(7).
 ///
 /// # Examples
 /// ```
@@ -151,38 +163,63 @@ macro_rules! kinds {
 }
 
 kinds! {
-    /// `SIGALRM`: a timer of the process has run out. By default it ends the process.
+    /// `SIGALRM`: a timer of alarm(2) or setitimer(2) has expired.
+    ///
+    /// The default action terminates the process.
     alarm = SIGALRM;
-    /// `SIGCHLD`: a child process has ended or stopped. By default it is ignored.
+    /// `SIGCHLD`: a child process has terminated, stopped or continued.
+    ///
+    /// By default the signal is ignored.
     child = SIGCHLD;
-    /// `SIGHUP`: the terminal is gone; for servers, by custom, that the configuration is to be read again. By default it ends
-    /// the process.
+    /// `SIGHUP`: the controlling terminal has been closed. By convention it asks a daemon to reload its configuration.
+    ///
+    /// The default action terminates the process.
     hangup = SIGHUP;
-    /// `SIGINT`: Ctrl-C. By default it ends the process.
+    /// `SIGINT`: an interrupt from the keyboard, which is Ctrl-C.
+    ///
+    /// The default action terminates the process.
     interrupt = SIGINT;
-    /// `SIGIO`: a descriptor is ready that asked for this. By default it ends the process, or is ignored.
+    /// `SIGIO`: I/O is possible on a descriptor with `O_ASYNC` (see fcntl(2)).
+    ///
+    /// # Platform notes
+    /// On Linux the default action terminates the process. On macOS and the BSDs the signal is ignored by default.
     io = SIGIO;
-    /// `SIGPIPE`: a write to a pipe or socket that nobody reads. Rust programs ignore it, and get an error instead.
+    /// `SIGPIPE`: a write to a pipe or socket whose other end is closed.
+    ///
+    /// The default action terminates the process. Rust's standard library ignores the signal from the start of the
+    /// program, so the write returns `EPIPE` instead.
     pipe = SIGPIPE;
-    /// `SIGQUIT`: Ctrl-\. By default it ends the process with a core dump.
+    /// `SIGQUIT`: a quit from the keyboard, which is Ctrl-\.
+    ///
+    /// The default action terminates the process with a core dump.
     quit = SIGQUIT;
-    /// `SIGTERM`: the process is asked to end, by `kill` or a service manager. By default it ends the process.
+    /// `SIGTERM`: a termination request. kill(1) and service managers send it.
+    ///
+    /// The default action terminates the process.
     terminate = SIGTERM;
-    /// `SIGUSR1`: means what the program says it does. By default it ends the process.
+    /// `SIGUSR1`: a signal with a meaning of the program's own.
+    ///
+    /// The default action terminates the process.
     user_defined1 = SIGUSR1;
-    /// `SIGUSR2`: means what the program says it does. By default it ends the process.
+    /// `SIGUSR2`: a signal with a meaning of the program's own.
+    ///
+    /// The default action terminates the process.
     user_defined2 = SIGUSR2;
-    /// `SIGWINCH`: the terminal has another size. By default it is ignored.
+    /// `SIGWINCH`: the terminal window has a new size.
+    ///
+    /// By default the signal is ignored.
     window_change = SIGWINCH;
 }
 
 impl SignalKind {
-    /// The kind of this number. Whether it can be listened for, [`signal`] says.
+    /// Creates a kind from the system's number for it.
+    ///
+    /// Every number is accepted here. [`signal`] returns an error for a number that it cannot listen for.
     pub const fn from_raw(number: i32) -> Self {
         Self(number)
     }
 
-    /// The system's number.
+    /// Returns the system's number for this kind.
     pub const fn as_raw_value(self) -> i32 {
         self.0
     }
