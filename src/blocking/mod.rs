@@ -1,9 +1,9 @@
-//! Blocking work: closures that may wait for what no reactor watches, on threads of their own.
+//! Blocking work: [`spawn_blocking`] runs closures that block, on threads of their own.
 //!
-//! A closure is a task of one poll ([`executor::job`]), so it has the handle, the id and the containment of any
-//! other; only that its runtime's [pool] runs it, and not a worker.
-//!
-//! Each runtime has a pool, and no thread before the first closure.
+//! 1. [`spawn_blocking`] wraps a closure in a task whose single poll calls the closure. So the closure has the handle,
+//!    the id and the panic containment of any other task.
+//! 2. A thread of the runtime's [pool] runs this task. A worker never runs it.
+//! 3. Each runtime has one pool. The pool has no thread before the first closure.
 
 mod pool;
 
@@ -16,30 +16,36 @@ pub(crate) use pool::Pool;
 
 use crate::executor::{self, Home, JoinHandle};
 
-/// Runs a closure that blocks, on a thread where that holds nobody up.
+/// Runs `closure` on a thread where it may block.
 ///
-/// For what waits without a future: files, name look-ups, locks that are held for long, a database's blocking client; and for
-/// computing that takes more than some tens of microseconds. The runtime starts a thread when it has no idle one, up to
-/// [`max_blocking_threads`](crate::runtime::Builder::max_blocking_threads), then closures wait for their turn, in order. A
-/// thread that has been idle for 10 seconds ends.
+/// Use it for work that waits without a future: files, name look-ups, locks that are held for long, and the blocking
+/// client of a database. Use it also for computations that take more than some tens of microseconds.
 ///
-/// A panic of the closure ends it alone, and the handle says so. The closure is on no worker: `spawn` and
-/// [`Handle::current`](crate::runtime::Handle::current) panic in it, so take a [`Handle`](crate::runtime::Handle) along.
+/// The runtime starts a thread if none is idle, up to
+/// [`max_blocking_threads`](crate::runtime::Builder::max_blocking_threads) threads. At that limit, closures wait for a
+/// thread in the order of the calls. A thread that has been idle for 10 seconds ends.
 ///
-/// # When it ends
-/// A closure that runs cannot be ended from outside. [`abort`](JoinHandle::abort) drops one that still waits for a thread, when
-/// its turn comes. When the runtime ends, those that wait are dropped and their handles say that they were cancelled; those
-/// that run go on, and nobody waits for them but [`Runtime::shutdown_timeout`](crate::runtime::Runtime::shutdown_timeout).
-/// Their handles give their output all the same. The end of the process ends them where they are.
+/// The closure runs on no worker. So `spawn` and [`Handle::current`](crate::runtime::Handle::current) panic in it: move
+/// a [`Handle`](crate::runtime::Handle) into the closure to use the runtime there.
 ///
-/// A closure that waits for another one's end may wait for ever, when all threads do so.
+/// A closure that waits for the end of another closure may wait for ever: all threads may be waiting in the same way.
+///
+/// # Cancellation
+/// A closure that runs cannot be stopped. [`abort`](JoinHandle::abort) affects only a closure that still waits for a
+/// thread: the closure is dropped when its turn comes.
+///
+/// When the runtime ends, it drops the closures that still wait, and their handles report that they were cancelled. A
+/// closure that runs goes on, and its handle still returns its output. Only
+/// [`Runtime::shutdown_timeout`](crate::runtime::Runtime::shutdown_timeout) waits for such closures. The end of the
+/// process stops them at any point.
 ///
 /// # Errors
-/// If the system starts no thread and none is there, the handle gives a [`JoinError`](crate::task::JoinError) that says so.
-/// If there are some, the closure waits for one of those.
+/// The handle returns a [`JoinError`](crate::task::JoinError) if the closure panics, and if it was cancelled. It also
+/// returns one if the system cannot start a thread and the pool has none. If the pool has a thread, the closure waits
+/// for it instead.
 ///
 /// # Panics
-/// Outside a runtime. Use [`Handle::spawn_blocking`](crate::runtime::Handle::spawn_blocking) there.
+/// Panics outside a runtime. [`Handle::spawn_blocking`](crate::runtime::Handle::spawn_blocking) works there.
 ///
 /// # Examples
 /// ```
@@ -55,7 +61,7 @@ where
     C: FnOnce() -> T + Send + 'static,
     T: Send + 'static,
 {
-    // Not `unwrap_or_else`: the panic is to point to the caller.
+    // `unwrap_or_else` would report this file as the place of the panic, and not the caller's.
     let Some(handle) = try_spawn_blocking(closure) else {
         panic!(
             "kittiwake::spawn_blocking was called outside a runtime: call it inside kittiwake::block_on or \
@@ -65,7 +71,7 @@ where
     handle
 }
 
-/// As [`spawn_blocking`]; `None` outside a runtime.
+/// Runs `closure` as [`spawn_blocking`] does. Returns `None` outside a runtime.
 #[track_caller]
 pub(crate) fn try_spawn_blocking<C, T>(closure: C) -> Option<JoinHandle<T>>
 where
@@ -76,12 +82,12 @@ where
 }
 
 impl Pool {
-    /// The pool of the runtime that this thread is in.
+    /// The pool of the runtime that this thread has entered.
     pub(crate) fn current() -> Option<Arc<Self>> {
         CURRENT.with(|current| current.borrow().clone())
     }
 
-    /// Runs `closure` on one of these threads; its task stands in the list of `home`.
+    /// Runs `closure` on a thread of this pool. Its task is listed with the worker of `home`.
     pub(crate) fn spawn<C, T>(
         self: &Arc<Self>,
         home: &Home,
@@ -93,34 +99,38 @@ impl Pool {
         T: Send + 'static,
     {
         let pool = self.clone();
-        let submit = move |job| pool.submit(job);
-        let job = if size_of::<C>() > executor::LARGE {
+        let submit = move |task| pool.submit(task);
+        let task = if size_of::<C>() > executor::LARGE {
             executor::job(home, Box::new(closure), location, submit)
         } else {
             executor::job(home, closure, location, submit)
         };
-        job.start()
+        task.start()
     }
 }
 
 thread_local! {
-    /// Without a destructor, so that a runtime may be dropped by another thread-local's; [`Entered`] leaves it empty.
+    /// The pool of the runtime that this thread has entered.
+    ///
+    /// The cell has no destructor, so the destructor of another thread-local may drop a runtime. Nothing leaks:
+    /// [`Entered`] leaves the cell empty.
     static CURRENT: ManuallyDrop<RefCell<Option<Arc<Pool>>>> = const { ManuallyDrop::new(RefCell::new(None)) };
 }
 
-/// While this lives, blocking work made on this thread goes to its pool.
+/// A guard. While it lives, blocking work from this thread goes to the pool that [`enter`] was given.
 pub(crate) struct Entered {
     previous: Option<Arc<Pool>>,
 }
 
-/// Makes `pool` the one for blocking work made on this thread.
+/// Makes `pool` the pool of this thread, until the guard is dropped.
 pub(crate) fn enter(pool: Arc<Pool>) -> Entered {
     Entered { previous: CURRENT.with(|current| current.replace(Some(pool))) }
 }
 
 impl Drop for Entered {
     fn drop(&mut self) {
-        let ours = CURRENT.with(|current| current.replace(self.previous.take()));
-        drop(ours);
+        // The pool is dropped outside `with`.
+        let entered = CURRENT.with(|current| current.replace(self.previous.take()));
+        drop(entered);
     }
 }
