@@ -1,14 +1,16 @@
-//! What a worker counts, for [`Handle::metrics`](crate::runtime::Handle::metrics).
+//! The counters of a worker, which [`Handle::metrics`](crate::runtime::Handle::metrics) reports.
 //!
-//! Each worker has [`Counters`], which it alone writes and anybody may read. What happens deep inside a task, where no worker
-//! is at hand, is counted in the thread first ([`count_accept`], [`count_budget_yield`]), and moved to the worker's counters
-//! once a turn: adding to a thread-local is one instruction.
+//! # Two steps
+//! 1. Each worker has [`Counters`]. Only the worker writes them, and every thread may read them.
+//! 2. Some events happen deep inside a task, where the code has no worker at hand. Such an event is counted in a
+//!    thread-local first ([`count_accept`], [`count_budget_yield`]). Adding to a thread-local is one instruction. The
+//!    worker moves these counts to its counters once a turn ([`Counters::ran`]).
 
 use std::cell::Cell;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-/// One worker's, on cache lines of its own.
+/// The counters of one worker, on cache lines of their own.
 #[derive(Default)]
 #[repr(align(128))]
 pub(crate) struct Counters {
@@ -20,7 +22,7 @@ pub(crate) struct Counters {
     accepts: Counter,
 }
 
-/// What was counted up to some moment.
+/// The values of [`Counters`] at one moment. Each value counts from the start of the worker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Counts {
     pub(crate) polls: u64,
@@ -31,11 +33,12 @@ pub(crate) struct Counts {
     pub(crate) accepts: u64,
 }
 
+/// A number that one thread writes and every thread reads.
 #[derive(Default)]
 struct Counter(AtomicU64);
 
 impl Counter {
-    /// A load and a store: there is one writer.
+    /// Adds `more`. A load and a store are enough, because only one thread writes.
     #[inline]
     fn add(&self, more: u64) {
         self.0.store(self.0.load(Ordering::Relaxed).wrapping_add(more), Ordering::Relaxed);
@@ -47,39 +50,43 @@ impl Counter {
 }
 
 thread_local! {
+    /// The budget yields on this thread that are not yet in the counters of a worker.
     static BUDGET_YIELDS: Cell<u64> = const { Cell::new(0) };
+    /// The accepted connections on this thread that are not yet in the counters of a worker.
     static ACCEPTS: Cell<u64> = const { Cell::new(0) };
 }
 
-/// A task had to give way because its budget was spent.
+/// Counts a task that yielded because its budget was spent.
 pub(crate) fn count_budget_yield() {
     BUDGET_YIELDS.set(BUDGET_YIELDS.get() + 1);
 }
 
-/// A connection was accepted.
+/// Counts an accepted connection.
 pub(crate) fn count_accept() {
     ACCEPTS.set(ACCEPTS.get() + 1);
 }
 
-/// What a thread has counted, to be given to [`restore`].
+/// The counts of a thread between [`suspend`] and [`restore`].
 pub(crate) struct Saved {
     budget_yields: u64,
     accepts: u64,
 }
 
-/// Begins at nothing: what was counted so far is not for the worker that comes to this thread.
+/// Resets the counts of this thread to zero, and returns the old counts.
+///
+/// The old counts do not belong to the worker that enters this thread.
 pub(crate) fn suspend() -> Saved {
     Saved { budget_yields: BUDGET_YIELDS.replace(0), accepts: ACCEPTS.replace(0) }
 }
 
-/// Puts back what [`suspend`] took away.
+/// Restores the counts that [`suspend`] returned.
 pub(crate) fn restore(saved: &Saved) {
     BUDGET_YIELDS.set(saved.budget_yields);
     ACCEPTS.set(saved.accepts);
 }
 
 impl Counters {
-    /// The worker has run tasks so often. What its thread has counted meanwhile is added too.
+    /// Adds `polls` polls of tasks, and moves the counts of this thread to these counters.
     #[inline]
     pub(crate) fn ran(&self, polls: u64) {
         self.polls.add(polls);
@@ -89,16 +96,19 @@ impl Counters {
         }
     }
 
+    /// Adds one turn of the reactor, which has reported `events` events.
     #[inline]
     pub(crate) fn turned(&self, events: usize) {
         self.turns.add(1);
         self.events.add(events as u64);
     }
 
+    /// Adds `nanos` nanoseconds for which the worker was parked.
     pub(crate) fn was_parked(&self, nanos: u64) {
         self.parked_nanos.add(nanos);
     }
 
+    /// Returns the current values.
     pub(crate) fn read(&self) -> Counts {
         Counts {
             polls: self.polls.get(),
