@@ -1,8 +1,8 @@
-//! The `futures-io` traits, and what is built on them.
+//! The `futures-io` traits, and the adapters that work on them.
 //!
-//! [`AsyncRead`] and [`AsyncWrite`] are the traits of the `futures` family of crates, and the extension traits and
-//! adapters are `futures-lite`'s, so that everything written for those works with our sockets. They are re-exported
-//! so that a server needs no other crate.
+//! [`AsyncRead`] and [`AsyncWrite`] are the traits of the `futures` family of crates. The extension traits and adapters
+//! are those of `futures-lite`. So code that is written for these crates works with kittiwake's sockets. This module
+//! re-exports them, so that a server needs no other crate.
 //!
 //! # Examples
 //! ```
