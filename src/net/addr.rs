@@ -1,8 +1,9 @@
-//! Names and addresses.
+//! Names and addresses: [`ToSocketAddrs`] and [`lookup_host`].
 //!
-//! What a socket is to be bound or connected to is read at once ([`sealed::ToSocketAddrs::read`]). Only what is a name after
-//! that is looked up ([`look_up`]): by std, and so by the system's resolver with its files and settings, which blocks; hence
-//! on the runtime's threads for [blocking work](crate::spawn_blocking).
+//! 1. [`sealed::ToSocketAddrs::to_target`] parses the argument of a bind or connect. It yields addresses or a name. It
+//!    never waits.
+//! 2. [`look_up`] resolves a name. It calls std, which calls the system's resolver with its files and settings. The
+//!    resolver blocks, so the call runs on the runtime's threads for [blocking work](crate::spawn_blocking).
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6, ToSocketAddrs as _};
@@ -11,28 +12,35 @@ use crate::blocking::try_spawn_blocking;
 use crate::task::JoinHandle;
 use sealed::Target;
 
-/// What can be turned into the addresses of [`bind`](super::TcpListener::bind),
-/// [`connect`](super::TcpStream::connect) and [`lookup_host`].
+/// A type that [`bind`](super::TcpListener::bind), [`connect`](super::TcpStream::connect) and [`lookup_host`] convert
+/// into socket addresses.
 ///
-/// The same types as std's trait of this name: socket addresses, pairs of an IP address and a port, strings such as
-/// `"127.0.0.1:80"`, `"[::1]:80"` and `"localhost:80"`, and pairs such as `("localhost", 80)`. Names are looked up when the
-/// future is polled, on the runtime's threads for [blocking work](crate::spawn_blocking); all else is just read. It cannot be
-/// implemented outside this crate.
+/// The types are those of [`std::net::ToSocketAddrs`], and `Vec<SocketAddr>`:
+/// * socket addresses, and slices and vectors of them;
+/// * pairs of an IP address and a port;
+/// * strings such as `"127.0.0.1:80"`, `"[::1]:80"` and `"localhost:80"`;
+/// * pairs of a host and a port, such as `("localhost", 80)`.
+///
+/// A name is looked up when the future is polled, on the runtime's threads for [blocking work](crate::spawn_blocking).
+/// Every other argument is parsed without waiting.
+///
+/// This trait is sealed: other crates cannot implement it.
 pub trait ToSocketAddrs: sealed::ToSocketAddrs {}
 
 impl<T: sealed::ToSocketAddrs + ?Sized> ToSocketAddrs for T {}
 
-/// The addresses of a host and port, in the order in which they are to be tried.
+/// Looks up the addresses of a host and port, in the order in which a client should try them.
 ///
-/// [`bind`](super::TcpListener::bind) and [`connect`](super::TcpStream::connect) do this by themselves. How long it takes is
-/// the system's affair (see resolv.conf(5)): bound it by a [`timeout`](crate::time::timeout).
+/// [`bind`](super::TcpListener::bind) and [`connect`](super::TcpStream::connect) call this by themselves. The system
+/// decides how long a look-up takes (see resolv.conf(5)). A [`timeout`](crate::time::timeout) limits that time.
 ///
 /// # Cancel safety
-/// Safe. A look-up that has begun goes on, on its thread, and its result is dropped; one that has not is not begun.
+/// Safe. If the future is dropped, a look-up that has not started never starts. A look-up that has started runs to its
+/// end on its thread, and its result is dropped.
 ///
 /// # Errors
-/// What the system's resolver says, with the name; `InvalidInput` for what is neither address nor name. Outside a runtime a
-/// name is an error: there is no thread to look it up on.
+/// Returns the error of the system's resolver, together with the name. Returns `InvalidInput` if `host` is neither an
+/// address nor a name. Returns an error for every name outside a runtime, because there is no thread to look it up on.
 ///
 /// # Examples
 /// ```
@@ -46,15 +54,15 @@ pub async fn lookup_host<A: ToSocketAddrs>(host: A) -> io::Result<impl Iterator<
     Ok(resolve(host).await?.into_iter())
 }
 
-/// Turns `addrs` into addresses, in the order in which they are to be tried.
+/// Converts `addrs` into addresses, in the order in which a client should try them.
 pub(super) async fn resolve(addrs: impl ToSocketAddrs) -> io::Result<Vec<SocketAddr>> {
-    match addrs.read()? {
+    match addrs.to_target()? {
         Target::Addresses(addresses) => Ok(addresses),
         Target::Name(name, port) => look_up(name, port).await,
     }
 }
 
-/// Tries `attempt` with each address until one succeeds; the error is the last one's.
+/// Calls `attempt` with one address after the other until it succeeds. Returns the error of the last attempt.
 pub(super) async fn try_each<T, F>(addrs: impl ToSocketAddrs, mut attempt: impl FnMut(SocketAddr) -> F) -> io::Result<T>
 where
     F: Future<Output = io::Result<T>>,
@@ -69,19 +77,19 @@ where
     Err(last.unwrap_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "no address was given")))
 }
 
-/// Asks the system for the addresses of `name`.
+/// Looks up the addresses of `name` on a thread for blocking work.
 async fn look_up(name: String, port: u16) -> io::Result<Vec<SocketAddr>> {
-    let job = try_spawn_blocking({
+    let lookup = try_spawn_blocking({
         let name = name.clone();
         move || (name.as_str(), port).to_socket_addrs().map(Vec::from_iter)
     });
-    let Some(job) = job else {
+    let Some(lookup) = lookup else {
         return Err(io::Error::other(format!(
             "{name:?} is a name, and there is no kittiwake runtime on this thread to look it up on; \
              do so inside kittiwake::block_on, or use an IP address"
         )));
     };
-    match (&mut LookUp(job).0).await {
+    match (&mut AbortOnDrop(lookup).0).await {
         Ok(Ok(addresses)) if addresses.is_empty() => {
             Err(io::Error::new(io::ErrorKind::NotFound, format!("{name:?} has no address")))
         }
@@ -91,10 +99,10 @@ async fn look_up(name: String, port: u16) -> io::Result<Vec<SocketAddr>> {
     }
 }
 
-/// A look-up, which is not begun any more once nobody waits for it.
-struct LookUp(JoinHandle<io::Result<Vec<SocketAddr>>>);
+/// A look-up that is aborted when its future is dropped. So a look-up that has not started never starts.
+struct AbortOnDrop(JoinHandle<io::Result<Vec<SocketAddr>>>);
 
-impl Drop for LookUp {
+impl Drop for AbortOnDrop {
     fn drop(&mut self) {
         self.0.abort();
     }
@@ -109,23 +117,26 @@ impl From<SocketAddr> for Target {
 mod sealed {
     use super::{SocketAddr, io};
 
-    /// What a user named.
+    /// The parsed form of an argument.
     #[derive(Debug)]
     pub enum Target {
         Addresses(Vec<SocketAddr>),
+        /// A name and a port. The name still needs a look-up.
         Name(String, u16),
     }
 
+    /// The sealed half of the public trait.
     pub trait ToSocketAddrs {
-        fn read(&self) -> io::Result<Target>;
+        /// Parses the argument. Fails with `InvalidInput` if it is neither an address nor a name.
+        fn to_target(&self) -> io::Result<Target>;
     }
 }
 
-/// Implements the trait by an expression for a target, or for an error.
-macro_rules! read {
+/// Implements the sealed trait for each type by an expression of type `io::Result<Target>`.
+macro_rules! impl_to_target {
     ($($type:ty, $this:ident => $target:expr;)*) => {$(
         impl sealed::ToSocketAddrs for $type {
-            fn read(&self) -> io::Result<Target> {
+            fn to_target(&self) -> io::Result<Target> {
                 let $this = self;
                 $target
             }
@@ -133,7 +144,7 @@ macro_rules! read {
     )*};
 }
 
-read! {
+impl_to_target! {
     SocketAddr, this => Ok(Target::from(*this));
     SocketAddrV4, this => Ok(Target::from(SocketAddr::V4(*this)));
     SocketAddrV6, this => Ok(Target::from(SocketAddr::V6(*this)));
@@ -149,12 +160,12 @@ read! {
 }
 
 impl<T: sealed::ToSocketAddrs + ?Sized> sealed::ToSocketAddrs for &T {
-    fn read(&self) -> io::Result<Target> {
-        T::read(self)
+    fn to_target(&self) -> io::Result<Target> {
+        T::to_target(self)
     }
 }
 
-/// Reads `address:port` or `name:port`.
+/// Parses `address:port` or `name:port`.
 fn parse(text: &str) -> io::Result<Target> {
     if let Ok(addr) = text.parse::<SocketAddr>() {
         return Ok(addr.into());
@@ -169,13 +180,13 @@ fn parse(text: &str) -> io::Result<Target> {
     }
 }
 
-/// Reads an IP address, or what could be a name.
+/// Parses an IP address, or accepts `host` as a name if it can be one.
 fn parse_host(host: &str, port: u16) -> io::Result<Target> {
     if let Ok(ip) = host.parse::<IpAddr>() {
         return Ok(SocketAddr::new(ip, port).into());
     }
-    // The resolver would take some of these for names, and ask the network. An address with a zone, such as fe80::1%eth0, has
-    // colons; it is the resolver that knows the zones.
+    // The resolver would take some hosts with these characters for names and ask the network about them. A colon is
+    // allowed in an address with a zone (RFC 4007), such as fe80::1%eth0: only the resolver knows the zones.
     let is_name =
         !host.is_empty() && !host.contains(['[', ']', '/', ' ', '\0']) && (!host.contains(':') || host.contains('%'));
     if is_name {
@@ -197,6 +208,7 @@ mod tests {
         }
     }
 
+    /// A literal address resolves in the first poll, whichever type it has.
     #[test]
     fn literal_addresses_resolve() {
         let v4: SocketAddr = "127.0.0.1:80".parse().unwrap();
@@ -213,15 +225,17 @@ mod tests {
         assert_eq!(resolved(vec![v6, v4]).unwrap(), [v6, v4]);
     }
 
+    /// The error for a name outside a runtime says what the caller can do.
     #[test]
-    fn a_name_outside_a_runtime_says_what_to_do() {
+    fn name_outside_runtime_fails_helpfully() {
         for error in [resolved("localhost:80").unwrap_err(), resolved(("example.org", 80)).unwrap_err()] {
             assert!(error.to_string().contains("inside kittiwake::block_on, or use an IP address"), "{error}");
         }
     }
 
+    /// An argument that is neither an address nor a name is `InvalidInput`, and never reaches the resolver.
     #[test]
-    fn nonsense_says_what_an_address_looks_like() {
+    fn nonsense_is_invalid_input() {
         for nonsense in [
             "",
             "127.0.0.1",
