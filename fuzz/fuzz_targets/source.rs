@@ -1,4 +1,6 @@
-//! Slots and sources against their model: lost, stray and doubled wake-ups, stale tokens, leaked wakers.
+//! Runs scripts of operations on the reactor's slots and sources, and compares them with a model.
+//!
+//! It finds lost, spurious and doubled wake-ups, stale tokens and leaked wakers.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

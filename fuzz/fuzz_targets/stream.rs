@@ -1,5 +1,7 @@
-//! A stream and a peer that writes, reads, ends and resets in any order: what the reader gets is what was sent, and it is
-//! never left asleep beside data or an end.
+//! Runs a stream against a peer that writes, reads and shuts down in any order.
+//!
+//! The stream must read exactly the bytes that the peer sent. A read must never wait while there are bytes or an end of
+//! stream.
 #![no_main]
 
 use std::future::poll_fn;
@@ -14,15 +16,19 @@ use kittiwake::net::TcpStream;
 use kittiwake::task::yield_now;
 use libfuzzer_sys::fuzz_target;
 
+/// A connection, and the bytes that are on their way.
 struct Pair {
     stream: TcpStream,
     peer: Peer,
-    /// What the peer sent and the stream has not read.
-    unread: Vec<u8>,
-    /// What the stream sent and the peer has not read.
-    unseen: Vec<u8>,
+    /// The bytes that the peer has sent and the stream has not read.
+    to_stream: Vec<u8>,
+    /// The bytes that the stream has sent and the peer has not read.
+    to_peer: Vec<u8>,
+    /// The value of the next byte to send. Each byte is one more than the last, so lost and repeated bytes show.
     next: u8,
+    /// The peer has shut down its writing side.
     ended: bool,
+    /// The stream has been closed for writing.
     closed: bool,
 }
 
@@ -30,42 +36,44 @@ impl Pair {
     fn new() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("bind");
         let peer = Peer::connect(listener.local_addr().expect("address")).expect("connect");
-        // No TIME_WAIT: thousands of runs a second would use up the ports.
+        // A linger time of zero avoids TIME_WAIT. Otherwise thousands of runs a second would use up the ports.
         socket2::SockRef::from(&peer).set_linger(Some(Duration::ZERO)).expect("SO_LINGER of zero");
         let stream = TcpStream::from_std(listener.accept().expect("accept").0).expect("from_std");
-        Self { stream, peer, unread: Vec::new(), unseen: Vec::new(), next: 0, ended: false, closed: false }
+        Self { stream, peer, to_stream: Vec::new(), to_peer: Vec::new(), next: 0, ended: false, closed: false }
     }
 
+    /// The next `count` bytes to send.
     fn bytes(&mut self, count: usize) -> Vec<u8> {
         let bytes: Vec<u8> = (0..count).map(|i| self.next.wrapping_add(i as u8)).collect();
         self.next = self.next.wrapping_add(count as u8);
         bytes
     }
 
-    async fn step(&mut self, what: u8, how: u8) {
-        let count = usize::from(how) + 1;
-        match what % 8 {
-            0 if !self.ended && self.unread.len() < 10_000 => {
+    /// Runs one step of the script. An operation that is impossible now does nothing, or only yields.
+    async fn step(&mut self, operation: u8, argument: u8) {
+        let count = usize::from(argument) + 1;
+        match operation % 8 {
+            0 if !self.ended && self.to_stream.len() < 10_000 => {
                 let bytes = self.bytes(count);
                 self.peer.write_all(&bytes).expect("the peer writes");
-                self.unread.extend(bytes);
+                self.to_stream.extend(bytes);
             }
             1 => self.read(count).await,
             2 => self.read_vectored(count).await,
-            3 if !self.closed && self.unseen.len() < 10_000 => {
+            3 if !self.closed && self.to_peer.len() < 10_000 => {
                 let bytes = self.bytes(count);
                 self.stream.write_all(&bytes).await.expect("the stream writes");
-                self.unseen.extend(bytes);
+                self.to_peer.extend(bytes);
             }
-            4 if !self.unseen.is_empty() => {
-                let mut bytes = vec![0; count.min(self.unseen.len())];
+            4 if !self.to_peer.is_empty() => {
+                let mut bytes = vec![0; count.min(self.to_peer.len())];
                 self.peer.read_exact(&mut bytes).expect("the peer reads");
-                assert_eq!(bytes, self.unseen.drain(..bytes.len()).collect::<Vec<_>>());
+                assert_eq!(bytes, self.to_peer.drain(..bytes.len()).collect::<Vec<_>>());
             }
             5 => {
                 self.end();
             }
-            6 if how == 0 => {
+            6 if argument == 0 => {
                 self.stream.close().await.expect("close");
                 self.closed = true;
             }
@@ -74,15 +82,16 @@ impl Pair {
         }
     }
 
+    /// Shuts down the peer's writing side.
     fn end(&mut self) {
-        // NotConnected where both sides had ended before.
+        // The call fails with `NotConnected` if both sides were shut down before.
         let _ = self.peer.shutdown(Shutdown::Write);
         self.ended = true;
     }
 
-    /// Reads when there is something to read, or an end; it must not wait then.
+    /// Reads if there are bytes or an end of stream, so that the read must not wait.
     async fn read(&mut self, count: usize) {
-        if self.unread.is_empty() && !self.ended {
+        if self.to_stream.is_empty() && !self.ended {
             return;
         }
         let mut bytes = vec![0; count];
@@ -90,8 +99,9 @@ impl Pair {
         self.expect(&bytes[..read]);
     }
 
+    /// Reads as [`read`](Pair::read) does, into two slices.
     async fn read_vectored(&mut self, count: usize) {
-        if self.unread.is_empty() && !self.ended {
+        if self.to_stream.is_empty() && !self.ended {
             return;
         }
         let mut bytes = vec![0; count];
@@ -101,7 +111,7 @@ impl Pair {
         self.expect(&bytes[..read]);
     }
 
-    /// Polls a read once and drops it: it has read, or nothing was lost.
+    /// Polls a read once and drops it. A read that was pending must not have taken any byte.
     fn cancelled_read(&mut self, count: usize) {
         let mut bytes = vec![0; count];
         let read = {
@@ -115,10 +125,14 @@ impl Pair {
         }
     }
 
+    /// Checks bytes that the stream has read. No bytes stand for the end of the stream.
     fn expect(&mut self, read: &[u8]) {
-        assert!(!read.is_empty() || (self.ended && self.unread.is_empty()), "an end before the end");
-        assert!(read.len() <= self.unread.len(), "bytes that were never sent");
-        assert_eq!(read, self.unread.drain(..read.len()).collect::<Vec<_>>());
+        assert!(
+            !read.is_empty() || (self.ended && self.to_stream.is_empty()),
+            "the stream has ended before its peer shut down"
+        );
+        assert!(read.len() <= self.to_stream.len(), "the stream has read bytes that were never sent");
+        assert_eq!(read, self.to_stream.drain(..read.len()).collect::<Vec<_>>());
     }
 }
 
@@ -129,8 +143,8 @@ fuzz_target!(|script: &[u8]| {
             pair.step(step[0], step[1]).await;
         }
         pair.end();
-        let mut rest = Vec::new();
-        pair.stream.read_to_end(&mut rest).await.expect("read to the end");
-        assert_eq!(rest, pair.unread);
+        let mut remaining = Vec::new();
+        pair.stream.read_to_end(&mut remaining).await.expect("read to the end");
+        assert_eq!(remaining, pair.to_stream);
     });
 });

@@ -1,7 +1,7 @@
-//! Tasks: run, wake, abort, join, detach and panic in any order, on a real runtime.
+//! Spawns, wakes, aborts, joins, detaches and panics tasks in any order, on a real runtime.
 //!
-//! Whatever the order, each future is dropped once, each output is delivered or dropped once, no waker is left, and
-//! the runtime has no tasks when they have all ended.
+//! In every order, each future is dropped once, and each output is delivered or dropped once. No waker is left, and no
+//! task is left when `block_on` returns.
 #![no_main]
 
 use std::cell::Cell;
@@ -16,17 +16,18 @@ use kittiwake::runtime::Handle;
 use kittiwake::task::{AbortHandle, JoinHandle, yield_now};
 use libfuzzer_sys::fuzz_target;
 
-/// What all tasks of one run have in common.
+/// The futures and outputs of one run that have not been dropped.
 #[derive(Default)]
 struct Counts {
     futures: AtomicUsize,
     outputs: AtomicUsize,
 }
 
-/// Counts itself while it lives, and panics when it is dropped if it is told to.
+/// A part of a future, or an output, that is counted while it lives.
 struct Counted {
     counts: Arc<Counts>,
     is_output: bool,
+    /// Its drop panics.
     panics: bool,
 }
 
@@ -37,6 +38,7 @@ impl Counted {
         counted
     }
 
+    /// The counter of values of this kind.
     fn count(&self) -> &AtomicUsize {
         if self.is_output { &self.counts.outputs } else { &self.counts.futures }
     }
@@ -51,14 +53,18 @@ impl Drop for Counted {
     }
 }
 
-/// What one task does when it is polled next, and what the script knows of it.
+/// A task, and everything by which the script controls it.
 struct Task {
+    /// What the task does in its next poll.
     next: Rc<Cell<Next>>,
+    /// The waker of the last poll that waited.
     waker: Rc<Cell<Option<Waker>>>,
+    /// `None` once the task was joined or detached.
     handle: Option<JoinHandle<Counted>>,
     abort: AbortHandle,
 }
 
+/// The outcome of a poll.
 #[derive(Clone, Copy)]
 enum Next {
     Wait,
@@ -67,10 +73,11 @@ enum Next {
     Panic,
 }
 
-fn spawn(counts: &Arc<Counts>, how: u8) -> Task {
+/// Spawns a task. Bit 0 of `argument` makes the drop of its future panic, bit 1 the drop of its output.
+fn spawn(counts: &Arc<Counts>, argument: u8) -> Task {
     let (next, waker) = (Rc::new(Cell::new(Next::Wait)), Rc::new(Cell::new(None)));
-    let held = Counted::new(counts, false, how & 1 != 0);
-    let (counts, panics) = (counts.clone(), how & 2 != 0);
+    let held = Counted::new(counts, false, argument & 1 != 0);
+    let (counts, panics) = (counts.clone(), argument & 2 != 0);
     let handle = kittiwake::spawn_local({
         let (next, waker) = (next.clone(), waker.clone());
         poll_fn(move |cx: &mut Context<'_>| {
@@ -87,18 +94,19 @@ fn spawn(counts: &Arc<Counts>, how: u8) -> Task {
     Task { next, waker, abort: handle.abort_handle(), handle: Some(handle) }
 }
 
-async fn step(tasks: &mut Vec<Task>, counts: &Arc<Counts>, what: u8, how: u8) {
-    if what.is_multiple_of(8) && tasks.len() < 8 {
-        tasks.push(spawn(counts, how));
+/// Runs one step of the script: it spawns a task, or acts on one.
+async fn step(tasks: &mut Vec<Task>, counts: &Arc<Counts>, operation: u8, argument: u8) {
+    if operation.is_multiple_of(8) && tasks.len() < 8 {
+        tasks.push(spawn(counts, argument));
         return;
     }
-    let number = usize::from(how) % tasks.len().max(1);
+    let number = usize::from(argument) % tasks.len().max(1);
     let Some(task) = tasks.get_mut(number) else { return };
-    match what % 8 {
-        1 => task.next.set([Next::Wait, Next::WakeItself, Next::End, Next::Panic][usize::from(how >> 6)]),
+    match operation % 8 {
+        1 => task.next.set([Next::Wait, Next::WakeItself, Next::End, Next::Panic][usize::from(argument >> 6)]),
         2 => {
             if let Some(waker) = task.waker.take() {
-                if how & 64 != 0 { waker.wake() } else { waker.wake_by_ref() }
+                if argument & 64 != 0 { waker.wake() } else { waker.wake_by_ref() }
             }
         }
         3 => task.abort.abort(),
@@ -109,7 +117,7 @@ async fn step(tasks: &mut Vec<Task>, counts: &Arc<Counts>, what: u8, how: u8) {
     }
 }
 
-/// Polls a task's handle once, and gives it up when it is ready.
+/// Polls the handle of a task once, and drops the handle if it is ready.
 fn poll_handle(task: &mut Task) {
     let Some(handle) = &mut task.handle else { return };
     let waker = task.waker.take().unwrap_or_else(|| Waker::noop().clone());
@@ -137,17 +145,17 @@ fuzz_target!(|script: &[u8]| {
             }
         }
         if script.len().is_multiple_of(2) {
-            // Half of the runs leave what was detached to the end of the call.
+            // Half of the runs leave detached tasks to the end of `block_on`.
             return;
         }
         drop(tasks);
         for _ in 0..8 {
             yield_now().await;
         }
-        // What is left was detached by dropping all that knew of it, and waits for ever.
+        // Every task that is alive now was detached by operation 6, and nothing can wake it any more.
         assert!(Handle::current().metrics().tasks_alive() <= script.len() / 2);
     });
-    assert_eq!(counts.futures.load(Ordering::Relaxed), 0, "a future was dropped never, or twice");
-    assert_eq!(counts.outputs.load(Ordering::Relaxed), 0, "an output was dropped never, or twice");
+    assert_eq!(counts.futures.load(Ordering::Relaxed), 0, "a future was never dropped, or dropped twice");
+    assert_eq!(counts.outputs.load(Ordering::Relaxed), 0, "an output was never dropped, or dropped twice");
     assert_eq!(Arc::strong_count(&counts), 1);
 });
