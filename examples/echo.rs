@@ -1,4 +1,4 @@
-//! An echo server: whatever a client sends comes back. Ctrl-C or SIGTERM ends it; a second one, at once.
+//! An echo server with a choice of worker threads. Ctrl-C or SIGTERM shuts it down; a second signal ends it at once.
 //! `cargo run --release --example echo [--workers N] [ADDRESS]`
 
 use futures_lite::future::or;
@@ -43,7 +43,7 @@ async fn serve(address: &str) -> io::Result<Report> {
         ending.begin();
         or(interrupt.recv(), terminate.recv()).await;
     };
-    // Who is silent for a second then has been answered. The example `serve` does not make them wait.
+    // A client that is silent for that second has all its answers. `serve` shows how to end without this wait.
     server.with_immediate_shutdown(signals).drain_timeout(Duration::from_secs(1)).await
 }
 

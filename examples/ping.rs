@@ -1,4 +1,4 @@
-//! A client for the echo server: sends lines and prints how long each took to come back.
+//! A client for the echo servers: it sends lines, and prints how long the reply to each line takes.
 //!
 //! `cargo run --release --example ping [ADDRESS] [COUNT]`
 

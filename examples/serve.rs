@@ -1,4 +1,4 @@
-//! An echo server: whatever a client sends comes back. Ctrl-C or SIGTERM ends it; a second one, at once.
+//! An echo server on one thread. Ctrl-C or SIGTERM shuts it down gracefully. A second signal ends it at once.
 //!
 //! `cargo run --release --example serve [ADDRESS]`
 
@@ -37,7 +37,7 @@ async fn serve(address: &str) -> io::Result<Report> {
     server.with_graceful_shutdown(first).with_immediate_shutdown(second).await
 }
 
-/// Waits until Ctrl-C and SIGTERM have come `count` times together, from this call on.
+/// Waits until `count` signals have arrived from this call on. Ctrl-C and SIGTERM both count.
 fn signals(count: u32) -> io::Result<impl Future<Output = ()> + Send> {
     let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
     Ok(async move {
@@ -53,7 +53,7 @@ async fn echo(mut stream: TcpStream, mut shutdown: Shutdown) -> io::Result<()> {
     let mut read = stream.read(&mut buf).await?;
     while read > 0 {
         stream.write_all(&buf[..read]).await?;
-        // Once the end begins, an answered client is not waited for any longer.
+        // Once the shutdown begins, the server no longer waits for a client that has its answer.
         read = shutdown.run_until_begun(stream.read(&mut buf)).await.unwrap_or(Ok(0))?;
     }
     Ok(())
