@@ -20,11 +20,11 @@ async fn stuck() -> (JoinHandle<&'static str>, Sender<()>) {
     let (begin, begun) = async_channel::bounded(1);
     let (end, ended) = mpsc::channel::<()>();
     let closure = spawn_blocking(move || {
-        begin.try_send(()).expect("there is room");
+        begin.try_send(()).expect("the channel has room");
         let _ = ended.recv();
         "done"
     });
-    begun.recv().await.expect("it begins");
+    begun.recv().await.expect("the task begins");
     (closure, end)
 }
 
@@ -49,7 +49,7 @@ fn a_closure_runs_on_a_thread_of_its_own_and_gives_its_output() {
         let worker = thread::current().id();
         let (id, name) = spawn_blocking(|| (thread::current().id(), thread::current().name().map(str::to_owned)))
             .await
-            .expect("it runs");
+            .expect("the task runs");
         assert_ne!(id, worker);
         assert_eq!(name.as_deref(), Some("kittiwake-blocking"));
     });
@@ -67,7 +67,7 @@ fn tasks_and_sockets_go_on_while_a_closure_blocks() {
         assert_eq!(spawn(async { 1 }).await.expect("a task"), 1);
         assert!(!closure.is_finished());
         drop(end);
-        assert_eq!(closure.await.expect("it ends"), "done");
+        assert_eq!(closure.await.expect("the task ends"), "done");
     });
 }
 
@@ -75,7 +75,8 @@ fn tasks_and_sockets_go_on_while_a_closure_blocks() {
 #[test]
 fn a_closure_that_panics_ends_alone() {
     run(|| async {
-        let error = spawn_blocking(|| resume_unwind(Box::new("no more tea"))).await.map(drop).expect_err("it panics");
+        let error =
+            spawn_blocking(|| resume_unwind(Box::new("no more tea"))).await.map(drop).expect_err("the task panics");
         assert!(error.is_panic() && !error.is_cancelled());
         assert_eq!(error.into_panic().downcast_ref::<&str>(), Some(&"no more tea"));
         assert_eq!(spawn_blocking(|| 1).await.expect("the next one runs"), 1);
@@ -112,7 +113,7 @@ fn a_large_closure_runs() {
     run(|| async {
         let bytes = [7_u8; 200_000];
         let sum = spawn_blocking(move || bytes.iter().map(|byte| u32::from(*byte)).sum::<u32>());
-        assert_eq!(sum.await.expect("it runs"), 1_400_000);
+        assert_eq!(sum.await.expect("the task runs"), 1_400_000);
     });
 }
 
@@ -136,7 +137,7 @@ fn there_are_no_more_threads_than_the_limit() {
                 })
                 .collect();
             for closure in closures {
-                closure.await.expect("it runs");
+                closure.await.expect("the task runs");
             }
             assert_eq!(most.load(Ordering::SeqCst), 3);
         });
@@ -157,7 +158,7 @@ fn closures_beyond_the_limit_run_in_order() {
                 })
                 .collect();
             for closure in closures {
-                closure.await.expect("it runs");
+                closure.await.expect("the task runs");
             }
             assert!(order.try_iter().eq(0..100));
         });
@@ -189,9 +190,9 @@ fn abort_drops_a_closure_that_waits_for_a_thread() {
             handle.abort();
             assert!(!is_gone(&gone), "when its turn comes");
             drop(end);
-            stuck.await.expect("it ends");
+            stuck.await.expect("the task ends");
             for closure in closures {
-                assert!(closure.await.map(drop).expect_err("it was aborted").is_cancelled());
+                assert!(closure.await.map(drop).expect_err("the task was aborted").is_cancelled());
             }
             assert!(handle.is_finished() && is_gone(&gone), "it was dropped, and has not run");
         });
@@ -209,7 +210,7 @@ fn abort_leaves_a_closure_that_runs_alone() {
         settle().await;
         assert!(!closure.is_finished() && !handle.is_finished());
         drop(end);
-        assert_eq!(closure.await.expect("it ends"), "done");
+        assert_eq!(closure.await.expect("the task ends"), "done");
         assert!(handle.is_finished());
     });
 }
@@ -224,7 +225,7 @@ fn a_closure_has_an_id_like_a_task() {
         assert_eq!(closure.abort_handle().id(), id);
         let panicking = spawn_blocking(|| resume_unwind(Box::new(())));
         let id = panicking.id();
-        assert_eq!(panicking.await.map(drop).expect_err("it panics").id(), id);
+        assert_eq!(panicking.await.map(drop).expect_err("the task panics").id(), id);
     });
 }
 
@@ -254,7 +255,7 @@ fn outside_a_runtime_it_says_what_to_do() {
     let said = panic_of(|| drop(spawn_blocking(|| ())));
     assert!(said.contains("outside a runtime") && said.contains("Handle::spawn_blocking"), "{said}");
     run(|| async {
-        let is_inside = spawn_blocking(|| Handle::try_current().is_ok()).await.expect("it runs");
+        let is_inside = spawn_blocking(|| Handle::try_current().is_ok()).await.expect("the task runs");
         assert!(!is_inside, "a closure is on no worker");
         let handle = Handle::current();
         let task = spawn_blocking(move || handle.spawn(async { 1 })).await.expect("but it may have a handle");
@@ -269,7 +270,7 @@ fn metrics_count_tasks_and_not_closures() {
         let (closure, end) = stuck().await;
         assert_eq!(Handle::current().metrics().tasks_alive(), 0);
         drop(end);
-        closure.await.expect("it ends");
+        closure.await.expect("the task ends");
     });
 }
 
@@ -285,11 +286,11 @@ fn a_paused_clock_stands_still_while_a_closure_is_out() {
             let second = spawn_blocking(|| ());
             // The worker waits now, in earnest; it is ended from outside.
             let outside = thread::spawn(move || drop(end));
-            first.await.expect("it ends");
-            second.await.expect("it runs");
+            first.await.expect("the task ends");
+            second.await.expect("the task runs");
             assert_eq!(start.elapsed(), Duration::ZERO, "the clock must stand still");
             assert!(!hour.is_finished());
-            hour.await.expect("it sleeps");
+            hour.await.expect("the sleep ends");
             assert!(start.elapsed() >= Duration::from_secs(3600), "now it has moved");
             outside.join().expect("a thread");
         });
@@ -341,7 +342,7 @@ fn a_call_of_block_on_waits_for_no_closure() {
     within(|| {
         let (closure, end) = kittiwake::block_on(stuck());
         drop(end);
-        assert_eq!(future::block_on(closure).expect("it ends"), "done");
+        assert_eq!(future::block_on(closure).expect("the task ends"), "done");
     });
 }
 
@@ -361,14 +362,14 @@ fn an_output_that_nobody_is_left_for_is_dropped() {
         kittiwake::block_on(async {
             let (begin, begun) = async_channel::bounded(1);
             drop(spawn_blocking(move || {
-                begin.try_send(()).expect("there is room");
+                begin.try_send(()).expect("the channel has room");
                 let _ = ended.recv();
                 Told(told)
             }));
-            begun.recv().await.expect("it begins");
+            begun.recv().await.expect("the task begins");
         });
         drop(end);
-        assert_ne!(dropped.recv().expect("it is dropped"), thread::current().id());
+        assert_ne!(dropped.recv().expect("the future is dropped"), thread::current().id());
     });
 }
 
@@ -405,13 +406,13 @@ fn shutdown_timeout_waits_and_says_what_is_left() {
         assert_eq!(left.still_running(), 2);
         assert!(left.to_string().contains("2 blocking closures went on"), "{left}");
         drop(ends);
-        closures.into_iter().for_each(|closure| assert_eq!(future::block_on(closure).expect("it ends"), "done"));
+        closures.into_iter().for_each(|closure| assert_eq!(future::block_on(closure).expect("the task ends"), "done"));
 
         for timeout in [Duration::from_secs(3600), Duration::MAX] {
             let runtime = Runtime::new().expect("a runtime");
             let (closure, end) = runtime.block_on(stuck());
             let ending = thread::spawn(move || drop(end));
-            runtime.shutdown_timeout(timeout).expect("it ends by itself");
+            runtime.shutdown_timeout(timeout).expect("the task ends by itself");
             assert!(closure.is_finished(), "the end of the closure was waited for");
             ending.join().expect("a thread");
         }
@@ -419,7 +420,7 @@ fn shutdown_timeout_waits_and_says_what_is_left() {
         one.shutdown_timeout(Duration::ZERO).expect("nothing ever ran");
         let runtime = Runtime::new().expect("a runtime");
         let tasks = runtime.block_on(async { (spawn(future::pending::<()>()), spawn_blocking(|| 1)) });
-        assert_eq!(future::block_on(tasks.1).expect("it runs"), 1);
+        assert_eq!(future::block_on(tasks.1).expect("the task runs"), 1);
         runtime.shutdown_timeout(PATIENCE).expect("an idle thread leaves at once");
         assert!(future::block_on(tasks.0).expect_err("tasks are dropped").is_cancelled());
     });
@@ -444,11 +445,11 @@ fn a_runtime_can_end_on_a_thread_of_its_own_pool() {
         let runtime = Runtime::new().expect("a runtime");
         let handle = runtime.handle().clone();
         let closure = handle.spawn_blocking(move || drop(runtime));
-        future::block_on(closure).expect("it ends");
+        future::block_on(closure).expect("the task ends");
         let runtime = Runtime::new().expect("a runtime");
         let handle = runtime.handle().clone();
         let closure = handle.spawn_blocking(move || runtime.shutdown_timeout(Duration::from_millis(1)));
-        let left = future::block_on(closure).expect("it ends").expect_err("itself");
+        let left = future::block_on(closure).expect("the task ends").expect_err("itself");
         assert_eq!(left.still_running(), 1);
     });
 }
@@ -468,13 +469,13 @@ fn a_hundred_runtimes_leave_no_thread_and_no_descriptor() {
                     // In a paused runtime the closure now has something of the worker's to ring.
                     future::or(async { drop(spawn(sleep(Duration::from_secs(1))).await) }, async {
                         for _ in 0..4 {
-                            spawn_blocking(thread::yield_now).await.expect("it runs");
+                            spawn_blocking(thread::yield_now).await.expect("the task runs");
                         }
                     })
                     .await;
                     ends.push(end);
                 }
-                spawn_blocking(|| ()).await.expect("it runs");
+                spawn_blocking(|| ()).await.expect("the task runs");
             });
         }
         while count_of("task") > before.0 + ends.len() {
@@ -524,7 +525,7 @@ fn a_clock_paused_later_stands_still_too() {
         let start = Instant::now();
         let hour = spawn(sleep(Duration::from_secs(3600)));
         thread::spawn(move || drop(end));
-        closure.await.expect("it ends");
+        closure.await.expect("the task ends");
         assert!(start.elapsed() == Duration::ZERO && !hour.is_finished());
     });
 }

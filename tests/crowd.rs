@@ -107,7 +107,7 @@ fn ten_thousand_connections_leave_nothing_behind() {
         until(|| Handle::current().metrics().tasks_alive() == 1).await;
         assert_eq!(sources(), 1, "only the listener is left");
         server.abort();
-        assert!(server.await.expect_err("it was aborted").is_cancelled());
+        assert!(server.await.expect_err("the task was aborted").is_cancelled());
         let metrics = Handle::current().metrics();
         assert_eq!((metrics.tasks_alive(), metrics.sources_registered()), (0, 0), "nothing is left");
     });

@@ -99,7 +99,7 @@ fn a_loop_of_failing_accepts_lets_others_run() {
             // What many servers do: report it, and try again.
             let mut incoming = listener.incoming();
             loop {
-                match incoming.next().await.expect("it never ends") {
+                match incoming.next().await.expect("the task never ends") {
                     Ok(stream) => return stream,
                     Err(error) => assert_no_descriptors(error),
                 }
@@ -126,7 +126,7 @@ fn connecting_and_binding_without_descriptors_fail() {
         assert_no_descriptors(TcpStream::connect(address).await.expect_err("there is no descriptor"));
         assert_no_descriptors(TcpListener::bind("127.0.0.1:0").await.expect_err("there is no descriptor"));
         drop(hoard);
-        TcpStream::connect(address).await.expect("now there is one");
+        TcpStream::connect(address).await.expect("a descriptor is free again");
     });
 }
 
@@ -234,7 +234,7 @@ async fn use_sockets_in_every_way() {
         until(|| listener_has_one(&mut accept)).await;
         same("a connect that was dropped, and accepted");
         let (_socket, refusing) = refusing();
-        TcpStream::connect(refusing).await.expect_err("nobody listens there");
+        TcpStream::connect(refusing).await.expect_err("the port is closed");
         drop(_socket);
         same("a refused connection");
         let client = TcpStream::connect(address).await.expect("connect");

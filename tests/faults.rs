@@ -99,11 +99,11 @@ fn serve_waits_for_what_the_process_lacks_and_goes_on() {
                 told.lock().unwrap().push(error.raw_os_error().expect("the kernel's error, as it is"));
             });
             let server = kittiwake::spawn(serving.into_future());
-            settle_without_time().await;
+            settle().await;
             let mut client = TcpStream::connect(address).await.expect("connect");
-            assert_eq!(client.read(&mut [0; 8]).await.expect("it is served"), 0);
+            assert_eq!(client.read(&mut [0; 8]).await.expect("the client is served"), 0);
             shutdown.begin();
-            assert_eq!(server.await.unwrap().expect("it ends well").served, 1);
+            assert_eq!(server.await.unwrap().expect("the task ends without an error").served, 1);
             // Who has given up is passed over, and the connection after that is tried for at once.
             assert_eq!(*said.lock().unwrap(), LACKS[..5], "one report for each wait");
         });
@@ -277,7 +277,7 @@ fn a_closure_that_no_thread_can_be_started_for_says_so_and_the_next_one_runs() {
             let error = lookup_host("localhost:80").await.map(Iterator::count).expect_err("there is no thread");
             assert!(error.to_string().contains("\"localhost\" cannot be looked up"), "{error}");
             assert!(error.to_string().contains("no thread can be started"), "{error}");
-            assert_eq!(spawn_blocking(|| 1).await.expect("now there is one"), 1);
+            assert_eq!(spawn_blocking(|| 1).await.expect("a descriptor is free again"), 1);
         });
     });
 }
@@ -292,7 +292,7 @@ fn closures_wait_for_the_threads_there_are_when_no_more_can_be_started() {
             let first = spawn_blocking(move || ended.recv().is_err());
             let waiting: Vec<_> = (0..3).map(|i| spawn_blocking(move || i)).collect();
             drop(end);
-            assert!(first.await.expect("it has a thread"));
+            assert!(first.await.expect("the closure has a thread"));
             for (i, task) in waiting.into_iter().enumerate() {
                 assert_eq!(task.await.expect("the first one's thread comes to it"), i);
             }
@@ -312,7 +312,7 @@ fn a_look_up_that_is_given_up_before_it_begins_never_begins() {
                 let stuck = spawn_blocking(move || ended.recv().is_err());
                 assert!(poll_once(TcpStream::connect("localhost:80")).await.is_none(), "it waits for a thread");
                 drop(end);
-                assert!(stuck.await.expect("it ends"));
+                assert!(stuck.await.expect("the task ends"));
                 let error =
                     lookup_host("localhost:80").await.map(Iterator::count).expect_err("the first to be asked for");
                 assert!(error.to_string().contains("\"localhost\" cannot be looked up: "), "{error}");

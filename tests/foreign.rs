@@ -41,8 +41,8 @@ fn waiting_outside_a_runtime_is_an_error_that_says_so() {
         for _ in 0..2 {
             assert_no_runtime(block_on(stream.read(&mut [0; 8])).expect_err("reading would wait"));
             assert_no_runtime(block_on(stream.peek(&mut [0; 8])).expect_err("peeking would wait"));
-            assert_no_runtime(block_on(stream.readable()).expect_err("nobody reports readiness"));
-            assert_no_runtime(block_on(stream.writable()).expect_err("nobody reports readiness"));
+            assert_no_runtime(block_on(stream.readable()).expect_err("no reactor reports readiness"));
+            assert_no_runtime(block_on(stream.writable()).expect_err("no reactor reports readiness"));
             assert_no_runtime(block_on(listener.accept()).expect_err("accepting would wait"));
             assert_no_runtime(block_on(TcpStream::connect(address)).expect_err("connecting has to wait"));
             // The attempt above got as far as the queue.
@@ -519,10 +519,10 @@ fn a_peek_that_was_cut_off_sees_what_has_come_since() {
         runtime.block_on(async { assert!(poll_once(&mut peek).await.is_none(), "there is nothing yet") });
         drop(runtime);
         peer.write_all(b"abc").expect("the peer writes");
-        settle_readable(&stream);
+        wait_readable(&stream);
         assert_eq!(block_on((&stream).read(&mut [0; 8])).expect("reading need not wait"), 3);
         peer.write_all(b"de").expect("the peer writes");
-        settle_readable(&stream);
+        wait_readable(&stream);
         assert_eq!(block_on(peek).expect("peeking need not wait"), 2);
     });
 }

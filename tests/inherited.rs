@@ -57,7 +57,7 @@ fn the_listeners_of_the_parent_serve_in_the_child() {
         return within(serve_what_is_inherited);
     }
     let listener = localhost();
-    let address: SocketAddr = listener.local_addr().expect("its address");
+    let address: SocketAddr = listener.local_addr().expect("the address");
     let script = format!("{FOR_THE_CHILD} LISTEN_FDS=2");
     let child = start("the_listeners_of_the_parent_serve_in_the_child", &script, listener);
     within(move || {
@@ -125,7 +125,7 @@ fn what_is_no_tcp_listener_is_an_error() {
         });
     }
     let listener = localhost();
-    let connected = StdStream::connect(listener.local_addr().expect("its address")).expect("connect");
+    let connected = StdStream::connect(listener.local_addr().expect("the address")).expect("connect");
     let udp = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).expect("bind to port 0");
     let path = env::temp_dir().join(format!("kittiwake-inherited-{}", std::process::id()));
     let unix = UnixListener::bind(&path).expect("bind");

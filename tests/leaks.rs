@@ -104,7 +104,7 @@ fn runtimes_of_several_workers_leave_no_memory() {
             for _ in 0..100 {
                 let runtime = support::workers(2);
                 let _task = runtime.handle().spawn(pending::<()>());
-                runtime.block_on(async { spawn(yield_now()).await.expect("it ends") });
+                runtime.block_on(async { spawn(yield_now()).await.expect("the task ends") });
             }
             resident.push(resident_bytes());
         }

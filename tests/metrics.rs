@@ -46,14 +46,14 @@ fn tasks_alive_are_those_whose_future_is_there() {
             begin.send(()).unwrap();
             ended.recv().is_err()
         });
-        begun.recv().expect("it begins");
+        begun.recv().expect("the task begins");
         assert_eq!(runtime.block_on(async { Handle::current().metrics().tasks_alive() }), each * count);
         drop(end);
-        assert!(future::block_on(closure).expect("it ends"));
+        assert!(future::block_on(closure).expect("the task ends"));
         let mut left = each * count;
         for task in tasks.into_iter().flatten() {
             task.abort();
-            runtime.block_on(task).expect_err("it was aborted");
+            runtime.block_on(task).expect_err("the task was aborted");
             left -= 1;
             assert_eq!(handle.metrics().tasks_alive(), left, "a task that has ended does not count");
         }
@@ -80,16 +80,16 @@ fn timers_armed_are_those_that_wait() {
         });
         runtime.block_on(async {
             for _ in 0..5 * count {
-                begun.recv().await.expect("it sleeps");
+                begun.recv().await.expect("the sleep ends");
             }
         });
         assert_eq!(sum(), 5 * count);
         runtime.block_on(async {
             for task in tasks.into_iter().flatten() {
                 task.abort();
-                task.await.expect_err("it was aborted");
+                task.await.expect_err("the task was aborted");
             }
-            spawn(sleep(MS)).await.expect("it ends");
+            spawn(sleep(MS)).await.expect("the task ends");
         });
         assert_eq!(sum(), 0, "a timer that was taken away or has fired does not wait");
     });
@@ -110,7 +110,7 @@ fn sources_registered_are_the_sockets_that_have_waited() {
             (waits, unused, peer, its_peer)
         });
         let streams: Vec<_> =
-            streams.into_iter().map(|(waits, ..)| runtime.block_on(waits).expect("it waits")).collect();
+            streams.into_iter().map(|(waits, ..)| runtime.block_on(waits).expect("the task waits")).collect();
         assert_eq!(sources(), count, "one for each worker; those that have not waited are not watched");
         let each = runtime.handle().metrics();
         let each = each.workers().iter().map(|worker| worker.sources_registered);
@@ -126,7 +126,7 @@ fn a_guest_is_counted_apart_and_what_it_leaves_is_the_workers() {
     within(|| {
         let runtime = workers(2);
         on_each_worker(runtime.handle(), 2, |_| ());
-        let before = settled(&runtime);
+        let before = quiet_metrics(&runtime);
         let ours = runtime.block_on(async {
             let (ours, peer) = pair_with_std();
             assert!(poll_once(ours.readable()).await.is_none(), "nothing was sent");
@@ -140,7 +140,7 @@ fn a_guest_is_counted_apart_and_what_it_leaves_is_the_workers() {
             (ours, peer)
         });
         assert!(runtime.handle().metrics().guests().is_empty(), "the guest has left");
-        let after = settled(&runtime);
+        let after = quiet_metrics(&runtime);
         let polls = |metrics: &[WorkerMetrics]| metrics.iter().map(|worker| worker.polls).sum::<u64>();
         assert_eq!(polls(&before), polls(&after), "no worker has run a task");
         assert!(after.iter().all(|worker| worker.timers_armed == 0));
@@ -201,7 +201,7 @@ fn polls_are_the_times_that_tasks_were_run() {
             [task(), yields(), yields()]
         });
         for task in tasks.into_iter().flatten() {
-            runtime.block_on(task).expect("it ends");
+            runtime.block_on(task).expect("the task ends");
         }
         // The tasks of on_each are one poll each, if they are tasks.
         let expected = count as u64 * 21 + if count == 1 { 0 } else { count as u64 };
@@ -231,12 +231,12 @@ fn turns_are_the_looks_at_the_kernel_and_a_worker_that_sleeps_makes_none() {
                 heard.recv_blocking().unwrap();
             }
         });
-        runtime.block_on(task).expect("it ends");
+        runtime.block_on(task).expect("the task ends");
         client.join().unwrap();
         assert!(turns() - before >= 50, "each of 50 sleeps takes a turn at least: {}", turns() - before);
         if count > 1 {
             // Nobody has anything to do: in the end they stop looking.
-            settled(runtime);
+            quiet_metrics(runtime);
         }
     });
 }
@@ -286,7 +286,7 @@ fn events_are_what_the_kernel_has_reported() {
             peers
         });
         for task in tasks {
-            runtime.block_on(task).expect("it reads");
+            runtime.block_on(task).expect("the task reads");
         }
         let _peers = writer.join().unwrap();
         assert!(events() - before >= count as u64, "each socket was reported: {}", events() - before);
@@ -307,7 +307,7 @@ fn accepts_are_the_connections_that_a_worker_has_accepted() {
         let tasks: Vec<_> = (0..2).map(|_| runtime.handle().spawn(accept(listener.clone()))).collect();
         let clients: Vec<_> = (0..18).map(|_| std::net::TcpStream::connect(listener.1).expect("connect")).collect();
         for task in tasks {
-            runtime.block_on(task).expect("it accepts");
+            runtime.block_on(task).expect("the listener accepts");
         }
         assert_eq!(settle_at(accepts, 18), 18, "each is counted once");
         // And those of a server.
@@ -329,7 +329,7 @@ fn accepts_are_the_connections_that_a_worker_has_accepted() {
                 .await
             }
         });
-        let report = runtime.block_on(server).expect("a server").expect("it ends well");
+        let report = runtime.block_on(server).expect("a server").expect("the task ends without an error");
         assert_eq!(report.accepted, 5);
         assert_eq!(settle_at(accepts, 23), 23, "a server's are counted too");
         assert_eq!(runtime.handle().metrics().workers().len(), count);
@@ -356,7 +356,7 @@ fn budget_yields_are_the_times_that_a_task_was_made_to_give_way() {
                     stream.read_exact(&mut [0]).await.expect("read");
                 }
             }))
-            .expect("it reads");
+            .expect("the task reads");
         // 128 reads to a poll, and nobody has to give way after the last.
         assert_eq!(settle_at(yields, 9), 9, "1280 reads are ten budgets");
         drop(peer);
@@ -406,7 +406,7 @@ fn remote_wakes_are_those_from_threads_that_are_no_workers() {
         };
         assert!(quiet(1_000_000) > 0, "a wake from outside");
         drop(send);
-        let heard = runtime.block_on(task).expect("it ends");
+        let heard = runtime.block_on(task).expect("the task ends");
         assert!(heard > 0);
         if count > 1 {
             let before = remote();
@@ -415,19 +415,19 @@ fn remote_wakes_are_those_from_threads_that_are_no_workers() {
                 let (ping, pong) = (async_channel::bounded::<()>(1), async_channel::bounded::<()>(1));
                 let there = spawn(async move {
                     while ping.1.recv().await.is_ok() {
-                        pong.0.send(()).await.expect("somebody listens");
+                        pong.0.send(()).await.expect("the channel has a receiver");
                     }
                 });
                 spawn(async move {
                     for _ in 0..200 {
-                        ping.0.send(()).await.expect("somebody listens");
-                        pong.1.recv().await.expect("somebody answers");
+                        ping.0.send(()).await.expect("the channel has a receiver");
+                        pong.1.recv().await.expect("the server answers");
                     }
                     drop(ping.0);
-                    there.await.expect("it ends");
+                    there.await.expect("the task ends");
                 })
             });
-            tasks.into_iter().for_each(|task| future::block_on(task).expect("it ends"));
+            tasks.into_iter().for_each(|task| future::block_on(task).expect("the task ends"));
             assert_eq!(remote() - before, count as u64, "the spawns of the test, and no wake of a worker's");
         }
     });
@@ -444,7 +444,7 @@ fn parked_is_how_long_a_worker_has_slept() {
             let parked = || sum_of(&runtime, |worker| worker.parked);
             // On a busy machine the time may be over before it comes to sleep.
             while parked() < WAIT {
-                runtime.block_on(runtime.handle().spawn(async { sleep(WAIT).await })).expect("it ends");
+                runtime.block_on(runtime.handle().spawn(async { sleep(WAIT).await })).expect("the task ends");
             }
             assert!(
                 parked() <= start.elapsed() * count as u32,
@@ -477,12 +477,12 @@ fn metrics_outlive_their_runtime() {
             let ours = ours.clone();
             async move {
                 assert!(poll_once(ours.readable()).await.is_none(), "nothing was sent");
-                spawn_blocking(|| ()).await.expect("it runs");
+                spawn_blocking(|| ()).await.expect("the task runs");
                 let _sleep = poll_once(Box::pin(sleep(HOUR))).await;
                 drop(spawn(sleep(HOUR)));
             }
         });
-        runtime.block_on(waits).expect("it waits");
+        runtime.block_on(waits).expect("the task waits");
         runtime.block_on(settle());
         let before = handle.metrics();
         assert!(before.tasks_alive() == 1 && before.sources_registered() == 1, "{before:?}");
@@ -495,7 +495,7 @@ fn metrics_outlive_their_runtime() {
             assert!(after.polls >= before.polls && after.turns >= before.turns, "what was done stays done");
         }
         assert!(after.workers().iter().map(|worker| worker.polls).sum::<u64>() > 0);
-        future::block_on(handle.spawn(async {})).expect_err("it has ended");
+        future::block_on(handle.spawn(async {})).expect_err("the runtime has ended");
         assert_eq!(handle.metrics().tasks_alive(), 0, "what is refused is not there");
     });
 }

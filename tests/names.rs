@@ -18,7 +18,7 @@ use support::*;
 fn a_name_is_as_good_as_an_address() {
     run(|| async {
         let listener = TcpListener::bind("localhost:0").await.expect("localhost is ours");
-        let address = listener.local_addr().expect("its address");
+        let address = listener.local_addr().expect("the address");
         assert!(address.ip().is_loopback(), "{address}");
         let port = address.port();
         for attempt in 0..5 {
@@ -110,13 +110,13 @@ fn a_look_up_that_is_given_up_holds_nobody_up() {
             // The one thread is busy, as it is with a name whose server does not answer.
             let (end, ended) = mpsc::channel::<()>();
             let stuck = spawn_blocking(move || ended.recv().is_err());
-            timeout(Duration::from_millis(5), lookup_host("localhost:80")).await.map(drop).expect_err("it waits");
+            timeout(Duration::from_millis(5), lookup_host("localhost:80")).await.map(drop).expect_err("the task waits");
             let error =
-                TcpStream::connect_timeout("localhost:80", Duration::from_millis(5)).await.expect_err("it waits");
+                TcpStream::connect_timeout("localhost:80", Duration::from_millis(5)).await.expect_err("the task waits");
             assert_eq!(error.kind(), ErrorKind::TimedOut);
             assert!(poll_once(TcpListener::bind("localhost:0")).await.is_none(), "it waits");
             drop(end);
-            assert!(stuck.await.expect("it ends"));
+            assert!(stuck.await.expect("the task ends"));
             assert!(lookup_host("localhost:80").await.is_ok(), "the next one is answered");
         });
     });
@@ -132,7 +132,7 @@ fn a_look_up_ends_with_its_runtime() {
         let mut lookup = Box::pin(async { lookup_host("localhost:80").await.map(Iterator::count) });
         runtime.block_on(async { assert!(poll_once(&mut lookup).await.is_none(), "it waits for a thread") });
         drop(runtime);
-        let error = Runtime::new().expect("another").block_on(lookup).expect_err("its runtime has ended");
+        let error = Runtime::new().expect("another").block_on(lookup).expect_err("the runtime has ended");
         assert!(error.to_string().contains("\"localhost\" cannot be looked up: "), "{error}");
         drop(end);
     });

@@ -313,7 +313,7 @@ fn what_comes_after_a_first_short_read_is_heard_of() {
         for end in [false, true] {
             let (stream, mut peer) = pair_with_std();
             peer.write_all(b"abc").expect("the peer writes");
-            settle_readable(&stream);
+            wait_readable(&stream);
             let mut buf = [0; 8];
             assert_eq!((&stream).read(&mut buf).await.expect("read"), 3, "shorter than what was asked for");
             assert_eq!(sources(), 0, "it has not waited yet");
@@ -322,7 +322,7 @@ fn what_comes_after_a_first_short_read_is_heard_of() {
             } else {
                 peer.write_all(b"de").expect("the peer writes");
             }
-            settle_readable(&stream);
+            wait_readable(&stream);
             let expected = if end { 0 } else { 2 };
             assert_eq!((&stream).read(&mut buf).await.expect("read"), expected, "an end: {end}");
         }

@@ -154,7 +154,7 @@ fn handlers_of_serve_local_need_not_be_send() {
             client.write_all(b"x").await?;
             client.read_exact(&mut [0]).await
         };
-        exchange.await.expect("it is served");
+        exchange.await.expect("the client is served");
         shutdown.begin();
         assert_eq!((server.await.unwrap().unwrap().served, count.get()), (1, 1));
     });
@@ -240,11 +240,11 @@ fn those_in_the_queue_are_served_before_the_socket_is_closed() {
             (0..QUEUED).map(|_| std::net::TcpStream::connect(address).expect("connect")).collect();
         clients.iter_mut().for_each(|client| client.write_all(b"x").expect("the client writes"));
         let report = serve(listener, |stream, _| answer(stream)).with_graceful_shutdown(async {}).await;
-        assert_eq!(report.expect("it ends well").served, QUEUED);
+        assert_eq!(report.expect("the task ends without an error").served, QUEUED);
         for client in clients {
             assert_eq!(read_all(client).await, b"y");
         }
-        std::net::TcpStream::connect(address).expect_err("nobody listens any more");
+        std::net::TcpStream::connect(address).expect_err("the receiver is gone");
     });
 }
 
@@ -256,7 +256,7 @@ fn the_queue_is_served_as_far_as_the_limit_allows() {
         let mut clients: Vec<_> = (0..10).map(|_| std::net::TcpStream::connect(address).expect("connect")).collect();
         clients.iter_mut().for_each(|client| client.write_all(b"x").expect("the client writes"));
         let server = serve(listener, |stream, _| answer(stream)).max_connections(4);
-        let report = server.with_graceful_shutdown(async {}).await.expect("it ends well");
+        let report = server.with_graceful_shutdown(async {}).await.expect("the task ends without an error");
         assert_eq!((report.accepted, report.served), (4, 4));
         for client in clients.drain(..4) {
             assert_eq!(read_all(client).await, b"y");
@@ -354,7 +354,7 @@ fn an_immediate_shutdown_ends_a_drain_and_needs_none() {
             settle().await;
             assert!(!server.task.is_finished());
             now.begin();
-            let report = server.task.await.unwrap().expect("it ends well");
+            let report = server.task.await.unwrap().expect("the task ends without an error");
             assert_eq!(report.open[0].peer, client.local_addr().expect("local_addr"));
             assert!(server.shutdown.has_begun(), "others are told of either end");
             assert_eq!(read_all(client).await, b"");
@@ -374,7 +374,7 @@ fn dropping_a_server_aborts_its_handlers_and_closes_its_socket() {
         for client in clients {
             assert_eq!(read_all(client).await, b"");
         }
-        std::net::TcpStream::connect(server.address).expect_err("nobody listens any more");
+        std::net::TcpStream::connect(server.address).expect_err("the receiver is gone");
         assert!(!server.shutdown.has_begun(), "others that are tied to it go on");
     });
 }
@@ -418,7 +418,7 @@ fn handlers_that_wait_for_the_shutdown_end_when_the_drain_begins() {
         for _ in 0..50 {
             let mut client = TcpStream::from_std(server.connect()).expect("from_std");
             client.write_all(b"first").await.expect("the client writes");
-            client.read_exact(&mut [0; 5]).await.expect("it is answered");
+            client.read_exact(&mut [0; 5]).await.expect("the client is answered");
             clients.push(client);
         }
         settle().await;
@@ -427,7 +427,7 @@ fn handlers_that_wait_for_the_shutdown_end_when_the_drain_begins() {
             client.write_all(b"last").await.expect("the client writes");
         }
         shutdown.begin();
-        let report = server.task.await.unwrap().expect("it ends well");
+        let report = server.task.await.unwrap().expect("the task ends without an error");
         assert_eq!((report.served, report.open.len()), (50, 0));
         for (number, mut client) in clients.into_iter().enumerate() {
             let mut rest = Vec::new();
@@ -447,8 +447,8 @@ fn servers_that_are_tied_to_one_shutdown_end_together() {
         let shutdown = first.shutdown.clone();
         let second = start(|stream, _| answer(stream), |serve| serve.with_shutdown(&shutdown)).await;
         stop.begin();
-        first.task.await.unwrap().expect("it ends well");
-        second.task.await.unwrap().expect("it ends well");
+        first.task.await.unwrap().expect("the task ends without an error");
+        second.task.await.unwrap().expect("the task ends without an error");
     });
 }
 
@@ -660,7 +660,7 @@ fn a_hundred_thousand_connections_leave_nothing() {
                 let mut client = TcpStream::connect(server.address).await.expect("connect");
                 will_reset(&client);
                 client.write_all(b"x").await.expect("the client writes");
-                client.read_exact(&mut [0]).await.expect("it is answered");
+                client.read_exact(&mut [0]).await.expect("the client is answered");
                 if number == CONNECTIONS / 10 {
                     pages = resident("a warm start");
                 }
@@ -730,7 +730,7 @@ impl Server {
 
     async fn end(self) -> Report {
         self.shutdown.begin();
-        self.task.await.expect("the server does not panic").expect("it ends well")
+        self.task.await.expect("the server does not panic").expect("the task ends without an error")
     }
 }
 

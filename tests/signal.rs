@@ -92,7 +92,7 @@ fn every_listener_hears_each_signal_wherever_it_is() {
                 raise(kind);
                 let mut names = [0; 3];
                 for name in &mut names {
-                    *name = hearing.recv().await.expect("somebody hears it");
+                    *name = hearing.recv().await.expect("a receiver gets the value");
                 }
                 names.sort_unstable();
                 assert_eq!(names, [1, 2, 3]);

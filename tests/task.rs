@@ -218,7 +218,7 @@ fn a_task_that_aborts_itself_ends_at_its_next_await() {
         let task = spawn({
             let (trace, own) = (trace.clone(), own.clone());
             async move {
-                own.lock().unwrap().take().expect("its own handle").abort();
+                own.lock().unwrap().take().expect("the task's own handle").abort();
                 trace.lock().unwrap().push("goes on within its poll");
                 yield_now().await;
                 trace.lock().unwrap().push("polled again");
@@ -238,7 +238,7 @@ fn a_task_that_ends_in_the_poll_that_aborts_it_has_its_output() {
         let task = spawn({
             let own = own.clone();
             async move {
-                own.lock().unwrap().take().expect("its own handle").abort();
+                own.lock().unwrap().take().expect("the task's own handle").abort();
                 8
             }
         });
@@ -482,7 +482,7 @@ fn a_task_may_drop_its_own_handle() {
         let task = spawn({
             let own = own.clone();
             async move {
-                drop(own.lock().unwrap().take().expect("its own handle"));
+                drop(own.lock().unwrap().take().expect("the task's own handle"));
                 yield_now().await;
                 report.send(()).await.unwrap();
             }
@@ -698,7 +698,7 @@ fn an_abort_at_the_moment_a_task_is_run_is_not_lost() {
             runtime.block_on(async {
                 let task = kittiwake::spawn(std::future::pending::<()>());
                 send.send(task.abort_handle()).expect("the thread that aborts");
-                assert!(task.await.expect_err("it was aborted").is_cancelled());
+                assert!(task.await.expect_err("the task was aborted").is_cancelled());
             });
         }
         drop(send);

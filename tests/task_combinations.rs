@@ -40,7 +40,8 @@ fn a_future_and_its_output_may_both_panic_when_they_are_dropped() {
     }
     let name = "a_future_and_its_output_may_both_panic_when_they_are_dropped";
     let this = std::env::current_exe().expect("this program");
-    let child = Command::new(this).args([name, "--exact", "--nocapture"]).env(CHILD, "1").output().expect("it runs");
+    let child =
+        Command::new(this).args([name, "--exact", "--nocapture"]).env(CHILD, "1").output().expect("the task runs");
     let said = String::from_utf8_lossy(&child.stderr);
     assert!(child.status.success(), "the two panics ended the process ({}): {said}", child.status);
 }

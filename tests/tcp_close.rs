@@ -200,10 +200,13 @@ fn writing_after_the_end_is_a_broken_pipe() {
     run(|| async {
         let (stream, peer) = pair_with_std();
         stream.shutdown(How::Write).expect("shutdown");
-        assert_eq!((&stream).write(b"x").await.expect_err("it has ended").kind(), ErrorKind::BrokenPipe);
+        assert_eq!((&stream).write(b"x").await.expect_err("the runtime has ended").kind(), ErrorKind::BrokenPipe);
         let slices = [IoSlice::new(b"x"), IoSlice::new(b"y")];
-        assert_eq!((&stream).write_vectored(&slices).await.expect_err("it has ended").kind(), ErrorKind::BrokenPipe);
-        assert_eq!(stream.try_write(b"x").expect_err("it has ended").kind(), ErrorKind::BrokenPipe);
+        assert_eq!(
+            (&stream).write_vectored(&slices).await.expect_err("the runtime has ended").kind(),
+            ErrorKind::BrokenPipe
+        );
+        assert_eq!(stream.try_write(b"x").expect_err("the runtime has ended").kind(), ErrorKind::BrokenPipe);
         drop(stream);
         assert_eq!(read_all(peer), b"", "nothing was sent");
     });

@@ -32,7 +32,7 @@ fn a_connection_can_be_used_at_once() {
 fn a_refused_connection_says_so() {
     run(|| async {
         let (_socket, address) = refusing();
-        let error = TcpStream::connect(address).await.expect_err("nobody listens there");
+        let error = TcpStream::connect(address).await.expect_err("the port is closed");
         assert_eq!(error.kind(), ErrorKind::ConnectionRefused, "{error}");
         assert_eq!(error.raw_os_error(), Some(libc::ECONNREFUSED), "the kernel's error, as it is");
         assert_eq!(sources(), 0, "the socket of a failed connect has left the reactor");
@@ -46,7 +46,7 @@ fn a_port_that_was_closed_meanwhile_refuses() {
         let (listener, address) = listener().await;
         let client = TcpStream::connect(address).await.expect("connect");
         drop(listener);
-        let error = TcpStream::connect(address).await.expect_err("nobody listens any more");
+        let error = TcpStream::connect(address).await.expect_err("the receiver is gone");
         assert_eq!(error.kind(), ErrorKind::ConnectionRefused, "{error}");
         let error = (&client).read(&mut [0; 8]).await.expect_err("nobody accepted it");
         assert_eq!(error.kind(), ErrorKind::ConnectionReset, "{error}");
@@ -82,7 +82,7 @@ fn addresses_are_tried_in_turn() {
         drop(client);
         let client = TcpStream::connect(vec![address, dead]).await.expect("the first address accepts");
         assert_eq!(client.peer_addr().expect("peer_addr"), address, "the first that accepts is taken");
-        let error = TcpStream::connect(vec![dead, dead]).await.expect_err("nobody listens there");
+        let error = TcpStream::connect(vec![dead, dead]).await.expect_err("the port is closed");
         assert_eq!(error.kind(), ErrorKind::ConnectionRefused, "{error}");
         drop(client);
         assert_eq!(sources(), 0, "no socket of a failed attempt is left in the reactor");

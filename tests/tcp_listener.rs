@@ -100,7 +100,7 @@ fn incoming_is_a_stream_of_connections_that_never_ends() {
             let clients: Vec<_> = (0..3).map(|_| connect_std(address)).collect();
             until(|| wakes.get() > 0).await;
             for client in &clients {
-                let stream = incoming.next().await.expect("it never ends").expect("accept");
+                let stream = incoming.next().await.expect("the task never ends").expect("accept");
                 assert_eq!(stream.peer_addr().expect("peer_addr"), local(client), "round {round}");
             }
         }
@@ -174,7 +174,7 @@ fn hundreds_of_connections_wait_in_the_queue() {
 fn an_address_that_cannot_be_bound_says_why() {
     run(|| async {
         let (_listener, taken) = listener().await;
-        let error = TcpListener::bind(taken).await.expect_err("somebody listens there");
+        let error = TcpListener::bind(taken).await.expect_err("the port is taken");
         assert_eq!(error.kind(), ErrorKind::AddrInUse, "{error}");
         // A network for documentation, which no machine has.
         let error = TcpListener::bind("192.0.2.1:0").await.expect_err("not an address of this machine");
@@ -197,9 +197,9 @@ fn addresses_are_bound_in_turn() {
         let any: SocketAddr = "127.0.0.1:0".parse().expect("an address");
         let listener = TcpListener::bind(&[taken, foreign, any][..]).await.expect("the third one is free");
         assert_eq!(listener.local_addr().expect("local_addr").ip(), any.ip());
-        let error = TcpListener::bind(vec![taken, foreign]).await.expect_err("neither is free");
+        let error = TcpListener::bind(vec![taken, foreign]).await.expect_err("neither port is free");
         assert_eq!(error.kind(), ErrorKind::AddrNotAvailable, "the last one's error: {error}");
-        let error = TcpListener::bind(vec![foreign, taken]).await.expect_err("neither is free");
+        let error = TcpListener::bind(vec![foreign, taken]).await.expect_err("neither port is free");
         assert_eq!(error.kind(), ErrorKind::AddrInUse, "the last one's error: {error}");
     });
 }

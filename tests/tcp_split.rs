@@ -144,7 +144,7 @@ fn halves_of_two_streams_are_given_back_and_work() {
         let (two, peer_of_two) = pair_with_std();
         let (read, write_of_one) = one.into_split();
         let (read_of_two, write) = two.into_split();
-        let error = read.reunite(write).expect_err("they are of two streams");
+        let error = read.reunite(write).expect_err("the halves are of two streams");
         assert!(error.to_string().contains("different streams"), "{error}");
         let error = error.1.reunite(error.0).expect_err("they still are");
         let (mut read, mut write) = (error.0, error.1);

@@ -81,7 +81,7 @@ fn advance_reaches_many_deadlines_one_after_the_other() {
                 log.lock().unwrap().push((i, Instant::now()));
             });
         }
-        support::settle_without_time().await;
+        support::settle().await;
         advance(SECOND * 10 + TICK).await;
         assert_eq!(Instant::now(), start + SECOND * 10 + TICK, "the clock stands where it was told");
         let log = log.lock().unwrap();
@@ -108,7 +108,7 @@ fn advance_reaches_deadlines_that_are_set_on_the_way() {
             }
             seen
         });
-        support::settle_without_time().await;
+        support::settle().await;
         advance(SECOND * 101).await;
         assert!(task.is_finished(), "a hundred seconds passed one by one");
         assert!(task.await.expect("the sleeper").is_sorted(), "and in order");
@@ -120,9 +120,9 @@ fn advance_reaches_deadlines_that_are_set_on_the_way() {
 fn advance_stops_short_of_later_deadlines() {
     run_paused(|| async {
         let task = kittiwake::spawn(sleep(SECOND * 60));
-        support::settle_without_time().await;
+        support::settle().await;
         advance(SECOND * 59).await;
-        support::settle_without_time().await;
+        support::settle().await;
         assert!(!task.is_finished(), "a second is missing");
         advance(Duration::ZERO).await;
         assert!(!task.is_finished(), "nothing passed");

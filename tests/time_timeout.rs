@@ -139,10 +139,10 @@ fn elapsed_becomes_an_io_error_of_the_kind_timed_out() {
         Ok(timeout(Duration::from_millis(1), pending::<()>()).await?)
     }
     run(|| async {
-        let error = reads().await.expect_err("it is never ready");
+        let error = reads().await.expect_err("the future is never ready");
         assert_eq!(error.kind(), io::ErrorKind::TimedOut, "the kind says what happened");
         assert!(error.get_ref().is_some_and(<dyn Error + Send + Sync>::is::<Elapsed>), "the cause is inside");
-        let elapsed = timeout(Duration::ZERO, pending::<()>()).await.expect_err("it is never ready");
+        let elapsed = timeout(Duration::ZERO, pending::<()>()).await.expect_err("the future is never ready");
         assert!(elapsed.source().is_none() && !elapsed.to_string().is_empty(), "it is an error with a sentence");
     });
 }

@@ -336,7 +336,7 @@ fn every_way_to_drop_a_socket_releases_its_place() {
         let task = kittiwake::spawn(async move { (&stream).read(&mut [0; 8]).await });
         settle().await;
         task.abort();
-        assert!(task.await.expect_err("it was aborted").is_cancelled());
+        assert!(task.await.expect_err("the task was aborted").is_cancelled());
         gone("aborting its task");
         let (stream, _peer) = waiting();
         std::thread::spawn(move || drop(stream)).join().expect("the thread");

@@ -122,7 +122,7 @@ fn who_comes_while_a_worker_is_stuck_is_served_by_the_others() {
             bad.read_exact(&mut [0]).expect("it is served in the end");
             shutdown.begin();
             let (runtime, report) = guest.join().unwrap();
-            assert_eq!(report.expect("it ends well").served, 21);
+            assert_eq!(report.expect("the task ends without an error").served, 21);
             drop(runtime);
         });
     }
@@ -160,10 +160,10 @@ fn handlers_of_serve_local_stay_with_their_server() {
         for client in &mut clients {
             client.set_read_timeout(Some(PATIENCE)).expect("a bound");
             client.write_all(b"x").expect("write");
-            client.read_exact(&mut [0]).expect("it is served");
+            client.read_exact(&mut [0]).expect("the client is served");
         }
         shutdown.begin();
-        let report = future::block_on(server).expect("a task").expect("it ends well");
+        let report = future::block_on(server).expect("a task").expect("the task ends without an error");
         assert_eq!((report.served, report.panicked), (20, 0));
         let threads = threads.lock().unwrap();
         assert!(threads.len() == 20 && threads.iter().all(|thread| *thread == threads[0]));
@@ -264,7 +264,7 @@ fn handlers_on_all_workers_hear_of_the_end() {
             let mut clients: Vec<_> = (0..30).map(|_| server.connect()).collect();
             for client in &mut clients {
                 client.write_all(b"x").expect("write");
-                client.read_exact(&mut [0]).expect("it is served");
+                client.read_exact(&mut [0]).expect("the client is served");
             }
             let report = server.end();
             assert_eq!((report.served, report.open.len()), (30, 0), "who is idle ends at once");
@@ -283,7 +283,7 @@ fn what_was_asked_before_the_end_is_answered_on_every_worker() {
             let mut clients: Vec<_> = (0..30).map(|_| server.connect()).collect();
             for client in &mut clients {
                 client.write_all(b"x").expect("write");
-                client.read_exact(&mut [0]).expect("it is served");
+                client.read_exact(&mut [0]).expect("the client is served");
             }
             clients.iter_mut().for_each(|client| client.write_all(b"z").expect("write"));
             let report = server.end();
@@ -315,7 +315,7 @@ fn who_is_there_when_the_time_is_over_is_cut_off_on_every_worker() {
             let mut clients: Vec<_> = (0..20).map(|_| server.connect()).collect();
             for client in &mut clients {
                 client.write_all(b"x").expect("write");
-                client.read_exact(&mut [0]).expect("it is served");
+                client.read_exact(&mut [0]).expect("the client is served");
             }
             let mut peers: Vec<_> = clients.iter().map(|client| client.local_addr().unwrap()).collect();
             let report = server.end();
@@ -351,15 +351,15 @@ fn a_server_that_is_aborted_takes_its_handlers_on_all_workers_along() {
             let mut clients: Vec<_> = (0..30).map(|_| server.connect()).collect();
             for client in &mut clients {
                 client.write_all(b"x").expect("write");
-                client.read_exact(&mut [0]).expect("it is served");
+                client.read_exact(&mut [0]).expect("the client is served");
             }
             let address = server.address;
             server.task.abort();
-            future::block_on(server.task).expect_err("it was aborted");
+            future::block_on(server.task).expect_err("the task was aborted");
             clients.into_iter().for_each(|client| assert_eq!(read_all(client), b"", "its connection ends"));
             runtime.block_on(until(|| runtime.handle().metrics().tasks_alive() == 0));
             assert_eq!(runtime.handle().metrics().sources_registered(), 0);
-            std::net::TcpStream::connect(address).expect_err("nobody listens any more");
+            std::net::TcpStream::connect(address).expect_err("the receiver is gone");
         }
     });
 }
@@ -426,7 +426,7 @@ impl Server {
     #[track_caller]
     fn end(self) -> Report {
         self.shutdown.begin();
-        future::block_on(self.task).expect("the server does not panic").expect("it ends well")
+        future::block_on(self.task).expect("the server does not panic").expect("the task ends without an error")
     }
 }
 
@@ -491,7 +491,7 @@ fn with_servers(early: usize, test: impl Fn(&SharedServer, Vec<Client>) + Send +
             let shared = SharedServer { runtime, count, address, is_task };
             test(&shared, clients);
             shutdown.begin();
-            server.join().unwrap().expect("it ends well");
+            server.join().unwrap().expect("the task ends without an error");
         }
     });
 }
@@ -523,7 +523,7 @@ impl Client {
     fn ping(&mut self) {
         self.stream.write_all(b"?").expect("write");
         let mut worker = [0];
-        self.stream.read_exact(&mut worker).expect("it is served");
+        self.stream.read_exact(&mut worker).expect("the client is served");
         [self.worker] = worker;
     }
 }
