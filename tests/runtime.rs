@@ -833,16 +833,16 @@ fn foreign_channels_and_locks_work() {
 #[test]
 fn two_runtimes_serve_each_other() {
     within(|| {
-        let (tell, told) = mpsc::channel();
+        let (notify, notified) = mpsc::channel();
         let server = std::thread::spawn(move || {
             block_on(async {
                 let (listener, address) = listener().await;
-                tell.send(address).unwrap();
+                notify.send(address).unwrap();
                 let (mut stream, _) = listener.accept().await.unwrap();
                 echo(&mut stream).await;
             });
         });
-        let address = told.recv_timeout(PATIENCE).unwrap();
+        let address = notified.recv_timeout(PATIENCE).unwrap();
         block_on(async {
             let mut stream = TcpStream::connect(address).await.unwrap();
             exchange(&mut stream, 100).await;

@@ -497,7 +497,7 @@ fn task_may_drop_its_own_handle() {
             }
         });
         *own.lock().unwrap() = Some(task);
-        ended.recv().await.expect("the task must go on without its handle");
+        ended.recv().await.expect("the task continues without its handle");
     });
 }
 
@@ -558,13 +558,13 @@ fn local_task_may_be_unsendable() {
 #[test]
 fn local_task_runs_on_its_thread() {
     run(|| async {
-        let home = std::thread::current().id();
+        let own_thread = std::thread::current().id();
         let (send, receive) = async_channel::unbounded::<()>();
         let not_send = Rc::new(());
         let task = spawn_local(async move {
             for _ in 0..100 {
                 receive.recv().await.unwrap();
-                assert_eq!(std::thread::current().id(), home, "a local task was polled on another thread");
+                assert_eq!(std::thread::current().id(), own_thread, "a local task was polled on another thread");
             }
             drop(not_send);
         });

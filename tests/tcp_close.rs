@@ -35,7 +35,7 @@ fn close_ends_only_writing() {
 fn peers_end_leaves_stream_writable() {
     run(|| async {
         let (stream, peer) = pair_with_std();
-        peer.shutdown(How::Write).expect("the peer ends its writing");
+        peer.shutdown(How::Write).expect("the peer shuts down its writing side");
         for _ in 0..3 {
             assert_eq!((&stream).read(&mut [0; 8]).await.expect("read"), 0, "every read must return the end");
         }

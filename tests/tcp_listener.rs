@@ -339,7 +339,7 @@ fn unlistening_socket_is_refused() {
     let bound = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).expect("a socket");
     bound.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).expect("bind");
     for socket in [connected, bound.into()] {
-        let error = TcpListener::from_std(socket.into()).expect_err("it does not listen");
+        let error = TcpListener::from_std(socket.into()).expect_err("the socket does not listen");
         assert_eq!(error.kind(), ErrorKind::InvalidInput);
         assert!(error.to_string().contains("does not listen"), "{error}");
     }

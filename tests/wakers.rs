@@ -329,15 +329,15 @@ fn dropped_socket_is_deregistered() {
         drop(stream);
         gone("a drop after the end");
         drop(waiting().0.into_std().expect("into_std"));
-        gone("handing it back to std");
+        gone("a conversion to std");
         drop(waiting().0.into_split());
-        gone("dropping both halves");
+        gone("a drop of both halves");
         let (stream, _peer) = waiting();
         let task = kittiwake::spawn(async move { (&stream).read(&mut [0; 8]).await });
         settle().await;
         task.abort();
         assert!(task.await.expect_err("the task was aborted").is_cancelled());
-        gone("aborting its task");
+        gone("an abort of its task");
         let (stream, _peer) = waiting();
         std::thread::spawn(move || drop(stream)).join().expect("the thread");
         gone("a drop on another thread");

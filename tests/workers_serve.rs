@@ -92,7 +92,7 @@ fn blocked_worker_delays_no_client() {
             let (address, shutdown) = (listening.1, Shutdown::new());
             let (open, closed) = mpsc::channel::<()>();
             let closed = Arc::new(Mutex::new(Some(closed)));
-            let guest = thread::spawn({
+            let caller = thread::spawn({
                 let tie = shutdown.clone();
                 move || {
                     let handler = |mut stream: TcpStream, _| {
@@ -122,7 +122,7 @@ fn blocked_worker_delays_no_client() {
             drop(open);
             bad.read_exact(&mut [0]).expect("the blocked client is served in the end");
             shutdown.begin();
-            let (runtime, report) = guest.join().unwrap();
+            let (runtime, report) = caller.join().unwrap();
             assert_eq!(report.expect("the task ends without an error").served, 21);
             drop(runtime);
         });
@@ -142,12 +142,12 @@ fn local_handlers_stay_with_their_server() {
             async move {
                 // The server's future is not `Send` either.
                 let server = spawn_local(async move {
-                    let home = here();
+                    let own_thread = here();
                     let handler = |mut stream: TcpStream, _| {
-                        let (threads, home) = (threads.clone(), std::rc::Rc::new(home));
+                        let (threads, own_thread) = (threads.clone(), std::rc::Rc::new(own_thread));
                         async move {
                             stream.read_exact(&mut [0]).await?;
-                            assert_eq!(here(), *home);
+                            assert_eq!(here(), *own_thread);
                             threads.lock().unwrap().push(here());
                             stream.write_all(b"x").await
                         }
@@ -217,10 +217,10 @@ fn every_connection_is_counted_once() {
         for count in [2, 4] {
             let runtime = workers(count);
             let said = Arc::new(AtomicUsize::new(0));
-            let told = said.clone();
+            let recorded = said.clone();
             let on_error = move |serve: TestServe| {
                 serve.on_error(move |_| {
-                    told.fetch_add(1, SeqCst);
+                    recorded.fetch_add(1, SeqCst);
                 })
             };
             let server = start(&runtime, on_error, |mut stream: TcpStream| async move {

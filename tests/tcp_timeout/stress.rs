@@ -202,10 +202,10 @@ fn racing_timeouts_lose_no_byte() {
 fn foreign_timer_loses_no_byte() {
     for kind in [Kind::Read, Kind::Idle] {
         within(move || {
-            let home = Background::start();
+            let background = Background::start();
             let (stream, mut peer) = pair_with_std();
             kind.set(&stream, Some(100 * Duration::from_nanos(1000))).expect("a timeout");
-            let mut stream = home.run(async move {
+            let mut stream = background.run(async move {
                 let _ = poll_once((&stream).read(&mut [0; 8])).await;
                 stream
             });
@@ -237,7 +237,7 @@ fn foreign_timer_loses_no_byte() {
             });
             writer.join().expect("the writer");
             assert_eq!(received, sent, "{kind:?}: every byte must arrive once and in order");
-            home.stop();
+            background.stop();
         });
     }
 }

@@ -240,11 +240,11 @@ fn other_thread_may_set_timeout() {
 fn deadline_moves_to_another_runtime() {
     for case in CASES {
         within(move || {
-            let home = Background::start();
+            let background = Background::start();
             let link = kittiwake::block_on(Link::new(case, 20 * MS));
             let start = std::time::Instant::now();
             let stream = link.stream.clone();
-            home.run(async move {
+            background.run(async move {
                 let _ = poll_once(case.direction.operate(&stream)).await;
             });
             kittiwake::block_on(async {
@@ -257,7 +257,7 @@ fn deadline_moves_to_another_runtime() {
                 link.serve().await;
                 link.operate().await.expect("later operations succeed");
             });
-            home.stop();
+            background.stop();
         });
     }
 }
@@ -343,10 +343,10 @@ fn timed_out_stream_survives_runtimes_end() {
 fn runtimes_end_reaches_foreign_waiter() {
     for case in CASES {
         within(move || {
-            let home = Background::start();
+            let background = Background::start();
             let link = kittiwake::block_on(Link::new(case, HOUR));
             let stream = link.stream.clone();
-            home.run(async move {
+            background.run(async move {
                 assert!(poll_once(case.direction.operate(&stream)).await.is_none(), "the operation must wait");
             });
             kittiwake::block_on(async {
@@ -356,7 +356,7 @@ fn runtimes_end_reaches_foreign_waiter() {
                     !waiter.is_finished() && sources() == 0,
                     "{case:?}: the task must wait for the other runtime's reactor"
                 );
-                home.stop();
+                background.stop();
                 until(|| waiter.is_finished() || sources() == 1).await;
                 link.serve_until(|| waiter.is_finished()).await;
                 if let Err(error) = waiter.await.expect("the waiter").0 {
@@ -424,9 +424,9 @@ fn peer_has_not_arrived(stream: &TcpStream) -> bool {
 fn refused_wait_starts_no_time() {
     for case in CASES {
         within(move || {
-            let home = Background::start();
+            let background = Background::start();
             let limit = 5 * MS;
-            let link = home.run(async move {
+            let link = background.run(async move {
                 let link = Link::new(case, HOUR).await;
                 case.set(&link.stream, None).expect("no timeout");
                 assert!(link.poll().is_pending(), "the operation must wait");
@@ -439,7 +439,7 @@ fn refused_wait_starts_no_time() {
                 let took = link.time_out().await;
                 assert!(took >= limit, "{case:?}: {limit:?} ended after {took:?}");
             });
-            home.stop();
+            background.stop();
         });
     }
 }
@@ -450,8 +450,8 @@ fn refused_wait_starts_no_time() {
 fn ready_stream_works_without_runtime() {
     for case in CASES {
         within(move || {
-            let home = Background::start();
-            let link = home.run(async move {
+            let background = Background::start();
+            let link = background.run(async move {
                 let link = Link::new(case, HOUR).await;
                 assert!(link.poll().is_pending(), "the operation must wait");
                 link
@@ -463,7 +463,7 @@ fn ready_stream_works_without_runtime() {
                 assert!(result.is_ok(), "{case:?}: {result:?}, but the operation could proceed");
                 future::block_on(link.use_up());
             }
-            home.stop();
+            background.stop();
         });
     }
 }
@@ -475,8 +475,8 @@ fn waiting_without_timer_fails() {
     for case in CASES {
         for armed in [false, true] {
             within(move || {
-                let home = Background::start();
-                let link = home.run(async move {
+                let background = Background::start();
+                let link = background.run(async move {
                     let link = Link::new(case, HOUR).await;
                     if !armed {
                         case.set(&link.stream, None).expect("no timeout");
@@ -498,7 +498,7 @@ fn waiting_without_timer_fails() {
                 let waiter = std::thread::spawn(move || future::block_on(case.direction.operate(&stream)));
                 future::block_on(link.serve_until(|| waiter.is_finished()));
                 waiter.join().expect("the thread").expect("an operation without a timeout may wait in any executor");
-                home.stop();
+                background.stop();
             });
         }
     }

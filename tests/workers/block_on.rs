@@ -19,12 +19,12 @@ use kittiwake::{block_on, spawn, spawn_local};
 #[test]
 fn concurrent_block_on_calls_are_allowed() {
     within(|| {
-        for guests in [2, 8] {
+        for callers in [2, 8] {
             let runtime = Arc::new(workers(2));
-            let barrier = Arc::new(Barrier::new(guests));
+            let barrier = Arc::new(Barrier::new(callers));
             let (send, receive) = async_channel::unbounded();
-            let threads: Vec<_> = (0..guests)
-                .map(|guest| {
+            let threads: Vec<_> = (0..callers)
+                .map(|caller| {
                     let (runtime, barrier) = (runtime.clone(), barrier.clone());
                     let (send, receive) = (send.clone(), receive.clone());
                     thread::spawn(move || {
@@ -37,25 +37,26 @@ fn concurrent_block_on_calls_are_allowed() {
                                 server.read_exact(&mut byte).await?;
                                 server.write_all(&byte).await
                             });
-                            client.write_all(&[guest as u8]).await.expect("write");
+                            client.write_all(&[caller as u8]).await.expect("write");
                             let mut byte = [0];
                             client.read_exact(&mut byte).await.expect("read");
-                            assert_eq!(byte, [guest as u8]);
+                            assert_eq!(byte, [caller as u8]);
                             echo.await.expect("a task").expect("an echo");
                             sleep(MS).await;
                             // The calls also exchange messages.
-                            send.send(guest).await.expect("the channel has a receiver");
-                            let home = here();
-                            let heard = receive.recv().await.expect("the channel has a sender");
-                            assert_eq!(here(), home, "the future of a call must stay on the calling thread");
-                            heard
+                            send.send(caller).await.expect("the channel has a receiver");
+                            let own_thread = here();
+                            let received = receive.recv().await.expect("the channel has a sender");
+                            assert_eq!(here(), own_thread, "the future of a call must stay on the calling thread");
+                            received
                         })
                     })
                 })
                 .collect();
-            let mut heard: Vec<_> = threads.into_iter().map(|guest| guest.join().expect("a guest")).collect();
-            heard.sort_unstable();
-            assert!(heard.into_iter().eq(0..guests), "each message must arrive once");
+            let mut received: Vec<_> =
+                threads.into_iter().map(|caller| caller.join().expect("the calling thread")).collect();
+            received.sort_unstable();
+            assert!(received.into_iter().eq(0..callers), "each message must arrive once");
         }
     });
 }
@@ -103,7 +104,7 @@ fn spawned_tasks_outlive_the_call() {
     within(|| {
         for count in SEVERAL {
             let runtime = workers(count);
-            let stuck = block_workers(runtime.handle(), count);
+            let blocked = block_workers(runtime.handle(), count);
             let (wake, woken) = async_channel::bounded::<()>(1);
             let tasks = runtime.block_on(async {
                 let tasks: Vec<_> = (0..50)
@@ -121,8 +122,8 @@ fn spawned_tasks_outlive_the_call() {
                 assert_eq!(Handle::current().metrics().workers().len(), count);
                 tasks
             });
-            let threads: Vec<_> = stuck.iter().map(|stuck| stuck.thread).collect();
-            drop(stuck);
+            let threads: Vec<_> = blocked.iter().map(|blocked| blocked.thread).collect();
+            drop(blocked);
             runtime.block_on(async {
                 drop(wake);
                 settle().await;
@@ -250,7 +251,7 @@ fn calls_timers_continue_after_it() {
                     wait
                 };
                 let wait = begun(sleep_until(deadline)).await;
-                let (tell, told) = async_channel::bounded(1);
+                let (notify, notified) = async_channel::bounded(1);
                 let waiting = spawn(async move {
                     let mut wait = wait;
                     assert!(
@@ -258,7 +259,7 @@ fn calls_timers_continue_after_it() {
                         "the timer is early"
                     );
                     // In half of the rounds the receiver is gone.
-                    let _ = tell.try_send(());
+                    let _ = notify.try_send(());
                     wait.await;
                     Instant::now()
                 });
@@ -277,7 +278,7 @@ fn calls_timers_continue_after_it() {
                     })
                 };
                 if round % 2 == 0 {
-                    told.recv().await.expect("the task waits");
+                    notified.recv().await.expect("the task waits");
                 }
                 let far = begun(sleep(HOUR)).await;
                 let kept = begun(sleep_until(deadline)).await;

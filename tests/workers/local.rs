@@ -30,55 +30,55 @@ fn local_task_stays_on_its_thread() {
                 let tally = tally.clone();
                 move |_| {
                     let one = |_| {
-                        let (tell, told) = async_channel::unbounded();
+                        let (notify, notified) = async_channel::unbounded();
                         let (thread_bound, tally) = (ThreadBound::new(&tally), tally.clone());
                         let task = spawn_local(async move {
-                            while let Ok(()) = told.recv().await {
+                            while let Ok(()) = notified.recv().await {
                                 thread_bound.check();
                                 tally.messages.fetch_add(1, SeqCst);
                             }
                             thread_bound.check();
                         });
-                        (tell, task)
+                        (notify, task)
                     };
                     (0..EACH).map(one).collect::<Vec<_>>()
                 }
             });
-            let (tells, tasks): (Vec<_>, Vec<_>) = locals.into_iter().flatten().unzip();
+            let (senders, tasks): (Vec<_>, Vec<_>) = locals.into_iter().flatten().unzip();
             // Tasks on all workers send the messages, and so does this thread.
-            let tellers: Vec<_> = (0..count)
+            let sending_tasks: Vec<_> = (0..count)
                 .map(|_| {
-                    let tells = tells.clone();
+                    let senders = senders.clone();
                     runtime.handle().spawn(async move {
                         for _ in 0..MESSAGES {
-                            tells.iter().for_each(|tell| tell.try_send(()).unwrap());
+                            senders.iter().for_each(|notify| notify.try_send(()).unwrap());
                             yield_now().await;
                         }
                     })
                 })
                 .collect();
             for _ in 0..MESSAGES {
-                tells.iter().for_each(|tell| tell.try_send(()).unwrap());
+                senders.iter().for_each(|notify| notify.try_send(()).unwrap());
             }
-            tellers.into_iter().for_each(|teller| future::block_on(teller).expect("the task sends every message"));
+            sending_tasks.into_iter().for_each(|task| future::block_on(task).expect("the task sends every message"));
             let expected = (count + 1) * MESSAGES * EACH * count;
             runtime.block_on(until(|| tally.messages.load(SeqCst) == expected));
             // A third of the tasks end by themselves, a third are aborted from another thread, and a third are
             // alive when the runtime ends.
             let (mut left, mut aborts) = (Vec::new(), Vec::new());
-            for (i, (tell, task)) in tells.into_iter().zip(tasks).enumerate() {
+            for (i, (notify, task)) in senders.into_iter().zip(tasks).enumerate() {
                 match i % 3 {
                     0 => {
-                        drop(tell);
+                        drop(notify);
                         future::block_on(task).expect("the task ends by itself");
                     }
                     1 if i % 2 == 0 => {
                         task.abort();
                         assert_cancelled(task);
-                        drop(tell);
+                        drop(notify);
                     }
-                    1 => aborts.push((task, tell)),
-                    _ => left.push((task, tell)),
+                    1 => aborts.push((task, notify)),
+                    _ => left.push((task, notify)),
                 }
             }
             let aborter = runtime.handle().spawn(async move {
@@ -107,24 +107,24 @@ fn calls_local_tasks_end_with_it() {
     within(|| {
         let runtime = workers(2);
         let held = Rc::new(());
-        let (tell, told) = async_channel::unbounded::<()>();
+        let (notify, notified) = async_channel::unbounded::<()>();
         for panics in [false, true] {
             let tasks = Rc::new(Cell::new(Vec::new()));
             let result = catch_unwind(AssertUnwindSafe(|| {
                 runtime.block_on(async {
                     let task = |held: Rc<()>| {
-                        let told = told.clone();
+                        let notified = notified.clone();
                         spawn_local(async move {
                             let _held = held;
-                            while told.recv().await.is_ok() {}
+                            while notified.recv().await.is_ok() {}
                         })
                     };
                     tasks.set((0..10).map(|_| task(held.clone())).collect());
                     yield_now().await;
                     // The workers are waking these tasks when the call ends.
                     for _ in 0..2 {
-                        let tell = tell.clone();
-                        drop(spawn(async move { (0..200).for_each(|_| tell.try_send(()).unwrap()) }));
+                        let notify = notify.clone();
+                        drop(spawn(async move { (0..200).for_each(|_| notify.try_send(()).unwrap()) }));
                     }
                     yield_now().await;
                     if panics {
@@ -205,24 +205,25 @@ fn handle_is_awaitable_anywhere() {
                     hand.try_send((number, handle)).unwrap();
                 }
             });
-            let heard = Arc::new(AtomicUsize::new(0));
-            let hear = || {
-                let (handed, heard) = (handed.clone(), heard.clone());
+            let received = Arc::new(AtomicUsize::new(0));
+            let await_handles = || {
+                let (handed, received) = (handed.clone(), received.clone());
                 async move {
                     while let Ok((number, task)) = handed.recv().await {
                         match task.await {
                             Ok(output) => assert_eq!((output, number % 10 > 0), (number, true)),
                             Err(error) => assert_eq!(error.into_panic().downcast_ref(), Some(&number)),
                         }
-                        heard.fetch_add(1, SeqCst);
+                        received.fetch_add(1, SeqCst);
                         yield_now().await;
                     }
                 }
             };
-            let on_workers: Vec<_> = (0..count).map(|_| runtime.handle().spawn(hear())).collect();
-            let outside = [hear(), hear()].map(|hear| thread::spawn(|| future::block_on(hear)));
-            let elsewhere = [hear()].map(|hear| thread::spawn(|| block_on(hear)));
-            runtime.block_on(hear());
+            let on_workers: Vec<_> = (0..count).map(|_| runtime.handle().spawn(await_handles())).collect();
+            let outside = [await_handles(), await_handles()]
+                .map(|await_handles| thread::spawn(|| future::block_on(await_handles)));
+            let elsewhere = [await_handles()].map(|await_handles| thread::spawn(|| block_on(await_handles)));
+            runtime.block_on(await_handles());
             outside
                 .into_iter()
                 .chain(elsewhere)
@@ -230,7 +231,7 @@ fn handle_is_awaitable_anywhere() {
             on_workers
                 .into_iter()
                 .for_each(|task| future::block_on(task).expect("the awaiting task sees the right outputs"));
-            assert_eq!(heard.load(SeqCst), count * 200, "each handle must have returned its output");
+            assert_eq!(received.load(SeqCst), count * 200, "each handle must have returned its output");
         }
     });
 }
@@ -246,18 +247,18 @@ struct Tally {
 
 /// Remembers its thread, and counts its uses on another.
 struct ThreadBound {
-    home: ThreadId,
+    own_thread: ThreadId,
     tally: Arc<Tally>,
     _not_send: Rc<()>,
 }
 
 impl ThreadBound {
     fn new(tally: &Arc<Tally>) -> Self {
-        Self { home: here(), tally: tally.clone(), _not_send: Rc::default() }
+        Self { own_thread: here(), tally: tally.clone(), _not_send: Rc::default() }
     }
 
     fn check(&self) {
-        self.tally.wrong_threads.fetch_add(usize::from(here() != self.home), SeqCst);
+        self.tally.wrong_threads.fetch_add(usize::from(here() != self.own_thread), SeqCst);
     }
 }
 

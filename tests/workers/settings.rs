@@ -31,11 +31,11 @@ fn every_configured_worker_runs_tasks() {
             assert_eq!(threads.len(), count, "each of {count} workers must have a thread");
             assert!(!threads.contains(&here()));
             // When all workers are blocked, no thread is left to run a task.
-            let stuck = block_workers(runtime.handle(), count);
+            let blocked = block_workers(runtime.handle(), count);
             let late = runtime.handle().spawn(async {});
             runtime.block_on(settle());
             assert!(!late.is_finished(), "the runtime of {count} workers ran a task while all of them were blocked");
-            drop(stuck);
+            drop(blocked);
             future::block_on(late).expect("the task runs once a worker is free");
         }
     });

@@ -51,9 +51,9 @@ fn workers_drop_tasks_at_shutdown() {
                     busy().await;
                 })
             }));
-            let stuck = block_workers(runtime.handle(), count);
+            let blocked = block_workers(runtime.handle(), count);
             tasks.extend((0..20).map(|_| runtime.handle().spawn(hold(note()))));
-            drop(stuck);
+            drop(blocked);
             drop(runtime);
             let dropped_on = std::mem::take(&mut *dropped_on.lock().unwrap());
             assert_eq!(dropped_on.len(), 65, "every future must be dropped once, before the runtime's drop returns");
@@ -251,7 +251,7 @@ fn shutdown_reports_blocked_worker() {
                 move |_| drop(spawn_local(hold(Counted(drops.clone()))))
             });
             let tasks: Vec<_> = (0..10).map(|_| handle.spawn(hold(Counted(drops.clone())))).collect();
-            let stuck = block_workers(&handle, 1);
+            let blocked = block_workers(&handle, 1);
             let ((end, ended), (begin, begun)) = (mpsc::channel::<()>(), mpsc::channel());
             let closure = handle.spawn_blocking(move || {
                 begin.send(()).unwrap();
@@ -265,7 +265,7 @@ fn shutdown_reports_blocked_worker() {
             let said = error.to_string();
             assert!(said.contains("worker") && said.contains("1 blocking closure"), "{said}");
             wait_until_spawn_fails(&handle);
-            drop(stuck);
+            drop(blocked);
             drop(end);
             assert!(future::block_on(closure).expect("a running closure continues to its end"));
             tasks.into_iter().for_each(assert_cancelled);
@@ -280,16 +280,16 @@ fn shutdown_reports_blocked_worker() {
 fn drop_waits_for_running_task() {
     within(|| {
         let runtime = workers(2);
-        let (tell, told) = mpsc::channel();
+        let (notify, notified) = mpsc::channel();
         let (open, closed) = mpsc::channel::<()>();
         let drops = Arc::new(AtomicUsize::new(0));
         let counted = Counted(drops.clone());
         let task = runtime.handle().spawn(async move {
             let _counted = counted;
-            tell.send(()).unwrap();
+            notify.send(()).unwrap();
             let _ = closed.recv();
         });
-        told.recv().expect("the task runs");
+        notified.recv().expect("the task runs");
         let (handle, opener) = (runtime.handle().clone(), {
             let handle = runtime.handle().clone();
             thread::spawn(move || {

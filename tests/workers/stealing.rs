@@ -105,7 +105,7 @@ fn outside_wake_avoids_blocked_worker() {
     on_idle_and_busy_runtimes(|runtime, count| {
         let others = block_workers(runtime.handle(), count - 1);
         let (wake, woken) = async_channel::bounded::<()>(1);
-        let ((ran, runs), (tell, told)) = (mpsc::channel(), mpsc::channel());
+        let ((ran, runs), (notify, notified)) = (mpsc::channel(), mpsc::channel());
         let (open, closed) = mpsc::channel::<()>();
         // One worker is left for this task and its children.
         let bad = runtime.handle().spawn(async move {
@@ -119,10 +119,10 @@ fn outside_wake_avoids_blocked_worker() {
                 }));
             }
             until(|| begun.load(SeqCst) == 100).await;
-            tell.send(()).unwrap();
+            notify.send(()).unwrap();
             let _ = closed.recv();
         });
-        told.recv().expect("the children wait");
+        notified.recv().expect("the children wait");
         drop(others);
         drop(wake);
         all_run_while_blocked(&runs, bad, open);
@@ -168,11 +168,11 @@ fn queued_local_tasks_block_no_stealing() {
 #[test]
 fn outside_spawn_avoids_blocked_workers() {
     on_idle_and_busy_runtimes(|runtime, count| {
-        let stuck = block_workers(runtime.handle(), count - 1);
+        let blocked = block_workers(runtime.handle(), count - 1);
         let tasks: Vec<_> = (0..100).map(|i| runtime.handle().spawn(ready(i))).collect();
         let sum: usize = tasks.into_iter().map(|task| future::block_on(task).expect("the task runs")).sum();
         assert_eq!(sum, 4950);
-        drop(stuck);
+        drop(blocked);
     });
 }
 
@@ -337,7 +337,7 @@ fn local_task_runs_beside_busy_tasks() {
         for count in SEVERAL {
             let runtime = workers(count);
             // All of this runs on the only free worker, so no other worker steals the busy tasks.
-            let stuck = block_workers(runtime.handle(), count - 1);
+            let blocked = block_workers(runtime.handle(), count - 1);
             let (hand, handed) = mpsc::channel();
             drop(runtime.handle().spawn(async move {
                 (0..3).for_each(|_| drop(spawn(busy())));
@@ -345,7 +345,7 @@ fn local_task_runs_beside_busy_tasks() {
             }));
             let local = handed.recv().expect("the task is spawned");
             let thread = future::block_on(local).expect("the task runs");
-            assert!(stuck.iter().all(|stuck| stuck.thread != thread));
+            assert!(blocked.iter().all(|blocked| blocked.thread != thread));
         }
     });
 }
@@ -405,7 +405,7 @@ fn shutdown_reaches_unblocked_workers() {
     within(|| {
         for never_waits in [false, true] {
             let runtime = workers(2);
-            let stuck = block_workers(runtime.handle(), 1);
+            let blocked = block_workers(runtime.handle(), 1);
             let drops = Arc::new(AtomicUsize::new(0));
             let tasks: Vec<_> = (0..5)
                 .map(|_| {
@@ -423,7 +423,7 @@ fn shutdown_reaches_unblocked_workers() {
             assert!(error.workers_running() > 0);
             tasks.into_iter().for_each(assert_cancelled);
             assert_eq!(drops.load(SeqCst), 5);
-            drop(stuck);
+            drop(blocked);
         }
     });
 }

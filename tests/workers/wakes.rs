@@ -166,7 +166,7 @@ fn moving_task_loses_no_byte() {
                 peer.write_all(&piece[i % 300..]).expect("write");
                 let mut back = [0; 300];
                 peer.read_exact(&mut back).expect("read");
-                assert!(back == piece, "piece {i} must come back as it was");
+                assert!(back == piece, "piece {i} must return unchanged");
             }
             peer.shutdown(std::net::Shutdown::Write).expect("shutdown");
             let threads = future::block_on(task).expect("the task ends");
@@ -181,7 +181,7 @@ fn abort_before_first_poll_prevents_it() {
     within(|| {
         let runtime = workers(2);
         for _ in 0..20 {
-            let stuck = block_workers(runtime.handle(), 2);
+            let blocked = block_workers(runtime.handle(), 2);
             let (polls, drops) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
             let tasks: Vec<_> = (0..20)
                 .map(|_| {
@@ -194,7 +194,7 @@ fn abort_before_first_poll_prevents_it() {
                 .collect();
             tasks.iter().for_each(JoinHandle::abort);
             assert_eq!(drops.load(SeqCst), 0, "a worker must drop the future, not the aborting thread");
-            drop(stuck);
+            drop(blocked);
             tasks.into_iter().for_each(assert_cancelled);
             assert_eq!(
                 (polls.load(SeqCst), drops.load(SeqCst)),
@@ -213,18 +213,18 @@ fn abort_takes_effect_after_poll() {
         let handle = runtime.handle();
         for round in 0..100 {
             let (ends, from_worker) = (round % 2 == 0, round % 4 < 2);
-            let (drops, (tell, told), (open, closed)) =
+            let (drops, (notify, notified), (open, closed)) =
                 (Arc::new(AtomicUsize::new(0)), mpsc::channel(), mpsc::channel::<()>());
             let counted = Counted(drops.clone());
             let task = handle.spawn(async move {
                 let _counted = counted;
-                tell.send(()).unwrap();
+                notify.send(()).unwrap();
                 let _ = closed.recv();
                 if !ends {
                     pending::<()>().await;
                 }
             });
-            told.recv().expect("the task runs");
+            notified.recv().expect("the task runs");
             if from_worker {
                 let abort = task.abort_handle();
                 future::block_on(handle.spawn(async move { abort.abort() }))
@@ -300,10 +300,10 @@ fn abort_of_queued_task_prevents_poll() {
                 .collect();
             runtime.block_on(until(|| polls.load(SeqCst) == 20));
             // When both workers are blocked, no task is in the middle of a poll.
-            let stuck = block_workers(runtime.handle(), 2);
+            let blocked = block_workers(runtime.handle(), 2);
             wakers.lock().unwrap().drain(..).for_each(Waker::wake);
             tasks.iter().for_each(JoinHandle::abort);
-            drop(stuck);
+            drop(blocked);
             tasks.into_iter().for_each(assert_cancelled);
             assert_eq!(
                 (polls.load(SeqCst), drops.load(SeqCst)),
