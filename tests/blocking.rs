@@ -87,7 +87,7 @@ fn panicking_closure_ends_alone() {
 #[test]
 fn panicking_drops_are_contained() {
     within(|| {
-        let runtime = Builder::new().max_blocking_threads(1).build().expect("a runtime");
+        let runtime = blocking_threads(1);
         runtime.block_on(async {
             let (_stuck, end) = running_closure().await;
             let bomb = Bomb;
@@ -121,7 +121,7 @@ fn large_closure_runs() {
 #[test]
 fn thread_limit_holds() {
     within(|| {
-        let runtime = Builder::new().max_blocking_threads(3).build().expect("a runtime");
+        let runtime = blocking_threads(3);
         runtime.block_on(async {
             let (at_once, most) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
             // Three closures must reach the barrier together, so the limit is also reached.
@@ -148,7 +148,7 @@ fn thread_limit_holds() {
 #[test]
 fn queued_closures_run_in_order() {
     within(|| {
-        let runtime = Builder::new().max_blocking_threads(1).build().expect("a runtime");
+        let runtime = blocking_threads(1);
         runtime.block_on(async {
             let (ran, order) = mpsc::channel();
             let closures: Vec<_> = (0..100)
@@ -168,15 +168,15 @@ fn queued_closures_run_in_order() {
 /// A limit of zero threads is refused. Every address look-up would hang.
 #[test]
 fn zero_thread_limit_is_refused() {
-    let said = panic_of(|| drop(Builder::new().max_blocking_threads(0)));
-    assert!(said.contains("use 1 or more"), "{said}");
+    let message = panic_of(|| drop(Builder::new().max_blocking_threads(0)));
+    assert!(message.contains("use 1 or more"), "{message}");
 }
 
 /// An abort drops a closure that waits for a thread.
 #[test]
 fn abort_drops_a_queued_closure() {
     within(|| {
-        let runtime = Builder::new().max_blocking_threads(1).build().expect("a runtime");
+        let runtime = blocking_threads(1);
         runtime.block_on(async {
             let (running_closure, end) = running_closure().await;
             let (kept, gone) = mpsc::channel();
@@ -258,8 +258,8 @@ fn handle_can_be_awaited_anywhere() {
 /// `spawn_blocking` outside a runtime panics and names `Handle::spawn_blocking`, which works there.
 #[test]
 fn spawn_blocking_needs_a_runtime() {
-    let said = panic_of(|| drop(spawn_blocking(|| ())));
-    assert!(said.contains("outside a runtime") && said.contains("Handle::spawn_blocking"), "{said}");
+    let message = panic_of(|| drop(spawn_blocking(|| ())));
+    assert!(message.contains("outside a runtime") && message.contains("Handle::spawn_blocking"), "{message}");
     run(|| async {
         let is_inside = spawn_blocking(|| Handle::try_current().is_ok()).await.expect("the closure runs");
         assert!(!is_inside, "a closure must not be inside the runtime");
@@ -327,7 +327,7 @@ fn detached_closure_releases_paused_clock() {
 #[test]
 fn dropped_runtime_drops_queued_closures() {
     within(|| {
-        let runtime = Builder::new().max_blocking_threads(1).build().expect("a runtime");
+        let runtime = blocking_threads(1);
         let (running, end) = runtime.block_on(running_closure());
         let (kept, gone) = mpsc::channel::<()>();
         let waiting = runtime.handle().spawn_blocking(move || drop(kept));
@@ -428,7 +428,7 @@ fn shutdown_timeout_reports_running_closures() {
             assert!(closure.is_finished(), "the shutdown must wait for the end of the closure");
             ending.join().expect("a thread");
         }
-        let one = Builder::new().workers(1).build().expect("a runtime");
+        let one = one_worker();
         one.shutdown_timeout(Duration::ZERO).expect("no closure ran");
         let runtime = Runtime::new().expect("a runtime");
         let tasks = runtime.block_on(async { (spawn(future::pending::<()>()), spawn_blocking(|| 1)) });
@@ -444,8 +444,9 @@ fn shutdown_timeout_inside_runtime_panics() {
     within(|| {
         let runtime = Runtime::new().expect("a runtime");
         let task = runtime.handle().spawn(future::pending::<()>());
-        let said = kittiwake::block_on(async { panic_of(|| runtime.shutdown_timeout(PATIENCE).expect("unreachable")) });
-        assert!(said.contains("Runtime::shutdown_timeout was called inside a runtime"), "{said}");
+        let message =
+            kittiwake::block_on(async { panic_of(|| runtime.shutdown_timeout(PATIENCE).expect("unreachable")) });
+        assert!(message.contains("Runtime::shutdown_timeout was called inside a runtime"), "{message}");
         assert!(future::block_on(task).expect_err("the task was dropped").is_cancelled());
     });
 }
@@ -506,7 +507,7 @@ fn hundred_runtimes_leave_nothing() {
 fn spawning_may_race_with_shutdown() {
     within(|| {
         for _ in 0..300 {
-            let runtime = Builder::new().max_blocking_threads(2).build().expect("a runtime");
+            let runtime = blocking_threads(2);
             let handle = runtime.handle().clone();
             let barrier = Arc::new(Barrier::new(2));
             let maker = thread::spawn({

@@ -25,9 +25,9 @@ fn echo_prints_its_address() {
     within(|| {
         let mut echo = Echo::start("127.0.0.1:0");
         drop(echo.connect());
-        let said = echo.stop();
-        assert_eq!(said.lines, 1, "the example must print exactly one line");
-        assert_eq!(said.errors, "", "the example must print nothing on stderr");
+        let message = echo.stop();
+        assert_eq!(message.lines, 1, "the example must print exactly one line");
+        assert_eq!(message.errors, "", "the example must print nothing on stderr");
     });
 }
 
@@ -189,14 +189,14 @@ fn ping_times_each_line() {
     within(|| {
         let echo = Echo::start("127.0.0.1:0");
         let ping = run("ping", &[&echo.address.to_string(), "3"]);
-        let said = String::from_utf8(ping.stdout).unwrap();
+        let message = String::from_utf8(ping.stdout).unwrap();
         assert!(ping.status.success(), "{}", String::from_utf8_lossy(&ping.stderr));
-        let lines: Vec<_> = said.lines().collect();
-        assert_eq!(lines.len(), 4, "the example must print three lines and a summary: {said}");
+        let lines: Vec<_> = message.lines().collect();
+        assert_eq!(lines.len(), 4, "the example must print three lines and a summary: {message}");
         for (number, line) in (1..=3).zip(&lines) {
             assert!(line.starts_with(&format!("ping {number}: ")), "{line}");
         }
-        assert!(lines[3].starts_with("3 round trips: least "), "{said}");
+        assert!(lines[3].starts_with("3 round trips: least "), "{message}");
         assert_eq!(run("ping", &[&echo.address.to_string()]).stdout.iter().filter(|b| **b == b'\n').count(), 6);
         assert!(
             run("ping", &[&echo.address.to_string(), "0"]).stdout.is_empty(),
@@ -251,11 +251,11 @@ fn mistake_prints_one_line() {
         ];
         for (example, args, names) in mistakes {
             let mistake = run(example, args);
-            let said = String::from_utf8(mistake.stderr).unwrap();
-            assert_eq!(mistake.status.code(), Some(2), "{example} {args:?} printed: {said}");
-            assert_eq!(said.lines().count(), 1, "{example} {args:?} must print one line: {said}");
-            assert!(said.starts_with(&format!("{example}: ")), "{example} {args:?} printed: {said}");
-            assert!(said.contains(names), "{example} {args:?} must name {names:?}: {said}");
+            let message = String::from_utf8(mistake.stderr).unwrap();
+            assert_eq!(mistake.status.code(), Some(2), "{example} {args:?} printed: {message}");
+            assert_eq!(message.lines().count(), 1, "{example} {args:?} must print one line: {message}");
+            assert!(message.starts_with(&format!("{example}: ")), "{example} {args:?} printed: {message}");
+            assert!(message.contains(names), "{example} {args:?} must name {names:?}: {message}");
             assert!(mistake.stdout.is_empty(), "{example} {args:?} must print nothing on stdout");
         }
     });

@@ -95,8 +95,8 @@ fn serve_survives_exhausted_resources() {
     with_faults("serve_survives_exhausted_resources", &faults, || {
         run_paused(|| async {
             let (listener, address) = listener().await;
-            let (said, shutdown) = (Arc::new(Mutex::new(Vec::new())), Shutdown::new());
-            let recorded = said.clone();
+            let (reports, shutdown) = (Arc::new(Mutex::new(Vec::new())), Shutdown::new());
+            let recorded = reports.clone();
             let serving = serve(listener, |_, _| async {}).with_shutdown(&shutdown).on_error(move |error| {
                 let ServeError::Accept(error) = error else { panic!("{error}") };
                 recorded.lock().unwrap().push(error.raw_os_error().expect("the error is the kernel's own"));
@@ -108,7 +108,7 @@ fn serve_survives_exhausted_resources() {
             shutdown.begin();
             assert_eq!(server.await.unwrap().expect("the task ends without an error").served, 1);
             // An aborted connection is skipped, and the next one is accepted at once.
-            assert_eq!(*said.lock().unwrap(), LACKS[..5], "each wait must be reported once");
+            assert_eq!(*reports.lock().unwrap(), LACKS[..5], "each wait must be reported once");
         });
     });
 }
@@ -314,7 +314,7 @@ fn dropped_lookup_never_begins() {
     let faults = [Fault("getaddrinfo", libc::EAI_FAIL, 1, 0)];
     with_faults("dropped_lookup_never_begins", &faults, || {
         within(|| {
-            let runtime = Builder::new().max_blocking_threads(1).build().expect("a runtime");
+            let runtime = blocking_threads(1);
             runtime.block_on(async {
                 let (end, ended) = std::sync::mpsc::channel::<()>();
                 let blocking = spawn_blocking(move || ended.recv().is_err());

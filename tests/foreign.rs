@@ -199,8 +199,8 @@ fn runtimes_end_reaches_other_runtimes() {
         let other = Background::start();
         let (stream, mut peer) = pair_with_std();
         let stream = Arc::new(stream);
-        let bound = stream.clone();
-        other.run(async move { assert!(poll_once((&*bound).read(&mut [0; 8])).await.is_none()) });
+        let shared = stream.clone();
+        other.run(async move { assert!(poll_once((&*shared).read(&mut [0; 8])).await.is_none()) });
         kittiwake::block_on(async {
             let reader = kittiwake::spawn({
                 let stream = stream.clone();
@@ -297,9 +297,9 @@ fn listener_accepts_on_foreign_threads() {
         let background = Background::start();
         let listener = Arc::new(block_on(TcpListener::bind("127.0.0.1:0")).expect("bind"));
         let address = listener.local_addr().expect("local_addr");
-        let bound = listener.clone();
+        let shared = listener.clone();
         background
-            .run(async move { assert!(poll_once(bound.accept()).await.is_none(), "no client has connected yet") });
+            .run(async move { assert!(poll_once(shared.accept()).await.is_none(), "no client has connected yet") });
         let acceptors: Vec<_> = (0..4)
             .map(|_| {
                 let listener = listener.clone();
@@ -343,7 +343,7 @@ fn racing_runtimes_register_once() {
                 })
                 .collect();
             drop(stream);
-            while watched(&runtimes) == 0 {
+            while registered(&runtimes) == 0 {
                 thread::yield_now();
             }
             peer.write_all(b"ab").expect("the peer writes");
@@ -359,7 +359,7 @@ fn racing_runtimes_register_once() {
     });
 }
 
-fn watched(runtimes: &[Background]) -> usize {
+fn registered(runtimes: &[Background]) -> usize {
     runtimes.iter().map(|runtime| runtime.handle().metrics().sources_registered()).sum()
 }
 

@@ -9,7 +9,7 @@ use std::sync::mpsc;
 
 use futures_lite::future::{poll_once, try_zip};
 use kittiwake::net::{TcpListener, TcpStream, lookup_host};
-use kittiwake::runtime::{Builder, Runtime};
+use kittiwake::runtime::Runtime;
 use kittiwake::time::{Duration, timeout};
 use kittiwake::{spawn, spawn_blocking};
 use support::*;
@@ -107,7 +107,7 @@ fn name_outside_a_runtime_fails() {
 #[test]
 fn dropped_lookup_delays_no_other() {
     within(|| {
-        let runtime = Builder::new().max_blocking_threads(1).build().expect("a runtime");
+        let runtime = blocking_threads(1);
         runtime.block_on(async {
             // The only thread is busy, as with a name whose server does not answer.
             let (end, ended) = mpsc::channel::<()>();
@@ -132,7 +132,7 @@ fn dropped_lookup_delays_no_other() {
 #[test]
 fn lookup_ends_with_its_runtime() {
     within(|| {
-        let runtime = Builder::new().max_blocking_threads(1).build().expect("a runtime");
+        let runtime = blocking_threads(1);
         let (end, ended) = mpsc::channel::<()>();
         runtime.handle().spawn_blocking(move || ended.recv());
         let mut lookup = Box::pin(async { lookup_host("localhost:80").await.map(Iterator::count) });
@@ -149,7 +149,7 @@ fn lookup_ends_with_its_runtime() {
 #[test]
 fn lookups_share_blocking_threads() {
     within(|| {
-        let runtime = Builder::new().max_blocking_threads(4).build().expect("a runtime");
+        let runtime = blocking_threads(4);
         runtime.block_on(async {
             let lookups: Vec<_> = (0..200).map(|port| spawn(lookup_host(("localhost", port)))).collect();
             for (port, lookup) in lookups.into_iter().enumerate() {

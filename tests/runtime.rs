@@ -37,9 +37,12 @@ fn nested_block_on_panics() {
         let calls: [(&str, &dyn Fn()); 2] =
             [("block_on", &|| block_on(async {})), ("Runtime::block_on", &|| other.block_on(async {}))];
         for (function, call) in calls {
-            let said = panic_of(call);
-            assert!(said.contains(function), "the panic must name {function}: {said}");
-            assert!(said.contains("await") && said.contains("spawn"), "the panic must say what to do instead: {said}");
+            let message = panic_of(call);
+            assert!(message.contains(function), "the panic must name {function}: {message}");
+            assert!(
+                message.contains("await") && message.contains("spawn"),
+                "the panic must say what to do instead: {message}"
+            );
         }
         let in_task = spawn(async { panic_of(|| block_on(async {})) }).await.unwrap();
         assert!(in_task.contains("inside a runtime"), "the panic must be the same in a task: {in_task}");
@@ -54,8 +57,8 @@ fn nested_block_on_panics() {
 fn block_on_cannot_nest_in_itself() {
     within(|| {
         let runtime = Runtime::new().unwrap();
-        let said = runtime.block_on(async { panic_of(|| runtime.block_on(async {})) });
-        assert!(said.contains("inside a runtime"), "{said}");
+        let message = runtime.block_on(async { panic_of(|| runtime.block_on(async {})) });
+        assert!(message.contains("inside a runtime"), "{message}");
         assert_eq!(runtime.block_on(async { 1 }), 1, "the runtime must be usable afterwards");
     });
 }
@@ -86,9 +89,9 @@ fn spawning_outside_a_runtime_panics() {
             ("Handle::current", &mut || drop(Handle::current())),
         ];
         for (function, call) in calls {
-            let said = panic_of(call);
-            assert!(said.contains(function), "the panic must name {function}: {said}");
-            assert!(said.contains("block_on"), "the panic must say where to call {function}: {said}");
+            let message = panic_of(call);
+            assert!(message.contains(function), "the panic must name {function}: {message}");
+            assert!(message.contains("block_on"), "the panic must say where to call {function}: {message}");
         }
         assert!(set.is_empty(), "no task may have been spawned");
         let error = Handle::try_current().unwrap_err();
@@ -404,8 +407,8 @@ fn concurrent_block_on_panics() {
             }
         });
         is_entered.recv_timeout(PATIENCE).unwrap();
-        let said = panic_of(|| runtime.block_on(async {}));
-        assert!(said.contains("another thread") && said.contains("Handle::spawn"), "{said}");
+        let message = panic_of(|| runtime.block_on(async {}));
+        assert!(message.contains("another thread") && message.contains("Handle::spawn"), "{message}");
         open.send_blocking(()).unwrap();
         first.join().expect("the first call must not be disturbed");
         assert_eq!(runtime.block_on(ready(1)), 1, "the runtime must be free now");
@@ -753,11 +756,11 @@ fn failed_build_leaves_no_descriptor() {
             match Builder::new().workers(1).build() {
                 Ok(runtime) => break runtime,
                 Err(error) => {
-                    assert_eq!(error.raw_os_error(), Some(libc::EMFILE), "with {free} free descriptors: {error}")
+                    assert_eq!(error.raw_os_error(), Some(libc::EMFILE), "with {free} free descriptors: {error}");
                 }
             }
-            let said = panic_of(|| block_on(async {}));
-            assert!(said.contains("reactor"), "{said}");
+            let message = panic_of(|| block_on(async {}));
+            assert!(message.contains("reactor"), "{message}");
             assert!(free < 3, "three descriptors must be enough");
             drop(hoard.pop());
             free += 1;

@@ -21,8 +21,8 @@ use kittiwake::net::{HandlerOutput, Report, Serve, Shutdown, TcpListener, TcpStr
 use kittiwake::task::JoinHandle;
 use kittiwake::time::sleep;
 use support::{
-    PATIENCE, Wakes, count_of, counting_waker, in_own_process, own_address, panic_of, poll_with, run, run_paused,
-    settle, sources, until, will_reset, within,
+    PATIENCE, Wakes, count_of, counting_waker, in_own_process, own_address, panic_of, paused_runtime, poll_with, run,
+    run_paused, settle, sources, until, will_reset, within,
 };
 
 // ---- counts and reports ----
@@ -32,7 +32,7 @@ use support::{
 #[test]
 fn report_counts_every_outcome() {
     run(|| async {
-        let said = ErrorLog::default();
+        let errors = ErrorLog::default();
         let handler = |mut stream: TcpStream, _| async move {
             let mut byte = [0];
             stream.read_exact(&mut byte).await.map_err(|error| error.to_string())?;
@@ -42,7 +42,7 @@ fn report_counts_every_outcome() {
                 _ => std::panic::resume_unwind(Box::new("the handler panicked")),
             }
         };
-        let server = start(handler, |serve| serve.on_error(said.listen())).await;
+        let server = start(handler, |serve| serve.on_error(errors.listen())).await;
         let mut clients = Vec::new();
         for what in b"sffppppssss" {
             clients.push(server.connect());
@@ -57,7 +57,7 @@ fn report_counts_every_outcome() {
         assert_eq!((report.refused, report.open.len()), (0, 0));
         let mut expected: Vec<_> = peers[1..3].iter().map(|peer| format!("{peer}: so it goes")).collect();
         expected.extend(peers[3..7].iter().map(|peer| format!("{peer}: its handler panicked")));
-        assert_eq!(said.sorted(), sorted(expected), "each failure must be reported with its peer");
+        assert_eq!(errors.sorted(), sorted(expected), "each failure must be reported with its peer");
     });
 }
 
@@ -395,8 +395,8 @@ fn fatal_error_ends_server_after_drain() {
     run(|| async {
         let (listener, address) = listener().await;
         let copy = socket2::Socket::from(listener.as_fd().try_clone_to_owned().expect("a duplicate"));
-        let (said, shutdown) = (ErrorLog::default(), Shutdown::new());
-        let serving = serve(listener, |stream, _| answer(stream)).with_shutdown(&shutdown).on_error(said.listen());
+        let (errors, shutdown) = (ErrorLog::default(), Shutdown::new());
+        let serving = serve(listener, |stream, _| answer(stream)).with_shutdown(&shutdown).on_error(errors.listen());
         let server = kittiwake::spawn(serving.into_future());
         let mut client = std::net::TcpStream::connect(address).expect("connect");
         settle().await;
@@ -409,7 +409,7 @@ fn fatal_error_ends_server_after_drain() {
         assert_eq!(read_all(client).await, b"y");
         let error = server.await.unwrap().expect_err("the server ends with the error");
         assert_eq!(error.raw_os_error(), Some(libc::EINVAL), "{error}");
-        assert_eq!(said.sorted(), [format!("cannot accept connections: {error}")]);
+        assert_eq!(errors.sorted(), [format!("cannot accept connections: {error}")]);
     });
 }
 
@@ -596,7 +596,7 @@ fn foreign_wakers_may_use_the_shutdown() {
 #[cfg(target_os = "linux")]
 fn ended_connection_resumes_accepting() {
     in_own_process("ended_connection_resumes_accepting", || {
-        kittiwake::runtime::Builder::new().start_paused(true).build().unwrap().block_on(async {
+        paused_runtime().block_on(async {
             let server = start(|stream, _| answer(stream), |serve| serve).await;
             let mut clients = vec![server.connect()];
             server.until_accepted(1).await;
@@ -624,9 +624,9 @@ fn ended_connection_resumes_accepting() {
 #[cfg(target_os = "linux")]
 fn descriptor_exhaustion_refuses_clients() {
     in_own_process("descriptor_exhaustion_refuses_clients", || {
-        kittiwake::runtime::Builder::new().start_paused(true).build().unwrap().block_on(async {
-            let said = ErrorLog::default();
-            let server = start(|stream, _| answer(stream), |serve| serve.on_error(said.listen())).await;
+        paused_runtime().block_on(async {
+            let errors = ErrorLog::default();
+            let server = start(|stream, _| answer(stream), |serve| serve.on_error(errors.listen())).await;
             let mut served = server.connect();
             server.until_accepted(1).await;
             for round in 1..=3 {
@@ -634,7 +634,7 @@ fn descriptor_exhaustion_refuses_clients() {
                 let hoard = take_all_descriptors();
                 let start = kittiwake::time::Instant::now();
                 sleep(Duration::from_secs(10)).await;
-                let calls = said.len();
+                let calls = errors.len();
                 assert!(calls <= 18 * round, "{calls} reports in {:?} and {round} rounds", start.elapsed());
                 for mut client in clients {
                     client.set_nonblocking(true).expect("set_nonblocking");
@@ -647,7 +647,7 @@ fn descriptor_exhaustion_refuses_clients() {
                 }
                 drop(hoard);
             }
-            assert!(said.sorted()[0].starts_with("cannot accept connections: Too many open files"));
+            assert!(errors.sorted()[0].starts_with("cannot accept connections: Too many open files"));
             // The server has its reserve descriptor again, and serves at once.
             let mut next = server.connect();
             server.until_accepted(2).await;
@@ -790,8 +790,8 @@ struct ErrorLog(Arc<Mutex<Vec<String>>>);
 
 impl ErrorLog {
     fn listen(&self) -> impl Fn(&kittiwake::net::ServeError<'_>) + Send + Sync + 'static {
-        let said = self.0.clone();
-        move |error| said.lock().unwrap().push(error.to_string())
+        let errors = self.0.clone();
+        move |error| errors.lock().unwrap().push(error.to_string())
     }
 
     fn len(&self) -> usize {

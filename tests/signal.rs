@@ -232,7 +232,7 @@ fn default_action_never_returns() {
         raise(SignalKind::terminate());
         let mut listener = listen(SignalKind::terminate());
         kittiwake::block_on(async {
-            assert!(is_quiet(&mut listener).await, "a signal without a listener must be lost")
+            assert!(is_quiet(&mut listener).await, "a signal without a listener must be lost");
         });
     });
 }

@@ -96,7 +96,7 @@ fn cancellation_has_no_payload() {
         let error = cancelled().await;
         let panic =
             catch_unwind(AssertUnwindSafe(|| error.into_panic())).expect_err("`into_panic` refuses a cancellation");
-        assert!(said(&*panic).contains("cancelled"), "the panic must say why: {}", said(&*panic));
+        assert!(message(&*panic).contains("cancelled"), "the panic must say why: {}", message(&*panic));
     });
 }
 
@@ -427,7 +427,7 @@ fn ready_handle_panics_when_repolled() {
             let _ = Pin::new(&mut task).poll(&mut Context::from_waker(Waker::noop()));
         }));
         let panic = again.expect_err("a second poll panics");
-        assert!(said(&*panic).contains("JoinHandle") && said(&*panic).contains("ready"), "{}", said(&*panic));
+        assert!(message(&*panic).contains("JoinHandle") && message(&*panic).contains("ready"), "{}", message(&*panic));
     });
 }
 
@@ -686,7 +686,7 @@ impl Drop for PanicOnDrop {
 }
 
 /// Returns the message of a panic.
-fn said(payload: &(dyn std::any::Any + Send)) -> String {
+fn message(payload: &(dyn std::any::Any + Send)) -> String {
     let text = payload.downcast_ref::<&str>().map(ToString::to_string);
     text.or_else(|| payload.downcast_ref::<String>().cloned()).unwrap_or_default()
 }

@@ -43,8 +43,8 @@ fn future_and_output_may_both_panic() {
     let this = std::env::current_exe().expect("this program");
     let child =
         Command::new(this).args([name, "--exact", "--nocapture"]).env(CHILD, "1").output().expect("the task runs");
-    let said = String::from_utf8_lossy(&child.stderr);
-    assert!(child.status.success(), "the two panics aborted the process ({}): {said}", child.status);
+    let message = String::from_utf8_lossy(&child.stderr);
+    assert!(child.status.success(), "the two panics aborted the process ({}): {message}", child.status);
 }
 
 // ---- the table ----

@@ -8,7 +8,7 @@ use std::task::Waker;
 use futures_lite::{AsyncReadExt, AsyncWriteExt};
 use kittiwake::runtime::{Builder, Runtime};
 use kittiwake::time::{Duration, Instant, advance, pause, resume, sleep, sleep_until, timeout};
-use support::{TICK, assert_at, one_worker, panic_of, poll_with, run, run_paused, within};
+use support::{TICK, assert_at, one_worker, panic_of, paused_runtime, poll_with, run, run_paused, within};
 
 const HOUR: Duration = Duration::from_secs(3600);
 const SECOND: Duration = Duration::from_secs(1);
@@ -220,7 +220,7 @@ fn waiting_socket_delays_paused_clock() {
 #[test]
 fn paused_clock_survives_the_call() {
     within(|| {
-        let runtime = Builder::new().start_paused(true).build().expect("a runtime");
+        let runtime = paused_runtime();
         let first = runtime.block_on(async {
             sleep(HOUR).await;
             Instant::now()
@@ -282,7 +282,7 @@ fn instant_differences_saturate() {
 #[test]
 fn nested_runtime_has_own_clock() {
     within(|| {
-        let outer = Builder::new().start_paused(true).build().expect("a runtime");
+        let outer = paused_runtime();
         let inner = outer.block_on(async {
             sleep(Duration::from_secs(3600)).await;
             Builder::new().build().expect("another runtime")
@@ -297,7 +297,7 @@ fn nested_runtime_has_own_clock() {
 #[test]
 fn timers_work_after_thirty_years() {
     within(|| {
-        let runtime = Builder::new().start_paused(true).build().expect("a runtime");
+        let runtime = paused_runtime();
         runtime.block_on(async {
             sleep(Duration::MAX).await;
             let start = Instant::now();
@@ -313,7 +313,7 @@ fn timers_work_after_thirty_years() {
 #[test]
 fn resume_during_advance_holds() {
     within(|| {
-        let runtime = Builder::new().start_paused(true).build().expect("a runtime");
+        let runtime = paused_runtime();
         runtime.block_on(async {
             let resumed = kittiwake::spawn(async {
                 sleep(Duration::from_secs(5)).await;

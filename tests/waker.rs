@@ -585,12 +585,12 @@ async fn last_waker() -> Waker {
 struct Storm {
     threads: usize,
     each: usize,
-    said: Vec<AtomicUsize>,
+    values: Vec<AtomicUsize>,
 }
 
 impl Storm {
     fn new(threads: usize, each: usize) -> Arc<Self> {
-        Arc::new(Self { threads, each, said: (0..threads).map(|_| AtomicUsize::new(0)).collect() })
+        Arc::new(Self { threads, each, values: (0..threads).map(|_| AtomicUsize::new(0)).collect() })
     }
 
     /// Returns the number of polls.
@@ -601,7 +601,7 @@ impl Storm {
             if !std::mem::replace(&mut started, true) {
                 (0..self.threads).for_each(|thread| self.start(thread, cx.waker().clone()));
             }
-            let all = self.said.iter().all(|said| said.load(Ordering::SeqCst) == self.each);
+            let all = self.values.iter().all(|value| value.load(Ordering::SeqCst) == self.each);
             if all { Poll::Ready(polls) } else { Poll::Pending }
         })
         .await
@@ -611,7 +611,7 @@ impl Storm {
         let storm = self.clone();
         std::thread::spawn(move || {
             for number in 1..=storm.each {
-                storm.said[thread].store(number, Ordering::SeqCst);
+                storm.values[thread].store(number, Ordering::SeqCst);
                 waker.wake_by_ref();
             }
         });

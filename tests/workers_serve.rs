@@ -216,8 +216,8 @@ fn every_connection_is_counted_once() {
     within(|| {
         for count in [2, 4] {
             let runtime = workers(count);
-            let said = Arc::new(AtomicUsize::new(0));
-            let recorded = said.clone();
+            let reported = Arc::new(AtomicUsize::new(0));
+            let recorded = reported.clone();
             let on_error = move |serve: TestServe| {
                 serve.on_error(move |_| {
                     recorded.fetch_add(1, SeqCst);
@@ -249,7 +249,7 @@ fn every_connection_is_counted_once() {
             let report = server.end();
             assert_eq!((report.accepted, report.served, report.failed, report.panicked), (480, 240, 160, 80));
             assert_eq!((report.refused, report.open.len()), (0, 0));
-            assert_eq!(said.load(SeqCst), 240, "each failure must be reported once");
+            assert_eq!(reported.load(SeqCst), 240, "each failure must be reported once");
             assert_eq!(runtime.handle().metrics().tasks_alive(), 0);
         }
     });
@@ -293,7 +293,7 @@ fn requests_before_shutdown_are_answered() {
             let report = server.end();
             assert_eq!((report.served, report.open.len()), (30, 0));
             clients.into_iter().for_each(|client| {
-                assert_eq!(read_all(client), b"z", "a request that was sent before the shutdown must be answered")
+                assert_eq!(read_all(client), b"z", "a request that was sent before the shutdown must be answered");
             });
         }
     });

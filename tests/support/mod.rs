@@ -57,6 +57,16 @@ pub fn one_worker() -> Runtime {
     Builder::new().workers(1).build().expect("a runtime of one worker")
 }
 
+/// A runtime of one worker whose clock is paused.
+pub fn paused_runtime() -> Runtime {
+    Builder::new().start_paused(true).build().expect("a runtime with a paused clock")
+}
+
+/// A runtime that has at most `limit` blocking threads.
+pub fn blocking_threads(limit: usize) -> Runtime {
+    Builder::new().max_blocking_threads(limit).build().expect("a runtime with few blocking threads")
+}
+
 /// A listener on a port that the kernel chose, and its address.
 pub async fn listener() -> (TcpListener, SocketAddr) {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("bind to port 0");
@@ -285,10 +295,7 @@ where
     F: Future,
     F::Output: Send + 'static,
 {
-    within(move || {
-        let runtime = kittiwake::runtime::Builder::new().start_paused(true).build().expect("a runtime");
-        runtime.block_on(test())
-    })
+    within(move || paused_runtime().block_on(test()))
 }
 
 /// Returns the message of the panic of `f`. Fails if `f` does not panic.
@@ -310,13 +317,6 @@ pub const TICK: Duration = Duration::from_nanos(1 << 16);
 pub fn assert_at(now: kittiwake::time::Instant, deadline: kittiwake::time::Instant) {
     assert!(now >= deadline, "the timer ended {:?} early", deadline - now);
     assert!(now - deadline < TICK, "the clock is {:?} past the deadline, which is more than a tick", now - deadline);
-}
-
-/// Yields `turns` times. A paused clock does not advance meanwhile, because the caller is always ready.
-pub async fn yield_times(turns: usize) {
-    for _ in 0..turns {
-        kittiwake::task::yield_now().await;
-    }
 }
 
 // ---- several workers ----

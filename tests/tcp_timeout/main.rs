@@ -1,8 +1,8 @@
-//! The read, write and idle timeouts of a stream. They are never early, never replace bytes that are there, and reach the
-//! waiting task wherever it runs.
+//! The read, write and idle timeouts of a stream. They are never early, never replace bytes that are there, and reach
+//! the waiting task wherever it runs.
 //!
-//! Most laws hold for each timeout and each operation that it bounds, see [`CASES`], and are tested on a paused clock. The
-//! test acts as the executor: it polls with a counting waker and advances the time.
+//! Most laws hold for each timeout and each operation that it bounds, see [`CASES`], and are tested on a paused clock.
+//! The test acts as the executor: it polls with a counting waker and advances the time.
 
 #[path = "../support/mod.rs"]
 mod support;

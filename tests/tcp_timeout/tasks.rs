@@ -151,7 +151,7 @@ fn unserved_reader_times_out_later() {
         results.sort_by_key(|(result, _)| result.is_err());
         match &results[..] {
             [(Ok(_), _), (Ok(_), _)] => {
-                assert!(case.direction == Direction::Write, "the bytes were enough for one read only")
+                assert!(case.direction == Direction::Write, "the bytes were enough for one read only");
             }
             [(Ok(_), _), (Err(error), at)] => {
                 assert_eq!(error.kind(), ErrorKind::TimedOut, "{case:?}: {error}");
@@ -189,7 +189,7 @@ fn deadline_moves_to_another_task() {
         for _ in 0..3 {
             let stream = link.stream.clone();
             spawn(async move {
-                assert!(poll_once(case.direction.operate(&stream)).await.is_none(), "the operation must wait")
+                assert!(poll_once(case.direction.operate(&stream)).await.is_none(), "the operation must wait");
             })
             .await
             .expect("the task");

@@ -73,10 +73,10 @@ fn nested_block_on_panics() {
                 let other = workers(2);
                 let calls: [&dyn Fn(); 3] =
                     [&|| runtime.block_on(async {}), &|| other.block_on(async {}), &|| block_on(async {})];
-                let said = calls.map(panic_of);
+                let message = calls.map(panic_of);
                 // A task's thread must not drop the runtime.
                 thread::spawn(move || drop(other)).join().unwrap();
-                said
+                message
             }
         };
         let in_a_call = runtime.block_on(async { nested() });
@@ -84,9 +84,12 @@ fn nested_block_on_panics() {
             runtime.block_on(async { spawn_local(ready(nested())).await.expect("the task catches the panic") });
         let in_a_task =
             future::block_on(runtime.handle().spawn(async move { nested() })).expect("the task catches the panic");
-        for said in in_a_call.into_iter().chain(in_a_local_task).chain(in_a_task) {
-            assert!(said.contains("block_on") && said.contains("inside a runtime"), "{said}");
-            assert!(said.contains("await") && said.contains("spawn"), "the panic must say what to do instead: {said}");
+        for message in in_a_call.into_iter().chain(in_a_local_task).chain(in_a_task) {
+            assert!(message.contains("block_on") && message.contains("inside a runtime"), "{message}");
+            assert!(
+                message.contains("await") && message.contains("spawn"),
+                "the panic must say what to do instead: {message}"
+            );
         }
         assert_eq!(
             runtime.block_on(async { spawn(ready(1)).await.expect("the task runs") }),

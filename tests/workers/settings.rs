@@ -13,10 +13,10 @@ use kittiwake::time::{pause, sleep};
 /// A runtime with no worker would run no task, and one with too many would take all of the system's threads.
 #[test]
 fn absurd_worker_count_is_refused() {
-    let said = panic_of(|| drop(Builder::new().workers(0)));
-    assert!(said.contains("Builder::workers") && said.contains("use 1 or more"), "{said}");
-    let said = panic_of(|| drop(Builder::new().workers(5000)));
-    assert!(said.contains("Builder::workers") && said.contains("5000 are more than 4096"), "{said}");
+    let message = panic_of(|| drop(Builder::new().workers(0)));
+    assert!(message.contains("Builder::workers") && message.contains("use 1 or more"), "{message}");
+    let message = panic_of(|| drop(Builder::new().workers(5000)));
+    assert!(message.contains("Builder::workers") && message.contains("5000 are more than 4096"), "{message}");
     drop(Builder::new().workers(4096));
 }
 
@@ -60,8 +60,8 @@ fn worker_thread_has_name_and_number() {
 /// The builder refuses the name. Otherwise std would panic later, when it starts the thread.
 #[test]
 fn thread_name_with_nul_is_refused() {
-    let said = panic_of(|| drop(Builder::new().thread_name("puf\0fin")));
-    assert!(said.contains("Builder::thread_name") && said.contains("NUL"), "{said}");
+    let message = panic_of(|| drop(Builder::new().thread_name("puf\0fin")));
+    assert!(message.contains("Builder::thread_name") && message.contains("NUL"), "{message}");
 }
 
 /// A paused clock is refused for several workers: it would stand still on one worker and run on another.
@@ -73,7 +73,7 @@ fn paused_clock_needs_one_worker() {
             assert_eq!(error.kind(), ErrorKind::InvalidInput);
             assert!(error.to_string().contains("Builder::workers(1)"), "the error must say what to do: {error}");
         }
-        let runtime = Builder::new().start_paused(true).build().expect("a runtime");
+        let runtime = paused_runtime();
         assert_eq!(runtime.handle().metrics().workers().len(), 1, "a paused clock alone must mean one worker");
         runtime.block_on(sleep(HOUR));
     });
@@ -88,8 +88,8 @@ fn pausing_several_workers_panics() {
         let on_a_worker =
             future::block_on(runtime.handle().spawn(async { panic_of(pause) })).expect("the task catches the panic");
         let in_a_call = runtime.block_on(async { panic_of(pause) });
-        for said in [on_a_worker, in_a_call] {
-            assert!(said.contains("time::pause") && said.contains("Builder::workers(1)"), "{said}");
+        for message in [on_a_worker, in_a_call] {
+            assert!(message.contains("time::pause") && message.contains("Builder::workers(1)"), "{message}");
         }
         // The clock still runs after the panic.
         runtime.block_on(sleep(MS));

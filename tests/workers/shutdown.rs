@@ -262,8 +262,8 @@ fn shutdown_reports_blocked_worker() {
             // The other workers may have to wait for the blocked one.
             assert!((1..=count).contains(&error.workers_running()), "{error:?}");
             assert_eq!(error.still_running(), 1);
-            let said = error.to_string();
-            assert!(said.contains("worker") && said.contains("1 blocking closure"), "{said}");
+            let message = error.to_string();
+            assert!(message.contains("worker") && message.contains("1 blocking closure"), "{message}");
             wait_until_spawn_fails(&handle);
             drop(blocked);
             drop(end);
@@ -315,8 +315,8 @@ fn shutdown_inside_task_panics() {
         let runtime = workers(2);
         let handle = runtime.handle().clone();
         let task = handle.spawn(async move { panic_of(move || drop(runtime.shutdown_timeout(PATIENCE))) });
-        let said = future::block_on(task).expect("the task catches the panic");
-        assert!(said.contains("Runtime::shutdown_timeout") && said.contains("inside a runtime"), "{said}");
+        let message = future::block_on(task).expect("the task catches the panic");
+        assert!(message.contains("Runtime::shutdown_timeout") && message.contains("inside a runtime"), "{message}");
         wait_until_spawn_fails(&handle);
     });
 }

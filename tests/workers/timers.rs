@@ -95,8 +95,8 @@ fn moving_tasks_keep_interval_and_timeouts() {
                     let mut interval = interval(MS);
                     for tick in 0..20 {
                         echoes.go(task + tick as usize).await;
-                        let said = interval.tick().await;
-                        assert!(Instant::now() >= said && said >= start + MS * tick, "tick {tick} is early");
+                        let due = interval.tick().await;
+                        assert!(Instant::now() >= due && due >= start + MS * tick, "tick {tick} is early");
                     }
                     for turn in 0..5 {
                         echoes.go(task + turn).await;
