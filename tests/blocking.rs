@@ -165,7 +165,7 @@ fn queued_closures_run_in_order() {
     });
 }
 
-/// A limit of zero threads is refused. Every address look-up would hang.
+/// A limit of zero threads is refused. Every address lookup would hang.
 #[test]
 fn zero_thread_limit_is_refused() {
     let message = panic_of(|| drop(Builder::new().max_blocking_threads(0)));

@@ -101,7 +101,7 @@ fn runtimes_end_fails_read_once() {
         runtime.block_on(async {
             assert!(poll_read(&waker, &stream, &mut [0; 8]).is_pending(), "there is nothing to read yet");
         });
-        assert_eq!(wakes.get(), 0, "nothing has happened yet");
+        assert_eq!(wakes.get(), 0, "no event may come yet");
         drop(runtime);
         assert_eq!(wakes.get(), 1, "the end of the runtime must wake the waiting task");
         drop(waker);

@@ -266,7 +266,7 @@ fn newest_waiter_is_woken() {
     });
 }
 
-/// Ten thousand members are joined once each. The end of one must not cost a look at all others.
+/// Ten thousand members are joined once each. The end of one must not cost a poll of all others.
 #[test]
 fn ten_thousand_members_are_joined_once() {
     const MEMBERS: usize = 10_000;

@@ -243,7 +243,7 @@ fn turns_counts_reactor_turns() {
 }
 
 /// A worker that has just run many tasks polls the kernel once more before it sleeps, because new events are
-/// likely. After a few tasks it does not, because that system call would cost more than it gains.
+/// likely. After a few tasks it does not: a server with few clients would make one more system call per request.
 #[test]
 fn worker_rechecks_after_many_tasks() {
     let turns = |tasks: usize| {

@@ -756,7 +756,7 @@ fn failed_build_leaves_no_descriptor() {
             match Builder::new().workers(1).build() {
                 Ok(runtime) => break runtime,
                 Err(error) => {
-                    assert_eq!(error.raw_os_error(), Some(libc::EMFILE), "with {free} free descriptors: {error}");
+                    assert_eq!(error.raw_os_error(), Some(libc::EMFILE), "{free} free descriptors: {error}");
                 }
             }
             let message = panic_of(|| block_on(async {}));

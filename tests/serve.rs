@@ -119,7 +119,8 @@ fn panicking_on_error_is_contained() {
     });
 }
 
-/// A report prints one line, and one more for each connection that was open. A server prints it last.
+/// A report prints one line, and one more for each of the first ten connections that were open. A server prints it
+/// last.
 #[test]
 fn report_prints_open_connections() {
     run_paused(|| async {

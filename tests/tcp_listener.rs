@@ -181,7 +181,7 @@ fn bind_error_names_the_cause() {
         let error = TcpListener::bind(taken).await.expect_err("the port is taken");
         assert_eq!(error.kind(), ErrorKind::AddrInUse, "{error}");
         // A network for documentation, which no machine has.
-        let error = TcpListener::bind("192.0.2.1:0").await.expect_err("not an address of this machine");
+        let error = TcpListener::bind("192.0.2.1:0").await.expect_err("the address belongs to another machine");
         assert_eq!(error.kind(), ErrorKind::AddrNotAvailable, "{error}");
         for nonsense in ["", "127.0.0.1", "127.0.0.1:port", ":0"] {
             let error = TcpListener::bind(nonsense).await.expect_err("no address");

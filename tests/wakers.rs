@@ -148,7 +148,7 @@ fn newest_waker_is_woken() {
                 assert!(poll_read(waker, &stream, &mut [0; 8]).is_pending(), "there is nothing to read yet");
             }
             let newest = &wakers.last().expect("there is a last waker").1;
-            assert_eq!(newest.get(), 0, "nothing has come yet");
+            assert_eq!(newest.get(), 0, "no byte has arrived yet");
             peer.write_all(b"x").expect("the peer writes");
             until(|| newest.get() > 0).await;
             for (at, (_, wakes)) in wakers.iter().enumerate() {

@@ -101,7 +101,7 @@ fn blocked_worker_delays_no_client() {
                             let mut word = [0];
                             stream.read_exact(&mut word).await?;
                             if word == *b"!" {
-                                let closed = closed.lock().unwrap().take().expect("one is bad");
+                                let closed = closed.lock().unwrap().take().expect("one client blocks its worker");
                                 let _ = closed.recv();
                             }
                             stream.write_all(&word).await

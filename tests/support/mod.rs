@@ -302,7 +302,7 @@ where
 #[track_caller]
 pub fn panic_of(f: impl FnOnce()) -> String {
     let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(f));
-    let panic = result.expect_err("this should have panicked");
+    let panic = result.expect_err("the call panics");
     match panic.downcast::<String>() {
         Ok(text) => *text,
         Err(panic) => (*panic.downcast::<&str>().expect("a panic with a sentence")).to_owned(),
@@ -419,7 +419,7 @@ impl WorkerEchoes {
     }
 
     /// Moves the calling task to one of the workers, unless another worker steals it. `turn` selects the worker.
-    pub async fn go(&self, turn: usize) {
+    pub async fn move_to(&self, turn: usize) {
         let (answer, answered) = async_channel::bounded(1);
         self.0[turn % self.0.len()].try_send(answer).expect("the answering task of this worker is alive");
         answered.recv().await.expect("the worker answers");

@@ -94,16 +94,16 @@ fn moving_tasks_keep_interval_and_timeouts() {
                     let start = Instant::now();
                     let mut interval = interval(MS);
                     for tick in 0..20 {
-                        echoes.go(task + tick as usize).await;
+                        echoes.move_to(task + tick as usize).await;
                         let due = interval.tick().await;
                         assert!(Instant::now() >= due && due >= start + MS * tick, "tick {tick} is early");
                     }
                     for turn in 0..5 {
-                        echoes.go(task + turn).await;
+                        echoes.move_to(task + turn).await;
                         let begin = Instant::now();
                         timeout(MS, pending::<()>()).await.expect_err("the timeout ends");
                         assert!(begin.elapsed() >= MS, "a timeout is early");
-                        timeout(HOUR, echoes.go(task + turn + 1)).await.expect("the timeout has not ended");
+                        timeout(HOUR, echoes.move_to(task + turn + 1)).await.expect("the timeout has not ended");
                     }
                 })
             })
@@ -125,13 +125,13 @@ fn stream_timeout_reaches_moved_task() {
             let task = runtime.handle().spawn(async move {
                 stream.set_read_timeout(Some(WAIT)).expect("a timeout");
                 for turn in 0..30 {
-                    echoes.go(turn).await;
+                    echoes.move_to(turn).await;
                     let begin = Instant::now();
                     let mut byte = [0];
                     let error = stream.read(&mut byte).await.expect_err("nothing was sent");
                     assert_eq!(error.kind(), ErrorKind::TimedOut);
                     assert!(begin.elapsed() >= WAIT, "the timeout is early");
-                    echoes.go(turn / 2).await;
+                    echoes.move_to(turn / 2).await;
                     ask.send(turn).unwrap();
                     // The timeout may end first on a slow machine. No byte is lost then.
                     while let Err(error) = stream.read_exact(&mut byte).await {

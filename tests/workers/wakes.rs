@@ -144,7 +144,7 @@ fn moving_task_loses_no_byte() {
             let task = runtime.handle().spawn(async move {
                 let (mut buf, mut threads) = ([0; 512], HashSet::new());
                 for turn in 0.. {
-                    echoes.go(turn).await;
+                    echoes.move_to(turn).await;
                     threads.insert(here());
                     // Some reads time out and begin again on another worker.
                     match timeout(Duration::from_micros(turn as u64 % 7 * 50), stream.read(&mut buf)).await {
@@ -152,7 +152,7 @@ fn moving_task_loses_no_byte() {
                         Ok(read) => match read.expect("read") {
                             0 => break,
                             read => {
-                                echoes.go(turn + 1).await;
+                                echoes.move_to(turn + 1).await;
                                 stream.write_all(&buf[..read]).await.expect("write");
                             }
                         },
