@@ -1,5 +1,5 @@
-//! What the public types may be used for: between threads, across a `catch_unwind`, without pinning. To take one of these
-//! away would break programs.
+//! The auto traits of the public types: use between threads, across `catch_unwind`, and without pinning. Losing one
+//! of them would break programs.
 
 use std::future::Ready;
 use std::marker::PhantomPinned;
@@ -19,14 +19,16 @@ fn send_and_sync<T: Send + Sync>() {}
 fn unwind_safe<T: UnwindSafe + RefUnwindSafe>() {}
 fn unpin<T: Unpin>() {}
 
+/// Sockets are `Send` and `Sync`.
 #[test]
-fn sockets_go_between_threads() {
+fn sockets_are_send_and_sync() {
     send_and_sync::<(TcpListener, TcpStream, OwnedReadHalf, OwnedWriteHalf)>();
     send_and_sync::<(ReadHalf<'_>, WriteHalf<'_>, Accept<'_>, Incoming<'_>)>();
 }
 
+/// Servers are `Send`, and their shutdowns and reports are `Sync` too.
 #[test]
-fn servers_go_between_threads() {
+fn servers_are_send() {
     type Handler = fn(TcpStream, SocketAddr) -> Ready<()>;
     fn send<T: Send>() {}
     send::<(Serve<TcpListener, Handler, Ready<()>>, Serving<TcpListener, Handler, Ready<()>>)>();
@@ -35,23 +37,27 @@ fn servers_go_between_threads() {
     unpin::<(Serving<TcpListener, Handler, PhantomPinned>, Shutdown)>();
 }
 
+/// Tasks, runtimes and their handles are `Send` and `Sync`.
 #[test]
-fn tasks_and_runtimes_go_between_threads() {
+fn tasks_are_send_and_sync() {
     send_and_sync::<(Runtime, Builder, Handle, Metrics, ShutdownTimeout)>();
     send_and_sync::<(JoinHandle<u8>, JoinError, AbortHandle, JoinSet<u8>, Id, YieldNow)>();
 }
 
+/// Signals are `Send` and `Sync`.
 #[test]
-fn signals_go_between_threads() {
+fn signals_are_send_and_sync() {
     send_and_sync::<(Signal, SignalKind, CtrlC)>();
 }
 
+/// Sockets, tasks and runtimes may be used across `catch_unwind`.
 #[test]
-fn sockets_tasks_and_runtimes_cross_a_catch_unwind() {
+fn public_types_are_unwind_safe() {
     unwind_safe::<(Runtime, Handle, TcpListener, TcpStream, JoinHandle<u8>, AbortHandle, Signal)>();
 }
 
+/// Futures and streams are `Unpin`.
 #[test]
-fn futures_and_streams_need_no_pinning() {
+fn futures_and_streams_are_unpin() {
     unpin::<(JoinHandle<PhantomPinned>, Accept<'_>, Incoming<'_>, YieldNow, CtrlC, Signal)>();
 }

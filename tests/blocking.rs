@@ -1,4 +1,4 @@
-//! Blocking closures: where they run, how they end, and what the end of their runtime is to them.
+//! Blocking closures: the threads on which they run, how they end, and the effect of their runtime's end.
 
 mod support;
 
@@ -16,50 +16,50 @@ use kittiwake::{spawn, spawn_blocking};
 use support::*;
 
 /// A closure that has begun and runs until the sender is dropped.
-async fn stuck() -> (JoinHandle<&'static str>, Sender<()>) {
+async fn running_closure() -> (JoinHandle<&'static str>, Sender<()>) {
     let (begin, begun) = async_channel::bounded(1);
     let (end, ended) = mpsc::channel::<()>();
     let closure = spawn_blocking(move || {
-        begin.try_send(()).expect("there is room");
+        begin.try_send(()).expect("the channel has room");
         let _ = ended.recv();
         "done"
     });
-    begun.recv().await.expect("it begins");
+    begun.recv().await.expect("the task begins");
     (closure, end)
 }
 
-/// Whether what holds the sender has been dropped.
+/// True if the value with the sender has been dropped.
 fn is_gone(receiver: &Receiver<()>) -> bool {
     receiver.try_recv() == Err(mpsc::TryRecvError::Disconnected)
 }
 
-/// What panics when it is dropped.
+/// Panics in its drop.
 struct Bomb;
 
 impl Drop for Bomb {
     fn drop(&mut self) {
-        resume_unwind(Box::new("a bomb went off"));
+        resume_unwind(Box::new("on purpose"));
     }
 }
 
-/// Without it whoever blocks stops the worker.
+/// A closure runs on a thread of its own, not on the worker, and returns its output.
 #[test]
-fn a_closure_runs_on_a_thread_of_its_own_and_gives_its_output() {
+fn closure_runs_on_blocking_thread() {
     run(|| async {
         let worker = thread::current().id();
         let (id, name) = spawn_blocking(|| (thread::current().id(), thread::current().name().map(str::to_owned)))
             .await
-            .expect("it runs");
+            .expect("the closure runs");
         assert_ne!(id, worker);
         assert_eq!(name.as_deref(), Some("kittiwake-blocking"));
     });
 }
 
-/// Without it a task waits for another one's blocking work.
+/// Tasks and sockets continue while a closure blocks.
 #[test]
-fn tasks_and_sockets_go_on_while_a_closure_blocks() {
+fn blocked_closure_delays_no_task() {
     run(|| async {
-        let (closure, end) = stuck().await;
+        let (closure, end) = running_closure().await;
         let (client, server) = pair().await;
         client.writable().await.expect("writable");
         client.try_write(b"x").expect("write");
@@ -67,37 +67,38 @@ fn tasks_and_sockets_go_on_while_a_closure_blocks() {
         assert_eq!(spawn(async { 1 }).await.expect("a task"), 1);
         assert!(!closure.is_finished());
         drop(end);
-        assert_eq!(closure.await.expect("it ends"), "done");
+        assert_eq!(closure.await.expect("the closure ends"), "done");
     });
 }
 
-/// Without it one closure's mistake ends its thread, or the process.
+/// A closure that panics ends neither its thread nor the process.
 #[test]
-fn a_closure_that_panics_ends_alone() {
+fn panicking_closure_ends_alone() {
     run(|| async {
-        let error = spawn_blocking(|| resume_unwind(Box::new("no more tea"))).await.map(drop).expect_err("it panics");
+        let error =
+            spawn_blocking(|| resume_unwind(Box::new("no more tea"))).await.map(drop).expect_err("the closure panics");
         assert!(error.is_panic() && !error.is_cancelled());
         assert_eq!(error.into_panic().downcast_ref::<&str>(), Some(&"no more tea"));
-        assert_eq!(spawn_blocking(|| 1).await.expect("the next one runs"), 1);
+        assert_eq!(spawn_blocking(|| 1).await.expect("the next closure runs"), 1);
     });
 }
 
-/// Without it the process ends: async-task lets no panic of a drop out.
+/// A panic in a drop of a closure or of its output is contained. async-task aborts the process if one escapes.
 #[test]
-fn drops_that_panic_are_contained() {
+fn panicking_drops_are_contained() {
     within(|| {
-        let runtime = Builder::new().max_blocking_threads(1).build().expect("a runtime");
+        let runtime = blocking_threads(1);
         runtime.block_on(async {
-            let (_stuck, end) = stuck().await;
+            let (_stuck, end) = running_closure().await;
             let bomb = Bomb;
             let aborted = spawn_blocking(move || drop(bomb));
             aborted.abort();
             drop(spawn_blocking(|| Bomb));
             drop(spawn_blocking(|| resume_unwind(Box::new(Bomb))));
             drop(end);
-            assert!(aborted.await.expect_err("it was aborted, and its drop panicked").is_panic());
-            assert_eq!(spawn_blocking(|| 1).await.expect("the thread is in order"), 1);
-            let (_stuck, end) = stuck().await;
+            assert!(aborted.await.expect_err("the closure was aborted, and its drop panicked").is_panic());
+            assert_eq!(spawn_blocking(|| 1).await.expect("the thread still works"), 1);
+            let (_stuck, end) = running_closure().await;
             let bomb = Bomb;
             let waiting = spawn_blocking(move || drop(bomb));
             (end, waiting)
@@ -106,24 +107,24 @@ fn drops_that_panic_are_contained() {
     });
 }
 
-/// Without it a big closure overflows the stacks it is passed through.
+/// A large closure does not overflow a stack on its way to the thread.
 #[test]
-fn a_large_closure_runs() {
+fn large_closure_runs() {
     run(|| async {
         let bytes = [7_u8; 200_000];
         let sum = spawn_blocking(move || bytes.iter().map(|byte| u32::from(*byte)).sum::<u32>());
-        assert_eq!(sum.await.expect("it runs"), 1_400_000);
+        assert_eq!(sum.await.expect("the closure runs"), 1_400_000);
     });
 }
 
-/// Without it a burst starts as many threads as it has closures.
+/// There are never more blocking threads than `max_blocking_threads`.
 #[test]
-fn there_are_no_more_threads_than_the_limit() {
+fn thread_limit_holds() {
     within(|| {
-        let runtime = Builder::new().max_blocking_threads(3).build().expect("a runtime");
+        let runtime = blocking_threads(3);
         runtime.block_on(async {
             let (at_once, most) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
-            // Three reach it together, or nobody passes it: so the limit is reached, too.
+            // Three closures must reach the barrier together, so the limit is also reached.
             let barrier = Arc::new(Barrier::new(3));
             let closures: Vec<_> = (0..300)
                 .map(|_| {
@@ -136,48 +137,48 @@ fn there_are_no_more_threads_than_the_limit() {
                 })
                 .collect();
             for closure in closures {
-                closure.await.expect("it runs");
+                closure.await.expect("the closure runs");
             }
             assert_eq!(most.load(Ordering::SeqCst), 3);
         });
     });
 }
 
-/// Without it an early closure may wait for ever behind later ones.
+/// Closures beyond the limit run in the order of their spawns.
 #[test]
-fn closures_beyond_the_limit_run_in_order() {
+fn queued_closures_run_in_order() {
     within(|| {
-        let runtime = Builder::new().max_blocking_threads(1).build().expect("a runtime");
+        let runtime = blocking_threads(1);
         runtime.block_on(async {
             let (ran, order) = mpsc::channel();
             let closures: Vec<_> = (0..100)
                 .map(|i| {
                     let ran = ran.clone();
-                    spawn_blocking(move || ran.send(i).expect("the test listens"))
+                    spawn_blocking(move || ran.send(i).expect("the test waits"))
                 })
                 .collect();
             for closure in closures {
-                closure.await.expect("it runs");
+                closure.await.expect("the closure runs");
             }
             assert!(order.try_iter().eq(0..100));
         });
     });
 }
 
-/// Without it a limit of 0 is a runtime in which every look-up hangs.
+/// A limit of zero threads is refused. Every address lookup would hang.
 #[test]
-fn a_limit_of_no_threads_is_refused() {
-    let said = panic_of(|| drop(Builder::new().max_blocking_threads(0)));
-    assert!(said.contains("use 1 or more"), "{said}");
+fn zero_thread_limit_is_refused() {
+    let message = panic_of(|| drop(Builder::new().max_blocking_threads(0)));
+    assert!(message.contains("use 1 or more"), "{message}");
 }
 
-/// Without it a closure whose caller has gone still runs.
+/// An abort drops a closure that waits for a thread.
 #[test]
-fn abort_drops_a_closure_that_waits_for_a_thread() {
+fn abort_drops_a_queued_closure() {
     within(|| {
-        let runtime = Builder::new().max_blocking_threads(1).build().expect("a runtime");
+        let runtime = blocking_threads(1);
         runtime.block_on(async {
-            let (stuck, end) = stuck().await;
+            let (running_closure, end) = running_closure().await;
             let (kept, gone) = mpsc::channel();
             let closures = [(); 2].map(|()| {
                 let kept = kept.clone();
@@ -187,36 +188,36 @@ fn abort_drops_a_closure_that_waits_for_a_thread() {
             closures[0].abort();
             let handle = closures[1].abort_handle();
             handle.abort();
-            assert!(!is_gone(&gone), "when its turn comes");
+            assert!(!is_gone(&gone), "an aborted closure is dropped only when its turn comes");
             drop(end);
-            stuck.await.expect("it ends");
+            running_closure.await.expect("the closure ends");
             for closure in closures {
-                assert!(closure.await.map(drop).expect_err("it was aborted").is_cancelled());
+                assert!(closure.await.map(drop).expect_err("the closure was aborted").is_cancelled());
             }
-            assert!(handle.is_finished() && is_gone(&gone), "it was dropped, and has not run");
+            assert!(handle.is_finished() && is_gone(&gone), "the closure must be dropped without running");
         });
     });
 }
 
-/// Without it abort promises what nobody can do, or loses an output.
+/// An abort does not affect a closure that runs. Its output is kept.
 #[test]
-fn abort_leaves_a_closure_that_runs_alone() {
+fn abort_spares_a_running_closure() {
     run(|| async {
-        let (closure, end) = stuck().await;
+        let (closure, end) = running_closure().await;
         closure.abort();
         let handle = closure.abort_handle();
         handle.abort();
         settle().await;
         assert!(!closure.is_finished() && !handle.is_finished());
         drop(end);
-        assert_eq!(closure.await.expect("it ends"), "done");
+        assert_eq!(closure.await.expect("the closure ends"), "done");
         assert!(handle.is_finished());
     });
 }
 
-/// Without it a closure's handle can be taken for a task's.
+/// A closure has an id that differs from those of tasks and other closures.
 #[test]
-fn a_closure_has_an_id_like_a_task() {
+fn closure_ids_are_unique() {
     run(|| async {
         let (task, closure, other) = (spawn(async {}), spawn_blocking(|| ()), spawn_blocking(|| ()));
         assert!(task.id() != closure.id() && closure.id() != other.id() && task.id() != other.id());
@@ -224,81 +225,87 @@ fn a_closure_has_an_id_like_a_task() {
         assert_eq!(closure.abort_handle().id(), id);
         let panicking = spawn_blocking(|| resume_unwind(Box::new(())));
         let id = panicking.id();
-        assert_eq!(panicking.await.map(drop).expect_err("it panics").id(), id);
+        assert_eq!(panicking.await.map(drop).expect_err("the closure panics").id(), id);
     });
 }
 
-/// Without it a handle is bound to the thread or the executor of its maker.
+/// The handle of a closure can be awaited in any executor, and dropped.
 #[test]
-fn a_handle_can_be_awaited_anywhere_and_dropped() {
+fn handle_can_be_awaited_anywhere() {
     within(|| {
         let other = Background::start();
         let runtime = Runtime::new().expect("a runtime");
-        // Nobody is in this runtime's block_on: its pool works all the same.
+        // No thread is in this runtime's `block_on`. Its blocking threads work all the same.
         let handle = runtime.handle().clone();
-        assert_eq!(future::block_on(handle.spawn_blocking(|| 1)).expect("outside any runtime"), 1);
+        assert_eq!(future::block_on(handle.spawn_blocking(|| 1)).expect("the closure runs outside any runtime"), 1);
         let closure = handle.spawn_blocking(|| 2);
-        assert_eq!(other.run(closure).expect("in another runtime"), 2);
+        assert_eq!(other.run(closure).expect("the closure runs in another runtime"), 2);
         let closure = runtime.block_on(async { (spawn_blocking(|| 3),) }).0;
-        assert_eq!(thread::spawn(|| future::block_on(closure)).join().expect("a thread").expect("on a thread"), 3);
+        assert_eq!(
+            thread::spawn(|| future::block_on(closure))
+                .join()
+                .expect("a thread")
+                .expect("the closure runs on a thread"),
+            3
+        );
         let (ran, listening) = mpsc::channel();
         drop(handle.spawn_blocking(move || ran.send(4)));
-        assert_eq!(listening.recv(), Ok(4), "dropping the handle detaches");
+        assert_eq!(listening.recv(), Ok(4), "dropping the handle must detach the closure");
         other.stop();
     });
 }
 
-/// Without it a mistake is a hang or a silent loss.
+/// `spawn_blocking` outside a runtime panics and names `Handle::spawn_blocking`, which works there.
 #[test]
-fn outside_a_runtime_it_says_what_to_do() {
-    let said = panic_of(|| drop(spawn_blocking(|| ())));
-    assert!(said.contains("outside a runtime") && said.contains("Handle::spawn_blocking"), "{said}");
+fn spawn_blocking_needs_a_runtime() {
+    let message = panic_of(|| drop(spawn_blocking(|| ())));
+    assert!(message.contains("outside a runtime") && message.contains("Handle::spawn_blocking"), "{message}");
     run(|| async {
-        let is_inside = spawn_blocking(|| Handle::try_current().is_ok()).await.expect("it runs");
-        assert!(!is_inside, "a closure is on no worker");
+        let is_inside = spawn_blocking(|| Handle::try_current().is_ok()).await.expect("the closure runs");
+        assert!(!is_inside, "a closure must not be inside the runtime");
         let handle = Handle::current();
-        let task = spawn_blocking(move || handle.spawn(async { 1 })).await.expect("but it may have a handle");
+        let task = spawn_blocking(move || handle.spawn(async { 1 })).await.expect("a closure may use a handle");
         assert_eq!(task.await.expect("a task"), 1);
     });
 }
 
-/// Without it blocking work counts as a task that never ends, in whoever watches the numbers.
+/// The metrics do not count a closure as a task.
 #[test]
-fn metrics_count_tasks_and_not_closures() {
+fn metrics_count_no_closure() {
     run(|| async {
-        let (closure, end) = stuck().await;
+        let (closure, end) = running_closure().await;
         assert_eq!(Handle::current().metrics().tasks_alive(), 0);
         drop(end);
-        closure.await.expect("it ends");
+        closure.await.expect("the closure ends");
     });
 }
 
-/// Without it a test with a paused clock sees its timeouts before its work.
+/// A paused clock stands still while a closure runs. A test would otherwise see timeouts before the closure's work.
 #[test]
-fn a_paused_clock_stands_still_while_a_closure_is_out() {
+fn running_closure_holds_paused_clock() {
     within(|| {
         let runtime = Builder::new().max_blocking_threads(1).start_paused(true).build().expect("a runtime");
         runtime.block_on(async {
             let start = Instant::now();
             let hour = spawn(sleep(Duration::from_secs(3600)));
-            let (first, end) = stuck().await;
+            let (first, end) = running_closure().await;
             let second = spawn_blocking(|| ());
-            // The worker waits now, in earnest; it is ended from outside.
+            // The worker now sleeps in the kernel. Another thread ends the closure.
             let outside = thread::spawn(move || drop(end));
-            first.await.expect("it ends");
-            second.await.expect("it runs");
+            first.await.expect("the first closure ends");
+            second.await.expect("the second closure runs");
             assert_eq!(start.elapsed(), Duration::ZERO, "the clock must stand still");
             assert!(!hour.is_finished());
-            hour.await.expect("it sleeps");
-            assert!(start.elapsed() >= Duration::from_secs(3600), "now it has moved");
+            hour.await.expect("the sleep ends");
+            assert!(start.elapsed() >= Duration::from_secs(3600), "the clock must have advanced");
             outside.join().expect("a thread");
         });
     });
 }
 
-/// Without it the worker waits for ever: nobody is woken by the end of a closure that nobody waits for.
+/// A paused clock continues after a closure whose handle was dropped. Its end must wake the worker.
 #[test]
-fn a_paused_clock_goes_on_after_a_closure_that_nobody_waits_for() {
+fn detached_closure_releases_paused_clock() {
     run_paused(|| async {
         for _ in 0..100 {
             let (start, begun) = (Instant::now(), Arc::new(AtomicUsize::new(0)));
@@ -310,75 +317,75 @@ fn a_paused_clock_goes_on_after_a_closure_that_nobody_waits_for() {
                 }
             }));
             sleep(Duration::from_secs(1)).await;
-            assert_eq!(begun.load(Ordering::SeqCst), 1, "the closure comes before the jump");
+            assert_eq!(begun.load(Ordering::SeqCst), 1, "the closure must run before the clock advances");
             assert_at(Instant::now(), start + Duration::from_secs(1));
         }
     });
 }
 
-/// Without it the end of a program waits for a closure that may never end, or for those behind it.
+/// A dropped runtime drops the closures that wait and does not wait for those that run.
 #[test]
-fn dropping_a_runtime_drops_what_waits_and_leaves_what_runs() {
+fn dropped_runtime_drops_queued_closures() {
     within(|| {
-        let runtime = Builder::new().max_blocking_threads(1).build().expect("a runtime");
-        let (running, end) = runtime.block_on(stuck());
+        let runtime = blocking_threads(1);
+        let (running, end) = runtime.block_on(running_closure());
         let (kept, gone) = mpsc::channel::<()>();
         let waiting = runtime.handle().spawn_blocking(move || drop(kept));
         let handle = runtime.handle().clone();
         drop(runtime);
-        assert!(is_gone(&gone), "what waits is dropped before the drop returns");
-        assert!(future::block_on(waiting).expect_err("it never ran").is_cancelled());
-        assert!(future::block_on(handle.spawn_blocking(|| ())).expect_err("too late").is_cancelled());
+        assert!(is_gone(&gone), "a waiting closure must be dropped before the runtime's drop returns");
+        assert!(future::block_on(waiting).expect_err("the closure never ran").is_cancelled());
+        assert!(future::block_on(handle.spawn_blocking(|| ())).expect_err("the runtime has ended").is_cancelled());
         assert!(!running.is_finished());
         drop(end);
-        assert_eq!(future::block_on(running).expect("what runs gives its output"), "done");
+        assert_eq!(future::block_on(running).expect("a running closure returns its output"), "done");
     });
 }
 
-/// Without it `block_on`, of which there is a runtime per call, hangs at its end.
+/// `block_on` does not wait for a closure at its end.
 #[test]
-fn a_call_of_block_on_waits_for_no_closure() {
+fn block_on_waits_for_no_closure() {
     within(|| {
-        let (closure, end) = kittiwake::block_on(stuck());
+        let (closure, end) = kittiwake::block_on(running_closure());
         drop(end);
-        assert_eq!(future::block_on(closure).expect("it ends"), "done");
+        assert_eq!(future::block_on(closure).expect("the closure ends"), "done");
     });
 }
 
-/// Without it an output that comes too late leaks, or ends the process.
+/// An output that arrives after the end of its runtime is dropped, and a panic of that drop is contained.
 #[test]
-fn an_output_that_nobody_is_left_for_is_dropped() {
-    struct Told(Sender<thread::ThreadId>);
-    impl Drop for Told {
+fn unwanted_output_is_dropped() {
+    struct SendsThreadOnDrop(Sender<thread::ThreadId>);
+    impl Drop for SendsThreadOnDrop {
         fn drop(&mut self) {
-            self.0.send(thread::current().id()).expect("the test listens");
-            resume_unwind(Box::new("and its drop panics"));
+            self.0.send(thread::current().id()).expect("the test waits");
+            resume_unwind(Box::new("on purpose"));
         }
     }
     within(|| {
-        let (told, dropped) = mpsc::channel();
+        let (sender, dropped) = mpsc::channel();
         let (end, ended) = mpsc::channel::<()>();
         kittiwake::block_on(async {
             let (begin, begun) = async_channel::bounded(1);
             drop(spawn_blocking(move || {
-                begin.try_send(()).expect("there is room");
+                begin.try_send(()).expect("the channel has room");
                 let _ = ended.recv();
-                Told(told)
+                SendsThreadOnDrop(sender)
             }));
-            begun.recv().await.expect("it begins");
+            begun.recv().await.expect("the closure begins");
         });
         drop(end);
-        assert_ne!(dropped.recv().expect("it is dropped"), thread::current().id());
+        assert_ne!(dropped.recv().expect("the output is dropped"), thread::current().id());
     });
 }
 
-/// Without it a destructor can keep a runtime from ending.
+/// A closure that a destructor spawns at the end of the runtime is cancelled.
 #[test]
-fn a_closure_made_by_a_destructor_at_the_end_is_cancelled() {
+fn destructors_closure_is_cancelled() {
     struct Spawns(Sender<JoinHandle<()>>);
     impl Drop for Spawns {
         fn drop(&mut self) {
-            self.0.send(spawn_blocking(|| ())).expect("the test listens");
+            self.0.send(spawn_blocking(|| ())).expect("the test waits");
         }
     }
     within(|| {
@@ -391,96 +398,103 @@ fn a_closure_made_by_a_destructor_at_the_end_is_cancelled() {
             });
             settle().await;
         });
-        assert!(future::block_on(handles.recv().expect("one was made")).expect_err("too late").is_cancelled());
+        assert!(
+            future::block_on(handles.recv().expect("the destructor spawned a closure"))
+                .expect_err("the runtime has ended")
+                .is_cancelled()
+        );
     });
 }
 
-/// Without it nobody can end a program in order, or know that it was not.
+/// `shutdown_timeout` waits for running closures and reports those that are left.
 #[test]
-fn shutdown_timeout_waits_and_says_what_is_left() {
+fn shutdown_timeout_reports_running_closures() {
     within(|| {
         let runtime = Runtime::new().expect("a runtime");
-        let (closures, ends): (Vec<_>, Vec<_>) = (0..2).map(|_| runtime.block_on(stuck())).unzip();
+        let (closures, ends): (Vec<_>, Vec<_>) = (0..2).map(|_| runtime.block_on(running_closure())).unzip();
         let left = runtime.shutdown_timeout(Duration::from_millis(20)).expect_err("two closures run");
         assert_eq!(left.still_running(), 2);
         assert!(left.to_string().contains("2 blocking closures went on"), "{left}");
         drop(ends);
-        closures.into_iter().for_each(|closure| assert_eq!(future::block_on(closure).expect("it ends"), "done"));
+        closures
+            .into_iter()
+            .for_each(|closure| assert_eq!(future::block_on(closure).expect("the closure ends"), "done"));
 
         for timeout in [Duration::from_secs(3600), Duration::MAX] {
             let runtime = Runtime::new().expect("a runtime");
-            let (closure, end) = runtime.block_on(stuck());
+            let (closure, end) = runtime.block_on(running_closure());
             let ending = thread::spawn(move || drop(end));
-            runtime.shutdown_timeout(timeout).expect("it ends by itself");
-            assert!(closure.is_finished(), "the end of the closure was waited for");
+            runtime.shutdown_timeout(timeout).expect("the closure ends by itself");
+            assert!(closure.is_finished(), "the shutdown must wait for the end of the closure");
             ending.join().expect("a thread");
         }
-        let one = Builder::new().workers(1).build().expect("a runtime");
-        one.shutdown_timeout(Duration::ZERO).expect("nothing ever ran");
+        let one = one_worker();
+        one.shutdown_timeout(Duration::ZERO).expect("no closure ran");
         let runtime = Runtime::new().expect("a runtime");
         let tasks = runtime.block_on(async { (spawn(future::pending::<()>()), spawn_blocking(|| 1)) });
-        assert_eq!(future::block_on(tasks.1).expect("it runs"), 1);
-        runtime.shutdown_timeout(PATIENCE).expect("an idle thread leaves at once");
-        assert!(future::block_on(tasks.0).expect_err("tasks are dropped").is_cancelled());
+        assert_eq!(future::block_on(tasks.1).expect("the closure runs"), 1);
+        runtime.shutdown_timeout(PATIENCE).expect("an idle thread ends at once");
+        assert!(future::block_on(tasks.0).expect_err("the task is dropped").is_cancelled());
     });
 }
 
-/// Without it a task blocks its worker, and nobody is told.
+/// `shutdown_timeout` inside a runtime panics with a message, because it would block the worker.
 #[test]
-fn shutdown_timeout_inside_a_runtime_says_so() {
+fn shutdown_timeout_inside_runtime_panics() {
     within(|| {
         let runtime = Runtime::new().expect("a runtime");
         let task = runtime.handle().spawn(future::pending::<()>());
-        let said = kittiwake::block_on(async { panic_of(|| runtime.shutdown_timeout(PATIENCE).expect("unreachable")) });
-        assert!(said.contains("Runtime::shutdown_timeout was called inside a runtime"), "{said}");
-        assert!(future::block_on(task).expect_err("it was dropped").is_cancelled());
+        let message =
+            kittiwake::block_on(async { panic_of(|| runtime.shutdown_timeout(PATIENCE).expect("unreachable")) });
+        assert!(message.contains("Runtime::shutdown_timeout was called inside a runtime"), "{message}");
+        assert!(future::block_on(task).expect_err("the task was dropped").is_cancelled());
     });
 }
 
-/// Without it a runtime that its own closure owns hangs when that ends.
+/// A runtime may end on one of its own blocking threads.
 #[test]
-fn a_runtime_can_end_on_a_thread_of_its_own_pool() {
+fn runtime_may_end_in_closure() {
     within(|| {
         let runtime = Runtime::new().expect("a runtime");
         let handle = runtime.handle().clone();
         let closure = handle.spawn_blocking(move || drop(runtime));
-        future::block_on(closure).expect("it ends");
+        future::block_on(closure).expect("the closure ends");
         let runtime = Runtime::new().expect("a runtime");
         let handle = runtime.handle().clone();
         let closure = handle.spawn_blocking(move || runtime.shutdown_timeout(Duration::from_millis(1)));
-        let left = future::block_on(closure).expect("it ends").expect_err("itself");
+        let left = future::block_on(closure).expect("the closure ends").expect_err("itself");
         assert_eq!(left.still_running(), 1);
     });
 }
 
-/// Without it a program that makes runtimes runs out of threads or descriptors.
+/// A hundred runtimes leave no thread and no descriptor.
 #[test]
 #[cfg(target_os = "linux")]
-fn a_hundred_runtimes_leave_no_thread_and_no_descriptor() {
-    in_own_process("a_hundred_runtimes_leave_no_thread_and_no_descriptor", || {
+fn hundred_runtimes_leave_nothing() {
+    in_own_process("hundred_runtimes_leave_nothing", || {
         let before = (count_of("task"), count_of("fd"));
         let mut ends = Vec::new();
         for i in 0..100 {
             let runtime = Builder::new().start_paused(i % 2 == 0).build().expect("a runtime");
             runtime.block_on(async {
                 if i % 10 == 0 {
-                    let (_, end) = stuck().await;
-                    // In a paused runtime the closure now has something of the worker's to ring.
+                    let (_, end) = running_closure().await;
+                    // In a paused runtime the closure now holds a reference to the worker's unparker.
                     future::or(async { drop(spawn(sleep(Duration::from_secs(1))).await) }, async {
                         for _ in 0..4 {
-                            spawn_blocking(thread::yield_now).await.expect("it runs");
+                            spawn_blocking(thread::yield_now).await.expect("the closure runs");
                         }
                     })
                     .await;
                     ends.push(end);
                 }
-                spawn_blocking(|| ()).await.expect("it runs");
+                spawn_blocking(|| ()).await.expect("the closure runs");
             });
         }
         while count_of("task") > before.0 + ends.len() {
             thread::yield_now();
         }
-        assert_eq!(count_of("fd"), before.1, "closures that go on keep nothing open");
+        assert_eq!(count_of("fd"), before.1, "running closures must hold no descriptor");
         drop(ends);
         while count_of("task") > before.0 {
             thread::yield_now();
@@ -488,12 +502,12 @@ fn a_hundred_runtimes_leave_no_thread_and_no_descriptor() {
     });
 }
 
-/// Every step of a closure against the end of its runtime, as they come.
+/// Closures that are spawned while their runtime ends run or are cancelled.
 #[test]
-fn closures_made_while_the_runtime_ends_end_too() {
+fn spawning_may_race_with_shutdown() {
     within(|| {
         for _ in 0..300 {
-            let runtime = Builder::new().max_blocking_threads(2).build().expect("a runtime");
+            let runtime = blocking_threads(2);
             let handle = runtime.handle().clone();
             let barrier = Arc::new(Barrier::new(2));
             let maker = thread::spawn({
@@ -515,16 +529,16 @@ fn closures_made_while_the_runtime_ends_end_too() {
     });
 }
 
-/// Without it a clock that is paused between two looks at the pool is not held.
+/// A clock that is paused while a closure runs stands still too.
 #[test]
-fn a_clock_paused_later_stands_still_too() {
+fn later_pause_holds_the_clock() {
     run(|| async {
-        let (closure, end) = stuck().await;
+        let (closure, end) = running_closure().await;
         pause();
         let start = Instant::now();
         let hour = spawn(sleep(Duration::from_secs(3600)));
         thread::spawn(move || drop(end));
-        closure.await.expect("it ends");
+        closure.await.expect("the closure ends");
         assert!(start.elapsed() == Duration::ZERO && !hour.is_finished());
     });
 }

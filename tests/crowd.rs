@@ -1,4 +1,4 @@
-//! Many connections: at once, ready at once, and one after the other.
+//! Many connections: open at once, ready at once, and one after the other.
 
 mod support;
 
@@ -10,14 +10,14 @@ use kittiwake::net::{TcpListener, TcpStream};
 use kittiwake::runtime::Handle;
 use support::*;
 
-/// More than most systems give a process unasked.
+/// More descriptors than most systems grant a process by default.
 const DESCRIPTORS: u32 = 4096;
 
-/// Without it a server serves the first few hundred.
+/// A thousand connections are served at the same time.
 #[test]
-fn a_thousand_connections_are_served_at_once() {
+fn thousand_connections_are_served() {
     if !is_child() {
-        return in_child_with_descriptors("a_thousand_connections_are_served_at_once", DESCRIPTORS);
+        return in_child_with_descriptors("thousand_connections_are_served", DESCRIPTORS);
     }
     run(|| async {
         let (listener, address) = listener().await;
@@ -29,9 +29,9 @@ fn a_thousand_connections_are_served_at_once() {
                 let (arrived, start) = (arrived.clone(), start.clone());
                 kittiwake::spawn(async move {
                     let stream = TcpStream::connect(address).await?;
-                    arrived.send(()).await.expect("the test counts");
-                    // Ends when all are there: nobody is served and gone before the last has come.
-                    start.recv().await.expect_err("nothing is sent");
+                    arrived.send(()).await.expect("the test counts the clients");
+                    // This ends once all clients are connected, so no client leaves before the last one has come.
+                    start.recv().await.expect_err("no value is sent");
                     converse(stream, number).await
                 })
             })
@@ -44,15 +44,15 @@ fn a_thousand_connections_are_served_at_once() {
             client.await.expect("the task").expect("a conversation");
         }
         until(|| Handle::current().metrics().tasks_alive() == 1).await;
-        assert_eq!(sources(), 1, "only the listener is left");
+        assert_eq!(sources(), 1, "only the listener may stay registered");
     });
 }
 
-/// Without it those whose events do not fit into one look at the kernel are forgotten.
+/// Sockets whose events do not fit into one batch of the kernel are all served.
 #[test]
-fn more_sockets_than_events_fit_are_all_served() {
+fn overfull_event_batch_serves_all_sockets() {
     if !is_child() {
-        return in_child_with_descriptors("more_sockets_than_events_fit_are_all_served", DESCRIPTORS);
+        return in_child_with_descriptors("overfull_event_batch_serves_all_sockets", DESCRIPTORS);
     }
     run(|| async {
         let pairs = many_pairs(1500);
@@ -68,15 +68,19 @@ fn more_sockets_than_events_fit_are_all_served() {
             .unzip();
         until(|| sources() == 1500).await;
         settle().await;
-        // Without giving way in between: the next look at the kernel finds them all.
+        // The test does not yield here, so the next poll of the kernel finds all events.
         for (number, peer) in peers.iter_mut().enumerate() {
             peer.write_all(&(number as u16).to_le_bytes()).expect("the peer writes");
         }
         for (number, task) in tasks.into_iter().enumerate() {
-            assert_eq!(usize::from(task.await.expect("the task").expect("read")), number, "each gets its own bytes");
+            assert_eq!(
+                usize::from(task.await.expect("the task").expect("read")),
+                number,
+                "each task must get its own bytes"
+            );
         }
-        assert_eq!(sources(), 0, "all are gone");
-        // By resets, because thousands of orderly ends would use up the machine's ports.
+        assert_eq!(sources(), 0, "every socket must be deregistered");
+        // Resets end these connections, because thousands of orderly closes would use up the machine's ports.
         peers.into_iter().for_each(reset);
     });
 }
@@ -92,11 +96,11 @@ fn many_pairs(count: usize) -> Vec<(TcpStream, std::net::TcpStream)> {
     (0..count).map(pair).collect()
 }
 
-/// Without it a server that runs for a week fills its tables with what has gone.
+/// Ten thousand connections leave no task and no registered socket.
 #[test]
-fn ten_thousand_connections_leave_nothing_behind() {
+fn ten_thousand_connections_leave_nothing() {
     if !is_child() {
-        return in_child_with_descriptors("ten_thousand_connections_leave_nothing_behind", DESCRIPTORS);
+        return in_child_with_descriptors("ten_thousand_connections_leave_nothing", DESCRIPTORS);
     }
     run(|| async {
         let (listener, address) = listener().await;
@@ -105,15 +109,15 @@ fn ten_thousand_connections_leave_nothing_behind() {
         until(|| clients.is_finished()).await;
         clients.join().expect("the clients' thread");
         until(|| Handle::current().metrics().tasks_alive() == 1).await;
-        assert_eq!(sources(), 1, "only the listener is left");
+        assert_eq!(sources(), 1, "only the listener may stay registered");
         server.abort();
-        assert!(server.await.expect_err("it was aborted").is_cancelled());
+        assert!(server.await.expect_err("the task was aborted").is_cancelled());
         let metrics = Handle::current().metrics();
-        assert_eq!((metrics.tasks_alive(), metrics.sources_registered()), (0, 0), "nothing is left");
+        assert_eq!((metrics.tasks_alive(), metrics.sources_registered()), (0, 0), "nothing may be left");
     });
 }
 
-/// `count` connections at the same time, from outside.
+/// Opens `count` connections at the same time, from outside the runtime.
 fn visit(address: SocketAddr, count: usize) {
     let mut clients: Vec<_> =
         (0..count).map(|_| std::net::TcpStream::connect_timeout(&address, PATIENCE).expect("connect")).collect();
@@ -124,7 +128,7 @@ fn visit(address: SocketAddr, count: usize) {
         let mut reply = [0; 5];
         client.read_exact(&mut reply).expect("the client reads");
         assert_eq!(&reply, b"hello");
-        // Mostly by a reset, for the same reason.
+        // Most connections end by a reset, for the same reason.
         if number % 10 != 0 {
             reset(client);
         }
@@ -136,7 +140,7 @@ async fn echo_server(listener: TcpListener) {
         let (mut stream, _) = listener.accept().await.expect("accept");
         kittiwake::spawn(async move {
             let mut buf = [0; 1024];
-            // Until the end, or a reset.
+            // The loop ends at the end of the stream, or at a reset.
             while let Ok(read @ 1..) = stream.read(&mut buf).await {
                 if stream.write_all(&buf[..read]).await.is_err() {
                     break;
@@ -152,7 +156,7 @@ async fn converse(mut stream: TcpStream, number: u32) -> Result<()> {
         stream.write_all(&line).await?;
         let mut reply = [0; 4];
         stream.read_exact(&mut reply).await?;
-        assert_eq!(reply, line, "each gets its own reply");
+        assert_eq!(reply, line, "each client must get its own reply");
     }
     let stream = stream.into_std()?;
     reset(stream);

@@ -1,5 +1,5 @@
-//! Descriptors: none is leaked, and running out of them is survived. Each test counts or limits those of the
-//! whole process, so each runs in a process of its own.
+//! Descriptors: none is leaked, and a process without free ones recovers. Each test counts or limits the
+//! descriptors of a whole process, so each runs in a process of its own.
 #![cfg(target_os = "linux")]
 
 mod support;
@@ -21,104 +21,105 @@ use kittiwake::runtime::{Builder, Runtime};
 use kittiwake::task::yield_now;
 use support::*;
 
-/// Little, so that it is soon used up.
+/// A small limit, which is soon used up.
 const FEW: u32 = 40;
 const MANY: u32 = 1024;
-/// What a runtime needs for itself, by its documentation.
+/// The number of descriptors that a runtime needs, according to its documentation.
 const NEEDED: usize = 3;
 
-/// Without it a server that runs out of descriptors freezes, or never serves again.
+/// `accept` without descriptors fails and works again once one is free.
 #[test]
-fn accepting_without_descriptors_fails_and_resumes() {
+fn accept_recovers_from_descriptor_exhaustion() {
     if !is_child() {
-        return in_child_with_descriptors("accepting_without_descriptors_fails_and_resumes", FEW);
+        return in_child_with_descriptors("accept_recovers_from_descriptor_exhaustion", FEW);
     }
     run(|| async {
         let (listener, address) = listener().await;
-        assert!(poll_once(listener.accept()).await.is_none(), "nobody has connected yet");
+        assert!(poll_once(listener.accept()).await.is_none(), "no client has connected yet");
         let (served, mut client_of_served) = serve_one(&listener, address).await;
         let mut clients = vec![std::net::TcpStream::connect(address).expect("connect")];
         clients.push(std::net::TcpStream::connect(address).expect("connect"));
         let mut hoard = take_all_descriptors();
-        let paces = start_pacing();
+        let polls = count_polls_of_a_task();
 
         for _ in 0..1000 {
             assert_no_descriptors(listener.accept().await.expect_err("there is no descriptor"));
         }
-        let before = paces.get();
+        let before = polls.get();
         for _ in 0..10 {
-            assert_no_descriptors(listener.accept().await.expect_err("there still is no descriptor"));
+            assert_no_descriptors(listener.accept().await.expect_err("there is still no descriptor"));
             settle().await;
         }
-        assert!(paces.get() > before, "other tasks go on while accepting fails");
-        (&served).write_all(b"still here").await.expect("other connections go on");
+        assert!(polls.get() > before, "other tasks must continue while `accept` fails");
+        (&served).write_all(b"still here").await.expect("other connections continue");
         client_of_served.read_exact(&mut [0; 10]).expect("the client reads");
 
-        // No connection comes, and so no event: the queue is as it was.
+        // No new connection arrives, so there is no event.
         for client in clients {
             hoard.pop();
             let (stream, peer) = listener.accept().await.expect("a descriptor is free");
-            assert_eq!(peer, client.local_addr().expect("local_addr"), "the connections have waited");
+            assert_eq!(peer, client.local_addr().expect("local_addr"), "the connections must still be in the queue");
             drop(client);
-            assert_eq!((&stream).read(&mut [0; 8]).await.expect("read"), 0, "and work");
+            assert_eq!((&stream).read(&mut [0; 8]).await.expect("read"), 0, "the connections must work");
         }
         drop(hoard);
         serve_one(&listener, address).await;
     });
 }
 
-/// Without it a server by hand that is told to end, and has no descriptor left, ends with an error that no client has caused.
+/// A wait for a connection that a shutdown ends needs no descriptor. A server without a free one must end without
+/// an error.
 #[test]
-fn a_wait_for_a_connection_that_is_ended_needs_no_descriptor() {
+fn shutdown_of_accept_needs_no_descriptor() {
     if !is_child() {
-        return in_child_with_descriptors("a_wait_for_a_connection_that_is_ended_needs_no_descriptor", FEW);
+        return in_child_with_descriptors("shutdown_of_accept_needs_no_descriptor", FEW);
     }
     run(|| async {
         let (listener, _) = listener().await;
         let shutdown = Shutdown::new();
         let mut ended = shutdown.clone();
         let mut accept = pin!(ended.run_until_begun(listener.accept()));
-        assert!(poll_once(&mut accept).await.is_none(), "nobody has connected");
+        assert!(poll_once(&mut accept).await.is_none(), "no client has connected");
         let _hoard = take_all_descriptors();
         shutdown.begin();
-        assert!(accept.await.is_none(), "nobody has connected, and the end has begun");
+        assert!(accept.await.is_none(), "the shutdown has begun and no client has connected");
     });
 }
 
-/// Without it a loop that accepts at once after each failure keeps its worker for ever.
+/// A loop of failing accepts lets other tasks run.
 #[test]
-fn a_loop_of_failing_accepts_lets_others_run() {
+fn failing_accepts_let_tasks_run() {
     if !is_child() {
-        return in_child_with_descriptors("a_loop_of_failing_accepts_lets_others_run", FEW);
+        return in_child_with_descriptors("failing_accepts_let_tasks_run", FEW);
     }
     run(|| async {
         let (listener, address) = listener().await;
         let client = std::net::TcpStream::connect(address).expect("connect");
         let mut hoard = take_all_descriptors();
         let accepted = kittiwake::spawn_local(async move {
-            // What many servers do: report it, and try again.
+            // Many servers report an error like this and try again.
             let mut incoming = listener.incoming();
             loop {
-                match incoming.next().await.expect("it never ends") {
+                match incoming.next().await.expect("the task never ends") {
                     Ok(stream) => return stream,
                     Err(error) => assert_no_descriptors(error),
                 }
             }
         });
-        let paces = start_pacing();
-        until(|| paces.get() > 20).await;
+        let polls = count_polls_of_a_task();
+        until(|| polls.get() > 20).await;
         assert!(!accepted.is_finished(), "there is no descriptor");
         hoard.pop();
-        let stream = accepted.await.expect("the task goes on when there is one");
+        let stream = accepted.await.expect("the task continues once a descriptor is free");
         assert_eq!(stream.peer_addr().expect("peer_addr"), client.local_addr().expect("local_addr"));
     });
 }
 
-/// Without it a connect or a bind without descriptors hangs, or costs one.
+/// A connect and a bind without descriptors fail, and leak none.
 #[test]
-fn connecting_and_binding_without_descriptors_fail() {
+fn connect_without_descriptors_fails() {
     if !is_child() {
-        return in_child_with_descriptors("connecting_and_binding_without_descriptors_fail", FEW);
+        return in_child_with_descriptors("connect_without_descriptors_fails", FEW);
     }
     run(|| async {
         let (_listener, address) = listener().await;
@@ -126,15 +127,15 @@ fn connecting_and_binding_without_descriptors_fail() {
         assert_no_descriptors(TcpStream::connect(address).await.expect_err("there is no descriptor"));
         assert_no_descriptors(TcpListener::bind("127.0.0.1:0").await.expect_err("there is no descriptor"));
         drop(hoard);
-        TcpStream::connect(address).await.expect("now there is one");
+        TcpStream::connect(address).await.expect("a descriptor is free again");
     });
 }
 
-/// Without it a runtime that cannot be made panics, or leaves the descriptors behind that it got.
+/// A runtime that cannot be made for lack of descriptors is an error, and leaks none.
 #[test]
-fn a_runtime_without_descriptors_is_an_error_and_leaks_none() {
+fn failed_runtime_leaks_no_descriptor() {
     if !is_child() {
-        return in_child_with_descriptors("a_runtime_without_descriptors_is_an_error_and_leaks_none", FEW);
+        return in_child_with_descriptors("failed_runtime_leaks_no_descriptor", FEW);
     }
     within(|| {
         let mut hoard = take_all_descriptors();
@@ -147,14 +148,14 @@ fn a_runtime_without_descriptors_is_an_error_and_leaks_none() {
             };
             drop(hoard.pop());
             free += 1;
-            assert_eq!(take_all_descriptors().len(), free, "a runtime that failed has left descriptors open");
+            assert_eq!(take_all_descriptors().len(), free, "a runtime that failed must leave no descriptor open");
         };
-        assert!(free <= NEEDED, "a runtime needs {NEEDED} descriptors, and had {free} when it was made");
+        assert!(free <= NEEDED, "a runtime must need at most {NEEDED} descriptors, but it needed {free}");
         assert_eq!(runtime.block_on(async { 1 }), 1);
     });
 }
 
-/// Without it sockets, listeners or runtimes are left open, each way of use by its own mistake.
+/// Every descriptor is closed, however the sockets and runtimes were used.
 #[test]
 fn every_descriptor_is_closed() {
     if !is_child() {
@@ -163,9 +164,9 @@ fn every_descriptor_is_closed() {
     within(|| {
         let before = open_descriptors();
         drop(Runtime::new().expect("a runtime"));
-        assert_eq!(open_descriptors(), before, "a runtime that was not used");
+        assert_eq!(open_descriptors(), before, "an unused runtime must close its descriptors");
         kittiwake::block_on(use_sockets_in_every_way());
-        assert_eq!(open_descriptors(), before, "a runtime, and all sockets used in it");
+        assert_eq!(open_descriptors(), before, "a runtime and the sockets used in it must be closed");
 
         let runtime = Runtime::new().expect("a runtime");
         runtime.block_on(async {
@@ -177,64 +178,64 @@ fn every_descriptor_is_closed() {
             }
             settle().await;
         });
-        assert!(open_descriptors() > before, "the tasks keep their sockets");
+        assert!(open_descriptors() > before, "the tasks must keep their sockets");
         drop(runtime);
-        assert_eq!(open_descriptors(), before, "a runtime that ends closes its tasks' sockets");
+        assert_eq!(open_descriptors(), before, "the end of a runtime must close its tasks' sockets");
 
         let (stream, peer) = pair_with_std();
         let runtime = Runtime::new().expect("a runtime");
         runtime.block_on(async { assert!(poll_once((&stream).read(&mut [0; 8])).await.is_none()) });
         drop(runtime);
-        assert_eq!(open_descriptors(), before + 2, "a socket that outlives its runtime keeps nothing of it open");
+        assert_eq!(open_descriptors(), before + 2, "a socket must keep no descriptor of its ended runtime open");
         drop((stream, peer));
         assert_eq!(open_descriptors(), before);
     });
 }
 
-/// Without it whoever keeps a handle, or a waker, of a runtime that has ended keeps descriptors open.
+/// The handles and wakers of an ended runtime keep no descriptor open.
 #[test]
-fn handles_and_wakers_keep_no_descriptor_open() {
+fn handles_keep_no_descriptor_open() {
     if !is_child() {
-        return in_child_with_descriptors("handles_and_wakers_keep_no_descriptor_open", MANY);
+        return in_child_with_descriptors("handles_keep_no_descriptor_open", MANY);
     }
     within(|| {
         let before = open_descriptors();
         let runtime = Runtime::new().expect("a runtime");
         let handle = runtime.handle().clone();
         drop(runtime);
-        assert_eq!(open_descriptors(), before, "a handle keeps something of its runtime open");
+        assert_eq!(open_descriptors(), before, "a handle keeps a descriptor of its runtime open");
         drop(handle);
         let waker = kittiwake::block_on(async {
             let task = kittiwake::spawn(poll_fn(|cx| Poll::Ready(cx.waker().clone())));
             task.await.expect("the task")
         });
-        assert_eq!(open_descriptors(), before, "a task's waker keeps something of its runtime open");
+        assert_eq!(open_descriptors(), before, "a task's waker keeps a descriptor of its runtime open");
         drop(waker);
         let waker = kittiwake::block_on(poll_fn(|cx| Poll::Ready(cx.waker().clone())));
-        assert_eq!(open_descriptors(), before, "the waker of a call of block_on keeps something open");
+        assert_eq!(open_descriptors(), before, "the waker of a `block_on` call keeps a descriptor open");
         waker.wake();
         let mut sleep = kittiwake::time::sleep(Duration::from_secs(3600));
-        assert!(kittiwake::block_on(poll_once(&mut sleep)).is_none(), "an hour is not over");
-        assert_eq!(open_descriptors(), before, "a sleep keeps something of its runtime open");
+        assert!(kittiwake::block_on(poll_once(&mut sleep)).is_none(), "the sleep has an hour left");
+        assert_eq!(open_descriptors(), before, "a sleep keeps a descriptor of its runtime open");
     });
 }
 
 async fn use_sockets_in_every_way() {
     let before = open_descriptors();
     let (listener, address) = listener().await;
-    let same = |what: &str| assert_eq!(open_descriptors(), before + 1, "only the listener is open after {what}");
+    let same = |what: &str| assert_eq!(open_descriptors(), before + 1, "only the listener may be open after {what}");
     for _ in 0..5 {
         let (client, server) = (TcpStream::connect(address).await, listener.accept().await);
         drop((client, server));
         same("a connection");
         let mut accept = Box::pin(listener.accept());
-        assert!(poll_once(&mut accept).await.is_none(), "nobody has connected yet");
+        assert!(poll_once(&mut accept).await.is_none(), "no client has connected yet");
         let connect = poll_once(TcpStream::connect(address)).await;
-        assert!(connect.is_none(), "connecting has to wait");
-        until(|| listener_has_one(&mut accept)).await;
-        same("a connect that was dropped, and accepted");
+        assert!(connect.is_none(), "the connect must wait");
+        until(|| has_accepted(&mut accept)).await;
+        same("a connect that was dropped and accepted");
         let (_socket, refusing) = refusing();
-        TcpStream::connect(refusing).await.expect_err("nobody listens there");
+        TcpStream::connect(refusing).await.expect_err("the port is closed");
         drop(_socket);
         same("a refused connection");
         let client = TcpStream::connect(address).await.expect("connect");
@@ -242,27 +243,27 @@ async fn use_sockets_in_every_way() {
         drop(client.into_std().expect("into_std"));
         drop(write);
         drop(read);
-        same("halves, and a stream that was given back");
+        same("dropped halves and a stream converted to std");
         let (stream, peer) = pair_with_std();
         let task = kittiwake::spawn(async move { (&stream).read(&mut [0; 8]).await });
         yield_now().await;
         task.abort();
         let _ = task.await;
         drop(peer);
-        same("a task that was aborted");
+        same("an aborted task");
         let (stream, peer) = pair_with_std();
         let task = kittiwake::spawn(async move {
             let _stream = stream;
-            std::panic::resume_unwind(Box::new("the task ends so"));
+            std::panic::resume_unwind(Box::new("on purpose"));
         });
-        task.await.expect_err("it panicked");
+        task.await.expect_err("the task panicked");
         drop(peer);
         same("a task that panicked");
     }
 }
 
-/// Accepts the connection whose other end has gone, and drops it.
-fn listener_has_one(accept: &mut (impl Future<Output = std::io::Result<(TcpStream, SocketAddr)>> + Unpin)) -> bool {
+/// Accepts the connection whose other end is closed, and drops it. Returns true once that is done.
+fn has_accepted(accept: &mut (impl Future<Output = std::io::Result<(TcpStream, SocketAddr)>> + Unpin)) -> bool {
     poll_with(std::task::Waker::noop(), accept).is_ready()
 }
 
@@ -282,17 +283,17 @@ async fn serve_one(listener: &TcpListener, address: SocketAddr) -> (TcpStream, s
     (stream, client)
 }
 
-/// A task that counts how often it gets to run.
-fn start_pacing() -> Rc<Cell<usize>> {
-    let paces = Rc::new(Cell::new(0));
-    let counted = paces.clone();
+/// Spawns a task that counts its polls.
+fn count_polls_of_a_task() -> Rc<Cell<usize>> {
+    let polls = Rc::new(Cell::new(0));
+    let counted = polls.clone();
     kittiwake::spawn_local(async move {
         loop {
             yield_now().await;
             counted.set(counted.get() + 1);
         }
     });
-    paces
+    polls
 }
 
 fn take_all_descriptors() -> Vec<File> {
@@ -300,7 +301,7 @@ fn take_all_descriptors() -> Vec<File> {
 }
 
 fn open_descriptors() -> usize {
-    // Not counting the one that looks.
+    // The directory's own descriptor does not count.
     fs::read_dir("/proc/self/fd").expect("the descriptors of this process").count() - 1
 }
 

@@ -1,4 +1,4 @@
-//! The examples, as a newcomer runs them: as programs, from outside.
+//! The examples, run as programs from outside.
 
 mod support;
 
@@ -10,28 +10,30 @@ use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 
 use support::{PATIENCE, within};
 
-/// It is the first code a newcomer reads.
+/// The echo example fits on a page, because it is the first code that a newcomer reads.
 #[test]
-fn the_echo_example_fits_on_a_page() {
+fn echo_example_fits_on_a_page() {
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/echo.rs");
     let lines = std::fs::read_to_string(path).unwrap().lines().count();
-    assert!(lines <= 60, "examples/echo.rs has {lines} lines, and 60 are a page");
+    assert!(lines <= 60, "examples/echo.rs has {lines} lines, but a page has 60");
 }
 
-/// Whoever starts it on port 0 learns the port from this line, and from nothing else.
+/// The echo example prints its address on one line. A caller that starts it on port 0 learns the port only from
+/// there.
 #[test]
-fn echo_says_on_one_line_where_it_listens() {
+fn echo_prints_its_address() {
     within(|| {
         let mut echo = Echo::start("127.0.0.1:0");
         drop(echo.connect());
-        let said = echo.stop();
-        assert_eq!(said.lines, 1, "it must say one line and no more");
-        assert_eq!(said.errors, "", "and nothing on stderr");
+        let message = echo.stop();
+        assert_eq!(message.lines, 1, "the example must print exactly one line");
+        assert_eq!(message.errors, "", "the example must print nothing on stderr");
     });
 }
 
+/// The echo example listens on IPv6 too.
 #[test]
-fn echo_listens_on_ipv6_too() {
+fn echo_listens_on_ipv6() {
     within(|| {
         let echo = Echo::start("[::1]:0");
         assert!(echo.address.is_ipv6());
@@ -39,9 +41,9 @@ fn echo_listens_on_ipv6_too() {
     });
 }
 
-/// Several clients at once, each with its own bytes, in pieces larger and smaller than the server's buffer.
+/// The echo example serves many clients at once, in pieces that are larger and smaller than its buffer.
 #[test]
-fn echo_serves_many_clients_at_once() {
+fn echo_serves_many_clients() {
     within(|| {
         let echo = Echo::start("127.0.0.1:0");
         let mut clients: Vec<_> = (0..20).map(|_| echo.connect()).collect();
@@ -63,9 +65,9 @@ fn echo_serves_many_clients_at_once() {
     });
 }
 
-/// A client that ends its side gets all of its bytes, and then the end.
+/// A client that closes its side gets all of its bytes and then the end.
 #[test]
-fn echo_answers_an_end_with_an_end() {
+fn echo_answers_end_with_end() {
     within(|| {
         let echo = Echo::start("127.0.0.1:0");
         let mut client = echo.connect();
@@ -75,9 +77,9 @@ fn echo_answers_an_end_with_an_end() {
     });
 }
 
-/// A client that breaks off is its own problem.
+/// The echo example survives a client that resets its connection.
 #[test]
-fn echo_survives_a_client_that_resets() {
+fn echo_survives_a_reset() {
     within(|| {
         let echo = Echo::start("127.0.0.1:0");
         let mut beside = echo.connect();
@@ -91,9 +93,9 @@ fn echo_survives_a_client_that_resets() {
     });
 }
 
-/// More clients than descriptors: those that are in are served, and the others once there is room.
+/// The echo example serves more clients than it has descriptors, some of them once there is room.
 #[test]
-fn echo_serves_everybody_though_it_runs_out_of_descriptors() {
+fn echo_survives_descriptor_exhaustion() {
     within(|| {
         let mut few = Command::new("sh");
         few.args(["-c", "ulimit -n 16; exec \"$0\" 127.0.0.1:0"]).arg(example("echo"));
@@ -103,13 +105,13 @@ fn echo_serves_everybody_though_it_runs_out_of_descriptors() {
             exchange(&mut client, b"my turn");
         }
         exchange(&mut echo.connect(), b"and a late one");
-        assert_eq!(echo.stop().errors, "", "it must not fill a log");
+        assert_eq!(echo.stop().errors, "", "the example must not fill a log");
     });
 }
 
-/// A client that has been answered and says nothing more is not waited for without end.
+/// A signal ends the echo example although a client is silent, and the report names that client.
 #[test]
-fn a_signal_cuts_off_who_is_silent_and_the_report_says_so() {
+fn signal_cuts_off_silent_clients() {
     within(|| {
         let mut echo = Echo::start("127.0.0.1:0");
         let mut client = echo.connect();
@@ -118,13 +120,13 @@ fn a_signal_cuts_off_who_is_silent_and_the_report_says_so() {
         let (report, errors) = echo.ended();
         assert!(report.starts_with("1 accepted: 0 served") && report.contains("1 open"), "{report}");
         assert!(report.contains(&format!("\n{} was open for ", client.local_addr().unwrap())), "{report}");
-        assert_eq!((client.read(&mut [0; 8]).unwrap(), errors.as_str()), (0, ""), "its clients must read the end");
+        assert_eq!((client.read(&mut [0; 8]).unwrap(), errors.as_str()), (0, ""), "the client must read the end");
     });
 }
 
-/// Without it a server of several workers loses requests when it is deployed anew.
+/// An echo with several workers answers every request before a signal ends it.
 #[test]
-fn a_signal_lets_an_echo_of_several_workers_answer_everybody() {
+fn signalled_echo_answers_every_request() {
     for workers in ["1", "2", "4"] {
         within(move || {
             let mut command = Command::new(example("echo"));
@@ -138,16 +140,17 @@ fn a_signal_lets_an_echo_of_several_workers_answer_everybody() {
     }
 }
 
-/// A deployment under load: what was accepted is answered, nobody waits for those who have nothing more to say, and the service
-/// manager sees a good end.
+/// The first signal lets the serve example answer every accepted request under load, end idle connections, and exit
+/// with status 0.
 #[test]
-fn a_first_signal_lets_serve_answer_everybody_and_ends_it() {
+fn first_signal_drains_serve() {
     for signal in ["TERM", "INT"] {
         within(move || {
             let mut echo = Echo::start_serve();
             let mut idle: Vec<_> = (0..20).map(|_| echo.connect()).collect();
             idle.iter_mut().for_each(|client| exchange(client, b"hello"));
-            // In by the time those after it are served, and silent until the end has begun.
+            // This client is accepted before the clients after it are served, and stays silent until the shutdown
+            // has begun.
             let mut late = echo.connect();
             let answered = under_load(&echo, || echo.signal(signal));
             exchange(&mut late, b"at last");
@@ -160,9 +163,9 @@ fn a_first_signal_lets_serve_answer_everybody_and_ends_it() {
     }
 }
 
-/// Whoever says it twice does not want to wait.
+/// The second signal ends the serve example at once.
 #[test]
-fn a_second_signal_ends_serve_at_once() {
+fn second_signal_ends_serve() {
     for signals in [["TERM", "TERM"], ["INT", "INT"], ["INT", "TERM"]] {
         within(move || {
             let mut echo = Echo::start_serve();
@@ -170,7 +173,7 @@ fn a_second_signal_ends_serve_at_once() {
             exchange(&mut echo.connect(), b"the silent one is in too");
             echo.signal(signals[0]);
             while TcpStream::connect(echo.address).is_ok() {}
-            assert!(echo.child.try_wait().unwrap().is_none(), "it waits for the silent client");
+            assert!(echo.child.try_wait().unwrap().is_none(), "the example must wait for the silent client");
             echo.signal(signals[1]);
             let (report, errors) = echo.ended();
             let peer = silent.local_addr().unwrap();
@@ -180,27 +183,31 @@ fn a_second_signal_ends_serve_at_once() {
     }
 }
 
-/// The pair of them, as the README has it.
+/// The ping example times each line that returns, as the README shows.
 #[test]
-fn ping_times_each_line_that_comes_back() {
+fn ping_times_each_line() {
     within(|| {
         let echo = Echo::start("127.0.0.1:0");
         let ping = run("ping", &[&echo.address.to_string(), "3"]);
-        let said = String::from_utf8(ping.stdout).unwrap();
+        let message = String::from_utf8(ping.stdout).unwrap();
         assert!(ping.status.success(), "{}", String::from_utf8_lossy(&ping.stderr));
-        let lines: Vec<_> = said.lines().collect();
-        assert_eq!(lines.len(), 4, "three lines and a summary: {said}");
+        let lines: Vec<_> = message.lines().collect();
+        assert_eq!(lines.len(), 4, "the example must print three lines and a summary: {message}");
         for (number, line) in (1..=3).zip(&lines) {
             assert!(line.starts_with(&format!("ping {number}: ")), "{line}");
         }
-        assert!(lines[3].starts_with("3 round trips: least "), "{said}");
+        assert!(lines[3].starts_with("3 round trips: least "), "{message}");
         assert_eq!(run("ping", &[&echo.address.to_string()]).stdout.iter().filter(|b| **b == b'\n').count(), 6);
-        assert!(run("ping", &[&echo.address.to_string(), "0"]).stdout.is_empty(), "no line, no summary");
+        assert!(
+            run("ping", &[&echo.address.to_string(), "0"]).stdout.is_empty(),
+            "no line and no summary may be printed"
+        );
     });
 }
 
+/// Help is printed on stdout and is no error.
 #[test]
-fn help_is_on_stdout_and_no_error() {
+fn help_goes_to_stdout() {
     within(|| {
         for example in ["echo", "ping"] {
             for option in ["-h", "--help"] {
@@ -213,9 +220,9 @@ fn help_is_on_stdout_and_no_error() {
     });
 }
 
-/// A newcomer's first mistakes: each is told in one line what was wrong, and a script sees it in the status.
+/// A mistake in the arguments prints one line that names it, and exits with status 2.
 #[test]
-fn a_mistake_gives_one_line_and_status_2() {
+fn mistake_prints_one_line() {
     within(|| {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let taken = listener.local_addr().unwrap().to_string();
@@ -244,19 +251,19 @@ fn a_mistake_gives_one_line_and_status_2() {
         ];
         for (example, args, names) in mistakes {
             let mistake = run(example, args);
-            let said = String::from_utf8(mistake.stderr).unwrap();
-            assert_eq!(mistake.status.code(), Some(2), "{example} {args:?} said: {said}");
-            assert_eq!(said.lines().count(), 1, "{example} {args:?} must say one line: {said}");
-            assert!(said.starts_with(&format!("{example}: ")), "{example} {args:?} said: {said}");
-            assert!(said.contains(names), "{example} {args:?} must name {names:?}: {said}");
-            assert!(mistake.stdout.is_empty(), "{example} {args:?} must say nothing on stdout");
+            let message = String::from_utf8(mistake.stderr).unwrap();
+            assert_eq!(mistake.status.code(), Some(2), "{example} {args:?} printed: {message}");
+            assert_eq!(message.lines().count(), 1, "{example} {args:?} must print one line: {message}");
+            assert!(message.starts_with(&format!("{example}: ")), "{example} {args:?} printed: {message}");
+            assert!(message.contains(names), "{example} {args:?} must name {names:?}: {message}");
+            assert!(mistake.stdout.is_empty(), "{example} {args:?} must print nothing on stdout");
         }
     });
 }
 
-/// The server goes away in the middle: the client says so instead of waiting.
+/// The ping example reports the end of its server instead of waiting.
 #[test]
-fn ping_ends_when_its_server_does() {
+fn ping_ends_with_its_server() {
     within(|| {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap().to_string();
@@ -273,17 +280,17 @@ fn ping_ends_when_its_server_does() {
     });
 }
 
-// ---- running them ----
+// ---- helpers ----
 
-/// The echo example while it runs. Dropping it ends it.
+/// The running echo example. A drop ends it.
 struct Echo {
     child: Child,
     stdout: BufReader<std::process::ChildStdout>,
     address: SocketAddr,
 }
 
-/// What it had said when it was ended.
-struct Said {
+/// The output of an example that was ended.
+struct Printed {
     lines: usize,
     errors: String,
 }
@@ -296,7 +303,7 @@ impl Echo {
         Self::start_by(command)
     }
 
-    /// The one that ends gracefully.
+    /// Starts the example that ends gracefully.
     #[track_caller]
     fn start_serve() -> Self {
         let mut command = Command::new(example("serve"));
@@ -312,7 +319,7 @@ impl Echo {
         let mut line = String::new();
         stdout.read_line(&mut line).unwrap();
         let address = line.trim_end().split_once(": listening on ").and_then(|(_, address)| address.parse().ok());
-        let address = address.unwrap_or_else(|| panic!("its first line must say where it listens, not {line:?}"));
+        let address = address.unwrap_or_else(|| panic!("the first line must contain the address: {line:?}"));
         Self { child, stdout, address }
     }
 
@@ -330,7 +337,7 @@ impl Echo {
         assert!(sent.success());
     }
 
-    /// Waits until it has ended well, and returns its report and what it said on stderr.
+    /// Waits until the example has ended with status 0, and returns its report and its stderr.
     #[track_caller]
     fn ended(&mut self) -> (String, String) {
         assert_eq!(self.child.wait().unwrap().code(), Some(0));
@@ -340,21 +347,21 @@ impl Echo {
         let report = report
             .strip_prefix("serve: ")
             .or(report.strip_prefix("echo: "))
-            .unwrap_or_else(|| panic!("it must say how it went, not {report:?}"));
+            .unwrap_or_else(|| panic!("the example must print its report, not {report:?}"));
         (report.to_owned(), errors)
     }
 
-    fn stop(&mut self) -> Said {
+    fn stop(&mut self) -> Printed {
         self.end();
         let mut rest = String::new();
         self.stdout.read_to_string(&mut rest).unwrap();
         let mut errors = String::new();
         self.child.stderr.take().unwrap().read_to_string(&mut errors).unwrap();
-        Said { lines: 1 + rest.lines().count(), errors }
+        Printed { lines: 1 + rest.lines().count(), errors }
     }
 
     fn end(&mut self) {
-        // It may have ended by itself.
+        // The example may have ended by itself.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
@@ -366,20 +373,20 @@ impl Drop for Echo {
     }
 }
 
-/// Sends `bytes` and reads them back, both at once: they may be more than the buffers between hold.
+/// Sends `bytes` and reads them back at the same time. They may exceed the buffers in between.
 #[track_caller]
 fn exchange(client: &mut TcpStream, bytes: &[u8]) {
     let mut reply = vec![0; bytes.len()];
     std::thread::scope(|scope| {
         let mut sender = client.try_clone().unwrap();
         scope.spawn(move || sender.write_all(bytes).unwrap());
-        client.read_exact(&mut reply).expect("the bytes come back");
+        client.read_exact(&mut reply).expect("the bytes return");
     });
-    assert!(reply == bytes, "other bytes came back");
+    assert!(reply == bytes, "the bytes must return unchanged");
 }
 
-/// Has four clients make requests, each on a connection of its own, until nobody listens; calls `end` after the first 500.
-/// Returns how many were answered.
+/// Four clients make requests, each on a new connection, until the port is closed. Calls `end` after the first 500
+/// requests, and returns the number of answers.
 #[track_caller]
 fn under_load(echo: &Echo, end: impl FnOnce()) -> usize {
     let answered = AtomicUsize::new(0);
@@ -403,18 +410,18 @@ fn under_load(echo: &Echo, end: impl FnOnce()) -> usize {
 fn assert_all_served(report: &str, answered: usize) {
     let mut numbers = report.split(|sign: char| !sign.is_ascii_digit()).filter_map(|word| word.parse().ok());
     let (accepted, served): (usize, usize) = (numbers.next().unwrap(), numbers.next().unwrap());
-    assert_eq!(accepted, served, "all are served: {report}");
-    assert!(report.contains(" 0 open"), "nobody is cut off: {report}");
-    assert_eq!(accepted, answered, "all that are accepted are answered: {report}");
+    assert_eq!(accepted, served, "every accepted connection must be served: {report}");
+    assert!(report.contains(" 0 open"), "no connection may be cut off: {report}");
+    assert_eq!(accepted, answered, "every accepted connection must be answered: {report}");
 }
 
-/// One request on a connection of its own; `false` if nobody listens any more.
+/// Makes one request on a new connection. Returns false if the port is closed.
 #[track_caller]
 fn is_answered(address: SocketAddr) -> bool {
     let request = [7; 64];
     let Ok(mut client) = TcpStream::connect(address) else { return false };
     client.set_read_timeout(Some(PATIENCE)).unwrap();
-    // A client that comes between the last look into the queue and the closing of the socket is reset: it was not accepted.
+    // A client that connects between the last accept and the close of the socket is reset. It was not accepted.
     let Ok(()) = client.write_all(&request) else { return false };
     let mut reply = [0; 64];
     match client.read_exact(&mut reply) {
@@ -430,17 +437,17 @@ fn run(name: &str, args: &[&str]) -> Output {
     Command::new(example(name)).args(args).stdin(Stdio::null()).output().expect("the example runs")
 }
 
-/// An address where nobody listens.
+/// An address whose port is closed.
 fn closed_port() -> String {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     listener.local_addr().unwrap().to_string()
 }
 
-/// Where cargo has put an example: beside the tests.
+/// The path at which cargo has put an example, beside the tests.
 #[track_caller]
 fn example(name: &str) -> PathBuf {
-    let test = std::env::current_exe().expect("this program");
-    let built = test.ancestors().nth(2).expect("the profile's folder").join("examples").join(name);
-    assert!(built.exists(), "{} is not built: `cargo test` does it, `cargo build --examples` too", built.display());
+    let test = std::env::current_exe().expect("the path of this program");
+    let built = test.ancestors().nth(2).expect("the profile's directory").join("examples").join(name);
+    assert!(built.exists(), "{} is not built: run `cargo test` or `cargo build --examples`", built.display());
     built
 }

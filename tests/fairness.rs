@@ -1,9 +1,9 @@
-//! Nobody starves: not the sockets beside busy tasks, not the tasks beside a busy socket.
+//! No task starves: neither sockets beside busy tasks, nor tasks beside a busy socket.
 //!
-//! The laws are counted in polls and operations, not in time.
+//! The laws are counted in polls and operations, and not in time.
 //! * A poll of a task does at most 128 socket operations.
-//! * The kernel is looked at after at most 64 polls.
-//! * Tasks that are ready run in turn.
+//! * The worker polls the kernel after at most 64 polls of tasks.
+//! * Ready tasks run in turn.
 
 mod support;
 
@@ -20,17 +20,17 @@ use kittiwake::spawn;
 use kittiwake::task::{JoinHandle, yield_now};
 use support::{in_own_process, listener, pair, pair_with_std, run, within};
 
-/// Socket operations in one poll of a task.
+/// The number of socket operations in one poll of a task.
 const BUDGET: usize = 128;
 
-/// Polls between two looks at the kernel.
+/// The number of polls of tasks between two polls of the kernel.
 const BATCH: usize = 64;
 
 // ---- sockets beside busy tasks ----
 
-/// One task that computes, giving way as it should, must not silence a server.
+/// An echo continues beside a task that wakes itself for ever.
 #[test]
-fn an_echo_goes_on_beside_a_task_that_wakes_itself_for_ever() {
+fn echo_continues_beside_busy_task() {
     echo_beside(1, || {
         let polls = Counter::default();
         drop(spawn(busy(polls.clone())));
@@ -38,8 +38,9 @@ fn an_echo_goes_on_beside_a_task_that_wakes_itself_for_ever() {
     });
 }
 
+/// An echo continues beside a hundred tasks that wake themselves for ever.
 #[test]
-fn an_echo_goes_on_beside_a_hundred_tasks_that_wake_themselves_for_ever() {
+fn echo_continues_beside_hundred_busy_tasks() {
     echo_beside(100, || {
         let polls = Counter::default();
         (0..100).for_each(|_| drop(spawn(busy(polls.clone()))));
@@ -47,9 +48,9 @@ fn an_echo_goes_on_beside_a_hundred_tasks_that_wake_themselves_for_ever() {
     });
 }
 
-/// Two tasks that wake each other never leave the queue empty either.
+/// An echo continues beside two tasks that wake each other for ever and so never empty the queue.
 #[test]
-fn an_echo_goes_on_beside_two_tasks_that_wake_each_other_for_ever() {
+fn echo_continues_beside_mutual_wakers() {
     echo_beside(2, || {
         let polls = Counter::default();
         let wakers: Arc<[Mutex<Option<Waker>>; 2]> = Arc::default();
@@ -67,9 +68,9 @@ fn an_echo_goes_on_beside_two_tasks_that_wake_each_other_for_ever() {
     });
 }
 
-/// The main future is one among the tasks: it is where people write loops that poll something.
+/// An echo continues beside a main future that wakes itself for ever.
 #[test]
-fn an_echo_goes_on_beside_a_main_future_that_wakes_itself_for_ever() {
+fn echo_continues_beside_busy_main() {
     run(|| async {
         let echo = spawn(exchange_with_echo(500));
         while !echo.is_finished() {
@@ -79,10 +80,10 @@ fn an_echo_goes_on_beside_a_main_future_that_wakes_itself_for_ever() {
     });
 }
 
-/// How late a look at the kernel may come: an event that is there is served after at most the rest of a batch, and
-/// those who were in the queue before it.
+/// The worker polls the kernel after a bounded batch. An event waits for the rest of a batch and for the tasks that
+/// were in the queue before it.
 #[test]
-fn the_kernel_is_looked_at_after_a_bounded_batch() {
+fn kernel_is_polled_after_bounded_batch() {
     const BUSY: usize = 10;
     run(|| async {
         let polls = Counter::default();
@@ -97,15 +98,15 @@ fn the_kernel_is_looked_at_after_a_bounded_batch() {
             peer.write_all(b"x").unwrap();
             delays.push(arrival.await.unwrap() - sent);
         }
-        // Half of them: now and then the system itself delivers a little later.
+        // The median counts, because the system itself sometimes delivers late.
         delays.sort_unstable();
         let median = delays[delays.len() / 2];
         let bound = BATCH + BUSY + 2;
-        assert!(median <= bound, "an event waits for {median} polls of other tasks, and may for {bound}");
+        assert!(median <= bound, "an event waited for {median} polls of other tasks, but the limit is {bound}");
     });
 }
 
-/// Ready tasks take turns: none runs twice before another has run once.
+/// Ready tasks run in turn: none runs twice before each of the others has run once.
 #[test]
 fn ready_tasks_run_in_turn() {
     run(|| async {
@@ -114,16 +115,16 @@ fn ready_tasks_run_in_turn() {
         for round in 0..50 {
             let counts = || polls.iter().map(Counter::get);
             let (least, most) = (counts().min().unwrap(), counts().max().unwrap());
-            assert!(most - least <= 1, "one task has run {most} times, another {least}");
-            assert_eq!(least, round, "giving way must let every ready task run once");
+            assert!(most - least <= 1, "one task has run {most} times, another one {least} times");
+            assert_eq!(least, round, "a yield must let every ready task run once");
             yield_now().await;
         }
     });
 }
 
-/// What another thread posts takes its turn too.
+/// A task that another thread spawns runs in turn beside busy tasks.
 #[test]
-fn a_task_spawned_from_another_thread_runs_beside_busy_ones() {
+fn remote_spawn_runs_beside_busy_tasks() {
     run(|| async {
         let polls = Counter::default();
         (0..100).for_each(|_| drop(spawn(busy(polls.clone()))));
@@ -137,16 +138,16 @@ fn a_task_spawned_from_another_thread_runs_beside_busy_ones() {
             let posted = posted.join().unwrap();
             posted.await.unwrap();
             let waited = polls.get() - before;
-            assert!(waited <= 2 * (BATCH + 100), "a posted task waited for {waited} polls of others");
+            assert!(waited <= 2 * (BATCH + 100), "a spawned task waited for {waited} polls of other tasks");
         }
     });
 }
 
 // ---- tasks beside a busy socket ----
 
-/// A client that sends faster than its handler reads: each read finds something, so the handler would never wait.
+/// A reader whose peer always sends does at most its budget in a turn.
 #[test]
-fn a_flooded_reader_does_at_most_its_budget_in_a_turn() {
+fn flooded_reader_keeps_its_budget() {
     at_most_the_budget_in_a_turn(|operations| async move {
         let mut flood = Flood::new();
         let mut buf = [0; 64];
@@ -157,8 +158,9 @@ fn a_flooded_reader_does_at_most_its_budget_in_a_turn() {
     });
 }
 
+/// A flooded reader in the main future does at most its budget in a turn.
 #[test]
-fn a_flooded_reader_in_the_main_future_does_at_most_its_budget_in_a_turn() {
+fn flooded_main_future_keeps_its_budget() {
     run(|| async {
         let (operations, most) = (Counter::default(), Counter::default());
         let pace = spawn(pace(operations.clone(), most.clone()));
@@ -172,9 +174,9 @@ fn a_flooded_reader_in_the_main_future_does_at_most_its_budget_in_a_turn() {
     });
 }
 
-/// With nobody beside it, giving way costs nothing and must not be for ever.
+/// A flooded main future continues after it yields. Without other tasks the yield must not last.
 #[test]
-fn a_flooded_main_future_goes_on_after_its_turn() {
+fn flooded_main_future_continues() {
     run(|| async {
         let mut flood = Flood::new();
         let mut buf = [0; 64];
@@ -184,10 +186,9 @@ fn a_flooded_main_future_goes_on_after_its_turn() {
     });
 }
 
-/// A thread that is no worker has no budget: what a runtime on it left over must not be its limit, because
-/// nobody there would ever fill it up again.
+/// A thread outside a runtime has no budget, not even the rest of an earlier runtime's. No worker would refill it.
 #[test]
-fn a_thread_has_no_budget_after_its_runtime() {
+fn thread_outside_runtime_has_no_budget() {
     within(|| {
         let runtime = kittiwake::runtime::Runtime::new().unwrap();
         runtime.block_on(async {
@@ -200,20 +201,20 @@ fn a_thread_has_no_budget_after_its_runtime() {
         peer.write_all(&[0; 4 * BUDGET]).unwrap();
         let mut cx = Context::from_waker(Waker::noop());
         for read in 0..4 * BUDGET {
-            // All of it has arrived once the first byte has: it was one write, through the loopback.
+            // All bytes have arrived with the first one, because one write sent them through the loopback.
             while Pin::new(&mut &stream).poll_read(&mut cx, &mut [0; 1]).map(Result::unwrap_or_default)
                 != Poll::Ready(1)
             {
-                assert!(read == 0, "read {read} has to wait, though its byte is there");
+                assert!(read == 0, "read {read} must not wait: the byte is there");
                 std::thread::yield_now();
             }
         }
     });
 }
 
-/// The loop with `readable` and `try_read` is another way to the same flood.
+/// A flooded reader with `readable` and `try_read` does at most its budget in a turn.
 #[test]
-fn a_flooded_reader_that_tries_does_at_most_its_budget_in_a_turn() {
+fn trying_reader_keeps_its_budget() {
     at_most_the_budget_in_a_turn(|operations| async move {
         let flood = Flood::new();
         let mut buf = [0; 64];
@@ -226,9 +227,9 @@ fn a_flooded_reader_that_tries_does_at_most_its_budget_in_a_turn() {
     });
 }
 
-/// Peeking takes nothing away, so what is there once is there for ever.
+/// A task that peeks does at most its budget in a turn. A peek takes no byte, so it never waits.
 #[test]
-fn a_peeking_task_does_at_most_its_budget_in_a_turn() {
+fn peeking_task_keeps_its_budget() {
     at_most_the_budget_in_a_turn(|operations| async move {
         let (ours, mut peer) = pair_with_std();
         peer.write_all(b"x").unwrap();
@@ -239,9 +240,9 @@ fn a_peeking_task_does_at_most_its_budget_in_a_turn() {
     });
 }
 
-/// The end of a stream can be read for ever, and a handler that ignores it does.
+/// A reader at the end of its stream does at most its budget in a turn. The end can be read for ever.
 #[test]
-fn a_reader_at_the_end_of_its_stream_does_at_most_its_budget_in_a_turn() {
+fn reader_at_end_keeps_its_budget() {
     at_most_the_budget_in_a_turn(|operations| async move {
         let (mut ours, peer) = pair_with_std();
         drop(peer);
@@ -252,9 +253,9 @@ fn a_reader_at_the_end_of_its_stream_does_at_most_its_budget_in_a_turn() {
     });
 }
 
-/// A peer that reads as fast as we write never makes a small write wait.
+/// A writer to a fast reader does at most its budget in a turn. Its small writes never wait.
 #[test]
-fn a_writer_to_a_fast_reader_does_at_most_its_budget_in_a_turn() {
+fn fast_writer_keeps_its_budget() {
     at_most_the_budget_in_a_turn(|operations| async move {
         let (mut ours, mut peer) = pair_with_std();
         std::thread::spawn(move || {
@@ -268,9 +269,9 @@ fn a_writer_to_a_fast_reader_does_at_most_its_budget_in_a_turn() {
     });
 }
 
-/// Several sockets share the budget of the task that serves them: it is the task that takes the time.
+/// All sockets of a task share its budget.
 #[test]
-fn all_sockets_of_a_task_share_its_budget() {
+fn sockets_of_a_task_share_budget() {
     at_most_the_budget_in_a_turn(|operations| async move {
         let mut floods = [Flood::new(), Flood::new(), Flood::new()];
         let mut buf = [0; 64];
@@ -283,13 +284,13 @@ fn all_sockets_of_a_task_share_its_budget() {
     });
 }
 
-/// A burst of connections is accepted in turns.
+/// An acceptor that never waits does at most its budget in a turn.
 #[test]
-fn an_acceptor_that_never_waits_does_at_most_its_budget_in_a_turn() {
+fn busy_acceptor_keeps_its_budget() {
     const CONNECTIONS: usize = 400;
-    in_own_process_with_descriptors("an_acceptor_that_never_waits_does_at_most_its_budget_in_a_turn", || async {
+    in_own_process_with_descriptors("busy_acceptor_keeps_its_budget", || async {
         let (listener, address) = listener().await;
-        // The client's end is closed at once: the connection is in the listener's queue all the same.
+        // The client closes at once. The connection still enters the listen queue.
         for _ in 0..CONNECTIONS {
             drop(std::net::TcpStream::connect(address).unwrap());
         }
@@ -312,10 +313,10 @@ fn an_acceptor_that_never_waits_does_at_most_its_budget_in_a_turn() {
     });
 }
 
-/// Out of descriptors, `accept` fails at once and again: a server that tries again must not stop everything else.
+/// An acceptor that always fails for lack of descriptors does at most its budget in a turn.
 #[test]
-fn an_acceptor_that_always_fails_does_at_most_its_budget_in_a_turn() {
-    let name = "an_acceptor_that_always_fails_does_at_most_its_budget_in_a_turn";
+fn failing_acceptor_keeps_its_budget() {
+    let name = "failing_acceptor_keeps_its_budget";
     in_own_process_with_descriptors(name, || async {
         let (listener, address) = listener().await;
         let _client = std::net::TcpStream::connect(address).unwrap();
@@ -336,33 +337,33 @@ fn an_acceptor_that_always_fails_does_at_most_its_budget_in_a_turn() {
         pace(operations, most.clone()).await;
         check_turn(&most);
         drop(hoard);
-        acceptor.await.expect("once there are descriptors again, it accepts");
+        acceptor.await.expect("the acceptor ends once a descriptor is free");
     });
 }
 
-/// Looking at sockets on which there is nothing is free: a task that watches many would else use up its budget by
-/// looking, and never come to the one that has something.
+/// Polling a socket that must wait spends no budget. A task that watches many sockets must reach the one that is
+/// ready.
 #[test]
-fn waiting_on_many_sockets_spends_nothing() {
+fn pending_operations_spend_no_budget() {
     run(|| async {
         let idle: Vec<_> = (0..2 * BUDGET).map(|_| pair_with_std()).collect();
         let (ready, mut peer) = pair_with_std();
         peer.write_all(b"x").unwrap();
         ready.readable().await.unwrap();
-        // As a task, so that it has a budget.
+        // Only a task has a budget.
         let first_poll = spawn(poll_fn(move |cx| {
             for (socket, _) in &idle {
                 assert!(Pin::new(&mut &*socket).poll_read(cx, &mut [0; 8]).is_pending());
             }
             Poll::Ready(Pin::new(&mut &ready).poll_read(cx, &mut [0; 8]).map(Result::unwrap))
         }));
-        assert_eq!(first_poll.await.unwrap(), Poll::Ready(1), "its budget was spent by looking");
+        assert_eq!(first_poll.await.unwrap(), Poll::Ready(1), "the pending reads must spend no budget");
     });
 }
 
 // ---- helpers ----
 
-/// Has an echo go on beside the `tasks` busy ones that `start` spawns, and counts what they are polled meanwhile.
+/// Runs an echo beside the `tasks` busy tasks that `start` spawns, and counts their polls meanwhile.
 #[track_caller]
 fn echo_beside(tasks: usize, start: impl FnOnce() -> Counter + Send + 'static) {
     const TRIPS: usize = 500;
@@ -371,14 +372,15 @@ fn echo_beside(tasks: usize, start: impl FnOnce() -> Counter + Send + 'static) {
         let before = polls.get();
         exchange_with_echo(TRIPS as u32).await;
         let each = (polls.get() - before) / TRIPS;
-        // There and back are two waits, each of a batch and a round of the queue; some room for the system.
+        // A round trip waits twice, each time for a batch and a round of the queue. The factor 4 allows for the
+        // system.
         let bound = 4 * 2 * (BATCH + tasks);
-        assert!(each > 0, "the busy tasks must go on too");
-        assert!(each <= bound, "a round trip waits for {each} polls of busy tasks, and may for {bound}");
+        assert!(each > 0, "the busy tasks must continue too");
+        assert!(each <= bound, "a round trip waited for {each} polls of busy tasks, but the limit is {bound}");
     });
 }
 
-/// Sends numbers to an echo in this runtime, and waits for each to come back.
+/// Sends numbers to an echo in this runtime and waits for each to return.
 async fn exchange_with_echo(trips: u32) {
     let (mut client, mut server) = pair().await;
     let echo = spawn(async move {
@@ -400,8 +402,8 @@ async fn exchange_with_echo(trips: u32) {
     echo.await.unwrap();
 }
 
-/// Runs `handler`, which never waits, beside a task that must keep its pace: between two of its turns the handler has one,
-/// in which it does no more than its budget.
+/// Runs `handler`, which never waits, beside a task that yields in a loop. Between two turns of that task the
+/// handler has one turn, and must do no more operations than its budget.
 #[track_caller]
 fn at_most_the_budget_in_a_turn<F>(handler: impl FnOnce(Counter) -> F + Send + 'static)
 where
@@ -412,11 +414,11 @@ where
         let handler: JoinHandle<()> = spawn(handler(operations.clone()));
         pace(operations, most.clone()).await;
         check_turn(&most);
-        assert!(!handler.is_finished(), "the handler must still be at it");
+        assert!(!handler.is_finished(), "the handler must still run");
     });
 }
 
-/// Gives way again and again, and notes how many operations there were in between at most.
+/// Yields in a loop and records the largest number of operations between two turns.
 async fn pace(operations: Counter, most: Counter) {
     let mut seen = operations.get();
     while seen < 100 * BUDGET {
@@ -429,11 +431,11 @@ async fn pace(operations: Counter, most: Counter) {
 
 #[track_caller]
 fn check_turn(most: &Counter) {
-    assert!(most.get() <= BUDGET, "{} operations in one turn, and {BUDGET} are allowed", most.get());
-    assert!(most.get() > BUDGET / 2, "the test has flooded nobody: {} operations in a turn", most.get());
+    assert!(most.get() <= BUDGET, "one turn did {} operations, but the limit is {BUDGET}", most.get());
+    assert!(most.get() > BUDGET / 2, "the handler was not busy enough: {} operations in a turn", most.get());
 }
 
-/// Is always ready to go on.
+/// Is always ready and counts its polls.
 async fn busy(polls: Counter) {
     loop {
         polls.add();
@@ -441,7 +443,7 @@ async fn busy(polls: Counter) {
     }
 }
 
-/// Waits for a byte, takes it, and returns how many polls others had by then.
+/// Waits for a byte, reads it, and returns the count of other tasks' polls at that time.
 async fn served_at(stream: Arc<TcpStream>, polls: Counter) -> usize {
     let read = (&*stream).read(&mut [0; 1]).await.unwrap();
     assert_eq!(read, 1);
@@ -465,7 +467,7 @@ impl Counter {
     }
 }
 
-/// A stream on which there is always something to read.
+/// A stream that always has bytes to read.
 struct Flood {
     stream: TcpStream,
 }
@@ -473,13 +475,13 @@ struct Flood {
 impl Flood {
     fn new() -> Self {
         let (stream, mut peer) = pair_with_std();
-        // It ends when our end is closed.
+        // The thread ends when the stream is closed.
         std::thread::spawn(move || while peer.write_all(&[0; 1 << 16]).is_ok() {});
         Self { stream }
     }
 }
 
-/// Runs a test in a process of its own, because it uses up descriptors.
+/// Runs a test in a process of its own, because it uses up the descriptors.
 #[track_caller]
 fn in_own_process_with_descriptors<F>(name: &str, test: impl FnOnce() -> F + Send + 'static)
 where

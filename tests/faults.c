@@ -1,12 +1,12 @@
-/* Makes chosen system calls fail. Preloaded (LD_PRELOAD) into the child processes of tests/faults.rs.
+/* Makes chosen system calls fail. tests/faults.rs preloads this (LD_PRELOAD) into its child processes.
  *
- * FAULTS is a list of rules "CALL:ERRNO:FIRST:STEP ": of the calls of that function in this process the
- * FIRST (counted from 1) fails with ERRNO, and then every STEP-th after it, or none if STEP is 0.
- * "short:0:READ:WRITE " instead cuts every transfer to that many bytes.
+ * FAULTS is a list of rules "CALL:ERRNO:FIRST:STEP ". Of the calls of the function CALL, number FIRST (counted
+ * from 1) fails with ERRNO, and so does every STEP-th call after it. With a STEP of 0 no further call fails.
+ * The rule "short:0:READ:WRITE " cuts every transfer to that many bytes instead.
  *
- * Always: a write to a socket that could raise SIGPIPE ends the process, at once or, where the write is a system call of the
- * program's own, when it does raise it.
- * At the end it says on stderr how often each rule was used.
+ * A write to a socket that could raise SIGPIPE always ends the process. If the program makes the system call itself,
+ * the process ends when the write does raise the signal.
+ * The destructor prints on stderr how often each rule was used.
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -58,7 +58,7 @@ __attribute__((destructor)) static void end(void)
         fprintf(stderr, "faults: %s:%d used %ld times of %ld\n", rule->call, rule->error, rule->used, rule->seen);
 }
 
-/* Counts a call, and says whether it is to fail; errno is set if so. */
+/* Counts a call. Sets errno and returns true if the call must fail. */
 static int fails(const char *call)
 {
     int error = 0;
@@ -81,7 +81,7 @@ static size_t least(size_t a, size_t b)
     return a < b ? a : b;
 }
 
-/* The first slice that is not empty, cut to `most` bytes. */
+/* Returns the first slice that is not empty, cut to `most` bytes. */
 static struct iovec cut(const struct iovec *slices, int n, size_t most)
 {
     struct iovec none = {0}, first;
@@ -95,7 +95,7 @@ static struct iovec cut(const struct iovec *slices, int n, size_t most)
 static void check_signal(const char *call, int fd, int flags)
 {
     struct stat stat;
-    /* For writes that do not come by here: Rust's runtime ignores the signal at the start. */
+    /* Rust's runtime ignores the signal at the start. This is for writes that bypass this library. */
     signal(SIGPIPE, SIG_DFL);
     if (!(flags & MSG_NOSIGNAL) && fstat(fd, &stat) == 0 && S_ISSOCK(stat.st_mode)) {
         fprintf(stderr, "faults: %s on a socket could raise SIGPIPE\n", call);

@@ -1,5 +1,5 @@
-//! System calls that fail: interrupted, cut short, refused. Each test runs itself in a child process in which
-//! `faults.c` makes chosen calls fail, and says there what must come of it.
+//! System calls that fail: interrupted, cut short or refused. Each test runs itself in a child process in which
+//! `faults.c` makes chosen calls fail, and asserts the consequences there.
 #![cfg(all(target_os = "linux", target_env = "gnu", not(target_feature = "crt-static")))]
 
 mod support;
@@ -18,133 +18,137 @@ use kittiwake::runtime::Builder;
 use kittiwake::spawn_blocking;
 use support::*;
 
-/// Of the calls of one function the first to fail, counted from 1, then every how many-th: 0 for none.
+/// A rule for one function: its name, the errno, the number of the first call to fail (counted from 1), and the
+/// distance to each further one, or 0 for none.
 struct Fault(&'static str, i32, u32, u32);
 
-/// Without it a client that gives up while it waits in the queue ends the server.
+/// `accept` skips connections that were aborted in the queue, and repeats interrupted calls.
 #[test]
-fn accept_passes_over_connections_that_were_given_up_and_interruptions() {
+fn accept_skips_aborted_connections() {
     let faults = [
         Fault("accept4", libc::ECONNABORTED, 2, 5),
         Fault("accept4", libc::EPROTO, 3, 5),
         Fault("accept4", libc::EINTR, 4, 5),
     ];
-    with_faults("accept_passes_over_connections_that_were_given_up_and_interruptions", &faults, || {
+    with_faults("accept_skips_aborted_connections", &faults, || {
         run(|| async {
             let (listener, address) = listener().await;
             for _ in 0..50 {
                 let connect = TcpStream::connect(address);
-                try_zip(async { listener.accept().await }, connect).await.expect("accept goes on by itself");
+                try_zip(async { listener.accept().await }, connect).await.expect("`accept` continues by itself");
             }
         });
     });
 }
 
-/// Without it the kernel makes a socket for each look at an empty queue, and takes it back.
+/// `accept` makes one system call per connection. A call on an empty queue would make the kernel create a socket
+/// and drop it.
 #[test]
-fn accept_is_called_once_for_each_connection() {
+fn accept_is_called_once_per_connection() {
     const CONNECTIONS: u32 = 3;
     let faults = [Fault("accept4", libc::EMFILE, CONNECTIONS + 1, 0)];
-    with_faults("accept_is_called_once_for_each_connection", &faults, || {
+    with_faults("accept_is_called_once_per_connection", &faults, || {
         run(|| async {
             let (listener, address) = listener().await;
             for _ in 0..CONNECTIONS {
-                assert!(poll_once(listener.accept()).await.is_none(), "nobody has connected yet");
+                assert!(poll_once(listener.accept()).await.is_none(), "no client has connected yet");
                 let connect = TcpStream::connect(address);
                 try_zip(async { listener.accept().await }, connect).await.expect("a connection");
             }
-            assert!(poll_once(listener.accept()).await.is_none(), "nobody has connected since");
+            assert!(poll_once(listener.accept()).await.is_none(), "no further client has connected");
             let _client = TcpStream::connect(address).await.expect("connect");
-            let reported = listener.accept().await.expect_err("this call is the one that fails");
+            let reported = listener.accept().await.expect_err("the next call is the one that fails");
             assert_eq!(reported.raw_os_error(), Some(libc::EMFILE));
         });
     });
 }
 
-/// Without it a server does not learn that it is out of something, or cannot go on when it has it again.
+/// `accept` reports exhausted resources of the process, and then continues.
 #[test]
-fn accept_reports_what_the_process_lacks_and_goes_on() {
+fn accept_reports_exhausted_resources() {
     const LACKS: [i32; 4] = [libc::EMFILE, libc::ENFILE, libc::ENOBUFS, libc::ENOMEM];
     let faults: Vec<_> = (1..).zip(LACKS).map(|(call, error)| Fault("accept4", error, call, 0)).collect();
-    with_faults("accept_reports_what_the_process_lacks_and_goes_on", &faults, || {
+    with_faults("accept_reports_exhausted_resources", &faults, || {
         run(|| async {
             let (listener, address) = listener().await;
             let (waker, wakes) = counting_waker();
             let mut accept = listener.accept();
-            assert!(poll_with(&waker, &mut accept).is_pending(), "nobody has connected yet");
+            assert!(poll_with(&waker, &mut accept).is_pending(), "no client has connected yet");
             let _client = TcpStream::connect(address).await.expect("connect");
             until(|| wakes.get() > 0).await;
             for error in LACKS {
-                let reported = listener.accept().await.expect_err("the process lacks something");
-                assert_eq!(reported.raw_os_error(), Some(error), "the kernel's error, as it is");
+                let reported = listener.accept().await.expect_err("a resource is exhausted");
+                assert_eq!(reported.raw_os_error(), Some(error), "the error must be the kernel's own");
             }
-            listener.accept().await.expect("the connection has waited, and there is no other event");
+            listener.accept().await.expect("the connection is still in the queue, without another event");
         });
     });
 }
 
-/// Without it a server ends for a moment's lack of something, or for one client's network.
+/// `serve` waits while resources are exhausted, and then continues. A client's network error does not end it
+/// either.
 #[test]
-fn serve_waits_for_what_the_process_lacks_and_goes_on() {
+fn serve_survives_exhausted_resources() {
     const LACKS: [i32; 6] =
         [libc::EMFILE, libc::ENFILE, libc::ENOBUFS, libc::ENOMEM, libc::ENETDOWN, libc::ECONNABORTED];
     let faults: Vec<_> = (1..).zip(LACKS).map(|(call, error)| Fault("accept4", error, call, 0)).collect();
-    with_faults("serve_waits_for_what_the_process_lacks_and_goes_on", &faults, || {
+    with_faults("serve_survives_exhausted_resources", &faults, || {
         run_paused(|| async {
             let (listener, address) = listener().await;
-            let (said, shutdown) = (Arc::new(Mutex::new(Vec::new())), Shutdown::new());
-            let told = said.clone();
+            let (reports, shutdown) = (Arc::new(Mutex::new(Vec::new())), Shutdown::new());
+            let recorded = reports.clone();
             let serving = serve(listener, |_, _| async {}).with_shutdown(&shutdown).on_error(move |error| {
                 let ServeError::Accept(error) = error else { panic!("{error}") };
-                told.lock().unwrap().push(error.raw_os_error().expect("the kernel's error, as it is"));
+                recorded.lock().unwrap().push(error.raw_os_error().expect("the error is the kernel's own"));
             });
             let server = kittiwake::spawn(serving.into_future());
-            settle_without_time().await;
+            settle().await;
             let mut client = TcpStream::connect(address).await.expect("connect");
-            assert_eq!(client.read(&mut [0; 8]).await.expect("it is served"), 0);
+            assert_eq!(client.read(&mut [0; 8]).await.expect("the client is served"), 0);
             shutdown.begin();
-            assert_eq!(server.await.unwrap().expect("it ends well").served, 1);
-            // Who has given up is passed over, and the connection after that is tried for at once.
-            assert_eq!(*said.lock().unwrap(), LACKS[..5], "one report for each wait");
+            assert_eq!(server.await.unwrap().expect("the task ends without an error").served, 1);
+            // An aborted connection is skipped, and the next one is accepted at once.
+            assert_eq!(*reports.lock().unwrap(), LACKS[..5], "each wait must be reported once");
         });
     });
 }
 
-/// Without it a signal in the wrong moment is an error of the connection, or loses bytes.
+/// Interrupted transfers are repeated and lose no byte.
 #[test]
-fn interrupted_transfers_are_done_again() {
-    // On Linux send(2) is not libc's, and recv(2) only for peeking; what is done about it is the same for all.
+fn interrupted_transfers_are_repeated() {
+    // On Linux, send(2) does not go through libc, and recv(2) does so only for peeks. All of them handle an
+    // interruption in the same way.
     #[cfg(not(mio_unsupported_force_poll_poll))]
     let calls = ["recv", "readv", "sendmsg"];
     #[cfg(mio_unsupported_force_poll_poll)]
     let calls = ["recv", "readv", "send", "sendmsg"];
     let faults = calls.map(|call| Fault(call, libc::EINTR, 3, 3));
-    with_faults("interrupted_transfers_are_done_again", &faults, || run(|| exchange(300_000)));
+    with_faults("interrupted_transfers_are_repeated", &faults, || run(|| exchange(300_000)));
 }
 
-/// Without it a signal in the wrong moment stops the loop.
+/// An interrupted wait of the reactor is repeated.
 #[test]
 #[cfg(not(mio_unsupported_force_poll_poll))]
-fn an_interrupted_wait_is_done_again() {
+fn interrupted_wait_is_repeated() {
     let faults = [Fault("epoll_wait", libc::EINTR, 1, 2)];
-    with_faults("an_interrupted_wait_is_done_again", &faults, || run(|| exchange(300_000)));
+    with_faults("interrupted_wait_is_repeated", &faults, || run(|| exchange(300_000)));
 }
 
-/// Without it a transfer counts as whole when the kernel took or gave a part of it. Where events are edges
-/// a part means that the kernel's buffer is full or empty, which cannot be pretended from outside.
+/// A transfer of which the kernel took or gave a part is completed. With edge-triggered events a part means that
+/// the kernel's buffer is full or empty, which a test cannot pretend.
 #[test]
 #[cfg(mio_unsupported_force_poll_poll)]
-fn transfers_of_a_few_bytes_are_put_together() {
+fn short_transfers_are_completed() {
     let faults = [Fault("short", 0, 1, 3)];
-    with_faults("transfers_of_a_few_bytes_are_put_together", &faults, || run(|| exchange(20_000)));
+    with_faults("short_transfers_are_completed", &faults, || run(|| exchange(20_000)));
 }
 
-/// Without it a peer that goes away kills a process that has not switched SIGPIPE off.
+/// No write can raise SIGPIPE, even in a process that has not disabled the signal.
 #[test]
-fn no_write_could_raise_a_signal() {
-    with_faults("no_write_could_raise_a_signal", &[], || {
+fn writes_raise_no_signal() {
+    with_faults("writes_raise_no_signal", &[], || {
         run(|| async {
-            // From the first vectored write on, SIGPIPE ends this process.
+            // From the first vectored write on, SIGPIPE would end this process.
             exchange(10_000).await;
             let (stream, peer) = pair().await;
             drop(peer);
@@ -158,13 +162,13 @@ fn no_write_could_raise_a_signal() {
     });
 }
 
-/// Without it a socket that the kernel will not watch keeps its place, or can never be watched.
+/// A socket that the kernel refuses to watch reports the error, is not registered, and can try again.
 #[test]
 #[cfg(not(mio_unsupported_force_poll_poll))]
-fn a_socket_that_cannot_be_watched_says_so_and_can_try_again() {
-    // The first to be added is the runtime's own bell.
+fn unwatchable_socket_can_retry() {
+    // The first descriptor that is added is the runtime's own unparker.
     let faults = [2, 3, 4, 5].map(|call| Fault("epoll_add", libc::ENOSPC, call, 0));
-    with_faults("a_socket_that_cannot_be_watched_says_so_and_can_try_again", &faults, || {
+    with_faults("unwatchable_socket_can_retry", &faults, || {
         run(|| async {
             let (listener, address) = listener().await;
             let (client, server) = {
@@ -172,18 +176,18 @@ fn a_socket_that_cannot_be_watched_says_so_and_can_try_again() {
                 (TcpStream::from_std(client).expect("from_std"), listener.accept().await.expect("accept").0)
             };
             let fails = |error: std::io::Error| {
-                assert_eq!(error.raw_os_error(), Some(libc::ENOSPC), "the kernel's error, as it is");
-                assert_eq!(sources(), 0, "what is not watched has no place");
+                assert_eq!(error.raw_os_error(), Some(libc::ENOSPC), "the error must be the kernel's own");
+                assert_eq!(sources(), 0, "a refused socket must not be registered");
             };
             fails((&server).read(&mut [0; 8]).await.expect_err("reading would wait"));
-            fails(server.readable().await.expect_err("nobody would report it"));
+            fails(server.readable().await.expect_err("no reactor would report readiness"));
             fails(listener.accept().await.expect_err("accepting would wait"));
             fails(TcpStream::connect(address).await.expect_err("connecting would wait"));
-            drop(listener.accept().await.expect("that attempt got as far as the queue"));
+            drop(listener.accept().await.expect("the failed connect has reached the queue"));
 
             assert!(poll_once((&server).read(&mut [0; 8])).await.is_none(), "there is nothing to read yet");
-            assert!(poll_once(listener.accept()).await.is_none(), "nobody has connected yet");
-            assert_eq!(sources(), 2, "now they are watched");
+            assert!(poll_once(listener.accept()).await.is_none(), "no client has connected yet");
+            assert_eq!(sources(), 2, "both sockets must be registered now");
             (&client).write_all(b"x").await.expect("write");
             assert_eq!((&server).read(&mut [0; 8]).await.expect("read"), 1);
             let connect = TcpStream::connect(address);
@@ -192,137 +196,146 @@ fn a_socket_that_cannot_be_watched_says_so_and_can_try_again() {
     });
 }
 
-/// Without it a client on a machine without free ports hangs, or gets some other error.
+/// A connect that fails at once reports the error, and the next address is tried.
 #[test]
-fn a_connect_that_fails_at_once_says_so_and_the_next_address_is_tried() {
+fn failed_connect_tries_next_address() {
     let faults = [1, 2].map(|call| Fault("connect", libc::EADDRNOTAVAIL, call, 0));
-    with_faults("a_connect_that_fails_at_once_says_so_and_the_next_address_is_tried", &faults, || {
+    with_faults("failed_connect_tries_next_address", &faults, || {
         run(|| async {
             let (listener, address) = listener().await;
             let error = TcpStream::connect(address).await.expect_err("no port is free");
-            assert_eq!(error.raw_os_error(), Some(libc::EADDRNOTAVAIL), "the kernel's error, as it is");
-            assert_eq!(sources(), 0, "nothing is left of it");
-            let client = TcpStream::connect(vec![address, address]).await.expect("the second attempt");
+            assert_eq!(error.raw_os_error(), Some(libc::EADDRNOTAVAIL), "the error must be the kernel's own");
+            assert_eq!(sources(), 0, "no socket may stay registered");
+            let client = TcpStream::connect(vec![address, address]).await.expect("the second attempt succeeds");
             assert_eq!(listener.accept().await.expect("accept").1, client.local_addr().expect("local_addr"));
         });
     });
 }
 
-/// Without it a runtime that cannot be made panics, or leaves descriptors open.
+/// A runtime that cannot be made is an error, and leaves no descriptor open.
 #[test]
 #[cfg(not(mio_unsupported_force_poll_poll))]
-fn a_runtime_that_cannot_be_made_is_an_error_and_leaves_nothing_open() {
+fn failed_runtime_leaves_nothing_open() {
     let faults = [
         Fault("epoll_create1", libc::EMFILE, 1, 0),
         Fault("eventfd", libc::ENFILE, 1, 0),
         Fault("epoll_add", libc::ENOMEM, 1, 0),
         Fault("dup", libc::EMFILE, 1, 0),
     ];
-    with_faults("a_runtime_that_cannot_be_made_is_an_error_and_leaves_nothing_open", &faults, || {
+    with_faults("failed_runtime_leaves_nothing_open", &faults, || {
         within(|| {
             let before = open_descriptors();
             let mut errors = Vec::new();
             let runtime = loop {
                 match Builder::new().build() {
                     Ok(runtime) => break runtime,
-                    Err(error) => errors.push(error.raw_os_error().expect("the kernel's error, as it is")),
+                    Err(error) => errors.push(error.raw_os_error().expect("the error is the kernel's own")),
                 }
-                assert_eq!(open_descriptors(), before, "a runtime that failed leaves nothing open");
+                assert_eq!(open_descriptors(), before, "a runtime that failed must leave no descriptor open");
             };
             errors.sort_unstable();
             let mut expected = [libc::EMFILE, libc::ENFILE, libc::ENOMEM, libc::EMFILE];
             expected.sort_unstable();
-            assert_eq!(errors, expected, "each failure is reported");
-            assert_eq!(runtime.block_on(async { 1 }), 1, "then it can be made");
+            assert_eq!(errors, expected, "each failure must be reported");
+            assert_eq!(runtime.block_on(async { 1 }), 1, "the runtime must work in the end");
         });
     });
 }
 
-/// Without it a runtime that cannot have all its workers hangs, goes on with fewer, or leaves the others behind.
+/// A runtime whose threads cannot be started is an error, and leaves neither threads nor descriptors.
 #[test]
-fn a_runtime_whose_threads_cannot_be_started_is_an_error_and_leaves_nothing() {
-    // The first two threads are the test program's and the test's own; then the first worker of three fails, the second, the third.
+fn unstartable_worker_fails_the_build() {
+    // The first two threads are those of the test program and of the test. The rules then fail the first of three
+    // workers, the second and the third.
     let faults = [3, 5, 8].map(|call| Fault("thread", libc::EAGAIN, call, 0));
-    with_faults("a_runtime_whose_threads_cannot_be_started_is_an_error_and_leaves_nothing", &faults, || {
+    with_faults("unstartable_worker_fails_the_build", &faults, || {
         within(|| {
             let (descriptors, threads) = (open_descriptors(), count_of("task"));
             for _ in 0..3 {
                 let error = Builder::new().workers(3).build().expect_err("there is no thread");
-                assert_eq!(error.kind(), std::io::ErrorKind::WouldBlock, "EAGAIN: {error}");
-                assert!(error.to_string().contains("no thread"), "it must say what failed: {error}");
-                assert!(error.to_string().contains("os error 11"), "the system's reason: {error}");
-                assert_eq!(open_descriptors(), descriptors, "a runtime that failed leaves nothing open");
+                assert_eq!(error.kind(), std::io::ErrorKind::WouldBlock, "the error is EAGAIN: {error}");
+                assert!(error.to_string().contains("no thread"), "the error must name what failed: {error}");
+                assert!(
+                    error.to_string().contains("os error 11"),
+                    "the error must contain the system's reason: {error}"
+                );
+                assert_eq!(open_descriptors(), descriptors, "a runtime that failed must leave no descriptor open");
                 // The kernel lists a thread for a moment after it was joined.
                 while count_of("task") > threads {
                     std::thread::yield_now();
                 }
             }
-            let runtime = Builder::new().workers(3).build().expect("now there are enough");
+            let runtime = Builder::new().workers(3).build().expect("the threads can be started now");
             assert_eq!(on_each_worker(runtime.handle(), 3, |worker| worker).len(), 3);
         });
     });
 }
 
-/// Without it a server on a machine that is out of threads hangs, spins, or panics.
+/// A closure for which no thread can be started fails with an error, and the next one runs.
 #[test]
-fn a_closure_that_no_thread_can_be_started_for_says_so_and_the_next_one_runs() {
-    // The first two threads are the test program's and the test's own.
+fn closure_without_thread_fails() {
+    // The first two threads are those of the test program and of the test.
     let faults = [3, 4].map(|call| Fault("thread", libc::EAGAIN, call, 0));
-    with_faults("a_closure_that_no_thread_can_be_started_for_says_so_and_the_next_one_runs", &faults, || {
+    with_faults("closure_without_thread_fails", &faults, || {
         run(|| async {
             let error = spawn_blocking(|| ()).await.expect_err("there is no thread");
             assert!(error.is_cancelled() && !error.is_panic());
             assert!(error.to_string().contains("no thread can be started"), "{error}");
-            assert!(error.to_string().contains("os error 11"), "the system's reason: {error}");
+            assert!(error.to_string().contains("os error 11"), "the error must contain the system's reason: {error}");
             let error = lookup_host("localhost:80").await.map(Iterator::count).expect_err("there is no thread");
             assert!(error.to_string().contains("\"localhost\" cannot be looked up"), "{error}");
             assert!(error.to_string().contains("no thread can be started"), "{error}");
-            assert_eq!(spawn_blocking(|| 1).await.expect("now there is one"), 1);
+            assert_eq!(spawn_blocking(|| 1).await.expect("a thread can be started again"), 1);
         });
     });
 }
 
-/// Without it a burst on a machine that is nearly out of threads loses a part of its work.
+/// Closures wait for the existing threads if no more can be started.
 #[test]
-fn closures_wait_for_the_threads_there_are_when_no_more_can_be_started() {
+fn closures_share_the_startable_threads() {
     let faults = [4, 5, 6].map(|call| Fault("thread", libc::EAGAIN, call, 0));
-    with_faults("closures_wait_for_the_threads_there_are_when_no_more_can_be_started", &faults, || {
+    with_faults("closures_share_the_startable_threads", &faults, || {
         run(|| async {
             let (end, ended) = std::sync::mpsc::channel::<()>();
             let first = spawn_blocking(move || ended.recv().is_err());
             let waiting: Vec<_> = (0..3).map(|i| spawn_blocking(move || i)).collect();
             drop(end);
-            assert!(first.await.expect("it has a thread"));
+            assert!(first.await.expect("the closure has a thread"));
             for (i, task) in waiting.into_iter().enumerate() {
-                assert_eq!(task.await.expect("the first one's thread comes to it"), i);
+                assert_eq!(task.await.expect("the thread of the first closure runs this one"), i);
             }
         });
     });
 }
 
-/// Without it a resolver that hangs is asked again and again for those who gave up long ago.
+/// A lookup that is dropped before it begins never begins. The resolver must not be asked in vain.
 #[test]
-fn a_look_up_that_is_given_up_before_it_begins_never_begins() {
+fn dropped_lookup_never_begins() {
     let faults = [Fault("getaddrinfo", libc::EAI_FAIL, 1, 0)];
-    with_faults("a_look_up_that_is_given_up_before_it_begins_never_begins", &faults, || {
+    with_faults("dropped_lookup_never_begins", &faults, || {
         within(|| {
-            let runtime = Builder::new().max_blocking_threads(1).build().expect("a runtime");
+            let runtime = blocking_threads(1);
             runtime.block_on(async {
                 let (end, ended) = std::sync::mpsc::channel::<()>();
-                let stuck = spawn_blocking(move || ended.recv().is_err());
-                assert!(poll_once(TcpStream::connect("localhost:80")).await.is_none(), "it waits for a thread");
+                let blocking = spawn_blocking(move || ended.recv().is_err());
+                assert!(
+                    poll_once(TcpStream::connect("localhost:80")).await.is_none(),
+                    "the lookup must wait for a thread"
+                );
                 drop(end);
-                assert!(stuck.await.expect("it ends"));
-                let error =
-                    lookup_host("localhost:80").await.map(Iterator::count).expect_err("the first to be asked for");
+                assert!(blocking.await.expect("the closure ends"));
+                let error = lookup_host("localhost:80")
+                    .await
+                    .map(Iterator::count)
+                    .expect_err("this lookup is the first to reach the resolver");
                 assert!(error.to_string().contains("\"localhost\" cannot be looked up: "), "{error}");
-                lookup_host("localhost:80").await.expect("the resolver is well again").for_each(drop);
+                lookup_host("localhost:80").await.expect("the resolver works again").for_each(drop);
             });
         });
     });
 }
 
-/// Sends and receives by every form of transfer, both ways at once, and compares.
+/// Sends and receives in each form of transfer, in both directions at once, and compares the bytes.
 async fn exchange(length: usize) {
     let (client, server) = pair().await;
     let bytes = pattern(length);
@@ -330,7 +343,7 @@ async fn exchange(length: usize) {
         let there = try_zip(send(&client, &bytes, form), receive(&server, length, form));
         let back = try_zip(send(&server, &bytes, form), receive(&client, length, form));
         let (((), there), ((), back)) = try_zip(there, back).await.expect("a transfer");
-        assert!(there == bytes && back == bytes, "every byte in its place");
+        assert!(there == bytes && back == bytes, "every byte must be in its place");
     }
 }
 
@@ -343,7 +356,7 @@ enum Form {
 
 async fn send(mut stream: &TcpStream, mut bytes: &[u8], form: Form) -> Result<()> {
     while !bytes.is_empty() {
-        // Little at a time, for many calls.
+        // Small parts cause many calls.
         let part = &bytes[..bytes.len().min(3000)];
         let (first, second) = part.split_at(part.len() / 2);
         let written = match form {
@@ -369,7 +382,7 @@ async fn receive(mut stream: &TcpStream, length: usize, form: Form) -> Result<Ve
             }
             Form::Tried => try_until(|| stream.try_read(&mut buf[..want]), || stream.readable()).await?,
         };
-        assert!(read > 0, "the stream has not ended");
+        assert!(read > 0, "the stream must not end");
         received.extend_from_slice(&buf[..read]);
     }
     Ok(received)
@@ -391,8 +404,8 @@ fn open_descriptors() -> usize {
     fs::read_dir("/proc/self/fd").expect("the descriptors of this process").count()
 }
 
-/// Runs `body` in a process of its own in which system calls fail by `faults`; `name` is the test's. Fails when
-/// a fault was never used: then the test has shown nothing.
+/// Runs `body` in a process of its own in which system calls fail by the rules `faults`. `name` is the name of the
+/// test. Fails if a rule was never used, because the test would then prove nothing.
 #[track_caller]
 fn with_faults(name: &str, faults: &[Fault], body: impl FnOnce()) {
     if is_child() {
@@ -414,7 +427,7 @@ fn with_faults(name: &str, faults: &[Fault], body: impl FnOnce()) {
     assert_eq!(err.matches(" used ").count(), faults.iter().filter(|fault| fault.0 != "short").count(), "{err}");
 }
 
-/// `faults.c`, compiled once for each of its versions. There is a C compiler where Rust can link.
+/// Compiles `faults.c` once for each of its versions. A C compiler exists wherever Rust can link.
 fn shim() -> PathBuf {
     let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/faults.c");
     let mut hash = DefaultHasher::new();
@@ -428,7 +441,7 @@ fn shim() -> PathBuf {
         compiler.args(["-shared", "-fPIC", "-O1", "-Wall", "-Wextra", "-Werror", "-o"]).arg(&unfinished).arg(source);
         let output = compiler.output().expect("cc runs");
         assert!(output.status.success(), "cc: {}", String::from_utf8_lossy(&output.stderr));
-        fs::rename(&unfinished, &compiled).expect("the compiled shim gets its name");
+        fs::rename(&unfinished, &compiled).expect("the compiled shim is renamed");
     }
     compiled
 }

@@ -1,7 +1,7 @@
-//! An idle runtime uses no CPU: its thread sleeps in the kernel until something happens.
+//! An idle runtime uses no CPU: its thread sleeps in the kernel until an event arrives.
 //!
-//! Watched from another thread, through /proc. The watcher pauses between two looks, which orders nothing: the
-//! runtime cannot go on before the watcher has seen enough, whenever that is, and then lets it.
+//! A watcher on another thread reads /proc. It pauses between two readings, which orders no events: the runtime
+//! cannot continue until the watcher has seen enough and sends the byte.
 
 #![cfg(target_os = "linux")]
 
@@ -22,21 +22,21 @@ use kittiwake::task::yield_now;
 use kittiwake::{spawn, spawn_local};
 use support::{PATIENCE, listener, on_each_worker, pair_with_std, within, workers};
 
-/// Looks in a row between which an idle thread must not have run.
+/// The number of readings in a row between which an idle thread must not have run.
 const LOOKS: usize = 8;
 
-/// Attempts to see that many; the first few may fall into the time before it idles.
+/// The number of attempts to get that many readings. The first few may be taken before the thread idles.
 const ATTEMPTS: usize = 100;
 
-/// A server without clients costs nothing, and one with a thousand idle clients does not either.
+/// A runtime that waits for one byte sleeps.
 #[test]
-fn a_runtime_that_waits_for_a_byte_sleeps() {
+fn waiting_runtime_sleeps() {
     sleeps_until_a_byte_comes(Runtime::new().unwrap(), || async {});
 }
 
-/// Tasks that wait, for whatever there is to wait for, are no work.
+/// A runtime whose tasks all wait sleeps, whatever they wait for.
 #[test]
-fn a_runtime_with_waiting_tasks_sleeps() {
+fn waiting_tasks_let_runtime_sleep() {
     sleeps_until_a_byte_comes(Runtime::new().unwrap(), || async {
         let (listener, _) = listener().await;
         drop(spawn(async move { listener.accept().await.map(drop) }));
@@ -57,14 +57,14 @@ fn a_runtime_with_waiting_tasks_sleeps() {
     });
 }
 
-/// Events that nobody takes are told once. A reactor that is told again and again of what is already so
-/// spins: data that nobody reads, a peer that is half gone beside a writer that waits, a connection not accepted.
+/// A runtime with unhandled events sleeps, because each event is reported once: unread bytes, a half-closed peer
+/// beside a waiting writer, an unread reset, and a connection in the queue.
 #[test]
-fn a_runtime_with_untaken_events_sleeps() {
+fn unhandled_events_let_runtime_sleep() {
     sleeps_until_a_byte_comes(Runtime::new().unwrap(), || async {
         let (unread, mut unread_peer) = pair_with_std();
         wait_once(unread.readable()).await;
-        unread_peer.write_all(b"nobody reads this").unwrap();
+        unread_peer.write_all(b"unread bytes").unwrap();
 
         let (blocked, half_closed) = pair_with_std();
         fill(&blocked).await;
@@ -82,7 +82,7 @@ fn a_runtime_with_untaken_events_sleeps() {
         wait_once(listener.accept()).await;
         let connection = std::net::TcpStream::connect(address).unwrap();
 
-        // As long as the runtime.
+        // These values live as long as the runtime.
         drop(spawn(async move {
             let _kept = (unread, unread_peer, half_closed, write, reset, listener, connection);
             pending::<()>().await;
@@ -91,19 +91,19 @@ fn a_runtime_with_untaken_events_sleeps() {
     });
 }
 
-/// To look again and again before blocking is for a moment, not for ever.
+/// A runtime that spins before it blocks sleeps in the end.
 #[test]
-fn a_spinning_runtime_sleeps_in_the_end() {
+fn spinning_runtime_sleeps_at_last() {
     sleeps_until_a_byte_comes(Builder::new().spin(Duration::from_millis(1)).build().unwrap(), || async {});
 }
 
-/// Each of several workers sleeps, with what it has to wait for: no clock of its own, no look at the others.
+/// Each worker of a waiting runtime sleeps, and does not wake up to watch the others.
 #[test]
-fn the_workers_of_a_runtime_that_waits_sleep() {
+fn waiting_workers_sleep() {
     within(|| {
         for count in [2, 4] {
             let runtime = workers(count);
-            // Not before all have worked, and have called each other.
+            // First all workers work, and wake each other.
             drop(runtime.handle().spawn(async { (0..1000).for_each(|_| drop(spawn(yield_now()))) }));
             let threads = on_each_worker(runtime.handle(), count, |_| {
                 let (stream, peer) = pair_with_std();
@@ -113,7 +113,7 @@ fn the_workers_of_a_runtime_that_waits_sleep() {
                 }));
                 drop(spawn(kittiwake::time::sleep(Duration::from_secs(3600))));
                 drop(spawn_local(pending::<()>()));
-                std::fs::read_link("/proc/thread-self").expect("this thread's folder in /proc")
+                std::fs::read_link("/proc/thread-self").expect("this thread's directory in /proc")
             });
             for thread in threads {
                 if let Err(last) = sleeps(&Path::new("/proc").join(thread)) {
@@ -124,9 +124,9 @@ fn the_workers_of_a_runtime_that_waits_sleep() {
     });
 }
 
-/// The free function and a second call are no different.
+/// A runtime sleeps in its second call too.
 #[test]
-fn a_runtime_sleeps_in_its_second_call_too() {
+fn runtime_sleeps_in_second_call() {
     let runtime = Runtime::new().unwrap();
     let runtime = within(move || {
         runtime.block_on(async {
@@ -138,25 +138,25 @@ fn a_runtime_sleeps_in_its_second_call_too() {
     sleeps_until_a_byte_comes(runtime, || async {});
 }
 
-/// Runs `before` in `runtime` and then waits for a byte, which comes once the thread has been seen to sleep.
+/// Runs `before` in `runtime` and then waits for a byte, which arrives once the watcher has seen the thread sleep.
 #[track_caller]
 fn sleeps_until_a_byte_comes<F>(runtime: Runtime, before: impl FnOnce() -> F + Send + 'static)
 where
     F: Future<Output = ()>,
 {
     let (stream, mut peer) = pair_with_std();
-    let (tell, told) = mpsc::channel();
+    let (notify, notified) = mpsc::channel();
     let watcher = std::thread::spawn(move || {
-        let thread: PathBuf = told.recv_timeout(PATIENCE).expect("the runtime's thread");
+        let thread: PathBuf = notified.recv_timeout(PATIENCE).expect("the runtime's thread");
         let slept = sleeps(&thread);
-        peer.write_all(b"x").expect("the byte that ends it");
+        peer.write_all(b"x").expect("the last byte is sent");
         slept
     });
     let read = within(move || {
         runtime.block_on(async move {
             before().await;
-            let thread = std::fs::read_link("/proc/thread-self").expect("this thread's folder in /proc");
-            tell.send(Path::new("/proc").join(thread)).unwrap();
+            let thread = std::fs::read_link("/proc/thread-self").expect("this thread's directory in /proc");
+            notify.send(Path::new("/proc").join(thread)).unwrap();
             let mut stream = stream;
             stream.read(&mut [0; 1]).await
         })
@@ -166,7 +166,7 @@ where
     assert!(last.is_ok(), "the idle thread does not sleep: {}", last.unwrap_err());
 }
 
-/// Whether the thread is seen asleep, without having run in between, [`LOOKS`] times in a row.
+/// Returns `Ok` if [`LOOKS`] readings in a row show the thread asleep and without run time in between.
 fn sleeps(thread: &Path) -> Result<(), String> {
     let mut seen = Vec::new();
     for _ in 0..ATTEMPTS {
@@ -175,30 +175,30 @@ fn sleeps(thread: &Path) -> Result<(), String> {
             return Ok(());
         }
     }
-    Err(format!("state, and run time in ns, time in the run queue and turns on a CPU, were {seen:#?}"))
+    Err(format!("the readings (state, run time in ns, time in the run queue, turns on a CPU) were {seen:#?}"))
 }
 
-/// The thread's state and what it has run so far, a moment from now.
+/// Waits for a moment and returns the thread's state and its run time so far.
 fn look(thread: &Path) -> String {
     std::thread::park_timeout(Duration::from_millis(5));
     let stat = std::fs::read_to_string(thread.join("stat")).expect("the thread's stat");
     let run = std::fs::read_to_string(thread.join("schedstat")).expect("the thread's schedstat");
-    // After the name, which is in parentheses and may have any sign in it.
+    // The state follows the thread's name, which is in parentheses and may contain any character.
     let (_, state) = stat.rsplit_once(") ").expect("a state");
     format!("{} {}", &state[..1], run.trim())
 }
 
-/// Polls a future once, which has to wait, so that its socket is registered.
+/// Polls a future once, which must wait, so that its socket is registered.
 async fn wait_once<F: Future>(future: F) {
     let mut future = std::pin::pin!(future);
     poll_fn(|cx| {
-        assert!(future.as_mut().poll(cx).is_pending(), "nothing has happened yet");
+        assert!(future.as_mut().poll(cx).is_pending(), "the future must wait");
         Poll::Ready(())
     })
     .await;
 }
 
-/// Writes until nothing more goes in.
+/// Writes until the send buffer is full.
 async fn fill(stream: &TcpStream) {
     poll_fn(|cx| {
         while let Poll::Ready(written) = Pin::new(&mut &*stream).poll_write(cx, &[0; 1 << 16]) {

@@ -1,4 +1,4 @@
-//! Sets of tasks: joined as they end, aborted together.
+//! `JoinSet`: its tasks are joined in the order of their ends, and aborted together.
 
 mod support;
 
@@ -13,9 +13,9 @@ use kittiwake::runtime::Handle;
 use kittiwake::task::{JoinSet, yield_now};
 use support::{Counted, counting_waker, hold, one_worker, run, within};
 
-/// What takes long must not hold up what is done: a server reaps its connections as they end.
+/// Tasks are joined in the order in which they end. A long one does not delay the others.
 #[test]
-fn tasks_are_joined_in_the_order_in_which_they_end() {
+fn tasks_are_joined_in_end_order() {
     run(|| async {
         let mut set = JoinSet::new();
         let gates: Vec<_> = (0..5).map(|member| gated(&mut set, member)).collect();
@@ -29,9 +29,9 @@ fn tasks_are_joined_in_the_order_in_which_they_end() {
     });
 }
 
-/// The order is of the ends also for those that ended before anybody looked.
+/// Tasks that ended before the first join are also joined in the order of their ends.
 #[test]
-fn tasks_that_ended_before_the_first_look_are_joined_in_the_order_of_their_ends() {
+fn earlier_ends_are_joined_in_order() {
     run(|| async {
         let mut set = JoinSet::new();
         let gates: Vec<_> = (0..5).map(|member| gated(&mut set, member)).collect();
@@ -49,7 +49,7 @@ fn tasks_that_ended_before_the_first_look_are_joined_in_the_order_of_their_ends(
     });
 }
 
-/// One failing member must not hide the others' results, nor its own failure.
+/// Errors are joined like outputs. A member that fails hides neither its own error nor the outputs of others.
 #[test]
 fn errors_are_joined_like_outputs() {
     run(|| async {
@@ -72,17 +72,17 @@ fn errors_are_joined_like_outputs() {
     });
 }
 
-/// A loop that reaps what is done between two accepts must not wait, and must not miss anything.
+/// `try_join_next` takes a member that has ended and does not wait.
 #[test]
-fn try_join_next_takes_what_has_ended_and_does_not_wait() {
+fn try_join_next_never_waits() {
     run(|| async {
         let mut set = JoinSet::new();
-        assert!(set.try_join_next().is_none(), "an empty set has nothing to join");
+        assert!(set.try_join_next().is_none(), "an empty set must have nothing to join");
         let open = gated(&mut set, 1);
         assert!(set.try_join_next().is_none(), "the task has not begun");
         yield_now().await;
-        assert!(set.try_join_next().is_none(), "the task waits");
-        assert_eq!(set.len(), 1, "looking takes nothing out");
+        assert!(set.try_join_next().is_none(), "the task must wait");
+        assert_eq!(set.len(), 1, "a failed try must remove no member");
         open.send(()).await.unwrap();
         let joined = loop {
             match set.try_join_next() {
@@ -95,13 +95,14 @@ fn try_join_next_takes_what_has_ended_and_does_not_wait() {
     });
 }
 
+/// An empty set returns at once from every call.
 #[test]
-fn an_empty_set_has_nothing_to_wait_for() {
+fn empty_set_never_waits() {
     run(|| async {
         let mut set = JoinSet::<()>::new();
         assert!(set.is_empty());
-        assert!(set.join_next().await.is_none(), "the first time");
-        assert!(set.join_next().await.is_none(), "and again");
+        assert!(set.join_next().await.is_none(), "an empty set must return none");
+        assert!(set.join_next().await.is_none(), "an empty set must return none again");
         assert!(set.join_next_with_id().await.is_none());
         set.abort_all();
         set.detach_all();
@@ -110,9 +111,9 @@ fn an_empty_set_has_nothing_to_wait_for() {
     });
 }
 
-/// A set that was empty is not at its end: it is filled again.
+/// A set that was emptied can be filled again.
 #[test]
-fn an_emptied_set_can_be_filled_again() {
+fn emptied_set_can_be_refilled() {
     run(|| async {
         let mut set = JoinSet::default();
         for round in 0..3 {
@@ -123,8 +124,9 @@ fn an_emptied_set_can_be_filled_again() {
     });
 }
 
+/// `abort_all` ends every member, and the members can still be joined.
 #[test]
-fn abort_all_ends_every_member_and_leaves_it_to_be_joined() {
+fn aborted_members_can_be_joined() {
     run(|| async {
         let dropped = Arc::new(AtomicUsize::new(0));
         let mut set = JoinSet::new();
@@ -134,7 +136,7 @@ fn abort_all_ends_every_member_and_leaves_it_to_be_joined() {
         }
         yield_now().await;
         set.abort_all();
-        assert_eq!(set.len(), 11, "they stay in the set");
+        assert_eq!(set.len(), 11, "aborted members must stay in the set");
         let (mut outputs, mut cancelled) = (0, 0);
         while let Some(result) = set.join_next().await {
             match result {
@@ -142,14 +144,14 @@ fn abort_all_ends_every_member_and_leaves_it_to_be_joined() {
                 Err(error) => cancelled += usize::from(error.is_cancelled()),
             }
         }
-        assert_eq!((outputs, cancelled), (1, 10), "who had ended keeps its output");
+        assert_eq!((outputs, cancelled), (1, 10), "a member that had ended must keep its output");
         assert_eq!(dropped.load(Ordering::SeqCst), 10);
     });
 }
 
-/// After `shutdown` what the tasks held is free: a port can be bound again.
+/// `shutdown` returns once every member is gone. A port that a member held can then be bound again.
 #[test]
-fn shutdown_returns_when_every_member_is_gone() {
+fn shutdown_waits_for_every_member() {
     run(|| async {
         let held = Arc::new(());
         let mut set = JoinSet::new();
@@ -158,31 +160,31 @@ fn shutdown_returns_when_every_member_is_gone() {
         }
         yield_now().await;
         set.shutdown().await;
-        assert_eq!(Arc::strong_count(&held), 1, "a member still holds something");
+        assert_eq!(Arc::strong_count(&held), 1, "a member was not dropped");
         assert!(set.is_empty());
     });
 }
 
-/// Half a shutdown is still the order to end.
+/// A `shutdown` that is dropped has aborted the members, and they stay in the set.
 #[test]
-fn a_dropped_shutdown_has_aborted_and_loses_nobody() {
+fn dropped_shutdown_keeps_aborted_members() {
     run(|| async {
         let mut set = JoinSet::new();
         for _ in 0..3 {
             set.spawn(pending::<()>());
         }
         yield_now().await;
-        assert!(poll_once(set.shutdown()).is_none(), "the members have not been run yet");
-        assert_eq!(set.len(), 3, "who was not joined stays in the set");
+        assert!(poll_once(set.shutdown()).is_none(), "no member has run yet");
+        assert_eq!(set.len(), 3, "a member that was not joined must stay in the set");
         while let Some(result) = set.join_next().await {
             assert!(result.unwrap_err().is_cancelled());
         }
     });
 }
 
-/// A set that is dropped, for instance with the task that owns it, leaves nobody behind.
+/// A dropped set aborts its members.
 #[test]
-fn a_dropped_set_aborts_its_members() {
+fn dropped_set_aborts_its_members() {
     run(|| async {
         let dropped = Arc::new(AtomicUsize::new(0));
         let mut set = JoinSet::new();
@@ -197,8 +199,9 @@ fn a_dropped_set_aborts_its_members() {
     });
 }
 
+/// Detached members continue without the set.
 #[test]
-fn detached_members_go_on() {
+fn detached_members_continue() {
     run(|| async {
         let (report, ended) = async_channel::unbounded();
         let mut set = JoinSet::new();
@@ -217,19 +220,19 @@ fn detached_members_go_on() {
         while ended.recv().await.is_ok() {
             seen += 1;
         }
-        assert_eq!(seen, 10, "each member must come to its end");
+        assert_eq!(seen, 10, "each member must end by itself");
     });
 }
 
-/// A `select!` polls `join_next` and drops it whenever something else is ready: no result may go with it.
+/// A dropped `join_next` loses no member. A `select!` drops it whenever another branch is ready.
 #[test]
-fn a_dropped_join_next_loses_no_member() {
+fn dropped_join_next_loses_no_member() {
     run(|| async {
         let mut set = JoinSet::new();
         let gates: Vec<_> = (0..20).map(|member| gated(&mut set, member)).collect();
         let mut joined = Vec::new();
         for gate in gates {
-            assert!(poll_once(set.join_next()).is_none(), "nobody has ended");
+            assert!(poll_once(set.join_next()).is_none(), "no member has ended");
             gate.send(()).await.unwrap();
             for _ in 0..3 {
                 yield_now().await;
@@ -243,9 +246,9 @@ fn a_dropped_join_next_loses_no_member() {
     });
 }
 
-/// A cancelled wait leaves its waker behind: the set must wake the newer one.
+/// The waker that polled `join_next` last is woken.
 #[test]
-fn the_newest_waiter_is_woken() {
+fn newest_waiter_is_woken() {
     run(|| async {
         let mut set = JoinSet::new();
         let open = gated(&mut set, 1);
@@ -258,14 +261,14 @@ fn the_newest_waiter_is_woken() {
             yield_now().await;
         }
         assert!(new.get() >= 1, "the newest waiter must be woken");
-        assert_eq!(old.get(), 0, "the old one is gone");
+        assert_eq!(old.get(), 0, "the old waiter is gone");
         assert!(poll_once(set.join_next()).is_some());
     });
 }
 
-/// An event at one member must not cost a look at all the others.
+/// Ten thousand members are joined once each. The end of one must not cost a poll of all others.
 #[test]
-fn ten_thousand_members_are_joined_each_once() {
+fn ten_thousand_members_are_joined_once() {
     const MEMBERS: usize = 10_000;
     run(|| async {
         let mut set = JoinSet::new();
@@ -288,6 +291,7 @@ fn ten_thousand_members_are_joined_each_once() {
     });
 }
 
+/// Local members need not be `Send`.
 #[test]
 fn local_members_need_not_be_send() {
     run(|| async {
@@ -307,9 +311,9 @@ fn local_members_need_not_be_send() {
     });
 }
 
-/// A set may be moved to another task, or to another thread with its own executor, and joined there.
+/// A set can be joined in another task, or on another thread in another executor.
 #[test]
-fn a_set_can_be_joined_anywhere() {
+fn set_can_be_joined_anywhere() {
     run(|| async {
         let mut set = JoinSet::new();
         let gates: Vec<_> = (0..3).map(|member| gated(&mut set, member)).collect();
@@ -333,9 +337,9 @@ fn a_set_can_be_joined_anywhere() {
     });
 }
 
-/// The set is joined on one thread while its only member ends on another: whichever comes first, the end is heard of.
+/// The end of a member is not lost to a set that is joined on another thread, whichever comes first.
 #[test]
-fn no_end_is_lost_to_a_set_that_is_joined_on_another_thread() {
+fn joining_thread_misses_no_end() {
     run(|| async {
         let (give, given) = async_channel::bounded::<JoinSet<usize>>(1);
         let (back, returned) = async_channel::bounded(1);
@@ -363,9 +367,9 @@ fn no_end_is_lost_to_a_set_that_is_joined_on_another_thread() {
     });
 }
 
-/// The waker of whoever waits for the set is foreign code: it may look at the set at once.
+/// A waker may use the set that wakes it, because it is foreign code.
 #[test]
-fn a_waker_may_use_the_set_that_wakes_it() {
+fn waker_may_use_its_set() {
     struct Joins(Mutex<JoinSet<usize>>, Mutex<Option<usize>>);
     impl Wake for Joins {
         fn wake(self: Arc<Self>) {
@@ -386,9 +390,9 @@ fn a_waker_may_use_the_set_that_wakes_it() {
     });
 }
 
-/// The runtime may end first: then its members have been cancelled, and nobody waits for ever.
+/// The members of a set that outlives its runtime are cancelled.
 #[test]
-fn the_members_of_a_set_that_outlives_its_runtime_are_cancelled() {
+fn members_end_with_their_runtime() {
     within(|| {
         let runtime = one_worker();
         let mut set = JoinSet::new();
@@ -409,7 +413,7 @@ fn the_members_of_a_set_that_outlives_its_runtime_are_cancelled() {
     });
 }
 
-/// Adds a task that ends with `member` once the returned gate is opened.
+/// Adds a task that returns `member` once the returned gate is opened.
 fn gated(set: &mut JoinSet<usize>, member: usize) -> async_channel::Sender<()> {
     let (open, gate) = async_channel::bounded(1);
     set.spawn(async move {
@@ -428,9 +432,9 @@ fn poll_once<F: Future>(future: F) -> Option<F::Output> {
     }
 }
 
-/// A member that was detached is no business of the set any more: its end wakes nobody there.
+/// The end of a detached member does not wake the set.
 #[test]
-fn the_end_of_a_detached_member_does_not_wake_the_set() {
+fn detached_member_wakes_no_set() {
     run(|| async {
         let mut set = JoinSet::new();
         let detached = set.spawn(yield_now());
@@ -441,6 +445,6 @@ fn the_end_of_a_detached_member_does_not_wake_the_set() {
         while !detached.is_finished() {
             yield_now().await;
         }
-        assert_eq!(wakes.get(), 0, "the set was woken for a task that is not in it");
+        assert_eq!(wakes.get(), 0, "a task outside the set woke it");
     });
 }

@@ -1,15 +1,15 @@
-//! The rooms of `src/` and the arrows between them, held by reading the source.
+//! The modules of `src/` and the dependencies between them. The test reads the source.
 //!
-//! A room is a module at the top of the crate. [`ARROWS`] says which rooms each may name; an arrow that is
-//! not there is a design decision, and this test is where it is seen to be one.
+//! A module here is one at the top of the crate. [`ARROWS`] lists the modules that each of them may name. A new
+//! dependency is a design decision and must be added there.
 
 use std::collections::BTreeSet;
 use std::fmt;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// Each room, and the rooms it may name beside itself. `lib.rs` is no room: it may name all, and nobody
-/// may name it, nor what it re-exports. A new room gets a row here.
+/// Each module, and the modules that it may name beside itself. `lib.rs` is not listed: it may name every module,
+/// and no module may name it or its re-exports. A new module needs a row here.
 const ARROWS: &[(&str, &[&str])] = &[
     ("sync", &[]),
     ("metrics", &[]),
@@ -26,16 +26,17 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("runtime", &["executor", "reactor", "budget", "metrics", "sync", "time", "blocking"]),
 ];
 
-/// A wrong arrow makes two rooms one: neither can be read, tested or replaced alone any more.
+/// Every module names only the modules below it. A wrong dependency would make it impossible to read, test or
+/// replace one of the two alone.
 #[test]
-fn every_room_names_only_the_rooms_below_it() {
+fn modules_name_only_lower_modules() {
     let wrong: Vec<String> = sources().iter().flat_map(Source::wrong_arrows).map(|found| found.to_string()).collect();
     assert!(wrong.is_empty(), "these paths go against the arrows of tests/layers.rs:\n{}", wrong.join("\n"));
 }
 
-/// A row for a room that is gone would go on allowing what nobody means any more.
+/// Every row of the table is a module. A row for a removed module would permit dependencies without a purpose.
 #[test]
-fn every_row_of_the_table_is_a_room() {
+fn every_table_row_is_a_module() {
     let rooms: BTreeSet<String> = sources().iter().filter_map(|source| source.module.first().cloned()).collect();
     for (room, below) in ARROWS {
         assert!(rooms.contains(*room), "there is no room `{room}` in src/ any more");
@@ -45,10 +46,10 @@ fn every_row_of_the_table_is_a_room() {
     }
 }
 
-/// The cores of the reactor and of the timers, and the rule for polling, are tested and fuzzed without a kernel, a clock or a
-/// thread's state: only as long as they name none.
+/// The cores of the reactor and of the timers, and the spin policy, name no kernel, clock or thread state. They can
+/// therefore be tested and fuzzed without them.
 #[test]
-fn the_pure_cores_are_pure() {
+fn pure_cores_stay_pure() {
     for file in ["reactor/source.rs", "reactor/slots.rs", "wheel/mod.rs", "runtime/park.rs"] {
         let source = source(file).without_tests();
         let impure: Vec<String> = source.impurities().iter().map(ToString::to_string).collect();
@@ -56,16 +57,16 @@ fn the_pure_cores_are_pure() {
     }
 }
 
-/// The executor rings a `Waker` and knows nothing of what it rings: it runs under any reactor, or none.
+/// The executor wakes a `Waker` and knows no reactor, so it runs under any reactor or none.
 #[test]
-fn the_executor_knows_no_reactor() {
+fn executor_names_no_reactor() {
     let executor = sources().into_iter().filter(|source| source.room() == Some("executor"));
     let named: Vec<String> =
         executor.flat_map(|source| source.words(&["reactor", "mio"])).map(|found| found.to_string()).collect();
     assert!(named.is_empty(), "the executor names a reactor:\n{}", named.join("\n"));
 }
 
-/// The lint forbids unsafe code; this keeps anyone from allowing it in one place.
+/// No file has unsafe code. The lint forbids it, and this test prevents an exception.
 #[test]
 fn no_file_has_unsafe_code() {
     let found: Vec<String> =
@@ -73,11 +74,11 @@ fn no_file_has_unsafe_code() {
     assert!(found.is_empty(), "these lines have unsafe code:\n{}", found.join("\n"));
 }
 
-// ---- the reader must find what it is for ----
+// ---- tests of the reader ----
 
-/// A reader that finds nothing would pass every file.
+/// The reader finds every form of a path. A reader that found none would pass every file.
 #[test]
-fn the_reader_finds_every_form_of_a_path() {
+fn reader_finds_every_path_form() {
     let forms = [
         ("use crate::reactor::Registry;", 1),
         ("use crate::{budget, reactor::{Registry, Source}};", 1),
@@ -104,9 +105,9 @@ fn the_reader_finds_every_form_of_a_path() {
     }
 }
 
-/// The other way round: what is allowed, and what is no code, must not be reported.
+/// The reader reports neither allowed paths nor text that is no code.
 #[test]
-fn the_reader_reports_nothing_else() {
+fn reader_reports_nothing_else() {
     let allowed = [
         "use crate::budget;",
         "use crate::executor::task;",
@@ -128,14 +129,16 @@ fn the_reader_reports_nothing_else() {
     }
 }
 
+/// A file in a module without a row is reported.
 #[test]
-fn a_file_in_an_unknown_room_is_wrong() {
+fn file_in_unknown_module_is_reported() {
     let wrong = Source::new("a_new_room/mod.rs", "fn f() {}").wrong_arrows();
     assert_eq!(wrong.len(), 1, "a room without a row must be reported");
 }
 
+/// The reader finds every forbidden name in a pure core, and ignores code for tests.
 #[test]
-fn the_reader_finds_every_impurity() {
+fn reader_finds_every_impurity() {
     for text in [
         "use mio::Token;",
         "use std::io;",
@@ -156,7 +159,7 @@ fn the_reader_finds_every_impurity() {
 
 // ---- the reader ----
 
-/// All of `src/`.
+/// All files of `src/`.
 fn sources() -> Vec<Source> {
     let mut files = Vec::new();
     collect(&root(), &mut files);
@@ -184,10 +187,10 @@ fn collect(folder: &Path, files: &mut Vec<PathBuf>) {
     }
 }
 
-/// One file, as its words and its punctuation.
+/// One file as its words and punctuation.
 struct Source {
     file: String,
-    /// Where it is in the crate: empty for `lib.rs`.
+    /// The file's module path. Empty for `lib.rs`.
     module: Vec<String>,
     tokens: Vec<Token>,
 }
@@ -198,7 +201,7 @@ struct Token {
     text: String,
 }
 
-/// Something that should not be where it is.
+/// A name at a place where it is not allowed.
 #[derive(Debug)]
 struct Found {
     file: String,
@@ -224,7 +227,7 @@ impl Source {
         self.module.first().map(String::as_str)
     }
 
-    /// The paths that name a room which this file's room may not name.
+    /// The paths that name a module which this file's module may not name.
     fn wrong_arrows(&self) -> Vec<Found> {
         let Some(room) = self.room() else { return Vec::new() };
         let Some((_, below)) = ARROWS.iter().find(|(name, _)| *name == room) else {
@@ -238,7 +241,7 @@ impl Source {
     /// The first segment of each path that starts at the crate's root, with its line.
     fn rooms_named(&self) -> Vec<(usize, String)> {
         let mut named = Vec::new();
-        // The depth of the braces at which each inline module that we are in was opened.
+        // The brace depth at which each enclosing inline module was opened.
         let (mut depth, mut inline) = (0, Vec::new());
         for (at, token) in self.tokens.iter().enumerate() {
             match token.text.as_str() {
@@ -274,7 +277,7 @@ impl Source {
         named
     }
 
-    /// What comes next in a path, after the `::` at `colons`: one name, or each name of a group.
+    /// Collects the next segment of a path, after the `::` at `colons`: one name, or each name of a group.
     fn heads(&self, colons: usize, heads: &mut Vec<(usize, String)>) {
         let first = colons + 1;
         if self.text(first) != "{" {
@@ -297,7 +300,7 @@ impl Source {
         }
     }
 
-    /// What a pure core may not name.
+    /// The names that a pure core may not use.
     fn impurities(&self) -> Vec<Found> {
         let mut std = Vec::new();
         for at in 0..self.tokens.len() {
@@ -316,7 +319,7 @@ impl Source {
         named.map(|token| self.found(token.line, format!("names `{}`", token.text))).collect()
     }
 
-    /// The file without the items that only tests see.
+    /// The file without the items that only tests compile.
     fn without_tests(mut self) -> Self {
         let mut kept = Vec::new();
         let mut at = 0;
@@ -332,14 +335,14 @@ impl Source {
         self
     }
 
-    /// Whether `#[cfg(test)]`, or one with `test` in it, begins at `at`.
+    /// True if `#[cfg(test)]`, or a `cfg` that contains `test`, begins at `at`.
     fn is_test_attribute(&self, at: usize) -> bool {
         let is_cfg = self.text(at) == "#" && self.text(at + 1) == "[" && self.text(at + 2) == "cfg";
         is_cfg
             && (at..).map(|at| self.text(at)).take_while(|text| !matches!(*text, "]" | "")).any(|text| text == "test")
     }
 
-    /// The token after the item whose first attribute begins at `at`.
+    /// The index of the token after the item whose first attribute begins at `at`.
     fn end_of_item(&self, mut at: usize) -> usize {
         let mut depth = 0;
         loop {
@@ -356,7 +359,7 @@ impl Source {
         }
     }
 
-    /// The token at `at`, or nothing.
+    /// The text of the token at `at`, or an empty string.
     fn text(&self, at: usize) -> &str {
         self.tokens.get(at).map_or("", |token| token.text.as_str())
     }
@@ -366,7 +369,7 @@ impl Source {
     }
 }
 
-/// Words, `::`, and single signs; no comments, no strings, no characters, no lifetimes.
+/// Returns words, `::` and single characters, without comments, strings, characters and lifetimes.
 fn tokens(text: &str) -> Vec<Token> {
     let text: Vec<char> = text.chars().collect();
     let at = |index: usize| text.get(index).copied().unwrap_or('\0');

@@ -1,4 +1,4 @@
-//! What is left after many connections and many tasks: nothing, and that is counted.
+//! Many connections and many tasks leave nothing. Counters and the process's memory show it.
 
 mod support;
 
@@ -15,10 +15,11 @@ use support::{counting_waker, in_own_process, listener, will_reset};
 
 const CONNECTIONS: usize = 10_000;
 
-/// Connections that are open at the same time. One of each batch ends in an orderly way, the others by a reset.
+/// The number of connections that are open at the same time. One of each batch closes in an orderly way, the others
+/// by a reset.
 const BATCH: usize = 100;
 
-/// A server runs for months. One slot, descriptor, waker or task left by a connection is the end of it.
+/// Ten thousand connections leave no slot, descriptor, waker or task.
 #[test]
 fn ten_thousand_connections_leave_nothing() {
     in_own_process("ten_thousand_connections_leave_nothing", || {
@@ -27,13 +28,13 @@ fn ten_thousand_connections_leave_nothing() {
             serve(BATCH, &held).await;
             let before = Count::now();
             serve(CONNECTIONS, &held).await;
-            assert_eq!(Count::now(), before, "something is left of {CONNECTIONS} connections");
-            assert_eq!(Arc::strong_count(&held), 1, "a task is left, or what it held");
+            assert_eq!(Count::now(), before, "{CONNECTIONS} connections left something");
+            assert_eq!(Arc::strong_count(&held), 1, "a task left something that it held");
         });
     });
 }
 
-/// Connections that end in other ways: cut off in the middle of a wait, with their task or without.
+/// Connections whose tasks are aborted while they wait leave nothing.
 #[test]
 fn aborted_connections_leave_nothing() {
     const ROUNDS: usize = 50;
@@ -46,16 +47,16 @@ fn aborted_connections_leave_nothing() {
             for _ in 0..ROUNDS {
                 abandon(&listener, address, &held).await;
             }
-            assert_eq!(Count::now(), before, "something is left");
-            assert_eq!(Arc::strong_count(&held), 1, "a task is left, or what it held");
+            assert_eq!(Count::now(), before, "an aborted connection left something");
+            assert_eq!(Arc::strong_count(&held), 1, "a task left something that it held");
         });
     });
 }
 
-/// A waker that a socket keeps would keep its task, and all that the task has.
+/// A closed socket keeps no waker, which would hold the whole task.
 #[test]
-fn a_socket_that_is_closed_keeps_no_waker() {
-    in_own_process("a_socket_that_is_closed_keeps_no_waker", || {
+fn closed_socket_keeps_no_waker() {
+    in_own_process("closed_socket_keeps_no_waker", || {
         kittiwake::block_on(async {
             let (_waker, wakes) = counting_waker();
             let waker = std::task::Waker::from(wakes.clone());
@@ -71,56 +72,58 @@ fn a_socket_that_is_closed_keeps_no_waker() {
                 }
             }
             drop(waker);
-            // The test's own two are left.
-            assert_eq!(Arc::strong_count(&wakes), 2, "a closed socket has a waker");
+            // The two references of the test are left.
+            assert_eq!(Arc::strong_count(&wakes), 2, "a closed socket keeps a waker");
             assert_eq!(Handle::current().metrics().sources_registered(), 0);
         });
     });
 }
 
+/// A hundred thousand tasks leave nothing.
 #[test]
-fn a_hundred_thousand_tasks_leave_nothing() {
+fn hundred_thousand_tasks_leave_nothing() {
     const TASKS: usize = 100_000;
-    in_own_process("a_hundred_thousand_tasks_leave_nothing", || {
+    in_own_process("hundred_thousand_tasks_leave_nothing", || {
         kittiwake::block_on(async {
             let held = Arc::new(());
             let before = Count::now();
             spawn_and_join(TASKS, &held).await;
-            assert_eq!(Count::now(), before, "something is left of {TASKS} tasks");
-            assert_eq!(Arc::strong_count(&held), 1, "a task is left, or what it held");
+            assert_eq!(Count::now(), before, "{TASKS} tasks left something");
+            assert_eq!(Arc::strong_count(&held), 1, "a task left something that it held");
         });
     });
 }
 
-/// A test suite makes a runtime for each test; one that leaves its reactors' buffers fills the machine.
+/// Runtimes of several workers leave no memory. A reactor's event buffer would add up in a test suite.
 #[test]
 #[cfg(target_os = "linux")]
-fn runtimes_of_several_workers_leave_no_memory() {
-    /// Less than one reactor's buffer of events for each runtime of a round.
+fn runtimes_leave_no_memory() {
+    /// Less than the event buffer of one reactor for each runtime of a round.
     const SLACK: usize = 1 << 20;
-    in_own_process("runtimes_of_several_workers_leave_no_memory", || {
+    in_own_process("runtimes_leave_no_memory", || {
         let mut resident = Vec::new();
         for _ in 0..5 {
             for _ in 0..100 {
                 let runtime = support::workers(2);
                 let _task = runtime.handle().spawn(pending::<()>());
-                runtime.block_on(async { spawn(yield_now()).await.expect("it ends") });
+                runtime.block_on(async { spawn(yield_now()).await.expect("the task ends") });
             }
             resident.push(resident_bytes());
         }
-        // The first rounds find out how many of the allocator's arenas there are to be.
-        assert!(resident[4] <= resident[1] + SLACK, "memory grows from round to round: {resident:?}");
+        // The allocator creates its arenas in the first rounds.
+        assert!(resident[4] <= resident[1] + SLACK, "the memory grew from round to round: {resident:?}");
     });
 }
 
-/// What no counter of ours sees is seen by the system: memory comes back, or is used again.
+/// The memory of the process does not grow from round to round. This finds leaks that no counter of the runtime
+/// shows.
 #[test]
 #[cfg(target_os = "linux")]
-fn memory_does_not_grow_from_round_to_round() {
-    /// What the allocator may keep in other places than the round before, in bytes. One word for each task
-    /// of the three rounds would be more.
+fn memory_stays_constant() {
+    /// The number of bytes that the allocator may keep in other places than in the round before. One word for each
+    /// task of the three rounds would be more.
     const SLACK: usize = 1 << 20;
-    in_own_process("memory_does_not_grow_from_round_to_round", || {
+    in_own_process("memory_stays_constant", || {
         kittiwake::block_on(async {
             let held = Arc::new(());
             let mut resident = Vec::new();
@@ -130,12 +133,12 @@ fn memory_does_not_grow_from_round_to_round() {
                 resident.push(resident_bytes());
             }
             let grown = resident[4].saturating_sub(resident[1]);
-            assert!(grown <= SLACK, "the resident set has grown by {grown} bytes in three rounds: {resident:?}");
+            assert!(grown <= SLACK, "the resident set grew by {grown} bytes in three rounds: {resident:?}");
         });
     });
 }
 
-/// What a runtime and its process hold at one moment.
+/// The resources of a runtime and its process at one moment.
 #[derive(Debug, PartialEq)]
 struct Count {
     tasks: usize,
@@ -156,8 +159,8 @@ impl Count {
     }
 }
 
-/// Serves an echo to `connections` clients in this runtime, a batch at a time. A listener of its own, so
-/// that the ports of earlier rounds, which the system keeps for a while, are not in the way.
+/// Serves an echo to `connections` clients in this runtime, one batch at a time. Each call has a listener of its
+/// own, because the kernel keeps the ports of earlier connections busy for a while.
 async fn serve(connections: usize, held: &Arc<()>) {
     let (listener, address) = listener().await;
     for _ in 0..connections / BATCH {
@@ -197,7 +200,7 @@ async fn echo(mut stream: TcpStream, _held: Arc<()>) {
     }
 }
 
-/// Connections whose tasks are aborted while they wait, and an accept that is.
+/// Aborts connections whose tasks wait, and drops a waiting accept.
 async fn abandon(listener: &TcpListener, address: SocketAddr, held: &Arc<()>) {
     let mut set = JoinSet::new();
     for _ in 0..10 {
@@ -219,12 +222,12 @@ async fn abandon(listener: &TcpListener, address: SocketAddr, held: &Arc<()>) {
     {
         let accept = listener.accept();
         let mut cx = std::task::Context::from_waker(std::task::Waker::noop());
-        assert!(std::pin::pin!(accept).poll(&mut cx).is_pending(), "nobody connects");
+        assert!(std::pin::pin!(accept).poll(&mut cx).is_pending(), "no client connects");
     }
     set.shutdown().await;
 }
 
-/// Tasks of every fate.
+/// Spawns tasks that end in every way.
 async fn spawn_and_join(tasks: usize, held: &Arc<()>) {
     for _ in 0..tasks / 1_000 {
         let mut set = JoinSet::new();
@@ -242,7 +245,7 @@ async fn spawn_and_join(tasks: usize, held: &Arc<()>) {
                         drop(held);
                     })
                     .abort(),
-                // Detached.
+                // This task is detached.
                 _ => drop(spawn(async move {
                     yield_now().await;
                     drop(held);
@@ -253,14 +256,14 @@ async fn spawn_and_join(tasks: usize, held: &Arc<()>) {
         while let Some(ended) = set.join_next().await {
             cancelled += usize::from(ended.is_err_and(|error| error.is_cancelled()));
         }
-        assert_eq!(cancelled, 250, "one task in four was aborted");
+        assert_eq!(cancelled, 250, "one task in four must be cancelled");
     }
     while Arc::strong_count(held) > 1 {
         yield_now().await;
     }
 }
 
-/// How much memory of this process is in the machine's.
+/// The resident memory of this process in bytes.
 #[cfg(target_os = "linux")]
 fn resident_bytes() -> usize {
     let statm = std::fs::read_to_string("/proc/self/statm").expect("this process's statm");

@@ -1,4 +1,4 @@
-//! `Handle::metrics`: what each worker holds and has done, while it runs and after its end.
+//! `Handle::metrics` reports what each worker holds and has done, while it runs and after its end.
 
 mod support;
 
@@ -20,17 +20,17 @@ use support::*;
 const HOUR: Duration = Duration::from_secs(3600);
 const MS: Duration = Duration::from_millis(1);
 
-// ---- what there is ----
+// ---- current figures ----
 
-/// Without it nobody sees a leak of tasks before the memory is gone.
+/// `tasks_alive` counts the tasks whose future has not been dropped, so an operator can see a leak of tasks.
 #[test]
-fn tasks_alive_are_those_whose_future_is_there() {
+fn tasks_alive_counts_undropped_futures() {
     on_one_and_several_workers(|runtime, count| {
         let handle = runtime.handle();
         let tasks = on_each(runtime, count, |_| {
             let mut tasks: Vec<JoinHandle<()>> = (0..7).map(|_| spawn(pending())).collect();
             if count_of_workers() > 1 {
-                // In a call they would end with it.
+                // In a `block_on` call local tasks would end with the call.
                 tasks.extend((0..3).map(|_| spawn_local(pending())));
             }
             tasks
@@ -39,30 +39,30 @@ fn tasks_alive_are_those_whose_future_is_there() {
         assert_eq!(handle.metrics().tasks_alive(), each * count);
         let workers = handle.metrics();
         let alive = workers.workers().iter().map(|worker| worker.tasks_alive);
-        assert!(alive.clone().eq([each].repeat(count)), "a task counts where it was spawned: {workers:?}");
-        // Whether it was polled makes no difference, and a main future or a closure is no task.
+        assert!(alive.clone().eq([each].repeat(count)), "a task must count on the worker that spawned it: {workers:?}");
+        // A task counts whether or not it was polled. A main future and a closure do not count.
         let ((end, ended), (begin, begun)) = (std::sync::mpsc::channel::<()>(), std::sync::mpsc::channel());
         let closure = handle.spawn_blocking(move || {
             begin.send(()).unwrap();
             ended.recv().is_err()
         });
-        begun.recv().expect("it begins");
+        begun.recv().expect("the task begins");
         assert_eq!(runtime.block_on(async { Handle::current().metrics().tasks_alive() }), each * count);
         drop(end);
-        assert!(future::block_on(closure).expect("it ends"));
+        assert!(future::block_on(closure).expect("the closure ends"));
         let mut left = each * count;
         for task in tasks.into_iter().flatten() {
             task.abort();
-            runtime.block_on(task).expect_err("it was aborted");
+            runtime.block_on(task).expect_err("the task was aborted");
             left -= 1;
-            assert_eq!(handle.metrics().tasks_alive(), left, "a task that has ended does not count");
+            assert_eq!(handle.metrics().tasks_alive(), left, "a task that has ended must not count");
         }
     });
 }
 
-/// Without it nobody sees that timers are left behind.
+/// `timers_armed` counts the timers that wait, so an operator can see leftover timers.
 #[test]
-fn timers_armed_are_those_that_wait() {
+fn timers_armed_counts_waiting_timers() {
     on_one_and_several_workers(|runtime, count| {
         let sum = || runtime.handle().metrics().workers().iter().map(|worker| worker.timers_armed).sum::<usize>();
         let (begin, begun) = async_channel::unbounded();
@@ -71,7 +71,7 @@ fn timers_armed_are_those_that_wait() {
                 let begin = begin.clone();
                 spawn(async move {
                     let mut sleep = sleep(HOUR);
-                    assert!(poll_once(&mut sleep).await.is_none(), "there is time");
+                    assert!(poll_once(&mut sleep).await.is_none(), "the sleep has time left");
                     begin.try_send(()).unwrap();
                     sleep.await;
                 })
@@ -80,24 +80,24 @@ fn timers_armed_are_those_that_wait() {
         });
         runtime.block_on(async {
             for _ in 0..5 * count {
-                begun.recv().await.expect("it sleeps");
+                begun.recv().await.expect("the sleep ends");
             }
         });
         assert_eq!(sum(), 5 * count);
         runtime.block_on(async {
             for task in tasks.into_iter().flatten() {
                 task.abort();
-                task.await.expect_err("it was aborted");
+                task.await.expect_err("the task was aborted");
             }
-            spawn(sleep(MS)).await.expect("it ends");
+            spawn(sleep(MS)).await.expect("the task ends");
         });
-        assert_eq!(sum(), 0, "a timer that was taken away or has fired does not wait");
+        assert_eq!(sum(), 0, "a removed or fired timer must not count");
     });
 }
 
-/// Without it nobody sees that sockets are left behind, nor on which worker they are.
+/// `sources_registered` counts the sockets that have waited, on the worker on which each first waited.
 #[test]
-fn sources_registered_are_the_sockets_that_have_waited() {
+fn sources_registered_counts_waiting_sockets() {
     on_one_and_several_workers(|runtime, count| {
         let sources = || runtime.handle().metrics().sources_registered();
         let streams = on_each(runtime, count, |_| {
@@ -110,23 +110,23 @@ fn sources_registered_are_the_sockets_that_have_waited() {
             (waits, unused, peer, its_peer)
         });
         let streams: Vec<_> =
-            streams.into_iter().map(|(waits, ..)| runtime.block_on(waits).expect("it waits")).collect();
-        assert_eq!(sources(), count, "one for each worker; those that have not waited are not watched");
+            streams.into_iter().map(|(waits, ..)| runtime.block_on(waits).expect("the task waits")).collect();
+        assert_eq!(sources(), count, "only the sockets that have waited must count, one per worker");
         let each = runtime.handle().metrics();
         let each = each.workers().iter().map(|worker| worker.sources_registered);
-        assert!(each.eq([1].repeat(count)), "a socket is where it first waited");
+        assert!(each.eq([1].repeat(count)), "a socket must count where it first waited");
         drop(streams);
-        assert_eq!(sources(), 0, "a socket that is closed is watched by nobody");
+        assert_eq!(sources(), 0, "a closed socket must not count");
     });
 }
 
-/// What a call has beside the workers is its own, until it leaves it to them.
+/// A `block_on` call beside the workers is counted apart, and the workers take over what it leaves.
 #[test]
-fn a_guest_is_counted_apart_and_what_it_leaves_is_the_workers() {
+fn calls_are_counted_apart() {
     within(|| {
         let runtime = workers(2);
         on_each_worker(runtime.handle(), 2, |_| ());
-        let before = settled(&runtime);
+        let before = quiet_metrics(&runtime);
         let ours = runtime.block_on(async {
             let (ours, peer) = pair_with_std();
             assert!(poll_once(ours.readable()).await.is_none(), "nothing was sent");
@@ -140,7 +140,7 @@ fn a_guest_is_counted_apart_and_what_it_leaves_is_the_workers() {
             (ours, peer)
         });
         assert!(runtime.handle().metrics().guests().is_empty(), "the guest has left");
-        let after = settled(&runtime);
+        let after = quiet_metrics(&runtime);
         let polls = |metrics: &[WorkerMetrics]| metrics.iter().map(|worker| worker.polls).sum::<u64>();
         assert_eq!(polls(&before), polls(&after), "no worker has run a task");
         assert!(after.iter().all(|worker| worker.timers_armed == 0));
@@ -150,9 +150,9 @@ fn a_guest_is_counted_apart_and_what_it_leaves_is_the_workers() {
     });
 }
 
-/// Without it a server that keeps the sleeps of its clients seems to wait for what is long over.
+/// A timer that has fired does not count as armed, even if its sleep is kept.
 #[test]
-fn a_timer_that_has_fired_is_not_armed() {
+fn fired_timer_is_not_armed() {
     within(|| {
         let runtime = one_worker();
         runtime.block_on(async {
@@ -161,14 +161,14 @@ fn a_timer_that_has_fired_is_not_armed() {
             assert!(poll_with(&waker, &mut fired).is_pending());
             until(|| wakes.get() > 0).await;
             let armed = Handle::current().metrics().workers()[0].timers_armed;
-            assert_eq!(armed, 0, "it has fired, and is still there");
+            assert_eq!(armed, 0, "a fired timer must not count");
         });
     });
 }
 
-/// Without it the last thing that a runtime does is not seen.
+/// The polls that end the tasks of a runtime are counted.
 #[test]
-fn polls_of_the_end_are_counted() {
+fn shutdown_polls_are_counted() {
     within(|| {
         let runtime = one_worker();
         let handle = runtime.handle().clone();
@@ -176,16 +176,16 @@ fn polls_of_the_end_are_counted() {
         runtime.block_on(yield_now());
         let before = handle.metrics().workers()[0].polls;
         drop(runtime);
-        assert_eq!(handle.metrics().workers()[0].polls - before, 50, "each is polled once to end it");
+        assert_eq!(handle.metrics().workers()[0].polls - before, 50, "each task must be polled once to end it");
         drop(tasks);
     });
 }
 
-// ---- what was done ----
+// ---- totals ----
 
-/// Without it nobody knows what a worker is busy with.
+/// `polls` counts the polls of tasks.
 #[test]
-fn polls_are_the_times_that_tasks_were_run() {
+fn polls_counts_task_polls() {
     on_one_and_several_workers(|runtime, count| {
         let polls = || sum(runtime, |worker| worker.polls);
         let before = polls();
@@ -201,24 +201,25 @@ fn polls_are_the_times_that_tasks_were_run() {
             [task(), yields(), yields()]
         });
         for task in tasks.into_iter().flatten() {
-            runtime.block_on(task).expect("it ends");
+            runtime.block_on(task).expect("the task ends");
         }
-        // The tasks of on_each are one poll each, if they are tasks.
+        // Each call of `on_each` is one poll per worker, if the runtime has several workers.
         let expected = count as u64 * 21 + if count == 1 { 0 } else { count as u64 };
-        let counted = settle_at(|| polls() - before, expected);
-        assert_eq!(counted, expected, "1 poll, or 10 for a task that gives way nine times");
+        let counted = wait_for_figure(|| polls() - before, expected);
+        assert_eq!(counted, expected, "each task must take 1 poll, or 10 if it yields nine times");
     });
 }
 
-/// Without it nobody can tell a worker that sleeps from one that spins.
+/// `turns` counts the turns of the reactor, and a sleeping worker makes none. The figure tells a sleeping worker
+/// from a spinning one.
 #[test]
-fn turns_are_the_looks_at_the_kernel_and_a_worker_that_sleeps_makes_none() {
+fn turns_counts_reactor_turns() {
     on_one_and_several_workers(|runtime, count| {
         let turns = || sum(runtime, |worker| worker.turns);
         let before = turns();
-        // Each of these words is waited for, so the worker must look at the kernel each time.
+        // The task waits for each of these messages, so the worker must poll the kernel each time.
         let (send, receive) = async_channel::bounded::<()>(1);
-        let (back, heard) = async_channel::bounded(1);
+        let (back, received) = async_channel::bounded(1);
         let task = runtime.handle().spawn(async move {
             while receive.recv().await.is_ok() {
                 sleep(Duration::from_micros(10)).await;
@@ -228,27 +229,27 @@ fn turns_are_the_looks_at_the_kernel_and_a_worker_that_sleeps_makes_none() {
         let client = thread::spawn(move || {
             for _ in 0..50 {
                 send.send_blocking(()).unwrap();
-                heard.recv_blocking().unwrap();
+                received.recv_blocking().unwrap();
             }
         });
-        runtime.block_on(task).expect("it ends");
+        runtime.block_on(task).expect("the task ends");
         client.join().unwrap();
-        assert!(turns() - before >= 50, "each of 50 sleeps takes a turn at least: {}", turns() - before);
+        assert!(turns() - before >= 50, "50 sleeps must take at least 50 turns: {}", turns() - before);
         if count > 1 {
-            // Nobody has anything to do: in the end they stop looking.
-            settled(runtime);
+            // The workers have no work, so they stop turning in the end.
+            quiet_metrics(runtime);
         }
     });
 }
 
-/// Under load something has come by the time that a batch is over: whoever has just run much does not go to sleep without a
-/// look. Whoever has run little does: the look would be a system call for each request of a few clients.
+/// A worker that has just run many tasks polls the kernel once more before it sleeps, because new events are
+/// likely. After a few tasks it does not: a server with few clients would make one more system call per request.
 #[test]
-fn a_worker_looks_once_more_before_it_sleeps_only_after_many_tasks() {
+fn worker_rechecks_after_many_tasks() {
     let turns = |tasks: usize| {
         run_paused(move || async move {
             (0..tasks).for_each(|_| drop(spawn(async {})));
-            // With no socket it is one turn to sleep, until the clock jumps.
+            // A worker without sockets takes one turn to sleep, until the clock advances.
             sleep(MS).await;
             Handle::current().metrics().workers()[0].turns
         })
@@ -256,22 +257,22 @@ fn a_worker_looks_once_more_before_it_sleeps_only_after_many_tasks() {
     assert_eq!([0, 1, 7, 8, 20, 64, 65].map(turns), [1, 1, 1, 2, 2, 2, 2]);
 }
 
-/// Without it a worker that has too much to do looks like one that has nothing.
+/// `events` counts the events that the kernel has reported.
 #[test]
-fn events_are_what_the_kernel_has_reported() {
+fn events_counts_kernel_events() {
     on_one_and_several_workers(|runtime, count| {
         let events = || sum(runtime, |worker| worker.events);
         let streams = on_each(runtime, count, |_| pair_with_std());
         let (streams, mut peers): (Vec<_>, Vec<_>) = streams.into_iter().unzip();
         let before = events();
-        let (tell, told) = async_channel::unbounded();
+        let (notify, notified) = async_channel::unbounded();
         let tasks: Vec<_> = streams
             .into_iter()
             .map(|mut stream| {
-                let tell = tell.clone();
+                let notify = notify.clone();
                 runtime.handle().spawn(async move {
                     for _ in 0..20 {
-                        tell.try_send(()).unwrap();
+                        notify.try_send(()).unwrap();
                         stream.read_exact(&mut [0]).await.expect("read");
                     }
                 })
@@ -279,23 +280,23 @@ fn events_are_what_the_kernel_has_reported() {
             .collect();
         let writer = thread::spawn(move || {
             for _ in 0..20 {
-                // All wait, or are about to.
-                peers.iter().for_each(|_| told.recv_blocking().unwrap());
+                // All readers wait, or soon will.
+                peers.iter().for_each(|_| notified.recv_blocking().unwrap());
                 peers.iter_mut().for_each(|peer| peer.write_all(b"x").expect("write"));
             }
             peers
         });
         for task in tasks {
-            runtime.block_on(task).expect("it reads");
+            runtime.block_on(task).expect("the task reads");
         }
         let _peers = writer.join().unwrap();
-        assert!(events() - before >= count as u64, "each socket was reported: {}", events() - before);
+        assert!(events() - before >= count as u64, "each socket must be reported: {}", events() - before);
     });
 }
 
-/// Without it nobody sees which worker takes the connections.
+/// `accepts` counts the connections that each worker has accepted.
 #[test]
-fn accepts_are_the_connections_that_a_worker_has_accepted() {
+fn accepts_counts_accepted_connections() {
     on_one_and_several_workers(|runtime, count| {
         let accepts = || sum(runtime, |worker| worker.accepts);
         let listener = Arc::new(runtime.block_on(listener()));
@@ -307,10 +308,10 @@ fn accepts_are_the_connections_that_a_worker_has_accepted() {
         let tasks: Vec<_> = (0..2).map(|_| runtime.handle().spawn(accept(listener.clone()))).collect();
         let clients: Vec<_> = (0..18).map(|_| std::net::TcpStream::connect(listener.1).expect("connect")).collect();
         for task in tasks {
-            runtime.block_on(task).expect("it accepts");
+            runtime.block_on(task).expect("the listener accepts");
         }
-        assert_eq!(settle_at(accepts, 18), 18, "each is counted once");
-        // And those of a server.
+        assert_eq!(wait_for_figure(accepts, 18), 18, "each connection must count once");
+        // The connections of a server count too.
         let shutdown = Shutdown::new();
         let server = runtime.handle().spawn({
             let (tie, (listener, address)) = (shutdown.clone(), runtime.block_on(support::listener()));
@@ -329,17 +330,17 @@ fn accepts_are_the_connections_that_a_worker_has_accepted() {
                 .await
             }
         });
-        let report = runtime.block_on(server).expect("a server").expect("it ends well");
+        let report = runtime.block_on(server).expect("a server").expect("the task ends without an error");
         assert_eq!(report.accepted, 5);
-        assert_eq!(settle_at(accepts, 23), 23, "a server's are counted too");
+        assert_eq!(wait_for_figure(accepts, 23), 23, "the connections of a server must count too");
         assert_eq!(runtime.handle().metrics().workers().len(), count);
         drop(clients);
     });
 }
 
-/// Without it nobody sees a connection that keeps its worker to itself.
+/// `budget_yields` counts how often a task yielded because its budget was used up.
 #[test]
-fn budget_yields_are_the_times_that_a_task_was_made_to_give_way() {
+fn budget_yields_counts_forced_yields() {
     on_one_and_several_workers(|runtime, _| {
         let yields = || sum(runtime, |worker| worker.budget_yields);
         let (mut stream, mut peer) = pair_with_std();
@@ -356,33 +357,33 @@ fn budget_yields_are_the_times_that_a_task_was_made_to_give_way() {
                     stream.read_exact(&mut [0]).await.expect("read");
                 }
             }))
-            .expect("it reads");
-        // 128 reads to a poll, and nobody has to give way after the last.
-        assert_eq!(settle_at(yields, 9), 9, "1280 reads are ten budgets");
+            .expect("the task reads");
+        // One poll may do 128 reads. The task does not yield after the last one.
+        assert_eq!(wait_for_figure(yields, 9), 9, "1280 reads must use ten budgets");
         drop(peer);
     });
 }
 
-/// Without it nobody sees how much of a worker's work comes from outside, and what it costs.
+/// `remote_wakes` counts the wakes from threads that are not workers of this runtime.
 #[test]
-fn remote_wakes_are_those_from_threads_that_are_no_workers() {
+fn remote_wakes_counts_outside_wakes() {
     on_one_and_several_workers(|runtime, count| {
         let remote = || sum(runtime, |worker| worker.remote_wakes);
         let before = remote();
         let (send, receive) = async_channel::unbounded::<()>();
         let task = runtime.handle().spawn(async move {
-            let mut heard = 0;
+            let mut received = 0;
             while receive.recv().await.is_ok() {
-                heard += 1;
+                received += 1;
             }
-            heard
+            received
         });
         assert_eq!(remote() - before, 1, "a spawn");
         for _ in 0..20 {
             drop(runtime.handle().spawn(async {}));
         }
-        assert_eq!(remote() - before, 21, "a spawn for each");
-        // Each word finds it waiting, at some time.
+        assert_eq!(remote() - before, 21, "each spawn must count once");
+        // Some of these messages find the task waiting.
         let quiet = |at_most: u64| {
             let before = remote();
             let stop = Arc::new(AtomicBool::new(false));
@@ -401,13 +402,13 @@ fn remote_wakes_are_those_from_threads_that_are_no_workers() {
             runtime.block_on(until(|| remote() > before || sender.is_finished()));
             stop.store(true, SeqCst);
             let sent = sender.join().unwrap();
-            assert!(remote() - before <= sent + 1, "no more than there were words: {}", remote() - before);
+            assert!(remote() - before <= sent + 1, "the wakes must not exceed the messages: {}", remote() - before);
             remote() - before
         };
-        assert!(quiet(1_000_000) > 0, "a wake from outside");
+        assert!(quiet(1_000_000) > 0, "a wake from outside must count");
         drop(send);
-        let heard = runtime.block_on(task).expect("it ends");
-        assert!(heard > 0);
+        let received = runtime.block_on(task).expect("the task ends");
+        assert!(received > 0);
         if count > 1 {
             let before = remote();
             // From here on only workers wake each other.
@@ -415,44 +416,48 @@ fn remote_wakes_are_those_from_threads_that_are_no_workers() {
                 let (ping, pong) = (async_channel::bounded::<()>(1), async_channel::bounded::<()>(1));
                 let there = spawn(async move {
                     while ping.1.recv().await.is_ok() {
-                        pong.0.send(()).await.expect("somebody listens");
+                        pong.0.send(()).await.expect("the channel has a receiver");
                     }
                 });
                 spawn(async move {
                     for _ in 0..200 {
-                        ping.0.send(()).await.expect("somebody listens");
-                        pong.1.recv().await.expect("somebody answers");
+                        ping.0.send(()).await.expect("the channel has a receiver");
+                        pong.1.recv().await.expect("the server answers");
                     }
                     drop(ping.0);
-                    there.await.expect("it ends");
+                    there.await.expect("the task ends");
                 })
             });
-            tasks.into_iter().for_each(|task| future::block_on(task).expect("it ends"));
-            assert_eq!(remote() - before, count as u64, "the spawns of the test, and no wake of a worker's");
+            tasks.into_iter().for_each(|task| future::block_on(task).expect("the task ends"));
+            assert_eq!(
+                remote() - before,
+                count as u64,
+                "only the spawns of the test must count, and no wake from a worker"
+            );
         }
     });
 }
 
-/// Without it nobody knows how much a worker could do yet.
+/// `parked` is the time for which a worker has slept.
 #[test]
-fn parked_is_how_long_a_worker_has_slept() {
+fn parked_counts_sleeping_time() {
     const WAIT: Duration = Duration::from_millis(30);
     within(|| {
         for count in [1, 2, 3] {
             let start = std::time::Instant::now();
             let runtime = workers(count);
             let parked = || sum_of(&runtime, |worker| worker.parked);
-            // On a busy machine the time may be over before it comes to sleep.
+            // On a busy machine the sleep may end before the worker sleeps.
             while parked() < WAIT {
-                runtime.block_on(runtime.handle().spawn(async { sleep(WAIT).await })).expect("it ends");
+                runtime.block_on(runtime.handle().spawn(async { sleep(WAIT).await })).expect("the task ends");
             }
             assert!(
                 parked() <= start.elapsed() * count as u32,
-                "nobody sleeps longer than time passes: {:?}",
+                "no worker can sleep for longer than the elapsed time: {:?}",
                 parked()
             );
         }
-        // Who works does not sleep.
+        // A busy worker does not sleep.
         let runtime = one_worker();
         runtime.block_on(async {
             let start = std::time::Instant::now();
@@ -464,9 +469,9 @@ fn parked_is_how_long_a_worker_has_slept() {
     });
 }
 
-// ---- the end ----
+// ---- after the end ----
 
-/// Without it a report at the end of a program is empty, or panics.
+/// The metrics outlive their runtime, so that a program can report them at its end.
 #[test]
 fn metrics_outlive_their_runtime() {
     on_one_and_several_workers_given(|runtime, count| {
@@ -477,37 +482,44 @@ fn metrics_outlive_their_runtime() {
             let ours = ours.clone();
             async move {
                 assert!(poll_once(ours.readable()).await.is_none(), "nothing was sent");
-                spawn_blocking(|| ()).await.expect("it runs");
+                spawn_blocking(|| ()).await.expect("the task runs");
                 let _sleep = poll_once(Box::pin(sleep(HOUR))).await;
                 drop(spawn(sleep(HOUR)));
             }
         });
-        runtime.block_on(waits).expect("it waits");
+        runtime.block_on(waits).expect("the task waits");
         runtime.block_on(settle());
         let before = handle.metrics();
         assert!(before.tasks_alive() == 1 && before.sources_registered() == 1, "{before:?}");
         drop(runtime);
         let after = handle.metrics();
         assert_eq!(after.workers().len(), count);
-        assert_eq!((after.tasks_alive(), after.sources_registered()), (0, 0), "nothing is left: {after:?}");
-        assert!(after.workers().iter().all(|worker| worker.timers_armed == 0), "nothing is left: {after:?}");
+        assert_eq!(
+            (after.tasks_alive(), after.sources_registered()),
+            (0, 0),
+            "nothing may be alive after the end: {after:?}"
+        );
+        assert!(
+            after.workers().iter().all(|worker| worker.timers_armed == 0),
+            "no timer may be armed after the end: {after:?}"
+        );
         for (before, after) in before.workers().iter().zip(after.workers()) {
-            assert!(after.polls >= before.polls && after.turns >= before.turns, "what was done stays done");
+            assert!(after.polls >= before.polls && after.turns >= before.turns, "the totals must not decrease");
         }
         assert!(after.workers().iter().map(|worker| worker.polls).sum::<u64>() > 0);
-        future::block_on(handle.spawn(async {})).expect_err("it has ended");
-        assert_eq!(handle.metrics().tasks_alive(), 0, "what is refused is not there");
+        future::block_on(handle.spawn(async {})).expect_err("the runtime has ended");
+        assert_eq!(handle.metrics().tasks_alive(), 0, "a refused task must not count");
     });
 }
 
-// ---- what the tests do ----
+// ---- helpers ----
 
-/// How many workers the runtime of this thread has.
+/// The number of workers of this thread's runtime.
 fn count_of_workers() -> usize {
     Handle::current().metrics().workers().len()
 }
 
-/// Spawns what stays on this worker if there are several, so that it waits there.
+/// Spawns a task that stays on this worker, if the runtime has several.
 fn spawn_here<F>(future: F) -> JoinHandle<F::Output>
 where
     F: Future + Send + 'static,
@@ -531,29 +543,30 @@ fn on_one_and_several_workers_given(test: impl Fn(Runtime, usize) + Send + 'stat
     });
 }
 
-/// Runs `what` on each worker; the only one of a runtime is the thread that is in a call.
+/// Calls `work` on each worker. The only worker of a runtime is the thread inside `block_on`.
 #[track_caller]
 fn on_each<T: Send + 'static>(
     runtime: &Runtime,
     count: usize,
-    what: impl Fn(usize) -> T + Send + Sync + 'static,
+    work: impl Fn(usize) -> T + Send + Sync + 'static,
 ) -> Vec<T> {
     if count == 1 {
-        return vec![runtime.block_on(async { what(0) })];
+        return vec![runtime.block_on(async { work(0) })];
     }
-    on_each_worker(runtime.handle(), count, what)
+    on_each_worker(runtime.handle(), count, work)
 }
 
-fn sum(runtime: &Runtime, what: impl Fn(&WorkerMetrics) -> u64) -> u64 {
-    runtime.handle().metrics().workers().iter().map(what).sum()
+fn sum(runtime: &Runtime, figure: impl Fn(&WorkerMetrics) -> u64) -> u64 {
+    runtime.handle().metrics().workers().iter().map(figure).sum()
 }
 
-fn sum_of(runtime: &Runtime, what: impl Fn(&WorkerMetrics) -> Duration) -> Duration {
-    runtime.handle().metrics().workers().iter().map(what).sum()
+fn sum_of(runtime: &Runtime, figure: impl Fn(&WorkerMetrics) -> Duration) -> Duration {
+    runtime.handle().metrics().workers().iter().map(figure).sum()
 }
 
-/// Waits until a figure is what it has to become, since it shows when a worker's batch is over; then looks a little longer.
-fn settle_at(figure: impl Fn() -> u64, expected: u64) -> u64 {
+/// Waits until a figure reaches its expected value, because workers publish it at the end of a batch. Then yields a
+/// little longer and returns the figure.
+fn wait_for_figure(figure: impl Fn() -> u64, expected: u64) -> u64 {
     while figure() < expected {
         thread::yield_now();
     }

@@ -1,4 +1,5 @@
-//! Names in place of addresses. The only name that all machines know is `localhost`, and under `invalid.` there is none.
+//! Host names instead of addresses. `localhost` is the only name that every machine knows, and no name exists under
+//! `invalid.`.
 
 mod support;
 
@@ -8,17 +9,17 @@ use std::sync::mpsc;
 
 use futures_lite::future::{poll_once, try_zip};
 use kittiwake::net::{TcpListener, TcpStream, lookup_host};
-use kittiwake::runtime::{Builder, Runtime};
+use kittiwake::runtime::Runtime;
 use kittiwake::time::{Duration, timeout};
 use kittiwake::{spawn, spawn_blocking};
 use support::*;
 
-/// Without it a server cannot be named.
+/// A host name is accepted wherever an address is.
 #[test]
-fn a_name_is_as_good_as_an_address() {
+fn names_work_like_addresses() {
     run(|| async {
-        let listener = TcpListener::bind("localhost:0").await.expect("localhost is ours");
-        let address = listener.local_addr().expect("its address");
+        let listener = TcpListener::bind("localhost:0").await.expect("localhost is an address of this machine");
+        let address = listener.local_addr().expect("the address");
         assert!(address.ip().is_loopback(), "{address}");
         let port = address.port();
         for attempt in 0..5 {
@@ -32,48 +33,48 @@ fn a_name_is_as_good_as_an_address() {
                 }
             };
             let (_, client) = try_zip(async { listener.accept().await }, connect).await.expect("a connection");
-            assert_eq!(client.peer_addr().expect("its peer"), address);
+            assert_eq!(client.peer_addr().expect("the peer's address"), address);
         }
-        TcpListener::bind(("localhost", 0)).await.expect("localhost is ours");
+        TcpListener::bind(("localhost", 0)).await.expect("localhost is an address of this machine");
     });
 }
 
-/// Without it the order or the port of the system's answer is lost.
+/// `lookup_host` returns the addresses of std in the same order and with the port.
 #[test]
-fn lookup_host_says_what_std_says() {
+fn lookup_host_agrees_with_std() {
     use std::net::ToSocketAddrs;
     run(|| async {
-        let expected: Vec<SocketAddr> = "localhost:7".to_socket_addrs().expect("std knows it").collect();
-        let found: Vec<SocketAddr> = lookup_host("localhost:7").await.expect("so do we").collect();
+        let expected: Vec<SocketAddr> = "localhost:7".to_socket_addrs().expect("std resolves the name").collect();
+        let found: Vec<SocketAddr> = lookup_host("localhost:7").await.expect("kittiwake resolves the name").collect();
         assert_eq!(found, expected);
-        let found = spawn(lookup_host(("localhost", 7))).await.expect("in a task").expect("localhost");
+        let found = spawn(lookup_host(("localhost", 7))).await.expect("the lookup works in a task").expect("localhost");
         assert_eq!(found.collect::<Vec<_>>(), expected);
-        // An address with a zone is read by the resolver, without a network.
-        let zoned: Vec<_> = lookup_host(("fe80::1%lo", 7)).await.expect("a zone that is there").collect();
+        // The resolver parses an address with a zone, without a network.
+        let zoned: Vec<_> = lookup_host(("fe80::1%lo", 7)).await.expect("the zone exists").collect();
         assert!(matches!(zoned[..], [SocketAddr::V6(address)] if address.scope_id() != 0), "{zoned:?}");
     });
 }
 
-/// Without it nobody knows which of a program's names is wrong.
+/// An unknown name is an error that contains the name.
 #[test]
-fn a_name_that_is_not_found_is_an_error_with_the_name_in_it() {
+fn lookup_error_contains_the_name() {
     run(|| async {
         for error in [
-            lookup_host("nobody.invalid:80").await.map(Iterator::count).expect_err("there is none"),
-            TcpStream::connect(("nobody.invalid", 80)).await.expect_err("there is none"),
-            TcpListener::bind("nobody.invalid:0").await.expect_err("there is none"),
+            lookup_host("nobody.invalid:80").await.map(Iterator::count).expect_err("the name does not exist"),
+            TcpStream::connect(("nobody.invalid", 80)).await.expect_err("the name does not exist"),
+            TcpListener::bind("nobody.invalid:0").await.expect_err("the name does not exist"),
         ] {
             assert!(error.to_string().contains("\"nobody.invalid\" cannot be looked up: "), "{error}");
         }
-        assert_eq!(sources(), 0, "nothing is left of them");
+        assert_eq!(sources(), 0, "no socket may stay registered");
     });
 }
 
-/// Without it each connection to an address pays for a thread.
+/// An address needs no blocking thread.
 #[test]
 #[cfg(target_os = "linux")]
-fn an_address_needs_no_thread() {
-    in_own_process("an_address_needs_no_thread", || {
+fn address_needs_no_thread() {
+    in_own_process("address_needs_no_thread", || {
         let before = count_of("task");
         kittiwake::block_on(async {
             let (listener, address) = listener().await;
@@ -83,66 +84,72 @@ fn an_address_needs_no_thread() {
             {
             }
             TcpListener::bind(("127.0.0.1", 0)).await.expect("bind");
-            assert_eq!(count_of("task"), before, "no thread was started");
+            assert_eq!(count_of("task"), before, "no thread may be started for an address");
             lookup_host("localhost:80").await.expect("a name").for_each(drop);
-            assert_eq!(count_of("task"), before + 1, "now one was");
+            assert_eq!(count_of("task"), before + 1, "one thread must be started for a name");
         });
     });
 }
 
-/// Without it a program that is polled by another executor panics, or blocks it.
+/// A name outside a runtime is an error, and neither panics nor blocks another executor.
 #[test]
-fn outside_a_runtime_a_name_is_an_error() {
+fn name_outside_a_runtime_fails() {
     within(|| {
-        let error = futures_lite::future::block_on(TcpListener::bind("localhost:0")).expect_err("no runtime");
+        let error =
+            futures_lite::future::block_on(TcpListener::bind("localhost:0")).expect_err("no runtime resolves the name");
         assert!(error.to_string().contains("no kittiwake runtime"), "{error}");
-        let lookup = futures_lite::future::block_on(lookup_host("127.0.0.1:80")).expect("an address needs none");
+        let lookup = futures_lite::future::block_on(lookup_host("127.0.0.1:80")).expect("an address needs no runtime");
         assert_eq!(lookup.count(), 1);
     });
 }
 
-/// Without it a resolver that hangs hangs whoever gave up on it, or keeps a place in the queue for nothing.
+/// A dropped lookup delays neither its caller nor the lookups behind it.
 #[test]
-fn a_look_up_that_is_given_up_holds_nobody_up() {
+fn dropped_lookup_delays_no_other() {
     within(|| {
-        let runtime = Builder::new().max_blocking_threads(1).build().expect("a runtime");
+        let runtime = blocking_threads(1);
         runtime.block_on(async {
-            // The one thread is busy, as it is with a name whose server does not answer.
+            // The only thread is busy, as with a name whose server does not answer.
             let (end, ended) = mpsc::channel::<()>();
-            let stuck = spawn_blocking(move || ended.recv().is_err());
-            timeout(Duration::from_millis(5), lookup_host("localhost:80")).await.map(drop).expect_err("it waits");
-            let error =
-                TcpStream::connect_timeout("localhost:80", Duration::from_millis(5)).await.expect_err("it waits");
+            let blocking = spawn_blocking(move || ended.recv().is_err());
+            timeout(Duration::from_millis(5), lookup_host("localhost:80"))
+                .await
+                .map(drop)
+                .expect_err("the lookup waits");
+            let error = TcpStream::connect_timeout("localhost:80", Duration::from_millis(5))
+                .await
+                .expect_err("the lookup waits");
             assert_eq!(error.kind(), ErrorKind::TimedOut);
-            assert!(poll_once(TcpListener::bind("localhost:0")).await.is_none(), "it waits");
+            assert!(poll_once(TcpListener::bind("localhost:0")).await.is_none(), "the lookup must wait");
             drop(end);
-            assert!(stuck.await.expect("it ends"));
-            assert!(lookup_host("localhost:80").await.is_ok(), "the next one is answered");
+            assert!(blocking.await.expect("the closure ends"));
+            assert!(lookup_host("localhost:80").await.is_ok(), "the next lookup must succeed");
         });
     });
 }
 
-/// Without it the end of a runtime waits for a name server.
+/// A lookup ends with its runtime, which does not wait for the name server.
 #[test]
-fn a_look_up_ends_with_its_runtime() {
+fn lookup_ends_with_its_runtime() {
     within(|| {
-        let runtime = Builder::new().max_blocking_threads(1).build().expect("a runtime");
+        let runtime = blocking_threads(1);
         let (end, ended) = mpsc::channel::<()>();
         runtime.handle().spawn_blocking(move || ended.recv());
         let mut lookup = Box::pin(async { lookup_host("localhost:80").await.map(Iterator::count) });
-        runtime.block_on(async { assert!(poll_once(&mut lookup).await.is_none(), "it waits for a thread") });
+        runtime
+            .block_on(async { assert!(poll_once(&mut lookup).await.is_none(), "the lookup must wait for a thread") });
         drop(runtime);
-        let error = Runtime::new().expect("another").block_on(lookup).expect_err("its runtime has ended");
+        let error = Runtime::new().expect("another").block_on(lookup).expect_err("the runtime has ended");
         assert!(error.to_string().contains("\"localhost\" cannot be looked up: "), "{error}");
         drop(end);
     });
 }
 
-/// Without it many names at once are many threads at once.
+/// Many lookups share the blocking threads.
 #[test]
-fn many_look_ups_share_the_threads_there_are() {
+fn lookups_share_blocking_threads() {
     within(|| {
-        let runtime = Builder::new().max_blocking_threads(4).build().expect("a runtime");
+        let runtime = blocking_threads(4);
         runtime.block_on(async {
             let lookups: Vec<_> = (0..200).map(|port| spawn(lookup_host(("localhost", port)))).collect();
             for (port, lookup) in lookups.into_iter().enumerate() {

@@ -1,4 +1,5 @@
-//! `readable`, `writable`, `try_read` and `try_write`: what is reported, to whom, and what takes it back.
+//! `readable`, `writable`, `try_read` and `try_write`: which readiness is reported to which task, and which result
+//! clears it.
 
 mod support;
 
@@ -13,9 +14,10 @@ use kittiwake::net::TcpStream;
 use socket2::SockRef;
 use support::*;
 
-/// Without it a loop over `readable` and `try_read` uses all of a core, or sleeps on bytes that are there.
+/// After `try_read` has returned `WouldBlock`, `readable` waits for the next bytes. A loop over both neither spins
+/// nor sleeps on bytes that are there.
 #[test]
-fn readable_waits_once_try_read_has_said_would_block() {
+fn would_block_clears_readable() {
     run(|| async {
         let (stream, mut peer) = pair_with_std();
         let mut buf = [0; 8];
@@ -23,7 +25,7 @@ fn readable_waits_once_try_read_has_said_would_block() {
             assert_would_block(stream.try_read(&mut buf));
             assert!(poll_once(stream.readable()).await.is_none(), "round {round}: there is nothing to read");
             settle().await;
-            assert!(poll_once(stream.readable()).await.is_none(), "round {round}: there still is nothing");
+            assert!(poll_once(stream.readable()).await.is_none(), "round {round}: there is still nothing to read");
             peer.write_all(b"bytes").expect("the peer writes");
             stream.readable().await.expect("readable");
             assert_eq!(read_by_trying(&stream, &mut buf).await, 5, "round {round}");
@@ -31,26 +33,26 @@ fn readable_waits_once_try_read_has_said_would_block() {
     });
 }
 
-/// Without it what a full buffer left behind is found only when more arrives.
+/// `readable` returns at once until a read returns `WouldBlock`, so bytes that a full buffer left are found.
 #[test]
-fn readable_returns_at_once_while_something_is_left() {
+fn readable_persists_until_would_block() {
     run(|| async {
         let (stream, mut peer) = pair_with_std();
         assert!(poll_once(stream.readable()).await.is_none(), "there is nothing to read yet");
         peer.write_all(b"0123456789").expect("the peer writes");
         stream.readable().await.expect("readable");
         for _ in 0..5 {
-            assert_eq!(stream.try_read(&mut [0; 2]).expect("something is left"), 2);
-            assert!(poll_once(stream.readable()).await.is_some(), "nobody has said that nothing is left");
+            assert_eq!(stream.try_read(&mut [0; 2]).expect("bytes are left"), 2);
+            assert!(poll_once(stream.readable()).await.is_some(), "no read has returned `WouldBlock` yet");
         }
         assert_would_block(stream.try_read(&mut [0; 2]));
-        assert!(poll_once(stream.readable()).await.is_none(), "now nothing is left");
+        assert!(poll_once(stream.readable()).await.is_none(), "no bytes may be left now");
     });
 }
 
-/// Without it a socket that was never registered reports itself readable, or misses what came before.
+/// `readable` reports bytes that arrived before its first call.
 #[test]
-fn readable_reports_what_came_before_it_was_asked() {
+fn readable_reports_earlier_bytes() {
     run(|| async {
         let (stream, mut peer) = pair_with_std();
         peer.write_all(b"early").expect("the peer writes");
@@ -59,12 +61,12 @@ fn readable_reports_what_came_before_it_was_asked() {
     });
 }
 
-/// Without it a writer spins on a full socket, or sleeps beside an empty one.
+/// After `try_write` has returned `WouldBlock`, `writable` waits for room.
 #[test]
-fn writable_waits_once_try_write_has_said_would_block() {
+fn would_block_clears_writable() {
     run(|| async {
         let (stream, mut peer) = full().await;
-        assert!(poll_once(stream.writable()).await.is_none(), "there is no room");
+        assert!(poll_once(stream.writable()).await.is_none(), "the send buffer is full");
         let reader = std::thread::spawn(move || {
             let mut total = 0;
             let mut buf = vec![0; 65_536];
@@ -78,56 +80,56 @@ fn writable_waits_once_try_write_has_said_would_block() {
             stream.writable().await.expect("writable");
             more += stream.try_write(&[7; 1000]).unwrap_or_else(only_would_block);
         }
-        assert!(more > 0, "there is room again");
+        assert!(more > 0, "the send buffer must have room again");
         drop(stream);
-        assert!(reader.join().expect("the peer's thread") >= more, "the peer gets it");
+        assert!(reader.join().expect("the peer's thread") >= more, "the peer must get every byte");
     });
 }
 
-/// Without it waiting for one direction uses up what was reported for the other, or makes it up.
+/// The two directions are reported independently.
 #[test]
-fn the_two_directions_are_reported_apart() {
+fn directions_are_reported_independently() {
     run(|| async {
         let (stream, mut peer) = pair_with_std();
-        stream.writable().await.expect("a new connection can be written");
-        assert!(poll_once(stream.readable()).await.is_none(), "and that says nothing about reading");
+        stream.writable().await.expect("a new connection is writable");
+        assert!(poll_once(stream.readable()).await.is_none(), "writable must not imply readable");
         peer.write_all(b"bytes").expect("the peer writes");
         stream.readable().await.expect("readable");
         for _ in 0..3 {
-            assert!(poll_once(stream.writable()).await.is_some(), "it can still be written");
-            assert!(poll_once(stream.readable()).await.is_some(), "it can still be read");
+            assert!(poll_once(stream.writable()).await.is_some(), "the stream must still be writable");
+            assert!(poll_once(stream.readable()).await.is_some(), "the stream must still be readable");
         }
         assert_eq!(read_by_trying(&stream, &mut [0; 8]).await, 5);
         assert_would_block(stream.try_read(&mut [0; 8]));
         assert!(poll_once(stream.readable()).await.is_none(), "nothing is left to read");
-        assert!(poll_once(stream.writable()).await.is_some(), "and that says nothing about writing");
+        assert!(poll_once(stream.writable()).await.is_some(), "a drained stream must still be writable");
     });
 }
 
-/// Without it a server whose client does not read its replies cannot even read its requests, or the
-/// other way round.
+/// A full socket can be read and stays full. A server must read requests although its client does not read the
+/// replies.
 #[test]
-fn a_full_socket_can_be_read_and_stays_full() {
+fn full_socket_can_be_read() {
     run(|| async {
         let (stream, mut peer) = full().await;
         let (writer, wakes_of_writer) = counting_waker();
-        assert!(poll_write(&writer, &stream, &[7]).is_pending(), "there is no room");
+        assert!(poll_write(&writer, &stream, &[7]).is_pending(), "the send buffer is full");
         peer.write_all(b"bytes").expect("the peer writes");
         stream.readable().await.expect("readable");
         assert_eq!(read_by_trying(&stream, &mut [0; 8]).await, 5);
         assert_would_block(stream.try_read(&mut [0; 8]));
         assert!(poll_once(stream.readable()).await.is_none(), "nothing is left to read");
-        assert_eq!(wakes_of_writer.get(), 0, "what comes in makes no room for what goes out");
+        assert_eq!(wakes_of_writer.get(), 0, "received bytes must not wake the writer");
     });
 }
 
-/// Without it a client that has sent its end and reads slowly costs a core.
+/// A peer that has closed its side does not make a waiting writer spin.
 #[test]
-fn a_half_closed_peer_does_not_make_a_blocked_writer_spin() {
+fn half_closed_peer_spins_no_writer() {
     run(|| async {
         let (stream, peer) = full().await;
-        peer.shutdown(Shutdown::Write).expect("the peer ends its writing");
-        assert_eq!((&stream).read(&mut [0; 8]).await.expect("read"), 0, "the peer's end has been seen");
+        peer.shutdown(Shutdown::Write).expect("the peer shuts down its writing side");
+        assert_eq!((&stream).read(&mut [0; 8]).await.expect("read"), 0, "the read must return the end");
         let (stream, tries) = (Arc::new(stream), Arc::new(AtomicUsize::new(0)));
         kittiwake::spawn({
             let (stream, tries) = (stream.clone(), tries.clone());
@@ -145,39 +147,39 @@ fn a_half_closed_peer_does_not_make_a_blocked_writer_spin() {
             settle().await;
         }
         let tries = tries.load(Ordering::Relaxed);
-        assert!(tries <= 5, "a writer without room must sleep, and it tried {tries} times");
-        assert!(wakes.get() <= 5, "a writer without room must sleep, and it was woken {} times", wakes.get());
+        assert!(tries <= 5, "a writer without room must sleep, but it tried {tries} times");
+        assert!(wakes.get() <= 5, "a writer without room must sleep, but it was woken {} times", wakes.get());
     });
 }
 
-/// Without it somebody who comes late to a connection that has ended waits for ever.
+/// An end and a reset stay readable for ever, so a late reader does not wait.
 #[test]
-fn an_end_and_a_reset_are_readable_for_ever() {
+fn end_and_reset_stay_readable() {
     run(|| async {
         let (ended, peer) = pair_with_std();
         assert!(poll_once(ended.readable()).await.is_none(), "there is nothing to read yet");
         drop(peer);
         for _ in 0..3 {
-            ended.readable().await.expect("an end is readable");
+            ended.readable().await.expect("the end is readable");
             assert_eq!(ended.try_read(&mut [0; 8]).expect("try_read"), 0);
         }
         let (failed, peer) = pair_with_std();
         assert!(poll_once(failed.readable()).await.is_none(), "there is nothing to read yet");
         reset(peer);
-        failed.readable().await.expect("a reset is readable");
+        failed.readable().await.expect("the reset is readable");
         let error = failed.try_read(&mut [0; 8]).expect_err("a reset");
         assert_eq!(error.kind(), ErrorKind::ConnectionReset, "{error}");
         for _ in 0..3 {
-            failed.readable().await.expect("what follows a reset is readable");
-            failed.writable().await.expect("a failure is writable");
+            failed.readable().await.expect("the end after a reset is readable");
+            failed.writable().await.expect("a failed stream is writable");
             assert_eq!(failed.try_read(&mut [0; 8]).expect("try_read"), 0);
         }
     });
 }
 
-/// Without it one of several who wait sleeps on while the bytes are there.
+/// All tasks that wait for readiness are woken.
 #[test]
-fn all_who_wait_for_readiness_are_told() {
+fn all_readiness_waiters_are_woken() {
     run(|| async {
         let (stream, mut peer) = pair_with_std();
         let stream = Arc::new(stream);
@@ -196,23 +198,23 @@ fn all_who_wait_for_readiness_are_told() {
     });
 }
 
-/// Without it the byte before the urgent one is the last that is read without another event.
+/// Urgent data in the middle of a stream loses no ordinary byte.
 #[test]
-fn urgent_data_in_the_middle_loses_no_ordinary_byte() {
+fn urgent_data_loses_no_byte() {
     for step in [1, 3, 64] {
         run(move || async move {
             let (stream, mut peer) = pair_with_std();
             assert!(poll_once((&stream).read(&mut [0; 8])).await.is_none(), "there is nothing to read yet");
-            // The connection stays open: its end would be another event.
+            // The connection stays open, because its end would be another event.
             send_with_urgent(&mut peer, b"before ", b"after");
-            assert_eq!(read_in_steps(&stream, step, 12).await, b"before after", "read {step} at a time");
+            assert_eq!(read_in_steps(&stream, step, 12).await, b"before after", "reading {step} bytes at a time");
         });
     }
 }
 
-/// Without it an urgent mark that comes after the event for the bytes before it ends the reading there.
+/// Urgent data that arrives between the event and the read loses no ordinary byte.
 #[test]
-fn urgent_data_between_the_event_and_the_read_loses_no_ordinary_byte() {
+fn urgent_data_after_event_is_skipped() {
     run(|| async {
         let (stream, mut peer) = pair_with_std();
         assert!(poll_once((&stream).read(&mut [0; 8])).await.is_none(), "there is nothing to read yet");
@@ -223,22 +225,25 @@ fn urgent_data_between_the_event_and_the_read_loses_no_ordinary_byte() {
     });
 }
 
-/// Without it an urgent byte that comes to a sleeping reader wakes it for nothing, again and again, or
-/// hides what follows.
+/// Urgent data that arrives after a short read loses no ordinary byte, and wakes the sleeping reader only a few
+/// times.
 #[test]
-fn urgent_data_after_a_short_read_loses_no_ordinary_byte() {
+fn urgent_data_after_read_is_skipped() {
     run(|| async {
         let (stream, mut peer) = pair_with_std();
         assert!(poll_once((&stream).read(&mut [0; 8])).await.is_none(), "there is nothing to read yet");
         peer.write_all(b"early ").expect("the peer writes");
-        assert_eq!((&stream).read(&mut [0; 64]).await.expect("read"), 6, "a short read");
+        assert_eq!((&stream).read(&mut [0; 64]).await.expect("read"), 6, "the read must be short");
         SockRef::from(&peer).send_out_of_band(b"!").expect("the peer sends an urgent byte");
         let (waker, wakes) = counting_waker();
         for _ in 0..100 {
-            assert!(poll_read(&waker, &stream, &mut [0; 64]).is_pending(), "an urgent byte is not part of the stream");
+            assert!(
+                poll_read(&waker, &stream, &mut [0; 64]).is_pending(),
+                "an urgent byte must not be part of the stream"
+            );
             settle().await;
         }
-        assert!(wakes.get() <= 3, "an urgent byte wakes a reader {} times", wakes.get());
+        assert!(wakes.get() <= 3, "an urgent byte woke a reader {} times", wakes.get());
         let reader = kittiwake::spawn(async move { read_in_steps(&stream, 64, 12).await });
         settle().await;
         send_with_urgent(&mut peer, b"before ", b"after");
@@ -250,23 +255,23 @@ fn urgent_data_after_a_short_read_loses_no_ordinary_byte() {
 fn send_with_urgent(peer: &mut std::net::TcpStream, before: &[u8], after: &[u8]) {
     peer.write_all(before).expect("the peer writes");
     SockRef::from(&*peer).send_out_of_band(b"!").expect("the peer sends an urgent byte");
-    peer.write_all(after).expect("the peer writes on");
+    peer.write_all(after).expect("the peer continues to write");
 }
 
 async fn read_in_steps(mut stream: &TcpStream, step: usize, length: usize) -> Vec<u8> {
     let (mut received, mut buf) = (Vec::new(), vec![0; step]);
     while received.len() < length {
         let read = stream.read(&mut buf).await.expect("read");
-        assert!(read > 0, "the stream has not ended");
+        assert!(read > 0, "the stream must not end");
         received.extend_from_slice(&buf[..read]);
     }
     received
 }
 
-/// A stream that has been written to until there was no room, here or at the peer.
+/// A stream that was written to until neither side had room.
 async fn full() -> (TcpStream, std::net::TcpStream) {
     let (stream, mut peer) = pair_with_std();
-    // Small, so that room comes back in one piece, and not while the kernel still grows its buffers.
+    // Small buffers become free in one piece, and the kernel does not grow them meanwhile.
     SockRef::from(&stream).set_send_buffer_size(65_536).expect("SO_SNDBUF");
     SockRef::from(&peer).set_recv_buffer_size(65_536).expect("SO_RCVBUF");
     let mut quiet = 0;
@@ -275,7 +280,8 @@ async fn full() -> (TcpStream, std::net::TcpStream) {
         while stream.try_write(&[7; 4096]).is_ok() {
             quiet = 0;
         }
-        // Brings the acknowledgements that were held back, and that make room without the reader's doing.
+        // The byte carries acknowledgements that the kernel has delayed. They make room although the peer does not
+        // read.
         peer.write_all(b"x").expect("the peer writes");
         assert_eq!(read_by_trying(&stream, &mut [0; 8]).await, 1);
         settle().await;
@@ -284,7 +290,7 @@ async fn full() -> (TcpStream, std::net::TcpStream) {
     (stream, peer)
 }
 
-/// Reads once the kernel really has something: `readable` may be early.
+/// Reads once the kernel has bytes. `readable` may return early.
 async fn read_by_trying(stream: &TcpStream, buf: &mut [u8]) -> usize {
     loop {
         stream.readable().await.expect("readable");
@@ -306,25 +312,26 @@ fn only_would_block(error: std::io::Error) -> usize {
     0
 }
 
-/// Without it what comes between a first read that is short, after which nobody asks again, and the wait is not heard of.
+/// Bytes or an end that arrive between a short first read and the wait are reported. No further read runs in
+/// between.
 #[test]
-fn what_comes_after_a_first_short_read_is_heard_of() {
+fn bytes_after_first_read_are_reported() {
     run(|| async {
         for end in [false, true] {
             let (stream, mut peer) = pair_with_std();
             peer.write_all(b"abc").expect("the peer writes");
-            settle_readable(&stream);
+            wait_readable(&stream);
             let mut buf = [0; 8];
-            assert_eq!((&stream).read(&mut buf).await.expect("read"), 3, "shorter than what was asked for");
-            assert_eq!(sources(), 0, "it has not waited yet");
+            assert_eq!((&stream).read(&mut buf).await.expect("read"), 3, "the read must be shorter than its buffer");
+            assert_eq!(sources(), 0, "the stream must not be registered yet");
             if end {
                 drop(peer);
             } else {
                 peer.write_all(b"de").expect("the peer writes");
             }
-            settle_readable(&stream);
+            wait_readable(&stream);
             let expected = if end { 0 } else { 2 };
-            assert_eq!((&stream).read(&mut buf).await.expect("read"), expected, "an end: {end}");
+            assert_eq!((&stream).read(&mut buf).await.expect("read"), expected, "the expected end is {end}");
         }
     });
 }

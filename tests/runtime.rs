@@ -1,6 +1,6 @@
-//! Runtimes: where they may be entered, what lives from call to call, and how they end.
+//! Runtimes: where `block_on` may be called, what survives from call to call, and how a runtime ends.
 
-// A call hands its tasks to the next one in many of these tests.
+// A call returns its tasks to the test in many of these tests.
 #![allow(clippy::async_yields_async)]
 
 mod support;
@@ -26,55 +26,60 @@ use support::{
     will_reset, within,
 };
 
-// ---- where it may be entered ----
+// ---- entering ----
 
-/// A thread that waits inside a task would never run the task it waits for: a hang, were it no panic.
+/// `block_on` inside a runtime panics and says what to do. A thread that waited inside a task would never run the
+/// task for which it waits.
 #[test]
-fn block_on_inside_a_runtime_panics_with_what_to_do_instead() {
+fn nested_block_on_panics() {
     run(|| async {
         let other = Runtime::new().unwrap();
         let calls: [(&str, &dyn Fn()); 2] =
             [("block_on", &|| block_on(async {})), ("Runtime::block_on", &|| other.block_on(async {}))];
         for (function, call) in calls {
-            let said = panic_of(call);
-            assert!(said.contains(function), "it must name {function}: {said}");
-            assert!(said.contains("await") && said.contains("spawn"), "it must say what to do instead: {said}");
+            let message = panic_of(call);
+            assert!(message.contains(function), "the panic must name {function}: {message}");
+            assert!(
+                message.contains("await") && message.contains("spawn"),
+                "the panic must say what to do instead: {message}"
+            );
         }
         let in_task = spawn(async { panic_of(|| block_on(async {})) }).await.unwrap();
-        assert!(in_task.contains("inside a runtime"), "the same in a task: {in_task}");
-        assert_eq!(spawn(ready(1)).await.unwrap(), 1, "the runtime around it must go on");
-        // It cannot be dropped by the panics above, and is no runtime's business here.
+        assert!(in_task.contains("inside a runtime"), "the panic must be the same in a task: {in_task}");
+        assert_eq!(spawn(ready(1)).await.unwrap(), 1, "the outer runtime must continue");
+        // The panics above have left this runtime whole, and it is no part of the outer one.
         drop(other);
     });
 }
 
+/// A runtime's own `block_on` cannot be nested in itself.
 #[test]
-fn a_runtimes_own_block_on_cannot_be_nested_in_itself() {
+fn block_on_cannot_nest_in_itself() {
     within(|| {
         let runtime = Runtime::new().unwrap();
-        let said = runtime.block_on(async { panic_of(|| runtime.block_on(async {})) });
-        assert!(said.contains("inside a runtime"), "{said}");
-        assert_eq!(runtime.block_on(async { 1 }), 1, "and is usable afterwards");
+        let message = runtime.block_on(async { panic_of(|| runtime.block_on(async {})) });
+        assert!(message.contains("inside a runtime"), "{message}");
+        assert_eq!(runtime.block_on(async { 1 }), 1, "the runtime must be usable afterwards");
     });
 }
 
-/// After a call the thread is free again: for the same runtime, another one, a new one.
+/// After a call the thread is free for the same runtime, for another one and for a new one.
 #[test]
-fn a_thread_is_free_after_block_on() {
+fn thread_is_free_after_block_on() {
     within(|| {
         let (first, second) = (Runtime::new().unwrap(), Runtime::new().unwrap());
         for _ in 0..3 {
             assert_eq!(first.block_on(ready(1)), 1);
             assert_eq!(second.block_on(ready(2)), 2);
             assert_eq!(block_on(ready(3)), 3);
-            assert!(Handle::try_current().is_err(), "the thread must be outside again");
+            assert!(Handle::try_current().is_err(), "the thread must be outside the runtime again");
         }
     });
 }
 
-/// Nobody would ever run such a task, so there is nothing to return.
+/// A spawn outside a runtime panics and says what to do, because no runtime would run the task.
 #[test]
-fn to_spawn_outside_a_runtime_panics_with_what_to_do_instead() {
+fn spawning_outside_a_runtime_panics() {
     within(|| {
         let mut set = JoinSet::new();
         let calls: [(&str, &mut dyn FnMut()); 4] = [
@@ -84,19 +89,19 @@ fn to_spawn_outside_a_runtime_panics_with_what_to_do_instead() {
             ("Handle::current", &mut || drop(Handle::current())),
         ];
         for (function, call) in calls {
-            let said = panic_of(call);
-            assert!(said.contains(function), "it must name {function}: {said}");
-            assert!(said.contains("block_on"), "it must say where to call it: {said}");
+            let message = panic_of(call);
+            assert!(message.contains(function), "the panic must name {function}: {message}");
+            assert!(message.contains("block_on"), "the panic must say where to call {function}: {message}");
         }
-        assert!(set.is_empty(), "nothing was spawned");
+        assert!(set.is_empty(), "no task may have been spawned");
         let error = Handle::try_current().unwrap_err();
         assert!(error.to_string().contains("not inside a kittiwake runtime"), "{error}");
     });
 }
 
-/// The line that is wrong is the caller's, and that is the one the panic has to show.
+/// The panic of a misplaced call points to the caller's line.
 #[test]
-fn the_panic_of_a_misplaced_call_points_to_the_caller() {
+fn panic_points_to_the_caller() {
     within(|| {
         let seen: Arc<Mutex<Vec<String>>> = Arc::default();
         let default = std::panic::take_hook();
@@ -121,11 +126,11 @@ fn the_panic_of_a_misplaced_call_points_to_the_caller() {
     });
 }
 
-// ---- what lives from call to call ----
+// ---- from call to call ----
 
-/// A `Send` task is the runtime's, not the call's: it goes on in the next one, wherever that is.
+/// A `Send` task belongs to the runtime and not to the call. It continues in the next call, even on another thread.
 #[test]
-fn a_task_goes_on_in_the_next_call_also_on_another_thread() {
+fn task_continues_in_next_call() {
     within(|| {
         let runtime = Arc::new(one_worker());
         let polled_on: Arc<Mutex<Vec<ThreadId>>> = Arc::default();
@@ -141,7 +146,7 @@ fn a_task_goes_on_in_the_next_call_also_on_another_thread() {
             yield_now().await;
             task
         });
-        assert!(!task.is_finished(), "it has two polls to go");
+        assert!(!task.is_finished(), "the task has two polls left");
         let there = std::thread::spawn({
             let runtime = runtime.clone();
             move || (runtime.block_on(task).unwrap(), std::thread::current().id())
@@ -149,14 +154,14 @@ fn a_task_goes_on_in_the_next_call_also_on_another_thread() {
         let (output, there) = there.join().unwrap();
         assert_eq!(output, "ended");
         let polled_on = polled_on.lock().unwrap();
-        assert_eq!(polled_on[0], std::thread::current().id(), "the first poll is in the first call");
-        assert_eq!(*polled_on.last().unwrap(), there, "the last poll is in the second call");
+        assert_eq!(polled_on[0], std::thread::current().id(), "the first poll must happen in the first call");
+        assert_eq!(*polled_on.last().unwrap(), there, "the last poll must happen in the second call");
     });
 }
 
-/// What waits on a socket between two calls is woken by an event that came meanwhile.
+/// A task that waits on a socket between two calls is woken by an event that arrived meanwhile.
 #[test]
-fn a_socket_is_served_in_the_next_call() {
+fn socket_is_served_in_next_call() {
     within(|| {
         let runtime = Runtime::new().unwrap();
         let (mut ours, mut peer) = pair_with_std();
@@ -177,9 +182,9 @@ fn a_socket_is_served_in_the_next_call() {
     });
 }
 
-/// What is woken and spawned between two calls waits for the next one.
+/// Wakes and spawns between two calls take effect in the next one.
 #[test]
-fn wakes_and_spawns_between_two_calls_are_kept() {
+fn wakes_between_calls_are_kept() {
     within(|| {
         let runtime = one_worker();
         let (send, receive) = async_channel::bounded(1);
@@ -190,14 +195,14 @@ fn wakes_and_spawns_between_two_calls_are_kept() {
         });
         send.send_blocking(1).unwrap();
         let spawned = runtime.handle().spawn(ready(2));
-        assert!(!waiting.is_finished() && !spawned.is_finished(), "nobody could have run them");
+        assert!(!waiting.is_finished() && !spawned.is_finished(), "no thread could have run the tasks");
         assert_eq!(runtime.block_on(async { (waiting.await.unwrap(), spawned.await.unwrap()) }), (1, 2));
     });
 }
 
-/// A local task may borrow a thread's state through an `Rc`: it must be gone, from its thread, when the call is over.
+/// A local task is dropped on its thread before its call returns, because it may hold an `Rc` of that thread.
 #[test]
-fn local_tasks_are_dropped_on_their_thread_before_the_call_returns() {
+fn local_tasks_end_with_the_call() {
     within(|| {
         let runtime = Runtime::new().unwrap();
         let held = Rc::new(());
@@ -215,7 +220,7 @@ fn local_tasks_are_dropped_on_their_thread_before_the_call_returns() {
             assert_eq!(Rc::strong_count(&held), 1, "a local task outlives its call");
             for task in tasks {
                 let error = futures_lite::future::block_on(task).unwrap_err();
-                assert!(error.is_cancelled(), "its handle must say so");
+                assert!(error.is_cancelled(), "the handle must report the task as cancelled");
             }
         }
         let panic = catch_unwind(AssertUnwindSafe(|| {
@@ -224,15 +229,14 @@ fn local_tasks_are_dropped_on_their_thread_before_the_call_returns() {
                 resume_unwind(Box::new("on purpose"));
             });
         }));
-        assert!(panic.is_err(), "the panic must come out");
-        assert_eq!(Rc::strong_count(&held), 1, "a local task outlives its call when that panics");
+        assert!(panic.is_err(), "the panic must reach the caller");
+        assert_eq!(Rc::strong_count(&held), 1, "a local task outlives a call that panics");
     });
 }
 
-/// A local task dropped while other threads wake it must be dropped here all the same, and the call must not hang
-/// on a wake that is on its way.
+/// A local task that other threads wake while it is dropped is dropped all the same, and the call does not hang.
 #[test]
-fn local_tasks_that_are_woken_meanwhile_are_dropped_too() {
+fn woken_local_tasks_end_with_call() {
     within(|| {
         let runtime = Runtime::new().unwrap();
         let stop = Arc::new(AtomicBool::new(false));
@@ -262,16 +266,16 @@ fn local_tasks_that_are_woken_meanwhile_are_dropped_too() {
                     yield_now().await;
                 }
             });
-            assert_eq!(Rc::strong_count(&held), 1, "a local task outlives its call, in round {round}");
+            assert_eq!(Rc::strong_count(&held), 1, "a local task outlives its call in round {round}");
         }
         stop.store(true, Ordering::SeqCst);
         storm.join().unwrap();
     });
 }
 
-/// What is ready when a call ends is left for the next one: the caller has been promised its thread back.
+/// The end of a call runs no further task. A ready task waits for the next call.
 #[test]
-fn the_end_of_a_call_runs_no_other_task() {
+fn end_of_call_runs_no_task() {
     within(|| {
         let runtime = one_worker();
         let polled = Arc::new(AtomicUsize::new(0));
@@ -283,15 +287,15 @@ fn the_end_of_a_call_runs_no_other_task() {
             drop(spawn_local(pending::<()>()));
             task
         });
-        assert_eq!(polled.load(Ordering::SeqCst), 0, "it was polled after the main future's end");
+        assert_eq!(polled.load(Ordering::SeqCst), 0, "a task was polled after the end of the main future");
         runtime.block_on(task).unwrap();
         assert_eq!(polled.load(Ordering::SeqCst), 1);
     });
 }
 
-/// Tasks that wake themselves for ever must not keep a call, or a runtime, from its end.
+/// Tasks that never wait do not keep a call, or the runtime, from ending.
 #[test]
-fn tasks_that_never_wait_do_not_keep_a_call_from_its_end() {
+fn busy_tasks_do_not_delay_return() {
     within(|| {
         let runtime = Runtime::new().unwrap();
         for _ in 0..3 {
@@ -301,13 +305,17 @@ fn tasks_that_never_wait_do_not_keep_a_call_from_its_end() {
                 yield_now().await;
             });
         }
-        assert_eq!(runtime.handle().metrics().tasks_alive(), 3, "the local ones are gone, the others stay");
+        assert_eq!(
+            runtime.handle().metrics().tasks_alive(),
+            3,
+            "the local tasks must have ended, and the others must be alive"
+        );
     });
 }
 
-/// The task that is dropped at the end of its call has a task of its own that it tells to go on.
+/// A local task may spawn and wake in its drop at the end of the call.
 #[test]
-fn a_local_task_may_spawn_and_wake_in_its_drop() {
+fn local_drop_may_spawn_and_wake() {
     within(|| {
         let runtime = Runtime::new().unwrap();
         let (report, reports) = async_channel::unbounded();
@@ -319,7 +327,7 @@ fn a_local_task_may_spawn_and_wake_in_its_drop() {
                     wake.try_send(()).unwrap();
                     drop(spawn(async move { report.send("spawned").await.unwrap() }));
                     let refused = spawn_local(pending::<()>());
-                    assert!(refused.is_finished(), "the call is over for local tasks");
+                    assert!(refused.is_finished(), "a local task that is spawned after the call must be finished");
                 }
             });
             drop(spawn(async move {
@@ -329,15 +337,15 @@ fn a_local_task_may_spawn_and_wake_in_its_drop() {
             drop(spawn_local(hold(in_drop)));
             yield_now().await;
         });
-        let mut heard = runtime.block_on(async { [reports.recv().await.unwrap(), reports.recv().await.unwrap()] });
-        heard.sort_unstable();
-        assert_eq!(heard, ["spawned", "woken"], "what a drop started must go on in the next call");
+        let mut received = runtime.block_on(async { [reports.recv().await.unwrap(), reports.recv().await.unwrap()] });
+        received.sort_unstable();
+        assert_eq!(received, ["spawned", "woken"], "tasks that a drop started must continue in the next call");
     });
 }
 
-/// The panic is the caller's to handle; the runtime is whole.
+/// A panic of the main future reaches the caller and leaves the runtime usable.
 #[test]
-fn a_panic_of_the_main_future_comes_out_and_leaves_the_runtime_usable() {
+fn panicking_main_future_leaves_runtime_usable() {
     within(|| {
         let runtime = Runtime::new().unwrap();
         let main_dropped = Arc::new(AtomicUsize::new(0));
@@ -354,15 +362,16 @@ fn a_panic_of_the_main_future_comes_out_and_leaves_the_runtime_usable() {
         let payload = panic.expect_err("the panic must come out");
         assert_eq!(payload.downcast_ref::<&str>(), Some(&"on purpose"), "the payload must be the future's own");
         assert_eq!(main_dropped.load(Ordering::SeqCst), 1);
-        assert!(Handle::try_current().is_err(), "the thread must be outside again");
-        assert_eq!(runtime.handle().metrics().tasks_alive(), 1, "the local task is gone, the other one stays");
-        assert_eq!(runtime.block_on(async { spawn(ready(1)).await.unwrap() }), 1, "it must be usable again");
+        assert!(Handle::try_current().is_err(), "the thread must be outside the runtime again");
+        assert_eq!(runtime.handle().metrics().tasks_alive(), 1, "only the task that is not local must be alive");
+        assert_eq!(runtime.block_on(async { spawn(ready(1)).await.unwrap() }), 1, "the runtime must be usable again");
     });
 }
 
-/// The free function has no next call: all children go, and the panic comes out after them.
+/// When the main future of the free `block_on` panics, all its tasks are dropped before the panic reaches the
+/// caller.
 #[test]
-fn children_are_dropped_when_the_main_future_panics() {
+fn panicking_main_future_drops_children() {
     within(|| {
         let dropped = Arc::new(AtomicUsize::new(0));
         let panic = catch_unwind(AssertUnwindSafe(|| {
@@ -380,9 +389,10 @@ fn children_are_dropped_when_the_main_future_panics() {
     });
 }
 
-/// A runtime has one worker: two threads cannot both be it, and waiting for the other could be for ever.
+/// A second `block_on` at the same time on a runtime of one worker panics and says what to do, because two threads
+/// cannot both be the worker.
 #[test]
-fn a_second_block_on_at_the_same_time_panics_with_what_to_do_instead() {
+fn concurrent_block_on_panics() {
     within(|| {
         let runtime = Arc::new(one_worker());
         let (entered, is_entered) = mpsc::channel();
@@ -397,17 +407,17 @@ fn a_second_block_on_at_the_same_time_panics_with_what_to_do_instead() {
             }
         });
         is_entered.recv_timeout(PATIENCE).unwrap();
-        let said = panic_of(|| runtime.block_on(async {}));
-        assert!(said.contains("another thread") && said.contains("Handle::spawn"), "{said}");
+        let message = panic_of(|| runtime.block_on(async {}));
+        assert!(message.contains("another thread") && message.contains("Handle::spawn"), "{message}");
         open.send_blocking(()).unwrap();
         first.join().expect("the first call must not be disturbed");
-        assert_eq!(runtime.block_on(ready(1)), 1, "and now it is free");
+        assert_eq!(runtime.block_on(ready(1)), 1, "the runtime must be free now");
     });
 }
 
-/// What the main future borrows from its caller is its caller's again afterwards.
+/// The main future may borrow from its caller.
 #[test]
-fn block_on_may_borrow_from_its_caller() {
+fn block_on_may_borrow_from_caller() {
     within(|| {
         let text = String::from("borrowed");
         let mut changed = Vec::new();
@@ -420,11 +430,11 @@ fn block_on_may_borrow_from_its_caller() {
     });
 }
 
-// ---- the end ----
+// ---- the end of a runtime ----
 
-/// A server that is shut down must let go of everything it had, on the thread that ends it.
+/// A dropped runtime of one worker drops its tasks on the dropping thread.
 #[test]
-fn a_dropped_runtime_drops_its_tasks_on_the_dropping_thread() {
+fn runtime_drops_tasks_where_dropped() {
     within(|| {
         let runtime = one_worker();
         let dropped_on: Arc<Mutex<Vec<ThreadId>>> = Arc::default();
@@ -437,20 +447,27 @@ fn a_dropped_runtime_drops_its_tasks_on_the_dropping_thread() {
             yield_now().await;
             tasks.into_iter().chain([spawn(hold(note()))]).collect()
         });
-        let (handle, home) = (runtime.handle().clone(), std::thread::spawn(move || drop(runtime)));
-        let there = home.thread().id();
-        home.join().unwrap();
-        assert_eq!(*dropped_on.lock().unwrap(), [there; 3], "each future must be dropped where the runtime is");
+        let (handle, dropper) = (runtime.handle().clone(), std::thread::spawn(move || drop(runtime)));
+        let there = dropper.thread().id();
+        dropper.join().unwrap();
+        assert_eq!(
+            *dropped_on.lock().unwrap(),
+            [there; 3],
+            "each future must be dropped on the thread that drops the runtime"
+        );
         assert_eq!(handle.metrics().tasks_alive(), 0);
         for task in tasks {
-            assert!(futures_lite::future::block_on(task).unwrap_err().is_cancelled(), "a handle outlives its runtime");
+            assert!(
+                futures_lite::future::block_on(task).unwrap_err().is_cancelled(),
+                "a handle must outlive its runtime"
+            );
         }
     });
 }
 
-/// A peer must not wait for a server that is gone.
+/// The sockets of a dropped runtime's tasks are closed, so the peers do not wait.
 #[test]
-fn the_sockets_of_a_dropped_runtimes_tasks_are_closed() {
+fn dropped_runtime_closes_its_sockets() {
     within(|| {
         let runtime = Runtime::new().unwrap();
         let (address, mut peers) = runtime.block_on(async {
@@ -472,15 +489,15 @@ fn the_sockets_of_a_dropped_runtimes_tasks_are_closed() {
         drop(runtime);
         for peer in &mut peers {
             peer.set_read_timeout(Some(PATIENCE)).unwrap();
-            assert_eq!(peer.read(&mut [0; 16]).unwrap(), 0, "a peer must read the end");
+            assert_eq!(peer.read(&mut [0; 16]).unwrap(), 0, "the peer must read the end of the stream");
         }
         std::net::TcpStream::connect(address).expect_err("the listener must be closed");
     });
 }
 
-/// Destructors run late and do what they always did: spawn a farewell, look up the runtime, wake a friend.
+/// A task may spawn, use the handle and wake other tasks in its drop while the runtime ends.
 #[test]
-fn a_task_may_spawn_and_wake_in_its_drop_during_the_runtimes_end() {
+fn drops_may_spawn_during_shutdown() {
     within(|| {
         let refused: Arc<Mutex<Vec<kittiwake::task::JoinHandle<()>>>> = Arc::default();
         let dropped = Arc::new(AtomicUsize::new(0));
@@ -514,16 +531,16 @@ fn a_task_may_spawn_and_wake_in_its_drop_during_the_runtimes_end() {
         drop(runtime);
         let refused = std::mem::take(&mut *refused.lock().unwrap());
         assert_eq!(refused.len(), 9, "each destructor must have run to its end");
-        assert_eq!(dropped.load(Ordering::SeqCst), 9, "what was refused must be dropped");
+        assert_eq!(dropped.load(Ordering::SeqCst), 9, "a refused future must be dropped");
         for task in refused {
             assert!(futures_lite::future::block_on(task).unwrap_err().is_cancelled());
         }
     });
 }
 
-/// Two destructors that lock the same mutex: one after the other, and no lock of the runtime's around them.
+/// Destructors may lock the same mutex. The runtime drops one task after another and holds no lock meanwhile.
 #[test]
-fn destructors_may_lock_what_others_lock_too() {
+fn destructors_may_share_a_lock() {
     within(|| {
         let shared = Arc::new(Mutex::new(Vec::new()));
         let runtime = Runtime::new().unwrap();
@@ -534,14 +551,14 @@ fn destructors_may_lock_what_others_lock_too() {
                 drop(spawn(hold(OnDrop::new(move || {
                     let mut shared = shared.lock().unwrap();
                     shared.push(task);
-                    // Each of these takes a lock of the runtime's.
+                    // Each of these calls takes a lock of the runtime.
                     let _ = handle.metrics();
                     drop(handle.spawn(async {}));
                 }))));
             }
             yield_now().await;
         });
-        // Another thread that comes and goes through the same locks meanwhile.
+        // Another thread takes the same locks in the same order meanwhile.
         let other = std::thread::spawn({
             let (shared, handle) = (shared.clone(), handle.clone());
             move || {
@@ -560,9 +577,9 @@ fn destructors_may_lock_what_others_lock_too() {
     });
 }
 
-/// Wakes from another thread race with the end of the runtime: each finds the task or nobody, and nothing hangs.
+/// Wakes from another thread that race with the end of the runtime are harmless and hang nothing.
 #[test]
-fn wakes_that_race_with_the_runtimes_end_are_harmless() {
+fn wakes_may_race_with_shutdown() {
     within(|| {
         for _ in 0..300 {
             let dropped = Arc::new(AtomicUsize::new(0));
@@ -593,9 +610,9 @@ fn wakes_that_race_with_the_runtimes_end_are_harmless() {
     });
 }
 
-/// Spawns from another thread race with the end: each runs, or is cancelled; none is lost.
+/// Spawns from another thread that race with the end of the runtime are run or cancelled. None is lost.
 #[test]
-fn spawns_that_race_with_the_runtimes_end_are_not_lost() {
+fn spawns_may_race_with_shutdown() {
     within(|| {
         for _ in 0..200 {
             let dropped = Arc::new(AtomicUsize::new(0));
@@ -615,9 +632,9 @@ fn spawns_that_race_with_the_runtimes_end_are_not_lost() {
     });
 }
 
-/// A runtime may be a part of something that a task of another runtime owns, tasks and sockets and all.
+/// A task of one runtime may drop another runtime with its tasks and sockets.
 #[test]
-fn a_runtime_may_be_dropped_inside_a_task_of_another() {
+fn runtime_may_be_dropped_in_task() {
     run(|| async {
         let (ours, _peer) = pair().await;
         let inner = Runtime::new().unwrap();
@@ -631,7 +648,7 @@ fn a_runtime_may_be_dropped_inside_a_task_of_another() {
         let outer_task = spawn(async move {
             let beside = spawn(ready("beside"));
             drop(inner);
-            // The thread is the outer runtime's again, with its queue, its reactor and its budget.
+            // The thread belongs to the outer runtime again, with its queue, its reactor and its budget.
             let (mut ours, mut peer) = pair().await;
             ours.write_all(b"x").await.unwrap();
             assert_eq!(peer.read(&mut [0; 8]).await.unwrap(), 1);
@@ -640,26 +657,26 @@ fn a_runtime_may_be_dropped_inside_a_task_of_another() {
         assert_eq!(outer_task.await.unwrap(), "beside");
         assert!(pending_task.await.unwrap_err().is_cancelled());
         let refused = *refused.lock().unwrap();
-        assert_eq!(refused, Some(true), "a task must be dropped inside its own runtime, which takes no new ones");
-        assert_eq!(Handle::current().metrics().sources_registered(), 0, "the outer runtime has no socket any more");
+        assert_eq!(refused, Some(true), "a task must be dropped inside its own runtime, which refuses new ones");
+        assert_eq!(Handle::current().metrics().sources_registered(), 0, "the outer runtime must have no socket left");
     });
 }
 
-/// A program that keeps a runtime for each thread drops it when the thread ends, among other thread-locals.
+/// A runtime in a thread-local is dropped when its thread ends, among other thread-locals.
 #[test]
-fn a_runtime_in_a_thread_local_is_dropped_at_the_threads_end() {
+fn thread_local_runtime_ends_with_thread() {
     thread_local! {
         static RUNTIME: RefCell<Option<Runtime>> = const { RefCell::new(None) };
     }
-    // A panic in a thread-local's destructor ends the process.
-    in_own_process("a_runtime_in_a_thread_local_is_dropped_at_the_threads_end", || {
+    // A panic in a thread-local's destructor aborts the process.
+    in_own_process("thread_local_runtime_ends_with_thread", || {
         for used_before_it_is_kept in [true, false] {
             let dropped = Arc::new(AtomicUsize::new(0));
             let thread = std::thread::spawn({
                 let dropped = dropped.clone();
                 move || {
                     if used_before_it_is_kept {
-                        // The crate's own thread-locals are made first, and so are destroyed last.
+                        // This makes the crate's own thread-locals first, so they are destroyed last.
                         block_on(async {});
                     }
                     RUNTIME.set(Some(Runtime::new().unwrap()));
@@ -677,11 +694,11 @@ fn a_runtime_in_a_thread_local_is_dropped_at_the_threads_end() {
     });
 }
 
-/// Short-lived runtimes, as a test suite makes them: each takes everything down that it put up.
+/// A thousand runtimes leave no descriptor and no thread. A test suite makes many short-lived ones.
 #[test]
-fn a_thousand_runtimes_leave_no_descriptor_and_no_thread() {
-    // Of its own process: other tests of this file open and close descriptors at the same time.
-    in_own_process("a_thousand_runtimes_leave_no_descriptor_and_no_thread", || {
+fn thousand_runtimes_leave_nothing() {
+    // Other tests of this file open and close descriptors at the same time, so this one needs a process of its own.
+    in_own_process("thousand_runtimes_leave_nothing", || {
         let life = || {
             let runtime = Runtime::new().unwrap();
             runtime.block_on(async {
@@ -697,15 +714,15 @@ fn a_thousand_runtimes_leave_no_descriptor_and_no_thread() {
         life();
         let (descriptors, threads) = (count_of("fd"), count_of("task"));
         (0..1000).for_each(|_| life());
-        assert_eq!(count_of("fd"), descriptors, "descriptors are left");
-        assert_eq!(count_of("task"), threads, "threads are left");
+        assert_eq!(count_of("fd"), descriptors, "descriptors were left");
+        assert_eq!(count_of("task"), threads, "threads were left");
     });
 }
 
-/// A handle is a way to reach a runtime, not a part of it: it must not keep its descriptors open.
+/// A handle outlives its runtime and keeps no descriptor open.
 #[test]
-fn a_handle_outlives_its_runtime() {
-    in_own_process("a_handle_outlives_its_runtime", || {
+fn handle_outlives_its_runtime() {
+    in_own_process("handle_outlives_its_runtime", || {
         drop(one_worker());
         let descriptors = count_of("fd");
         let runtime = one_worker();
@@ -724,24 +741,26 @@ fn a_handle_outlives_its_runtime() {
     });
 }
 
-/// Out of descriptors is an error of `build`, and what it had opened is closed again.
+/// `build` without descriptors returns an error and closes what it had opened.
 #[test]
-fn a_runtime_that_cannot_be_made_is_an_error_and_leaves_nothing() {
-    in_own_process("a_runtime_that_cannot_be_made_is_an_error_and_leaves_nothing", || {
+fn failed_build_leaves_no_descriptor() {
+    in_own_process("failed_build_leaves_no_descriptor", || {
         let descriptors = count_of("fd");
         let mut hoard = Vec::new();
         while let Ok(file) = std::fs::File::open("/dev/null") {
             hoard.push(file);
         }
-        // Three are enough; mio's poll(2) backend needs fewer.
+        // Three descriptors are enough. mio's poll(2) backend needs fewer.
         let mut free = 0;
         let runtime = loop {
             match Builder::new().workers(1).build() {
                 Ok(runtime) => break runtime,
-                Err(error) => assert_eq!(error.raw_os_error(), Some(libc::EMFILE), "with {free} free: {error}"),
+                Err(error) => {
+                    assert_eq!(error.raw_os_error(), Some(libc::EMFILE), "{free} free descriptors: {error}");
+                }
             }
-            let said = panic_of(|| block_on(async {}));
-            assert!(said.contains("reactor"), "{said}");
+            let message = panic_of(|| block_on(async {}));
+            assert!(message.contains("reactor"), "{message}");
             assert!(free < 3, "three descriptors must be enough");
             drop(hoard.pop());
             free += 1;
@@ -750,22 +769,22 @@ fn a_runtime_that_cannot_be_made_is_an_error_and_leaves_nothing() {
         assert_eq!(runtime.block_on(ready(1)), 1);
         drop(runtime);
         drop(hoard);
-        assert_eq!(count_of("fd"), descriptors, "descriptors are left");
+        assert_eq!(count_of("fd"), descriptors, "descriptors were left");
     });
 }
 
 // ---- with other crates ----
 
-/// A foreign executor inside a task blocks the worker, and must be woken by its own waker, not by ours.
+/// A foreign executor inside a task blocks the worker. Its own waker wakes it, not the task's.
 #[test]
-fn a_foreign_block_on_inside_a_task_has_its_own_waker() {
+fn foreign_block_on_has_own_waker() {
     run(|| async {
         let (send, receive) = async_channel::bounded(1);
         let waker = poll_fn(|cx| Poll::Ready(cx.waker().clone())).await;
         let inner = futures_lite::future::block_on(poll_fn(|cx| Poll::Ready(cx.waker().clone())));
         assert!(!waker.will_wake(&inner), "the two wakers must be distinct");
         let thread = std::thread::spawn(move || send.send_blocking(5).unwrap());
-        // Waking the outer one meanwhile must not wake the inner wait, nor be lost.
+        // A wake of the outer task must neither wake the inner wait nor be lost.
         waker.wake_by_ref();
         assert_eq!(futures_lite::future::block_on(receive.recv()).unwrap(), 5);
         thread.join().unwrap();
@@ -773,9 +792,9 @@ fn a_foreign_block_on_inside_a_task_has_its_own_waker() {
     });
 }
 
-/// Channels and locks are not ours to write: so those that exist have to work, across tasks and threads.
+/// Channels and locks of other crates work across tasks and threads.
 #[test]
-fn channels_and_locks_of_other_crates_work_across_tasks_and_threads() {
+fn foreign_channels_and_locks_work() {
     const EACH: usize = 500;
     run(|| async {
         let total = Arc::new(async_lock::Mutex::new(0));
@@ -813,20 +832,20 @@ fn channels_and_locks_of_other_crates_work_across_tasks_and_threads() {
     });
 }
 
-/// Two runtimes on two threads talk to each other.
+/// Two runtimes on two threads serve each other.
 #[test]
 fn two_runtimes_serve_each_other() {
     within(|| {
-        let (tell, told) = mpsc::channel();
+        let (notify, notified) = mpsc::channel();
         let server = std::thread::spawn(move || {
             block_on(async {
                 let (listener, address) = listener().await;
-                tell.send(address).unwrap();
+                notify.send(address).unwrap();
                 let (mut stream, _) = listener.accept().await.unwrap();
                 echo(&mut stream).await;
             });
         });
-        let address = told.recv_timeout(PATIENCE).unwrap();
+        let address = notified.recv_timeout(PATIENCE).unwrap();
         block_on(async {
             let mut stream = TcpStream::connect(address).await.unwrap();
             exchange(&mut stream, 100).await;
@@ -837,12 +856,12 @@ fn two_runtimes_serve_each_other() {
 
 // ---- settings ----
 
-/// A worker that looks for events before it blocks must miss none that come while it looks.
+/// A worker that spins before it blocks misses no event.
 #[test]
-fn a_spinning_worker_misses_nothing() {
+fn spinning_worker_misses_no_event() {
     within(|| {
-        // As it decides by itself, and for a fixed time. The last is longer than anybody waits: whatever comes must be seen
-        // while it looks.
+        // The default policy, and fixed times. The longest exceeds every wait here, so the worker must see every
+        // event while it spins.
         let fixed = [Duration::from_nanos(1), Duration::from_millis(1), 10 * PATIENCE];
         for builder in [Builder::new()].into_iter().chain(fixed.map(|spin| Builder::new().spin(spin))) {
             let runtime = builder.build().unwrap();
@@ -865,7 +884,7 @@ fn a_spinning_worker_misses_nothing() {
     });
 }
 
-/// Sends a word to a thread and waits for it to come back, `times` times.
+/// Sends a value to a thread and waits for its return, `times` times.
 async fn ping_pong_with_a_thread(times: usize) {
     let (ping, pings) = async_channel::bounded(1);
     let (pong, pongs) = async_channel::bounded(1);
@@ -901,9 +920,9 @@ async fn exchange(stream: &mut TcpStream, times: u32) {
     }
 }
 
-// ---- what the tests look at ----
+// ---- helpers ----
 
-/// What `call` says when it panics, as it must.
+/// Returns the message of the panic of `call`. Fails if `call` does not panic.
 #[track_caller]
 fn panic_of<T>(call: impl FnOnce() -> T) -> String {
     let payload = catch_unwind(AssertUnwindSafe(call)).err().expect("the call must panic");

@@ -1,4 +1,4 @@
-//! `net::serve`: who is accepted, what is counted, and how it ends.
+//! `net::serve`: which clients it accepts, how it counts their connections, and how it ends.
 
 mod support;
 
@@ -21,27 +21,28 @@ use kittiwake::net::{HandlerOutput, Report, Serve, Shutdown, TcpListener, TcpStr
 use kittiwake::task::JoinHandle;
 use kittiwake::time::sleep;
 use support::{
-    PATIENCE, Wakes, count_of, counting_waker, in_own_process, own_address, panic_of, poll_with, run, run_paused,
-    settle, sources, until, will_reset, within,
+    PATIENCE, Wakes, count_of, counting_waker, in_own_process, own_address, panic_of, paused_runtime, poll_with, run,
+    run_paused, settle, sources, until, will_reset, within,
 };
 
-// ---- what is counted ----
+// ---- counts and reports ----
 
-/// Without it an operator does not learn how his server fares.
+/// The report counts each connection as served, failed or panicked, and `on_error` reports each failure with its
+/// peer.
 #[test]
-fn every_connection_is_counted_as_what_became_of_it() {
+fn report_counts_every_outcome() {
     run(|| async {
-        let said = Said::default();
+        let errors = ErrorLog::default();
         let handler = |mut stream: TcpStream, _| async move {
-            let mut what = [0];
-            stream.read_exact(&mut what).await.map_err(|error| error.to_string())?;
-            match what[0] {
+            let mut byte = [0];
+            stream.read_exact(&mut byte).await.map_err(|error| error.to_string())?;
+            match byte[0] {
                 b's' => Ok(()),
                 b'f' => Err("so it goes".to_owned()),
                 _ => std::panic::resume_unwind(Box::new("the handler panicked")),
             }
         };
-        let server = start(handler, |serve| serve.on_error(said.listen())).await;
+        let server = start(handler, |serve| serve.on_error(errors.listen())).await;
         let mut clients = Vec::new();
         for what in b"sffppppssss" {
             clients.push(server.connect());
@@ -49,20 +50,20 @@ fn every_connection_is_counted_as_what_became_of_it() {
         }
         let peers: Vec<_> = clients.iter().map(|client| client.local_addr().unwrap()).collect();
         for client in clients {
-            assert_eq!(read_all(client).await, b"", "every connection ends");
+            assert_eq!(read_all(client).await, b"", "every connection must end");
         }
         let report = server.end().await;
         assert_eq!((report.accepted, report.served, report.failed, report.panicked), (11, 5, 2, 4));
         assert_eq!((report.refused, report.open.len()), (0, 0));
         let mut expected: Vec<_> = peers[1..3].iter().map(|peer| format!("{peer}: so it goes")).collect();
         expected.extend(peers[3..7].iter().map(|peer| format!("{peer}: its handler panicked")));
-        assert_eq!(said.sorted(), sorted(expected), "each is reported, with its peer");
+        assert_eq!(errors.sorted(), sorted(expected), "each failure must be reported with its peer");
     });
 }
 
-/// Without it a panic before the first await ends the server.
+/// A handler that panics before its first await ends only its own connection.
 #[test]
-fn a_handler_that_panics_when_it_is_called_ends_its_connection_alone() {
+fn panicking_handler_ends_only_its_connection() {
     run(|| async {
         let calls = AtomicUsize::new(0);
         let handler = move |_stream, _peer| {
@@ -79,9 +80,10 @@ fn a_handler_that_panics_when_it_is_called_ends_its_connection_alone() {
     });
 }
 
-/// A connection is over when all that its handler had is gone, which may fail too.
+/// A handler whose destructor panics counts as panicked. A connection ends when the handler's state has been
+/// dropped.
 #[test]
-fn a_handler_whose_destructor_panics_has_panicked() {
+fn panicking_destructor_counts_as_panic() {
     run(|| async {
         let handler = |_stream, _peer| {
             let bomb = PanicsWhenDropped;
@@ -97,11 +99,11 @@ fn a_handler_whose_destructor_panics_has_panicked() {
     });
 }
 
-/// Without it a log that fails takes connections with it, or the process.
+/// A panic of `on_error` ends neither a connection nor the process.
 #[test]
-fn a_panic_of_on_error_goes_no_further() {
+fn panicking_on_error_is_contained() {
     run(|| async {
-        // On_error is called while the destructor's panic unwinds.
+        // The server calls `on_error` while the destructor's panic unwinds.
         let handler = |_stream, _peer| {
             let bomb = PanicsWhenDropped;
             poll_fn(move |_| {
@@ -117,9 +119,10 @@ fn a_panic_of_on_error_goes_no_further() {
     });
 }
 
-/// It is what a server prints last.
+/// A report prints one line, and one more for each of the first ten connections that were open. A server prints it
+/// last.
 #[test]
-fn a_report_is_a_line_and_one_for_each_that_was_open() {
+fn report_prints_open_connections() {
     run_paused(|| async {
         let server = start(|stream, _| hold(stream), |serve| serve.drain_timeout(Duration::from_secs(3))).await;
         let clients: Vec<_> = (0..12).map(|_| server.connect()).collect();
@@ -134,8 +137,9 @@ fn a_report_is_a_line_and_one_for_each_that_was_open() {
     });
 }
 
+/// The handlers of `serve_local` need not be `Send`.
 #[test]
-fn handlers_of_serve_local_need_not_be_send() {
+fn local_handlers_need_not_be_send() {
     run(|| async {
         let (listener, address) = listener().await;
         let (shutdown, count) = (Shutdown::new(), Rc::new(Cell::new(0)));
@@ -154,17 +158,17 @@ fn handlers_of_serve_local_need_not_be_send() {
             client.write_all(b"x").await?;
             client.read_exact(&mut [0]).await
         };
-        exchange.await.expect("it is served");
+        exchange.await.expect("the client is served");
         shutdown.begin();
         assert_eq!((server.await.unwrap().unwrap().served, count.get()), (1, 1));
     });
 }
 
-// ---- who is accepted ----
+// ---- accepting ----
 
-/// Without it a server takes on more than it was told that it can.
+/// `max_connections` limits the connections that are served at a time. The other clients wait in the listen queue.
 #[test]
-fn max_connections_holds_and_the_others_wait_in_the_queue() {
+fn max_connections_limits_the_server() {
     run(|| async {
         let there = Arc::new((AtomicUsize::new(0), AtomicUsize::new(0)));
         let counted = there.clone();
@@ -181,21 +185,22 @@ fn max_connections_holds_and_the_others_wait_in_the_queue() {
         let mut clients: Vec<_> = (0..10).map(|_| server.connect()).collect();
         until(|| there.0.load(SeqCst) == 3).await;
         settle().await;
-        assert_eq!(there.0.load(SeqCst), 3, "three are served, and seven wait");
-        // The last are in the queue until others have ended, which they do in their turn.
+        assert_eq!(there.0.load(SeqCst), 3, "three clients must be served while seven wait");
+        // The last clients stay in the queue until earlier connections have ended.
         for client in &mut clients {
             client.write_all(b"x").expect("the client writes");
         }
         for client in clients {
-            assert_eq!(read_all(client).await, b"y", "everybody is served in the end");
+            assert_eq!(read_all(client).await, b"y", "every client must be served in the end");
         }
-        assert_eq!(there.1.load(SeqCst), 3, "there were never more than three");
+        assert_eq!(there.1.load(SeqCst), 3, "the server must never serve more than three at a time");
         assert_eq!(server.end().await.served, 10);
     });
 }
 
+/// A limit of zero connections is refused.
 #[test]
-fn a_server_for_nobody_is_refused() {
+fn zero_max_connections_is_refused() {
     run(|| async {
         let (listener, _) = listener().await;
         let panic = panic_of(|| drop(serve(listener, |_, _| async {}).max_connections(0)));
@@ -203,9 +208,9 @@ fn a_server_for_nobody_is_refused() {
     });
 }
 
-/// Without it a burst of clients keeps all others from being served until it is over.
+/// A long listen queue is accepted in parts, so that a burst of clients does not delay the other tasks.
 #[test]
-fn a_long_queue_is_accepted_in_parts() {
+fn long_queue_is_accepted_in_parts() {
     run(|| async {
         let (listener, address) = listener().await;
         let clients: Vec<_> = (0..300).map(|_| std::net::TcpStream::connect(address).expect("connect")).collect();
@@ -218,7 +223,7 @@ fn a_long_queue_is_accepted_in_parts() {
         let mut serving = serve(listener, handler).into_future();
         assert!(poll_once(&mut serving).await.is_none());
         let first = calls.get();
-        assert!((1..=128).contains(&first), "{first} were accepted at once");
+        assert!((1..=128).contains(&first), "one poll accepted {first} connections");
         poll_fn(|cx| match Pin::new(&mut serving).poll(cx) {
             Poll::Pending if calls.get() == 300 => Poll::Ready(()),
             _ => Poll::Pending,
@@ -228,11 +233,12 @@ fn a_long_queue_is_accepted_in_parts() {
     });
 }
 
-// ---- how it ends ----
+// ---- graceful shutdown ----
 
-/// Without it every deployment resets those who have connected and were not accepted yet.
+/// A graceful shutdown serves the clients in the listen queue before it closes the socket. A deployment that closed
+/// it first would reset them.
 #[test]
-fn those_in_the_queue_are_served_before_the_socket_is_closed() {
+fn shutdown_serves_the_listen_queue() {
     run(|| async {
         const QUEUED: u64 = 200;
         let (listener, address) = listener().await;
@@ -240,37 +246,37 @@ fn those_in_the_queue_are_served_before_the_socket_is_closed() {
             (0..QUEUED).map(|_| std::net::TcpStream::connect(address).expect("connect")).collect();
         clients.iter_mut().for_each(|client| client.write_all(b"x").expect("the client writes"));
         let report = serve(listener, |stream, _| answer(stream)).with_graceful_shutdown(async {}).await;
-        assert_eq!(report.expect("it ends well").served, QUEUED);
+        assert_eq!(report.expect("the task ends without an error").served, QUEUED);
         for client in clients {
             assert_eq!(read_all(client).await, b"y");
         }
-        std::net::TcpStream::connect(address).expect_err("nobody listens any more");
+        std::net::TcpStream::connect(address).expect_err("the listener is closed");
     });
 }
 
-/// Without it a server at its limit ends late, or goes beyond the limit.
+/// A graceful shutdown serves the listen queue up to `max_connections`, and resets the other clients.
 #[test]
-fn the_queue_is_served_as_far_as_the_limit_allows() {
+fn shutdown_serves_queue_up_to_limit() {
     run(|| async {
         let (listener, address) = listener().await;
         let mut clients: Vec<_> = (0..10).map(|_| std::net::TcpStream::connect(address).expect("connect")).collect();
         clients.iter_mut().for_each(|client| client.write_all(b"x").expect("the client writes"));
         let server = serve(listener, |stream, _| answer(stream)).max_connections(4);
-        let report = server.with_graceful_shutdown(async {}).await.expect("it ends well");
+        let report = server.with_graceful_shutdown(async {}).await.expect("the task ends without an error");
         assert_eq!((report.accepted, report.served), (4, 4));
         for client in clients.drain(..4) {
             assert_eq!(read_all(client).await, b"y");
         }
         for mut client in clients {
-            let error = client.read(&mut [0]).expect_err("the others are told");
+            let error = client.read(&mut [0]).expect_err("the other clients are reset");
             assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
         }
     });
 }
 
-/// Without it a request that has begun is lost, or clients go on coming to a server that ends.
+/// A drain waits for the running handlers and accepts no new clients.
 #[test]
-fn a_drain_waits_for_handlers_and_lets_nobody_in() {
+fn drain_waits_and_accepts_no_client() {
     run(|| async {
         let server = start(|stream, _| answer(stream), |serve| serve.drain_timeout(Duration::MAX)).await;
         let mut clients = [server.connect(), server.connect()];
@@ -279,7 +285,7 @@ fn a_drain_waits_for_handlers_and_lets_nobody_in() {
         let report = kittiwake::spawn(server.end());
         until(|| std::net::TcpStream::connect(address).is_err()).await;
         settle().await;
-        assert!(!report.is_finished(), "the handlers have not ended");
+        assert!(!report.is_finished(), "the handlers have not ended yet");
         clients.iter_mut().for_each(|client| client.write_all(b"x").expect("the client writes"));
         for client in clients {
             assert_eq!(read_all(client).await, b"y");
@@ -289,9 +295,9 @@ fn a_drain_waits_for_handlers_and_lets_nobody_in() {
     });
 }
 
-/// Without it one silent client keeps the process from ending.
+/// A handler that has not ended within `drain_timeout` is aborted and named in the report.
 #[test]
-fn handlers_that_have_not_ended_in_time_are_aborted_and_named() {
+fn late_handlers_are_aborted_and_named() {
     run_paused(|| async {
         let dropped = Arc::new(AtomicUsize::new(0));
         let counted = dropped.clone();
@@ -310,10 +316,14 @@ fn handlers_that_have_not_ended_in_time_are_aborted_and_named() {
         server.until_accepted(2).await;
         let report = server.end().await;
         let peers = [&first, &second].map(|client| client.local_addr().expect("local_addr"));
-        assert_eq!(report.open.iter().map(|open| open.peer).collect::<Vec<_>>(), peers, "the oldest first");
+        assert_eq!(
+            report.open.iter().map(|open| open.peer).collect::<Vec<_>>(),
+            peers,
+            "the report must name the oldest connection first"
+        );
         for (open, secs) in report.open.iter().zip([12, 5]) {
             let expected = Duration::from_secs(secs)..Duration::from_secs(secs + 1);
-            assert!(expected.contains(&open.age), "{:?} instead of {secs} s", open.age);
+            assert!(expected.contains(&open.age), "the age is {:?} instead of {secs} s", open.age);
         }
         assert_eq!((report.accepted, report.served, report.failed, report.panicked), (2, 0, 0, 0));
         until(|| dropped.load(SeqCst) == 2).await;
@@ -321,9 +331,9 @@ fn handlers_that_have_not_ended_in_time_are_aborted_and_named() {
     });
 }
 
-/// A timeout of nothing is no drain.
+/// A `drain_timeout` of zero aborts the handlers at once.
 #[test]
-fn a_drain_of_no_time_aborts_at_once() {
+fn zero_drain_timeout_aborts_at_once() {
     run(|| async {
         let server = start(|stream, _| hold(stream), |serve| serve.drain_timeout(Duration::ZERO)).await;
         let client = server.connect();
@@ -333,9 +343,9 @@ fn a_drain_of_no_time_aborts_at_once() {
     });
 }
 
-/// Without it whoever presses Ctrl-C twice still waits.
+/// An immediate shutdown ends a drain, and also works without one. An operator presses Ctrl-C twice.
 #[test]
-fn an_immediate_shutdown_ends_a_drain_and_needs_none() {
+fn immediate_shutdown_ends_a_drain() {
     for drains in [true, false] {
         run(move || async move {
             let (now, stop) = (Shutdown::new(), Shutdown::new());
@@ -354,17 +364,17 @@ fn an_immediate_shutdown_ends_a_drain_and_needs_none() {
             settle().await;
             assert!(!server.task.is_finished());
             now.begin();
-            let report = server.task.await.unwrap().expect("it ends well");
+            let report = server.task.await.unwrap().expect("the task ends without an error");
             assert_eq!(report.open[0].peer, client.local_addr().expect("local_addr"));
-            assert!(server.shutdown.has_begun(), "others are told of either end");
+            assert!(server.shutdown.has_begun(), "an immediate shutdown must trigger the tied shutdown too");
             assert_eq!(read_all(client).await, b"");
         });
     }
 }
 
-/// Without it the handlers of a server that was given up go on, with nobody to end them.
+/// A dropped server aborts its handlers and closes its socket.
 #[test]
-fn dropping_a_server_aborts_its_handlers_and_closes_its_socket() {
+fn dropped_server_aborts_its_handlers() {
     run(|| async {
         let server = start(|stream, _| hold(stream), |serve| serve).await;
         let clients: Vec<_> = (0..3).map(|_| server.connect()).collect();
@@ -374,41 +384,42 @@ fn dropping_a_server_aborts_its_handlers_and_closes_its_socket() {
         for client in clients {
             assert_eq!(read_all(client).await, b"");
         }
-        std::net::TcpStream::connect(server.address).expect_err("nobody listens any more");
-        assert!(!server.shutdown.has_begun(), "others that are tied to it go on");
+        std::net::TcpStream::connect(server.address).expect_err("the listener is closed");
+        assert!(!server.shutdown.has_begun(), "a dropped server must not trigger the tied shutdown");
     });
 }
 
-/// Without it a broken listener is retried for ever, or takes with it the connections that are well.
+/// A fatal error of the listener ends the server after a drain, instead of endless retries.
 #[test]
 #[cfg(target_os = "linux")]
-fn a_fatal_error_ends_the_server_after_a_drain() {
+fn fatal_error_ends_server_after_drain() {
     run(|| async {
         let (listener, address) = listener().await;
         let copy = socket2::Socket::from(listener.as_fd().try_clone_to_owned().expect("a duplicate"));
-        let (said, shutdown) = (Said::default(), Shutdown::new());
-        let serving = serve(listener, |stream, _| answer(stream)).with_shutdown(&shutdown).on_error(said.listen());
+        let (errors, shutdown) = (ErrorLog::default(), Shutdown::new());
+        let serving = serve(listener, |stream, _| answer(stream)).with_shutdown(&shutdown).on_error(errors.listen());
         let server = kittiwake::spawn(serving.into_future());
         let mut client = std::net::TcpStream::connect(address).expect("connect");
         settle().await;
-        // What the kernel then says to accept(2) is that this is no listening socket.
+        // After this, accept(2) reports that the socket does not listen.
         copy.shutdown(std::net::Shutdown::Both).expect("shutdown");
         shutdown.clone().await;
         settle().await;
-        assert!(!server.is_finished(), "a connection is there");
+        assert!(!server.is_finished(), "one connection is open");
         client.write_all(b"x").expect("the client writes");
         assert_eq!(read_all(client).await, b"y");
-        let error = server.await.unwrap().expect_err("it ends with the error");
+        let error = server.await.unwrap().expect_err("the server ends with the error");
         assert_eq!(error.raw_os_error(), Some(libc::EINVAL), "{error}");
-        assert_eq!(said.sorted(), [format!("cannot accept connections: {error}")]);
+        assert_eq!(errors.sorted(), [format!("cannot accept connections: {error}")]);
     });
 }
 
 // ---- net::Shutdown ----
 
-/// Without it keep-alive connections hold up every end until the drain timeout.
+/// Handlers that wait for the shutdown end when the drain begins. Idle keep-alive connections would otherwise delay
+/// the end until the drain timeout.
 #[test]
-fn handlers_that_wait_for_the_shutdown_end_when_the_drain_begins() {
+fn idle_handlers_end_with_the_drain() {
     run(|| async {
         let shutdown = Shutdown::new();
         let (tie, clone) = (shutdown.clone(), shutdown.clone());
@@ -418,16 +429,16 @@ fn handlers_that_wait_for_the_shutdown_end_when_the_drain_begins() {
         for _ in 0..50 {
             let mut client = TcpStream::from_std(server.connect()).expect("from_std");
             client.write_all(b"first").await.expect("the client writes");
-            client.read_exact(&mut [0; 5]).await.expect("it is answered");
+            client.read_exact(&mut [0; 5]).await.expect("the client is answered");
             clients.push(client);
         }
         settle().await;
-        // What was sent before the end began is answered.
+        // A request that was sent before the shutdown is answered.
         for client in &mut clients[..25] {
             client.write_all(b"last").await.expect("the client writes");
         }
         shutdown.begin();
-        let report = server.task.await.unwrap().expect("it ends well");
+        let report = server.task.await.unwrap().expect("the task ends without an error");
         assert_eq!((report.served, report.open.len()), (50, 0));
         for (number, mut client) in clients.into_iter().enumerate() {
             let mut rest = Vec::new();
@@ -437,9 +448,9 @@ fn handlers_that_wait_for_the_shutdown_end_when_the_drain_begins() {
     });
 }
 
-/// Without it a program with two ports has to be told twice to end.
+/// Servers that are tied to one shutdown end together.
 #[test]
-fn servers_that_are_tied_to_one_shutdown_end_together() {
+fn tied_servers_end_together() {
     run(|| async {
         let stop = Shutdown::new();
         let stopped = stop.clone();
@@ -447,14 +458,14 @@ fn servers_that_are_tied_to_one_shutdown_end_together() {
         let shutdown = first.shutdown.clone();
         let second = start(|stream, _| answer(stream), |serve| serve.with_shutdown(&shutdown)).await;
         stop.begin();
-        first.task.await.unwrap().expect("it ends well");
-        second.task.await.unwrap().expect("it ends well");
+        first.task.await.unwrap().expect("the task ends without an error");
+        second.task.await.unwrap().expect("the task ends without an error");
     });
 }
 
-/// Without it some of those who wait for the end are not told.
+/// A shutdown is ready for each clone, whether the clone was polled before the shutdown began or later.
 #[test]
-fn a_shutdown_is_ready_for_all_clones_before_and_after_it_begins() {
+fn shutdown_is_ready_for_all_clones() {
     run(|| async {
         let shutdown = Shutdown::new();
         assert!(!shutdown.has_begun());
@@ -462,7 +473,7 @@ fn a_shutdown_is_ready_for_all_clones_before_and_after_it_begins() {
         let aborted = kittiwake::spawn(shutdown.clone());
         settle().await;
         aborted.abort();
-        assert!(waiting.iter().all(|task| !task.is_finished()), "it has not begun");
+        assert!(waiting.iter().all(|task| !task.is_finished()), "the shutdown has not begun");
         let begins = shutdown.clone();
         std::thread::spawn(move || begins.begin()).join().unwrap();
         for task in waiting {
@@ -470,27 +481,27 @@ fn a_shutdown_is_ready_for_all_clones_before_and_after_it_begins() {
         }
         let mut late = shutdown.clone();
         for _ in 0..3 {
-            assert!(poll_once(&mut late).await.is_some(), "it stays ready");
+            assert!(poll_once(&mut late).await.is_some(), "the shutdown must stay ready");
         }
         shutdown.begin();
         assert!(late.has_begun());
-        assert_eq!(late.run_until_begun(async { 1 }).await, Some(1), "what is there goes before the end");
+        assert_eq!(late.run_until_begun(async { 1 }).await, Some(1), "a ready future must win over the shutdown");
         assert_eq!(late.run_until_begun(pending::<u8>()).await, None);
     });
 }
 
-/// Without it whoever comes while it begins waits for ever.
+/// A clone that is polled while the shutdown begins does not miss it.
 #[test]
-fn a_shutdown_that_begins_while_others_come_is_missed_by_none() {
+fn racing_shutdown_reaches_every_clone() {
     within(|| {
         let (give, take) = std::sync::mpsc::channel::<Shutdown>();
         let thread = std::thread::spawn(move || take.into_iter().for_each(|shutdown| shutdown.begin()));
         for _ in 0..3_000 {
             let shutdown = Shutdown::new();
-            give.send(shutdown.clone()).expect("the thread takes it");
+            give.send(shutdown.clone()).expect("the thread takes the shutdown");
             let (waker, wakes) = counting_waker();
             let mut waiting = Vec::new();
-            // It begins between two of them, or in the middle of one.
+            // The shutdown begins between two polls, or in the middle of one.
             while !shutdown.has_begun() {
                 let mut clone = shutdown.clone();
                 if poll_with(&waker, &mut clone).is_pending() {
@@ -500,16 +511,16 @@ fn a_shutdown_that_begins_while_others_come_is_missed_by_none() {
             while wakes.get() < waiting.len() {
                 std::thread::yield_now();
             }
-            assert_eq!(wakes.get(), waiting.len(), "each is woken once");
+            assert_eq!(wakes.get(), waiting.len(), "each clone must be woken once");
         }
         drop(give);
         thread.join().expect("the thread ends");
     });
 }
 
-/// Without it a handler that looks at it in each round of a loop leaves a waker each time.
+/// A shutdown keeps one waker per clone. A handler that polls its clone in a loop must not leave a waker each time.
 #[test]
-fn a_shutdown_keeps_one_waker_of_each_clone() {
+fn shutdown_keeps_one_waker_per_clone() {
     within(|| {
         let (first, first_wakes) = counting_waker();
         let (second, second_wakes) = counting_waker();
@@ -521,30 +532,34 @@ fn a_shutdown_keeps_one_waker_of_each_clone() {
         for _ in 0..100 {
             assert!(poll_with(&first, &mut shutdown).is_pending());
         }
-        assert_eq!(wakers(&first_wakes), kept, "the same task polls again");
+        assert_eq!(wakers(&first_wakes), kept, "a second poll of the same task must not add a waker");
         for _ in 0..100 {
             assert!(poll_with(&second, &mut shutdown).is_pending());
-            assert_eq!((wakers(&first_wakes), wakers(&second_wakes)), (0, kept), "another task takes its place");
+            assert_eq!(
+                (wakers(&first_wakes), wakers(&second_wakes)),
+                (0, kept),
+                "the waker of another task must replace the old one"
+            );
             assert!(poll_with(&first, &mut shutdown).is_pending());
         }
         let mut clone = shutdown.clone();
         assert!(poll_with(&second, &mut clone).is_pending());
-        assert_eq!((wakers(&first_wakes), wakers(&second_wakes)), (kept, kept), "clones wait for themselves");
+        assert_eq!((wakers(&first_wakes), wakers(&second_wakes)), (kept, kept), "each clone must keep its own waker");
         drop(clone);
-        assert_eq!(wakers(&second_wakes), 0, "a clone that is dropped leaves nothing");
+        assert_eq!(wakers(&second_wakes), 0, "a dropped clone must release its waker");
         let mut clone = shutdown.clone();
         assert!(poll_with(&second, &mut clone).is_pending());
         shutdown.begin();
-        assert_eq!((first_wakes.get(), second_wakes.get()), (1, 1), "each is woken once");
+        assert_eq!((first_wakes.get(), second_wakes.get()), (1, 1), "each waker must be woken once");
         assert!(poll_with(&first, &mut shutdown).is_ready() && poll_with(&second, &mut clone).is_ready());
         drop((shutdown, clone));
         assert_eq!((wakers(&first_wakes), wakers(&second_wakes)), (0, 0));
     });
 }
 
-/// Without it a waker of another executor that calls back deadlocks.
+/// A shutdown wakes and drops foreign wakers outside its lock, so a waker may use the shutdown.
 #[test]
-fn foreign_wakers_are_woken_and_dropped_outside_the_lock() {
+fn foreign_wakers_may_use_the_shutdown() {
     struct CallsBack(Shutdown);
     impl std::task::Wake for CallsBack {
         fn wake(self: Arc<Self>) {
@@ -570,33 +585,33 @@ fn foreign_wakers_are_woken_and_dropped_outside_the_lock() {
         assert!(poll_with(&waker, &mut shutdown).is_pending());
         drop(waker);
         shutdown.begin();
-        // It holds itself up to here.
+        // The waker's reference to the shutdown and the shutdown's reference to the waker form a cycle until here.
         assert!(poll_with(std::task::Waker::noop(), &mut shutdown).is_ready());
     });
 }
 
-// ---- without descriptors ----
+// ---- descriptor exhaustion ----
 
-/// Without it a server at the limit of its descriptors turns away whom it could have served a moment later.
+/// When a connection ends, a server at the limit of its descriptors accepts the next client at once.
 #[test]
 #[cfg(target_os = "linux")]
-fn a_connection_that_ends_makes_room_for_the_next() {
-    in_own_process("a_connection_that_ends_makes_room_for_the_next", || {
-        kittiwake::runtime::Builder::new().start_paused(true).build().unwrap().block_on(async {
+fn ended_connection_resumes_accepting() {
+    in_own_process("ended_connection_resumes_accepting", || {
+        paused_runtime().block_on(async {
             let server = start(|stream, _| answer(stream), |serve| serve).await;
             let mut clients = vec![server.connect()];
             server.until_accepted(1).await;
             clients.extend((1..10).map(|_| server.connect()));
             clients[1..].iter_mut().for_each(|client| client.write_all(b"x").expect("the client writes"));
             let hoard = take_all_descriptors();
-            // By now it waits for 640 ms, in the middle of which the first connection ends.
+            // The server now waits for 640 ms. The first connection ends in the middle of this wait.
             sleep(Duration::from_millis(700)).await;
             let start = kittiwake::time::Instant::now();
             clients[0].write_all(b"x").expect("the client writes");
             for client in clients {
                 assert_eq!(read_all(client).await, b"y");
             }
-            assert!(start.elapsed() < Duration::from_millis(100), "it waited for {:?}", start.elapsed());
+            assert!(start.elapsed() < Duration::from_millis(100), "the server waited for {:?}", start.elapsed());
             drop(hoard);
             let report = server.end().await;
             assert_eq!((report.served, report.refused), (10, 0));
@@ -604,14 +619,15 @@ fn a_connection_that_ends_makes_room_for_the_next() {
     });
 }
 
-/// Without it clients hang for as long as others hold all descriptors, and a log fills.
+/// When no descriptor is free for long, the server closes new connections instead of letting clients wait, and
+/// limits its reports.
 #[test]
 #[cfg(target_os = "linux")]
-fn clients_are_turned_away_when_there_is_no_descriptor_for_long() {
-    in_own_process("clients_are_turned_away_when_there_is_no_descriptor_for_long", || {
-        kittiwake::runtime::Builder::new().start_paused(true).build().unwrap().block_on(async {
-            let said = Said::default();
-            let server = start(|stream, _| answer(stream), |serve| serve.on_error(said.listen())).await;
+fn descriptor_exhaustion_refuses_clients() {
+    in_own_process("descriptor_exhaustion_refuses_clients", || {
+        paused_runtime().block_on(async {
+            let errors = ErrorLog::default();
+            let server = start(|stream, _| answer(stream), |serve| serve.on_error(errors.listen())).await;
             let mut served = server.connect();
             server.until_accepted(1).await;
             for round in 1..=3 {
@@ -619,17 +635,21 @@ fn clients_are_turned_away_when_there_is_no_descriptor_for_long() {
                 let hoard = take_all_descriptors();
                 let start = kittiwake::time::Instant::now();
                 sleep(Duration::from_secs(10)).await;
-                let calls = said.len();
+                let calls = errors.len();
                 assert!(calls <= 18 * round, "{calls} reports in {:?} and {round} rounds", start.elapsed());
                 for mut client in clients {
                     client.set_nonblocking(true).expect("set_nonblocking");
                     let read = client.read(&mut [0]);
-                    assert_eq!(read.expect("it was closed"), 0, "nobody hangs");
+                    assert_eq!(
+                        read.expect("the server closed the connection"),
+                        0,
+                        "the server must close the connection without an answer"
+                    );
                 }
                 drop(hoard);
             }
-            assert!(said.sorted()[0].starts_with("cannot accept connections: Too many open files"));
-            // No descriptor of the reserve is lost, and nobody is late.
+            assert!(errors.sorted()[0].starts_with("cannot accept connections: Too many open files"));
+            // The server has its reserve descriptor again, and serves at once.
             let mut next = server.connect();
             server.until_accepted(2).await;
             for client in [&mut served, &mut next] {
@@ -642,11 +662,11 @@ fn clients_are_turned_away_when_there_is_no_descriptor_for_long() {
     });
 }
 
-/// Without it a server loses something with each connection.
+/// A hundred thousand connections leave no memory, socket or task.
 #[test]
 #[cfg(target_os = "linux")]
-fn a_hundred_thousand_connections_leave_nothing() {
-    in_own_process("a_hundred_thousand_connections_leave_nothing", || {
+fn hundred_thousand_connections_leave_nothing() {
+    in_own_process("hundred_thousand_connections_leave_nothing", || {
         const CONNECTIONS: u64 = 100_000;
         kittiwake::block_on(async {
             let before = count_of("fd");
@@ -660,18 +680,18 @@ fn a_hundred_thousand_connections_leave_nothing() {
                 let mut client = TcpStream::connect(server.address).await.expect("connect");
                 will_reset(&client);
                 client.write_all(b"x").await.expect("the client writes");
-                client.read_exact(&mut [0]).await.expect("it is answered");
+                client.read_exact(&mut [0]).await.expect("the client is answered");
                 if number == CONNECTIONS / 10 {
-                    pages = resident("a warm start");
+                    pages = resident("the resident pages after the warm-up");
                 }
             }
-            let more = resident("the end").saturating_sub(pages);
-            assert!(more < 100, "{more} pages more after {CONNECTIONS} connections");
+            let more = resident("the resident pages at the end").saturating_sub(pages);
+            assert!(more < 100, "the process has {more} more pages after {CONNECTIONS} connections");
             let report = server.end().await;
             assert_eq!((report.accepted, report.served), (CONNECTIONS, CONNECTIONS));
             settle().await;
-            assert_eq!((sources(), count_of("fd")), (0, before), "no socket is left");
-            assert_eq!(kittiwake::runtime::Handle::current().metrics().tasks_alive(), 0, "no task is left");
+            assert_eq!((sources(), count_of("fd")), (0, before), "no socket may be left");
+            assert_eq!(kittiwake::runtime::Handle::current().metrics().tasks_alive(), 0, "no task may be left");
         });
     });
 }
@@ -690,7 +710,7 @@ struct Server {
     address: SocketAddr,
     shutdown: Shutdown,
     task: JoinHandle<io::Result<Report>>,
-    /// What the server's future says of itself is not to be had from a task: so handlers count.
+    /// Counts the calls of the handler. The server's future is inside a task and cannot be asked.
     calls: Arc<AtomicUsize>,
 }
 
@@ -730,7 +750,7 @@ impl Server {
 
     async fn end(self) -> Report {
         self.shutdown.begin();
-        self.task.await.expect("the server does not panic").expect("it ends well")
+        self.task.await.expect("the server does not panic").expect("the task ends without an error")
     }
 }
 
@@ -740,7 +760,7 @@ async fn answer(mut stream: TcpStream) -> io::Result<()> {
     stream.write_all(b"y").await
 }
 
-/// Keeps the connection, and never ends.
+/// Keeps the connection and never ends.
 async fn hold(stream: TcpStream) {
     let _stream = stream;
     pending::<()>().await;
@@ -757,7 +777,7 @@ async fn keep_alive(mut stream: TcpStream, mut shutdown: Shutdown) -> io::Result
     Ok(())
 }
 
-/// Reads a client to its end, while the server on this thread goes on.
+/// Reads from a client until the end of the stream, while the server on this thread continues.
 async fn read_all(client: std::net::TcpStream) -> Vec<u8> {
     let mut bytes = Vec::new();
     let mut client = TcpStream::from_std(client).expect("from_std");
@@ -765,14 +785,14 @@ async fn read_all(client: std::net::TcpStream) -> Vec<u8> {
     bytes
 }
 
-/// What `on_error` was told.
+/// The errors that `on_error` received.
 #[derive(Clone, Default)]
-struct Said(Arc<Mutex<Vec<String>>>);
+struct ErrorLog(Arc<Mutex<Vec<String>>>);
 
-impl Said {
+impl ErrorLog {
     fn listen(&self) -> impl Fn(&kittiwake::net::ServeError<'_>) + Send + Sync + 'static {
-        let said = self.0.clone();
-        move |error| said.lock().unwrap().push(error.to_string())
+        let errors = self.0.clone();
+        move |error| errors.lock().unwrap().push(error.to_string())
     }
 
     fn len(&self) -> usize {

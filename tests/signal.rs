@@ -1,5 +1,5 @@
-//! Signals. All tests of this file may run in one process: each raises a kind that no other one listens for, and those that
-//! change what a signal does to the process run in one of their own.
+//! Signals. All tests of this file may run in one process: each raises a signal kind of its own. The tests that
+//! change the effect of a signal on the process run in processes of their own.
 
 mod support;
 
@@ -13,13 +13,13 @@ use kittiwake::signal::unix::{Signal, SignalKind, signal};
 use kittiwake::spawn;
 use support::*;
 
-/// Sends a signal to this thread. When this returns, the handler has run.
+/// Sends a signal to this thread. The handler has run when this returns.
 #[track_caller]
 fn raise(kind: SignalKind) {
-    signal_hook::low_level::raise(kind.as_raw_value()).expect("a signal to ourselves");
+    signal_hook::low_level::raise(kind.as_raw_value()).expect("the signal is raised");
 }
 
-/// Sends a signal to this process, from outside.
+/// Sends a signal to this process from outside.
 #[track_caller]
 fn kill(kind: SignalKind) {
     let sent = Command::new("kill")
@@ -31,18 +31,18 @@ fn kill(kind: SignalKind) {
 
 #[track_caller]
 fn listen(kind: SignalKind) -> Signal {
-    signal(kind).expect("a signal that can be listened for")
+    signal(kind).expect("the signal kind can be listened for")
 }
 
-/// Whether there is nothing to hear.
+/// True if no signal is pending.
 async fn is_quiet(signal: &mut Signal) -> bool {
     settle().await;
     future::poll_once(signal.recv()).await.is_none()
 }
 
-/// Without it a server that has nothing to do does not hear that it is to end.
+/// A signal from outside wakes a blocked worker.
 #[test]
-fn a_signal_from_outside_wakes_a_blocked_worker() {
+fn signal_wakes_a_sleeping_worker() {
     run(|| async {
         let mut listener = listen(SignalKind::user_defined1());
         for _ in 0..3 {
@@ -53,37 +53,37 @@ fn a_signal_from_outside_wakes_a_blocked_worker() {
     });
 }
 
-/// Without it a signal during start-up is lost, and the server never ends.
+/// A signal before the first poll is kept. A signal during start-up must not be lost.
 #[test]
-fn a_signal_before_the_first_poll_is_heard() {
+fn signal_before_first_poll_is_kept() {
     within(|| {
         let kind = SignalKind::user_defined2();
         let mut listener = listen(kind);
         raise(kind);
         kittiwake::block_on(async {
             assert_eq!(listener.recv().await, Some(()));
-            assert!(is_quiet(&mut listener).await, "it was one signal");
+            assert!(is_quiet(&mut listener).await, "the signal must be reported once");
             raise(kind);
             raise(kind);
             assert_eq!(listener.recv().await, Some(()));
-            assert!(is_quiet(&mut listener).await, "what comes before it is looked for counts as one");
+            assert!(is_quiet(&mut listener).await, "signals before one poll must count as one");
         });
     });
 }
 
-/// Without it the part of a program that asks second hears nothing.
+/// Every listener of a kind gets each signal, in whichever runtime it is.
 #[test]
-fn every_listener_hears_each_signal_wherever_it_is() {
+fn every_listener_gets_each_signal() {
     within(|| {
         let kind = SignalKind::alarm();
         let elsewhere = Background::start();
         kittiwake::block_on(async {
-            let (heard, hearing) = async_channel::unbounded();
+            let (report, reports) = async_channel::unbounded();
             let listen = |name| {
-                let (mut listener, heard) = (listen(kind), heard.clone());
+                let (mut listener, report) = (listen(kind), report.clone());
                 async move {
                     while listener.recv().await.is_some() {
-                        heard.send(name).await.expect("the test listens");
+                        report.send(name).await.expect("the test waits");
                     }
                 }
             };
@@ -92,7 +92,7 @@ fn every_listener_hears_each_signal_wherever_it_is() {
                 raise(kind);
                 let mut names = [0; 3];
                 for name in &mut names {
-                    *name = hearing.recv().await.expect("somebody hears it");
+                    *name = reports.recv().await.expect("a listener reports the signal");
                 }
                 names.sort_unstable();
                 assert_eq!(names, [1, 2, 3]);
@@ -103,9 +103,9 @@ fn every_listener_hears_each_signal_wherever_it_is() {
     });
 }
 
-/// Without it a storm of signals is a storm of wakes, or fills the pair and is never heard again.
+/// A storm of signals wakes a listener once, and the listener still works afterwards.
 #[test]
-fn a_storm_is_heard_once() {
+fn signal_storm_wakes_once() {
     run(|| async {
         let kind = SignalKind::window_change();
         let (mut listener, mut other) = (listen(kind), listen(SignalKind::io()));
@@ -118,68 +118,71 @@ fn a_storm_is_heard_once() {
             }
             until(|| wakes.get() > 0).await;
             settle().await;
-            assert!(wakes.get() <= storm, "one wake for all, not {}", wakes.get());
+            assert!(wakes.get() <= storm, "a storm must wake the listener once, and not {} times", wakes.get());
             assert_eq!(listener.recv().await, Some(()));
-            assert!(is_quiet(&mut listener).await, "all of it was taken");
+            assert!(is_quiet(&mut listener).await, "one receive must take the whole storm");
         }
-        assert!(is_quiet(&mut other).await, "nobody hears another kind's signals");
+        assert!(is_quiet(&mut other).await, "a listener must not get signals of another kind");
     });
 }
 
-/// Without it a listener is worth nothing after the runtime that it first waited in.
+/// A listener continues in the next runtime after the first one has ended.
 #[test]
-fn a_listener_goes_on_in_the_next_runtime() {
+fn listener_continues_in_next_runtime() {
     within(|| {
         let kind = SignalKind::hangup();
         let mut listener = listen(kind);
         let (waker, wakes) = counting_waker();
         let mut cx = std::task::Context::from_waker(&waker);
         kittiwake::block_on(async { assert!(listener.poll_recv(&mut cx).is_pending()) });
-        assert_eq!(wakes.get(), 1, "whoever waits hears of the end of the runtime");
+        assert_eq!(wakes.get(), 1, "the end of the runtime must wake the listener");
         raise(kind);
         kittiwake::block_on(async {
-            assert_eq!(listener.recv().await, Some(()), "it was kept in between");
+            assert_eq!(listener.recv().await, Some(()), "the signal between the runtimes must be kept");
             assert!(listener.poll_recv(&mut cx).is_pending());
         });
         let mut waiting = ctrl_c();
         kittiwake::block_on(async { assert!(future::poll_once(&mut waiting).await.is_none()) });
         let runtime = Runtime::new().expect("a runtime");
         runtime.block_on(async {
-            assert!(listener.poll_recv(&mut cx).is_pending(), "the end of the last one is no signal");
-            assert!(future::poll_once(&mut waiting).await.is_none(), "nor an error");
+            assert!(listener.poll_recv(&mut cx).is_pending(), "the end of the last runtime must not count as a signal");
+            assert!(
+                future::poll_once(&mut waiting).await.is_none(),
+                "the end of the last runtime must not be an error"
+            );
         });
     });
 }
 
-/// Without it a listener that cannot wait waits for ever.
+/// A listener that must wait outside a runtime returns an error or `None`.
 #[test]
-fn outside_a_runtime_a_listener_says_so() {
+fn listener_outside_a_runtime_fails() {
     within(|| {
         let kind = SignalKind::quit();
         let mut listener = listen(kind);
         raise(kind);
-        assert_eq!(future::block_on(listener.recv()), Some(()), "there is something: no need to wait");
+        assert_eq!(future::block_on(listener.recv()), Some(()), "a pending signal needs no wait");
         assert_eq!(future::block_on(listener.recv()), None);
-        let error = future::block_on(ctrl_c()).expect_err("nobody would tell it");
+        let error = future::block_on(ctrl_c()).expect_err("no runtime would report a signal");
         assert!(error.to_string().contains("no kittiwake runtime"), "{error}");
         raise(kind);
-        kittiwake::block_on(async { assert_eq!(listener.recv().await, Some(()), "and it is none the worse") });
+        kittiwake::block_on(async { assert_eq!(listener.recv().await, Some(()), "the listener must still work") });
     });
 }
 
-/// Without it a program panics at a number, or believes that it listens.
+/// A signal that cannot be listened for is an error.
 #[test]
-fn what_cannot_be_listened_for_is_an_error() {
+fn unlistenable_signal_is_an_error() {
     for number in [libc::SIGKILL, libc::SIGSTOP, libc::SIGILL, libc::SIGFPE, libc::SIGSEGV, 0, -1, 1000] {
-        let error = signal(SignalKind::from_raw(number)).expect_err("not a signal to listen for");
+        let error = signal(SignalKind::from_raw(number)).expect_err("the signal kind cannot be listened for");
         assert_eq!(error.kind(), std::io::ErrorKind::InvalidInput, "{error}");
         assert!(error.to_string().starts_with(&format!("signal {number} cannot be listened for: ")), "{error}");
     }
 }
 
-/// Without it a name means another signal.
+/// The kinds have the system's numbers.
 #[test]
-fn the_kinds_are_the_systems() {
+fn signal_kinds_match_the_system() {
     let kinds = [
         (SignalKind::alarm(), libc::SIGALRM),
         (SignalKind::child(), libc::SIGCHLD),
@@ -199,43 +202,46 @@ fn the_kinds_are_the_systems() {
     }
 }
 
-/// Without it a program cannot be ended in order by its user, or cannot be told a second time.
+/// `ctrl_c` reports signals from its call on, and can be awaited again.
 #[test]
 #[cfg(target_os = "linux")]
-fn ctrl_c_is_heard_from_the_call_on_and_again() {
-    in_own_process("ctrl_c_is_heard_from_the_call_on_and_again", || {
+fn ctrl_c_counts_from_its_call() {
+    in_own_process("ctrl_c_counts_from_its_call", || {
         let mut first = ctrl_c();
         raise(SignalKind::interrupt());
         kittiwake::block_on(async {
             let mut second = ctrl_c();
-            (&mut first).await.expect("it was before the first poll");
+            (&mut first).await.expect("the signal came before the first poll");
             settle().await;
-            assert!(future::poll_once(&mut second).await.is_none(), "it was before this call");
-            assert!(future::poll_once(&mut first).await.is_none(), "it was one");
+            assert!(future::poll_once(&mut second).await.is_none(), "the signal came before this call");
+            assert!(future::poll_once(&mut first).await.is_none(), "the signal must be reported once");
             let outside = thread::spawn(|| kill(SignalKind::interrupt()));
-            future::zip(&mut first, second).await.0.expect("both hear the next one");
+            future::zip(&mut first, second).await.0.expect("both futures report the next signal");
             outside.join().expect("a thread");
         });
     });
 }
 
-/// The documented price: without a listener left, the signal does nothing at all.
+/// The default action of a signal is gone for good once a listener was made, as documented. Without a listener the
+/// signal then has no effect.
 #[test]
 #[cfg(target_os = "linux")]
-fn the_default_action_is_gone_for_good() {
-    in_own_process("the_default_action_is_gone_for_good", || {
+fn default_action_never_returns() {
+    in_own_process("default_action_never_returns", || {
         drop(listen(SignalKind::terminate()));
         raise(SignalKind::terminate());
         let mut listener = listen(SignalKind::terminate());
-        kittiwake::block_on(async { assert!(is_quiet(&mut listener).await, "what nobody listened for is gone") });
+        kittiwake::block_on(async {
+            assert!(is_quiet(&mut listener).await, "a signal without a listener must be lost");
+        });
     });
 }
 
-/// Without it each listener leaves descriptors, or its place with the handler.
+/// A dropped listener leaves no descriptor and no entry in the handler.
 #[test]
 #[cfg(target_os = "linux")]
-fn a_listener_that_is_gone_leaves_nothing() {
-    in_own_process("a_listener_that_is_gone_leaves_nothing", || {
+fn dropped_listener_leaves_nothing() {
+    in_own_process("dropped_listener_leaves_nothing", || {
         kittiwake::block_on(async {
             let kind = SignalKind::child();
             let mut stays = listen(kind);
@@ -248,13 +254,14 @@ fn a_listener_that_is_gone_leaves_nothing() {
                 drop(ctrl_c());
             }
             assert_eq!((count_of("fd"), sources()), before);
-            assert_eq!(stays.recv().await, Some(()), "and takes nothing from the others");
+            assert_eq!(stays.recv().await, Some(()), "a dropped listener must take no signal from the others");
             let opened: Vec<_> = (0..10).map(|_| listen(kind)).collect();
             assert_eq!(count_of("fd"), before.0 + 2 * opened.len());
-            // Of 512 descriptors each takes two.
-            let error = (0..512).find_map(|_| signal(kind).map(std::mem::forget).err()).expect("there are no more");
+            // Each listener takes two of the 512 descriptors.
+            let error =
+                (0..512).find_map(|_| signal(kind).map(std::mem::forget).err()).expect("the descriptors are used up");
             assert_eq!(error.raw_os_error(), Some(libc::EMFILE), "{error}");
-            let error = ctrl_c().await.expect_err("there are no more");
+            let error = ctrl_c().await.expect_err("the descriptors are used up");
             assert!(error.to_string().contains("os error 24"), "{error}");
         });
     });

@@ -1,4 +1,4 @@
-//! One task and its handles: how it ends, who hears of it, and what it takes with it.
+//! One task and its handles: how the task ends, what its handles report, and what is dropped with it.
 
 mod support;
 
@@ -18,9 +18,9 @@ use support::{Counted, PATIENCE, counting_waker, hold, one_worker, run, within};
 
 // ---- panics ----
 
-/// A panic that ended more than its task would let one request take a whole server down.
+/// A panic ends only its own task. One request must not end a whole server.
 #[test]
-fn a_panic_ends_its_task_alone() {
+fn panic_ends_only_its_task() {
     run(|| async {
         let before = spawn(async {
             yield_now().await;
@@ -31,70 +31,78 @@ fn a_panic_ends_its_task_alone() {
             yield_now().await;
             "after"
         });
-        assert!(panicking.await.unwrap_err().is_panic(), "the handle must say that the task panicked");
-        assert_eq!(before.await.unwrap(), "before", "a task spawned earlier must go on");
-        assert_eq!(after.await.unwrap(), "after", "a task spawned later must go on");
+        assert!(panicking.await.unwrap_err().is_panic(), "the handle must report the panic");
+        assert_eq!(before.await.unwrap(), "before", "a task that was spawned earlier must continue");
+        assert_eq!(after.await.unwrap(), "after", "a task that was spawned later must continue");
         assert_eq!(spawn(ready(1)).await.unwrap(), 1, "new tasks must still run");
     });
 }
 
-/// Whoever logs the error sees which task it was and what it said.
+/// A `JoinError` names the task and the cause.
 #[test]
-fn a_join_error_says_which_task_and_why() {
+fn join_error_names_task_and_cause() {
     run(|| async {
         let text = spawn(async { panic!("no more {}", "tea") });
         let id = text.id();
         let error = text.await.unwrap_err();
         assert_eq!(error.id(), id);
         assert_eq!(error.to_string(), format!("task {id} panicked: no more tea"));
-        assert!(!error.is_cancelled(), "a panic is no cancellation");
+        assert!(!error.is_cancelled(), "a panic must not count as a cancellation");
 
         let literal = spawn(async { panic!("plain") });
         assert!(literal.await.unwrap_err().to_string().ends_with("panicked: plain"));
 
         let number = spawn(async { panic_any(7_u32) });
         let error = number.await.unwrap_err();
-        assert_eq!(error.to_string(), format!("task {} panicked", error.id()), "a payload that is no text is left out");
+        assert_eq!(
+            error.to_string(),
+            format!("task {} panicked", error.id()),
+            "a payload that is no text must be left out"
+        );
 
         let cancelled = spawn(pending::<()>());
         cancelled.abort();
         let error = cancelled.await.unwrap_err();
         assert_eq!(error.to_string(), format!("task {} was cancelled", error.id()));
-        assert!(!error.is_panic(), "a cancellation is no panic");
-        assert!(format!("{error:?}").contains("was cancelled"), "Debug, which unwrap prints, must say it too");
+        assert!(!error.is_panic(), "a cancellation must not count as a panic");
+        assert!(
+            format!("{error:?}").contains("was cancelled"),
+            "the Debug text, which `unwrap` prints, must name the cause too"
+        );
     });
 }
 
-/// A supervisor resumes the panic where it wants it: so the payload must be the very one.
+/// The payload of a panic is returned whole, so that a supervisor can resume the panic.
 #[test]
-fn the_payload_of_a_panic_comes_out_whole() {
+fn panic_payload_is_returned_whole() {
     run(|| async {
         let error = spawn(async { panic_any(vec![1, 2, 3]) }).await.unwrap_err();
-        let payload = error.into_panic().downcast::<Vec<i32>>().expect("the payload's own type");
+        let payload = error.into_panic().downcast::<Vec<i32>>().expect("the payload keeps its type");
         assert_eq!(*payload, [1, 2, 3]);
     });
 }
 
-/// `into_panic` on a cancellation is a mistake of the caller, and `try_into_panic` the way to ask.
+/// A cancellation has no payload. `into_panic` then panics, and `try_into_panic` returns the error.
 #[test]
-fn a_cancellation_has_no_payload() {
+fn cancellation_has_no_payload() {
     run(|| async {
         let cancelled = || async {
             let task = spawn(pending::<()>());
             task.abort();
             task.await.unwrap_err()
         };
-        let error = cancelled().await.try_into_panic().expect_err("there is no panic to take");
-        assert!(error.is_cancelled(), "the error must come back as it was");
+        let error = cancelled().await.try_into_panic().expect_err("a cancellation has no payload");
+        assert!(error.is_cancelled(), "the error must be returned unchanged");
         let error = cancelled().await;
-        let panic = catch_unwind(AssertUnwindSafe(|| error.into_panic())).expect_err("into_panic must refuse");
-        assert!(said(&*panic).contains("cancelled"), "the panic must say why: {}", said(&*panic));
+        let panic =
+            catch_unwind(AssertUnwindSafe(|| error.into_panic())).expect_err("`into_panic` refuses a cancellation");
+        assert!(message(&*panic).contains("cancelled"), "the panic must say why: {}", message(&*panic));
     });
 }
 
-/// An error that is passed up with `?` has to be a `Send + Sync` error like any other.
+/// A `JoinError` is a `Send + Sync` error, so it can be returned with `?`.
 #[test]
-fn a_join_error_is_an_error_like_any_other() {
+fn join_error_is_a_sendable_error() {
     fn is_error<E: std::error::Error + Send + Sync + 'static>() {}
     fn is_send<T: Send>() {}
     fn is_unpin<T: Unpin>() {}
@@ -103,25 +111,25 @@ fn a_join_error_is_an_error_like_any_other() {
     is_unpin::<JoinHandle<std::marker::PhantomPinned>>();
 }
 
-/// The destructor of a request's state may fail an assertion: that is the task's own panic.
+/// A panic in the drop of a future that has ended is the panic of its task.
 #[test]
-fn a_panic_in_a_futures_drop_after_its_end_is_the_tasks() {
+fn panic_in_drop_is_the_tasks() {
     run(|| async {
         let bomb = PanicOnDrop::armed();
         let mut held = Some(bomb);
         let task = spawn(poll_fn(move |_| {
-            assert!(held.as_mut().is_some(), "the future holds the bomb until it is dropped");
+            assert!(held.as_mut().is_some(), "the future must hold the bomb until it is dropped");
             Poll::Ready(5)
         }));
-        assert!(task.await.unwrap_err().is_panic(), "the handle must say that the future's drop panicked");
-        assert_eq!(Handle::current().metrics().tasks_alive(), 0, "the task must be gone");
-        assert_eq!(spawn(ready(1)).await.unwrap(), 1, "the runtime must go on");
+        assert!(task.await.unwrap_err().is_panic(), "the handle must report that the future's drop panicked");
+        assert_eq!(Handle::current().metrics().tasks_alive(), 0, "no task may be alive");
+        assert_eq!(spawn(ready(1)).await.unwrap(), 1, "the runtime must continue");
     });
 }
 
-/// The same while it is aborted: the destructor runs on the worker, which must survive it.
+/// A panic in the drop of an aborted future is the panic of its task. The worker survives it.
 #[test]
-fn a_panic_in_a_futures_drop_on_abort_is_the_tasks() {
+fn panic_in_aborted_drop_is_contained() {
     run(|| async {
         for polls in 0..3 {
             let bomb = PanicOnDrop::armed();
@@ -133,15 +141,15 @@ fn a_panic_in_a_futures_drop_on_abort_is_the_tasks() {
                 yield_now().await;
             }
             task.abort();
-            assert!(task.await.unwrap_err().is_panic(), "the drop panicked, and nobody would hear of it otherwise");
+            assert!(task.await.unwrap_err().is_panic(), "the handle must report the panic of the drop");
         }
-        assert_eq!(Handle::current().metrics().tasks_alive(), 0, "the tasks must be gone");
+        assert_eq!(Handle::current().metrics().tasks_alive(), 0, "no task may be alive");
     });
 }
 
-/// At the runtime's end nobody is left to be told, and the other tasks must be dropped all the same.
+/// A panic in a future's drop at the end of the runtime does not keep the other tasks from being dropped.
 #[test]
-fn a_panic_in_a_futures_drop_at_the_runtimes_end_is_contained() {
+fn panic_in_shutdown_drop_is_contained() {
     within(|| {
         let dropped = Arc::new(AtomicUsize::new(0));
         let runtime = Runtime::new().unwrap();
@@ -153,36 +161,36 @@ fn a_panic_in_a_futures_drop_at_the_runtimes_end_is_contained() {
             yield_now().await;
         });
         drop(runtime);
-        assert_eq!(dropped.load(Ordering::SeqCst), 3, "every other task's future must be dropped");
+        assert_eq!(dropped.load(Ordering::SeqCst), 3, "the future of every other task must be dropped");
     });
 }
 
-/// An output that nobody takes is dropped by whoever comes last, with its panic.
+/// A panic in the drop of an output that is never taken is contained.
 #[test]
-fn a_panic_in_an_unwanted_outputs_drop_is_contained() {
+fn panic_in_outputs_drop_is_contained() {
     run(|| async {
-        // The handle goes first: the worker drops the output.
+        // The handle is dropped first, so the worker drops the output.
         drop(spawn(async { PanicOnDrop::armed() }));
         yield_now().await;
-        // The task ends first: dropping the handle drops the output.
+        // The task ends first, so the drop of the handle drops the output.
         let task = spawn(async { PanicOnDrop::armed() });
         yield_now().await;
         assert!(task.is_finished());
         drop(task);
-        // A panic's payload is an output of a kind.
+        // The handle also drops the payload of a panic.
         let task = spawn(async { panic_any(PanicOnDrop::armed()) });
         yield_now().await;
         drop(task);
-        assert_eq!(spawn(ready(1)).await.unwrap(), 1, "the runtime must go on");
-        assert_eq!(Handle::current().metrics().tasks_alive(), 0, "the tasks must be gone");
+        assert_eq!(spawn(ready(1)).await.unwrap(), 1, "the runtime must continue");
+        assert_eq!(Handle::current().metrics().tasks_alive(), 0, "no task may be alive");
     });
 }
 
 // ---- abort ----
 
-/// A task that was told to end before it began must not begin.
+/// A task that is aborted before its first poll never runs.
 #[test]
-fn a_task_aborted_before_its_first_poll_never_runs() {
+fn abort_before_first_poll_prevents_it() {
     run(|| async {
         let ran = Arc::new(AtomicBool::new(false));
         let task = spawn({
@@ -191,54 +199,54 @@ fn a_task_aborted_before_its_first_poll_never_runs() {
         });
         task.abort();
         assert!(task.await.unwrap_err().is_cancelled());
-        assert!(!ran.load(Ordering::SeqCst), "the future must be dropped unpolled");
+        assert!(!ran.load(Ordering::SeqCst), "the future must be dropped without a poll");
     });
 }
 
-/// Nothing would ever wake a task that waits for ever but its abort.
+/// An abort ends a task that waits. Nothing else would wake it.
 #[test]
-fn a_task_aborted_while_it_waits_ends() {
+fn abort_ends_waiting_task() {
     run(|| async {
         let dropped = Arc::new(AtomicUsize::new(0));
         let task = spawn(hold(Counted(dropped.clone())));
         yield_now().await;
-        assert_eq!(dropped.load(Ordering::SeqCst), 0, "it waits");
+        assert_eq!(dropped.load(Ordering::SeqCst), 0, "the task must wait");
         task.abort();
         assert!(task.await.unwrap_err().is_cancelled());
-        assert_eq!(dropped.load(Ordering::SeqCst), 1, "its future must be dropped once");
+        assert_eq!(dropped.load(Ordering::SeqCst), 1, "the future must be dropped once");
     });
 }
 
-/// A task may find out during a poll that it is to end; the poll goes on to its next await.
+/// A task that aborts itself ends at its next await.
 #[test]
-fn a_task_that_aborts_itself_ends_at_its_next_await() {
+fn self_abort_ends_at_next_await() {
     run(|| async {
         let trace = Arc::new(Mutex::new(Vec::new()));
         let own: Arc<Mutex<Option<kittiwake::task::AbortHandle>>> = Arc::default();
         let task = spawn({
             let (trace, own) = (trace.clone(), own.clone());
             async move {
-                own.lock().unwrap().take().expect("its own handle").abort();
-                trace.lock().unwrap().push("goes on within its poll");
+                own.lock().unwrap().take().expect("the task's own handle").abort();
+                trace.lock().unwrap().push("the poll continues");
                 yield_now().await;
-                trace.lock().unwrap().push("polled again");
+                trace.lock().unwrap().push("the task is polled again");
             }
         });
         *own.lock().unwrap() = Some(task.abort_handle());
         assert!(task.await.unwrap_err().is_cancelled());
-        assert_eq!(*trace.lock().unwrap(), ["goes on within its poll"]);
+        assert_eq!(*trace.lock().unwrap(), ["the poll continues"]);
     });
 }
 
-/// Who ends by itself in the very poll that aborted it has ended first: the output is not thrown away.
+/// A task that ends in the poll that aborts it keeps its output.
 #[test]
-fn a_task_that_ends_in_the_poll_that_aborts_it_has_its_output() {
+fn ending_poll_wins_over_abort() {
     run(|| async {
         let own: Arc<Mutex<Option<kittiwake::task::AbortHandle>>> = Arc::default();
         let task = spawn({
             let own = own.clone();
             async move {
-                own.lock().unwrap().take().expect("its own handle").abort();
+                own.lock().unwrap().take().expect("the task's own handle").abort();
                 8
             }
         });
@@ -247,9 +255,9 @@ fn a_task_that_ends_in_the_poll_that_aborts_it_has_its_output() {
     });
 }
 
-/// Aborting what has ended is no mistake: who aborts often cannot know.
+/// An abort after the end of a task changes nothing.
 #[test]
-fn an_abort_after_the_end_changes_nothing() {
+fn abort_after_end_changes_nothing() {
     run(|| async {
         let task = spawn(ready(3));
         let abort = task.abort_handle();
@@ -263,9 +271,9 @@ fn an_abort_after_the_end_changes_nothing() {
     });
 }
 
-/// An old handle must not end the task that took its task's place in the table.
+/// An abort handle does not abort the task that took over the slot of an ended one.
 #[test]
-fn an_abort_after_the_end_does_not_meet_the_next_task() {
+fn stale_abort_spares_the_next_task() {
     run(|| async {
         let old = spawn(ready(()));
         let abort = old.abort_handle();
@@ -275,13 +283,14 @@ fn an_abort_after_the_end_does_not_meet_the_next_task() {
             "untouched"
         });
         abort.abort();
-        assert!(abort.is_finished(), "the old task has ended, whoever has its place now");
+        assert!(abort.is_finished(), "the old task must stay finished");
         assert_eq!(new.await.unwrap(), "untouched");
     });
 }
 
+/// A repeated abort counts as one.
 #[test]
-fn to_abort_twice_is_to_abort_once() {
+fn repeated_abort_counts_once() {
     run(|| async {
         let dropped = Arc::new(AtomicUsize::new(0));
         let task = spawn(hold(Counted(dropped.clone())));
@@ -292,13 +301,13 @@ fn to_abort_twice_is_to_abort_once() {
         abort.abort();
         assert!(task.await.unwrap_err().is_cancelled());
         abort.abort();
-        assert_eq!(dropped.load(Ordering::SeqCst), 1, "its future must be dropped once");
+        assert_eq!(dropped.load(Ordering::SeqCst), 1, "the future must be dropped once");
     });
 }
 
-/// The worker sleeps while another thread aborts: it has to be rung, and the joiner woken.
+/// An abort from another thread wakes the sleeping worker and the joining task.
 #[test]
-fn an_abort_from_another_thread_wakes_the_joiner() {
+fn abort_from_thread_wakes_joiner() {
     run(|| async {
         let dropped_on = Arc::new(Mutex::new(None));
         let task = spawn(hold(NoteThread(dropped_on.clone())));
@@ -308,13 +317,13 @@ fn an_abort_from_another_thread_wakes_the_joiner() {
         assert!(task.await.unwrap_err().is_cancelled());
         thread.join().unwrap();
         let dropped_on = *dropped_on.lock().unwrap();
-        assert_eq!(dropped_on, Some(std::thread::current().id()), "the future must be dropped by its worker");
+        assert_eq!(dropped_on, Some(std::thread::current().id()), "the worker must drop the future");
     });
 }
 
-/// Between two calls of `block_on` nobody runs the task, if there is one worker: the abort waits for the next one.
+/// An abort between two calls of `block_on` takes effect in the next call, if the runtime has one worker.
 #[test]
-fn an_abort_outside_any_runtime_takes_effect_in_the_next_call() {
+fn abort_between_calls_waits() {
     within(|| {
         let runtime = one_worker();
         let (task, abort) = runtime.block_on(async {
@@ -324,7 +333,7 @@ fn an_abort_outside_any_runtime_takes_effect_in_the_next_call() {
             (task, abort)
         });
         abort.abort();
-        assert!(!abort.is_finished(), "nobody could have dropped the future yet");
+        assert!(!abort.is_finished(), "no thread could have dropped the future yet");
         assert!(runtime.block_on(task).unwrap_err().is_cancelled());
         assert!(abort.is_finished());
         drop(runtime);
@@ -334,9 +343,9 @@ fn an_abort_outside_any_runtime_takes_effect_in_the_next_call() {
 
 // ---- handles ----
 
-/// Whoever is told that a task has ended may rely on what it held being free: a port, a lock, an `Arc`.
+/// A future is dropped before its handle is ready. A port, a lock or an `Arc` that it held is then free.
 #[test]
-fn the_future_is_dropped_before_its_handle_is_ready() {
+fn future_is_dropped_before_handle_readiness() {
     run(|| async {
         let held = Arc::new(());
         let ends = spawn(poll_fn({
@@ -344,29 +353,29 @@ fn the_future_is_dropped_before_its_handle_is_ready() {
             move |_| Poll::Ready(Arc::strong_count(&held))
         }));
         assert_eq!(ends.await.unwrap(), 2);
-        assert_eq!(Arc::strong_count(&held), 1, "after an end");
+        assert_eq!(Arc::strong_count(&held), 1, "a future must be dropped after its end");
 
         let panics = spawn(panicking(held.clone()));
         panics.await.unwrap_err();
-        assert_eq!(Arc::strong_count(&held), 1, "after a panic");
+        assert_eq!(Arc::strong_count(&held), 1, "a future must be dropped after a panic");
 
         let aborted = spawn(hold(held.clone()));
         yield_now().await;
         aborted.abort();
         aborted.await.unwrap_err();
-        assert_eq!(Arc::strong_count(&held), 1, "after an abort");
+        assert_eq!(Arc::strong_count(&held), 1, "a future must be dropped after an abort");
     });
 }
 
-/// `is_finished` is how one looks without waiting: never too early, and true once awaiting cannot wait.
+/// `is_finished` is true once awaiting the handle cannot wait, and not earlier.
 #[test]
-fn is_finished_says_whether_awaiting_would_wait() {
+fn is_finished_predicts_the_await() {
     run(|| async {
         let (open, gate) = async_channel::bounded::<()>(1);
         let task = spawn(async move { gate.recv().await });
         let abort = task.abort_handle();
         yield_now().await;
-        assert!(!task.is_finished() && !abort.is_finished(), "it waits for the gate");
+        assert!(!task.is_finished() && !abort.is_finished(), "the task must wait for the gate");
         open.send(()).await.unwrap();
         while !task.is_finished() {
             yield_now().await;
@@ -374,30 +383,30 @@ fn is_finished_says_whether_awaiting_would_wait() {
         assert!(abort.is_finished());
         let mut task = task;
         let mut cx = Context::from_waker(Waker::noop());
-        assert!(Pin::new(&mut task).poll(&mut cx).is_ready(), "a finished task's handle must be ready");
-        assert!(task.is_finished(), "and stays finished after it gave its output");
+        assert!(Pin::new(&mut task).poll(&mut cx).is_ready(), "the handle of a finished task must be ready");
+        assert!(task.is_finished(), "the task must stay finished after its output was taken");
     });
 }
 
-/// Ids tell tasks apart in logs and in a `JoinSet`: also those of tasks that took an ended one's place.
+/// No two tasks share an id, even if one takes over the slot of the other.
 #[test]
-fn no_two_tasks_have_the_same_id() {
+fn task_ids_are_unique() {
     run(|| async {
         let mut ids = std::collections::HashSet::new();
         for _ in 0..100 {
             let first = spawn(ready(()));
             let second = spawn_local(ready(()));
-            assert_eq!(first.id(), first.abort_handle().id(), "a task's handles agree on its id");
-            assert!(ids.insert(first.id()) && ids.insert(second.id()), "an id was given twice");
+            assert_eq!(first.id(), first.abort_handle().id(), "the handles of a task must agree on its id");
+            assert!(ids.insert(first.id()) && ids.insert(second.id()), "two tasks have the same id");
             first.await.unwrap();
             second.await.unwrap();
         }
     });
 }
 
-/// Fire and forget: a server keeps no handle of its connections.
+/// A task continues without its handle.
 #[test]
-fn a_task_goes_on_without_its_handle() {
+fn task_continues_without_its_handle() {
     run(|| async {
         let (report, ended) = async_channel::bounded(1);
         drop(spawn(async move {
@@ -408,23 +417,23 @@ fn a_task_goes_on_without_its_handle() {
     });
 }
 
-/// An output cannot be given twice, and the panic says whose mistake it is.
+/// A handle that was ready panics when it is polled again.
 #[test]
-fn a_handle_that_was_ready_panics_when_polled_again() {
+fn ready_handle_panics_when_repolled() {
     run(|| async {
         let mut task = spawn(ready(1));
         assert_eq!((&mut task).await.unwrap(), 1);
         let again = catch_unwind(AssertUnwindSafe(|| {
             let _ = Pin::new(&mut task).poll(&mut Context::from_waker(Waker::noop()));
         }));
-        let panic = again.expect_err("a second output came from nowhere");
-        assert!(said(&*panic).contains("JoinHandle") && said(&*panic).contains("ready"), "{}", said(&*panic));
+        let panic = again.expect_err("a second poll panics");
+        assert!(message(&*panic).contains("JoinHandle") && message(&*panic).contains("ready"), "{}", message(&*panic));
     });
 }
 
-/// A handle that was polled with one waker and is then awaited elsewhere must wake the newer one.
+/// A handle wakes the waker that polled it last.
 #[test]
-fn a_handle_wakes_whoever_polled_it_last() {
+fn handle_wakes_its_last_poller() {
     run(|| async {
         let (open, gate) = async_channel::bounded::<()>(1);
         let mut task = spawn(async move { gate.recv().await.unwrap() });
@@ -438,13 +447,13 @@ fn a_handle_wakes_whoever_polled_it_last() {
             yield_now().await;
         }
         assert!(new.get() >= 1, "the newest waker must be woken");
-        assert_eq!(old.get(), 0, "the old one is no longer waiting");
+        assert_eq!(old.get(), 0, "the old waker no longer waits");
     });
 }
 
-/// Handles go wherever a program needs them: another runtime, another executor, a plain thread.
+/// A handle can be awaited in another runtime, in another executor and on a plain thread.
 #[test]
-fn a_handle_can_be_awaited_anywhere() {
+fn handle_can_be_awaited_anywhere() {
     run(|| async {
         let gated = || {
             let (open, gate) = async_channel::bounded::<u32>(1);
@@ -468,33 +477,33 @@ fn a_handle_can_be_awaited_anywhere() {
             while !thread.is_finished() {
                 yield_now().await;
             }
-            assert_eq!(thread.join().unwrap(), 9, "awaited in {place}");
+            assert_eq!(thread.join().unwrap(), 9, "the handle was awaited in {place}");
         }
     });
 }
 
-/// The task may hold its own handle; dropping that, or awaiting others, is its own business.
+/// A task may own its handle and drop it.
 #[test]
-fn a_task_may_drop_its_own_handle() {
+fn task_may_drop_its_own_handle() {
     run(|| async {
         let own: Arc<Mutex<Option<JoinHandle<()>>>> = Arc::default();
         let (report, ended) = async_channel::bounded(1);
         let task = spawn({
             let own = own.clone();
             async move {
-                drop(own.lock().unwrap().take().expect("its own handle"));
+                drop(own.lock().unwrap().take().expect("the task's own handle"));
                 yield_now().await;
                 report.send(()).await.unwrap();
             }
         });
         *own.lock().unwrap() = Some(task);
-        ended.recv().await.expect("the task must go on without its handle");
+        ended.recv().await.expect("the task continues without its handle");
     });
 }
 
-/// A task that holds its own handle refers to itself: abort and shutdown must free it all the same.
+/// A task that holds its own handle is freed when the runtime ends.
 #[test]
-fn a_task_that_holds_its_own_handle_is_freed() {
+fn task_with_own_handle_is_freed() {
     within(|| {
         let dropped = Arc::new(AtomicUsize::new(0));
         kittiwake::block_on(async {
@@ -508,26 +517,26 @@ fn a_task_that_holds_its_own_handle_is_freed() {
             yield_now().await;
             yield_now().await;
         });
-        assert_eq!(dropped.load(Ordering::SeqCst), 1, "the end of the runtime must drop it");
+        assert_eq!(dropped.load(Ordering::SeqCst), 1, "the end of the runtime must drop the future");
     });
 }
 
-/// An output made on the worker and taken elsewhere is the output, whole.
+/// Large and unusual outputs arrive whole.
 #[test]
-fn outputs_larger_and_odder_than_a_word_arrive_whole() {
+fn unusual_outputs_arrive_whole() {
     run(|| async {
         assert_eq!(spawn(ready([7_u8; 1_000])).await.unwrap(), [7_u8; 1_000]);
         assert_eq!(spawn(ready(())).await.unwrap(), ());
         assert_eq!(spawn(ready(String::from("text"))).await.unwrap(), "text");
-        assert!(spawn(async { Err::<(), _>("its own error") }).await.unwrap().is_err());
+        assert!(spawn(async { Err::<(), _>("the task's own error") }).await.unwrap().is_err());
     });
 }
 
 // ---- local tasks ----
 
-/// `!Send` futures and outputs are what local tasks are for.
+/// A local task may hold and return values that are not `Send`.
 #[test]
-fn a_local_task_may_hold_and_give_what_is_not_send() {
+fn local_task_may_be_unsendable() {
     run(|| async {
         let shared = Rc::new(RefCell::new(Vec::new()));
         let task = spawn_local({
@@ -545,17 +554,17 @@ fn a_local_task_may_hold_and_give_what_is_not_send() {
     });
 }
 
-/// A local task is woken from anywhere and runs at home.
+/// A local task that another thread wakes runs on its own thread.
 #[test]
-fn a_local_task_woken_from_another_thread_runs_on_its_own() {
+fn local_task_runs_on_its_thread() {
     run(|| async {
-        let home = std::thread::current().id();
+        let own_thread = std::thread::current().id();
         let (send, receive) = async_channel::unbounded::<()>();
         let not_send = Rc::new(());
         let task = spawn_local(async move {
             for _ in 0..100 {
                 receive.recv().await.unwrap();
-                assert_eq!(std::thread::current().id(), home, "a local task was polled elsewhere");
+                assert_eq!(std::thread::current().id(), own_thread, "a local task was polled on another thread");
             }
             drop(not_send);
         });
@@ -569,9 +578,9 @@ fn a_local_task_woken_from_another_thread_runs_on_its_own() {
     });
 }
 
-/// A local task with a `Send` output can be awaited on another thread: only the output travels.
+/// Another thread may await a local task whose output is `Send`.
 #[test]
-fn a_local_tasks_output_may_travel() {
+fn local_tasks_output_may_travel() {
     run(|| async {
         let (open, gate) = async_channel::bounded::<()>(1);
         let task = spawn_local(async move {
@@ -588,11 +597,11 @@ fn a_local_tasks_output_may_travel() {
     });
 }
 
-// ---- refused ----
+// ---- refused spawns ----
 
-/// A task that nobody would run must not wait for ever, nor keep what it holds.
+/// A spawn after the end of the runtime is cancelled at once, and its future is dropped.
 #[test]
-fn a_spawn_after_the_runtimes_end_is_cancelled_at_once() {
+fn spawn_after_shutdown_is_cancelled() {
     within(|| {
         let runtime = Runtime::new().unwrap();
         let handle = runtime.handle().clone();
@@ -604,7 +613,7 @@ fn a_spawn_after_the_runtimes_end_is_cancelled_at_once() {
         task.abort();
         assert!(futures_lite::future::block_on(task).unwrap_err().is_cancelled());
         assert_eq!(handle.metrics().tasks_alive(), 0);
-        // A destructor that panics there must not reach who spawned it.
+        // A panic in the drop of a refused future does not reach the caller of `spawn`.
         let task = handle.spawn(hold(PanicOnDrop::armed()));
         assert!(futures_lite::future::block_on(task).is_err());
     });
@@ -612,13 +621,13 @@ fn a_spawn_after_the_runtimes_end_is_cancelled_at_once() {
 
 // ---- size ----
 
-/// A mebibyte; less in an unoptimised build, where every move is a copy of its own.
+/// One mebibyte, or less in an unoptimised build, where every move copies the future.
 const LARGE: usize = if cfg!(debug_assertions) { 320 << 10 } else { 1 << 20 };
 
-/// Futures grow with every await in them, and a thread's stack is 2 MiB: there must not be another copy
-/// of the future for each function it passes through.
+/// A very large future does not overflow a thread's stack of 2 MiB. The functions that it passes through must not
+/// each hold a copy.
 #[test]
-fn a_very_large_future_does_not_overflow_a_threads_stack() {
+fn large_future_overflows_no_stack() {
     let on_a_small_stack = |name: &str, test: fn() -> u64| {
         let (done, waiting) = mpsc::channel();
         let thread = std::thread::Builder::new().name(name.to_owned()).stack_size(2 << 20);
@@ -636,7 +645,7 @@ fn a_very_large_future_does_not_overflow_a_threads_stack() {
     });
 }
 
-/// A future that is large by what it fills in while it runs, so that making it costs no stack here.
+/// A future that is large because of its state while it runs. Making it costs no stack here.
 async fn large() -> u64 {
     let mut state = [0_u8; LARGE];
     for piece in state.chunks_mut(LARGE / 4) {
@@ -646,11 +655,11 @@ async fn large() -> u64 {
     state.iter().map(|byte| u64::from(*byte)).sum()
 }
 
-// ---- what the tests hold ----
+// ---- helpers ----
 
-async fn panicking<T>(_what: T) {
+async fn panicking<T>(_held: T) {
     yield_now().await;
-    panic!("with something in its hands");
+    panic!("on purpose");
 }
 
 struct NoteThread(Arc<Mutex<Option<std::thread::ThreadId>>>);
@@ -671,20 +680,21 @@ impl PanicOnDrop {
 
 impl Drop for PanicOnDrop {
     fn drop(&mut self) {
-        // A second panic while one unwinds would end the process.
-        assert!(!self.0 || std::thread::panicking(), "dropped, as the test wants it");
+        // A second panic during unwinding would abort the process.
+        assert!(!self.0 || std::thread::panicking(), "on purpose");
     }
 }
 
-/// The text of a panic.
-fn said(payload: &(dyn std::any::Any + Send)) -> String {
+/// Returns the message of a panic.
+fn message(payload: &(dyn std::any::Any + Send)) -> String {
     let text = payload.downcast_ref::<&str>().map(ToString::to_string);
     text.or_else(|| payload.downcast_ref::<String>().cloned()).unwrap_or_default()
 }
 
-/// An abort that comes just as the task begins to run must end it: lost, whoever waits for the task waits for ever.
+/// An abort at the moment at which a task begins to run is not lost. A lost abort would leave the joining task
+/// waiting for ever.
 #[test]
-fn an_abort_at_the_moment_a_task_is_run_is_not_lost() {
+fn racing_abort_is_not_lost() {
     within(|| {
         let runtime = kittiwake::runtime::Runtime::new().expect("a runtime");
         let (send, receive) = std::sync::mpsc::sync_channel::<kittiwake::task::AbortHandle>(1);
@@ -698,7 +708,7 @@ fn an_abort_at_the_moment_a_task_is_run_is_not_lost() {
             runtime.block_on(async {
                 let task = kittiwake::spawn(std::future::pending::<()>());
                 send.send(task.abort_handle()).expect("the thread that aborts");
-                assert!(task.await.expect_err("it was aborted").is_cancelled());
+                assert!(task.await.expect_err("the task was aborted").is_cancelled());
             });
         }
         drop(send);

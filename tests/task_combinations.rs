@@ -1,7 +1,7 @@
-//! Every way in which a task can panic, be aborted and lose its handle, in all combinations.
+//! Every combination in which a task can panic, be aborted and lose its handle.
 //!
-//! Whatever happens, and in whichever order: the future is dropped once, the output is delivered or dropped
-//! once, the handle says what became of the task, and the runtime has nothing of it left.
+//! In each of them the future is dropped once, the output is delivered or dropped once, the handle reports how the
+//! task ended, and the runtime keeps nothing of the task.
 
 mod support;
 
@@ -17,32 +17,34 @@ use kittiwake::runtime::Handle;
 use kittiwake::task::{AbortHandle, JoinError, JoinHandle, yield_now};
 use support::within;
 
-/// A hole in one combination is a leak, a double free or a dead server on the day it happens.
+/// Every combination drops the future and its output once and leaves nothing. A fault in one combination would be a
+/// leak or a double free.
 #[test]
-fn every_combination_ends_with_nothing_left_and_nothing_twice() {
+fn every_combination_drops_everything_once() {
     silence_panics_on_purpose();
     let cases = cases();
-    assert_eq!(cases.len(), 6 * 2 * 4 * 6 * 2 * 2, "the table has lost some rows");
+    assert_eq!(cases.len(), 6 * 2 * 4 * 6 * 2 * 2, "the table has lost rows");
     within(move || cases.into_iter().for_each(Trial::run));
 }
 
-/// Two destructors that panic one after the other are two panics to contain. Were the output dropped while the
-/// first one unwinds, the second would end the process: so this runs in a process of its own.
+/// A future and its output may both panic in their drops. An output that was dropped while the first panic unwinds
+/// would abort the process, so this test runs in a process of its own.
 #[test]
-fn a_future_and_its_output_may_both_panic_when_they_are_dropped() {
+fn future_and_output_may_both_panic() {
     const CHILD: &str = "KITTIWAKE_BOTH_PANIC";
     if std::env::var_os(CHILD).is_some() {
         silence_panics_on_purpose();
         return kittiwake::block_on(async {
             let task = kittiwake::spawn(PanicsWhenDropped);
-            assert!(task.await.is_err_and(|error| error.is_panic()), "the handle must say that there was a panic");
+            assert!(task.await.is_err_and(|error| error.is_panic()), "the handle must report a panic");
         });
     }
-    let name = "a_future_and_its_output_may_both_panic_when_they_are_dropped";
+    let name = "future_and_output_may_both_panic";
     let this = std::env::current_exe().expect("this program");
-    let child = Command::new(this).args([name, "--exact", "--nocapture"]).env(CHILD, "1").output().expect("it runs");
-    let said = String::from_utf8_lossy(&child.stderr);
-    assert!(child.status.success(), "the two panics ended the process ({}): {said}", child.status);
+    let child =
+        Command::new(this).args([name, "--exact", "--nocapture"]).env(CHILD, "1").output().expect("the task runs");
+    let message = String::from_utf8_lossy(&child.stderr);
+    assert!(child.status.success(), "the two panics aborted the process ({}): {message}", child.status);
 }
 
 // ---- the table ----
@@ -54,23 +56,24 @@ struct Case {
     handle: Kept,
     abort: Aborted,
     local: bool,
-    /// Whether it is aborted by its `JoinHandle`; if that is gone, or if not, by an `AbortHandle`.
+    /// True if the task is aborted by its `JoinHandle`. If false, or if that handle is gone, an `AbortHandle`
+    /// aborts it.
     by_join_handle: bool,
 }
 
-/// When the future panics.
+/// The moment at which the future panics.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Panics {
     Never,
     FirstPoll,
-    /// And once more when it is dropped after that.
+    /// The future panics once more when it is dropped after that.
     FirstPollAndDrop,
     SecondPoll,
     DropAfterCompletion,
     DropBeforeCompletion,
 }
 
-/// What becomes of the `JoinHandle`.
+/// The fate of the `JoinHandle`.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Kept {
     Awaited,
@@ -118,7 +121,7 @@ enum End {
 }
 
 impl Case {
-    /// What must become of the task, and after how many polls.
+    /// The expected end of the task, and the expected number of polls.
     fn expected(self) -> (End, usize) {
         let dropped_early = match self.panics {
             Panics::DropBeforeCompletion => End::Panic,
@@ -136,9 +139,9 @@ impl Case {
     }
 }
 
-// ---- running one ----
+// ---- one trial ----
 
-/// One case, and what is counted while it runs.
+/// One case and its counters.
 struct Trial {
     case: Case,
     polls: AtomicUsize,
@@ -172,7 +175,7 @@ impl Trial {
         trial.check_end(&runtime);
     }
 
-    /// The task's life, from outside.
+    /// Runs the task's life from the outside.
     async fn live(self: Arc<Self>) -> Handle {
         self.spawn();
         self.abort_at(Aborted::BeforeFirstPoll);
@@ -189,7 +192,7 @@ impl Trial {
         }
         yield_now().await;
         yield_now().await;
-        assert_eq!(Handle::current().metrics().tasks_alive(), 0, "the task has not ended: {:?}", self.case);
+        assert_eq!(Handle::current().metrics().tasks_alive(), 0, "the task must have ended: {:?}", self.case);
         self.abort_at(Aborted::AfterCompletion);
         self.drop_handle_at(Kept::DroppedAfterCompletion);
         yield_now().await;
@@ -236,30 +239,30 @@ impl Trial {
                 End::Output
             }
             Err(error) if error.is_panic() => {
-                assert!(error.into_panic().is::<OnPurpose>(), "the payload must come out: {case:?}");
+                assert!(error.into_panic().is::<OnPurpose>(), "the handle must return the payload: {case:?}");
                 End::Panic
             }
             Err(_) => End::Cancelled,
         };
-        assert_eq!(end, case.expected().0, "the handle says what did not happen: {case:?}");
+        assert_eq!(end, case.expected().0, "the handle must report the right end: {case:?}");
     }
 
     fn check_end(self: &Arc<Self>, runtime: &Handle) {
         let case = self.case;
         let count = |counter: &AtomicUsize| counter.load(Ordering::SeqCst);
-        assert_eq!(count(&self.polls), case.expected().1, "polled too often or too rarely: {case:?}");
+        assert_eq!(count(&self.polls), case.expected().1, "the number of polls is wrong: {case:?}");
         assert_eq!(count(&self.futures_dropped), 1, "the future must be dropped once: {case:?}");
         assert_eq!(
             count(&self.outputs_dropped),
             count(&self.outputs_made),
-            "an output is left or gone twice: {case:?}"
+            "each output must be dropped once: {case:?}"
         );
         assert_eq!(runtime.metrics().tasks_alive(), 0, "the runtime still has the task: {case:?}");
-        assert_eq!(Arc::strong_count(self), 1, "something of the task is still there: {case:?}");
+        assert_eq!(Arc::strong_count(self), 1, "a part of the task was not freed: {case:?}");
     }
 }
 
-/// The task: waits once, then gives an output, and panics where the case wants it.
+/// The task: waits once, then returns an output, and panics where the case says so.
 struct Model {
     trial: Arc<Trial>,
     completed: bool,
@@ -296,7 +299,7 @@ impl Drop for Model {
             Panics::DropBeforeCompletion => !self.completed,
             _ => false,
         };
-        // A second panic while one unwinds would end the process, whatever the runtime does.
+        // A second panic during unwinding would abort the process in any case.
         if panics && !std::thread::panicking() {
             panic_any(OnPurpose);
         }
@@ -323,7 +326,7 @@ impl Drop for Output {
     }
 }
 
-/// Ready at once, with an output like itself: both panic when they are dropped.
+/// A future that is ready at once. It and its output both panic when they are dropped.
 struct PanicsWhenDropped;
 
 impl Future for PanicsWhenDropped {
@@ -344,7 +347,7 @@ impl Drop for PanicsWhenDropped {
 
 struct OnPurpose;
 
-/// Hundreds of panics on purpose would hide the one that is not.
+/// Hundreds of intended panics would hide an unintended one.
 fn silence_panics_on_purpose() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {

@@ -1,4 +1,4 @@
-//! The end of a connection: ends, half-closes, resets, and what a drop does to the peer.
+//! The end of a connection: end of stream, half-close and reset, and the effect of a drop on the peer.
 
 mod support;
 
@@ -11,9 +11,10 @@ use kittiwake::io::{AsyncReadExt, AsyncWriteExt, ErrorKind, Result};
 use kittiwake::net::{How, TcpStream};
 use support::*;
 
-/// Without it a client that says "that was my request" by an end gets no answer.
+/// `close` ends the writing side and leaves the reading side open, so a client can end its request and read the
+/// reply.
 #[test]
-fn closing_ends_our_writing_and_not_our_reading() {
+fn close_ends_only_writing() {
     run(|| async {
         let (stream, mut peer) = pair_with_std();
         (&stream).write_all(b"request").await.expect("write");
@@ -21,78 +22,82 @@ fn closing_ends_our_writing_and_not_our_reading() {
         let mut request = String::new();
         peer.read_to_string(&mut request).expect("the peer reads to the end");
         assert_eq!(request, "request");
-        peer.write_all(b"reply").expect("the peer writes after our end");
+        peer.write_all(b"reply").expect("the peer writes after the end of our side");
         drop(peer);
         let mut reply = String::new();
-        (&stream).read_to_string(&mut reply).await.expect("read after our own end");
+        (&stream).read_to_string(&mut reply).await.expect("the read after our own close succeeds");
         assert_eq!(reply, "reply");
     });
 }
 
-/// Without it the peer's end also stops our writing, or is reported only once.
+/// The peer's end leaves the stream writable, and every further read reports it.
 #[test]
-fn the_peers_end_leaves_us_writing() {
+fn peers_end_leaves_stream_writable() {
     run(|| async {
         let (stream, peer) = pair_with_std();
-        peer.shutdown(How::Write).expect("the peer ends its writing");
+        peer.shutdown(How::Write).expect("the peer shuts down its writing side");
         for _ in 0..3 {
-            assert_eq!((&stream).read(&mut [0; 8]).await.expect("read"), 0, "the end is there for every read");
+            assert_eq!((&stream).read(&mut [0; 8]).await.expect("read"), 0, "every read must return the end");
         }
-        (&stream).write_all(b"reply").await.expect("write after the peer's end");
+        (&stream).write_all(b"reply").await.expect("the write after the peer's end succeeds");
         drop(stream);
         assert_eq!(read_all(peer), b"reply");
     });
 }
 
-/// Without it a short read is taken to mean "nothing more for now", and no further event tells of the end.
+/// An end that arrives with the last bytes is seen without a further event.
 #[test]
-fn an_end_that_comes_with_the_last_bytes_is_seen() {
+fn end_with_last_bytes_is_seen() {
     run(|| async {
-        let (stream, mut peer) = watched().await;
+        let (stream, mut peer) = registered().await;
         peer.write_all(b"bytes").expect("the peer writes");
         drop(peer);
         let mut buf = [0; 64];
-        stream.readable().await.expect("one event for both");
-        assert_eq!((&stream).read(&mut buf).await.expect("read"), 5, "a short read");
-        assert_eq!((&stream).read(&mut buf).await.expect("read"), 0, "and the end, without another event");
+        stream.readable().await.expect("one event reports both");
+        assert_eq!((&stream).read(&mut buf).await.expect("read"), 5, "the read must be short");
+        assert_eq!(
+            (&stream).read(&mut buf).await.expect("read"),
+            0,
+            "the next read must return the end without another event"
+        );
     });
 }
 
-/// Without it an end that comes between the event and the read is forgotten by the read.
+/// An end that arrives between the event and the read is seen.
 #[test]
-fn an_end_that_comes_between_the_event_and_the_read_is_seen() {
+fn end_after_the_event_is_seen() {
     run(|| async {
-        let (stream, mut peer) = watched().await;
+        let (stream, mut peer) = registered().await;
         peer.write_all(b"bytes").expect("the peer writes");
         stream.readable().await.expect("the event of the bytes");
         drop(peer);
         let mut buf = [0; 64];
-        assert_eq!((&stream).read(&mut buf).await.expect("read"), 5, "a short read");
-        assert_eq!((&stream).read(&mut buf).await.expect("read"), 0, "then the end");
+        assert_eq!((&stream).read(&mut buf).await.expect("read"), 5, "the read must be short");
+        assert_eq!((&stream).read(&mut buf).await.expect("read"), 0, "the next read must return the end");
     });
 }
 
-/// Without it a reader that already sleeps after a short read is not told of the end.
+/// An end that arrives after a short read wakes the reader.
 #[test]
-fn an_end_that_comes_after_the_read_wakes_the_reader() {
+fn end_after_read_wakes_reader() {
     run(|| async {
-        let (stream, mut peer) = watched().await;
+        let (stream, mut peer) = registered().await;
         peer.write_all(b"bytes").expect("the peer writes");
         let mut buf = [0; 64];
-        assert_eq!((&stream).read(&mut buf).await.expect("read"), 5, "a short read");
+        assert_eq!((&stream).read(&mut buf).await.expect("read"), 5, "the read must be short");
         let reader = kittiwake::spawn(async move { (&stream).read(&mut buf).await });
         settle().await;
         assert!(!reader.is_finished(), "the connection has not ended");
         drop(peer);
-        assert_eq!(reader.await.expect("the task").expect("read"), 0, "the end wakes the reader");
+        assert_eq!(reader.await.expect("the task").expect("read"), 0, "the end must wake the reader");
     });
 }
 
-/// Without it a reset leaves the reader asleep, or reads as an orderly end of a whole message.
+/// A reset wakes the reader with an error. The reader must not take it for an orderly end.
 #[test]
-fn a_reset_wakes_the_reader_with_an_error() {
+fn reset_wakes_reader_with_error() {
     run(|| async {
-        let (stream, peer) = watched().await;
+        let (stream, peer) = registered().await;
         let reader = kittiwake::spawn(async move {
             let result = (&stream).read(&mut [0; 8]).await;
             (stream, result)
@@ -100,67 +105,68 @@ fn a_reset_wakes_the_reader_with_an_error() {
         settle().await;
         reset(peer);
         let (stream, result) = reader.await.expect("the task");
-        assert_eq!(result.expect_err("no end, but a reset").kind(), ErrorKind::ConnectionReset);
+        assert_eq!(result.expect_err("the read reports a reset").kind(), ErrorKind::ConnectionReset);
         assert_eq!(
             (&stream).read(&mut [0; 8]).await.expect("read"),
             0,
-            "it is reported once, and then there is no more"
+            "a read must report the reset once, and then the end"
         );
-        let error = (&stream).write(b"x").await.expect_err("nobody gets it");
+        let error = (&stream).write(b"x").await.expect_err("the peer is gone");
         assert_eq!(error.kind(), ErrorKind::BrokenPipe, "{error}");
     });
 }
 
-/// Without it a writer that waits for room waits for ever once the peer has gone.
+/// A reset wakes a writer that waits for room.
 #[test]
-fn a_reset_wakes_a_parked_writer_with_an_error() {
+fn reset_wakes_writer_with_error() {
     run(|| async {
-        let (stream, peer) = watched().await;
+        let (stream, peer) = registered().await;
         let writer = kittiwake::spawn(async move { (&stream).write_all(&vec![7; 64 << 20]).await });
         settle().await;
-        assert!(!writer.is_finished(), "nobody reads");
+        assert!(!writer.is_finished(), "the peer does not read");
         reset(peer);
         let error = writer.await.expect("the task").expect_err("the rest cannot be sent");
         assert!(matches!(error.kind(), ErrorKind::ConnectionReset | ErrorKind::BrokenPipe), "{error}");
     });
 }
 
-/// Without it a writer takes the only report of a reset, and the reader takes half a message for a whole one.
+/// A reset that a write reports is also reported to the reader, which would otherwise take half a message for a
+/// whole one.
 #[test]
-fn a_reset_that_a_write_met_is_no_clean_end_for_the_reader() {
+fn reader_sees_the_writers_reset() {
     let writes: [fn(&TcpStream) -> Operation<'_>; 3] = [by_write, by_write_vectored, by_try_write];
     let reads: [fn(&TcpStream) -> Operation<'_>; 4] = [by_read, by_read_vectored, by_try_read, by_peek];
     for write in writes {
         for read in reads {
             run(move || async move {
-                let (stream, peer) = watched().await;
+                let (stream, peer) = registered().await;
                 reset(peer);
                 let error = write(&stream).await.expect_err("the peer is gone");
                 assert_eq!(error.kind(), ErrorKind::ConnectionReset, "{error}");
-                let error = read(&stream).await.expect_err("a reset is no end");
+                let error = read(&stream).await.expect_err("the read reports a reset");
                 assert_eq!(error.kind(), ErrorKind::ConnectionReset, "{error}");
-                assert_eq!(read(&stream).await.expect("read"), 0, "the reset is reported to the reader once");
+                assert_eq!(read(&stream).await.expect("read"), 0, "the reset must be reported to the reader once");
                 let error = write(&stream).await.expect_err("the peer is still gone");
                 assert_eq!(error.kind(), ErrorKind::BrokenPipe, "{error}");
-                assert_eq!(read(&stream).await.expect("read"), 0, "a broken pipe is no second reset");
+                assert_eq!(read(&stream).await.expect("read"), 0, "a broken pipe must not count as a second reset");
             });
         }
     }
 }
 
-/// Without it the halves of a stream, in tasks of their own, hide a reset from each other.
+/// A reset that one half of a stream reports is also reported to the other half.
 #[test]
-fn a_reset_that_one_half_met_is_told_to_the_other() {
+fn both_halves_see_a_reset() {
     run(|| async {
-        let (stream, peer) = watched().await;
+        let (stream, peer) = registered().await;
         let (mut read, mut write) = stream.into_split();
         reset(peer);
         let writer = kittiwake::spawn(async move { write.write(b"x").await });
         let error = writer.await.expect("the task").expect_err("the peer is gone");
         assert_eq!(error.kind(), ErrorKind::ConnectionReset, "{error}");
-        let error = read.read(&mut [0; 8]).await.expect_err("a reset is no end");
+        let error = read.read(&mut [0; 8]).await.expect_err("the read reports a reset");
         assert_eq!(error.kind(), ErrorKind::ConnectionReset, "{error}");
-        assert_eq!(read.read(&mut [0; 8]).await.expect("read"), 0, "it is reported once");
+        assert_eq!(read.read(&mut [0; 8]).await.expect("read"), 0, "the reset must be reported once");
     });
 }
 
@@ -194,56 +200,59 @@ fn by_peek(stream: &TcpStream) -> Operation<'_> {
     Box::pin(async { stream.peek(&mut [0; 8]).await })
 }
 
-/// Without it writing after one's own end is a signal, or seems to succeed.
+/// A write after the stream's own end fails with a broken pipe, and raises no signal.
 #[test]
-fn writing_after_the_end_is_a_broken_pipe() {
+fn write_after_end_is_broken_pipe() {
     run(|| async {
         let (stream, peer) = pair_with_std();
         stream.shutdown(How::Write).expect("shutdown");
-        assert_eq!((&stream).write(b"x").await.expect_err("it has ended").kind(), ErrorKind::BrokenPipe);
+        assert_eq!((&stream).write(b"x").await.expect_err("the writing side has ended").kind(), ErrorKind::BrokenPipe);
         let slices = [IoSlice::new(b"x"), IoSlice::new(b"y")];
-        assert_eq!((&stream).write_vectored(&slices).await.expect_err("it has ended").kind(), ErrorKind::BrokenPipe);
-        assert_eq!(stream.try_write(b"x").expect_err("it has ended").kind(), ErrorKind::BrokenPipe);
+        assert_eq!(
+            (&stream).write_vectored(&slices).await.expect_err("the writing side has ended").kind(),
+            ErrorKind::BrokenPipe
+        );
+        assert_eq!(stream.try_write(b"x").expect_err("the writing side has ended").kind(), ErrorKind::BrokenPipe);
         drop(stream);
-        assert_eq!(read_all(peer), b"", "nothing was sent");
+        assert_eq!(read_all(peer), b"", "no byte may be sent");
     });
 }
 
-/// Without it an orderly clean-up fails just because the connection ended first.
+/// Closing a stream that has ended is no error.
 #[test]
-fn closing_what_has_ended_is_no_error() {
+fn closing_ended_stream_is_no_error() {
     run(|| async {
         let (twice, _peer) = pair_with_std();
         (&twice).close().await.expect("close");
-        (&twice).close().await.expect("close twice");
-        twice.shutdown(How::Both).expect("shutdown after close");
-        twice.shutdown(How::Both).expect("shutdown twice");
+        (&twice).close().await.expect("the second close succeeds");
+        twice.shutdown(How::Both).expect("a shutdown after close succeeds");
+        twice.shutdown(How::Both).expect("the second shutdown succeeds");
 
-        let (after_reset, peer) = watched().await;
+        let (after_reset, peer) = registered().await;
         reset(peer);
         let error = (&after_reset).read(&mut [0; 8]).await.expect_err("a reset");
         assert_eq!(error.kind(), ErrorKind::ConnectionReset);
-        (&after_reset).close().await.expect("close after a reset");
-        after_reset.shutdown(How::Both).expect("shutdown after a reset");
+        (&after_reset).close().await.expect("a close after a reset succeeds");
+        after_reset.shutdown(How::Both).expect("a shutdown after a reset succeeds");
 
-        let (unseen, peer) = watched().await;
+        let (unseen, peer) = registered().await;
         reset(peer);
-        (&unseen).close().await.expect("close after a reset that nobody has seen yet");
+        (&unseen).close().await.expect("a close after a reset that no operation has reported succeeds");
 
         let (after_end, peer) = pair_with_std();
         drop(peer);
         assert_eq!((&after_end).read(&mut [0; 8]).await.expect("read"), 0);
-        (&after_end).close().await.expect("close after the peer's end");
-        (&after_end).close().await.expect("close twice after the peer's end");
-        after_end.shutdown(How::Both).expect("shutdown after the peer's end");
+        (&after_end).close().await.expect("a close after the peer's end succeeds");
+        (&after_end).close().await.expect("a second close after the peer's end succeeds");
+        after_end.shutdown(How::Both).expect("a shutdown after the peer's end succeeds");
     });
 }
 
-/// Without it the end of our own reading throws away what has come, or leaves a reader asleep.
+/// A shutdown of the reading side keeps the bytes that have arrived, and then reads return the end.
 #[test]
-fn shutting_down_reading_gives_what_is_there_and_then_an_end() {
+fn read_shutdown_keeps_received_bytes() {
     run(|| async {
-        let (stream, mut peer) = watched().await;
+        let (stream, mut peer) = registered().await;
         peer.write_all(b"bytes").expect("the peer writes");
         stream.readable().await.expect("the bytes are there");
         stream.shutdown(How::Read).expect("shutdown");
@@ -256,11 +265,11 @@ fn shutting_down_reading_gives_what_is_there_and_then_an_end() {
     });
 }
 
-/// Without it a task cannot stop another one that reads.
+/// A shutdown of the reading side wakes a waiting reader.
 #[test]
-fn shutting_down_reading_wakes_a_reader() {
+fn read_shutdown_wakes_reader() {
     run(|| async {
-        let (stream, _peer) = watched().await;
+        let (stream, _peer) = registered().await;
         let stream = Arc::new(stream);
         let reader = kittiwake::spawn({
             let stream = stream.clone();
@@ -268,61 +277,61 @@ fn shutting_down_reading_wakes_a_reader() {
         });
         settle().await;
         stream.shutdown(How::Read).expect("shutdown");
-        assert_eq!(reader.await.expect("the task").expect("read"), 0, "a reader is woken, and reads the end");
+        assert_eq!(reader.await.expect("the task").expect("read"), 0, "the reader must be woken and read the end");
     });
 }
 
-/// Without it a task cannot stop another one that waits to write.
+/// A shutdown of the writing side wakes a waiting writer.
 #[test]
-fn shutting_down_writing_wakes_a_writer() {
+fn write_shutdown_wakes_writer() {
     run(|| async {
-        let (stream, _peer) = watched().await;
+        let (stream, _peer) = registered().await;
         let stream = Arc::new(stream);
         let writer = kittiwake::spawn({
             let stream = stream.clone();
             async move { (&*stream).write_all(&vec![7; 64 << 20]).await }
         });
         settle().await;
-        assert!(!writer.is_finished(), "nobody reads");
+        assert!(!writer.is_finished(), "the peer does not read");
         stream.shutdown(How::Write).expect("shutdown");
-        let error = writer.await.expect("the task").expect_err("it may write no more");
+        let error = writer.await.expect("the task").expect_err("the writing side has ended");
         assert_eq!(error.kind(), ErrorKind::BrokenPipe, "{error}");
     });
 }
 
-/// The documented behaviour that `drain` is for: if it changes, the documentation has to.
+/// Dropping a stream with unread input resets the peer. The documentation of `drain` says so.
 #[test]
-fn dropping_a_stream_with_unread_input_resets_the_peer() {
+fn drop_with_unread_input_resets_peer() {
     run(|| async {
-        let (stream, mut peer) = watched().await;
+        let (stream, mut peer) = registered().await;
         peer.write_all(b"never read").expect("the peer writes");
         stream.readable().await.expect("the bytes are there");
         drop(stream);
-        let error = peer.read(&mut [0; 8]).expect_err("no end, but a reset");
+        let error = peer.read(&mut [0; 8]).expect_err("the read reports a reset");
         assert_eq!(error.kind(), ErrorKind::ConnectionReset, "{error}");
     });
 }
 
-/// Without it the error reply of a server that stops reading is lost with the reset.
+/// A drained stream ends without a reset, so that the peer receives the last reply.
 #[test]
-fn a_drained_stream_ends_without_a_reset() {
+fn drained_stream_ends_without_reset() {
     run(|| async {
-        let (stream, mut peer) = watched().await;
+        let (stream, mut peer) = registered().await;
         peer.write_all(&pattern(100_000)).expect("the peer writes");
         let peer = std::thread::spawn(move || {
             let mut reply = Vec::new();
             peer.read_to_end(&mut reply).map(|_| reply)
         });
         (&stream).write_all(b"too long").await.expect("the reply");
-        assert!(stream.drain(1_000_000).await.expect("drain"), "the peer closes its side when it has our end");
+        assert!(stream.drain(1_000_000).await.expect("drain"), "the peer must close its side after ours");
         drop(stream);
-        assert_eq!(peer.join().expect("the peer's thread").expect("no reset"), b"too long");
+        assert_eq!(peer.join().expect("the peer's thread").expect("the peer reads without a reset"), b"too long");
     });
 }
 
-/// Without it a peer that sends for ever keeps a server draining for ever, or loses more than was said.
+/// A drain stops at its limit, even if the peer sends for ever.
 #[test]
-fn draining_stops_at_its_limit() {
+fn drain_stops_at_its_limit() {
     run(|| async {
         let (stream, mut peer) = pair_with_std();
         let bytes = pattern(10_000);
@@ -331,28 +340,28 @@ fn draining_stops_at_its_limit() {
         assert!(!stream.drain(6_000).await.expect("drain"), "the peer has not closed its side");
         let mut rest = vec![0; 4_000];
         (&stream).read_exact(&mut rest).await.expect("read");
-        assert!(rest == bytes[6_000..], "a drain takes as many bytes as its limit, and no more");
+        assert!(rest == bytes[6_000..], "a drain must take exactly as many bytes as its limit");
         let mut reply = Vec::new();
         peer.read_to_end(&mut reply).expect("the peer reads");
-        assert!(reply.is_empty(), "a drain ends our writing");
+        assert!(reply.is_empty(), "a drain must end the writing side");
         drop(peer);
         assert!(stream.drain(1).await.expect("drain"), "the peer has closed its side");
     });
 }
 
-/// Without it a server that gives up on a flooding client is taken along, or the client goes on for ever.
+/// Dropping a stream while its peer sends stops the peer, and disturbs no other connection.
 #[test]
-fn a_stream_dropped_while_its_peer_sends_stops_the_peer_and_nobody_else() {
+fn drop_stops_only_its_peer() {
     run(|| async {
-        let (stream, peer) = watched().await;
-        let (other, mut other_peer) = watched().await;
+        let (stream, peer) = registered().await;
+        let (other, mut other_peer) = registered().await;
         let sender = std::thread::spawn(move || send_until_it_fails(peer));
         (&stream).read_exact(&mut vec![0; 200_000]).await.expect("the peer sends");
         drop(stream);
         let error = sender.join().expect("the peer's thread");
         assert!(matches!(error.kind(), ErrorKind::ConnectionReset | ErrorKind::BrokenPipe), "{error}");
         other_peer.write_all(b"x").expect("the other peer writes");
-        assert_eq!((&other).read(&mut [0; 8]).await.expect("read"), 1, "another connection goes on");
+        assert_eq!((&other).read(&mut [0; 8]).await.expect("read"), 1, "the other connection must continue");
     });
 }
 
@@ -365,24 +374,24 @@ fn send_until_it_fails(mut peer: std::net::TcpStream) -> std::io::Error {
     }
 }
 
-/// Without it what was written just before the drop is lost.
+/// Bytes that were written before a drop are still sent.
 #[test]
-fn what_was_written_before_a_drop_is_still_sent() {
+fn dropped_stream_sends_its_bytes() {
     run(|| async {
         let (stream, peer) = pair_with_std();
         let bytes = Arc::new(pattern(1 << 20));
         let reader = std::thread::spawn(move || read_all(peer));
         (&stream).write_all(&bytes).await.expect("write");
         drop(stream);
-        assert!(reader.join().expect("the peer's thread") == *bytes, "the peer gets every byte, then the end");
+        assert!(reader.join().expect("the peer's thread") == *bytes, "the peer must get every byte and then the end");
     });
 }
 
-/// A stream that the reactor watches already, because a read of it has had to wait.
-async fn watched() -> (TcpStream, std::net::TcpStream) {
+/// A stream that is registered, because a read of it had to wait.
+async fn registered() -> (TcpStream, std::net::TcpStream) {
     let (stream, peer) = pair_with_std();
     assert!(poll_once((&stream).read(&mut [0; 8])).await.is_none(), "there is nothing to read yet");
-    // Adding it to the reactor reports at once that it can be written; only that.
+    // The registration reports at once that the stream is writable, and no more.
     settle().await;
     (stream, peer)
 }

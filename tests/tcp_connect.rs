@@ -1,4 +1,4 @@
-//! Connecting: successes, refusals, several addresses, and futures that are dropped on the way.
+//! Connecting: success, refusal, several addresses, and dropped futures.
 
 mod support;
 
@@ -11,15 +11,15 @@ use kittiwake::time::Duration;
 use socket2::{Domain, Socket, Type};
 use support::*;
 
-/// Without it a connection counts as made before it is, and the first write fails.
+/// A connection can be used as soon as `connect` returns.
 #[test]
-fn a_connection_can_be_used_at_once() {
+fn connection_is_usable_at_once() {
     run(|| async {
         let (listener, address) = listener().await;
         for _ in 0..50 {
             let client = TcpStream::connect(address).await.expect("connect");
-            assert_eq!(client.peer_addr().expect("it is connected"), address);
-            assert_eq!(client.try_write(b"x").expect("it can be written"), 1);
+            assert_eq!(client.peer_addr().expect("the stream is connected"), address);
+            assert_eq!(client.try_write(b"x").expect("the stream is writable"), 1);
             let (server, peer) = listener.accept().await.expect("accept");
             assert_eq!(peer, client.local_addr().expect("local_addr"));
             assert_eq!((&server).read(&mut [0; 8]).await.expect("read"), 1);
@@ -27,35 +27,35 @@ fn a_connection_can_be_used_at_once() {
     });
 }
 
-/// Without it a refusal reads as a success whose first write fails, or as a hang.
+/// A refused connection is reported as such, and neither as a success nor as a hang.
 #[test]
-fn a_refused_connection_says_so() {
+fn refused_connection_is_reported() {
     run(|| async {
         let (_socket, address) = refusing();
-        let error = TcpStream::connect(address).await.expect_err("nobody listens there");
+        let error = TcpStream::connect(address).await.expect_err("the port is closed");
         assert_eq!(error.kind(), ErrorKind::ConnectionRefused, "{error}");
-        assert_eq!(error.raw_os_error(), Some(libc::ECONNREFUSED), "the kernel's error, as it is");
-        assert_eq!(sources(), 0, "the socket of a failed connect has left the reactor");
+        assert_eq!(error.raw_os_error(), Some(libc::ECONNREFUSED), "the error must be the kernel's own");
+        assert_eq!(sources(), 0, "the socket of a failed connect must be deregistered");
     });
 }
 
-/// Without it a server that has just gone looks like one that is slow.
+/// A port whose listener was closed refuses connections.
 #[test]
-fn a_port_that_was_closed_meanwhile_refuses() {
+fn closed_port_refuses_connections() {
     run(|| async {
         let (listener, address) = listener().await;
         let client = TcpStream::connect(address).await.expect("connect");
         drop(listener);
-        let error = TcpStream::connect(address).await.expect_err("nobody listens any more");
+        let error = TcpStream::connect(address).await.expect_err("the listener is closed");
         assert_eq!(error.kind(), ErrorKind::ConnectionRefused, "{error}");
-        let error = (&client).read(&mut [0; 8]).await.expect_err("nobody accepted it");
+        let error = (&client).read(&mut [0; 8]).await.expect_err("no server accepted the connection");
         assert_eq!(error.kind(), ErrorKind::ConnectionReset, "{error}");
     });
 }
 
-/// Without it a connect that somebody else began, and that fails, is reported twice or not at all.
+/// The failure of a connect that began outside kittiwake is reported once.
 #[test]
-fn a_pending_error_is_taken_once() {
+fn pending_error_is_taken_once() {
     run(|| async {
         let (_socket, address) = refusing();
         let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
@@ -65,11 +65,11 @@ fn a_pending_error_is_taken_once() {
         stream.writable().await.expect("a failure counts as writable");
         let error = stream.take_error().expect("SO_ERROR").expect("the connect has failed");
         assert_eq!(error.kind(), ErrorKind::ConnectionRefused, "{error}");
-        assert!(stream.take_error().expect("SO_ERROR").is_none(), "it was taken");
+        assert!(stream.take_error().expect("SO_ERROR").is_none(), "the error must be taken once");
     });
 }
 
-/// Without it a host with one dead address of two cannot be reached.
+/// Several addresses are tried in turn, so a host with one dead address can be reached.
 #[test]
 fn addresses_are_tried_in_turn() {
     run(|| async {
@@ -81,17 +81,17 @@ fn addresses_are_tried_in_turn() {
         assert_eq!(peer, client.local_addr().expect("local_addr"));
         drop(client);
         let client = TcpStream::connect(vec![address, dead]).await.expect("the first address accepts");
-        assert_eq!(client.peer_addr().expect("peer_addr"), address, "the first that accepts is taken");
-        let error = TcpStream::connect(vec![dead, dead]).await.expect_err("nobody listens there");
+        assert_eq!(client.peer_addr().expect("peer_addr"), address, "the first address that accepts must be taken");
+        let error = TcpStream::connect(vec![dead, dead]).await.expect_err("the port is closed");
         assert_eq!(error.kind(), ErrorKind::ConnectionRefused, "{error}");
         drop(client);
-        assert_eq!(sources(), 0, "no socket of a failed attempt is left in the reactor");
+        assert_eq!(sources(), 0, "no socket of a failed attempt may stay registered");
     });
 }
 
-/// Without it nonsense goes to the network as a name, or fails in some other way than is documented.
+/// An invalid address is an `InvalidInput` error.
 #[test]
-fn nonsense_is_invalid() {
+fn invalid_address_is_refused() {
     run(|| async {
         for nonsense in ["", "127.0.0.1", "127.0.0.1:port", ":80"] {
             let error = TcpStream::connect(nonsense).await.expect_err("no address");
@@ -102,50 +102,50 @@ fn nonsense_is_invalid() {
     });
 }
 
-/// Without it a connect that is given up leaves a connection that nobody owns.
+/// A dropped connect closes its socket.
 #[test]
-fn a_dropped_connect_closes_its_socket() {
+fn dropped_connect_closes_its_socket() {
     run(|| async {
         let (listener, address) = listener().await;
-        assert!(poll_once(TcpStream::connect(address)).await.is_none(), "connecting has to wait");
-        assert_eq!(sources(), 0, "the socket has left the reactor");
+        assert!(poll_once(TcpStream::connect(address)).await.is_none(), "the connect must wait");
+        assert_eq!(sources(), 0, "the socket must be deregistered");
         let (server, _) = listener.accept().await.expect("accept");
-        assert_eq!((&server).read(&mut [0; 8]).await.expect("read"), 0, "the other end is closed");
+        assert_eq!((&server).read(&mut [0; 8]).await.expect("read"), 0, "the other end must be closed");
     });
 }
 
-/// Without it a connect to a server that is too busy to accept cannot be given up cleanly.
+/// A connect to a server with a full listen queue waits and can be dropped.
 #[test]
 #[cfg(target_os = "linux")]
-fn a_connect_to_a_full_queue_waits_and_can_be_dropped() {
+fn waiting_connect_can_be_dropped() {
     run(|| async {
         let (_listener, address, queued) = full_queue();
         let mut connect = Box::pin(TcpStream::connect(address));
-        assert!(poll_once(&mut connect).await.is_none(), "connecting has to wait");
+        assert!(poll_once(&mut connect).await.is_none(), "the connect must wait");
         settle().await;
-        assert!(poll_once(&mut connect).await.is_none(), "there is no room in the queue");
-        assert_eq!(sources(), 1, "the reactor watches it");
-        // The kernel's table shows a moment that is never quite now, so look again until it shows this one.
+        assert!(poll_once(&mut connect).await.is_none(), "the listen queue is full");
+        assert_eq!(sources(), 1, "the socket must be registered");
+        // The kernel's table is never quite current, so the test looks until the table shows the expected state.
         until(|| connecting_to(address) == queued_without_room(&queued) + 1).await;
         drop(connect);
-        assert_eq!(sources(), 0, "it has left the reactor");
+        assert_eq!(sources(), 0, "the socket must be deregistered");
         until(|| connecting_to(address) == queued_without_room(&queued)).await;
     });
 }
 
-/// Without it a host that never answers keeps its caller for the minutes that the kernel gives it.
+/// `connect_timeout` ends a connect to a host that never answers.
 #[test]
 #[cfg(target_os = "linux")]
-fn a_connect_that_takes_too_long_times_out() {
+fn slow_connect_times_out() {
     run(|| async {
         let (_listener, address, queued) = full_queue();
-        let error = TcpStream::connect_timeout(address, Duration::from_millis(5)).await.expect_err("nobody answers");
+        let error = TcpStream::connect_timeout(address, Duration::from_millis(5)).await.expect_err("no server answers");
         assert_eq!(error.kind(), ErrorKind::TimedOut, "{error}");
         until(|| connecting_to(address) == queued_without_room(&queued)).await;
     });
 }
 
-/// A listener whose queue has no room, and what is in it.
+/// Returns a listener with a full queue, and the sockets in the queue.
 #[cfg(target_os = "linux")]
 fn full_queue() -> (Socket, SocketAddr, Vec<Socket>) {
     let listener = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
@@ -169,7 +169,7 @@ fn queued_without_room(queued: &[Socket]) -> usize {
     queued.iter().filter(|socket| socket.peer_addr().is_err()).count()
 }
 
-/// How many sockets of this machine are waiting for an answer from `address`.
+/// The number of sockets of this machine that wait for an answer from `address`.
 #[cfg(target_os = "linux")]
 fn connecting_to(address: SocketAddr) -> usize {
     let SocketAddr::V4(address) = address else { panic!("the table is that of IPv4") };
@@ -179,13 +179,13 @@ fn connecting_to(address: SocketAddr) -> usize {
         [_, local, remote, "02"] if remote == peer => Some(local),
         _ => None,
     });
-    // A set, because the table is read piece by piece and may show a socket twice.
+    // A set, because the kernel returns the table in pieces and may list a socket twice.
     connecting.collect::<std::collections::BTreeSet<_>>().len()
 }
 
-/// Without it one slow server keeps everybody else from being reached.
+/// Many connects at once all succeed. A slow one does not delay the others.
 #[test]
-fn many_connects_at_once_all_succeed() {
+fn many_concurrent_connects_succeed() {
     run(|| async {
         let (listener, address) = listener().await;
         let clients: Vec<_> = (0..100).map(|_| kittiwake::spawn(TcpStream::connect(address))).collect();
@@ -198,13 +198,13 @@ fn many_connects_at_once_all_succeed() {
         for client in clients {
             let client = client.await.expect("the task").expect("connect");
             let at = peers.iter().position(|peer| *peer == client.local_addr().expect("local_addr"));
-            peers.swap_remove(at.expect("each was accepted once"));
+            peers.swap_remove(at.expect("each client was accepted once"));
             assert_eq!((&client).read(&mut [0; 8]).await.expect("read"), 1);
         }
     });
 }
 
-/// An address where nobody listens, for as long as the socket lives: nobody else can take it.
+/// An address that refuses connections as long as the socket lives, because no other socket can bind it.
 #[track_caller]
 fn refusing() -> (Socket, SocketAddr) {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");

@@ -1,4 +1,4 @@
-//! Listening and accepting: nobody is lost in the queue, and the listener outlives everything.
+//! Listening and accepting: no connection is lost in the queue, and no client can end the listener.
 
 mod support;
 
@@ -13,28 +13,28 @@ use kittiwake::io::{AsyncReadExt, AsyncWriteExt, ErrorKind};
 use kittiwake::net::{TcpListener, TcpStream};
 use support::*;
 
-/// Without it connections that arrive together wait for the next one to arrive.
+/// Two connections behind one event are both accepted.
 #[test]
-fn two_connections_behind_one_event_are_both_accepted() {
+fn one_event_yields_two_connections() {
     run(|| async {
         let (listener, address) = listener().await;
-        assert!(poll_once(listener.accept()).await.is_none(), "nobody has connected yet");
+        assert!(poll_once(listener.accept()).await.is_none(), "no client has connected yet");
         let (one, two) = (connect_std(address), connect_std(address));
         let first = listener.accept().await.expect("accept").1;
-        let second = listener.accept().await.expect("accept without another event").1;
-        assert_eq!((first, second), (local(&one), local(&two)), "in the order in which they came");
+        let second = listener.accept().await.expect("the second accept needs no further event").1;
+        assert_eq!((first, second), (local(&one), local(&two)), "the connections must be accepted in order");
     });
 }
 
-/// Without it the wake-up of a cancelled acceptor is lost, and with it a connection that came with others.
+/// A cancelled acceptor that was woken loses no connection, because another acceptor is woken for it.
 #[test]
-fn an_acceptor_cancelled_after_its_wake_loses_no_connection() {
+fn cancelled_acceptor_loses_no_connection() {
     run(|| async {
         let (listener, address) = listener().await;
         let listener = Arc::new(listener);
         let (waker, wakes) = counting_waker();
         let mut cancelled = listener.accept();
-        assert!(poll_with(&waker, &mut cancelled).is_pending(), "nobody has connected yet");
+        assert!(poll_with(&waker, &mut cancelled).is_pending(), "no client has connected yet");
         let (taken, accepted) = async_channel::unbounded();
         for _ in 0..3 {
             let (listener, taken) = (listener.clone(), taken.clone());
@@ -58,19 +58,19 @@ fn an_acceptor_cancelled_after_its_wake_loses_no_connection() {
         peers.sort();
         let mut expected: Vec<_> = clients.iter().map(local).collect();
         expected.sort();
-        assert_eq!(peers, expected, "every connection is accepted once");
+        assert_eq!(peers, expected, "every connection must be accepted once");
     });
 }
 
-/// Without it accepting with a timeout, or in a select, drops connections unseen.
+/// A dropped `accept` loses no connection.
 #[test]
-fn a_dropped_accept_loses_no_connection() {
+fn dropped_accept_loses_no_connection() {
     run(|| async {
         let (listener, address) = listener().await;
         for when_woken in [false, true] {
             let (waker, wakes) = counting_waker();
             let mut accept = listener.accept();
-            assert!(poll_with(&waker, &mut accept).is_pending(), "nobody has connected yet");
+            assert!(poll_with(&waker, &mut accept).is_pending(), "no client has connected yet");
             let client;
             if when_woken {
                 client = connect_std(address);
@@ -81,40 +81,44 @@ fn a_dropped_accept_loses_no_connection() {
                 client = connect_std(address);
             }
             drop(waker);
-            assert_eq!(Arc::strong_count(&wakes), 1, "the waker of a dropped accept is dropped with it");
-            assert_eq!(listener.accept().await.expect("accept").1, local(&client), "the connection is still there");
+            assert_eq!(Arc::strong_count(&wakes), 1, "a dropped accept must release its waker");
+            assert_eq!(
+                listener.accept().await.expect("accept").1,
+                local(&client),
+                "the connection must still be in the queue"
+            );
         }
     });
 }
 
-/// Without it a listener cannot be used as a stream of connections, or that stream ends.
+/// `incoming` is a stream of connections that never ends.
 #[test]
-fn incoming_is_a_stream_of_connections_that_never_ends() {
+fn incoming_never_ends() {
     run(|| async {
         let (listener, address) = listener().await;
         let mut incoming = listener.incoming();
         let (waker, wakes) = counting_waker();
         let mut cx = std::task::Context::from_waker(&waker);
-        assert!(incoming.poll_next(&mut cx).is_pending(), "nobody has connected yet");
+        assert!(incoming.poll_next(&mut cx).is_pending(), "no client has connected yet");
         for round in 0..5 {
             let clients: Vec<_> = (0..3).map(|_| connect_std(address)).collect();
             until(|| wakes.get() > 0).await;
             for client in &clients {
-                let stream = incoming.next().await.expect("it never ends").expect("accept");
+                let stream = incoming.next().await.expect("the task never ends").expect("accept");
                 assert_eq!(stream.peer_addr().expect("peer_addr"), local(client), "round {round}");
             }
         }
         let mut cx = std::task::Context::from_waker(&waker);
-        assert!(matches!(incoming.poll_next(&mut cx), Poll::Pending), "it waits for more");
+        assert!(matches!(incoming.poll_next(&mut cx), Poll::Pending), "the stream must wait for more connections");
         drop((incoming, waker));
-        assert_eq!(Arc::strong_count(&wakes), 1, "the waker of a dropped stream is dropped with it");
+        assert_eq!(Arc::strong_count(&wakes), 1, "a dropped stream must release its waker");
     });
 }
 
-/// Without it one slow read blocks the worker, or a child process keeps every connection open.
+/// Every socket is non-blocking and close-on-exec.
 #[test]
 #[cfg(target_os = "linux")]
-fn every_socket_is_non_blocking_and_close_on_exec() {
+fn sockets_are_nonblocking_and_cloexec() {
     run(|| async {
         let (listener, address) = listener().await;
         let client = TcpStream::connect(address).await.expect("connect");
@@ -123,61 +127,61 @@ fn every_socket_is_non_blocking_and_close_on_exec() {
         assert_flags(&listener, "the listener");
         assert_flags(&client, "a stream that was connected");
         assert_flags(&server, "a stream that was accepted");
-        assert_flags(&from_std, "a stream that was std's");
+        assert_flags(&from_std, "a stream that came from std");
     });
 }
 
 #[cfg(target_os = "linux")]
 #[track_caller]
-fn assert_flags(socket: &impl std::os::fd::AsRawFd, what: &str) {
+fn assert_flags(socket: &impl std::os::fd::AsRawFd, kind: &str) {
     let flags = descriptor_flags(socket);
-    assert_ne!(flags & libc::O_NONBLOCK, 0, "{what} must be non-blocking");
-    assert_ne!(flags & libc::O_CLOEXEC, 0, "{what} must be close-on-exec");
+    assert_ne!(flags & libc::O_NONBLOCK, 0, "{kind} must be non-blocking");
+    assert_ne!(flags & libc::O_CLOEXEC, 0, "{kind} must be close-on-exec");
 }
 
-/// Without it a server cannot be started again for a minute after it ended.
+/// An address can be bound again right after its use, so a server can restart at once.
 #[test]
-fn an_address_can_be_bound_again_right_after_its_use() {
+fn used_address_can_be_rebound() {
     run(|| async {
         let (listener, address) = listener().await;
         let client = connect_std(address);
         let (server, _) = listener.accept().await.expect("accept");
-        // Whoever closes first is left with the address in the TIME_WAIT state.
+        // The side that closes first keeps the address in the TIME_WAIT state.
         drop(server);
         assert_eq!(read_all(client), b"");
         drop(listener);
-        let listener = TcpListener::bind(address).await.expect("bind again");
+        let listener = TcpListener::bind(address).await.expect("the second bind succeeds");
         let client = connect_std(address);
-        assert_eq!(listener.accept().await.expect("accept").1, local(&client), "the new listener works");
+        assert_eq!(listener.accept().await.expect("accept").1, local(&client), "the new listener must work");
     });
 }
 
-/// Without it a burst of connections meets a queue of 128, and the rest wait a second or more.
+/// Hundreds of connections wait in the listen queue, which is longer than 128.
 #[test]
 #[cfg(target_os = "linux")]
-fn hundreds_of_connections_wait_in_the_queue() {
+fn listen_queue_holds_hundreds() {
     run(|| async {
-        let allowed = std::fs::read_to_string("/proc/sys/net/core/somaxconn").expect("what the kernel allows");
-        // Well below the usual limit of 1,024 descriptors.
+        let allowed = std::fs::read_to_string("/proc/sys/net/core/somaxconn").expect("the kernel's limit");
+        // The count stays well below the usual limit of 1,024 descriptors.
         let count = allowed.trim().parse::<usize>().expect("a number").min(600);
         let (listener, address) = listener().await;
         let clients: Vec<_> = (0..count).map(|_| connect_std(address)).collect();
         for client in clients {
             let (_, peer) = listener.accept().await.expect("accept");
-            assert_eq!(peer, local(&client), "each that connected is in the queue");
+            assert_eq!(peer, local(&client), "each connected client must be in the queue");
         }
     });
 }
 
-/// Without it "cannot serve" is all that a user gets to know.
+/// An address that cannot be bound returns an error with the cause.
 #[test]
-fn an_address_that_cannot_be_bound_says_why() {
+fn bind_error_names_the_cause() {
     run(|| async {
         let (_listener, taken) = listener().await;
-        let error = TcpListener::bind(taken).await.expect_err("somebody listens there");
+        let error = TcpListener::bind(taken).await.expect_err("the port is taken");
         assert_eq!(error.kind(), ErrorKind::AddrInUse, "{error}");
         // A network for documentation, which no machine has.
-        let error = TcpListener::bind("192.0.2.1:0").await.expect_err("not an address of this machine");
+        let error = TcpListener::bind("192.0.2.1:0").await.expect_err("the address belongs to another machine");
         assert_eq!(error.kind(), ErrorKind::AddrNotAvailable, "{error}");
         for nonsense in ["", "127.0.0.1", "127.0.0.1:port", ":0"] {
             let error = TcpListener::bind(nonsense).await.expect_err("no address");
@@ -188,7 +192,7 @@ fn an_address_that_cannot_be_bound_says_why() {
     });
 }
 
-/// Without it only the first of several addresses counts, or an error that is not the last one's is reported.
+/// Several addresses are tried in turn, and the error of the last one is returned.
 #[test]
 fn addresses_are_bound_in_turn() {
     run(|| async {
@@ -197,14 +201,14 @@ fn addresses_are_bound_in_turn() {
         let any: SocketAddr = "127.0.0.1:0".parse().expect("an address");
         let listener = TcpListener::bind(&[taken, foreign, any][..]).await.expect("the third one is free");
         assert_eq!(listener.local_addr().expect("local_addr").ip(), any.ip());
-        let error = TcpListener::bind(vec![taken, foreign]).await.expect_err("neither is free");
-        assert_eq!(error.kind(), ErrorKind::AddrNotAvailable, "the last one's error: {error}");
-        let error = TcpListener::bind(vec![foreign, taken]).await.expect_err("neither is free");
-        assert_eq!(error.kind(), ErrorKind::AddrInUse, "the last one's error: {error}");
+        let error = TcpListener::bind(vec![taken, foreign]).await.expect_err("neither port is free");
+        assert_eq!(error.kind(), ErrorKind::AddrNotAvailable, "the error must be that of the last address: {error}");
+        let error = TcpListener::bind(vec![foreign, taken]).await.expect_err("neither port is free");
+        assert_eq!(error.kind(), ErrorKind::AddrInUse, "the error must be that of the last address: {error}");
     });
 }
 
-/// Without it only half of the internet can connect.
+/// IPv6 works like IPv4.
 #[test]
 fn ipv6_works_like_ipv4() {
     run(|| async {
@@ -223,97 +227,97 @@ fn ipv6_works_like_ipv4() {
     });
 }
 
-/// Without it a client that gives up early takes the server along.
+/// Connections that are reset in the queue do not harm the listener.
 #[test]
-fn connections_that_are_reset_in_the_queue_do_not_harm_the_listener() {
+fn reset_in_queue_spares_listener() {
     run(|| async {
         let (listener, address) = listener().await;
         for _ in 0..5 {
             reset(connect_std(address));
         }
         let client = connect_std(address);
-        // Linux still gives out those that were reset, and other systems leave them out.
+        // Linux still returns connections that were reset. Other systems skip them.
         loop {
             let (stream, peer) = listener.accept().await.expect("accept");
             if peer == local(&client) {
                 break;
             }
             let read = (&stream).read(&mut [0; 8]).await.map_err(|error| error.kind());
-            assert_eq!(read, Err(ErrorKind::ConnectionReset), "a connection that was reset says so");
+            assert_eq!(read, Err(ErrorKind::ConnectionReset), "the read of a reset connection must report the reset");
         }
     });
 }
 
-/// Without it a listener of std's that blocks stops the whole worker.
+/// A blocking listener of std becomes non-blocking in `from_std`.
 #[test]
-fn a_blocking_listener_of_stds_does_not_block_the_worker() {
+fn blocking_std_listener_blocks_no_worker() {
     run(|| async {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("bind");
         let address = listener.local_addr().expect("local_addr");
         let listener = TcpListener::from_std(listener).expect("from_std");
         let acceptor = kittiwake::spawn(async move { listener.accept().await });
         settle().await;
-        assert!(!acceptor.is_finished(), "nobody has connected yet");
+        assert!(!acceptor.is_finished(), "no client has connected yet");
         let client = connect_std(address);
         assert_eq!(acceptor.await.expect("the task").expect("accept").1, local(&client));
     });
 }
 
-/// Without it a listener that is handed back does not block, or is still watched by the reactor.
+/// A listener that is converted to std blocks and is deregistered.
 #[test]
-fn a_listener_given_back_to_std_blocks_and_is_no_longer_watched() {
+fn listener_converted_to_std_blocks() {
     run(|| async {
         let (listener, address) = listener().await;
-        assert!(poll_once(listener.accept()).await.is_none(), "nobody has connected yet");
-        assert_eq!(sources(), 1, "a listener that waits is watched");
+        assert!(poll_once(listener.accept()).await.is_none(), "no client has connected yet");
+        assert_eq!(sources(), 1, "a waiting listener must be registered");
         let listener = listener.into_std().expect("into_std");
-        assert_eq!(sources(), 0, "a listener that was given back is not");
+        assert_eq!(sources(), 0, "the converted listener must be deregistered");
         #[cfg(target_os = "linux")]
-        assert_eq!(descriptor_flags(&listener) & libc::O_NONBLOCK, 0, "a listener of std's blocks");
+        assert_eq!(descriptor_flags(&listener) & libc::O_NONBLOCK, 0, "a listener of std must block");
         let accepting = std::thread::spawn(move || listener.accept().map(|(_, peer)| (listener, peer)));
         let client = connect_std(address);
         let (listener, peer) = accepting.join().expect("the thread").expect("a blocking accept waits");
         assert_eq!(peer, local(&client));
 
         let listener = TcpListener::from_std(listener).expect("from_std");
-        assert!(poll_once(listener.accept()).await.is_none(), "it does not block again");
-        assert_eq!(sources(), 1, "it is watched again");
+        assert!(poll_once(listener.accept()).await.is_none(), "the listener must be non-blocking again");
+        assert_eq!(sources(), 1, "the listener must be registered again");
         let client = connect_std(address);
         assert_eq!(listener.accept().await.expect("accept").1, local(&client));
     });
 }
 
-/// Without it connections that nobody accepted stay open when the server has gone.
+/// Dropping a listener ends the connections in its queue.
 #[test]
-fn dropping_a_listener_ends_the_connections_in_its_queue() {
+fn dropped_listener_ends_queued_connections() {
     run(|| async {
         let (listener, address) = listener().await;
-        assert!(poll_once(listener.accept()).await.is_none(), "nobody has connected yet");
+        assert!(poll_once(listener.accept()).await.is_none(), "no client has connected yet");
         let mut client = connect_std(address);
         drop(listener);
-        assert_eq!(sources(), 0, "the listener has left the reactor");
-        let error = client.read(&mut [0; 8]).expect_err("nobody will ever answer");
+        assert_eq!(sources(), 0, "the listener must be deregistered");
+        let error = client.read(&mut [0; 8]).expect_err("no server will answer");
         assert_eq!(error.kind(), ErrorKind::ConnectionReset, "{error}");
     });
 }
 
-/// Without it an option is set on some other socket, or a pending error stays.
+/// The options of a listener apply to its own socket, and accepted streams inherit them.
 #[test]
-fn options_are_the_listeners() {
+fn options_apply_to_the_listener() {
     run(|| async {
         let (listener, address) = listener().await;
         listener.set_ttl(9).expect("IP_TTL");
         assert_eq!(listener.ttl().expect("IP_TTL"), 9);
-        assert!(listener.take_error().expect("SO_ERROR").is_none(), "nothing has failed");
+        assert!(listener.take_error().expect("SO_ERROR").is_none(), "no error may be pending");
         let mut client = connect_std(address);
         let (stream, _) = listener.accept().await.expect("accept");
-        assert_eq!(stream.ttl().expect("IP_TTL"), 9, "what it accepts inherits the option");
+        assert_eq!(stream.ttl().expect("IP_TTL"), 9, "an accepted stream must inherit the option");
         client.write_all(b"x").expect("the client writes");
         assert_eq!((&stream).read(&mut [0; 8]).await.expect("read"), 1);
     });
 }
 
-/// A client of std's; it fails, and does not wait for ever, when the queue has no room.
+/// Connects a client of std. It fails instead of waiting for ever if the listen queue is full.
 #[track_caller]
 fn connect_std(address: SocketAddr) -> std::net::TcpStream {
     let client = std::net::TcpStream::connect_timeout(&address, PATIENCE / 2).expect("connect");
@@ -326,16 +330,16 @@ fn local(client: &std::net::TcpStream) -> SocketAddr {
     client.local_addr().expect("local_addr")
 }
 
-/// Without it a descriptor that is something else is waited on for ever: nobody connects to a connection.
+/// `from_std` refuses a socket that does not listen. A wait for its connections would never end.
 #[test]
 #[cfg(any(target_os = "android", target_os = "linux"))]
-fn a_socket_that_does_not_listen_is_no_listener() {
+fn unlistening_socket_is_refused() {
     let (stream, _peer) = pair_with_std();
     let connected = std::os::fd::OwnedFd::from(stream.into_std().expect("into_std"));
     let bound = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).expect("a socket");
     bound.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).expect("bind");
     for socket in [connected, bound.into()] {
-        let error = TcpListener::from_std(socket.into()).expect_err("it does not listen");
+        let error = TcpListener::from_std(socket.into()).expect_err("the socket does not listen");
         assert_eq!(error.kind(), ErrorKind::InvalidInput);
         assert!(error.to_string().contains("does not listen"), "{error}");
     }

@@ -1,4 +1,4 @@
-//! Halves of a stream: borrowed and owned, dropped in every order, and put together again.
+//! Halves of a stream: borrowed and owned, dropped in every order, and reunited.
 
 mod support;
 
@@ -9,9 +9,9 @@ use kittiwake::io::{AsyncReadExt, AsyncWriteExt, ErrorKind};
 use kittiwake::net::TcpStream;
 use support::*;
 
-/// Without it the two halves get in each other's way.
+/// Borrowed halves can read and write at the same time.
 #[test]
-fn borrowed_halves_read_and_write_at_once() {
+fn borrowed_halves_work_concurrently() {
     run(|| async {
         let (mut stream, peer) = pair_with_std();
         let echo = std::thread::spawn(move || std::io::copy(&mut &peer, &mut &peer).expect("the peer echoes"));
@@ -23,14 +23,14 @@ fn borrowed_halves_read_and_write_at_once() {
         };
         let mut received = Vec::new();
         try_zip(send, read.read_to_end(&mut received)).await.expect("a transfer");
-        assert!(received == bytes, "all that was sent comes back");
+        assert!(received == bytes, "every byte must come back");
         echo.join().expect("the peer's thread");
     });
 }
 
-/// Without it borrowing a stream's halves for a moment ends the connection.
+/// Dropping borrowed halves does not change the connection.
 #[test]
-fn dropping_borrowed_halves_does_nothing() {
+fn dropped_borrowed_halves_change_nothing() {
     run(|| async {
         let (mut stream, mut peer) = pair_with_std();
         {
@@ -38,16 +38,16 @@ fn dropping_borrowed_halves_does_nothing() {
         }
         assert_still_open(&peer);
         peer.write_all(b"x").expect("the peer writes");
-        assert_eq!((&stream).read(&mut [0; 8]).await.expect("read"), 1, "the stream still reads");
+        assert_eq!((&stream).read(&mut [0; 8]).await.expect("read"), 1, "the stream must still read");
         (&stream).write_all(b"y").await.expect("write");
         drop(stream);
-        assert_eq!(read_all(peer), b"y", "the stream still wrote");
+        assert_eq!(read_all(peer), b"y", "the stream must still write");
     });
 }
 
-/// Without it the peer never learns that no more will come, as long as somebody still reads.
+/// Dropping the owned write half ends the writing side and leaves the reading side open.
 #[test]
-fn dropping_the_write_half_ends_the_writing_and_not_the_reading() {
+fn dropped_write_half_ends_writing() {
     run(|| async {
         let (stream, mut peer) = pair_with_std();
         let (mut read, mut write) = stream.into_split();
@@ -64,9 +64,9 @@ fn dropping_the_write_half_ends_the_writing_and_not_the_reading() {
     });
 }
 
-/// Without it a connection ends because nobody reads it any more.
+/// Dropping the owned read half does not change the connection.
 #[test]
-fn dropping_the_read_half_does_nothing_to_the_connection() {
+fn dropped_read_half_changes_nothing() {
     run(|| async {
         let (stream, peer) = pair_with_std();
         let (read, mut write) = stream.into_split();
@@ -74,19 +74,19 @@ fn dropping_the_read_half_does_nothing_to_the_connection() {
         assert_still_open(&peer);
         write.write_all(b"all").await.expect("the write half still writes");
         drop(write);
-        assert_eq!(read_all(peer), b"all", "the end comes with the drop of the write half");
+        assert_eq!(read_all(peer), b"all", "the drop of the write half must end the connection");
     });
 }
 
-/// Without it the drop of the second half leaves the connection, or its place in the reactor, behind.
+/// Dropping both halves closes and deregisters the socket, in either order.
 #[test]
-fn dropping_both_halves_closes_the_connection_in_either_order() {
+fn dropping_both_halves_closes() {
     run(|| async {
         for write_first in [true, false] {
             let (stream, mut peer) = pair_with_std();
             let (mut read, write) = stream.into_split();
             assert!(poll_once(read.read(&mut [0; 8])).await.is_none(), "there is nothing to read yet");
-            assert_eq!(sources(), 1, "a half that waits is watched");
+            assert_eq!(sources(), 1, "a waiting half must be registered");
             if write_first {
                 drop(write);
                 drop(read);
@@ -94,75 +94,75 @@ fn dropping_both_halves_closes_the_connection_in_either_order() {
                 drop(read);
                 drop(write);
             }
-            assert_eq!(sources(), 0, "a stream without halves is not watched");
-            assert_eq!(peer.read(&mut [0; 8]).expect("the peer reads"), 0, "the peer sees the end");
+            assert_eq!(sources(), 0, "a stream without halves must be deregistered");
+            assert_eq!(peer.read(&mut [0; 8]).expect("the peer reads"), 0, "the peer must see the end");
             assert_reset_by_writing(peer);
         }
     });
 }
 
-/// Without it there is no way to stop writing and leave the connection's end to somebody else.
+/// A write half that is forgotten does not end the writing side.
 #[test]
-fn a_forgotten_write_half_ends_nothing() {
+fn forgotten_write_half_ends_nothing() {
     run(|| async {
         let (stream, mut peer) = pair_with_std();
         let (mut read, write) = stream.into_split();
         write.forget();
         assert_still_open(&peer);
         peer.write_all(b"x").expect("the peer writes");
-        assert_eq!(read.read(&mut [0; 8]).await.expect("read"), 1, "the read half still reads");
+        assert_eq!(read.read(&mut [0; 8]).await.expect("read"), 1, "the read half must still read");
         drop(read);
-        assert_eq!(read_all(peer), b"", "the connection ends with the last half");
+        assert_eq!(read_all(peer), b"", "the drop of the last half must end the connection");
     });
 }
 
-/// Without it a stream that is put together again has lost its writing half, or its reading half.
+/// The halves of one stream reunite to a stream that reads and writes.
 #[test]
-fn halves_of_one_stream_reunite_to_a_whole_one() {
+fn halves_of_one_stream_reunite() {
     run(|| async {
         for by_read_half in [true, false] {
             let (stream, mut peer) = pair_with_std();
             let (mut read, write) = stream.into_split();
             assert!(poll_once(read.read(&mut [0; 8])).await.is_none(), "there is nothing to read yet");
             let whole = if by_read_half { read.reunite(write) } else { write.reunite(read) };
-            let stream: TcpStream = whole.expect("they are of one stream");
+            let stream: TcpStream = whole.expect("the halves are of one stream");
             assert_still_open(&peer);
             peer.write_all(b"x").expect("the peer writes");
-            assert_eq!((&stream).read(&mut [0; 8]).await.expect("read"), 1, "the stream reads");
+            assert_eq!((&stream).read(&mut [0; 8]).await.expect("read"), 1, "the stream must read");
             (&stream).write_all(b"y").await.expect("write");
             drop(stream);
-            assert_eq!(read_all(peer), b"y", "the stream wrote, and ended with its drop");
+            assert_eq!(read_all(peer), b"y", "the stream must write, and end with its drop");
         }
     });
 }
 
-/// Without it a mix-up of two connections costs both of them.
+/// `reunite` returns the halves of two streams unchanged, and they still work.
 #[test]
-fn halves_of_two_streams_are_given_back_and_work() {
+fn foreign_halves_are_returned() {
     run(|| async {
         let (one, mut peer_of_one) = pair_with_std();
         let (two, peer_of_two) = pair_with_std();
         let (read, write_of_one) = one.into_split();
         let (read_of_two, write) = two.into_split();
-        let error = read.reunite(write).expect_err("they are of two streams");
+        let error = read.reunite(write).expect_err("the halves are of two streams");
         assert!(error.to_string().contains("different streams"), "{error}");
-        let error = error.1.reunite(error.0).expect_err("they still are");
+        let error = error.1.reunite(error.0).expect_err("the halves are still of two streams");
         let (mut read, mut write) = (error.0, error.1);
         assert_still_open(&peer_of_two);
         peer_of_one.write_all(b"x").expect("the peer writes");
-        assert_eq!(read.read(&mut [0; 8]).await.expect("read"), 1, "the read half reads");
-        write.write_all(b"y").await.expect("the write half writes");
+        assert_eq!(read.read(&mut [0; 8]).await.expect("read"), 1, "the read half must read");
+        write.write_all(b"y").await.expect("the write half still writes");
         drop((read_of_two, write));
-        assert_eq!(read_all(peer_of_two), b"y", "the write half ends its own stream");
+        assert_eq!(read_all(peer_of_two), b"y", "the write half must end its own stream");
         assert_still_open(&peer_of_one);
         drop((read, write_of_one));
-        assert_eq!(read_all(peer_of_one), b"", "the other one has ended too");
+        assert_eq!(read_all(peer_of_one), b"", "the other stream must have ended too");
     });
 }
 
-/// Without it a half can do less than the documentation says, or does it to something else.
+/// The halves have the addresses, the `try_` methods and the readiness of their stream.
 #[test]
-fn halves_look_try_and_wait_like_the_stream() {
+fn halves_work_like_the_stream() {
     run(|| async {
         let (mut stream, mut peer) = pair_with_std();
         let address = peer.local_addr().expect("local_addr");
@@ -172,7 +172,7 @@ fn halves_look_try_and_wait_like_the_stream() {
             assert_eq!(write.local_addr().expect("local_addr"), peer.peer_addr().expect("peer_addr"));
             write.writable().await.expect("writable");
             assert_eq!(write.try_write(b"a").expect("try_write"), 1);
-            assert_eq!(read.try_read(&mut [0; 8]).expect_err("nothing is there").kind(), ErrorKind::WouldBlock);
+            assert_eq!(read.try_read(&mut [0; 8]).expect_err("no bytes have arrived").kind(), ErrorKind::WouldBlock);
         }
         let (read, write) = stream.into_split();
         write.writable().await.expect("writable");
@@ -181,13 +181,13 @@ fn halves_look_try_and_wait_like_the_stream() {
         read.readable().await.expect("readable");
         assert_eq!(read.peek(&mut [0; 8]).await.expect("peek"), 3);
         assert_eq!(read.try_read(&mut [0; 8]).expect("try_read"), 3);
-        assert_eq!(write.as_ref().peer_addr().expect("peer_addr"), address, "the half gives its stream");
+        assert_eq!(write.as_ref().peer_addr().expect("peer_addr"), address, "the half must return its stream");
         drop((read, write));
         assert_eq!(read_all(peer), b"ab");
     });
 }
 
-/// Nothing has come, and no end either.
+/// Fails if bytes or the end have arrived.
 #[track_caller]
 fn assert_still_open(mut peer: &std::net::TcpStream) {
     peer.set_nonblocking(true).expect("non-blocking");
@@ -196,10 +196,10 @@ fn assert_still_open(mut peer: &std::net::TcpStream) {
     peer.set_nonblocking(false).expect("blocking");
 }
 
-/// The other end's descriptor is closed: what we send is answered by a reset.
+/// Fails unless the other end's descriptor is closed: a write is then answered by a reset.
 #[track_caller]
 fn assert_reset_by_writing(mut peer: std::net::TcpStream) {
     let _ = peer.write(b"x");
-    let error = (0..).find_map(|_| peer.write(b"x").err()).expect("a write fails at last");
+    let error = (0..).find_map(|_| peer.write(b"x").err()).expect("a write fails in the end");
     assert!(matches!(error.kind(), ErrorKind::BrokenPipe | ErrorKind::ConnectionReset), "{error}");
 }

@@ -1,4 +1,4 @@
-//! Moving bytes: reads and writes of every size and shape, and who may do them at once.
+//! Transfers: reads and writes of every size and shape, and concurrent users of one stream.
 
 mod support;
 
@@ -14,9 +14,9 @@ use support::*;
 
 const MIB: usize = 1 << 20;
 
-/// Without it a read into nothing parks where there is nothing to read, or is taken for the end.
+/// A read into an empty buffer is ready at once, and is not the end of the stream.
 #[test]
-fn an_empty_buffer_is_read_into_at_once_and_is_no_end() {
+fn empty_read_is_ready_at_once() {
     run(|| async {
         let (stream, mut peer) = pair_with_std();
         for waited in [false, true] {
@@ -32,13 +32,13 @@ fn an_empty_buffer_is_read_into_at_once_and_is_no_end() {
         peer.write_all(b"x").expect("the peer writes");
         let mut byte = [0];
         (&stream).read_exact(&mut byte).await.expect("the stream has not ended");
-        assert_eq!(&byte, b"x", "what came after reads into nothing");
+        assert_eq!(&byte, b"x", "an empty read must take no byte");
     });
 }
 
-/// Without it a write of nothing asks the kernel, waits, or counts as "cannot write any more".
+/// A write of an empty buffer is ready at once.
 #[test]
-fn an_empty_buffer_is_written_at_once() {
+fn empty_write_is_ready_at_once() {
     run(|| async {
         let (stream, peer) = pair_with_std();
         assert_writes_nothing_at_once(&stream).await;
@@ -46,7 +46,7 @@ fn an_empty_buffer_is_written_at_once() {
         stream.shutdown(How::Write).expect("shutdown");
         assert_writes_nothing_at_once(&stream).await;
         drop(stream);
-        assert_eq!(read_all(peer), b"x", "writes of nothing send nothing");
+        assert_eq!(read_all(peer), b"x", "empty writes must send nothing");
 
         let (full, _peer) = pair_with_std();
         while poll_write(Waker::noop(), &full, &[7; 65_536]).is_ready() {}
@@ -61,9 +61,9 @@ async fn assert_writes_nothing_at_once(mut stream: &TcpStream) {
     assert_eq!(stream.try_write(&[]).expect("a write of nothing"), 0);
 }
 
-/// Without it a byte is lost, doubled or moved somewhere between a full buffer and an empty one.
+/// Sixty-four mebibytes in each direction at once arrive unchanged.
 #[test]
-fn sixty_four_mebibytes_each_way_at_once_arrive_as_they_were_sent() {
+fn large_transfers_arrive_unchanged() {
     run(|| async {
         let (client, server) = pair().await;
         let bytes = Arc::new(pattern(64 * MIB));
@@ -71,12 +71,13 @@ fn sixty_four_mebibytes_each_way_at_once_arrive_as_they_were_sent() {
             let bytes = bytes.clone();
             async move { both_ways(&server, &bytes, 8_192).await }
         });
-        both_ways(&client, &bytes, 65_536).await.expect("this end");
-        far.await.expect("the task of the other end").expect("the other end");
+        both_ways(&client, &bytes, 65_536).await.expect("this end transfers every byte");
+        far.await.expect("the task of the other end").expect("the other end transfers every byte");
     });
 }
 
-/// Sends `bytes`, and meanwhile checks that the same come in, `step` at a time and giving way.
+/// Sends `bytes` and checks that the same bytes arrive meanwhile. Reads `step` bytes at a time and yields after
+/// each read.
 async fn both_ways(stream: &TcpStream, bytes: &[u8], step: usize) -> Result<()> {
     let send = async {
         let mut stream = stream;
@@ -88,10 +89,10 @@ async fn both_ways(stream: &TcpStream, bytes: &[u8], step: usize) -> Result<()> 
         loop {
             let read = stream.read(&mut buf).await?;
             if read == 0 {
-                assert_eq!(at, bytes.len(), "the stream ended early");
+                assert_eq!(at, bytes.len(), "the stream must not end early");
                 return Ok(());
             }
-            assert!(bytes[at..].starts_with(&buf[..read]), "other bytes than were sent, after {at}");
+            assert!(bytes[at..].starts_with(&buf[..read]), "the bytes after {at} must equal the sent ones");
             at += read;
             yield_now().await;
         }
@@ -99,7 +100,7 @@ async fn both_ways(stream: &TcpStream, bytes: &[u8], step: usize) -> Result<()> 
     try_zip(send, receive).await.map(drop)
 }
 
-/// Without it the smallest transfers are where the count of ready bytes goes wrong.
+/// Single bytes arrive in order.
 #[test]
 fn single_bytes_arrive_in_order() {
     run(|| async {
@@ -120,27 +121,27 @@ fn single_bytes_arrive_in_order() {
             Ok(received)
         };
         let ((), received) = try_zip(send, receive).await.expect("a transfer");
-        assert!(received == bytes, "single bytes must arrive as they were sent");
+        assert!(received == bytes, "single bytes must arrive unchanged");
     });
 }
 
-/// Without it a list of slices is sent or filled in a wrong order, or only its first.
+/// A vectored write sends its slices in order, and a vectored read fills them in order.
 #[test]
-fn slices_are_sent_and_filled_in_order() {
+fn slices_are_transferred_in_order() {
     run(|| async {
         let (client, server) = pair().await;
         let slices = [IoSlice::new(b"one "), IoSlice::new(b""), IoSlice::new(b"two "), IoSlice::new(b"three")];
-        assert_eq!((&client).write_vectored(&slices).await.expect("write"), 13, "a short list is written whole");
+        assert_eq!((&client).write_vectored(&slices).await.expect("write"), 13, "a short list must be written whole");
         let (mut head, mut tail) = ([0; 5], [0; 20]);
         let mut into = [IoSliceMut::new(&mut head), IoSliceMut::new(&mut []), IoSliceMut::new(&mut tail)];
         let read = (&server).read_vectored(&mut into).await.expect("read");
-        assert_eq!((read, &head, &tail[..8]), (13, b"one t", &b"wo three"[..]), "what was read, and where it went");
+        assert_eq!((read, &head, &tail[..8]), (13, b"one t", &b"wo three"[..]), "the slices must be filled in order");
     });
 }
 
-/// Without it a stream that is owned, or split, writes and reads one slice at a time, or does not end.
+/// Streams and their halves transfer in the same way.
 #[test]
-fn streams_and_halves_transfer_in_the_same_way() {
+fn halves_transfer_like_streams() {
     run(|| async {
         let (mut client, mut server) = pair().await;
         assert_transfers(&mut client, &mut server).await;
@@ -151,27 +152,27 @@ fn streams_and_halves_transfer_in_the_same_way() {
         let (_read, mut write) = client.into_split();
         assert_transfers(&mut write, &mut read).await;
         write.close().await.expect("close");
-        assert_eq!(read.read(&mut [0; 8]).await.expect("read"), 0, "the end");
+        assert_eq!(read.read(&mut [0; 8]).await.expect("read"), 0, "the read must return the end");
     });
 }
 
 async fn assert_transfers(write: &mut (impl AsyncWrite + Unpin), read: &mut (impl AsyncRead + Unpin)) {
     let slices = [IoSlice::new(b"one "), IoSlice::new(b"two "), IoSlice::new(b"three")];
-    assert_eq!(write.write_vectored(&slices).await.expect("write"), 13, "a short list is written whole");
+    assert_eq!(write.write_vectored(&slices).await.expect("write"), 13, "a short list must be written whole");
     write.write_all(b"!").await.expect("write");
     write.flush().await.expect("flush");
     let (mut head, mut tail) = ([0; 5], [0; 8]);
     let mut into = [IoSliceMut::new(&mut head), IoSliceMut::new(&mut tail)];
-    assert_eq!(read.read_vectored(&mut into).await.expect("read"), 13, "a short list is filled whole");
+    assert_eq!(read.read_vectored(&mut into).await.expect("read"), 13, "a short list must be filled whole");
     assert_eq!((&head, &tail), (b"one t", b"wo three"));
     let mut last = [0; 8];
-    assert_eq!(read.read(&mut last).await.expect("read"), 1, "the rest");
+    assert_eq!(read.read(&mut last).await.expect("read"), 1, "the read must return the last byte");
     assert_eq!(last[0], b'!');
 }
 
-/// Without it a list longer than the kernel takes at once fails, or stops after the part that it took.
+/// A list of more slices than the kernel takes at once is transferred whole.
 #[test]
-fn fifteen_hundred_slices_are_written_and_read_whole() {
+fn long_slice_lists_are_transferred() {
     run(|| async {
         let (client, server) = pair().await;
         client.writable().await.expect("the reactor has reported the socket writable");
@@ -186,14 +187,13 @@ fn fifteen_hundred_slices_are_written_and_read_whole() {
             Ok(received)
         };
         let ((), received) = try_zip(send, receive).await.expect("a transfer");
-        assert!(received == bytes, "long lists of slices must arrive as they were sent");
+        assert!(received == bytes, "long lists of slices must arrive unchanged");
     });
 }
 
-/// Without it what is left of a long list counts as what the kernel has not got: the next read
-/// sleeps on bytes that are there.
+/// A read that fills only a part of a long list leaves the rest of the bytes readable. The next read must not wait.
 #[test]
-fn a_read_of_part_of_a_long_list_leaves_the_rest_readable() {
+fn partial_vectored_read_keeps_readiness() {
     run(|| async {
         let (stream, mut peer) = pair_with_std();
         assert!(poll_once((&stream).read(&mut [0])).await.is_none(), "there is nothing to read yet");
@@ -202,24 +202,24 @@ fn a_read_of_part_of_a_long_list_leaves_the_rest_readable() {
         let mut received = Vec::new();
         while received.len() < bytes.len() {
             let read = read_slices(&stream, 1500, 1, &mut received).await.expect("read");
-            assert!(read > 0, "the stream has not ended");
+            assert!(read > 0, "the stream must not end");
         }
-        assert!(received == bytes, "every byte in its place");
+        assert!(received == bytes, "every byte must be in its place");
     });
 }
 
-/// Without it a long list that begins with empty slices reads as the end of the stream.
+/// Empty slices before the first full one are not the end of the stream.
 #[test]
-fn a_thousand_empty_slices_before_the_first_full_one_are_no_end() {
+fn leading_empty_slices_are_no_end() {
     run(|| async {
         let (client, server) = pair().await;
         let mut slices = vec![IoSlice::new(b""); 1200];
         slices.push(IoSlice::new(b"last"));
-        assert_eq!((&client).write_vectored(&slices).await.expect("write"), 4, "there are four bytes to write");
+        assert_eq!((&client).write_vectored(&slices).await.expect("write"), 4, "the write must send four bytes");
         let mut last = [0; 4];
         let mut into: Vec<_> = (0..1200).map(|_| IoSliceMut::new(&mut [])).collect();
         into.push(IoSliceMut::new(&mut last));
-        assert_eq!((&server).read_vectored(&mut into).await.expect("read"), 4, "there are four bytes to read");
+        assert_eq!((&server).read_vectored(&mut into).await.expect("read"), 4, "the read must return four bytes");
         assert_eq!(&last, b"last");
     });
 }
@@ -229,7 +229,7 @@ async fn write_all_slices(mut stream: &TcpStream, bytes: &[u8], length: usize) -
     let mut left = &mut slices[..];
     while !left.is_empty() {
         let written = stream.write_vectored(left).await?;
-        assert!(written > 0, "a write of something must write something");
+        assert!(written > 0, "a write of some bytes must write at least one");
         IoSlice::advance_slices(&mut left, written);
     }
     Ok(())
@@ -243,20 +243,20 @@ async fn read_slices(mut stream: &TcpStream, count: usize, length: usize, to: &m
     Ok(read)
 }
 
-/// Without it a big write spins, keeps a copy of everything, or never goes on once there is room.
+/// A large write to a peer that does not read waits, is woken once, and continues when there is room.
 #[test]
-fn a_big_write_to_a_stopped_reader_parks_and_goes_on() {
+fn large_write_waits_for_room() {
     run(|| async {
         let (client, server) = pair().await;
         let bytes = Arc::new(pattern(64 * MIB));
         let first = (&client).write(&bytes).await.expect("write");
-        assert!(first > 0 && first < bytes.len(), "a write takes what there is room for, and it took {first}");
+        assert!(first > 0 && first < bytes.len(), "the first write took {first} bytes, which must be a part of them");
         let (waker, wakes) = counting_waker();
         let mut sent = first;
         while let Poll::Ready(written) = poll_write(&waker, &client, &bytes[sent..]) {
             sent += written.expect("write");
         }
-        assert!(sent < bytes.len(), "the kernel cannot hold all of it");
+        assert!(sent < bytes.len(), "the kernel must not hold all bytes");
         settle().await;
         let writer = kittiwake::spawn({
             let bytes = bytes.clone();
@@ -269,15 +269,15 @@ fn a_big_write_to_a_stopped_reader_parks_and_goes_on() {
         while let read @ 1.. = (&server).read(&mut buf).await.expect("read") {
             received.extend_from_slice(&buf[..read]);
         }
-        writer.await.expect("the writer's task").expect("the writer goes on");
-        assert!(received == *bytes, "every byte, whether before or after the stop");
-        assert!(wakes.get() <= 1, "a parked write is woken once, and not {} times", wakes.get());
+        writer.await.expect("the writer's task").expect("the writer continues");
+        assert!(received == *bytes, "every byte must arrive");
+        assert!(wakes.get() <= 1, "a waiting write was woken {} times", wakes.get());
     });
 }
 
-/// Without it a reader and a writer of one stream lose each other's wake-ups.
+/// One task may read while another writes the same stream.
 #[test]
-fn one_task_reads_while_another_writes_the_same_stream() {
+fn reader_and_writer_share_a_stream() {
     run(|| async {
         let (stream, peer) = pair_with_std();
         let echo = std::thread::spawn(move || echo_blocking(peer));
@@ -295,7 +295,7 @@ fn one_task_reads_while_another_writes_the_same_stream() {
         });
         let (wrote, read) = zip(writer, reader).await;
         wrote.expect("the writer's task").expect("write");
-        assert!(read.expect("the reader's task").expect("read") == *bytes, "all that was sent comes back");
+        assert!(read.expect("the reader's task").expect("read") == *bytes, "every byte must come back");
         echo.join().expect("the peer's thread");
     });
 }
@@ -304,28 +304,28 @@ fn echo_blocking(peer: std::net::TcpStream) {
     std::io::copy(&mut &peer, &mut &peer).expect("the peer echoes to the end");
 }
 
-/// Without it a look at the bytes takes them away, or puts the next look to sleep.
+/// A peek takes no byte.
 #[test]
-fn a_peek_takes_nothing() {
+fn peek_takes_no_byte() {
     run(|| async {
         let (stream, mut peer) = pair_with_std();
         let mut buf = [0; 16];
-        assert!(poll_once(stream.peek(&mut buf)).await.is_none(), "a peek waits for the first byte");
+        assert!(poll_once(stream.peek(&mut buf)).await.is_none(), "a peek must wait for the first byte");
         peer.write_all(b"hello").expect("the peer writes");
         for _ in 0..3 {
             let peeked = stream.peek(&mut buf).await.expect("peek");
-            assert_eq!(&buf[..peeked], b"hello", "a peek sees all that is there, every time");
+            assert_eq!(&buf[..peeked], b"hello", "every peek must see all bytes");
         }
-        assert_eq!((&stream).read(&mut buf).await.expect("read"), 5, "the bytes are still there");
+        assert_eq!((&stream).read(&mut buf).await.expect("read"), 5, "the bytes must still be there");
         drop(peer);
-        assert_eq!(stream.peek(&mut buf).await.expect("peek"), 0, "a peek at the end says so");
-        assert_eq!((&stream).read(&mut buf).await.expect("read"), 0, "and leaves the end where it is");
+        assert_eq!(stream.peek(&mut buf).await.expect("peek"), 0, "a peek must return the end");
+        assert_eq!((&stream).read(&mut buf).await.expect("read"), 0, "a peek must not take the end");
     });
 }
 
-/// Without it options and addresses are those of some other socket, or of none.
+/// Options and addresses are those of the socket itself.
 #[test]
-fn options_and_addresses_are_the_sockets() {
+fn options_apply_to_the_socket() {
     run(|| async {
         let (stream, peer) = pair_with_std();
         assert_eq!(stream.peer_addr().expect("peer_addr"), peer.local_addr().expect("local_addr"));
@@ -336,13 +336,13 @@ fn options_and_addresses_are_the_sockets() {
         }
         stream.set_ttl(7).expect("IP_TTL");
         assert_eq!(stream.ttl().expect("IP_TTL"), 7);
-        assert!(stream.take_error().expect("SO_ERROR").is_none(), "nothing has failed");
+        assert!(stream.take_error().expect("SO_ERROR").is_none(), "no error may be pending");
     });
 }
 
-/// Without it a stream of std's that blocks stops the whole worker.
+/// A blocking stream of std becomes non-blocking in `from_std`.
 #[test]
-fn a_blocking_stream_of_stds_does_not_block_the_worker() {
+fn blocking_std_stream_blocks_no_worker() {
     run(|| async {
         let (stream, mut peer) = pair_with_std();
         let reader = kittiwake::spawn(async move {
@@ -356,17 +356,17 @@ fn a_blocking_stream_of_stds_does_not_block_the_worker() {
     });
 }
 
-/// Without it a stream that is handed back does not block, or is still watched by the reactor.
+/// A stream that is converted to std blocks and is deregistered.
 #[test]
-fn a_stream_given_back_to_std_blocks_and_is_no_longer_watched() {
+fn stream_converted_to_std_blocks() {
     run(|| async {
         let (stream, peer) = pair_with_std();
         assert!(poll_once((&stream).read(&mut [0])).await.is_none(), "there is nothing to read yet");
-        assert_eq!(sources(), 1, "a stream that waits is watched");
+        assert_eq!(sources(), 1, "a waiting stream must be registered");
         let mut stream = stream.into_std().expect("into_std");
-        assert_eq!(sources(), 0, "a stream that was given back is not");
+        assert_eq!(sources(), 0, "the converted stream must be deregistered");
         #[cfg(target_os = "linux")]
-        assert_eq!(descriptor_flags(&stream) & libc::O_NONBLOCK, 0, "a stream of std's blocks");
+        assert_eq!(descriptor_flags(&stream) & libc::O_NONBLOCK, 0, "a stream of std must block");
         let writer = std::thread::spawn(move || write_from_another_thread(peer));
         let mut bytes = [0; 2];
         stream.read_exact(&mut bytes).expect("a blocking read waits for the bytes");
@@ -374,15 +374,15 @@ fn a_stream_given_back_to_std_blocks_and_is_no_longer_watched() {
         let mut peer = writer.join().expect("the peer's thread");
 
         let stream = TcpStream::from_std(stream).expect("from_std");
-        assert!(poll_once((&stream).read(&mut [0])).await.is_none(), "it does not block again");
-        assert_eq!(sources(), 1, "it is watched again");
+        assert!(poll_once((&stream).read(&mut [0])).await.is_none(), "the stream must be non-blocking again");
+        assert_eq!(sources(), 1, "the stream must be registered again");
         peer.write_all(b"c").expect("the peer writes");
         (&stream).read_exact(&mut bytes[..1]).await.expect("read");
         assert_eq!(bytes[0], b'c');
     });
 }
 
-/// Two writes, so that the reader most likely has to wait for one of them.
+/// Sends two bytes in two writes, so that the reader most likely waits for one of them.
 fn write_from_another_thread(mut peer: std::net::TcpStream) -> std::net::TcpStream {
     peer.write_all(b"a").expect("the peer writes");
     std::thread::yield_now();
@@ -390,12 +390,12 @@ fn write_from_another_thread(mut peer: std::net::TcpStream) -> std::net::TcpStre
     peer
 }
 
-/// The result of an operation that must not wait.
+/// Returns the result of an operation that must not wait.
 #[track_caller]
 fn at_once<T>(operation: impl Future<Output = Result<T>>) -> impl Future<Output = T> {
     let caller = std::panic::Location::caller();
     async move {
-        let result = poll_once(operation).await.unwrap_or_else(|| Err(Error::other("it waits")));
+        let result = poll_once(operation).await.unwrap_or_else(|| Err(Error::other("the operation must not wait")));
         result.unwrap_or_else(|error| panic!("at {caller}: {error}"))
     }
 }

@@ -1,4 +1,4 @@
-//! Intervals: when they tick, and what becomes of ticks that nobody waited for.
+//! Intervals: when they tick, and what happens to missed ticks.
 
 mod support;
 
@@ -10,20 +10,20 @@ use support::{assert_at, counting_waker, poll_with, run, run_paused, within};
 
 const PERIOD: Duration = Duration::from_millis(100);
 
-/// A first tick after a period would delay what most loops do at once.
+/// The first tick comes at once, and the next one a period later. Ticks do not drift.
 #[test]
-fn the_first_tick_comes_at_once_and_the_next_a_period_later() {
+fn first_tick_comes_at_once() {
     run_paused(|| async {
         let start = Instant::now();
         let mut interval = interval(PERIOD);
         for i in 0..50 {
-            assert_eq!(interval.tick().await, start + PERIOD * i, "tick {i} was due on time: ticks do not drift");
+            assert_eq!(interval.tick().await, start + PERIOD * i, "tick {i} must be due on time");
             assert_at(Instant::now(), start + PERIOD * i);
         }
     });
 }
 
-/// On the real clock, too, no tick comes before it is due.
+/// No tick comes early on the real clock.
 #[test]
 fn no_tick_comes_early() {
     run(|| async {
@@ -31,56 +31,56 @@ fn no_tick_comes_early() {
         let first = interval.tick().await;
         for i in 1..10 {
             let due = interval.tick().await;
-            assert_eq!(due, first + Duration::from_micros(700) * i, "ticks do not drift");
+            assert_eq!(due, first + Duration::from_micros(700) * i, "ticks must not drift");
             assert!(Instant::now() >= due, "tick {i} came early");
         }
     });
 }
 
-/// `interval_at` is how to start later.
+/// `interval_at` ticks first at its start.
 #[test]
-fn interval_at_ticks_first_at_its_start() {
+fn interval_at_ticks_at_its_start() {
     run_paused(|| async {
         let start = Instant::now() + Duration::from_secs(3);
         let mut interval = interval_at(start, PERIOD);
-        assert_eq!(interval.tick().await, start, "the first tick");
+        assert_eq!(interval.tick().await, start, "the first tick must be due at the start");
         assert_at(Instant::now(), start);
-        assert_eq!(interval.tick().await, start + PERIOD, "the second tick");
-        assert_eq!(interval.period(), PERIOD, "it says its period");
+        assert_eq!(interval.tick().await, start + PERIOD, "the second tick must be due a period later");
+        assert_eq!(interval.period(), PERIOD, "the interval must return its period");
     });
 }
 
-/// A backlog is made up for, tick by tick, until the interval is on time again.
+/// `Burst` makes up for missed ticks until the interval is on time again.
 #[test]
-fn burst_makes_up_for_missed_ticks() {
-    // Busy for 350 ms after the tick at 0: those at 100, 200 and 300 are late.
+fn burst_makes_up_missed_ticks() {
+    // The task is busy for 350 ms after the tick at 0, so the ticks at 100, 200 and 300 are late.
     assert_eq!(
         ticks_after_350_ms(MissedTickBehavior::Burst),
         [(100, 350), (200, 350), (300, 350), (400, 400), (500, 500)]
     );
 }
 
-/// After a late tick, the next comes a whole period later.
+/// `Delay` schedules the next tick a period after the late one.
 #[test]
-fn delay_counts_from_the_late_tick() {
+fn delay_counts_from_late_tick() {
     assert_eq!(
         ticks_after_350_ms(MissedTickBehavior::Delay),
         [(100, 350), (450, 450), (550, 550), (650, 650), (750, 750)]
     );
 }
 
-/// After a late tick, the next comes when it would have come anyway.
+/// `Skip` keeps the original schedule after a late tick.
 #[test]
-fn skip_keeps_to_the_grid() {
+fn skip_keeps_the_schedule() {
     assert_eq!(
         ticks_after_350_ms(MissedTickBehavior::Skip),
         [(100, 350), (400, 400), (500, 500), (600, 600), (700, 700)]
     );
 }
 
-/// Who is late by less than a period has missed nothing.
+/// A tick that is late by less than a period changes nothing.
 #[test]
-fn a_tick_that_is_a_little_late_changes_nothing() {
+fn slightly_late_tick_changes_nothing() {
     use MissedTickBehavior::{Burst, Delay, Skip};
     run_paused(|| async {
         for behavior in [Burst, Delay, Skip] {
@@ -88,20 +88,21 @@ fn a_tick_that_is_a_little_late_changes_nothing() {
             interval.set_missed_tick_behavior(behavior);
             let start = interval.tick().await;
             advance(Duration::from_millis(150)).await;
-            assert_eq!(interval.tick().await, start + PERIOD, "{behavior:?}: the late one");
-            assert_eq!(interval.tick().await, start + PERIOD * 2, "{behavior:?}: the next is not missed");
+            assert_eq!(interval.tick().await, start + PERIOD, "{behavior:?}: the late tick must keep its time");
+            assert_eq!(interval.tick().await, start + PERIOD * 2, "{behavior:?}: the next tick must keep its time");
         }
     });
 }
 
-/// When five ticks after the first were due, and when they came, in milliseconds, if nobody waited for 350 ms.
+/// Returns the due time and the actual time of five ticks after the first, in milliseconds, if the task is busy for
+/// 350 ms.
 #[track_caller]
 fn ticks_after_350_ms(behavior: MissedTickBehavior) -> Vec<(u128, u128)> {
     run_paused(move || async move {
         let mut interval = interval(PERIOD);
-        assert_eq!(interval.missed_tick_behavior(), MissedTickBehavior::Burst, "unless set");
+        assert_eq!(interval.missed_tick_behavior(), MissedTickBehavior::Burst, "the default must be Burst");
         interval.set_missed_tick_behavior(behavior);
-        assert_eq!(interval.missed_tick_behavior(), behavior, "as set");
+        assert_eq!(interval.missed_tick_behavior(), behavior, "the interval must return the behavior that was set");
         let start = interval.tick().await;
         advance(Duration::from_millis(350)).await;
         let mut ticks = Vec::new();
@@ -113,9 +114,9 @@ fn ticks_after_350_ms(behavior: MissedTickBehavior) -> Vec<(u128, u128)> {
     })
 }
 
-/// After a reset, the old deadline must neither tick nor shift the new ones.
+/// After a reset the interval ticks a period later, and the old deadline has no effect.
 #[test]
-fn a_reset_interval_ticks_a_period_from_then() {
+fn reset_interval_restarts_its_period() {
     run_paused(|| async {
         let mut interval = interval(PERIOD);
         interval.tick().await;
@@ -123,20 +124,20 @@ fn a_reset_interval_ticks_a_period_from_then() {
         advance(Duration::from_millis(70)).await;
         let reset = Instant::now();
         interval.reset();
-        assert_eq!(interval.tick().await, reset + PERIOD, "a period from the reset");
-        assert_eq!(interval.tick().await, reset + PERIOD * 2, "and so on from there");
+        assert_eq!(interval.tick().await, reset + PERIOD, "the tick must be due a period after the reset");
+        assert_eq!(interval.tick().await, reset + PERIOD * 2, "the next tick must be due a period later");
     });
 }
 
-/// A period that the clock cannot show means never, and not a panic.
+/// An interval whose period exceeds the clock ticks once and does not panic.
 #[test]
-fn an_interval_of_all_time_ticks_once() {
+fn longest_interval_ticks_once() {
     run(|| async {
         let mut interval = interval(Duration::MAX);
         interval.tick().await;
-        assert!(is_pending(&mut interval), "the second tick is never");
+        assert!(is_pending(&mut interval), "the second tick must never come");
         interval.reset();
-        assert!(is_pending(&mut interval), "nor is it after a reset");
+        assert!(is_pending(&mut interval), "no tick may come after the reset");
     });
 }
 
@@ -145,36 +146,36 @@ fn is_pending(interval: &mut Interval) -> bool {
     interval.poll_tick(&mut std::task::Context::from_waker(Waker::noop())).is_pending()
 }
 
-/// Combinators on streams are how many would use one.
+/// An interval is a stream that never ends.
 #[test]
-fn an_interval_is_a_stream_that_never_ends() {
+fn interval_is_an_endless_stream() {
     run_paused(|| async {
         let start = Instant::now();
         let ticks: Vec<_> = interval(PERIOD).take(5).map(|due| due - start).collect().await;
-        assert_eq!(ticks, [0, 1, 2, 3, 4].map(|i| PERIOD * i), "each tick, in order");
+        assert_eq!(ticks, [0, 1, 2, 3, 4].map(|i| PERIOD * i), "the stream must return each tick in order");
     });
 }
 
-/// `select!` drops the tick that lost; if that used one up, it would never come.
+/// A dropped `tick` uses up no tick. `select!` drops the branch that lost.
 #[test]
-fn a_dropped_tick_loses_none() {
+fn dropped_tick_uses_none_up() {
     run_paused(|| async {
         let mut interval = interval(PERIOD);
         let start = interval.tick().await;
         for i in 1..6 {
             for _ in 0..3 {
                 let (waker, _wakes) = counting_waker();
-                assert!(poll_with(&waker, &mut Box::pin(interval.tick())).is_pending(), "tick {i} is to come");
+                assert!(poll_with(&waker, &mut Box::pin(interval.tick())).is_pending(), "tick {i} must still be due");
             }
             sleep_until(start + PERIOD * i).await;
-            assert_eq!(interval.tick().await, start + PERIOD * i, "tick {i} was not used up");
+            assert_eq!(interval.tick().await, start + PERIOD * i, "tick {i} must not be used up");
         }
     });
 }
 
-/// The panic is the caller's mistake, and is to point there.
+/// A period of zero panics, and the panic points to the caller.
 #[test]
-fn a_period_of_zero_panics_and_points_to_the_caller() {
+fn zero_period_panics_at_the_caller() {
     within(|| {
         let old = std::panic::take_hook();
         let (sender, receiver) = std::sync::mpsc::channel();
@@ -185,11 +186,14 @@ fn a_period_of_zero_panics_and_points_to_the_caller() {
         let first = std::panic::catch_unwind(|| interval(Duration::ZERO)).is_err();
         let second = std::panic::catch_unwind(|| interval_at(Instant::now(), Duration::ZERO)).is_err();
         std::panic::set_hook(old);
-        assert!(first && second, "a period of zero panics");
+        assert!(first && second, "a period of zero must panic");
         let places: Vec<_> = receiver.try_iter().collect();
         for expected in [line + 1, line + 2] {
             let expected = Some((file!().to_owned(), expected));
-            assert!(places.contains(&expected), "the panic points to {expected:?}, its caller, not to {places:?}");
+            assert!(
+                places.contains(&expected),
+                "the panic must point to {expected:?}, its caller, and not to {places:?}"
+            );
         }
     });
 }

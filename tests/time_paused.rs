@@ -1,4 +1,4 @@
-//! The clock for tests: it stands still, jumps only when every task waits, and outruns no bytes.
+//! The paused clock: it stands still, advances only when every task waits, and does not overtake bytes.
 
 mod support;
 
@@ -8,25 +8,25 @@ use std::task::Waker;
 use futures_lite::{AsyncReadExt, AsyncWriteExt};
 use kittiwake::runtime::{Builder, Runtime};
 use kittiwake::time::{Duration, Instant, advance, pause, resume, sleep, sleep_until, timeout};
-use support::{TICK, assert_at, one_worker, panic_of, poll_with, run, run_paused, within};
+use support::{TICK, assert_at, one_worker, panic_of, paused_runtime, poll_with, run, run_paused, within};
 
 const HOUR: Duration = Duration::from_secs(3600);
 const SECOND: Duration = Duration::from_secs(1);
 
-/// A clock that runs on makes a test depend on the machine.
+/// A clock that starts paused stands still.
 #[test]
-fn a_clock_that_starts_paused_stands_still() {
+fn paused_clock_stands_still() {
     run_paused(|| async {
         let start = Instant::now();
         std::iter::repeat_with(std::time::Instant::now).take(1000).for_each(drop);
         support::settle().await;
-        assert_eq!(Instant::now(), start, "nobody waited for time");
+        assert_eq!(Instant::now(), start, "no task waited for time");
     });
 }
 
-/// The point of it: hours pass in no time, and to the tick.
+/// The paused clock advances to the next deadline, so that hours pass at once.
 #[test]
-fn the_paused_clock_jumps_to_the_next_deadline() {
+fn paused_clock_advances_to_deadline() {
     run_paused(|| async {
         let (real, start) = (std::time::Instant::now(), Instant::now());
         let short = kittiwake::spawn(async {
@@ -36,22 +36,22 @@ fn the_paused_clock_jumps_to_the_next_deadline() {
         sleep(HOUR).await;
         assert_at(Instant::now(), start + HOUR);
         assert_at(short.await.expect("the short sleep"), start + SECOND);
-        assert!(real.elapsed() < HOUR, "nobody waited for an hour");
+        assert!(real.elapsed() < HOUR, "the test must not wait for an hour");
     });
 }
 
-/// A running clock can be stopped, and goes on from where it stands.
+/// `pause` stops a running clock, and `resume` lets it continue from the same time.
 #[test]
-fn pause_stops_the_clock_and_resume_lets_it_run_on() {
+fn resume_continues_a_paused_clock() {
     run(|| async {
         let before = Instant::now();
         pause();
         let paused = Instant::now();
-        assert!(paused >= before, "it stops where it is");
+        assert!(paused >= before, "the clock must stop at its time");
         support::settle().await;
-        assert_eq!(Instant::now(), paused, "it stands still");
+        assert_eq!(Instant::now(), paused, "the clock must stand still");
         pause();
-        assert_eq!(Instant::now(), paused, "to pause twice is to pause once");
+        assert_eq!(Instant::now(), paused, "a second pause must change nothing");
         sleep(HOUR).await;
         let jumped = Instant::now();
         assert_at(jumped, paused + HOUR);
@@ -60,17 +60,17 @@ fn pause_stops_the_clock_and_resume_lets_it_run_on() {
         resume();
         let real = std::time::Instant::now();
         let start = Instant::now();
-        assert!(start >= jumped, "it goes on from where it stands");
-        assert!(start < jumped + HOUR, "and not from the real time plus what it jumped");
+        assert!(start >= jumped, "the clock must continue from its time");
+        assert!(start < jumped + HOUR, "the clock must not add its jump to the real time");
         sleep(Duration::from_millis(3)).await;
-        assert!(real.elapsed() >= Duration::from_millis(3), "it runs with the real one again");
-        assert!(start.elapsed() >= Duration::from_millis(3), "and shows it");
+        assert!(real.elapsed() >= Duration::from_millis(3), "the sleep must last for its real time");
+        assert!(start.elapsed() >= Duration::from_millis(3), "the clock must show the sleep");
     });
 }
 
-/// Code under test that sleeps again and again must find each of its moments.
+/// `advance` reaches many deadlines in order.
 #[test]
-fn advance_reaches_many_deadlines_one_after_the_other() {
+fn advance_reaches_deadlines_in_order() {
     run_paused(|| async {
         let start = Instant::now();
         let log = Arc::new(Mutex::new(Vec::new()));
@@ -81,21 +81,21 @@ fn advance_reaches_many_deadlines_one_after_the_other() {
                 log.lock().unwrap().push((i, Instant::now()));
             });
         }
-        support::settle_without_time().await;
+        support::settle().await;
         advance(SECOND * 10 + TICK).await;
-        assert_eq!(Instant::now(), start + SECOND * 10 + TICK, "the clock stands where it was told");
+        assert_eq!(Instant::now(), start + SECOND * 10 + TICK, "the clock must stand where `advance` ended");
         let log = log.lock().unwrap();
-        assert_eq!(log.len(), 10, "all were reached");
+        assert_eq!(log.len(), 10, "every deadline must be reached");
         for (at, (i, now)) in log.iter().enumerate() {
-            assert_eq!(*i as usize, at + 1, "in the order of their deadlines");
+            assert_eq!(*i as usize, at + 1, "the deadlines must be reached in order");
             assert_at(*now, start + SECOND * *i);
         }
     });
 }
 
-/// A task that arms its next timer on the way must be reached again within the same advance.
+/// `advance` reaches deadlines that are set on the way.
 #[test]
-fn advance_reaches_deadlines_that_are_set_on_the_way() {
+fn advance_reaches_new_deadlines() {
     run_paused(|| async {
         let task = kittiwake::spawn(async {
             let mut seen = Vec::new();
@@ -108,67 +108,68 @@ fn advance_reaches_deadlines_that_are_set_on_the_way() {
             }
             seen
         });
-        support::settle_without_time().await;
+        support::settle().await;
         advance(SECOND * 101).await;
-        assert!(task.is_finished(), "a hundred seconds passed one by one");
-        assert!(task.await.expect("the sleeper").is_sorted(), "and in order");
+        assert!(task.is_finished(), "a hundred seconds must pass one by one");
+        assert!(task.await.expect("the sleeper").is_sorted(), "the seconds must pass in order");
     });
 }
 
-/// An advance that ends before a deadline must not reach it.
+/// `advance` does not reach later deadlines.
 #[test]
-fn advance_stops_short_of_later_deadlines() {
+fn advance_spares_later_deadlines() {
     run_paused(|| async {
         let task = kittiwake::spawn(sleep(SECOND * 60));
-        support::settle_without_time().await;
+        support::settle().await;
         advance(SECOND * 59).await;
-        support::settle_without_time().await;
-        assert!(!task.is_finished(), "a second is missing");
+        support::settle().await;
+        assert!(!task.is_finished(), "a second is left");
         advance(Duration::ZERO).await;
-        assert!(!task.is_finished(), "nothing passed");
+        assert!(!task.is_finished(), "an advance by zero must reach no deadline");
         advance(SECOND + TICK).await;
-        assert!(task.is_finished(), "a minute passed");
+        assert!(task.is_finished(), "a minute has passed");
     });
 }
 
-/// To move a clock that runs is a mistake in the test, and is to be told.
+/// `advance` panics on a clock that is not paused, and says what to call.
 #[test]
-fn advance_panics_where_no_clock_stands_still() {
+fn advance_needs_a_paused_clock() {
     run(|| async {
         let text = panic_of(|| assert!(poll_with(Waker::noop(), &mut Box::pin(advance(SECOND))).is_ready()));
-        assert!(text.contains("time::pause"), "it says what to call: {text}");
+        assert!(text.contains("time::pause"), "the panic must name `time::pause`: {text}");
     });
     let text = panic_of(|| futures_lite::future::block_on(advance(SECOND)));
-    assert!(text.contains("outside a runtime"), "it says where it was called: {text}");
-    assert!(panic_of(pause).contains("outside a runtime"), "so does pause");
-    assert!(panic_of(resume).contains("outside a runtime"), "so does resume");
+    assert!(text.contains("outside a runtime"), "the panic must say where it was called: {text}");
+    assert!(panic_of(pause).contains("outside a runtime"), "`pause` must panic too");
+    assert!(panic_of(resume).contains("outside a runtime"), "`resume` must panic too");
 }
 
-/// A jump while a task has work to do would be a timeout that no real clock shows.
+/// The clock advances only when every task waits. A jump while a task works would be a timeout that no real clock
+/// shows.
 #[test]
-fn the_clock_jumps_only_when_every_task_waits() {
+fn busy_task_holds_paused_clock() {
     run_paused(|| async {
         let start = Instant::now();
         let sleeper = kittiwake::spawn(sleep(HOUR));
         for _ in 0..2000 {
             kittiwake::task::yield_now().await;
-            assert_eq!(Instant::now(), start, "the clock moved while a task was busy");
+            assert_eq!(Instant::now(), start, "the clock advanced while a task was busy");
         }
-        assert!(!sleeper.is_finished(), "no hour passed");
+        assert!(!sleeper.is_finished(), "no hour has passed");
         sleeper.await.expect("the sleeper");
         assert_at(Instant::now(), start + HOUR);
     });
 }
 
-/// Bytes between two sockets take real time: a jump meanwhile would be a spurious timeout.
+/// An exchange on a paused clock never times out. Bytes between two sockets take real time.
 #[test]
-fn an_exchange_under_a_paused_clock_never_times_out() {
+fn paused_exchange_never_times_out() {
     run_paused(|| async {
         let (mut client, mut server) = support::pair().await;
         let echo = kittiwake::spawn(async move {
             let mut buf = [0; 64];
             loop {
-                match timeout(SECOND, server.read(&mut buf)).await.expect("the server's read timed out")? {
+                match timeout(SECOND, server.read(&mut buf)).await.expect("the server's read does not time out")? {
                     0 => return std::io::Result::Ok(()),
                     n => server.write_all(&buf[..n]).await?,
                 }
@@ -179,70 +180,70 @@ fn an_exchange_under_a_paused_clock_never_times_out() {
             client.write_all(&i.to_be_bytes()).await.expect("a write");
             let mut answer = [0; 4];
             let read = timeout(SECOND, client.read_exact(&mut answer)).await;
-            read.expect("the client's read timed out").expect("a read");
-            assert_eq!(u32::from_be_bytes(answer), i, "the answer is the question");
+            read.expect("the client's read does not time out").expect("a read");
+            assert_eq!(u32::from_be_bytes(answer), i, "the answer must equal the question");
         }
         drop(client);
-        echo.await.expect("the server").expect("its socket");
-        assert!(start.elapsed() < SECOND, "no deadline was jumped to");
+        echo.await.expect("the server").expect("the server's transfers succeed");
+        assert!(start.elapsed() < SECOND, "the clock must not reach the deadline");
     });
 }
 
-/// The grace for bytes on their way must end: a peer that says nothing is what the timeout is for.
+/// A silent peer times out on a paused clock.
 #[test]
-fn a_silent_peer_times_out_under_a_paused_clock() {
+fn paused_read_times_out() {
     run_paused(|| async {
         let (mut client, _server) = support::pair().await;
         for _ in 0..5 {
             let start = Instant::now();
-            assert!(timeout(HOUR, client.read(&mut [0])).await.is_err(), "nothing comes");
+            assert!(timeout(HOUR, client.read(&mut [0])).await.is_err(), "the peer is silent");
             assert_at(Instant::now(), start + HOUR);
         }
     });
 }
 
-/// Bytes on their way through the kernel may need a moment even on one machine; a jump that leaves none outruns them.
+/// While a socket waits, each jump of the clock leaves the kernel 2 ms to deliver bytes.
 #[test]
-fn while_a_socket_waits_each_jump_leaves_the_kernel_2_ms() {
+fn waiting_socket_delays_paused_clock() {
     run_paused(|| async {
         let (mut client, _server) = support::pair().await;
         for _ in 0..3 {
             let real = std::time::Instant::now();
-            assert!(timeout(HOUR, client.read(&mut [0])).await.is_err(), "nothing comes");
+            assert!(timeout(HOUR, client.read(&mut [0])).await.is_err(), "the peer is silent");
             let left = real.elapsed();
-            assert!(left >= Duration::from_millis(2), "the clock jumped after {left:?}");
+            assert!(left >= Duration::from_millis(2), "the clock advanced after {left:?}");
         }
     });
 }
 
-/// A clock that fell back between two calls would let deadlines be reached twice.
+/// The paused clock keeps its time between two calls of one runtime.
 #[test]
-fn the_clock_persists_between_two_calls_of_one_runtime() {
+fn paused_clock_survives_the_call() {
     within(|| {
-        let runtime = Builder::new().start_paused(true).build().expect("a runtime");
+        let runtime = paused_runtime();
         let first = runtime.block_on(async {
             sleep(HOUR).await;
             Instant::now()
         });
         let (second, task) = runtime.block_on(async { (Instant::now(), kittiwake::spawn(sleep(HOUR))) });
-        assert_eq!(second, first, "it stood still in between");
+        assert_eq!(second, first, "the clock must stand still between two calls");
         let third = runtime.block_on(async {
             task.await.expect("the sleeper");
             Instant::now()
         });
-        assert!(third >= first + HOUR, "it moves on from there");
-        assert!(Instant::now() < first, "outside, the clock is std's");
+        assert!(third >= first + HOUR, "the clock must continue from its time");
+        assert!(Instant::now() < first, "the clock outside a runtime must be that of std");
 
         let other = Runtime::new().expect("a runtime");
-        assert!(other.block_on(async { Instant::now() }) < first, "and a runtime's clock is its own");
+        assert!(other.block_on(async { Instant::now() }) < first, "each runtime must have a clock of its own");
         let last = runtime.block_on(async { Instant::now() });
-        assert_eq!(last, third, "nothing else moved it");
+        assert_eq!(last, third, "another runtime must not advance this clock");
     });
 }
 
-/// A runtime that was paused inside a call stays so for the next.
+/// A pause inside a call holds in the next call.
 #[test]
-fn a_pause_inside_a_call_outlives_it() {
+fn pause_outlives_its_call() {
     within(|| {
         let runtime = one_worker();
         let paused = runtime.block_on(async {
@@ -250,38 +251,38 @@ fn a_pause_inside_a_call_outlives_it() {
             Instant::now()
         });
         runtime.block_on(async {
-            assert_eq!(Instant::now(), paused, "it still stands");
+            assert_eq!(Instant::now(), paused, "the clock must still stand");
             advance(HOUR).await;
-            assert_eq!(Instant::now(), paused + HOUR, "and can be moved");
+            assert_eq!(Instant::now(), paused + HOUR, "`advance` must move the clock");
         });
     });
 }
 
-/// Subtracting two moments in the wrong order must not panic.
+/// Differences of instants saturate instead of panicking.
 #[test]
-fn differences_of_instants_saturate() {
+fn instant_differences_saturate() {
     let now = Instant::now();
     let later = now + HOUR;
-    assert_eq!(now - later, Duration::ZERO, "to subtract saturates");
-    assert_eq!(now.duration_since(later), Duration::ZERO, "so does this");
-    assert_eq!(now.saturating_duration_since(later), Duration::ZERO, "and this");
-    assert_eq!(now.checked_duration_since(later), None, "this tells");
-    assert_eq!(later.elapsed(), Duration::ZERO, "what is to come has not elapsed");
-    assert_eq!((later - now, later - HOUR), (HOUR, now), "the right order gives the difference");
-    assert_eq!(now.checked_add(Duration::MAX), None, "what the clock cannot show");
-    assert_eq!(now.checked_sub(Duration::MAX), None, "on neither side");
-    assert_eq!(Instant::from(now.into_std()), now, "it is std's, there and back");
+    assert_eq!(now - later, Duration::ZERO, "`-` must saturate");
+    assert_eq!(now.duration_since(later), Duration::ZERO, "`duration_since` must saturate");
+    assert_eq!(now.saturating_duration_since(later), Duration::ZERO, "`saturating_duration_since` must saturate");
+    assert_eq!(now.checked_duration_since(later), None, "`checked_duration_since` must return none");
+    assert_eq!(later.elapsed(), Duration::ZERO, "the future must have an elapsed time of zero");
+    assert_eq!((later - now, later - HOUR), (HOUR, now), "the right order must return the difference");
+    assert_eq!(now.checked_add(Duration::MAX), None, "an overflow must return none");
+    assert_eq!(now.checked_sub(Duration::MAX), None, "an underflow must return none");
+    assert_eq!(Instant::from(now.into_std()), now, "the conversion to std and back must be exact");
     let mut moved = now;
     moved += HOUR;
     moved -= HOUR;
-    assert_eq!(moved, now, "in place as well");
+    assert_eq!(moved, now, "the assigning operators must work too");
 }
 
-/// A runtime has its own clock: timers counted from the one of the thread that makes it would fire at once.
+/// A runtime that is made inside another one with a clock ahead times by its own clock.
 #[test]
-fn a_runtime_that_is_made_where_the_clock_is_ahead_times_by_its_own() {
+fn nested_runtime_has_own_clock() {
     within(|| {
-        let outer = Builder::new().start_paused(true).build().expect("a runtime");
+        let outer = paused_runtime();
         let inner = outer.block_on(async {
             sleep(Duration::from_secs(3600)).await;
             Builder::new().build().expect("another runtime")
@@ -292,27 +293,27 @@ fn a_runtime_that_is_made_where_the_clock_is_ahead_times_by_its_own() {
     });
 }
 
-/// Thirty years are never, but a clock that jumps gets there.
+/// Timers work after the clock has passed thirty years, which the runtime treats as never.
 #[test]
-fn timers_go_on_after_never_has_come() {
+fn timers_work_after_thirty_years() {
     within(|| {
-        let runtime = Builder::new().start_paused(true).build().expect("a runtime");
+        let runtime = paused_runtime();
         runtime.block_on(async {
             sleep(Duration::MAX).await;
             let start = Instant::now();
             let second = kittiwake::spawn(sleep(Duration::from_secs(2)));
             sleep(Duration::from_secs(1)).await;
             second.await.expect("the second sleep");
-            assert!(start.elapsed() >= Duration::from_secs(2), "it ended early");
+            assert!(start.elapsed() >= Duration::from_secs(2), "the second sleep ended early");
         });
     });
 }
 
-/// Whoever lets the clock run on does not want it stopped again by the one who moved it.
+/// A clock that is resumed during an `advance` keeps running.
 #[test]
-fn a_clock_that_is_resumed_during_an_advance_runs_on() {
+fn resume_during_advance_holds() {
     within(|| {
-        let runtime = Builder::new().start_paused(true).build().expect("a runtime");
+        let runtime = paused_runtime();
         runtime.block_on(async {
             let resumed = kittiwake::spawn(async {
                 sleep(Duration::from_secs(5)).await;

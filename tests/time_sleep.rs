@@ -1,6 +1,6 @@
-//! Sleeping: never early, never lost, whatever happens to the sleep in the meantime.
+//! Sleeps are never early and never lost, even if they are reset, moved or dropped.
 
-// A sleep is made in one runtime, and is itself the result, to be used in another.
+// A call returns a sleep that the test uses in another runtime.
 #![allow(clippy::async_yields_async)]
 
 mod support;
@@ -17,9 +17,9 @@ use support::{TICK, assert_at, counting_waker, panic_of, poll_with, run, run_pau
 const HOUR: Duration = Duration::from_secs(3600);
 const DAY: Duration = Duration::from_secs(24 * 3600);
 
-/// Rounding a deadline down, to a tick or to the kernel's milliseconds, would end it early.
+/// A sleep never ends early. A deadline that was rounded down, to a tick or to a millisecond, would end it early.
 #[test]
-fn a_sleep_never_ends_early() {
+fn sleep_never_ends_early() {
     run(|| async {
         for micros in [0, 1, 10, 65, 66, 131, 132, 200, 500, 999, 1000, 1001, 1500, 1999, 2000, 3100, 7777] {
             let duration = Duration::from_micros(micros) + Duration::from_nanos(1);
@@ -30,9 +30,9 @@ fn a_sleep_never_ends_early() {
     });
 }
 
-/// Of many timers at once, one may be fired along with an earlier neighbour.
+/// Many sleeps at once never end early. One must not fire together with an earlier neighbour.
 #[test]
-fn many_sleeps_at_once_never_end_early() {
+fn concurrent_sleeps_never_end_early() {
     run(|| async {
         let mut tasks = Vec::new();
         for i in 0..2000 {
@@ -50,9 +50,9 @@ fn many_sleeps_at_once_never_end_early() {
     });
 }
 
-/// The paused clock, too, must pass a deadline before its sleep ends.
+/// On a paused clock a sleep ends in the tick after its deadline.
 #[test]
-fn on_a_paused_clock_a_sleep_ends_in_the_tick_after_its_deadline() {
+fn paused_sleep_ends_within_a_tick() {
     run_paused(|| async {
         for nanos in [1, 65_535, 65_536, 65_537, 999_999, 1_000_000, 3_600_000_000_001] {
             let deadline = Instant::now() + Duration::from_nanos(nanos);
@@ -62,93 +62,93 @@ fn on_a_paused_clock_a_sleep_ends_in_the_tick_after_its_deadline() {
     });
 }
 
-/// Nothing has to wait for what is past, so no runtime is needed for it either.
+/// A sleep of zero or into the past is ready at once, even outside a runtime.
 #[test]
-fn zero_and_the_past_are_ready_at_once_even_outside_a_runtime() {
+fn passed_deadline_needs_no_runtime() {
     let past = Instant::now().checked_sub(Duration::from_millis(1)).expect("a moment ago");
     for mut sleep in [sleep(Duration::ZERO), sleep_until(Instant::now()), sleep_until(past)] {
-        assert!(sleep.is_elapsed(), "its deadline is not in the future");
-        assert_eq!(poll_with(Waker::noop(), &mut sleep), Poll::Ready(()), "there is nothing to wait for");
-        assert_eq!(poll_with(Waker::noop(), &mut sleep), Poll::Ready(()), "it stays ready");
+        assert!(sleep.is_elapsed(), "the deadline must not be in the future");
+        assert_eq!(poll_with(Waker::noop(), &mut sleep), Poll::Ready(()), "the sleep must be ready");
+        assert_eq!(poll_with(Waker::noop(), &mut sleep), Poll::Ready(()), "the sleep must stay ready");
     }
 }
 
-/// An overflow in the deadline would panic, or end the sleep at once.
+/// A sleep that exceeds the clock never ends. The computation of its deadline must not overflow.
 #[test]
-fn a_sleep_that_the_clock_cannot_show_never_ends() {
+fn longest_sleep_never_ends() {
     run(|| async {
         let tenth = Duration::from_secs(u64::MAX / 10);
         let seconds = [Duration::MAX, tenth, Duration::from_secs(u64::MAX), Duration::from_secs(i64::MAX as u64)];
         let (waker, wakes) = counting_waker();
         let mut sleeps = seconds.map(sleep);
         for sleep in &mut sleeps {
-            assert!(poll_with(&waker, sleep).is_pending(), "this waits for ever: {sleep:?}");
+            assert!(poll_with(&waker, sleep).is_pending(), "the sleep must wait for ever: {sleep:?}");
         }
         sleep(Duration::from_millis(3)).await;
         for sleep in &mut sleeps {
-            assert!(poll_with(&waker, sleep).is_pending(), "it still waits: {sleep:?}");
+            assert!(poll_with(&waker, sleep).is_pending(), "the sleep must still wait: {sleep:?}");
         }
-        assert_eq!(wakes.get(), 0, "nobody who waits for ever is woken");
+        assert_eq!(wakes.get(), 0, "a sleep that never ends must wake no waker");
     });
 }
 
-/// Poll timeouts have 32 bits of milliseconds (24.8 days) and wheels have a last level; a deadline beyond must not be lost
-/// or come early.
+/// A distant deadline is reached once and not early. Poll timeouts have 32 bits of milliseconds (24.8 days), and
+/// the timer wheel has a last level.
 #[test]
-fn far_deadlines_are_reached_once_and_not_early() {
+fn far_deadlines_are_reached_once() {
     run_paused(|| async {
         for days in [24, 25, 26, 49, 50, 60, 365, 3650] {
             let deadline = Instant::now() + DAY * days;
             let (waker, wakes) = counting_waker();
             let mut far = sleep_until(deadline);
-            assert!(poll_with(&waker, &mut far).is_pending(), "{days} days are still to come");
+            assert!(poll_with(&waker, &mut far).is_pending(), "{days} days are left");
             sleep_until(deadline - Duration::from_millis(1)).await;
-            assert_eq!(wakes.get(), 0, "a sleep of {days} days woke early");
+            assert_eq!(wakes.get(), 0, "a sleep of {days} days was woken early");
             assert!(poll_with(&waker, &mut far).is_pending(), "a sleep of {days} days ended early");
             sleep_until(deadline + TICK).await;
-            assert_eq!(wakes.get(), 1, "a sleep of {days} days wakes once");
-            assert!(poll_with(&waker, &mut far).is_ready(), "a sleep of {days} days ends");
+            assert_eq!(wakes.get(), 1, "a sleep of {days} days must be woken once");
+            assert!(poll_with(&waker, &mut far).is_ready(), "a sleep of {days} days must end");
             sleep(DAY).await;
-            assert_eq!(wakes.get(), 1, "a sleep of {days} days wakes no more");
+            assert_eq!(wakes.get(), 1, "a sleep of {days} days must not be woken again");
         }
     });
 }
 
-/// On the real clock the wait for a far deadline is cut to what the kernel takes; a cut of the wrong sign would panic or spin.
+/// A distant deadline does not delay a near one. The worker's wait is limited to the kernel's maximum.
 #[test]
-fn a_far_deadline_leaves_near_ones_alone() {
+fn far_deadline_delays_no_other() {
     run(|| async {
         let far = [25, 60, 365].map(|days| kittiwake::spawn(sleep(DAY * days)));
         sleep(Duration::from_millis(2)).await;
-        assert!(far.iter().all(|task| !task.is_finished()), "the far ones wait");
+        assert!(far.iter().all(|task| !task.is_finished()), "the distant sleeps must wait");
     });
 }
 
-/// Many timers on one tick are woken in batches; one left out would wait for ever.
+/// A hundred thousand sleeps with one deadline all end there. They are woken in batches.
 #[test]
-fn a_hundred_thousand_sleeps_on_one_deadline_all_end_there() {
+fn equal_deadlines_are_all_reached() {
     run_paused(|| async {
         let deadline = Instant::now() + HOUR;
         let log = sleepers((0..100_000).map(|_| deadline)).await;
-        assert_eq!(log.len(), 100_000, "everyone woke");
+        assert_eq!(log.len(), 100_000, "every sleeper must wake");
         log.iter().for_each(|(deadline, now)| assert_at(*now, *deadline));
     });
 }
 
-/// Timers on other levels of the wheel must come down in time, and in order.
+/// A hundred thousand sleeps over an hour end in the order of their deadlines, whatever their level of the wheel.
 #[test]
-fn a_hundred_thousand_sleeps_over_an_hour_end_in_the_order_of_their_deadlines() {
+fn sleeps_end_in_deadline_order() {
     run_paused(|| async {
         let start = Instant::now();
         let spread = (0..100_000_u64).map(|i| start + Duration::from_millis(1 + i * 7919 % 100_000 * 36));
         let log = sleepers(spread).await;
-        assert_eq!(log.len(), 100_000, "everyone woke");
-        assert!(log.is_sorted(), "they woke in the order of their deadlines");
+        assert_eq!(log.len(), 100_000, "every sleeper must wake");
+        assert!(log.is_sorted(), "the sleepers must wake in the order of their deadlines");
         log.iter().for_each(|(deadline, now)| assert_at(*now, *deadline));
     });
 }
 
-/// Each deadline, and when its sleeper woke, in the order in which they did.
+/// Returns each deadline and the time at which its sleeper woke, in the order of the wakes.
 async fn sleepers(deadlines: impl Iterator<Item = Instant>) -> Vec<(Instant, Instant)> {
     let log = Arc::new(Mutex::new(Vec::new()));
     let mut tasks = Vec::new();
@@ -165,114 +165,114 @@ async fn sleepers(deadlines: impl Iterator<Item = Instant>) -> Vec<(Instant, Ins
     std::mem::take(&mut log.lock().unwrap())
 }
 
-/// A dropped sleep that leaves its timer keeps its waker's task alive, and wakes it for nothing.
+/// A dropped sleep leaves neither a timer nor a waker.
 #[test]
-fn a_dropped_sleep_leaves_neither_timer_nor_waker() {
+fn dropped_sleep_leaves_nothing() {
     run_paused(|| async {
         let (waker, wakes) = counting_waker();
         drop(sleep(Duration::from_secs(1)));
 
         let mut polled = sleep(Duration::from_secs(1));
-        assert!(poll_with(&waker, &mut polled).is_pending(), "a second is to come");
-        assert_eq!(Arc::strong_count(&wakes), 3, "the timer holds one waker");
+        assert!(poll_with(&waker, &mut polled).is_pending(), "the sleep has a second left");
+        assert_eq!(Arc::strong_count(&wakes), 3, "the timer must hold one waker");
         drop(polled);
-        assert_eq!(Arc::strong_count(&wakes), 2, "the waker went with the sleep");
+        assert_eq!(Arc::strong_count(&wakes), 2, "the drop must release the waker");
         advance(HOUR).await;
-        assert_eq!(wakes.get(), 0, "nobody waits any more");
+        assert_eq!(wakes.get(), 0, "no timer may wake the waker");
     });
 }
 
-/// Dropping a timer that has fired must not take away another one that has its place by now.
+/// Dropping a sleep that has fired does not remove another timer that took over its slot.
 #[test]
-fn a_sleep_dropped_after_it_fired_takes_no_other_timer_away() {
+fn dropping_fired_sleep_spares_others() {
     run_paused(|| async {
         let (waker, wakes) = counting_waker();
         let mut fired = sleep(Duration::from_secs(1));
-        assert!(poll_with(&waker, &mut fired).is_pending(), "a second is to come");
+        assert!(poll_with(&waker, &mut fired).is_pending(), "the sleep has a second left");
         advance(Duration::from_secs(2)).await;
-        assert_eq!(wakes.get(), 1, "it fired");
-        assert_eq!(Arc::strong_count(&wakes), 2, "and let its waker go");
+        assert_eq!(wakes.get(), 1, "the sleep must fire");
+        assert_eq!(Arc::strong_count(&wakes), 2, "the fired timer must release its waker");
 
         let (other_waker, other_wakes) = counting_waker();
         let mut others: Vec<_> = (0..4).map(|_| sleep(Duration::from_secs(1))).collect();
         for other in &mut others {
-            assert!(poll_with(&other_waker, other).is_pending(), "a second is to come");
+            assert!(poll_with(&other_waker, other).is_pending(), "the sleep has a second left");
         }
         drop(fired);
         advance(Duration::from_secs(2)).await;
-        assert_eq!(other_wakes.get(), 4, "the others wait in timers of their own");
+        assert_eq!(other_wakes.get(), 4, "the other timers must still fire");
     });
 }
 
-/// A reset that leaves the timer where it was ends the sleep at the old deadline.
+/// A reset sleep ends at its new deadline, whether that is earlier or later.
 #[test]
-fn a_reset_sleep_ends_at_its_new_deadline_earlier_or_later() {
+fn reset_sleep_ends_at_new_deadline() {
     run_paused(|| async {
         for (first, second) in [(3600, 1), (1, 3600), (5, 5), (1, 4_000_000), (4_000_000, 2)] {
             let (waker, wakes) = counting_waker();
             let start = Instant::now();
             let mut sleep = sleep(Duration::from_secs(first));
-            assert!(poll_with(&waker, &mut sleep).is_pending(), "{first} s are to come");
+            assert!(poll_with(&waker, &mut sleep).is_pending(), "the sleep has {first} s left");
             let deadline = start + Duration::from_secs(second);
             sleep.reset(deadline);
-            assert_eq!(sleep.deadline(), deadline, "it says when it ends");
+            assert_eq!(sleep.deadline(), deadline, "the sleep must return its new deadline");
             advance(Duration::from_millis(second * 1000 - 1)).await;
             assert_eq!(wakes.get(), 0, "{second} s have not passed");
             advance(Duration::from_millis(2)).await;
-            assert_eq!(wakes.get(), 1, "{second} s have passed, and whoever waited went on waiting");
-            assert!(poll_with(&waker, &mut sleep).is_ready(), "it ended");
+            assert_eq!(wakes.get(), 1, "{second} s have passed, so the waiting task must be woken");
+            assert!(poll_with(&waker, &mut sleep).is_ready(), "the sleep must end");
             advance(Duration::from_secs(first)).await;
-            assert_eq!(wakes.get(), 1, "the old deadline is gone");
+            assert_eq!(wakes.get(), 1, "the old deadline must have no effect");
         }
     });
 }
 
-/// A sleep that fired and was reset must not be ready by what came before.
+/// A sleep that is reset after it fired waits again.
 #[test]
-fn a_sleep_reset_after_it_fired_waits_again() {
+fn fired_sleep_can_be_reset() {
     run_paused(|| async {
         for polled_ready in [false, true] {
             let (waker, wakes) = counting_waker();
             let mut sleep = sleep(Duration::from_secs(1));
-            assert!(poll_with(&waker, &mut sleep).is_pending(), "a second is to come");
+            assert!(poll_with(&waker, &mut sleep).is_pending(), "the sleep has a second left");
             advance(Duration::from_secs(2)).await;
             if polled_ready {
-                assert!(poll_with(&waker, &mut sleep).is_ready(), "it fired");
+                assert!(poll_with(&waker, &mut sleep).is_ready(), "the sleep must have fired");
             }
             sleep.reset(Instant::now() + Duration::from_secs(1));
-            assert!(!sleep.is_elapsed(), "the new deadline is to come");
-            assert!(poll_with(&waker, &mut sleep).is_pending(), "it waits for the new deadline");
+            assert!(!sleep.is_elapsed(), "the new deadline must be in the future");
+            assert!(poll_with(&waker, &mut sleep).is_pending(), "the sleep must wait for the new deadline");
             advance(Duration::from_secs(2)).await;
-            assert_eq!(wakes.get(), 2, "it wakes once for each deadline");
-            assert!(poll_with(&waker, &mut sleep).is_ready(), "it ends again");
+            assert_eq!(wakes.get(), 2, "each deadline must wake the task once");
+            assert!(poll_with(&waker, &mut sleep).is_ready(), "the sleep must end again");
         }
     });
 }
 
-/// A reset into the past must end the sleep, and the clock must not go there.
+/// A reset into the past ends the sleep and does not turn the paused clock back.
 #[test]
-fn a_reset_to_the_past_ends_the_sleep_and_leaves_the_paused_clock() {
+fn reset_to_past_ends_sleep() {
     run_paused(|| async {
         let past = Instant::now();
         advance(Duration::from_secs(10)).await;
         let mut sleep = sleep(HOUR);
-        assert!(poll_with(Waker::noop(), &mut sleep).is_pending(), "an hour is to come");
+        assert!(poll_with(Waker::noop(), &mut sleep).is_pending(), "the sleep has an hour left");
         let before = Instant::now();
         sleep.reset(past + Duration::from_secs(1));
         (&mut sleep).await;
         assert!(Instant::now() >= before, "the clock went back by {:?}", before - Instant::now());
-        assert!(Instant::now() - before < Duration::from_secs(1), "and nobody waited for the hour");
+        assert!(Instant::now() - before < Duration::from_secs(1), "the task must not wait for the hour");
     });
 }
 
-/// As above, with `advance`, which looks for deadlines on its own.
+/// `advance` over a deadline in the past never turns the clock back. It looks for deadlines itself.
 #[test]
-fn an_advance_over_a_deadline_in_the_past_never_turns_the_clock_back() {
+fn advance_never_turns_clock_back() {
     run_paused(|| async {
         let past = Instant::now();
         advance(Duration::from_secs(10)).await;
         let mut sleep = sleep(HOUR);
-        assert!(poll_with(Waker::noop(), &mut sleep).is_pending(), "an hour is to come");
+        assert!(poll_with(Waker::noop(), &mut sleep).is_pending(), "the sleep has an hour left");
         sleep.reset(past + Duration::from_secs(1));
         let before = Instant::now();
         let seen = kittiwake::spawn(async move {
@@ -281,13 +281,13 @@ fn an_advance_over_a_deadline_in_the_past_never_turns_the_clock_back() {
         });
         advance(Duration::from_secs(1)).await;
         let seen = seen.await.expect("the sleeper");
-        assert!(seen >= before, "the sleeper saw a clock {:?} behind", before - seen);
+        assert!(seen >= before, "the sleeper saw a clock that was {:?} behind", before - seen);
     });
 }
 
-/// The worker blocks until the deadline that it knew; a reset elsewhere must end that.
+/// A reset from another thread wakes a worker that sleeps until the old deadline.
 #[test]
-fn a_reset_from_another_thread_wakes_the_runtime_that_blocks() {
+fn reset_from_thread_wakes_worker() {
     run(|| async {
         let shared = Arc::new(Mutex::new(sleep(HOUR)));
         let (polled, was_polled) = mpsc::channel();
@@ -302,14 +302,14 @@ fn a_reset_from_another_thread_wakes_the_runtime_that_blocks() {
             poll
         })
         .await;
-        assert!(shared.lock().unwrap().is_elapsed(), "it ended at its new deadline");
+        assert!(shared.lock().unwrap().is_elapsed(), "the sleep must end at its new deadline");
         thread.join().expect("the other thread");
     });
 }
 
-/// Many sleeps are reset while they fire; one lost between two threads would wait for ever, and one may not end early.
+/// Resets from another thread while sleeps fire lose no sleep and end none early.
 #[test]
-fn resets_from_another_thread_while_firing_lose_no_sleep() {
+fn racing_resets_lose_no_sleep() {
     run(|| async {
         let sleeps: Vec<_> = (0..200).map(|i| Arc::new(Mutex::new(sleep(Duration::from_micros(i * 20))))).collect();
         let elsewhere = sleeps.clone();
@@ -330,21 +330,21 @@ async fn ends_in_time(sleep: Arc<Mutex<Sleep>>) {
     poll_fn(|cx| {
         let mut sleep = sleep.lock().unwrap();
         let poll = Pin::new(&mut *sleep).poll(cx);
-        assert!(poll.is_pending() || sleep.is_elapsed(), "a sleep that was reset ended early");
+        assert!(poll.is_pending() || sleep.is_elapsed(), "a reset sleep ended early");
         poll
     })
     .await;
 }
 
-/// A waker is foreign code: it may use the very timer that wakes it, so no lock may be held.
+/// A waker may reset the sleep that wakes it. A waker is foreign code, so no lock may be held around it.
 #[test]
-fn a_sleep_may_be_reset_inside_its_wake() {
+fn waker_may_reset_its_sleep() {
     struct Resetter(Mutex<(Option<Sleep>, usize)>);
     impl Wake for Resetter {
         fn wake(self: Arc<Self>) {
             let mut inner = self.0.lock().unwrap();
             inner.1 += 1;
-            let sleep = inner.0.as_mut().expect("the sleep");
+            let sleep = inner.0.as_mut().expect("the waker has a sleep");
             sleep.reset(Instant::now() + Duration::from_secs(1));
         }
     }
@@ -354,8 +354,11 @@ fn a_sleep_may_be_reset_inside_its_wake() {
         for wakes in 0..5 {
             {
                 let mut inner = resetter.0.lock().unwrap();
-                assert_eq!(inner.1, wakes, "it wakes once for each deadline");
-                assert!(poll_with(&waker, inner.0.as_mut().expect("the sleep")).is_pending(), "a second is to come");
+                assert_eq!(inner.1, wakes, "each deadline must wake once");
+                assert!(
+                    poll_with(&waker, inner.0.as_mut().expect("the waker has a sleep")).is_pending(),
+                    "the sleep has a second left"
+                );
             }
             advance(Duration::from_millis(1001)).await;
         }
@@ -363,9 +366,9 @@ fn a_sleep_may_be_reset_inside_its_wake() {
     });
 }
 
-/// As above: dropping the timer that fires.
+/// A waker may drop the sleep that wakes it.
 #[test]
-fn a_sleep_may_be_dropped_inside_its_wake() {
+fn waker_may_drop_its_sleep() {
     struct Dropper(Mutex<Vec<Sleep>>);
     impl Wake for Dropper {
         fn wake(self: Arc<Self>) {
@@ -378,57 +381,57 @@ fn a_sleep_may_be_dropped_inside_its_wake() {
         let waker = Waker::from(dropper.clone());
         for seconds in [1, 1, 1, 2, HOUR.as_secs()] {
             let mut sleep = sleep(Duration::from_secs(seconds));
-            assert!(poll_with(&waker, &mut sleep).is_pending(), "{seconds} s are to come");
+            assert!(poll_with(&waker, &mut sleep).is_pending(), "the sleep has {seconds} s left");
             dropper.0.lock().unwrap().push(sleep);
         }
         advance(2 * HOUR).await;
-        assert!(dropper.0.lock().unwrap().is_empty(), "the first wake dropped them all");
+        assert!(dropper.0.lock().unwrap().is_empty(), "the first wake must have dropped all sleeps");
         drop(waker);
-        assert_eq!(Arc::strong_count(&dropper), 1, "no timer kept its waker");
+        assert_eq!(Arc::strong_count(&dropper), 1, "no timer may keep its waker");
     });
 }
 
-/// A timer that wakes its first poller loses a sleep whose future has moved.
+/// A sleep wakes the waker that polled it last.
 #[test]
-fn a_sleep_wakes_whoever_polled_it_last() {
+fn sleep_wakes_its_last_poller() {
     run_paused(|| async {
         let (older, older_wakes) = counting_waker();
         let (newer, newer_wakes) = counting_waker();
         let mut sleep = sleep(Duration::from_secs(1));
         for _ in 0..5 {
-            assert!(poll_with(&older, &mut sleep).is_pending(), "a second is to come");
-            assert!(poll_with(&newer, &mut sleep).is_pending(), "a second is to come");
+            assert!(poll_with(&older, &mut sleep).is_pending(), "the sleep has a second left");
+            assert!(poll_with(&newer, &mut sleep).is_pending(), "the sleep has a second left");
         }
-        assert_eq!(Arc::strong_count(&older_wakes), 2, "the older waker is let go");
+        assert_eq!(Arc::strong_count(&older_wakes), 2, "the older waker must be released");
         advance(Duration::from_secs(2)).await;
-        assert_eq!((older_wakes.get(), newer_wakes.get()), (0, 1), "the newer one is woken, once");
+        assert_eq!((older_wakes.get(), newer_wakes.get()), (0, 1), "only the newer waker must be woken, and once");
     });
 }
 
-/// The same, of real tasks: the one that started the timer has ended.
+/// A sleep can move to another task after the task that started its timer has ended.
 #[test]
-fn a_sleep_moves_to_another_task() {
+fn sleep_moves_to_another_task() {
     run_paused(|| async {
         let start = Instant::now();
         let mut moving = sleep(HOUR);
         for _ in 0..3 {
             moving = kittiwake::spawn(async move {
-                assert!(poll_with(Waker::noop(), &mut moving).is_pending(), "an hour is to come");
+                assert!(poll_with(Waker::noop(), &mut moving).is_pending(), "the sleep has an hour left");
                 let pending = poll_fn(|cx| Poll::Ready(Pin::new(&mut moving).poll(cx).is_pending())).await;
-                assert!(pending, "an hour is to come");
+                assert!(pending, "the sleep has an hour left");
                 moving
             })
             .await
-            .expect("the task before");
+            .expect("the earlier task ends");
         }
-        kittiwake::spawn(moving).await.expect("the task that sleeps");
+        kittiwake::spawn(moving).await.expect("the sleeping task ends");
         assert_at(Instant::now(), start + HOUR);
     });
 }
 
-/// A timer stays with the worker that first polled it; a wake must cross to the runtime that awaits it.
+/// A sleep can move to another runtime. Its timer stays with the first worker, and the wake must cross.
 #[test]
-fn a_sleep_moves_to_another_runtime() {
+fn sleep_moves_to_another_runtime() {
     within(|| {
         let background = support::Background::start();
         let start = std::time::Instant::now();
@@ -439,53 +442,56 @@ fn a_sleep_moves_to_another_runtime() {
             moving
         });
         kittiwake::block_on(moving);
-        assert!(start.elapsed() >= duration, "it kept its deadline");
+        assert!(start.elapsed() >= duration, "the sleep must keep its deadline");
         background.stop();
     });
 }
 
-/// The runtime's end takes its timers; whoever waits elsewhere must learn of it.
+/// A sleep that outlives its runtime is woken and continues in the next runtime.
 #[test]
-fn a_sleep_that_outlives_its_runtime_is_woken_and_goes_on_in_the_next() {
+fn sleep_may_outlive_its_runtime() {
     within(|| {
         let (waker, wakes) = counting_waker();
         let duration = Duration::from_millis(5);
         let start = std::time::Instant::now();
         let sleep = kittiwake::block_on(async {
             let mut sleep = sleep(duration);
-            assert!(poll_with(&waker, &mut sleep).is_pending() || start.elapsed() >= duration, "it waits");
+            assert!(poll_with(&waker, &mut sleep).is_pending() || start.elapsed() >= duration, "the sleep must wait");
             sleep
         });
-        assert_eq!(Arc::strong_count(&wakes), 2, "the runtime that ended keeps no waker");
+        assert_eq!(Arc::strong_count(&wakes), 2, "an ended runtime must keep no waker");
         let deadline = sleep.deadline();
         kittiwake::block_on(sleep);
-        assert!(std::time::Instant::now() >= deadline.into_std(), "it kept its deadline");
+        assert!(std::time::Instant::now() >= deadline.into_std(), "the sleep must keep its deadline");
 
         let mut far = kittiwake::block_on(async {
             let mut far = sleep_until(Instant::now() + HOUR);
-            assert!(poll_with(&waker, &mut far).is_pending(), "an hour is to come");
+            assert!(poll_with(&waker, &mut far).is_pending(), "the sleep has an hour left");
             far
         });
-        assert!(wakes.get() >= 1, "the end of the runtime woke it");
+        assert!(wakes.get() >= 1, "the end of the runtime must wake the sleeping task");
         let text = panic_of(|| assert!(poll_with(&waker, &mut far).is_ready()));
-        assert!(text.contains("no kittiwake runtime"), "the panic says what is missing: {text}");
+        assert!(text.contains("no kittiwake runtime"), "the panic must name the missing runtime: {text}");
         far.reset(Instant::now());
-        assert!(poll_with(&waker, &mut far).is_ready(), "what is past needs no runtime");
+        assert!(poll_with(&waker, &mut far).is_ready(), "a passed deadline must need no runtime");
     });
 }
 
-/// Without the sentence, a user sees an `unwrap` in a library.
+/// A sleep that must wait outside a runtime panics with a message.
 #[test]
-fn a_sleep_that_has_to_wait_outside_a_runtime_panics_with_a_sentence() {
+fn sleep_outside_a_runtime_panics() {
     let mut sleep = sleep(HOUR);
     let text = panic_of(|| assert!(poll_with(Waker::noop(), &mut sleep).is_ready()));
-    assert!(text.contains("no kittiwake runtime is running on this thread"), "it says what is missing: {text}");
-    assert!(text.contains("block_on"), "and what to do: {text}");
+    assert!(
+        text.contains("no kittiwake runtime is running on this thread"),
+        "the panic must name the missing runtime: {text}"
+    );
+    assert!(text.contains("block_on"), "the panic must say what to do: {text}");
 }
 
-/// A worker that waits for the one may forget the other.
+/// One task may wait for a sleep and for bytes.
 #[test]
-fn one_task_waits_for_time_and_for_bytes() {
+fn task_waits_for_time_and_bytes() {
     run(|| async {
         let (mut ours, mut theirs) = support::pair().await;
         let peer = kittiwake::spawn(async move {
@@ -513,14 +519,14 @@ fn one_task_waits_for_time_and_for_bytes() {
             }
         }
         peer.await.expect("the peer");
-        assert_eq!(read, (0..20).collect::<Vec<u8>>(), "every byte came");
-        assert!(woken > 0, "the time passed as well");
+        assert_eq!(read, (0..20).collect::<Vec<u8>>(), "every byte must arrive");
+        assert!(woken > 0, "the sleep must end too");
     });
 }
 
-/// A worker that looks at its timers only when it is idle starves them.
+/// A busy worker fires its timers.
 #[test]
-fn a_busy_worker_fires_its_timers() {
+fn busy_worker_fires_its_timers() {
     run(|| async {
         let busy = kittiwake::spawn(async {
             loop {
@@ -529,7 +535,7 @@ fn a_busy_worker_fires_its_timers() {
         });
         sleep(Duration::from_millis(2)).await;
         kittiwake::spawn(sleep(Duration::from_millis(2))).await.expect("a task that sleeps");
-        assert!(!busy.is_finished(), "the worker was busy all the time");
+        assert!(!busy.is_finished(), "the worker must be busy all the time");
         busy.abort();
     });
 }

@@ -1,4 +1,4 @@
-//! Timeouts: what is ready counts, what is late is given up, and what was read is never lost.
+//! Timeouts: a ready output wins, a late future is dropped, and no byte is lost.
 
 mod support;
 
@@ -14,142 +14,148 @@ use support::{assert_at, counting_waker, panic_of, poll_with, run, run_paused};
 
 const HOUR: Duration = Duration::from_secs(3600);
 
-/// Arming a timer for nothing is what most calls would pay; and without a runtime it would panic.
+/// A timeout around a ready future needs no timer and no runtime.
 #[test]
-fn a_timeout_around_what_is_ready_needs_no_timer_and_no_runtime() {
+fn ready_future_needs_no_timer() {
     let mut at_once = timeout(HOUR, ready(7));
-    assert_eq!(poll_with(Waker::noop(), &mut at_once), Poll::Ready(Ok(7)), "the future was ready");
+    assert_eq!(poll_with(Waker::noop(), &mut at_once), Poll::Ready(Ok(7)), "the future must be ready");
     let mut no_time = timeout(Duration::ZERO, pending::<()>());
-    assert!(matches!(poll_with(Waker::noop(), &mut no_time), Poll::Ready(Err(_))), "no time to wait needs no timer");
+    assert!(
+        matches!(poll_with(Waker::noop(), &mut no_time), Poll::Ready(Err(_))),
+        "a timeout of zero must need no timer"
+    );
 }
 
-/// A panic without a sentence does not say that `block_on` is missing.
+/// A timeout that must wait outside a runtime panics with a message.
 #[test]
-fn a_timeout_that_has_to_wait_outside_a_runtime_panics_with_a_sentence() {
+fn timeout_outside_a_runtime_panics() {
     let text = panic_of(|| assert!(poll_with(Waker::noop(), &mut timeout(HOUR, pending::<()>())).is_ready()));
-    assert!(text.contains("no kittiwake runtime is running on this thread"), "it says what is missing: {text}");
+    assert!(
+        text.contains("no kittiwake runtime is running on this thread"),
+        "the panic must name the missing runtime: {text}"
+    );
 }
 
-/// What a timeout is for.
+/// A timeout around a future that is never ready elapses at its deadline.
 #[test]
-fn a_timeout_around_what_is_never_ready_elapses_at_its_deadline() {
+fn timeout_elapses_at_its_deadline() {
     run_paused(|| async {
         for seconds in [1, 60, 4_000_000] {
             let start = Instant::now();
             let duration = Duration::from_secs(seconds);
-            assert!(timeout(duration, pending::<()>()).await.is_err(), "it is never ready");
+            assert!(timeout(duration, pending::<()>()).await.is_err(), "the future is never ready");
             assert_at(Instant::now(), start + duration);
         }
     });
 }
 
-/// The real clock, too, gives the future all of its time.
+/// A timeout never elapses early on the real clock.
 #[test]
-fn a_timeout_never_elapses_early() {
+fn timeout_never_elapses_early() {
     run(|| async {
         for micros in [1, 66, 500, 1001, 3000] {
             let start = std::time::Instant::now();
             let duration = Duration::from_micros(micros);
-            assert!(timeout(duration, pending::<()>()).await.is_err(), "it is never ready");
+            assert!(timeout(duration, pending::<()>()).await.is_err(), "the future is never ready");
             assert!(start.elapsed() >= duration, "{duration:?} elapsed after {:?}", start.elapsed());
         }
     });
 }
 
-/// An overflow of the deadline would elapse at once.
+/// The longest timeouts never elapse. The computation of their deadline must not overflow.
 #[test]
-fn a_timeout_of_all_time_never_elapses() {
+fn longest_timeout_never_elapses() {
     run_paused(|| async {
         for duration in [Duration::MAX, Duration::from_secs(u64::MAX / 10)] {
             let start = Instant::now();
-            assert_eq!(timeout(duration, sleep(HOUR)).await, Ok(()), "there was time enough");
+            assert_eq!(timeout(duration, sleep(HOUR)).await, Ok(()), "the timeout must not elapse");
             assert_at(Instant::now(), start + HOUR);
         }
     });
 }
 
-/// A future that is ready late is ready all the same: its output must not be thrown away.
+/// A timeout whose deadline has passed polls its future once. A ready future returns its output.
 #[test]
-fn at_a_deadline_that_is_past_the_future_is_polled_once_first() {
+fn passed_deadline_polls_future_once() {
     run_paused(|| async {
         let past = Instant::now();
         advance(HOUR).await;
-        assert_eq!(timeout_at(past, ready(7)).await, Ok(7), "it was ready");
-        assert_eq!(timeout(Duration::ZERO, ready(8)).await, Ok(8), "it was ready");
+        assert_eq!(timeout_at(past, ready(7)).await, Ok(7), "the future is ready");
+        assert_eq!(timeout(Duration::ZERO, ready(8)).await, Ok(8), "the future is ready");
         let mut polls = 0;
         let counted = poll_fn(|_| {
             polls += 1;
             Poll::<()>::Pending
         });
-        assert!(timeout_at(past, counted).await.is_err(), "it was not ready");
-        assert_eq!(polls, 1, "it had its chance");
+        assert!(timeout_at(past, counted).await.is_err(), "the future is not ready");
+        assert_eq!(polls, 1, "the future must be polled once");
     });
 }
 
-/// When both are ready in one poll, the output wins.
+/// An output that is ready at the deadline wins over the timeout.
 #[test]
-fn what_is_ready_at_the_deadline_counts() {
+fn ready_output_beats_passed_deadline() {
     run_paused(|| async {
         let (waker, wakes) = counting_waker();
         let (sender, receiver) = async_channel::bounded(1);
         let mut late = Box::pin(timeout(Duration::from_secs(1), receiver.recv()));
         assert!(poll_with(&waker, &mut late).is_pending(), "nothing was sent");
         advance(HOUR).await;
-        assert_eq!(wakes.get(), 1, "the time is over");
+        assert_eq!(wakes.get(), 1, "the deadline must wake the task");
         sender.send(7).await.expect("the receiver is there");
-        assert_eq!(poll_with(&waker, &mut late), Poll::Ready(Ok(Ok(7))), "the output is there, however late");
+        assert_eq!(poll_with(&waker, &mut late), Poll::Ready(Ok(Ok(7))), "the output must win, however late");
     });
 }
 
-/// A timer left behind would wake its task for nothing and keep it in memory.
+/// A timeout that has ended leaves no timer.
 #[test]
-fn a_timeout_that_is_over_leaves_no_timer() {
+fn ended_timeout_leaves_no_timer() {
     run_paused(|| async {
         let (waker, wakes) = counting_waker();
         let (sender, receiver) = async_channel::bounded(1);
         let mut waiting = Box::pin(timeout(HOUR, receiver.recv()));
         assert!(poll_with(&waker, &mut waiting).is_pending(), "nothing was sent");
         sender.send(7).await.expect("the receiver is there");
-        assert!(poll_with(&waker, &mut waiting).is_ready(), "it was sent");
+        assert!(poll_with(&waker, &mut waiting).is_ready(), "the value was sent");
         drop(waiting);
         let woken = wakes.get();
-        assert_eq!(Arc::strong_count(&wakes), 2, "nobody holds the waker");
+        assert_eq!(Arc::strong_count(&wakes), 2, "no timer may hold the waker");
         advance(2 * HOUR).await;
-        assert_eq!(wakes.get(), woken, "nobody uses it");
+        assert_eq!(wakes.get(), woken, "no timer may wake the waker");
     });
 }
 
-/// Who gives up waiting need not give up the work.
+/// `into_inner` returns a future that continues.
 #[test]
-fn into_inner_gives_back_a_future_that_goes_on() {
+fn into_inner_returns_a_working_future() {
     run_paused(|| async {
         let start = Instant::now();
         let mut slow = timeout(Duration::from_secs(1), sleep(HOUR));
         assert!((&mut slow).await.is_err(), "an hour is more than a second");
         slow.into_inner().await;
         assert_at(Instant::now(), start + HOUR);
-        assert_eq!(timeout(HOUR, ready(7)).into_inner().await, 7, "also before the first poll");
+        assert_eq!(timeout(HOUR, ready(7)).into_inner().await, 7, "`into_inner` must work before the first poll");
     });
 }
 
-/// Without the conversion, every caller in an `io` function writes it.
+/// `Elapsed` converts to an `io::Error` of the kind `TimedOut`.
 #[test]
-fn elapsed_becomes_an_io_error_of_the_kind_timed_out() {
+fn elapsed_converts_to_timed_out() {
     async fn reads() -> io::Result<()> {
         Ok(timeout(Duration::from_millis(1), pending::<()>()).await?)
     }
     run(|| async {
-        let error = reads().await.expect_err("it is never ready");
-        assert_eq!(error.kind(), io::ErrorKind::TimedOut, "the kind says what happened");
-        assert!(error.get_ref().is_some_and(<dyn Error + Send + Sync>::is::<Elapsed>), "the cause is inside");
-        let elapsed = timeout(Duration::ZERO, pending::<()>()).await.expect_err("it is never ready");
-        assert!(elapsed.source().is_none() && !elapsed.to_string().is_empty(), "it is an error with a sentence");
+        let error = reads().await.expect_err("the future is never ready");
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut, "the kind must be TimedOut");
+        assert!(error.get_ref().is_some_and(<dyn Error + Send + Sync>::is::<Elapsed>), "the error must hold the cause");
+        let elapsed = timeout(Duration::ZERO, pending::<()>()).await.expect_err("the future is never ready");
+        assert!(elapsed.source().is_none() && !elapsed.to_string().is_empty(), "the error must have a message");
     });
 }
 
-/// A read that took bytes and was then given up would lose them.
+/// A read that times out while its bytes arrive loses none.
 #[test]
-fn a_read_that_times_out_as_its_bytes_arrive_loses_none() {
+fn timed_out_read_loses_no_byte() {
     const LENGTH: usize = 400;
     run(|| async {
         let (mut reader, mut writer) = support::pair().await;
@@ -174,14 +180,14 @@ fn a_read_that_times_out_as_its_bytes_arrive_loses_none() {
             }
         }
         peer.await.expect("the peer");
-        assert!(elapsed > 0, "some reads were given up");
-        assert_eq!(received, sent, "every byte came, once and in order");
+        assert!(elapsed > 0, "some reads must time out");
+        assert_eq!(received, sent, "every byte must arrive once and in order");
     });
 }
 
-/// The same with the moment chosen: the time is over, the bytes are there, and nobody has polled since.
+/// Bytes that arrive with the deadline are read by the next read. The timeout is dropped without a further poll.
 #[test]
-fn bytes_that_came_with_the_end_of_the_time_are_read() {
+fn bytes_at_the_deadline_are_kept() {
     run_paused(|| async {
         let (mut reader, mut peer) = support::pair_with_std();
         let mut buf = [0; 8];
@@ -190,9 +196,9 @@ fn bytes_that_came_with_the_end_of_the_time_are_read() {
             assert!(poll_with(Waker::noop(), &mut waiting).is_pending(), "nothing was sent");
             advance(HOUR).await;
             std::io::Write::write_all(&mut peer, b"late").expect("the peer writes");
-            // Dropped here, with the bytes in the socket.
+            // The timeout is dropped here, with the bytes in the socket.
         }
-        assert_eq!(reader.read(&mut buf).await.expect("a read"), 4, "the bytes wait for the next read");
-        assert_eq!(&buf[..4], b"late", "they are the ones that were sent");
+        assert_eq!(reader.read(&mut buf).await.expect("a read"), 4, "the next read must return the bytes");
+        assert_eq!(&buf[..4], b"late", "the bytes must be the sent ones");
     });
 }

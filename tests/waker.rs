@@ -1,4 +1,5 @@
-//! Wakers: ours, woken by anybody at any time, and those of others, which may do anything when we wake them.
+//! Wakers of tasks, which any thread may wake at any time, and foreign wakers, which may run any code when the
+//! runtime wakes or drops them.
 
 mod support;
 
@@ -19,12 +20,13 @@ use kittiwake::spawn;
 use kittiwake::task::yield_now;
 use support::{PATIENCE, counting_waker, pair_with_std, run, within};
 
-// ---- waking our tasks ----
+// ---- waking a task ----
 
+/// A task can be woken from another thread, whether its worker sleeps or spins.
 #[test]
-fn a_task_can_be_woken_from_another_thread() {
+fn another_thread_may_wake_a_task() {
     within(|| {
-        // At once, and after a while of looking without blocking.
+        // The worker blocks at once, or spins for a long time first.
         for spin in [Duration::ZERO, 10 * PATIENCE] {
             let runtime = Builder::new().spin(spin).build().unwrap();
             runtime.block_on(async {
@@ -34,7 +36,7 @@ fn a_task_can_be_woken_from_another_thread() {
                     flag.set();
                     waker.wake();
                 });
-                // The wake is there before the worker next looks for one.
+                // The wake arrives before the worker next looks for one.
                 thread.join().unwrap();
                 task.await.unwrap();
             });
@@ -42,10 +44,10 @@ fn a_task_can_be_woken_from_another_thread() {
     });
 }
 
-/// Wakes that come together may be taken together, but what each had to say must be seen, and a storm
-/// must not become a storm of polls later.
+/// A storm of wakes loses none. Wakes that come together may be merged, but a poll must follow each of them, and no
+/// more polls than wakes may follow.
 #[test]
-fn a_storm_of_wakes_from_eight_threads_loses_none() {
+fn wake_storm_loses_no_wake() {
     const EACH: usize = 2_000;
     for in_main in [true, false] {
         run(move || async move {
@@ -57,9 +59,9 @@ fn a_storm_of_wakes_from_eight_threads_loses_none() {
     }
 }
 
-/// A wake in the middle of a poll may concern what that poll has already looked at: so one more poll, and one only.
+/// A wake during a poll causes exactly one more poll. The wake may concern state that the poll has already read.
 #[test]
-fn a_wake_during_the_poll_leads_to_exactly_one_more() {
+fn wake_during_poll_causes_one_more() {
     run(|| async {
         let polls = Arc::new(AtomicUsize::new(0));
         let wakes_itself = |polls: Arc<AtomicUsize>| {
@@ -77,10 +79,10 @@ fn a_wake_during_the_poll_leads_to_exactly_one_more() {
         for _ in 0..20 {
             yield_now().await;
         }
-        assert_eq!(polls.load(Ordering::SeqCst), 2, "in a task");
+        assert_eq!(polls.load(Ordering::SeqCst), 2, "a task must be polled once more");
         task.abort();
 
-        // The main future likewise: it is polled, once more for its wakes, and for its end.
+        // The main future is polled once, once more for its wakes, and once for its end.
         let (mut polls, done) = (0, Arc::new(AtomicBool::new(false)));
         let mut start = Some(done.clone());
         let polls = poll_fn(|cx| {
@@ -102,13 +104,13 @@ fn a_wake_during_the_poll_leads_to_exactly_one_more() {
             if done.load(Ordering::SeqCst) { Poll::Ready(polls) } else { Poll::Pending }
         })
         .await;
-        assert_eq!(polls, 3, "in the main future");
+        assert_eq!(polls, 3, "the main future must be polled once more");
     });
 }
 
-/// A program keeps wakers in odd places, for longer than the task or its runtime.
+/// A waker does nothing once its task or its runtime is gone. A program may keep wakers longer than both.
 #[test]
-fn a_waker_does_nothing_once_its_task_or_its_runtime_is_gone() {
+fn waker_may_outlive_its_task() {
     within(|| {
         let runtime = Runtime::new().unwrap();
         let ended = runtime.block_on(async { spawn(own_waker()).await.unwrap() });
@@ -137,16 +139,17 @@ fn a_waker_does_nothing_once_its_task_or_its_runtime_is_gone() {
             yield_now().await;
             poke(&wakers);
         });
-        assert_eq!(runtime.handle().metrics().tasks_alive(), 1, "the one that waits, and no other");
+        assert_eq!(runtime.handle().metrics().tasks_alive(), 1, "only the waiting task may be alive");
         drop(runtime);
         poke(&wakers);
         kittiwake::block_on(async { poke(&wakers) });
     });
 }
 
-/// Thread-locals are destroyed in an order that nobody chose: a waker in one must still work, or do nothing.
+/// A waker works in the destructor of a thread-local. The order in which thread-locals are destroyed is
+/// unspecified.
 #[test]
-fn a_waker_works_from_a_thread_locals_destructor() {
+fn waker_works_in_thread_local_destructor() {
     thread_local! {
         static LAST_WORDS: RefCell<Vec<OnDrop>> = const { RefCell::new(Vec::new()) };
     }
@@ -163,22 +166,23 @@ fn a_waker_works_from_a_thread_locals_destructor() {
                 flag.set();
                 waker.wake();
                 drop(here);
-                assert!(Handle::try_current().is_err(), "there is no runtime on a thread that ends");
+                assert!(Handle::try_current().is_err(), "a thread that ends must have no runtime");
             }));
-            // This thread has had a runtime of its own, whose thread-locals are destroyed before that one.
+            // This thread has had a runtime of its own. The runtime's thread-locals are destroyed before
+            // `LAST_WORDS`.
             kittiwake::block_on(yield_now());
         })
         .join()
         .unwrap();
         task.await.unwrap();
-        assert_eq!(Handle::current().metrics().sources_registered(), 0, "the socket must be out of the reactor");
+        assert_eq!(Handle::current().metrics().sources_registered(), 0, "the socket must be deregistered");
     });
 }
 
-/// The worker looks, finds nothing, and goes to sleep: a wake in between must not be slept through. The
-/// peer comes a little earlier or later each time, to meet every moment.
+/// A wake between the worker's last look and its sleep is not lost. The peer's delay varies with the round, so that
+/// it meets every moment.
 #[test]
-fn no_wake_is_lost_between_the_last_look_and_the_sleep() {
+fn wake_before_sleep_is_kept() {
     const HANDSHAKES: usize = 100_000;
     run(|| async {
         let shake = Arc::new(Handshake::default());
@@ -193,9 +197,9 @@ fn no_wake_is_lost_between_the_last_look_and_the_sleep() {
     });
 }
 
-/// Two that post at the same time: the second comes while the worker takes what the first has brought.
+/// Of two wakes at the same time none is lost, even if the second one arrives while the worker takes the first.
 #[test]
-fn no_wake_is_lost_while_the_worker_takes_another() {
+fn simultaneous_wakes_are_kept() {
     const ROUNDS: usize = 20_000;
     run(|| async {
         let both = Arc::new(async_lock::Barrier::new(2));
@@ -210,7 +214,7 @@ fn no_wake_is_lost_while_the_worker_takes_another() {
             tasks.push(spawn(async move {
                 for round in 1..=ROUNDS {
                     shake.ask(round + side).await;
-                    // Neither goes on alone: nobody else would come and bring a lost one along.
+                    // Neither task continues alone. Another wake would also deliver a lost one.
                     both.wait().await;
                 }
             }));
@@ -224,9 +228,9 @@ fn no_wake_is_lost_while_the_worker_takes_another() {
     });
 }
 
-/// The same through a task and a channel that others wrote.
+/// A channel between a task and a thread loses no value.
 #[test]
-fn no_word_through_a_channel_is_lost() {
+fn channel_loses_no_value() {
     run(|| async {
         let (ping, pings) = async_channel::bounded(1);
         let (pong, pongs) = async_channel::bounded(1);
@@ -247,9 +251,9 @@ fn no_word_through_a_channel_is_lost() {
     });
 }
 
-/// Who wakes may hold a lock that the woken task takes: running it inside `wake` would be a deadlock.
+/// `wake` does not run the task. The caller may hold a lock that the task takes.
 #[test]
-fn wake_does_not_run_the_task_before_it_returns() {
+fn wake_never_runs_the_task() {
     run(|| async {
         let trace = Arc::new(Mutex::new(Vec::new()));
         let (flag, task) = waits_for_flag();
@@ -279,9 +283,9 @@ fn wake_does_not_run_the_task_before_it_returns() {
     });
 }
 
-/// A future that keeps its own waker refers to its own task; the end must cut that circle.
+/// A task whose future holds the task's own waker is freed when the runtime ends.
 #[test]
-fn a_task_that_keeps_its_own_waker_is_freed() {
+fn task_with_own_waker_is_freed() {
     within(|| {
         let held = Arc::new(());
         let keeps_itself = |held: Arc<()>| {
@@ -298,14 +302,14 @@ fn a_task_that_keeps_its_own_waker_is_freed() {
             aborted.abort();
             aborted.await.unwrap_err();
         });
-        assert_eq!(Arc::strong_count(&held), 1, "a task is still there");
+        assert_eq!(Arc::strong_count(&held), 1, "a task was not freed");
     });
 }
 
-/// The waker of a task that waits on its own socket: the task holds the socket, the socket the waker, the
-/// waker the task.
+/// A task that waits on its own socket is freed with the runtime. The task holds the socket, the socket holds the
+/// waker, and the waker holds the task.
 #[test]
-fn a_task_that_waits_on_its_own_socket_is_freed_with_the_runtime() {
+fn task_with_own_socket_is_freed() {
     within(|| {
         let held = Arc::new(());
         kittiwake::block_on(async {
@@ -319,21 +323,21 @@ fn a_task_that_waits_on_its_own_socket_is_freed_with_the_runtime() {
             }
             yield_now().await;
         });
-        assert_eq!(Arc::strong_count(&held), 1, "a task is still there");
+        assert_eq!(Arc::strong_count(&held), 1, "a task was not freed");
     });
 }
 
-// ---- waking others' wakers ----
+// ---- waking foreign wakers ----
 
-/// One event wakes many tasks, and one broken waker among them must cost nobody else the wake-up, nor the worker.
+/// A waker that panics costs neither the other wakers of its event their wake, nor the worker.
 #[test]
-fn a_waker_that_panics_keeps_nobody_asleep() {
+fn panicking_waker_harms_no_other() {
     run(|| async {
         let ((shared, mut shared_peer), (other, mut other_peer)) = (pair_with_std(), pair_with_std());
         let panics = || Waker::from(Action::new(|| resume_unwind(Box::new("a waker's panic"))));
         let ((first, firsts), (second, seconds), (third, thirds)) =
             (counting_waker(), counting_waker(), counting_waker());
-        // The poll slot, then the list in its order.
+        // First the waker of the poll, then the list of waiting futures in order.
         assert!(poll_read(&shared, &panics()).is_pending());
         let mut waits: Vec<Pin<Box<dyn Future<Output = _> + '_>>> = Vec::new();
         for waker in [first, panics(), second, panics()] {
@@ -348,15 +352,15 @@ fn a_waker_that_panics_keeps_nobody_asleep() {
             yield_now().await;
         }
         drop(waits);
-        assert_eq!(spawn(async { 1 }).await.unwrap(), 1, "the runtime must go on");
+        assert_eq!(spawn(async { 1 }).await.unwrap(), 1, "the runtime must continue");
         let mut buf = [0; 8];
         assert_eq!(shared.try_read(&mut buf).unwrap(), 1, "the socket must work");
     });
 }
 
-/// A panic of a waker at the end of the runtime, when every wait is cut off.
+/// A waker that panics when the runtime ends costs the other wakers nothing.
 #[test]
-fn a_waker_that_panics_at_the_runtimes_end_keeps_nobody_asleep() {
+fn panicking_waker_survives_runtimes_end() {
     within(|| {
         let runtime = Runtime::new().unwrap();
         let sockets: Vec<_> = (0..5).map(|_| pair_with_std()).collect();
@@ -369,14 +373,14 @@ fn a_waker_that_panics_at_the_runtimes_end_keeps_nobody_asleep() {
             }
         });
         drop(runtime);
-        assert_eq!(wakes.get(), 2, "the two sound wakers must be woken");
+        assert_eq!(wakes.get(), 2, "the two wakers that do not panic must be woken");
     });
 }
 
-/// A waker is foreign code: woken by an event it may drop a socket, its own or one that has an event in the same
-/// batch, may spawn, may drop the last waker of some task. With a lock of ours held that would be a deadlock.
+/// A foreign waker may drop its own socket or another one of the same batch, spawn, and drop the last waker of a
+/// task. A lock that the runtime held around it would be a deadlock.
 #[test]
-fn a_waker_may_reenter_when_it_is_woken() {
+fn waker_may_reenter_when_woken() {
     run(|| async {
         let ((ours, mut peer), (other, mut other_peer)) = (pair_with_std(), pair_with_std());
         let ours = Arc::new(Mutex::new(Some(ours)));
@@ -405,16 +409,17 @@ fn a_waker_may_reenter_when_it_is_woken() {
     });
 }
 
-/// The same when a waker is dropped: replaced by a newer one, with the future that waited, with its
-/// socket, or with the runtime.
+/// A foreign waker may also re-enter the runtime when it is dropped: when a newer waker replaces it, with the
+/// future that waited, with its socket, or with the runtime.
 #[test]
-fn a_waker_may_reenter_when_it_is_dropped() {
+fn waker_may_reenter_when_dropped() {
     type Loses = fn(Arc<TcpStream>, Waker) -> Option<Arc<TcpStream>>;
     let ways: [(&str, Loses); 4] = [
         ("replaced", |socket, waker| {
             assert!(poll_read(&socket, &waker).is_pending());
             drop(waker);
-            // The displaced waker of another task is kept for a while, so the oldest of many goes.
+            // The socket keeps the displaced waker of another task for a while, so twenty polls push out the oldest
+            // one.
             for _ in 0..20 {
                 let _ = poll_read(&socket, &counting_waker().0);
             }
@@ -463,16 +468,17 @@ fn a_waker_may_reenter_when_it_is_dropped() {
             });
             let waker = Waker::from(Action::new(move || drop(on_drop)));
             let socket = lose(socket, waker);
-            assert!(dropped.load(Ordering::SeqCst), "the waker must be gone: {way}");
+            assert!(dropped.load(Ordering::SeqCst), "the waker must have been dropped: {way}");
             let left = usize::from(socket.is_some());
             assert_eq!(Handle::current().metrics().sources_registered(), left, "{way}");
         });
     }
 }
 
-/// And when the runtime's end wakes it: it may drop a socket that is to be cut off next.
+/// A foreign waker may re-enter when the end of the runtime wakes it, and drop a socket that the runtime would
+/// deregister next.
 #[test]
-fn a_waker_may_reenter_at_the_runtimes_end() {
+fn waker_may_reenter_at_runtimes_end() {
     within(|| {
         let runtime = Runtime::new().unwrap();
         let handle = runtime.handle().clone();
@@ -484,7 +490,11 @@ fn a_waker_may_reenter_at_the_runtimes_end() {
                     let (sockets_too, handle) = (sockets.clone(), handle.clone());
                     let reenters = Waker::from(Action::new(move || {
                         drop(sockets_too.lock().unwrap().pop());
-                        assert_eq!(handle.metrics().sources_registered(), 0, "all are cut off before one is woken");
+                        assert_eq!(
+                            handle.metrics().sources_registered(),
+                            0,
+                            "all sockets must be deregistered before any waker is woken"
+                        );
                         assert!(handle.spawn(pending::<()>()).is_finished(), "the runtime has ended");
                     }));
                     assert!(poll_read(&socket, &reenters).is_pending());
@@ -498,9 +508,9 @@ fn a_waker_may_reenter_at_the_runtimes_end() {
     });
 }
 
-/// The waker that awaits a task is foreign too.
+/// A foreign waker that awaits a task may re-enter when the task ends.
 #[test]
-fn a_waker_may_reenter_when_a_task_ends() {
+fn waker_may_reenter_at_tasks_end() {
     run(|| async {
         let (flag, mut task) = waits_for_flag();
         let own = flag.waker().await;
@@ -521,9 +531,9 @@ fn a_waker_may_reenter_when_a_task_ends() {
     });
 }
 
-// ---- futures and wakers for the tests ----
+// ---- helpers ----
 
-/// A word that a task waits for, without waking it: whoever sets it does that too.
+/// A flag for which a task waits. Setting it does not wake the task.
 #[derive(Clone, Default)]
 struct Flag(Arc<FlagInner>);
 
@@ -538,7 +548,7 @@ impl Flag {
         self.0.set.store(true, Ordering::SeqCst);
     }
 
-    /// The waker of the task that waits, once it does.
+    /// Returns the waker of the waiting task, once the task waits.
     async fn waker(&self) -> Waker {
         loop {
             let waker = self.0.waker.lock().unwrap().clone();
@@ -566,24 +576,24 @@ async fn own_waker() -> Waker {
     poll_fn(|cx| Poll::Ready(cx.waker().clone())).await
 }
 
-/// The last waker of a task that is gone: dropping it frees the task's memory.
+/// The last waker of a task that has ended. Dropping it frees the task's memory.
 async fn last_waker() -> Waker {
     spawn(own_waker()).await.unwrap()
 }
 
-/// Threads that all wake one future, which ends when it has seen what each said before its last wake.
+/// Threads that all wake one future. The future ends once it has seen the last value of each thread.
 struct Storm {
     threads: usize,
     each: usize,
-    said: Vec<AtomicUsize>,
+    values: Vec<AtomicUsize>,
 }
 
 impl Storm {
     fn new(threads: usize, each: usize) -> Arc<Self> {
-        Arc::new(Self { threads, each, said: (0..threads).map(|_| AtomicUsize::new(0)).collect() })
+        Arc::new(Self { threads, each, values: (0..threads).map(|_| AtomicUsize::new(0)).collect() })
     }
 
-    /// Returns how often it was polled.
+    /// Returns the number of polls.
     async fn survive(self: Arc<Self>) -> usize {
         let (mut polls, mut started) = (0, false);
         poll_fn(|cx| {
@@ -591,7 +601,7 @@ impl Storm {
             if !std::mem::replace(&mut started, true) {
                 (0..self.threads).for_each(|thread| self.start(thread, cx.waker().clone()));
             }
-            let all = self.said.iter().all(|said| said.load(Ordering::SeqCst) == self.each);
+            let all = self.values.iter().all(|value| value.load(Ordering::SeqCst) == self.each);
             if all { Poll::Ready(polls) } else { Poll::Pending }
         })
         .await
@@ -601,14 +611,14 @@ impl Storm {
         let storm = self.clone();
         std::thread::spawn(move || {
             for number in 1..=storm.each {
-                storm.said[thread].store(number, Ordering::SeqCst);
+                storm.values[thread].store(number, Ordering::SeqCst);
                 waker.wake_by_ref();
             }
         });
     }
 }
 
-/// Two words, one for each side, and the waker of the one that sleeps in a runtime.
+/// A pair of counters, one for each side, and the waker of the side that sleeps in a runtime.
 #[derive(Default)]
 struct Handshake {
     asked: AtomicUsize,
@@ -646,7 +656,7 @@ fn poll_read(stream: &TcpStream, waker: &Waker) -> Poll<std::io::Result<usize>> 
     Pin::new(&mut &*stream).poll_read(&mut Context::from_waker(waker), &mut [0])
 }
 
-/// A waker that does something once, when it is woken, and drops what it would have done with it.
+/// A waker that calls a closure at its first wake. It drops the closure if it is never woken.
 struct Action(Mutex<Option<Box<dyn FnOnce() + Send>>>);
 
 impl Action {
@@ -664,7 +674,7 @@ impl Wake for Action {
     }
 }
 
-/// Does something when it is dropped.
+/// Calls a closure when it is dropped.
 struct OnDrop(Option<Box<dyn FnOnce() + Send>>);
 
 impl OnDrop {

@@ -1,4 +1,4 @@
-//! Who is woken by a socket, how often, and when a socket lets go of a waker.
+//! Which wakers a socket wakes, how often, and when it releases them.
 
 mod support;
 
@@ -12,9 +12,9 @@ use kittiwake::io::{AsyncReadExt, AsyncWriteExt};
 use kittiwake::net::TcpStream;
 use support::*;
 
-/// Without it the second of two tasks that read one stream takes the first one's wake-up for good.
+/// All tasks that read one stream are served. None loses its wake-up to another reader.
 #[test]
-fn readers_of_one_stream_are_all_served() {
+fn readers_of_one_stream_are_served() {
     for readers in [2, 9, 20] {
         run(move || async move {
             let (stream, mut peer) = pair_with_std();
@@ -33,7 +33,7 @@ fn readers_of_one_stream_are_all_served() {
             received.sort_unstable();
             let mut expected = bytes;
             expected.sort_unstable();
-            assert_eq!(received, expected, "{readers} readers get a byte each");
+            assert_eq!(received, expected, "each of {readers} readers must get a byte");
         });
     }
 }
@@ -44,15 +44,15 @@ async fn read_one(stream: Arc<TcpStream>) -> u8 {
     byte[0]
 }
 
-/// Without it tasks that read one stream wake each other for ever while nothing comes.
+/// Two to nine tasks that read one stream do not wake each other while no bytes arrive.
 #[test]
-fn two_to_nine_readers_of_one_stream_sleep() {
+fn few_readers_of_one_stream_sleep() {
     for readers in 2..=9 {
         run(move || assert_readers_sleep(readers));
     }
 }
 
-/// Without it many tasks that read one stream wake each other for ever while nothing comes.
+/// Many tasks that read one stream do not wake each other while no bytes arrive.
 #[test]
 fn many_readers_of_one_stream_sleep() {
     for readers in [10, 40] {
@@ -76,19 +76,19 @@ async fn assert_readers_sleep(readers: usize) {
         settle().await;
     }
     let polls = polls.load(Ordering::Relaxed) - before;
-    assert!(polls <= readers, "{readers} readers that have nothing to read were polled {polls} times");
+    assert!(polls <= readers, "{readers} readers without bytes were polled {polls} times");
 }
 
-/// Without it a read that is handed to another task wakes the one that no longer cares.
+/// A read that moves to another task wakes that task, and not the one that polled it first.
 #[test]
-fn a_read_that_moves_to_another_task_wakes_that_task() {
+fn moved_read_wakes_its_new_task() {
     run(|| async {
         let (stream, mut peer) = pair_with_std();
         let mut read = Box::pin(async move {
             let mut byte = [0];
             (&stream).read_exact(&mut byte).await.map(|()| byte[0])
         });
-        // Three tasks hold it in turn, and each polls it.
+        // Three tasks own the read in turn, and each polls it.
         for _ in 0..2 {
             let moved = kittiwake::spawn(async move {
                 assert!(poll_once(&mut read).await.is_none(), "there is nothing to read yet");
@@ -104,9 +104,9 @@ fn a_read_that_moves_to_another_task_wakes_that_task() {
     });
 }
 
-/// Without it whoever gets a stream from another task is asleep while that one is woken, which has ended.
+/// A stream that moves to another task wakes the task that reads it now, although the earlier reader has ended.
 #[test]
-fn a_stream_that_is_handed_on_wakes_whoever_reads_it_now() {
+fn moved_stream_wakes_its_new_reader() {
     run(|| async {
         let (mut stream, mut peer) = pair_with_std();
         for byte in 0..4 {
@@ -121,7 +121,7 @@ fn a_stream_that_is_handed_on_wakes_whoever_reads_it_now() {
             (stream, read) = reader.await.expect("the task").expect("read");
             assert_eq!(read, [byte]);
         }
-        // And one that is no task.
+        // The main future reads last. It is not a task.
         let (read, ()) = zip(read_byte(&mut stream), async {
             settle().await;
             peer.write_all(b"x").expect("the peer writes");
@@ -137,9 +137,9 @@ async fn read_byte(stream: &mut TcpStream) -> u8 {
     byte[0]
 }
 
-/// Without it the newest waker is not the one that is woken.
+/// The waker that polled last is woken, together with the earlier ones.
 #[test]
-fn the_newest_waker_is_among_those_that_are_woken() {
+fn newest_waker_is_woken() {
     run(|| async {
         let (stream, mut peer) = pair_with_std();
         for count in [1, 2, 30] {
@@ -147,8 +147,8 @@ fn the_newest_waker_is_among_those_that_are_woken() {
             for (waker, _) in &wakers {
                 assert!(poll_read(waker, &stream, &mut [0; 8]).is_pending(), "there is nothing to read yet");
             }
-            let newest = &wakers.last().expect("there is one").1;
-            assert_eq!(newest.get(), 0, "nothing has come yet");
+            let newest = &wakers.last().expect("there is a last waker").1;
+            assert_eq!(newest.get(), 0, "no byte has arrived yet");
             peer.write_all(b"x").expect("the peer writes");
             until(|| newest.get() > 0).await;
             for (at, (_, wakes)) in wakers.iter().enumerate() {
@@ -159,9 +159,9 @@ fn the_newest_waker_is_among_those_that_are_woken() {
     });
 }
 
-/// Without it a task that looks at its socket again and again is woken twice, or costs memory.
+/// A task that polls again is kept once. Otherwise it would be woken twice and cost memory.
 #[test]
-fn a_waker_that_polls_again_is_kept_once() {
+fn repolling_waker_is_kept_once() {
     run(|| async {
         let (stream, mut peer) = pair_with_std();
         let (waker, wakes) = counting_waker();
@@ -172,18 +172,19 @@ fn a_waker_that_polls_again_is_kept_once() {
             assert_eq!(
                 Arc::strong_count(&wakes),
                 4,
-                "after {polls} polls: the test has two, the socket one for each way"
+                "after {polls} polls the test must hold two references and the socket one for each kind of wait"
             );
         }
         peer.write_all(b"x").expect("the peer writes");
         until(|| wakes.get() > 0).await;
-        assert_eq!((wakes.get(), Arc::strong_count(&wakes)), (2, 2), "each way of waiting is woken once");
+        assert_eq!((wakes.get(), Arc::strong_count(&wakes)), (2, 2), "each kind of wait must wake its waker once");
     });
 }
 
-/// Without it polling in a loop fills the memory with clones of wakers.
+/// Two wakers that poll alternately are each kept at most twice. A loop of polls must not fill the memory with
+/// wakers.
 #[test]
-fn wakers_that_poll_again_and_again_are_kept_once() {
+fn alternating_wakers_are_not_duplicated() {
     run(|| async {
         let (stream, mut peer) = pair_with_std();
         let (one, wakes_of_one) = counting_waker();
@@ -194,21 +195,20 @@ fn wakers_that_poll_again_and_again_are_kept_once() {
             }
         }
         for wakes in [&wakes_of_one, &wakes_of_two] {
-            assert_eq!(wakes.get(), 0, "nothing has come, so nobody is woken");
+            assert_eq!(wakes.get(), 0, "no bytes have arrived, so no waker may be woken");
             let kept = Arc::strong_count(wakes) - 2;
-            assert!(kept <= 2, "a waker is kept once or twice, and not {kept} times");
+            assert!(kept <= 2, "the socket keeps {kept} clones of a waker");
         }
         peer.write_all(b"x").expect("the peer writes");
         until(|| wakes_of_one.get() > 0 && wakes_of_two.get() > 0).await;
-        assert_eq!(Arc::strong_count(&wakes_of_one), 2, "a waker that was woken is let go");
-        assert_eq!(Arc::strong_count(&wakes_of_two), 2, "a waker that was woken is let go");
+        assert_eq!(Arc::strong_count(&wakes_of_one), 2, "the socket must release a waker once it has woken it");
+        assert_eq!(Arc::strong_count(&wakes_of_two), 2, "the socket must release a waker once it has woken it");
     });
 }
 
-/// Without it a stream that is polled by one task after another keeps all their wakers, or loses one that
-/// still waits.
+/// A stream that many tasks poll keeps each waker or wakes it, and does not keep all of them.
 #[test]
-fn a_waker_that_is_not_kept_any_more_was_woken() {
+fn displaced_waker_is_woken() {
     run(|| async {
         let (stream, _peer) = pair_with_std();
         let mut all = Vec::new();
@@ -218,18 +218,18 @@ fn a_waker_that_is_not_kept_any_more_was_woken() {
             all.push(wakes);
         }
         let kept = all.iter().filter(|wakes| Arc::strong_count(wakes) > 1).count();
-        assert!(kept <= 1000 / 2, "{kept} of 1,000 wakers are kept");
+        assert!(kept <= 1000 / 2, "the stream keeps {kept} of 1,000 wakers");
         for (at, wakes) in all.iter().enumerate() {
-            assert!(Arc::strong_count(wakes) > 1 || wakes.get() == 1, "waker {at} is neither kept nor woken");
+            assert!(Arc::strong_count(wakes) > 1 || wakes.get() == 1, "waker {at} was neither kept nor woken");
         }
         drop(stream);
-        assert!(all.iter().all(|wakes| Arc::strong_count(wakes) == 1), "a stream that is dropped lets all go");
+        assert!(all.iter().all(|wakes| Arc::strong_count(wakes) == 1), "a dropped stream must release all wakers");
     });
 }
 
-/// Without it waiting for readiness in a select leaks a waker every time.
+/// A dropped future releases its waker. Waiting for readiness in a select must not leak memory.
 #[test]
-fn futures_that_are_dropped_let_their_wakers_go() {
+fn dropped_future_releases_its_waker() {
     run(|| async {
         let (stream, mut peer) = pair_with_std();
         while stream.try_write(&[7; 65_536]).is_ok() {}
@@ -244,17 +244,17 @@ fn futures_that_are_dropped_let_their_wakers_go() {
             }
             let _ = poll_with(&waker, &mut writable);
         }
-        assert_eq!(Arc::strong_count(&wakes), 2, "only the test's own waker is left");
+        assert_eq!(Arc::strong_count(&wakes), 2, "only the test's own wakers may be left");
         let before = wakes.get();
         peer.write_all(b"x").expect("the peer writes");
         stream.readable().await.expect("readable");
-        assert_eq!(wakes.get(), before, "nobody is woken for a future that is gone");
+        assert_eq!(wakes.get(), before, "a dropped future must not be woken");
     });
 }
 
-/// Without it reading with a timeout, or in a select, loses bytes.
+/// A dropped read loses no byte. A read under a timeout or in a select is often dropped.
 #[test]
-fn a_dropped_read_loses_no_byte() {
+fn dropped_read_loses_no_byte() {
     run(|| async {
         let (stream, mut peer) = pair_with_std();
         let bytes = pattern(1000);
@@ -267,7 +267,7 @@ fn a_dropped_read_loses_no_byte() {
                 assert!(poll_with(&waker, &mut read).is_pending(), "there is nothing to read yet");
                 peer.write_all(chunk).expect("the peer writes");
                 until(|| wakes.get() > 0).await;
-                // Woken, and given up all the same.
+                // The read is dropped although it was woken.
             }
             let mut part = [0; 10];
             (&stream).read_exact(&mut part).await.expect("read");
@@ -277,9 +277,9 @@ fn a_dropped_read_loses_no_byte() {
     });
 }
 
-/// Without it writing with a timeout, or in a select, sends bytes twice or not at all.
+/// A dropped write has sent nothing. Otherwise a write under a timeout would send bytes twice.
 #[test]
-fn a_dropped_write_has_sent_nothing() {
+fn dropped_write_has_sent_nothing() {
     run(|| async {
         let (stream, peer) = pair_with_std();
         let bytes = pattern(16 << 20);
@@ -294,22 +294,22 @@ fn a_dropped_write_has_sent_nothing() {
         let reader = std::thread::spawn(move || read_all(peer));
         (&stream).write_all(&bytes[sent..]).await.expect("write");
         drop(stream);
-        assert!(reader.join().expect("the peer's thread") == bytes, "every byte is sent once");
+        assert!(reader.join().expect("the peer's thread") == bytes, "every byte must be sent once");
     });
 }
 
-/// Without it a socket that goes away in an unusual way keeps its place in the reactor.
+/// A socket is deregistered however it is dropped.
 #[test]
-fn every_way_to_drop_a_socket_releases_its_place() {
+fn dropped_socket_is_deregistered() {
     run(|| async {
         let (waker, wakes) = counting_waker();
         let waiting = || {
             let (stream, peer) = pair_with_std();
             assert!(poll_read(&waker, &stream, &mut [0; 8]).is_pending(), "there is nothing to read yet");
-            assert_eq!(sources(), 1, "a stream that waits is watched");
+            assert_eq!(sources(), 1, "a waiting stream must be registered");
             (stream, peer)
         };
-        let gone = |how: &str| assert_eq!(sources(), 0, "{how} releases the place");
+        let gone = |how: &str| assert_eq!(sources(), 0, "the stream must be deregistered after {how}");
 
         drop(waiting().0);
         gone("a drop");
@@ -329,27 +329,27 @@ fn every_way_to_drop_a_socket_releases_its_place() {
         drop(stream);
         gone("a drop after the end");
         drop(waiting().0.into_std().expect("into_std"));
-        gone("handing it back to std");
+        gone("a conversion to std");
         drop(waiting().0.into_split());
-        gone("dropping both halves");
+        gone("a drop of both halves");
         let (stream, _peer) = waiting();
         let task = kittiwake::spawn(async move { (&stream).read(&mut [0; 8]).await });
         settle().await;
         task.abort();
-        assert!(task.await.expect_err("it was aborted").is_cancelled());
-        gone("aborting its task");
+        assert!(task.await.expect_err("the task was aborted").is_cancelled());
+        gone("an abort of its task");
         let (stream, _peer) = waiting();
         std::thread::spawn(move || drop(stream)).join().expect("the thread");
         gone("a drop on another thread");
 
         drop(waker);
-        assert_eq!(Arc::strong_count(&wakes), 1, "no socket keeps a waker");
+        assert_eq!(Arc::strong_count(&wakes), 1, "no socket may keep a waker");
     });
 }
 
-/// Without it a waker that uses its socket meets a lock that is held around it.
+/// A waker may use the socket that wakes it. No lock may be held around the wake.
 #[test]
-fn a_waker_may_use_the_socket_that_wakes_it() {
+fn woken_waker_may_use_its_socket() {
     run(|| async {
         let (stream, mut peer) = pair_with_std();
         let reader = Arc::new(ReadsWhenWoken { stream, read: Mutex::new(Vec::new()) });
@@ -363,7 +363,7 @@ fn a_waker_may_use_the_socket_that_wakes_it() {
     });
 }
 
-/// Reads all there is each time it is woken, and waits for more.
+/// A waker that reads all bytes each time it is woken, and waits for more.
 struct ReadsWhenWoken {
     stream: TcpStream,
     read: Mutex<Vec<u8>>,
@@ -382,10 +382,9 @@ impl Wake for ReadsWhenWoken {
     }
 }
 
-/// Without it a waker that uses its socket while it is replaced, or pushed out, meets a lock that is held
-/// around it.
+/// A waker may use the socket that replaces it or pushes it out. No lock may be held around its drop.
 #[test]
-fn a_waker_may_use_the_socket_that_lets_it_go() {
+fn released_waker_may_use_its_socket() {
     run(|| async {
         let (stream, _peer) = pair_with_std();
         let stream = Arc::new(stream);
@@ -395,18 +394,18 @@ fn a_waker_may_use_the_socket_that_lets_it_go() {
         for _ in 0..3 {
             assert!(poll_with(&user(), &mut readable).is_pending(), "there is nothing to read yet");
         }
-        assert_eq!(used.load(Ordering::Relaxed), 2, "wakers that were replaced are dropped");
+        assert_eq!(used.load(Ordering::Relaxed), 2, "replaced wakers must be dropped");
         for _ in 0..30 {
             assert!(poll_read(&user(), &stream, &mut [0; 8]).is_pending(), "there is nothing to read yet");
         }
-        assert!(used.load(Ordering::Relaxed) > 2, "wakers that were pushed out are woken, and dropped");
-        // They own the stream that owns them.
+        assert!(used.load(Ordering::Relaxed) > 2, "wakers that were pushed out must be woken and dropped");
+        // The wakers own the stream that owns them.
         stream.shutdown(std::net::Shutdown::Read).expect("shutdown");
         until(|| Arc::strong_count(&stream) == 1).await;
     });
 }
 
-/// Looks at its socket when it is woken, and when it is dropped.
+/// A waker that reads from its socket when it is woken and when it is dropped.
 struct UsesItsSocket {
     stream: Arc<TcpStream>,
     used: Arc<AtomicUsize>,
@@ -425,10 +424,9 @@ impl Drop for UsesItsSocket {
     }
 }
 
-/// Without it a waker that owns the last reference to a task, and with it a socket, meets a lock that is
-/// held around its drop.
+/// A waker may own a socket, for example through the last reference to a task. No lock may be held around its drop.
 #[test]
-fn a_waker_may_own_a_socket() {
+fn waker_may_own_a_socket() {
     run(|| async {
         let (stream, mut peer) = pair_with_std();
         let owner = |_| {
@@ -436,7 +434,7 @@ fn a_waker_may_own_a_socket() {
             assert!(poll_read(Waker::noop(), &owned, &mut [0; 8]).is_pending(), "there is nothing to read yet");
             (Waker::from(Arc::new(Owns { _stream: owned })), owned_peer)
         };
-        // Polled with one after another: they are displaced, then pushed out.
+        // Each poll uses another waker, so earlier wakers are displaced and then pushed out.
         let (wakers, peers): (Vec<_>, Vec<_>) = (0..30).map(owner).unzip();
         for waker in wakers {
             assert!(poll_read(&waker, &stream, &mut [0; 8]).is_pending(), "there is nothing to read yet");
@@ -449,7 +447,7 @@ fn a_waker_may_own_a_socket() {
         assert_eq!((&stream).read(&mut [0; 8]).await.expect("read"), 1);
         until(|| sources() == 1).await;
         for peer in peers {
-            assert_eq!(read_all(peer), b"", "each socket was closed with the waker that owned it");
+            assert_eq!(read_all(peer), b"", "each socket must close with the waker that owns it");
         }
     });
 }
@@ -462,10 +460,10 @@ impl Wake for Owns {
     fn wake(self: Arc<Self>) {}
 }
 
-/// When there is no room for another displaced waker all of them are woken. One that panics must not cost the others
-/// their wake-up, nor the task that polls its peace.
+/// When the list of displaced wakers is full, all of them are woken. One that panics must not cost the others their
+/// wake, and must not unwind into the task that polls.
 #[test]
-fn a_panicking_waker_does_not_keep_those_displaced_with_it_asleep() {
+fn panicking_waker_harms_no_displaced() {
     struct Panicking;
     impl Wake for Panicking {
         fn wake(self: Arc<Self>) {
@@ -481,6 +479,6 @@ fn a_panicking_waker_does_not_keep_those_displaced_with_it_asleep() {
             assert!(poll_read(waker, &stream, &mut [0; 8]).is_pending());
         }
         let woken = counts.iter().filter(|(_, wakes)| wakes.get() > 0).count();
-        assert!(woken >= 7, "only {woken} of those displaced with it were woken, and the others forgotten");
+        assert!(woken >= 7, "only {woken} wakers that were displaced with the panicking one were woken");
     });
 }

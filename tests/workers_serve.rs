@@ -1,4 +1,4 @@
-//! `net::serve` on several workers: who serves whom, and how a server of several threads ends.
+//! `net::serve` on several workers: which worker serves a connection, and how the server ends.
 
 mod support;
 
@@ -20,11 +20,12 @@ use support::*;
 
 const CONNECTIONS: usize = 64;
 
-// ---- who serves whom ----
+// ---- load balance ----
 
-/// Without it one core serves and the others look on: a connection stays with the worker on which it begins.
+/// Connections that arrive one by one are shared evenly among the workers. A connection stays with the worker on
+/// which it begins.
 #[test]
-fn connections_that_come_one_by_one_are_shared_evenly() {
+fn single_connections_are_shared_evenly() {
     with_servers(0, |server, mut clients| {
         for _ in 0..CONNECTIONS {
             let mut client = server.connect();
@@ -35,18 +36,18 @@ fn connections_that_come_one_by_one_are_shared_evenly() {
     });
 }
 
-/// As above, though all of them are accepted before the first handler has begun.
+/// Connections that arrive in a burst are shared evenly, although all are accepted before the first handler begins.
 #[test]
-fn connections_that_come_in_a_burst_are_shared_evenly() {
+fn bursts_are_shared_evenly() {
     with_servers(CONNECTIONS, |server, mut clients| {
         clients.iter_mut().for_each(Client::ping);
         server.assert_shared(&mut clients);
     });
 }
 
-/// As above, from many threads at a time, who all speak at once.
+/// Connections from many threads that send at once are shared evenly.
 #[test]
-fn connections_that_come_from_many_threads_are_shared_evenly() {
+fn concurrent_connections_are_shared_evenly() {
     with_servers(0, |server, _| {
         let address = server.address;
         let connects: Vec<_> = (0..8)
@@ -63,12 +64,12 @@ fn connections_that_come_from_many_threads_are_shared_evenly() {
     });
 }
 
-/// What counts is who is there now, or a worker whose clients have left has nothing to do from then on.
+/// The open connections count, not the past ones. A worker whose clients have left gets the next ones.
 #[test]
-fn new_connections_go_where_others_have_left() {
+fn new_connections_refill_emptied_worker() {
     with_servers(CONNECTIONS, |server, mut clients| {
         clients.iter_mut().for_each(Client::ping);
-        // All of one worker's leave.
+        // All clients of one worker leave.
         let left = clients[0].worker;
         clients.retain(|client| client.worker != left);
         let there = clients.len() + usize::from(server.is_task);
@@ -80,18 +81,18 @@ fn new_connections_go_where_others_have_left() {
     });
 }
 
-/// A worker that is stuck serves nobody, and must not keep those waiting who come meanwhile.
+/// A blocked worker does not keep new clients waiting.
 #[test]
-fn who_comes_while_a_worker_is_stuck_is_served_by_the_others() {
+fn blocked_worker_delays_no_client() {
     for count in [2, 3] {
         within(move || {
             let runtime = workers(count);
-            // The server is a guest's, so that the worker that is stuck is not the one that accepts.
+            // The server runs in a `block_on` call, so the blocked worker is not the one that accepts.
             let listening = runtime.block_on(listener());
             let (address, shutdown) = (listening.1, Shutdown::new());
             let (open, closed) = mpsc::channel::<()>();
             let closed = Arc::new(Mutex::new(Some(closed)));
-            let guest = thread::spawn({
+            let caller = thread::spawn({
                 let tie = shutdown.clone();
                 move || {
                     let handler = |mut stream: TcpStream, _| {
@@ -100,7 +101,7 @@ fn who_comes_while_a_worker_is_stuck_is_served_by_the_others() {
                             let mut word = [0];
                             stream.read_exact(&mut word).await?;
                             if word == *b"!" {
-                                let closed = closed.lock().unwrap().take().expect("one is bad");
+                                let closed = closed.lock().unwrap().take().expect("one client blocks its worker");
                                 let _ = closed.recv();
                             }
                             stream.write_all(&word).await
@@ -116,21 +117,21 @@ fn who_comes_while_a_worker_is_stuck_is_served_by_the_others() {
                 let mut client = std::net::TcpStream::connect(address).expect("connect");
                 client.set_read_timeout(Some(PATIENCE)).expect("a bound");
                 client.write_all(b"?").expect("write");
-                client.read_exact(&mut [0]).expect("it is served, though a worker is stuck");
+                client.read_exact(&mut [0]).expect("the client is served although a worker is blocked");
             }
             drop(open);
-            bad.read_exact(&mut [0]).expect("it is served in the end");
+            bad.read_exact(&mut [0]).expect("the blocked client is served in the end");
             shutdown.begin();
-            let (runtime, report) = guest.join().unwrap();
-            assert_eq!(report.expect("it ends well").served, 21);
+            let (runtime, report) = caller.join().unwrap();
+            assert_eq!(report.expect("the task ends without an error").served, 21);
             drop(runtime);
         });
     }
 }
 
-/// What a local handler has is not `Send`, on whichever worker its server is.
+/// The handlers of `serve_local` run on the server's own worker, because they are not `Send`.
 #[test]
-fn handlers_of_serve_local_stay_with_their_server() {
+fn local_handlers_stay_with_their_server() {
     within(|| {
         let runtime = workers(2);
         let (listener, address) = runtime.block_on(listener());
@@ -139,14 +140,14 @@ fn handlers_of_serve_local_stay_with_their_server() {
         let server = runtime.handle().spawn({
             let (tie, threads) = (shutdown.clone(), threads.clone());
             async move {
-                // Its future is not Send either.
+                // The server's future is not `Send` either.
                 let server = spawn_local(async move {
-                    let home = here();
+                    let own_thread = here();
                     let handler = |mut stream: TcpStream, _| {
-                        let (threads, home) = (threads.clone(), std::rc::Rc::new(home));
+                        let (threads, own_thread) = (threads.clone(), std::rc::Rc::new(own_thread));
                         async move {
                             stream.read_exact(&mut [0]).await?;
-                            assert_eq!(here(), *home);
+                            assert_eq!(here(), *own_thread);
                             threads.lock().unwrap().push(here());
                             stream.write_all(b"x").await
                         }
@@ -160,10 +161,10 @@ fn handlers_of_serve_local_stay_with_their_server() {
         for client in &mut clients {
             client.set_read_timeout(Some(PATIENCE)).expect("a bound");
             client.write_all(b"x").expect("write");
-            client.read_exact(&mut [0]).expect("it is served");
+            client.read_exact(&mut [0]).expect("the client is served");
         }
         shutdown.begin();
-        let report = future::block_on(server).expect("a task").expect("it ends well");
+        let report = future::block_on(server).expect("a task").expect("the task ends without an error");
         assert_eq!((report.served, report.panicked), (20, 0));
         let threads = threads.lock().unwrap();
         assert!(threads.len() == 20 && threads.iter().all(|thread| *thread == threads[0]));
@@ -172,9 +173,9 @@ fn handlers_of_serve_local_stay_with_their_server() {
 
 // ---- limits and counts ----
 
-/// The limit is the server's, not a worker's.
+/// `max_connections` limits the server, and not each worker.
 #[test]
-fn max_connections_holds_for_all_workers_together() {
+fn max_connections_counts_all_workers() {
     within(|| {
         for count in [2, 4] {
             let runtime = workers(count);
@@ -200,30 +201,32 @@ fn max_connections_holds_for_all_workers_together() {
             for client in &mut clients {
                 client.write_all(b"x").expect("write");
             }
-            clients.into_iter().for_each(|client| assert_eq!(read_all(client), b"y", "everybody is served in the end"));
-            assert_eq!(most.load(SeqCst), 5, "no more than five at a time, and as many");
+            clients
+                .into_iter()
+                .for_each(|client| assert_eq!(read_all(client), b"y", "every client must be served in the end"));
+            assert_eq!(most.load(SeqCst), 5, "exactly five connections must be served at a time");
             assert_eq!(server.end().served, 60);
         }
     });
 }
 
-/// Handlers end on all workers at once: one that is counted twice, or not, is a report that lies.
+/// Each connection is counted once, although handlers end on all workers at the same time.
 #[test]
-fn every_connection_is_counted_once_whichever_worker_has_it() {
+fn every_connection_is_counted_once() {
     within(|| {
         for count in [2, 4] {
             let runtime = workers(count);
-            let said = Arc::new(AtomicUsize::new(0));
-            let told = said.clone();
+            let reported = Arc::new(AtomicUsize::new(0));
+            let recorded = reported.clone();
             let on_error = move |serve: TestServe| {
                 serve.on_error(move |_| {
-                    told.fetch_add(1, SeqCst);
+                    recorded.fetch_add(1, SeqCst);
                 })
             };
             let server = start(&runtime, on_error, |mut stream: TcpStream| async move {
-                let mut what = [0];
-                stream.read_exact(&mut what).await?;
-                match what[0] {
+                let mut byte = [0];
+                stream.read_exact(&mut byte).await?;
+                match byte[0] {
                     b's' => Ok(()),
                     b'f' => Err(io::Error::from(ErrorKind::Other)),
                     _ => std::panic::resume_unwind(Box::new("on purpose")),
@@ -237,7 +240,7 @@ fn every_connection_is_counted_once_whichever_worker_has_it() {
                             let mut client = std::net::TcpStream::connect(address).expect("connect");
                             client.set_read_timeout(Some(PATIENCE)).expect("a bound");
                             client.write_all(&[what]).expect("write");
-                            assert_eq!(read_all(client), b"", "every connection ends");
+                            assert_eq!(read_all(client), b"", "every connection must end");
                         }
                     })
                 })
@@ -246,17 +249,17 @@ fn every_connection_is_counted_once_whichever_worker_has_it() {
             let report = server.end();
             assert_eq!((report.accepted, report.served, report.failed, report.panicked), (480, 240, 160, 80));
             assert_eq!((report.refused, report.open.len()), (0, 0));
-            assert_eq!(said.load(SeqCst), 240, "each failure is reported once");
+            assert_eq!(reported.load(SeqCst), 240, "each failure must be reported once");
             assert_eq!(runtime.handle().metrics().tasks_alive(), 0);
         }
     });
 }
 
-// ---- how it ends ----
+// ---- shutdown ----
 
-/// Without it a server waits for who is on another worker and says nothing more.
+/// The shutdown reaches idle handlers on all workers.
 #[test]
-fn handlers_on_all_workers_hear_of_the_end() {
+fn shutdown_reaches_handlers_everywhere() {
     within(|| {
         for count in [2, 3, 4] {
             let runtime = workers(count);
@@ -264,18 +267,19 @@ fn handlers_on_all_workers_hear_of_the_end() {
             let mut clients: Vec<_> = (0..30).map(|_| server.connect()).collect();
             for client in &mut clients {
                 client.write_all(b"x").expect("write");
-                client.read_exact(&mut [0]).expect("it is served");
+                client.read_exact(&mut [0]).expect("the client is served");
             }
             let report = server.end();
-            assert_eq!((report.served, report.open.len()), (30, 0), "who is idle ends at once");
+            assert_eq!((report.served, report.open.len()), (30, 0), "idle connections must end at once");
             clients.into_iter().for_each(|client| assert_eq!(read_all(client), b""));
         }
     });
 }
 
-/// A request that was sent before the end is answered, though neither its worker nor the one that runs its handler has seen it.
+/// A request that was sent before the shutdown is answered, although neither the worker nor the handler has seen it
+/// yet.
 #[test]
-fn what_was_asked_before_the_end_is_answered_on_every_worker() {
+fn requests_before_shutdown_are_answered() {
     within(|| {
         for round in 0..30 {
             let runtime = workers(2 + round % 3);
@@ -283,19 +287,21 @@ fn what_was_asked_before_the_end_is_answered_on_every_worker() {
             let mut clients: Vec<_> = (0..30).map(|_| server.connect()).collect();
             for client in &mut clients {
                 client.write_all(b"x").expect("write");
-                client.read_exact(&mut [0]).expect("it is served");
+                client.read_exact(&mut [0]).expect("the client is served");
             }
             clients.iter_mut().for_each(|client| client.write_all(b"z").expect("write"));
             let report = server.end();
             assert_eq!((report.served, report.open.len()), (30, 0));
-            clients.into_iter().for_each(|client| assert_eq!(read_all(client), b"z", "it was asked before the end"));
+            clients.into_iter().for_each(|client| {
+                assert_eq!(read_all(client), b"z", "a request that was sent before the shutdown must be answered");
+            });
         }
     });
 }
 
-/// A deploy waits no longer than it was told, whichever worker has the last client; and the operator learns who it was.
+/// At the end of `drain_timeout` the server cuts off the connections on all workers, and names them in the report.
 #[test]
-fn who_is_there_when_the_time_is_over_is_cut_off_on_every_worker() {
+fn drain_timeout_cuts_every_worker() {
     within(|| {
         for count in [2, 4] {
             let runtime = workers(count);
@@ -315,25 +321,27 @@ fn who_is_there_when_the_time_is_over_is_cut_off_on_every_worker() {
             let mut clients: Vec<_> = (0..20).map(|_| server.connect()).collect();
             for client in &mut clients {
                 client.write_all(b"x").expect("write");
-                client.read_exact(&mut [0]).expect("it is served");
+                client.read_exact(&mut [0]).expect("the client is served");
             }
             let mut peers: Vec<_> = clients.iter().map(|client| client.local_addr().unwrap()).collect();
             let report = server.end();
             let mut open: Vec<_> = report.open.iter().map(|open| open.peer).collect();
             peers.sort_unstable();
             open.sort_unstable();
-            assert_eq!(open, peers, "each that was open is in the report, once");
-            clients.into_iter().for_each(|client| assert_eq!(read_all(client), b"", "it is cut off"));
-            // They are told to end when the report is there.
+            assert_eq!(open, peers, "the report must name each open connection once");
+            clients
+                .into_iter()
+                .for_each(|client| assert_eq!(read_all(client), b"", "the server must close the connection"));
+            // The handlers end only after the report.
             runtime.block_on(until(|| runtime.handle().metrics().tasks_alive() == 0));
-            assert_eq!(drops.load(SeqCst), 20, "each handler is dropped once");
+            assert_eq!(drops.load(SeqCst), 20, "each handler must be dropped once");
         }
     });
 }
 
-/// A server that is dropped must not leave connections on other workers that nobody knows of.
+/// An aborted server ends its handlers on all workers.
 #[test]
-fn a_server_that_is_aborted_takes_its_handlers_on_all_workers_along() {
+fn aborted_server_ends_all_handlers() {
     within(|| {
         for count in [2, 4] {
             let runtime = workers(count);
@@ -351,20 +359,20 @@ fn a_server_that_is_aborted_takes_its_handlers_on_all_workers_along() {
             let mut clients: Vec<_> = (0..30).map(|_| server.connect()).collect();
             for client in &mut clients {
                 client.write_all(b"x").expect("write");
-                client.read_exact(&mut [0]).expect("it is served");
+                client.read_exact(&mut [0]).expect("the client is served");
             }
             let address = server.address;
             server.task.abort();
-            future::block_on(server.task).expect_err("it was aborted");
-            clients.into_iter().for_each(|client| assert_eq!(read_all(client), b"", "its connection ends"));
+            future::block_on(server.task).expect_err("the task was aborted");
+            clients.into_iter().for_each(|client| assert_eq!(read_all(client), b"", "the connection must end"));
             runtime.block_on(until(|| runtime.handle().metrics().tasks_alive() == 0));
             assert_eq!(runtime.handle().metrics().sources_registered(), 0);
-            std::net::TcpStream::connect(address).expect_err("nobody listens any more");
+            std::net::TcpStream::connect(address).expect_err("the listener is closed");
         }
     });
 }
 
-// ---- what the tests do ----
+// ---- helpers ----
 
 type Handler = Box<dyn Fn(TcpStream, SocketAddr) -> Handling + Send>;
 type Handling = std::pin::Pin<Box<dyn Future<Output = io::Result<()>> + Send>>;
@@ -405,7 +413,7 @@ where
     Server { address, shutdown, task: runtime.handle().spawn(serving) }
 }
 
-/// Echoes bytes until the end of either side.
+/// Echoes bytes until the peer or the server ends.
 async fn keep_alive(mut stream: TcpStream, mut shutdown: Shutdown) -> io::Result<()> {
     let mut byte = [0];
     while let Some(read) = shutdown.run_until_begun(stream.read(&mut byte)).await {
@@ -426,16 +434,16 @@ impl Server {
     #[track_caller]
     fn end(self) -> Report {
         self.shutdown.begin();
-        future::block_on(self.task).expect("the server does not panic").expect("it ends well")
+        future::block_on(self.task).expect("the server does not panic").expect("the task ends without an error")
     }
 }
 
-/// A server that answers each byte with the number of the worker that does.
+/// A server that answers each byte with the number of the worker that serves it.
 struct SharedServer {
     runtime: Arc<Runtime>,
     count: usize,
     address: SocketAddr,
-    /// The server is a task of the runtime, with a socket of its own.
+    /// True if the server is a task of the runtime. Its listener is then a registered socket.
     is_task: bool,
 }
 
@@ -445,12 +453,12 @@ impl SharedServer {
         Client::connect(self.address)
     }
 
-    /// Each of two workers must have 40 to 60 of 100 connections, and of more workers as much more or less than its share.
+    /// Asserts that each worker has between 80 and 120 per cent of an equal share of the connections.
     #[track_caller]
     fn assert_shared(&self, clients: &mut [Client]) {
         assert_eq!(clients.len(), CONNECTIONS);
         let (least, most) = ((CONNECTIONS * 8).div_ceil(10 * self.count), CONNECTIONS * 12 / (10 * self.count));
-        // One after the other, so that no worker has more to do than another.
+        // The clients send one after another, so that no worker is busier than the others.
         clients.iter_mut().for_each(Client::ping);
         let mut served = HashMap::new();
         for client in clients {
@@ -463,14 +471,14 @@ impl SharedServer {
         assert_eq!((metrics.tasks_alive(), metrics.sources_registered()), (CONNECTIONS + own, CONNECTIONS + own));
         for worker in metrics.workers() {
             for count in [worker.tasks_alive, worker.sources_registered] {
-                assert!((least..=most + own).contains(&count), "each must have {least} to {most}: {metrics:?}");
+                assert!((least..=most + own).contains(&count), "each worker must have {least} to {most}: {metrics:?}");
             }
         }
     }
 }
 
-/// Runs `test` with a server in a task on a worker, and in a call beside them, on two workers and on four. Of its clients `early`
-/// have connected before the server begins.
+/// Runs `test` with a server in a task of a worker and in a `block_on` call beside the workers, on two workers and
+/// on four. `early` of its clients connect before the server begins.
 #[track_caller]
 fn with_servers(early: usize, test: impl Fn(&SharedServer, Vec<Client>) + Send + 'static) {
     within(move || {
@@ -491,7 +499,7 @@ fn with_servers(early: usize, test: impl Fn(&SharedServer, Vec<Client>) + Send +
             let shared = SharedServer { runtime, count, address, is_task };
             test(&shared, clients);
             shutdown.begin();
-            server.join().unwrap().expect("it ends well");
+            server.join().unwrap().expect("the task ends without an error");
         }
     });
 }
@@ -507,7 +515,7 @@ async fn answer_with_worker(mut stream: TcpStream) -> io::Result<()> {
 
 struct Client {
     stream: std::net::TcpStream,
-    /// Who has answered last.
+    /// The worker that answered last.
     worker: u8,
 }
 
@@ -523,7 +531,7 @@ impl Client {
     fn ping(&mut self) {
         self.stream.write_all(b"?").expect("write");
         let mut worker = [0];
-        self.stream.read_exact(&mut worker).expect("it is served");
+        self.stream.read_exact(&mut worker).expect("the client is served");
         [self.worker] = worker;
     }
 }

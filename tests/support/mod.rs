@@ -1,9 +1,9 @@
-//! What the tests share: bounds on waiting, pairs of sockets, wakers that count.
+//! Helpers that the tests share: bounds on waiting, pairs of sockets, counting wakers.
 //!
-//! Every test runs inside [`within`] or [`run`], so that a lost wake-up is a failure with a
-//! sentence, and not a test run that hangs.
+//! Every test runs inside [`within`] or [`run`]. A lost wake-up therefore fails the test with a message instead of
+//! hanging the test run.
 
-// Each test file is a crate of its own and uses a part of this.
+// Each test crate compiles this module and uses a part of it.
 #![allow(dead_code, unreachable_pub)]
 
 use std::future::Future;
@@ -19,10 +19,10 @@ use std::time::Duration;
 use kittiwake::net::{TcpListener, TcpStream};
 use kittiwake::runtime::{Builder, Handle, Runtime, WorkerMetrics};
 
-/// Longer than anything here takes on a slow machine; only a hang meets it.
+/// Longer than any test takes on a slow machine. Only a hang reaches this limit.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Runs `test` on a thread of its own and fails when it does not end in time.
+/// Runs `test` on a thread of its own and fails if it does not end within [`PATIENCE`].
 #[track_caller]
 pub fn within<T: Send + 'static>(test: impl FnOnce() -> T + Send + 'static) -> T {
     let (done, waiting) = mpsc::channel();
@@ -42,7 +42,7 @@ pub fn within<T: Send + 'static>(test: impl FnOnce() -> T + Send + 'static) -> T
     }
 }
 
-/// Runs the future that `test` makes in a runtime, and fails when it does not end in time.
+/// Runs the future that `test` makes in a runtime, and fails if it does not end within [`PATIENCE`].
 #[track_caller]
 pub fn run<F>(test: impl FnOnce() -> F + Send + 'static) -> F::Output
 where
@@ -52,19 +52,30 @@ where
     within(move || kittiwake::block_on(test()))
 }
 
-/// A runtime whose only worker is the thread that is in its `block_on`.
+/// A runtime with one worker: the thread that calls its `block_on`.
 pub fn one_worker() -> Runtime {
     Builder::new().workers(1).build().expect("a runtime of one worker")
 }
 
-/// A listener on a port of the system's choice, and its address.
+/// A runtime of one worker whose clock is paused.
+pub fn paused_runtime() -> Runtime {
+    Builder::new().start_paused(true).build().expect("a runtime with a paused clock")
+}
+
+/// A runtime that has at most `limit` blocking threads.
+pub fn blocking_threads(limit: usize) -> Runtime {
+    Builder::new().max_blocking_threads(limit).build().expect("a runtime with few blocking threads")
+}
+
+/// A listener on a port that the kernel chose, and its address.
 pub async fn listener() -> (TcpListener, SocketAddr) {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("bind to port 0");
     let address = listener.local_addr().expect("the listener's address");
     (listener, address)
 }
 
-/// Where no other test listens, so that a port that is closed stays so: they are soon given away again. Port 0.
+/// An address with port 0 on which no other test listens. A port that a test closes there stays closed: on
+/// 127.0.0.1 the kernel would soon give it to another test.
 pub fn own_address() -> String {
     static NEXT: AtomicUsize = AtomicUsize::new(0);
     if !cfg!(target_os = "linux") {
@@ -74,7 +85,7 @@ pub fn own_address() -> String {
     format!("127.{}.{}.{}:0", 1 + (number >> 16) % 254, (number >> 8) % 256, 1 + number % 254)
 }
 
-/// Two ends of one connection, both ours: the client's and the server's.
+/// Two ends of one connection, both of kittiwake: the client's and the server's.
 pub async fn pair() -> (TcpStream, TcpStream) {
     let (listener, address) = listener().await;
     let client = TcpStream::connect(address).await.expect("connect");
@@ -82,7 +93,7 @@ pub async fn pair() -> (TcpStream, TcpStream) {
     (client, server)
 }
 
-/// Two ends of one connection: ours, and a blocking one of std's for a peer.
+/// Two ends of one connection: kittiwake's, and a blocking one of std for the peer.
 pub fn pair_with_std() -> (TcpStream, std::net::TcpStream) {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("bind to port 0");
     let address = listener.local_addr().expect("the listener's address");
@@ -93,26 +104,26 @@ pub fn pair_with_std() -> (TcpStream, std::net::TcpStream) {
     (TcpStream::from_std(ours).expect("from_std"), peer)
 }
 
-/// Closes a connection by a reset instead of an orderly end.
+/// Closes a connection by a reset instead of an orderly shutdown.
 pub fn reset(stream: std::net::TcpStream) {
     will_reset(&stream);
     drop(stream);
 }
 
-/// Makes the coming end of this connection a reset. An orderly one keeps its port busy for a minute, and after some ten
-/// thousand the system has none left for the other tests.
+/// Makes the close of this connection a reset. An orderly close keeps the port busy for a minute, and after some
+/// ten thousand of them the kernel has no port left for the other tests.
 pub fn will_reset(stream: &impl std::os::fd::AsFd) {
     socket2::SockRef::from(stream).set_linger(Some(Duration::ZERO)).expect("SO_LINGER of zero");
 }
 
-/// Reads a peer to its end.
+/// Reads from a peer until the end of the stream.
 pub fn read_all(mut peer: std::net::TcpStream) -> Vec<u8> {
     let mut bytes = Vec::new();
     peer.read_to_end(&mut bytes).expect("the peer reads to an end");
     bytes
 }
 
-/// How often a waker was woken.
+/// Counts the wakes of a waker.
 #[derive(Default)]
 pub struct Wakes(AtomicUsize);
 
@@ -132,51 +143,51 @@ impl Wake for Wakes {
     }
 }
 
-/// A waker that counts. `Arc::strong_count` of the second tells how many wakers there are.
+/// A waker that counts its wakes. `Arc::strong_count` of the second value is one more than the number of wakers.
 pub fn counting_waker() -> (Waker, Arc<Wakes>) {
     let wakes = Arc::new(Wakes::default());
     (Waker::from(wakes.clone()), wakes)
 }
 
-/// Gives every other task and the reactor several turns. For showing that something does *not*
-/// happen; what should happen is waited for by [`until`] or by its own event.
+/// Gives every other task and the reactor several turns. A test calls this to show that something does *not*
+/// happen. It waits for what should happen by [`until`] or by the event itself.
 pub async fn settle() {
     for _ in 0..300 {
         kittiwake::task::yield_now().await;
     }
 }
 
-/// Gives way until `condition` holds. [`within`] bounds it.
+/// Yields until `condition` holds. [`within`] bounds the wait.
 pub async fn until(mut condition: impl FnMut() -> bool) {
     while !condition() {
         kittiwake::task::yield_now().await;
     }
 }
 
-/// Polls a future once with a waker of the test's own.
+/// Polls a future once with the given waker.
 pub fn poll_with<F: Future + Unpin>(waker: &Waker, future: &mut F) -> std::task::Poll<F::Output> {
     std::pin::Pin::new(future).poll(&mut std::task::Context::from_waker(waker))
 }
 
-/// Polls a read once with a waker of the test's own.
+/// Polls a read once with the given waker.
 pub fn poll_read(waker: &Waker, mut stream: &TcpStream, buf: &mut [u8]) -> std::task::Poll<std::io::Result<usize>> {
     let mut cx = std::task::Context::from_waker(waker);
     kittiwake::io::AsyncRead::poll_read(std::pin::Pin::new(&mut stream), &mut cx, buf)
 }
 
-/// Polls a write once with a waker of the test's own.
+/// Polls a write once with the given waker.
 pub fn poll_write(waker: &Waker, mut stream: &TcpStream, buf: &[u8]) -> std::task::Poll<std::io::Result<usize>> {
     let mut cx = std::task::Context::from_waker(waker);
     kittiwake::io::AsyncWrite::poll_write(std::pin::Pin::new(&mut stream), &mut cx, buf)
 }
 
-/// How many sockets the runtime on this thread watches.
+/// The number of sockets that are registered with the runtime of this thread.
 #[track_caller]
 pub fn sources() -> usize {
     kittiwake::runtime::Handle::current().metrics().sources_registered()
 }
 
-/// Bytes that differ from place to place, so that a lost, doubled or moved one shows.
+/// Bytes that differ from place to place, so that a lost, doubled or moved byte shows.
 pub fn pattern(length: usize) -> Vec<u8> {
     const PERIOD: usize = 251 * 241;
     let period: Vec<u8> = (0..PERIOD).map(|at| ((at % 251) ^ (at / 251)) as u8).collect();
@@ -185,7 +196,7 @@ pub fn pattern(length: usize) -> Vec<u8> {
     bytes
 }
 
-/// A runtime that turns on a thread of its own, until it is stopped.
+/// A runtime that runs on a thread of its own until it is stopped.
 pub struct Background {
     handle: kittiwake::runtime::Handle,
     stop: async_channel::Sender<()>,
@@ -198,7 +209,7 @@ impl Background {
         let runtime = kittiwake::runtime::Runtime::new().expect("a runtime");
         let handle = runtime.handle().clone();
         let thread = std::thread::spawn(move || {
-            // An error: the sender is gone.
+            // The error says that `stop` dropped the sender.
             let _ = runtime.block_on(stopped.recv());
         });
         Self { handle, stop, thread }
@@ -208,7 +219,7 @@ impl Background {
         &self.handle
     }
 
-    /// Runs `future` as a task of this runtime and waits for it here.
+    /// Runs `future` as a task of this runtime and waits for it on the calling thread.
     #[track_caller]
     pub fn run<F>(&self, future: F) -> F::Output
     where
@@ -218,7 +229,7 @@ impl Background {
         futures_lite::future::block_on(self.handle.spawn(future)).expect("the task on the other runtime")
     }
 
-    /// Ends the runtime and waits until it is gone.
+    /// Ends the runtime and waits until its thread has ended.
     #[track_caller]
     pub fn stop(self) {
         drop(self.stop);
@@ -226,11 +237,11 @@ impl Background {
     }
 }
 
-/// Runs the test `name` of this test program once more, in a process of its own that may have
-/// `descriptors` open, and fails when it fails. In that process `is_child` holds.
+/// Runs the test `name` of this test program again in a child process that may have `descriptors` open, and fails
+/// if the child fails. `is_child` is true in the child. The name includes the module path.
 #[track_caller]
 pub fn in_child_with_descriptors(name: &str, descriptors: u32) {
-    // Rust has no safe way to change a process's limits; every shell has.
+    // Rust has no safe way to change a process's limits, but every shell has one.
     let script = format!("ulimit -n {descriptors} && exec \"$0\" \"$@\"");
     let program = std::env::current_exe().expect("the path of this test program");
     let output = std::process::Command::new("sh")
@@ -245,8 +256,8 @@ pub fn in_child_with_descriptors(name: &str, descriptors: u32) {
     assert!(out.contains("1 passed"), "no test is called {name}:\n{out}");
 }
 
-/// Runs `test` in a process in which nothing else runs, so that what it counts is its own, and which
-/// has few descriptors, so that a test can use them all up.
+/// Runs `test` in a process that runs nothing else and has few descriptors. The test's counts are therefore its
+/// own, and it can use up all descriptors.
 #[track_caller]
 pub fn in_own_process(name: &str, test: impl FnOnce() + Send + 'static) {
     if is_child() {
@@ -255,83 +266,73 @@ pub fn in_own_process(name: &str, test: impl FnOnce() + Send + 'static) {
     in_child_with_descriptors(name, 512);
 }
 
-/// How many entries this process has in one of its folders in /proc.
+/// The number of entries in a directory of `/proc/self`.
 pub fn count_of(folder: &str) -> usize {
     std::fs::read_dir(format!("/proc/self/{folder}")).expect("/proc").count()
 }
 
-/// Whether this process was started by a test, to be limited or disturbed.
+/// True in a process that a test started, to limit or disturb it.
 pub fn is_child() -> bool {
     std::env::var_os(CHILD).is_some()
 }
 
 pub const CHILD: &str = "KITTIWAKE_TEST_CHILD";
 
-/// The flags of an open descriptor (`O_NONBLOCK`, `O_CLOEXEC`), as the kernel shows them.
+/// The flags of an open descriptor (`O_NONBLOCK`, `O_CLOEXEC`), as the kernel reports them.
 #[cfg(target_os = "linux")]
 #[track_caller]
 pub fn descriptor_flags(socket: &impl std::os::fd::AsRawFd) -> i32 {
     let path = format!("/proc/self/fdinfo/{}", socket.as_raw_fd());
-    let info = std::fs::read_to_string(path).expect("what the kernel knows of the descriptor");
-    let flags = info.lines().find_map(|line| line.strip_prefix("flags:")).expect("its flags");
+    let info = std::fs::read_to_string(path).expect("the kernel's record of the descriptor");
+    let flags = info.lines().find_map(|line| line.strip_prefix("flags:")).expect("the flags of the descriptor");
     i32::from_str_radix(flags.trim(), 8).expect("an octal number")
 }
 
-/// Like [`run`], with a clock that stands still at first and jumps when every task waits.
+/// Like [`run`], with a paused clock: it advances only when every task waits.
 #[track_caller]
 pub fn run_paused<F>(test: impl FnOnce() -> F + Send + 'static) -> F::Output
 where
     F: Future,
     F::Output: Send + 'static,
 {
-    within(move || {
-        let runtime = kittiwake::runtime::Builder::new().start_paused(true).build().expect("a runtime");
-        runtime.block_on(test())
-    })
+    within(move || paused_runtime().block_on(test()))
 }
 
-/// What a panic of `f` says; fails if there is none.
+/// Returns the message of the panic of `f`. Fails if `f` does not panic.
 #[track_caller]
 pub fn panic_of(f: impl FnOnce()) -> String {
     let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(f));
-    let panic = result.expect_err("this should have panicked");
+    let panic = result.expect_err("the call panics");
     match panic.downcast::<String>() {
         Ok(text) => *text,
         Err(panic) => (*panic.downcast::<&str>().expect("a panic with a sentence")).to_owned(),
     }
 }
 
-/// What a paused clock may be past a deadline: timers are rounded up to this.
+/// How far a paused clock may be past a deadline: the runtime rounds timers up to this.
 pub const TICK: Duration = Duration::from_nanos(1 << 16);
 
 /// Fails unless the clock is at `deadline`, or within the tick after it.
 #[track_caller]
 pub fn assert_at(now: kittiwake::time::Instant, deadline: kittiwake::time::Instant) {
     assert!(now >= deadline, "the timer ended {:?} early", deadline - now);
-    assert!(now - deadline < TICK, "the clock is {:?} past the deadline, more than a tick", now - deadline);
-}
-
-/// Gives every task that is ready a few turns, without letting a paused clock jump: the caller never waits.
-pub async fn settle_without_time() {
-    for _ in 0..10 {
-        kittiwake::task::yield_now().await;
-    }
+    assert!(now - deadline < TICK, "the clock is {:?} past the deadline, which is more than a tick", now - deadline);
 }
 
 // ---- several workers ----
 
-/// A runtime whose `count` workers are threads of their own.
+/// A runtime with `count` workers on threads of their own.
 #[track_caller]
 pub fn workers(count: usize) -> Runtime {
     Builder::new().workers(count).build().expect("a runtime of several workers")
 }
 
-/// Waits until no figure of any worker moves any more, and gives them.
-pub fn settled(runtime: &Runtime) -> Vec<WorkerMetrics> {
+/// Waits until the figures of all workers stop changing, and returns them.
+pub fn quiet_metrics(runtime: &Runtime) -> Vec<WorkerMetrics> {
     let look = || runtime.handle().metrics().workers().to_vec();
     let mut last = look();
     loop {
-        // Longer than an idle worker ever looks for others before it sleeps for good.
+        // An idle worker searches for work for less than this before it sleeps.
         std::thread::park_timeout(Duration::from_millis(20));
         let now = look();
         if now == last {
@@ -341,99 +342,106 @@ pub fn settled(runtime: &Runtime) -> Vec<WorkerMetrics> {
     }
 }
 
-/// The thread that this runs on.
+/// The calling thread.
 pub fn here() -> ThreadId {
     std::thread::current().id()
 }
 
-/// A worker that is stuck in a poll, until this is dropped.
-pub struct Stuck {
+/// A worker whose task blocks until this value is dropped.
+pub struct BlockedWorker {
     pub thread: ThreadId,
     _open: mpsc::Sender<()>,
 }
 
-/// Gets `count` workers of the runtime stuck.
+/// Blocks `count` workers of the runtime.
 #[track_caller]
-pub fn stick(handle: &Handle, count: usize) -> Vec<Stuck> {
+pub fn block_workers(handle: &Handle, count: usize) -> Vec<BlockedWorker> {
     let tasks: Vec<_> = (0..count)
         .map(|_| {
             let (open, closed) = mpsc::channel::<()>();
-            let (tell, told) = mpsc::channel();
+            let (started, has_started) = mpsc::channel();
             drop(handle.spawn(async move {
-                tell.send(here()).expect("the test listens");
+                started.send(here()).expect("the test waits");
                 let _ = closed.recv();
             }));
-            (open, told)
+            (open, has_started)
         })
         .collect();
-    tasks.into_iter().map(|(_open, told)| Stuck { thread: told.recv().expect("it gets a worker"), _open }).collect()
+    tasks
+        .into_iter()
+        .map(|(_open, has_started)| BlockedWorker {
+            thread: has_started.recv().expect("the task gets a worker"),
+            _open,
+        })
+        .collect()
 }
 
-/// Runs `what` on each of the runtime's `count` workers, at the same time, and gives what came of it. It is told
-/// which of them it is, in no order.
+/// Calls `work` on each of the runtime's `count` workers at the same time, and returns the results. The argument is
+/// an index from 0 to `count - 1`; which worker gets which index is undefined.
 #[track_caller]
 pub fn on_each_worker<T: Send + 'static>(
     handle: &Handle,
     count: usize,
-    what: impl Fn(usize) -> T + Send + Sync + 'static,
+    work: impl Fn(usize) -> T + Send + Sync + 'static,
 ) -> Vec<T> {
-    // Nobody passes the barrier before each has a worker for itself.
-    let (barrier, what) = (Arc::new(Barrier::new(count)), Arc::new(what));
+    // Each task waits at the barrier until each of the others has a worker too.
+    let (barrier, work) = (Arc::new(Barrier::new(count)), Arc::new(work));
     let tasks: Vec<_> = (0..count)
         .map(|index| {
-            let (barrier, what) = (barrier.clone(), what.clone());
+            let (barrier, work) = (barrier.clone(), work.clone());
             handle.spawn(async move {
                 barrier.wait();
-                what(index)
+                work(index)
             })
         })
         .collect();
-    tasks.into_iter().map(|task| futures_lite::future::block_on(task).expect("it runs")).collect()
+    tasks.into_iter().map(|task| futures_lite::future::block_on(task).expect("the task runs")).collect()
 }
 
-/// Somebody on each worker who wakes whoever asks, so that it goes on there.
+/// One local task on each worker that answers requests. A task that waits for the answer is woken by that worker,
+/// and so continues on it.
 #[derive(Clone)]
-pub struct Guides(Vec<async_channel::Sender<async_channel::Sender<()>>>);
+pub struct WorkerEchoes(Vec<async_channel::Sender<async_channel::Sender<()>>>);
 
-impl Guides {
+impl WorkerEchoes {
     #[track_caller]
     pub fn start(handle: &Handle, count: usize) -> Self {
         Self(on_each_worker(handle, count, |_| {
             let (ask, asked) = async_channel::unbounded::<async_channel::Sender<()>>();
             drop(kittiwake::spawn_local(async move {
-                while let Ok(wakes) = asked.recv().await {
-                    // Whoever asked may be gone.
-                    let _ = wakes.try_send(());
+                while let Ok(answer) = asked.recv().await {
+                    // The requester may be gone.
+                    let _ = answer.try_send(());
                 }
             }));
             ask
         }))
     }
 
-    /// Goes on on one of the workers, if no other takes the task from it. `turn` says on which.
-    pub async fn go(&self, turn: usize) {
-        let (wakes, woken) = async_channel::bounded(1);
-        self.0[turn % self.0.len()].try_send(wakes).expect("its guide is there");
-        woken.recv().await.expect("the guide answers");
+    /// Moves the calling task to one of the workers, unless another worker steals it. `turn` selects the worker.
+    pub async fn move_to(&self, turn: usize) {
+        let (answer, answered) = async_channel::bounded(1);
+        self.0[turn % self.0.len()].try_send(answer).expect("the answering task of this worker is alive");
+        answered.recv().await.expect("the worker answers");
     }
 }
 
-// ---- what tasks hold and do ----
+// ---- bodies and contents of tasks ----
 
-/// Keeps `what`, and never ends.
-pub async fn hold<T>(what: T) {
+/// Keeps `value` and never ends.
+pub async fn hold<T>(value: T) {
     std::future::pending::<()>().await;
-    drop(what);
+    drop(value);
 }
 
-/// Is always ready to go on, and never ends.
+/// Is always ready and never ends.
 pub async fn busy() {
     loop {
         kittiwake::task::yield_now().await;
     }
 }
 
-/// Counts how often one of its kind is dropped.
+/// Counts the drops of its clones of one counter.
 pub struct Counted(pub Arc<AtomicUsize>);
 
 impl Drop for Counted {
@@ -442,7 +450,7 @@ impl Drop for Counted {
     }
 }
 
-/// Does something when it is dropped.
+/// Calls a closure when it is dropped.
 pub struct OnDrop<F: FnOnce()>(Option<F>);
 
 impl<F: FnOnce()> OnDrop<F> {
@@ -459,8 +467,8 @@ impl<F: FnOnce()> Drop for OnDrop<F> {
     }
 }
 
-/// Returns when the kernel has something to read, without the stream's hearing of it.
-pub fn settle_readable(stream: &TcpStream) {
+/// Blocks until the kernel has bytes to read. The stream itself does not learn of them.
+pub fn wait_readable(stream: &TcpStream) {
     let copy = std::net::TcpStream::from(stream.as_fd().try_clone_to_owned().expect("a duplicate"));
     copy.set_nonblocking(false).expect("blocking");
     copy.peek(&mut [0]).expect("peek");

@@ -1,0 +1,194 @@
+//! The idle timeout, and two timeouts on one stream.
+
+use std::io::Write;
+use std::net::Shutdown;
+use std::task::{Poll, Waker};
+
+use crate::support::*;
+use crate::{Case, Direction, HOUR, Kind, Link, MS, SECOND, TEN, advance_to, assert_timed_out, fails_in_task_at};
+use kittiwake::time::{Instant, advance};
+
+/// A write postpones the idle deadline of a waiting read: a long reply goes out while the server waits for the next
+/// request.
+#[test]
+fn write_postpones_reads_idle_deadline() {
+    run_paused(|| async {
+        let link = Link::new(Case { kind: Kind::Idle, direction: Direction::Read }, TEN).await;
+        let start = Instant::now();
+        let reader = link.spawn();
+        settle().await;
+        for second in [6, 12, 18] {
+            advance_to(start + second * SECOND).await;
+            until(|| poll_write(Waker::noop(), &link.stream, b"a part").is_ready()).await;
+        }
+        advance_to(start + 24 * SECOND).await;
+        assert_eq!(link.stream.try_write(b"a part").expect("the channel has room"), 6);
+        fails_in_task_at(reader, start + 34 * SECOND).await;
+    });
+}
+
+/// A read postpones the idle deadline of a waiting write: an upload continues while a reply waits.
+#[test]
+fn read_postpones_writes_idle_deadline() {
+    run_paused(|| async {
+        let mut link = Link::new(Case { kind: Kind::Idle, direction: Direction::Write }, TEN).await;
+        let start = Instant::now();
+        let writer = link.spawn();
+        settle().await;
+        for second in [6, 12, 18] {
+            advance_to(start + second * SECOND).await;
+            link.peer.write_all(b"a part").expect("the peer writes");
+            until(|| poll_read(Waker::noop(), &link.stream, &mut [0; 64]).is_ready()).await;
+        }
+        advance_to(start + 24 * SECOND).await;
+        link.peer.write_all(b"a part").expect("the peer writes");
+        until(|| link.stream.try_read(&mut [0; 64]).is_ok()).await;
+        fails_in_task_at(writer, start + 34 * SECOND).await;
+    });
+}
+
+/// An operation in the other direction starts no idle time, because nothing waits. The idle time starts with the
+/// first wait.
+#[test]
+fn unwaited_operation_starts_no_idle_time() {
+    run_paused(|| async {
+        let link = Link::new(Case { kind: Kind::Idle, direction: Direction::Read }, TEN).await;
+        until(|| poll_write(Waker::noop(), &link.stream, b"a part").is_ready()).await;
+        advance(HOUR).await;
+        let start = Instant::now();
+        link.fails_at(start + TEN).await;
+    });
+}
+
+/// Only bytes postpone the idle deadline of the other direction. A repeated end of the stream and a reported
+/// timeout do not.
+#[test]
+fn only_bytes_postpone_idle_deadline() {
+    run_paused(|| async {
+        let link = Link::new(Case { kind: Kind::Idle, direction: Direction::Write }, TEN).await;
+        link.peer.shutdown(Shutdown::Write).expect("the peer ends");
+        until(|| link.twin.peek(&mut [0]).is_ok()).await;
+        // The end of the stream may have freed buffer space.
+        link.use_up().await;
+        let start = Instant::now();
+        let writer = link.spawn();
+        settle().await;
+        advance_to(start + 5 * SECOND).await;
+        link.stream.set_read_timeout(Some(SECOND)).expect("a timeout");
+        for _ in 0..2 {
+            until(|| poll_read(Waker::noop(), &link.stream, &mut [0; 64]).is_ready()).await;
+            assert_eq!(link.stream.try_read(&mut [0; 64]).expect("the end"), 0);
+            assert_eq!(link.stream.try_read(&mut []).expect("a read into nothing"), 0);
+        }
+        fails_in_task_at(writer, start + TEN).await;
+    });
+}
+
+/// An idle stream fails both the read and the write that wait on it.
+#[test]
+fn idle_stream_fails_both_directions() {
+    run_paused(|| async {
+        let link = Link::new(Case { kind: Kind::Idle, direction: Direction::Write }, TEN).await;
+        for _ in 0..3 {
+            let start = Instant::now();
+            let write = link.spawn();
+            let read = Direction::Read.spawn(&link.stream);
+            settle().await;
+            advance_to(start + TEN - MS).await;
+            settle().await;
+            assert!(!read.is_finished() && !write.is_finished(), "the deadline has not passed");
+            advance_to(start + TEN + TICK).await;
+            settle().await;
+            for task in [read, write] {
+                assert!(task.is_finished(), "both operations must fail at the deadline");
+                assert_timed_out(Poll::Ready(task.await.expect("the task").0));
+            }
+        }
+    });
+}
+
+/// A read and a write that wait on an idle stream each have the full time from their own first poll.
+#[test]
+fn each_direction_has_own_idle_time() {
+    for (first, second) in [(Direction::Read, Direction::Write), (Direction::Write, Direction::Read)] {
+        run_paused(move || async move {
+            let link = Link::new(Case { kind: Kind::Idle, direction: Direction::Write }, TEN).await;
+            let start = Instant::now();
+            let first = first.spawn(&link.stream);
+            settle().await;
+            advance_to(start + 5 * SECOND).await;
+            let second = second.spawn(&link.stream);
+            settle().await;
+            advance_to(start + TEN + TICK).await;
+            settle().await;
+            assert!(first.is_finished(), "the deadline of the first operation has passed");
+            assert!(!second.is_finished(), "the deadline of the second operation has not passed");
+            advance_to(start + 5 * SECOND + TEN + TICK).await;
+            settle().await;
+            for task in [first, second] {
+                assert_timed_out(Poll::Ready(task.await.expect("the task").0));
+            }
+        });
+    }
+}
+
+/// The first of two timeouts to end fails the operation, and the error names it.
+#[test]
+fn error_names_the_first_timeout() {
+    run_paused(|| async {
+        for (direction, other) in [(Direction::Read, Kind::Read), (Direction::Write, Kind::Write)] {
+            let mut texts = Vec::new();
+            for (own, idle, expected) in [(TEN, HOUR, TEN), (HOUR, TEN, TEN)] {
+                let link = Link::new(Case { kind: other, direction }, own).await;
+                link.stream.set_idle_timeout(Some(idle)).expect("a timeout");
+                let start = Instant::now();
+                texts.push(link.fails_at(start + expected).await);
+            }
+            assert_ne!(texts[0], texts[1], "the errors of two timeouts must differ");
+            assert!(texts[0].contains(other.name()), "{other:?}: {}", texts[0]);
+            assert!(texts[1].contains("idle"), "{}", texts[1]);
+        }
+    });
+}
+
+/// A write postpones the idle deadline of a waiting read, but not its read timeout.
+#[test]
+fn write_postpones_only_idle_deadline() {
+    run_paused(|| async {
+        let link = Link::new(Case { kind: Kind::Read, direction: Direction::Read }, TEN).await;
+        link.stream.set_idle_timeout(Some(8 * SECOND)).expect("a timeout");
+        let start = Instant::now();
+        assert!(link.poll().is_pending(), "there is nothing to read");
+        advance_to(start + 5 * SECOND).await;
+        until(|| poll_write(Waker::noop(), &link.stream, b"x").is_ready()).await;
+        let text = link.fails_at(start + TEN).await;
+        assert!(text.contains("read"), "the write must postpone the idle deadline: {text}");
+    });
+}
+
+/// Removing one timeout leaves the other one to a waiting operation.
+#[test]
+fn removed_timeout_leaves_the_other() {
+    run_paused(|| async {
+        for (kind, direction) in [(Kind::Read, Direction::Read), (Kind::Write, Direction::Write)] {
+            for (take, leave) in [(kind, Kind::Idle), (Kind::Idle, kind)] {
+                let link = Link::new(Case { kind: take, direction }, 8 * SECOND).await;
+                leave.set(&link.stream, Some(TEN)).expect("a timeout");
+                let start = Instant::now();
+                let waiter = link.spawn();
+                settle().await;
+                advance_to(start + 5 * SECOND).await;
+                take.set(&link.stream, None).expect("no timeout");
+                settle().await;
+                // Whether the removal also restarts the other timeout is unspecified.
+                advance_to(start + TEN - MS).await;
+                assert!(!waiter.is_finished(), "{take:?} was removed, and {leave:?} has not ended");
+                advance_to(start + 15 * SECOND + TICK).await;
+                settle().await;
+                assert!(waiter.is_finished(), "{leave:?} has ended");
+                let error = waiter.await.expect("the waiter").0.expect_err("the operation must wait");
+                assert!(error.to_string().contains(leave.name()), "{error}");
+            }
+        }
+    });
+}

@@ -1,0 +1,108 @@
+//! The settings of a runtime of several workers, and the settings that it refuses.
+
+use std::collections::HashSet;
+use std::io::ErrorKind;
+use std::thread;
+
+use crate::support::*;
+use crate::{HOUR, MS, SEVERAL};
+use futures_lite::future;
+use kittiwake::runtime::Builder;
+use kittiwake::time::{pause, sleep};
+
+/// A runtime with no worker would run no task, and one with too many would take all of the system's threads.
+#[test]
+fn absurd_worker_count_is_refused() {
+    let message = panic_of(|| drop(Builder::new().workers(0)));
+    assert!(message.contains("Builder::workers") && message.contains("use 1 or more"), "{message}");
+    let message = panic_of(|| drop(Builder::new().workers(5000)));
+    assert!(message.contains("Builder::workers") && message.contains("5000 are more than 4096"), "{message}");
+    drop(Builder::new().workers(4096));
+}
+
+/// The runtime has exactly the configured number of workers, and each of them runs tasks.
+#[test]
+fn every_configured_worker_runs_tasks() {
+    within(|| {
+        for count in SEVERAL {
+            let runtime = workers(count);
+            assert_eq!(runtime.handle().metrics().workers().len(), count);
+            let threads: HashSet<_> = on_each_worker(runtime.handle(), count, |_| here()).into_iter().collect();
+            assert_eq!(threads.len(), count, "each of {count} workers must have a thread");
+            assert!(!threads.contains(&here()));
+            // When all workers are blocked, no thread is left to run a task.
+            let blocked = block_workers(runtime.handle(), count);
+            let late = runtime.handle().spawn(async {});
+            runtime.block_on(settle());
+            assert!(!late.is_finished(), "the runtime of {count} workers ran a task while all of them were blocked");
+            drop(blocked);
+            future::block_on(late).expect("the task runs once a worker is free");
+        }
+    });
+}
+
+/// The thread name identifies a runtime's threads in a debugger and in `top`.
+#[test]
+#[cfg(target_os = "linux")]
+fn worker_thread_has_name_and_number() {
+    within(|| {
+        let runtime = Builder::new().workers(3).thread_name("puffin").build().expect("a runtime");
+        on_each_worker(runtime.handle(), 3, |_| ());
+        assert_eq!(threads_called("puffin-"), ["puffin-0", "puffin-1", "puffin-2"]);
+        drop(runtime);
+        let runtime = workers(2);
+        let mut names = on_each_worker(runtime.handle(), 2, |_| thread::current().name().expect("a name").to_owned());
+        names.sort_unstable();
+        assert_eq!(names, ["kittiwake-0", "kittiwake-1"], "the default name must be kittiwake");
+    });
+}
+
+/// The builder refuses the name. Otherwise std would panic later, when it starts the thread.
+#[test]
+fn thread_name_with_nul_is_refused() {
+    let message = panic_of(|| drop(Builder::new().thread_name("puf\0fin")));
+    assert!(message.contains("Builder::thread_name") && message.contains("NUL"), "{message}");
+}
+
+/// A paused clock is refused for several workers: it would stand still on one worker and run on another.
+#[test]
+fn paused_clock_needs_one_worker() {
+    within(|| {
+        for builder in [Builder::new().workers(2).start_paused(true), Builder::new().start_paused(true).workers(2)] {
+            let error = builder.build().expect_err("a paused clock for two workers is refused");
+            assert_eq!(error.kind(), ErrorKind::InvalidInput);
+            assert!(error.to_string().contains("Builder::workers(1)"), "the error must say what to do: {error}");
+        }
+        let runtime = paused_runtime();
+        assert_eq!(runtime.handle().metrics().workers().len(), 1, "a paused clock alone must mean one worker");
+        runtime.block_on(sleep(HOUR));
+    });
+}
+
+/// `pause` panics on a runtime of several workers and says what to do. A test that relied on it would otherwise
+/// wait for an hour that does not pass.
+#[test]
+fn pausing_several_workers_panics() {
+    within(|| {
+        let runtime = workers(2);
+        let on_a_worker =
+            future::block_on(runtime.handle().spawn(async { panic_of(pause) })).expect("the task catches the panic");
+        let in_a_call = runtime.block_on(async { panic_of(pause) });
+        for message in [on_a_worker, in_a_call] {
+            assert!(message.contains("time::pause") && message.contains("Builder::workers(1)"), "{message}");
+        }
+        // The clock still runs after the panic.
+        runtime.block_on(sleep(MS));
+        future::block_on(runtime.handle().spawn(sleep(MS))).expect("the sleep ends");
+    });
+}
+
+/// The names of this process's threads that start with `begin`.
+#[cfg(target_os = "linux")]
+fn threads_called(begin: &str) -> Vec<String> {
+    let threads = std::fs::read_dir("/proc/self/task").expect("the threads of this process");
+    let names = threads.filter_map(|thread| std::fs::read_to_string(thread.ok()?.path().join("comm")).ok());
+    let mut names: Vec<_> = names.map(|name| name.trim().to_owned()).filter(|name| name.starts_with(begin)).collect();
+    names.sort_unstable();
+    names
+}
