@@ -22,7 +22,7 @@ fn main() {
         [option, ..] if option.starts_with('-') => fail(&format!("unknown option {option}; {USAGE}")),
         _ => fail(&format!("more than one address; {USAGE}")),
     };
-    let runtime = Builder::new().workers(workers).build();
+    let runtime = Builder::new_multi_thread().worker_threads(workers).build();
     let report = runtime.and_then(|runtime| runtime.block_on(serve(address)));
     println!("echo: {}", report.unwrap_or_else(|error| fail(&format!("cannot serve on {address}: {error}"))));
 }

@@ -1,10 +1,11 @@
 //! The counters of a worker, which [`Handle::metrics`](crate::runtime::Handle::metrics) reports.
 //!
 //! # Two steps
-//! 1. Each worker has [`Counters`]. Only the worker writes them, and every thread may read them.
+//! 1. Each worker has [`Counters`]. Every thread may read them. Only the worker writes them, but for the two counts of
+//!    step 2: a thread in a `block_on` call beside the workers adds its own to those of the worker that serves the call.
 //! 2. Some events happen deep inside a task, where the code has no worker at hand. Such an event is counted in a
 //!    thread-local first ([`count_accept`], [`count_budget_yield`]). Adding to a thread-local is one instruction. The
-//!    worker moves these counts to its counters once a turn ([`Counters::ran`]).
+//!    worker moves these counts to its counters once a turn ([`Counters::take_thread_counts`]).
 
 use std::cell::Cell;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -33,15 +34,20 @@ pub(crate) struct Counts {
     pub(crate) accepts: u64,
 }
 
-/// A number that one thread writes and every thread reads.
+/// A number that every thread reads.
 #[derive(Default)]
 struct Counter(AtomicU64);
 
 impl Counter {
-    /// Adds `more`. A load and a store are enough, because only one thread writes.
+    /// Adds `more` to a number that only one thread writes. So a load and a store are enough.
     #[inline]
     fn add(&self, more: u64) {
         self.0.store(self.0.load(Ordering::Relaxed).wrapping_add(more), Ordering::Relaxed);
+    }
+
+    /// Adds `more` to a number that several threads write.
+    fn add_shared(&self, more: u64) {
+        self.0.fetch_add(more, Ordering::Relaxed);
     }
 
     fn get(&self) -> u64 {
@@ -66,45 +72,49 @@ pub(crate) fn count_accept() {
     ACCEPTS.set(ACCEPTS.get() + 1);
 }
 
-/// The counts of a thread between [`suspend`] and [`restore`].
-pub(crate) struct Saved {
+/// While this lives, the counts of the thread are those of the runtime that it has entered. Then it has its old counts again.
+pub(crate) struct Entered {
     budget_yields: u64,
     accepts: u64,
 }
 
-/// Resets the counts of this thread to zero, and returns the old counts.
-///
-/// The old counts do not belong to the worker that enters this thread.
-pub(crate) fn suspend() -> Saved {
-    Saved { budget_yields: BUDGET_YIELDS.replace(0), accepts: ACCEPTS.replace(0) }
+/// Begins the counts of this thread at zero.
+pub(crate) fn enter() -> Entered {
+    Entered { budget_yields: BUDGET_YIELDS.replace(0), accepts: ACCEPTS.replace(0) }
 }
 
-/// Restores the counts that [`suspend`] returned.
-pub(crate) fn restore(saved: &Saved) {
-    BUDGET_YIELDS.set(saved.budget_yields);
-    ACCEPTS.set(saved.accepts);
+impl Drop for Entered {
+    fn drop(&mut self) {
+        BUDGET_YIELDS.set(self.budget_yields);
+        ACCEPTS.set(self.accepts);
+    }
 }
 
 impl Counters {
-    /// Adds `polls` polls of tasks, and moves the counts of this thread to these counters.
+    /// Adds `polls` polls of tasks.
     #[inline]
-    pub(crate) fn ran(&self, polls: u64) {
+    pub(crate) fn add_polls(&self, polls: u64) {
         self.polls.add(polls);
+    }
+
+    /// Moves the counts of this thread to these counters, which another thread may write too.
+    #[inline]
+    pub(crate) fn take_thread_counts(&self) {
         if BUDGET_YIELDS.get() | ACCEPTS.get() != 0 {
-            self.budget_yields.add(BUDGET_YIELDS.replace(0));
-            self.accepts.add(ACCEPTS.replace(0));
+            self.budget_yields.add_shared(BUDGET_YIELDS.replace(0));
+            self.accepts.add_shared(ACCEPTS.replace(0));
         }
     }
 
     /// Adds one turn of the reactor, which has reported `events` events.
     #[inline]
-    pub(crate) fn turned(&self, events: usize) {
+    pub(crate) fn add_turn(&self, events: usize) {
         self.turns.add(1);
         self.events.add(events as u64);
     }
 
     /// Adds `nanos` nanoseconds for which the worker was parked.
-    pub(crate) fn was_parked(&self, nanos: u64) {
+    pub(crate) fn add_parked(&self, nanos: u64) {
         self.parked_nanos.add(nanos);
     }
 

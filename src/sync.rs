@@ -1,16 +1,18 @@
-//! Foreign code, which may panic: wakers and destructors. And the locks and atomics of what is modelled.
+//! Calls of foreign code, and the lock and atomics that loom can replace.
 //!
-//! A [`Waker`] and a future's destructor are foreign code: they may call back
-//! into us, or panic. Two rules follow, and every room keeps them:
+//! Wakers and destructors of futures are foreign code: they may panic, or call the runtime again. Every module keeps
+//! two rules:
 //!
-//! 1. No foreign code runs while one of our locks or borrows is held. What
-//!    leaves a table under its lock is woken or dropped after it. To wake a waker that [`is_ours`] is not foreign code: it
-//!    queues a task. (It ends one that no worker takes any more; but queues close when all tasks are gone.)
-//! 2. Where foreign code runs on the worker's own account, its panic ends there.
+//! 1. Foreign code runs while no lock and no borrow of the runtime is held. A waker or value that leaves a table under
+//!    its lock is woken or dropped after the lock is released. A waker for which [`is_executors`] is true may be woken
+//!    by reference under a lock: that queues a task and runs no foreign code. (A closed queue would drop the task
+//!    instead, but queues close only when all their tasks are gone.)
+//! 2. A panic of foreign code that the worker calls itself ends at that call ([`contain`], [`contain_all`],
+//!    [`wake_all`]).
 //!
 //! # Models
-//! The files in which threads meet without a lock take [`Mutex`] and [`atomic`] from here: in tests with `--cfg
-//! kittiwake_loom` they are loom's, which tries all the ways in which the threads of a model can interleave.
+//! The executor's queues, its count of idle workers and its list of tasks take [`Mutex`] and [`atomic`] from here. In
+//! tests with `--cfg kittiwake_loom` these are loom's, and loom tries all interleavings of a model's threads.
 
 use std::any::Any;
 use std::cell::Cell;
@@ -28,7 +30,7 @@ pub(crate) use loom::sync::atomic;
 #[cfg(all(test, kittiwake_loom))]
 pub(crate) use modelled::Mutex;
 
-/// loom's lock, with the face of the one that it stands for.
+/// loom's lock with the interface of parking_lot's.
 #[cfg(all(test, kittiwake_loom))]
 mod modelled {
     use std::sync::PoisonError;
@@ -50,27 +52,27 @@ mod modelled {
 }
 
 thread_local! {
-    /// What the waker does that was last [noted](note_ours) on this thread.
-    static OURS: Cell<*const RawWakerVTable> = const { Cell::new(ptr::null()) };
+    /// The vtable of the waker that was last [noted](note_executors) on this thread.
+    static EXECUTORS: Cell<*const RawWakerVTable> = const { Cell::new(ptr::null()) };
 }
 
-/// Says that a future of the executor's is polled with `waker`, which is the executor's own.
+/// Notes that `waker` is the executor's own. The executor calls this before it polls a future with it.
 #[inline]
-pub(crate) fn note_ours(waker: &Waker) {
-    OURS.set(ptr::from_ref(waker.vtable()));
+pub(crate) fn note_executors(waker: &Waker) {
+    EXECUTORS.set(ptr::from_ref(waker.vtable()));
 }
 
-/// Whether a waker that a future is being polled with is that of its task, or of its `block_on`, and no combinator's or other
-/// executor's: then it can be woken by reference under a lock.
-pub(crate) fn is_ours(waker: &Waker) -> bool {
-    // Whatever has these functions is one of the executor's, of this task or of another of the same type.
-    ptr::eq(waker.vtable(), OURS.get())
-}
-
-/// Wakes all of `wakers` in order and leaves it empty, with its memory kept.
+/// Whether `waker` belongs to the task, or to the `block_on` call, that is polled on this thread.
 ///
-/// One that panics has its panic reported by the panic hook and no further:
-/// the others are still woken.
+/// False for the wakers of combinators and of other executors: those may be woken only outside every lock (rule 1).
+pub(crate) fn is_executors(waker: &Waker) -> bool {
+    // The waker of another task of the same type has this vtable, too. It is the executor's as well.
+    ptr::eq(waker.vtable(), EXECUTORS.get())
+}
+
+/// Wakes all of `wakers` in order. Leaves it empty and keeps its memory.
+///
+/// If a waker panics, only the panic hook reports it, and the others are still woken.
 #[inline]
 pub(crate) fn wake_all(wakers: &mut Vec<Waker>) {
     if !wakers.is_empty() {
@@ -82,22 +84,22 @@ pub(crate) fn wake_all(wakers: &mut Vec<Waker>) {
 fn wake_each(wakers: &mut Vec<Waker>) {
     let mut pending = wakers.drain(..);
     while pending.len() > 0 {
-        // `pending` stays outside the closure: were it dropped by an unwinding
-        // panic, it would drop the wakers that are left instead of waking them.
+        // `pending` stays outside the closure. A panic would drop it with the closure, and drop the remaining wakers
+        // without waking them.
         contain_all(|| pending.by_ref().for_each(Waker::wake));
     }
 }
 
-/// Runs foreign code and returns its panic, if it panics, as a value.
+/// Runs foreign code and returns its panic as an error.
 pub(crate) fn contain<T>(foreign: impl FnOnce() -> T) -> Result<T, Box<dyn Any + Send>> {
-    // Nothing of ours is borrowed by `foreign` (rule 1), so nothing of ours can
-    // be seen half-changed afterwards.
+    // Foreign code runs outside our locks and borrows (rule 1), so a panic leaves our state whole.
     catch_unwind(AssertUnwindSafe(foreign))
 }
 
-/// Runs foreign code whose panic nobody wants to hear of beyond what the panic hook reports.
+/// Runs foreign code and drops its panic. The panic hook has reported it.
 pub(crate) fn contain_all(foreign: impl FnOnce()) {
-    // The payload is foreign too, and its destructor may panic in its turn. What that throws is not looked at.
+    // The payload is foreign too: its destructor may panic. The payload of that panic is leaked, or it could panic
+    // again.
     let Err(payload) = contain(foreign) else { return };
     if let Err(another) = contain(|| drop(payload)) {
         std::mem::forget(another);
@@ -125,7 +127,7 @@ mod tests {
         }
     }
 
-    /// Panics when it is dropped, by which time it is itself the payload of a panic.
+    /// The payload of a panic, whose drop panics again.
     struct Bomb;
     impl Drop for Bomb {
         fn drop(&mut self) {
@@ -133,24 +135,25 @@ mod tests {
         }
     }
 
+    /// Only the waker that was noted may be woken under a lock.
     #[test]
-    fn only_the_wakers_of_the_future_that_is_polled_are_ours() {
+    fn only_noted_waker_is_executors() {
         let waker = Waker::from(Arc::new(Count(AtomicUsize::new(0))));
-        assert!(!is_ours(&waker), "no future has been polled yet");
-        note_ours(&waker);
-        assert!(is_ours(&waker.clone()));
-        assert!(!is_ours(&Waker::from(Arc::new(Panicking))), "a combinator's");
+        assert!(!is_executors(&waker), "no waker has been noted yet");
+        note_executors(&waker);
+        assert!(is_executors(&waker.clone()));
+        assert!(!is_executors(&Waker::from(Arc::new(Panicking))), "a combinator's waker was taken for the executor's");
     }
 
+    /// A panic of the payload's destructor must not leave the call either.
     #[test]
-    fn a_payload_that_panics_is_contained_too() {
+    fn panicking_payload_is_contained() {
         contain_all(|| std::panic::resume_unwind(Box::new(Bomb)));
     }
 
-    /// A batch of wakers belongs to many tasks; one broken one must not cost
-    /// the others their wake-up.
+    /// A batch of wakers belongs to many tasks. One that panics must not cost the others their wake-up.
     #[test]
-    fn a_panicking_waker_does_not_keep_the_others_asleep() {
+    fn panicking_waker_spares_the_others() {
         let count = Arc::new(Count(AtomicUsize::new(0)));
         let mut wakers = vec![
             Waker::from(count.clone()),
@@ -161,6 +164,6 @@ mod tests {
         ];
         wake_all(&mut wakers);
         assert!(wakers.is_empty(), "every waker must be used up");
-        assert_eq!(count.0.load(Ordering::Relaxed), 3, "every sound waker must be woken once");
+        assert_eq!(count.0.load(Ordering::Relaxed), 3, "every other waker must be woken once");
     }
 }

@@ -2,4 +2,4 @@
 
 pub use crate::blocking::spawn_blocking;
 pub use crate::executor::{AbortHandle, Id, JoinError, JoinHandle, JoinSet, YieldNow, spawn, spawn_local, yield_now};
-pub(crate) use crate::executor::{spawn_placed, workers_here};
+pub(crate) use crate::executor::{spawn_on, workers_here};

@@ -168,7 +168,7 @@ fn queued_closures_run_in_order() {
 /// A limit of zero threads is refused. Every address lookup would hang.
 #[test]
 fn zero_thread_limit_is_refused() {
-    let message = panic_of(|| drop(Builder::new().max_blocking_threads(0)));
+    let message = panic_of(|| drop(Builder::new_multi_thread().max_blocking_threads(0)));
     assert!(message.contains("use 1 or more"), "{message}");
 }
 
@@ -284,7 +284,8 @@ fn metrics_count_no_closure() {
 #[test]
 fn running_closure_holds_paused_clock() {
     within(|| {
-        let runtime = Builder::new().max_blocking_threads(1).start_paused(true).build().expect("a runtime");
+        let runtime =
+            Builder::new_current_thread().max_blocking_threads(1).start_paused(true).build().expect("a runtime");
         runtime.block_on(async {
             let start = Instant::now();
             let hour = spawn(sleep(Duration::from_secs(3600)));
@@ -413,7 +414,7 @@ fn shutdown_timeout_reports_running_closures() {
         let runtime = Runtime::new().expect("a runtime");
         let (closures, ends): (Vec<_>, Vec<_>) = (0..2).map(|_| runtime.block_on(running_closure())).unzip();
         let left = runtime.shutdown_timeout(Duration::from_millis(20)).expect_err("two closures run");
-        assert_eq!(left.still_running(), 2);
+        assert_eq!(left.closures_running(), 2);
         assert!(left.to_string().contains("2 blocking closures went on"), "{left}");
         drop(ends);
         closures
@@ -463,7 +464,7 @@ fn runtime_may_end_in_closure() {
         let handle = runtime.handle().clone();
         let closure = handle.spawn_blocking(move || runtime.shutdown_timeout(Duration::from_millis(1)));
         let left = future::block_on(closure).expect("the closure ends").expect_err("itself");
-        assert_eq!(left.still_running(), 1);
+        assert_eq!(left.closures_running(), 1);
     });
 }
 
@@ -475,7 +476,7 @@ fn hundred_runtimes_leave_nothing() {
         let before = (count_of("task"), count_of("fd"));
         let mut ends = Vec::new();
         for i in 0..100 {
-            let runtime = Builder::new().start_paused(i % 2 == 0).build().expect("a runtime");
+            let runtime = Builder::new_current_thread().start_paused(i % 2 == 0).build().expect("a runtime");
             runtime.block_on(async {
                 if i % 10 == 0 {
                     let (_, end) = running_closure().await;

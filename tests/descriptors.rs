@@ -141,7 +141,7 @@ fn failed_runtime_leaks_no_descriptor() {
         let mut hoard = take_all_descriptors();
         let mut free = 0;
         let runtime = loop {
-            match (Builder::new().workers(1).build(), Builder::new().workers(1).build()) {
+            match (Builder::new_current_thread().build(), Builder::new_current_thread().build()) {
                 (Ok(runtime), _) => break runtime,
                 (Err(one), Err(two)) => [one, two].map(assert_no_descriptors),
                 (Err(error), Ok(_)) => panic!("the second attempt succeeded after {error}"),

@@ -227,7 +227,7 @@ fn failed_runtime_leaves_nothing_open() {
             let before = open_descriptors();
             let mut errors = Vec::new();
             let runtime = loop {
-                match Builder::new().build() {
+                match Builder::new_multi_thread().build() {
                     Ok(runtime) => break runtime,
                     Err(error) => errors.push(error.raw_os_error().expect("the error is the kernel's own")),
                 }
@@ -252,7 +252,7 @@ fn unstartable_worker_fails_the_build() {
         within(|| {
             let (descriptors, threads) = (open_descriptors(), count_of("task"));
             for _ in 0..3 {
-                let error = Builder::new().workers(3).build().expect_err("there is no thread");
+                let error = Builder::new_multi_thread().worker_threads(3).build().expect_err("there is no thread");
                 assert_eq!(error.kind(), std::io::ErrorKind::WouldBlock, "the error is EAGAIN: {error}");
                 assert!(error.to_string().contains("no thread"), "the error must name what failed: {error}");
                 assert!(
@@ -265,7 +265,8 @@ fn unstartable_worker_fails_the_build() {
                     std::thread::yield_now();
                 }
             }
-            let runtime = Builder::new().workers(3).build().expect("the threads can be started now");
+            let runtime =
+                Builder::new_multi_thread().worker_threads(3).build().expect("the threads can be started now");
             assert_eq!(on_each_worker(runtime.handle(), 3, |worker| worker).len(), 3);
         });
     });

@@ -94,7 +94,7 @@ fn unhandled_events_let_runtime_sleep() {
 /// A runtime that spins before it blocks sleeps in the end.
 #[test]
 fn spinning_runtime_sleeps_at_last() {
-    sleeps_until_a_byte_comes(Builder::new().spin(Duration::from_millis(1)).build().unwrap(), || async {});
+    sleeps_until_a_byte_comes(Builder::new_multi_thread().spin(Duration::from_millis(1)).build().unwrap(), || async {});
 }
 
 /// Each worker of a waiting runtime sleeps, and does not wake up to watch the others.

@@ -753,7 +753,7 @@ fn failed_build_leaves_no_descriptor() {
         // Three descriptors are enough. mio's poll(2) backend needs fewer.
         let mut free = 0;
         let runtime = loop {
-            match Builder::new().workers(1).build() {
+            match Builder::new_current_thread().build() {
                 Ok(runtime) => break runtime,
                 Err(error) => {
                     assert_eq!(error.raw_os_error(), Some(libc::EMFILE), "{free} free descriptors: {error}");
@@ -863,7 +863,9 @@ fn spinning_worker_misses_no_event() {
         // The default policy, and fixed times. The longest exceeds every wait here, so the worker must see every
         // event while it spins.
         let fixed = [Duration::from_nanos(1), Duration::from_millis(1), 10 * PATIENCE];
-        for builder in [Builder::new()].into_iter().chain(fixed.map(|spin| Builder::new().spin(spin))) {
+        for builder in
+            [Builder::new_multi_thread()].into_iter().chain(fixed.map(|spin| Builder::new_multi_thread().spin(spin)))
+        {
             let runtime = builder.build().unwrap();
             runtime.block_on(async {
                 let (mut client, mut server) = pair().await;

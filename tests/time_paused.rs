@@ -285,7 +285,7 @@ fn nested_runtime_has_own_clock() {
         let outer = paused_runtime();
         let inner = outer.block_on(async {
             sleep(Duration::from_secs(3600)).await;
-            Builder::new().build().expect("another runtime")
+            Builder::new_multi_thread().build().expect("another runtime")
         });
         let start = std::time::Instant::now();
         inner.block_on(sleep(Duration::from_millis(20)));

@@ -28,7 +28,7 @@ fn another_thread_may_wake_a_task() {
     within(|| {
         // The worker blocks at once, or spins for a long time first.
         for spin in [Duration::ZERO, 10 * PATIENCE] {
-            let runtime = Builder::new().spin(spin).build().unwrap();
+            let runtime = Builder::new_multi_thread().spin(spin).build().unwrap();
             runtime.block_on(async {
                 let (flag, task) = waits_for_flag();
                 let waker = flag.waker().await;

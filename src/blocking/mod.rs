@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 pub(crate) use pool::Pool;
 
-use crate::executor::{self, Home, JoinHandle};
+use crate::executor::{self, JoinHandle, WorkerRef};
 
 /// Runs `closure` on a thread where it may block.
 ///
@@ -78,7 +78,7 @@ where
     C: FnOnce() -> T + Send + 'static,
     T: Send + 'static,
 {
-    Some(Pool::current()?.spawn(&executor::current_home()?, closure, Location::caller()))
+    Some(Pool::current()?.spawn(&executor::spawning_worker()?, closure, Location::caller()))
 }
 
 impl Pool {
@@ -87,10 +87,10 @@ impl Pool {
         CURRENT.with(|current| current.borrow().clone())
     }
 
-    /// Runs `closure` on a thread of this pool. Its task is listed with the worker of `home`.
+    /// Runs `closure` on one of these threads. Its task is in the registry of `worker`'s runtime.
     pub(crate) fn spawn<C, T>(
         self: &Arc<Self>,
-        home: &Home,
+        worker: &WorkerRef,
         closure: C,
         location: &'static Location<'static>,
     ) -> JoinHandle<T>
@@ -100,12 +100,11 @@ impl Pool {
     {
         let pool = self.clone();
         let submit = move |task| pool.submit(task);
-        let task = if size_of::<C>() > executor::LARGE {
-            executor::job(home, Box::new(closure), location, submit)
+        if size_of::<C>() > executor::LARGE {
+            executor::spawn_blocking_on(worker, Box::new(closure), location, submit)
         } else {
-            executor::job(home, closure, location, submit)
-        };
-        task.start()
+            executor::spawn_blocking_on(worker, closure, location, submit)
+        }
     }
 }
 

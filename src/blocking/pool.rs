@@ -34,7 +34,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex, MutexGuard};
 
-use crate::executor::{Runnable, refuse, run};
+use crate::executor::BlockingTask;
 
 /// How long a thread waits for another job before it ends.
 const KEEP_ALIVE: Duration = Duration::from_secs(10);
@@ -56,7 +56,7 @@ pub(crate) struct Pool {
 }
 
 struct State {
-    queue: VecDeque<Runnable>,
+    queue: VecDeque<BlockingTask>,
     threads: usize,
     /// How many of them wait for a job; some may have been notified of one.
     idle: usize,
@@ -86,11 +86,12 @@ impl Pool {
     }
 
     /// Has a thread run `job`.
-    pub(super) fn submit(self: &Arc<Self>, job: Runnable) {
+    pub(super) fn submit(self: &Arc<Self>, job: BlockingTask) {
         let mut state = self.state.lock();
         if state.closed {
+            // Dropped unrun, after the lock.
             drop(state);
-            return refuse(job, None);
+            return drop(job);
         }
         state.queue.push_back(job);
         if state.queue.len() <= state.idle {
@@ -109,7 +110,7 @@ impl Pool {
         let reason = error.raw_os_error().unwrap_or(libc::EAGAIN);
         let mut state = self.state.lock();
         self.leave(&mut state);
-        while state.threads == 0 && take(&mut state, |job| refuse(job, Some(reason))) {}
+        while state.threads == 0 && take(&mut state, |job| job.cancel_without_thread(reason)) {}
     }
 
     /// What a thread of the pool does.
@@ -117,7 +118,7 @@ impl Pool {
         let mut state = self.state.lock();
         loop {
             // The closure's panic does not come out of this.
-            while take(&mut state, run) {}
+            while take(&mut state, BlockingTask::run) {}
             if state.closed || !self.idle(&mut state) {
                 break;
             }
@@ -166,7 +167,7 @@ impl Pool {
         // It has a descriptor, which a job that goes on is not to keep open.
         let on_rest = state.on_rest.take();
         MutexGuard::unlocked(&mut state, || drop(on_rest));
-        while take(&mut state, |job| refuse(job, None)) {}
+        while take(&mut state, drop) {}
     }
 
     /// Waits until the threads of a closed pool are gone, at most until `deadline`. Returns how many jobs run even then.
@@ -185,7 +186,7 @@ impl Pool {
 }
 
 /// Takes the next job, if there is one, and passes it to `run`, outside the lock: it is foreign code, run or dropped.
-fn take(state: &mut MutexGuard<'_, State>, run: impl FnOnce(Runnable)) -> bool {
+fn take(state: &mut MutexGuard<'_, State>, run: impl FnOnce(BlockingTask)) -> bool {
     let Some(job) = state.queue.pop_front() else { return false };
     state.running += 1;
     MutexGuard::unlocked(state, || run(job));
@@ -212,17 +213,17 @@ fn start_thread(pool: Arc<Pool>) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::executor::{Home, JoinHandle, Workers};
+    use crate::executor::{JoinHandle, WorkerRef, Workers};
     use futures_lite::future::block_on;
     use std::panic::Location;
     use std::sync::{Barrier, mpsc};
 
-    fn home() -> Home {
-        Home::new(Workers::new(vec![Waker::noop().clone()]), 0)
+    fn worker() -> WorkerRef {
+        WorkerRef::new(Workers::new(vec![Waker::noop().clone()]), 0)
     }
 
     fn spawn<T: Send + 'static>(pool: &Arc<Pool>, closure: impl FnOnce() -> T + Send + 'static) -> JoinHandle<T> {
-        pool.spawn(&home(), closure, Location::caller())
+        pool.spawn(&worker(), closure, Location::caller())
     }
 
     /// Waits until the pool's state is as it should become.

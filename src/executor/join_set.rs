@@ -14,7 +14,10 @@ use std::task::{Context, Poll, Wake, Waker};
 use parking_lot::Mutex;
 use slab::Slab;
 
-use super::{AbortHandle, Id, JoinError, JoinHandle, spawn_local_named, spawn_named};
+use super::join::{AbortHandle, JoinHandle};
+use super::outcome::JoinError;
+use super::registry::Id;
+use super::spawn::{spawn_local_named, spawn_named};
 
 /// Tasks that belong together: joined in the order in which they end, and aborted when the
 /// set is dropped.

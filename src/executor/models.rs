@@ -20,7 +20,7 @@ use super::sharing::Sharing;
 
 /// As tokio has it: with three, most models take hours and find no more.
 fn model(run: impl Fn() + Send + Sync + 'static) {
-    let mut builder = loom::model::Builder::new();
+    let mut builder = loom::model::Builder::new_multi_thread();
     builder.preemption_bound = Some(2);
     builder.check(run);
 }

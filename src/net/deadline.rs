@@ -1,25 +1,24 @@
 //! Deadlines of a stream: how long its reads and its writes may wait.
 //!
-//! A poll trait has no operations, only polls; so what is bounded is a direction of the stream.
+//! A poll trait has no operations, only polls. So a limit bounds a direction of the stream.
 //!
 //! # The rule
-//! 1. A poll tries its system call first. What is there is taken, however late it is.
-//! 2. The first poll that has to wait starts the direction's clocks ([`Deadlines::poll_waiting`]), and those after it, by
-//!    whichever future, go by them, until one is ready, fails or times out ([`Deadlines::settled`]), or a limit is set.
-//! 3. A transfer in the other direction sets the idle clock back, if it runs.
+//! 1. A poll tries its system call first. It takes what is there, however late.
+//! 2. The first poll that has to wait starts the direction's clocks ([`Deadlines::poll_expired`]). Later polls, of whichever future, go by
+//!    them, until one is ready, fails or times out ([`Deadlines::operation_ended`]), or a limit is set.
+//! 3. A transfer in the other direction resets the idle clock, if it runs.
 //!
 //! # The timer
-//! A direction has one, and operations do not touch it: they only note since when they wait. It fires after the limit,
-//! and wakes whoever waits. Whoever polls then finds that the time is over, or sets the timer to when it will be. So a busy
+//! A direction has one timer, and operations do not touch it: they only note since when they wait. It fires after the limit, and wakes the
+//! direction's waiters. The task that polls then finds that the time is over, or sets the timer to the moment when it will be. So a busy
 //! stream arms a timer once in each span of its limit, and reads the clock once for each wait.
 //!
 //! # The races
-//! * The timer may fire while nobody waits, and the next one to wait would wait for ever: so firing leaves a mark
-//!   ([`Alarm::rung`]), at which the timer is set anew.
-//! * A limit may be set while another task waits, which would not hear of it: so setting one wakes the direction.
+//! * The timer may fire while no task waits, and the next one to wait would wait for ever. So firing leaves a mark
+//!   ([`Expiry::has_fired`]), at which the timer is set anew.
+//! * A limit may be set while another task waits, which would not hear of it. So setting one wakes the direction's waiters.
 
 use std::io;
-use std::os::fd::AsFd;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -29,10 +28,10 @@ use std::time::Duration;
 use parking_lot::Mutex;
 
 use crate::budget;
-use crate::reactor::{Direction, Registration};
+use crate::reactor::Direction;
 use crate::time::{self, Instant, Sleep, sleep_until};
 
-/// The deadlines of a stream, once it has some.
+/// The deadlines of a stream, if it has ever had some.
 #[derive(Default)]
 pub(super) struct Deadlines(OnceLock<Box<Both>>);
 
@@ -43,20 +42,20 @@ struct Both {
 
 /// The deadlines of one direction.
 struct Deadline {
-    /// Since when somebody waits; 0 if nobody does.
-    since: AtomicU64,
-    /// When the other direction last moved bytes while somebody waited in this one.
-    active: AtomicU64,
-    alarm: Arc<Alarm>,
+    /// Since when an operation waits. 0 if none does.
+    waits_since: AtomicU64,
+    /// When the other direction last moved bytes while an operation waited in this one.
+    other_moved: AtomicU64,
+    expiry: Arc<Expiry>,
     settings: Mutex<Settings>,
 }
 
-/// Which of the limits of a direction.
+/// One of the limits of a direction.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Limit {
     /// On one operation.
     Operation,
-    /// On the time without any.
+    /// On the time without any transfer.
     Idle,
 }
 
@@ -67,71 +66,74 @@ struct Settings {
     timer: Option<Sleep>,
 }
 
-/// What the timer wakes.
-struct Alarm {
-    /// It was woken since it was last set, or was never set.
-    rung: AtomicBool,
-    /// Wakes whoever waits in the direction.
+/// The waker of a direction's timer.
+struct Expiry {
+    /// The timer has fired since it was last set, or a limit was set.
+    has_fired: AtomicBool,
+    /// Wakes the direction's waiters.
     waiters: Waker,
 }
 
 impl Deadlines {
+    /// Whether the stream never had a limit.
+    #[inline]
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.get().is_none()
+    }
+
     pub(super) fn limit(&self, direction: Direction, which: Limit) -> Option<Duration> {
         *self.0.get()?.of(direction).settings.lock().limit(which)
     }
 
-    /// Sets a limit. The time begins with the next poll that has to wait; whoever waits already polls at once.
-    pub(super) fn set_limit<S: AsFd>(
+    /// Sets a limit. The time begins with the next poll that has to wait. A task that waits already polls at once. `waiters` makes a
+    /// waker of a direction's waiters.
+    pub(super) fn set_limit(
         &self,
-        registration: &Registration<S>,
         direction: Direction,
         which: Limit,
         limit: Option<Duration>,
+        waiters: impl Fn(Direction) -> Waker,
     ) {
-        if limit.is_none() && self.0.get().is_none() {
+        if limit.is_none() && self.is_empty() {
             return;
         }
         let both = self.0.get_or_init(|| {
-            let deadline = |direction| Deadline::new(registration.waker(direction));
+            let deadline = |direction| Deadline::new(waiters(direction));
             Box::new(Both { read: deadline(Direction::Read), write: deadline(Direction::Write) })
         });
         let deadline = both.of(direction);
         let mut settings = deadline.settings.lock();
         *settings.limit(which) = limit;
         deadline.stop();
-        let limited = settings.operation.is_some() || settings.idle.is_some();
-        registration.observe(direction, limited);
-        let unused = if limited { None } else { settings.timer.take() };
+        let unused = if settings.has_limit() { None } else { settings.timer.take() };
         drop(settings);
         drop(unused);
-        // With the mark: if the timer is set, it is by other limits.
-        deadline.alarm.wake_by_ref();
+        // With the mark: if the timer is set, it is set by other limits.
+        deadline.expiry.wake_by_ref();
     }
-}
 
-impl Deadlines {
-    /// See [`Observer`](crate::reactor::Observer).
+    /// An operation has ended, and has moved bytes or not.
     #[inline]
-    pub(super) fn settled(&self, direction: Direction, moved: bool) {
+    pub(super) fn operation_ended(&self, direction: Direction, moved: bool) {
         let Some(both) = self.0.get() else { return };
         both.of(direction).stop();
         let other = both.of(direction.opposite());
-        if moved && other.is_waited_in() {
-            // The stream is not idle. The timer of whoever waits stays, and finds out when it fires.
-            other.set_back();
+        if moved && other.is_waiting() {
+            // The stream is not idle. The timer of the waiting task stays, and that task finds out when it fires.
+            other.note_transfer();
         }
     }
 
-    /// See [`Observer`](crate::reactor::Observer).
+    /// An operation has to wait. `Ready` if its time is over, with the error.
     #[inline(never)]
-    pub(super) fn poll_waiting(&self, cx: &mut Context<'_>, direction: Direction) -> Poll<io::Error> {
+    pub(super) fn poll_expired(&self, cx: &mut Context<'_>, direction: Direction) -> Poll<io::Error> {
         let Some(both) = self.0.get() else { return Poll::Pending };
         let deadline = both.of(direction);
-        if deadline.alarm.rung.load(Ordering::Acquire) {
-            return deadline.expire(cx, direction);
+        if deadline.expiry.has_fired.load(Ordering::Acquire) {
+            return deadline.poll_timer(cx, direction);
         }
-        // If the timer fires now, it wakes whoever polls here: the waker is stored already.
-        if !deadline.is_waited_in() {
+        // If the timer fires now, it wakes this task: its waker is stored already.
+        if !deadline.is_waiting() {
             deadline.start();
         }
         Poll::Pending
@@ -149,70 +151,71 @@ impl Both {
 }
 
 impl Deadline {
-    /// No limits yet. `waiters` is to wake whoever waits in its direction.
+    /// No limits yet. `waiters` wakes the direction's waiters.
     fn new(waiters: Waker) -> Self {
         Self {
-            since: AtomicU64::new(0),
-            active: AtomicU64::new(0),
-            alarm: Arc::new(Alarm { rung: AtomicBool::new(true), waiters }),
+            waits_since: AtomicU64::new(0),
+            other_moved: AtomicU64::new(0),
+            expiry: Arc::new(Expiry { has_fired: AtomicBool::new(false), waiters }),
             settings: Mutex::default(),
         }
     }
 
-    // Relaxed throughout: a time says something about itself only. Two tasks that wait in one direction may both start it,
-    // at about the same moment.
+    // Relaxed throughout: a time says something about itself only. Two tasks that wait in one direction may both start it, at about the
+    // same moment.
 
     #[inline]
-    fn is_waited_in(&self) -> bool {
-        self.since.load(Ordering::Relaxed) != 0
+    fn is_waiting(&self) -> bool {
+        self.waits_since.load(Ordering::Relaxed) != 0
     }
 
     #[inline]
     fn start(&self) -> u64 {
         let now = Instant::now().to_bits();
-        self.since.store(now, Ordering::Relaxed);
+        self.waits_since.store(now, Ordering::Relaxed);
         now
     }
 
     #[inline]
     fn stop(&self) {
-        self.since.store(0, Ordering::Relaxed);
+        self.waits_since.store(0, Ordering::Relaxed);
     }
 
     #[cold]
-    fn set_back(&self) {
-        self.active.store(Instant::now().to_bits(), Ordering::Relaxed);
+    fn note_transfer(&self) {
+        self.other_moved.store(Instant::now().to_bits(), Ordering::Relaxed);
     }
 
-    /// The timer has fired, or is not set: the time is over, or it is set to when it will be.
+    /// The timer has fired, or a limit was set. The time is over, or the timer is set to the moment when it will be.
     #[cold]
-    fn expire(&self, cx: &mut Context<'_>, direction: Direction) -> Poll<io::Error> {
-        // Without budget the call was perhaps not tried, and what is there goes before a clock.
+    fn poll_timer(&self, cx: &mut Context<'_>, direction: Direction) -> Poll<io::Error> {
+        // Without budget the call was perhaps not tried, and what the kernel has goes before a deadline.
         ready!(budget::poll_proceed(cx));
         let mut settings = self.settings.lock();
-        // Read once: another task that uses the stream, or whoever sets a limit, may stop it at any time.
-        let since = match self.since.load(Ordering::Relaxed) {
+        // Before the timer is set, because it may fire at once.
+        self.expiry.has_fired.store(false, Ordering::Release);
+        // Loaded once: another task that uses the stream or sets a limit may stop it at any time.
+        let since = match self.waits_since.load(Ordering::Relaxed) {
             0 => self.start(),
             since => since,
         };
-        let idle_since = since.max(self.active.load(Ordering::Relaxed));
+        let idle_since = since.max(self.other_moved.load(Ordering::Relaxed));
         let end = |since: u64, limit: Option<Duration>| limit.map(|limit| Instant::from_bits(since).later(limit));
         let ends = [(end(since, settings.operation), Limit::Operation), (end(idle_since, settings.idle), Limit::Idle)];
-        let first = ends.into_iter().filter_map(|(ends, which)| Some((ends?, which))).min_by_key(|(ends, _)| *ends);
-        let Some((ends, which)) = first else { return Poll::Pending };
-        if !time::is_entered() && Instant::now() < ends {
+        let first = ends.into_iter().filter_map(|(end, which)| Some((end?, which))).min_by_key(|(end, _)| *end);
+        let Some((end, which)) = first else { return Poll::Pending };
+        if !time::is_entered() && Instant::now() < end {
+            self.expiry.has_fired.store(true, Ordering::Relaxed);
             self.stop();
             return Poll::Ready(no_runtime());
         }
-        // Before it is set: it may ring at once.
-        self.alarm.rung.store(false, Ordering::Release);
-        let timer = settings.timer.get_or_insert_with(|| sleep_until(ends));
-        timer.reset(ends);
-        let waker = Waker::from(self.alarm.clone());
+        let timer = settings.timer.get_or_insert_with(|| sleep_until(end));
+        timer.reset(end);
+        let waker = Waker::from(self.expiry.clone());
         ready!(Pin::new(timer).poll(&mut Context::from_waker(&waker)));
-        self.alarm.rung.store(true, Ordering::Relaxed);
+        self.expiry.has_fired.store(true, Ordering::Relaxed);
         self.stop();
-        // A task that reads again and again under a timeout of nothing is not to keep its worker.
+        // A task that reads again and again under a timeout of nothing must not keep its worker.
         budget::spend();
         Poll::Ready(timed_out(direction, which, *settings.limit(which)))
     }
@@ -225,16 +228,20 @@ impl Settings {
             Limit::Idle => &mut self.idle,
         }
     }
+
+    fn has_limit(&self) -> bool {
+        self.operation.is_some() || self.idle.is_some()
+    }
 }
 
-impl Wake for Alarm {
+impl Wake for Expiry {
     fn wake(self: Arc<Self>) {
         self.wake_by_ref();
     }
 
     fn wake_by_ref(self: &Arc<Self>) {
-        // Before those who will look at it are woken.
-        self.rung.store(true, Ordering::Release);
+        // Before the tasks that look at it are woken.
+        self.has_fired.store(true, Ordering::Release);
         self.waiters.wake_by_ref();
     }
 }

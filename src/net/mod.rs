@@ -18,6 +18,8 @@ mod deadline;
 #[cfg(feature = "listenfd")]
 mod inherited;
 mod serve;
+mod stream;
+mod sys;
 mod tcp;
 
 pub use addr::{ToSocketAddrs, lookup_host};

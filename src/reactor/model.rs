@@ -1,26 +1,25 @@
-//! A model of slots and sources, to hold the real ones against: for the unit test below and the fuzz target `source`.
+//! A model of slots and sources, to compare the real ones with: for the unit test below and the fuzz target `source`.
 //!
-//! The model is a few sockets whose kernel state is two booleans, and a few tasks that wait for them in plain lists. Each
-//! step is done to both; whenever an event comes, exactly the tasks in the model's lists must have been woken.
+//! The model is a few sockets, whose kernel state is two booleans, and a few tasks that wait for them in plain lists. Each step is
+//! done to both. After each step exactly the tasks in the model's lists must have been woken.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Wake, Waker};
 
+use super::readiness::{Direction, Report};
 use super::slots::Slots;
-use super::source::{Direction, Place, Report, Source, State, Stored};
+use super::source::{Source, Stored};
+use super::waiters::WaiterSlot;
 
 const SOCKETS: usize = 3;
 const TASKS: usize = 40;
-const ROOM: usize = 8;
-
-/// The race that is not an event: the reactor ends between the system call and the clear.
-const REACTOR_ENDS: u8 = 0b11_1111;
+const CAPACITY: usize = 8;
 
 /// Runs `script`, three bytes a step, against the model.
 ///
 /// # Panics
-/// Where the real thing does something else than the model.
+/// Where the real thing differs from the model.
 #[cfg_attr(not(fuzzing), expect(unreachable_pub, reason = "public to the fuzz targets"))]
 pub fn run(script: &[u8]) {
     let mut world = World::new();
@@ -32,15 +31,35 @@ pub fn run(script: &[u8]) {
 }
 
 /// Every other task is one of the executor's own.
-fn is_ours(task: usize) -> bool {
+fn is_executors(task: usize) -> bool {
     task % 2 == 0
+}
+
+/// What happens between an operation's system call and its clear.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Race {
+    Nothing,
+    Event(u8),
+    ReactorEnds,
+}
+
+/// One operation's poll.
+struct Poll {
+    socket: usize,
+    task: usize,
+    direction: Direction,
+    /// It waits in the list, not in the seat.
+    listed: bool,
+    /// If it succeeds, the transfer is short.
+    short: bool,
+    race: Race,
 }
 
 struct World {
     slots: Slots<Arc<Source<usize>>>,
     sockets: Vec<Socket>,
     tasks: Vec<Arc<Task>>,
-    /// Tokens of sockets that were closed or unbound.
+    /// Tokens of sockets that were closed or unregistered.
     stale: Vec<usize>,
     /// The wakers that a step collected.
     wakers: Vec<Waker>,
@@ -49,24 +68,23 @@ struct World {
 struct Socket {
     source: Arc<Source<usize>>,
     token: Option<usize>,
-    waiting: [Waiting; 2],
+    /// The reading direction and the writing one.
+    sides: [Side; 2],
 }
 
-/// Who waits for one direction, and what the kernel would say.
+/// The waiting tasks of one direction, and the kernel's state of it.
 #[derive(Default)]
-struct Waiting {
+struct Side {
     ready: bool,
-    newest: Option<usize>,
-    /// Whose waker is kept: that of one of ours, from when it waits until another one does, or a reactor ends.
+    /// The task in the seat, while it waits.
+    seated: Option<usize>,
+    /// The task whose waker the seat keeps: the executor's, from when it waits until another waker takes the seat.
     kept: Option<usize>,
     displaced: Vec<usize>,
-    /// How often the displaced have been woken for want of room since the last event.
+    /// How often the displaced were woken for lack of capacity since the last event.
     doublings: u32,
-    /// For each task that waits in the list, the key it was given.
+    /// The tasks in the list, with their keys.
     listed: Vec<(usize, u64)>,
-    /// Waits that the end of a reactor cut off, and that have not heard of it.
-    poll_lost: bool,
-    lost: Vec<(usize, u64)>,
 }
 
 #[derive(Default)]
@@ -90,7 +108,7 @@ impl Task {
 impl World {
     fn new() -> Self {
         Self {
-            slots: Slots::new(),
+            slots: Slots::default(),
             sockets: (0..SOCKETS).map(|_| Socket::new()).collect(),
             tasks: (0..TASKS).map(|_| Arc::default()).collect(),
             stale: Vec::new(),
@@ -98,39 +116,40 @@ impl World {
         }
     }
 
-    fn step(&mut self, what: u8, which: usize, how: u8) {
-        let socket = which % SOCKETS;
-        let task = which / SOCKETS % TASKS;
+    fn step(&mut self, action: u8, which: usize, how: u8) {
+        let (socket, task) = (which % SOCKETS, which / SOCKETS % TASKS);
         let direction = if how & 1 == 0 { Direction::Read } else { Direction::Write };
-        match what % 10 {
-            0 => self.bind(socket, how & 2 == 0),
+        let poll = |listed, short, race| Poll { socket, task, direction, listed, short, race };
+        let race = if how >> 2 == 0b11_1111 { Race::ReactorEnds } else { Race::Event(how >> 2) };
+        match action % 12 {
+            0 => self.register(socket, how & 2 == 0),
             1 => self.close(socket),
             2 => self.event(self.sockets[socket].token, how),
             3 => self.event(self.stale.get(which % self.stale.len().max(1)).copied(), how),
-            4 => self.poll(socket, task, direction, false, how & 2 == 0, None),
-            5 => self.poll(socket, task, direction, true, false, None),
-            // The races: an event between the system call and the clear.
-            6 => self.poll(socket, task, direction, how & 2 == 0, false, Some(how >> 2)),
+            4 => self.poll(&poll(false, how & 2 == 0, Race::Nothing)),
+            5 => self.poll(&poll(true, false, Race::Nothing)),
+            6 => self.poll(&poll(how & 2 == 0, false, race)),
             7 => self.cancel(socket, task, direction),
-            8 => self.orphan(socket),
-            // Something comes that nobody is told of.
-            _ => self.sockets[socket].waiting[direction as usize].ready |= self.sockets[socket].token.is_none(),
+            8 => self.reactor_ends(socket),
+            9 => self.stop_turning(socket),
+            10 => self.move_elsewhere(socket),
+            // Bytes come that no event reports.
+            _ => self.sockets[socket].sides[direction as usize].ready |= self.sockets[socket].token.is_none(),
         }
     }
 
-    fn bind(&mut self, index: usize, succeeds: bool) {
+    fn register(&mut self, index: usize, succeeds: bool) {
         let socket = &mut self.sockets[index];
         let token = self.slots.insert(socket.source.clone()).ok().expect("a few sockets");
-        let result = socket.source.bind(|| if succeeds { Ok(token) } else { Err(()) });
-        match result {
-            Ok(false) => {
-                assert!(socket.token.is_none() && succeeds, "bound twice");
+        match socket.source.register(|| if succeeds { Ok(token) } else { Err(()) }) {
+            Ok(true) => {
+                assert!(socket.token.is_none() && succeeds, "registered twice");
                 socket.token = Some(token);
-                let is_reported = |direction| socket.source.state().is_reported(direction);
+                let is_reported = |direction| socket.source.load().is_reported(direction);
                 assert!(![Direction::Read, Direction::Write].into_iter().any(is_reported), "no event has come yet");
-                self.report_all(index);
+                self.report_present(index);
             }
-            Ok(true) => assert!(socket.token.is_some(), "said to be bound, and is not"),
+            Ok(false) => assert!(socket.token.is_some(), "said to be registered, and is not"),
             Err(()) => assert!(socket.token.is_none() && !succeeds),
         }
         if self.sockets[index].token != Some(token) {
@@ -139,46 +158,47 @@ impl World {
         }
     }
 
-    /// What registering does: the kernel reports what is already so.
-    fn report_all(&mut self, index: usize) {
-        let [reads, writes] = [0, 1].map(|direction| self.sockets[index].waiting[direction].ready);
-        let flags = u64::from(reads) * State::READABLE + u64::from(writes) * State::WRITABLE;
+    /// Registering makes the kernel report what is already so.
+    fn report_present(&mut self, index: usize) {
+        let [reads, writes] = [0, 1].map(|side| self.sockets[index].sides[side].ready);
         let token = self.sockets[index].token;
-        self.dispatch(token, flags);
+        self.dispatch(token, u8::from(reads) | u8::from(writes) << 1);
     }
 
     fn close(&mut self, index: usize) {
         let closed = std::mem::replace(&mut self.sockets[index], Socket::new());
-        let token = closed.source.unbind();
+        let token = closed.source.unregister_if(|_| true);
         assert_eq!(token, closed.token);
-        if let Some(token) = token {
-            assert!(self.slots.remove(token).is_some(), "a bound source left the table by itself");
-            self.stale.push(token);
-        }
+        self.remove(token);
         assert_eq!(Arc::strong_count(&closed.source), 1, "the table keeps a closed source");
     }
 
-    fn event(&mut self, token: Option<usize>, how: u8) {
-        let flags = u64::from(how) & 0b11_1111;
-        if let Some(socket) = self.sockets.iter_mut().find(|socket| token.is_some() && socket.token == token) {
-            socket.waiting[0].ready |= flags & State::READABLE != 0;
-            socket.waiting[1].ready |= flags & State::WRITABLE != 0;
+    fn remove(&mut self, token: Option<usize>) {
+        if let Some(token) = token {
+            assert!(self.slots.remove(token).is_some(), "a registered source left the table by itself");
+            self.stale.push(token);
         }
-        self.dispatch(token, flags);
     }
 
-    fn dispatch(&mut self, token: Option<usize>, flags: u64) {
-        let Some(token) = token else { return };
-        if let Some(source) = self.slots.get(token) {
-            source.dispatch(Report::new(flags), &mut self.wakers);
+    /// An event of the kernel: bit 0 is readable, bit 1 writable, bit 2 special.
+    fn event(&mut self, token: Option<usize>, how: u8) {
+        if let Some(socket) = self.sockets.iter_mut().find(|socket| token.is_some() && socket.token == token) {
+            socket.sides[0].ready |= how & 1 != 0;
+            socket.sides[1].ready |= how & 2 != 0;
         }
-        let both = flags & State::ERROR != 0;
-        let reads = both || flags & (State::READABLE | State::READ_CLOSED) != 0;
-        let writes = both || flags & (State::WRITABLE | State::WRITE_CLOSED) != 0;
+        self.dispatch(token, how);
+    }
+
+    fn dispatch(&mut self, token: Option<usize>, how: u8) {
+        let Some(token) = token else { return };
+        let concerned = [how & 1 != 0, how & 2 != 0];
+        if let Some(source) = self.slots.get(token) {
+            source.dispatch(Report::new(concerned[0], concerned[1], how & 4 != 0), &mut self.wakers);
+        }
         if let Some(socket) = self.sockets.iter_mut().find(|socket| socket.token == Some(token)) {
-            for (waiting, concerned) in socket.waiting.iter_mut().zip([reads, writes]) {
-                if concerned {
-                    waiting.wake_all(&self.tasks);
+            for (side, is_concerned) in socket.sides.iter_mut().zip(concerned) {
+                if is_concerned {
+                    side.wake_all(&self.tasks);
                 }
             }
         }
@@ -189,144 +209,128 @@ impl World {
         self.wakers.drain(..).for_each(Waker::wake);
     }
 
-    /// One poll of an operation, by the rule in `source`. If it succeeds it is `short` or not; `race` is an event that comes
-    /// between its system call and the clear.
-    fn poll(&mut self, index: usize, task: usize, direction: Direction, listed: bool, short: bool, race: Option<u8>) {
-        let source = self.sockets[index].source.clone();
-        let side = direction as usize;
-        let is_bound = self.sockets[index].token.is_some();
-        let waiting = &mut self.sockets[index].waiting[side];
-        let seen = source.state();
-        let tried = seen.should_try(direction);
-        assert!(tried || !waiting.ready || !is_bound, "readiness that the kernel reported was forgotten");
-        if tried && waiting.ready {
-            // The operation succeeds and takes what there was. It waits no longer, so nothing was cut off.
-            waiting.ready = false;
-            if short && seen.allows_short_rule() {
-                assert!(source.clear(direction, seen), "no event has come");
+    /// One poll of an operation, by the rule in `source`.
+    fn poll(&mut self, poll: &Poll) {
+        let source = self.sockets[poll.socket].source.clone();
+        let was_registered = self.sockets[poll.socket].token.is_some();
+        let side = &mut self.sockets[poll.socket].sides[poll.direction as usize];
+        let seen = source.load();
+        let tried = seen.should_try(poll.direction);
+        assert!(tried || !side.ready || !was_registered, "readiness that the kernel reported was forgotten");
+        if tried && side.ready {
+            side.ready = false;
+            if poll.short && seen.allows_short_rule() {
+                assert!(source.clear(poll.direction, seen), "no event has come");
             }
-            if listed {
-                self.cancel(index, task, direction);
-            } else if seen.is_orphaned() {
-                let lost = source.take_lost(direction, &mut Place::Poll);
-                assert_eq!(lost, waiting.take_lost(task, listed));
+            if poll.listed {
+                self.cancel(poll.socket, poll.task, poll.direction);
             }
             return;
         }
-        let token = self.sockets[index].token;
-        let raced = match race {
-            Some(REACTOR_ENDS) => {
-                self.orphan(index);
-                false
-            }
-            Some(how) => {
-                let would_wake = Waiting::would_wake(how, direction);
-                self.event(token, how);
-                would_wake && token.is_some()
-            }
-            None => false,
-        };
-        if tried && !source.clear_known(direction, seen) {
+        let raced = self.race(poll);
+        if tried && seen.is_registered() && !source.clear(poll.direction, seen) {
             assert!(raced, "a clear was refused, and no event had come");
             return;
         }
-        assert!(!(tried && raced), "a clear took back an event that came after the system call");
-        if race == Some(REACTOR_ENDS) && token.is_some() {
-            assert!(source.state().should_try(direction), "a clear took back what is presumed of an orphan");
+        assert!(!(tried && raced && was_registered), "a clear took back an event that came after the system call");
+        if self.sockets[poll.socket].token.is_none() {
+            let mut key = None;
+            let mut slot = if poll.listed { WaiterSlot::Listed(&mut key) } else { WaiterSlot::Seat };
+            let stored =
+                source.store(poll.direction, &mut slot, Waker::noop().clone(), false, seen, |_| Ok::<_, ()>(true));
+            assert!(matches!(stored, Ok(Stored::Unregistered(_))), "an unregistered source let a task wait");
+            return self.register(poll.socket, true);
         }
-        if self.sockets[index].token.is_none() {
-            if self.must_bind(index, task, direction, listed, seen) {
-                self.bind(index, true);
+        self.store(poll, seen, raced);
+    }
+
+    /// Lets the race happen. Returns whether it was an event that concerns the operation.
+    fn race(&mut self, poll: &Poll) -> bool {
+        let token = self.sockets[poll.socket].token;
+        match poll.race {
+            Race::Nothing => false,
+            Race::ReactorEnds => {
+                self.reactor_ends(poll.socket);
+                false
             }
-            return;
-        }
-        self.store(index, task, direction, listed, seen, raced);
-    }
-
-    /// An unbound source lets nobody wait, and a wait that was cut off fails there. Returns whether none was, so that it is to
-    /// be bound.
-    fn must_bind(&mut self, index: usize, task: usize, direction: Direction, listed: bool, seen: State) -> bool {
-        let source = self.sockets[index].source.clone();
-        let waiting = &mut self.sockets[index].waiting[direction as usize];
-        let mut key = waiting.key_of(task);
-        let mut place = if listed { Place::Listed(&mut key) } else { Place::Poll };
-        let stored = source.store(direction, &mut place, Waker::noop().clone(), false, seen, |_| Ok::<_, ()>(()));
-        let lost = matches!(stored, Ok(Stored::Lost));
-        assert!(
-            !lost || seen.should_try(direction) || !waiting.ready,
-            "it fails, and has not tried what would succeed"
-        );
-        assert_eq!(lost, waiting.take_lost(task, listed), "a wait that was cut off must fail, and once");
-        match stored {
-            Ok(Stored::Lost) => false,
-            Ok(Stored::Unbound(_)) => true,
-            _ => panic!("an unbound source let somebody wait"),
+            Race::Event(how) => {
+                self.event(token, how);
+                let bit = if poll.direction == Direction::Read { 1 } else { 2 };
+                how & bit != 0 && token.is_some()
+            }
         }
     }
 
-    fn store(&mut self, index: usize, task: usize, direction: Direction, listed: bool, seen: State, raced: bool) {
-        let source = self.sockets[index].source.clone();
-        let waker = Waker::from(self.tasks[task].clone());
-        let waiting = &mut self.sockets[index].waiting[direction as usize];
-        let mut key = waiting.key_of(task);
-        let mut place = if listed { Place::Listed(&mut key) } else { Place::Poll };
-        let lost = waiting.take_lost(task, listed);
+    fn store(&mut self, poll: &Poll, seen: super::readiness::Snapshot, raced: bool) {
+        let source = self.sockets[poll.socket].source.clone();
+        let waker = Waker::from(self.tasks[poll.task].clone());
+        let side = &mut self.sockets[poll.socket].sides[poll.direction as usize];
+        let mut key = side.key_of(poll.task);
         let mut sleeps = None;
-        if !listed {
-            sleeps = source.store_again(direction, &waker, seen);
-            assert_eq!(sleeps.is_some(), waiting.kept == Some(task), "a waker is kept for one of ours, and it alone");
+        if !poll.listed {
+            sleeps = source.wait_again(poll.direction, &waker, seen);
+            assert_eq!(
+                sleeps.is_some(),
+                side.kept == Some(poll.task),
+                "the seat keeps the executor's wakers, and no others"
+            );
         }
         if sleeps.is_none() {
-            match source.store(direction, &mut place, waker, is_ours(task), seen, |_| Ok::<_, ()>(())) {
+            let mut slot = if poll.listed { WaiterSlot::Listed(&mut key) } else { WaiterSlot::Seat };
+            let is_executors = is_executors(poll.task);
+            match source.store(poll.direction, &mut slot, waker, is_executors, seen, |_| Ok::<_, ()>(true)) {
                 Ok(Stored::Sleep) => sleeps = Some(true),
-                Ok(Stored::Again) => sleeps = Some(false),
-                Ok(Stored::Lost) => {
-                    assert!(lost, "a wait failed that was not cut off");
-                    return;
-                }
-                _ => panic!("a bound source let nobody wait"),
+                Ok(Stored::Retry) => sleeps = Some(false),
+                _ => panic!("a registered source let no task wait"),
             }
         }
-        assert!(!lost, "a wait that was cut off goes on");
         assert_eq!(sleeps, Some(!raced), "asleep beside an event, or awake without one");
-        if listed {
-            waiting.listed.retain(|(other, _)| *other != task);
-            waiting.listed.push((task, key.expect("a stored waiter has a key")));
+        if poll.listed {
+            side.listed.retain(|(other, _)| *other != poll.task);
+            side.listed.push((poll.task, key.expect("a stored waiter has a key")));
         } else {
-            waiting.store(task, &self.tasks);
+            side.seat(poll.task, &self.tasks);
         }
     }
 
     fn cancel(&mut self, index: usize, task: usize, direction: Direction) {
-        let socket = &mut self.sockets[index];
-        let waiting = &mut socket.waiting[direction as usize];
-        if let Some(key) = waiting.key_of(task) {
-            socket.source.forget(direction, key);
-            waiting.listed.retain(|(other, _)| *other != task);
-            waiting.lost.retain(|(other, _)| *other != task);
-        }
+        let side = &mut self.sockets[index].sides[direction as usize];
+        let Some(key) = side.key_of(task) else { return };
+        side.listed.retain(|(other, _)| *other != task);
+        self.sockets[index].source.remove_waiter(direction, key);
     }
 
-    fn orphan(&mut self, index: usize) {
-        let source = self.sockets[index].source.clone();
-        if self.sockets[index].token.is_none() {
-            return;
-        }
-        let token = source.orphan(&mut self.wakers);
+    fn reactor_ends(&mut self, index: usize) {
+        let token = self.sockets[index].source.detach(&mut self.wakers);
         assert_eq!(token, self.sockets[index].token.take());
-        let token = token.expect("it was bound");
-        self.slots.remove(token).expect("it was in the table");
-        self.stale.push(token);
-        for waiting in &mut self.sockets[index].waiting {
-            waiting.poll_lost = waiting.newest.is_some();
-            // It goes the same way as those that wait.
-            if let (Some(kept), None) = (waiting.kept.take(), waiting.newest) {
+        self.remove(token);
+        self.take_waiters(index);
+    }
+
+    /// A current-thread runtime leaves `block_on`: all waiters are woken, and the registration stays.
+    fn stop_turning(&mut self, index: usize) {
+        self.sockets[index].source.take_waiters(&mut self.wakers);
+        self.take_waiters(index);
+    }
+
+    fn take_waiters(&mut self, index: usize) {
+        for side in &mut self.sockets[index].sides {
+            // A kept waker leaves in the same way as that of a waiting task.
+            if let (Some(kept), None) = (side.kept, side.seated) {
                 self.tasks[kept].expect();
             }
-            waiting.lost.extend(waiting.listed.iter().copied());
-            waiting.wake_all(&self.tasks);
+            side.kept = None;
+            side.wake_all(&self.tasks);
         }
         self.wake();
+    }
+
+    /// The socket moves from a reactor that no thread turns to another one.
+    fn move_elsewhere(&mut self, index: usize) {
+        let token = self.sockets[index].source.unregister_if(|_| true);
+        assert_eq!(token, self.sockets[index].token.take());
+        self.remove(token);
+        self.register(index, true);
     }
 
     fn check(&self) {
@@ -337,11 +341,11 @@ impl World {
         for socket in &self.sockets {
             for direction in [Direction::Read, Direction::Write] {
                 let stored = socket.source.count(direction);
-                assert_eq!(stored, socket.waiting[direction as usize].count(), "waiters of {direction:?}");
+                assert_eq!(stored, socket.sides[direction as usize].count(), "waiters of {direction:?}");
             }
         }
-        let bound = self.sockets.iter().filter(|socket| socket.token.is_some()).count();
-        assert_eq!(self.slots.len(), bound, "slots in use");
+        let registered = self.sockets.iter().filter(|socket| socket.token.is_some()).count();
+        assert_eq!(self.slots.len(), registered, "slots in use");
     }
 
     fn end(mut self) {
@@ -354,43 +358,34 @@ impl World {
 
 impl Socket {
     fn new() -> Self {
-        Self { source: Arc::new(Source::new()), token: None, waiting: Default::default() }
+        Self { source: Arc::new(Source::new()), token: None, sides: Default::default() }
     }
 }
 
-impl Waiting {
+impl Side {
     fn key_of(&self, task: usize) -> Option<u64> {
-        self.listed.iter().chain(&self.lost).find(|(other, _)| *other == task).map(|(_, key)| *key)
+        self.listed.iter().find(|(other, _)| *other == task).map(|(_, key)| *key)
     }
 
     fn count(&self) -> usize {
-        usize::from(self.newest.is_some()) + self.displaced.len() + self.listed.len()
-    }
-
-    fn would_wake(how: u8, direction: Direction) -> bool {
-        let flags = u64::from(how) & 0b11_1111;
-        let own = match direction {
-            Direction::Read => State::READABLE | State::READ_CLOSED,
-            Direction::Write => State::WRITABLE | State::WRITE_CLOSED,
-        };
-        flags & (own | State::ERROR) != 0
+        usize::from(self.seated.is_some()) + self.displaced.len() + self.listed.len()
     }
 
     fn wake_all(&mut self, tasks: &[Arc<Task>]) {
         let listed = self.listed.drain(..).map(|(task, _)| task);
         self.doublings = 0;
-        for task in self.newest.take().into_iter().chain(self.displaced.drain(..)).chain(listed) {
+        for task in self.seated.take().into_iter().chain(self.displaced.drain(..)).chain(listed) {
             tasks[task].expect();
         }
     }
 
-    fn store(&mut self, task: usize, tasks: &[Arc<Task>]) {
-        self.kept = is_ours(task).then_some(task);
-        match self.newest.replace(task) {
+    fn seat(&mut self, task: usize, tasks: &[Arc<Task>]) {
+        self.kept = is_executors(task).then_some(task);
+        match self.seated.replace(task) {
             None => {}
             Some(old) if old == task || self.displaced.contains(&old) => {}
             Some(old) => {
-                if self.displaced.len() == ROOM << self.doublings {
+                if self.displaced.len() == CAPACITY << self.doublings {
                     self.displaced.drain(..).for_each(|task| tasks[task].expect());
                     self.doublings += 1;
                 }
@@ -398,23 +393,13 @@ impl Waiting {
             }
         }
     }
-
-    fn take_lost(&mut self, task: usize, listed: bool) -> bool {
-        if listed {
-            let before = self.lost.len();
-            self.lost.retain(|(other, _)| *other != task);
-            self.lost.len() < before
-        } else {
-            std::mem::take(&mut self.poll_lost)
-        }
-    }
 }
 
 #[cfg(test)]
 mod tests {
-    /// Random scripts; the fuzz target finds those that are less likely.
+    /// Random scripts. The fuzz target finds the less likely ones.
     #[test]
-    fn sources_and_slots_do_what_the_model_does() {
+    fn source_does_what_the_model_does() {
         let mut random = 0x9e37_79b9_7f4a_7c15_u64;
         for _ in 0..2_000 {
             let script: Vec<u8> = std::iter::repeat_with(|| {

@@ -1,71 +1,70 @@
-//! Registration: the loop that every operation of every socket runs.
+//! Registration: a socket's end of the reactor, and the loop that all its operations run.
 //!
 //! ```text
 //!  not ready ------------------------------+
 //!      ^                                   v
-//! look at the word -> try the call -> WouldBlock -> clear -> [bind] -> store the waker -> look again -> Pending
-//!      ^                  |                           | an event came         | an event came
-//!      +------------------|---------------------------+-----------------------+
+//! load the word -> try the call -> WouldBlock -> clear -> [register] -> store the waker, look again -> Pending
+//!      ^                  |                        | an event came                     | an event came
+//!      +------------------|------------------------+-----------------------------------+
 //!                         v
 //!                       Ready
 //! ```
-//! The steps and the races they close are in [`source`](super::source). Two shortcuts are
-//! taken here. An unbound socket is tried before anything is registered, unless it has just been, and a
-//! short transfer on a stream ([`Registration::poll_transfer`]) counts as the `WouldBlock`
-//! that the next call would meet. One detour: [`ask_kernel`] tries the call of a socket that is not ready.
+//! The steps and the races that they close are in [`source`](super::source). The loop is [`Registration::poll_operation`].
+//!
+//! # Shortcuts
+//! * An unregistered socket tries first. Most operations succeed, and many sockets never register.
+//! * A short transfer on a stream counts as the `WouldBlock` that the next call would meet ([`Registration::transferred`]). So the next
+//!   operation waits at once, and if the socket is unregistered, it registers at once.
+//!
+//! # When an operation tries although the word says no
+//! * The thread asks the kernel ([`budget::asks_kernel`]).
+//! * It cannot register the socket, and has not tried since the last short transfer ([`Source::assume_ready`]): no reactor would tell it
+//!   of what is there.
 
-use std::cell::Cell;
 use std::future::poll_fn;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
-use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::task::{Context, Poll, Wake, Waker, ready};
 
-use super::source::{Place, State, Stored};
-use super::{Binding, Direction, EDGE_TRIGGERED, Registry, SHORT_MEANS_DRAINED, Source, ended, no_runtime};
+use super::backend::{EDGE_TRIGGERED, SHORT_MEANS_DRAINED};
+use super::readiness::{Direction, Snapshot};
+use super::registry::{Registered, Registry, Source, no_runtime};
+use super::source::Stored;
+use super::waiters::WaiterSlot;
 use crate::budget;
-use crate::sync::{is_ours, wake_all};
+use crate::sync::is_executors;
 
-/// A socket, and its source.
+/// A socket and its source.
 pub(crate) struct Registration<S: AsFd> {
-    // Declared, and so dropped, before the socket: it must leave the reactor
-    // while its descriptor is still its own.
+    // Declared, and so dropped, before the socket: the source leaves the reactor while the descriptor is still the socket's.
     link: Link,
     socket: S,
 }
 
-/// A socket that may keep account of its transfers. It is told only of those in directions that are
-/// [observed](Registration::observe): the others cost nothing.
-pub(crate) trait Observer {
-    /// An operation is over, and has moved bytes or not.
-    fn settled(&self, direction: Direction, moved: bool) {
-        let _ = (direction, moved);
-    }
-
-    /// An operation has to wait; `Ready` if it is not to, and why. If there is something to do all the same, it is done.
-    fn poll_waiting(&self, cx: &mut Context<'_>, direction: Direction) -> Poll<io::Error> {
-        let _ = (cx, direction);
-        Poll::Pending
-    }
-}
-
-/// A plain one keeps none.
-impl Observer for UnixStream {}
-
-/// Keeps a source in its reactor's table, and takes it out when dropped.
+/// Takes a source out of its reactor when it is dropped.
 struct Link(Arc<Source>);
 
 impl Drop for Link {
     fn drop(&mut self) {
-        if let Some(binding) = self.0.unbind() {
-            binding.unbind();
+        if let Some(registered) = self.0.unregister_if(|_| true) {
+            registered.leave();
         }
     }
 }
 
+/// The next step after a system call has failed.
+enum Failed {
+    /// The direction is not ready: the operation waits.
+    Wait,
+    /// An event has come, or a signal has interrupted the call: the operation tries again.
+    Retry,
+    /// The operation fails.
+    With(io::Error),
+}
+
 impl<S: AsFd> Registration<S> {
-    /// Takes a non-blocking socket. It is not registered anywhere yet.
+    /// Takes a non-blocking socket. No reactor watches it yet.
     pub(crate) fn new(socket: S) -> Self {
         Self { link: Link(Arc::new(Source::new())), socket }
     }
@@ -81,68 +80,19 @@ impl<S: AsFd> Registration<S> {
         self.socket
     }
 
-    /// Runs `operation` when it can go on, and tells it whether the reactor has reported so. As with a poll trait's, the last
-    /// poll's waker is woken.
+    /// Runs `operation` when it can go on, and passes it the word that it runs by. The waker is stored in `slot`.
+    #[inline]
     pub(crate) fn poll_operation<R>(
         &self,
         cx: &mut Context<'_>,
         direction: Direction,
-        mut operation: impl FnMut(&S, bool) -> io::Result<R>,
-    ) -> Poll<io::Result<R>> {
-        self.poll_in(cx, direction, Place::Poll, |socket, seen| {
-            let result = operation(socket, seen.is_reported(direction))?;
-            if seen.is_orphaned() {
-                self.forgive(direction);
-            }
-            Ok(result)
-        })
-    }
-
-    #[inline]
-    fn is_observed(&self, direction: Direction) -> bool {
-        self.link.0.state().is_observed(direction)
-    }
-
-    /// Begins or ceases to tell of the operations in a direction. Whoever waits is to be [woken](Registration::waker) then.
-    pub(crate) fn observe(&self, direction: Direction, observed: bool) {
-        self.link.0.set_observed(direction, observed);
-    }
-
-    /// Waits until the reactor reports this direction ready.
-    pub(crate) async fn ready(&self, direction: Direction) -> io::Result<()> {
-        let mut wait = self.wait(direction);
-        poll_fn(|cx| wait.poll_reported(cx)).await
-    }
-
-    /// Wakes whoever waits for this direction.
-    pub(crate) fn waker(&self, direction: Direction) -> Waker {
-        Waker::from(Arc::new(Waiting { source: self.link.0.clone(), direction }))
-    }
-
-    /// Waits in the list of the `&self` operations, for one operation or several.
-    pub(crate) fn wait(&self, direction: Direction) -> Wait<'_, S> {
-        Wait { registration: self, direction, key: None }
-    }
-
-    /// The operation did not have to go on waiting: the end of a reactor is none of its business, and nothing is lost.
-    #[cold]
-    fn forgive(&self, direction: Direction) {
-        let _ = self.link.0.take_lost(direction, &mut Place::Poll);
-    }
-
-    /// The loop. `operation` is told the state it is run in.
-    #[inline]
-    fn poll_in<R>(
-        &self,
-        cx: &mut Context<'_>,
-        direction: Direction,
-        mut place: Place<'_>,
-        mut operation: impl FnMut(&S, State) -> io::Result<R>,
+        mut slot: WaiterSlot<'_>,
+        mut operation: impl FnMut(&S, Snapshot) -> io::Result<R>,
     ) -> Poll<io::Result<R>> {
         let source = &*self.link.0;
         loop {
-            let seen = source.state();
-            if seen.should_try(direction) || ASKS_KERNEL.get() {
+            let seen = source.load();
+            if seen.should_try(direction) || budget::asks_kernel() {
                 ready!(budget::poll_proceed(cx));
                 match operation(&self.socket, seen) {
                     Ok(result) => {
@@ -151,227 +101,153 @@ impl<S: AsFd> Registration<S> {
                     }
                     Err(error) => match self.after_error(direction, seen, error) {
                         Failed::Wait => {}
-                        Failed::Again => continue,
+                        Failed::Retry => continue,
                         Failed::With(error) => return Poll::Ready(Err(error)),
                     },
                 }
             }
-            if EDGE_TRIGGERED && matches!(place, Place::Poll) {
-                match source.store_again(direction, cx.waker(), seen) {
+            if EDGE_TRIGGERED && matches!(slot, WaiterSlot::Seat) {
+                match source.wait_again(direction, cx.waker(), seen) {
                     Some(true) => return Poll::Pending,
                     Some(false) => continue,
                     None => {}
                 }
             }
-            if self.wait_in_line(cx.waker(), direction, &mut place, seen)? {
-                return Poll::Pending;
+            match self.wait(cx.waker(), direction, &mut slot, seen) {
+                Ok(true) => return Poll::Pending,
+                Ok(false) => {}
+                Err(error) if seen.should_try(direction) => return Poll::Ready(Err(error)),
+                // No reactor will tell of what is there. The last transfer was short, so this operation has not tried yet.
+                Err(_) => source.assume_ready(direction),
             }
         }
     }
 
-    /// Step 3 of the rule. Not part of the loop, which mostly has no error to look at and to drop.
+    /// Step 3 of the rule.
+    // Not inlined: most calls have no error to look at and to drop.
     #[inline(never)]
-    fn after_error(&self, direction: Direction, seen: State, error: io::Error) -> Failed {
-        if error.kind() == io::ErrorKind::WouldBlock {
-            return if self.link.0.clear_known(direction, seen) { Failed::Wait } else { Failed::Again };
+    fn after_error(&self, direction: Direction, seen: Snapshot, error: io::Error) -> Failed {
+        if would_block(&error) {
+            return if self.clear(direction, seen) { Failed::Wait } else { Failed::Retry };
         }
         budget::spend();
-        if error.kind() == io::ErrorKind::Interrupted { Failed::Again } else { Failed::With(error) }
+        if error.kind() == io::ErrorKind::Interrupted { Failed::Retry } else { Failed::With(error) }
     }
 
-    /// Stores the waker; `true` if the task is to sleep, `false` if an event has come since `seen`. What
-    /// [`store_again`](super::source::Source::store_again) leaves over comes here: the task waits for the first time, its waker
-    /// is not ours, or others wait too.
+    /// Clears a direction, unless no reactor watches the socket: then the next operation tries too. `false` if an event has come.
+    fn clear(&self, direction: Direction, seen: Snapshot) -> bool {
+        !seen.is_registered() || self.link.0.clear(direction, seen)
+    }
+
+    /// Stores the waker, or registers the socket. Returns `true` if the task may sleep.
+    ///
+    /// The loop calls it when the task waits for the first time, its waker is not the executor's, or other tasks wait too.
     #[cold]
-    fn wait_in_line(
-        &self,
-        waker: &Waker,
-        direction: Direction,
-        place: &mut Place<'_>,
-        seen: State,
-    ) -> io::Result<bool> {
-        let is_ours = is_ours(waker);
-        // Cloning a waker is foreign code too, so it comes before the lock.
-        match self.link.0.store(direction, place, waker.clone(), is_ours, seen, Binding::rearm)? {
+    fn wait(&self, waker: &Waker, direction: Direction, slot: &mut WaiterSlot<'_>, seen: Snapshot) -> io::Result<bool> {
+        // To clone a waker is foreign code, so it comes before the lock.
+        let stored = self.link.0.store(direction, slot, waker.clone(), is_executors(waker), seen, Registered::arm)?;
+        match stored {
             Stored::Sleep => return Ok(true),
-            Stored::Again => {}
-            Stored::Lost => return Err(ended()),
-            // A bound socket reports what is already so, and that event ends the wait if it need not be.
-            Stored::Unbound(waker) => {
-                let bound = self.bind();
+            Stored::Retry => {}
+            // The kernel reports at once what is already so. That event ends the wait if there is nothing to wait for.
+            Stored::Unregistered(waker) => {
+                let registered = self.register();
                 drop(waker);
-                match bound {
-                    // Nobody will tell whoever has not tried, because the last transfer was short: it tries.
-                    Err(_) if !seen.should_try(direction) => self.link.0.doubt(direction),
-                    bound => bound?,
-                }
+                registered?;
             }
         }
         Ok(false)
     }
 
     #[cold]
-    fn bind(&self) -> io::Result<()> {
+    fn register(&self) -> io::Result<()> {
         let registry = Registry::current().ok_or_else(no_runtime)?;
-        registry.bind(&self.link.0, self.socket.as_fd().as_raw_fd())
+        if let Some(idle) = self.link.0.unregister_if(Registered::is_idle_elsewhere) {
+            idle.leave();
+        }
+        registry.register(&self.link.0, self.socket.as_fd().as_raw_fd())
     }
-}
 
-/// What follows from an error of the system call.
-enum Failed {
-    /// The direction is not ready: wait.
-    Wait,
-    /// An event has come, or the call was interrupted: look again.
-    Again,
-    /// That is the result.
-    With(io::Error),
-}
-
-impl<S: AsFd + Observer> Registration<S> {
-    /// Runs `transfer` when it can go on; what it returns is a number of bytes.
-    ///
-    /// `full` is what it would return if it could: when it returns less, but not
-    /// nothing, the kernel's buffer is drained and the next call waits
-    /// without asking. `None` where that does not follow.
+    /// Notes that a transfer on a stream has moved `transferred` bytes of at most `capacity`. If it is short, the kernel's buffer is
+    /// drained, and the next operation waits without a system call.
     #[inline]
-    pub(crate) fn poll_transfer(
-        &self,
-        cx: &mut Context<'_>,
-        direction: Direction,
-        full: Option<usize>,
-        mut transfer: impl FnMut(&S) -> io::Result<usize>,
-    ) -> Poll<io::Result<usize>> {
-        let poll = self.poll_in(cx, direction, Place::Poll, |socket, seen| {
-            let transferred = transfer(socket)?;
-            self.after_transfer(direction, seen, full, transferred);
-            Ok(transferred)
-        });
-        match poll {
-            Poll::Ready(Ok(transferred)) => Poll::Ready(Ok(transferred)),
-            Poll::Ready(Err(error)) => {
-                if self.is_observed(direction) {
-                    self.socket.settled(direction, false);
-                }
-                Poll::Ready(Err(error))
-            }
-            // Asked after the waker is stored: whoever begins to observe wakes those who wait.
-            Poll::Pending if self.is_observed(direction) => {
-                let refused = ready!(self.socket.poll_waiting(cx, direction));
-                Poll::Ready(self.last_look(cx, direction, full, transfer, refused))
-            }
-            Poll::Pending => Poll::Pending,
+    pub(crate) fn transferred(&self, direction: Direction, seen: Snapshot, capacity: usize, transferred: usize) {
+        budget::count_moved(transferred);
+        let is_short = transferred < capacity && transferred > 0;
+        if SHORT_MEANS_DRAINED && is_short && seen.allows_short_rule() {
+            self.link.0.clear(direction, seen);
         }
     }
 
-    /// The operation is not to wait. But what there is goes before that, and the reactor may not have heard of it yet.
-    #[cold]
-    #[inline(never)]
-    fn last_look(
-        &self,
-        cx: &mut Context<'_>,
-        direction: Direction,
-        full: Option<usize>,
-        transfer: impl FnMut(&S) -> io::Result<usize>,
-        refused: io::Error,
-    ) -> io::Result<usize> {
-        self.link.0.forget_poll(direction, cx.waker());
-        match self.try_transfer(direction, full, transfer) {
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Err(refused),
-            result => result,
-        }
-    }
-
-    /// Runs `transfer` once, now.
-    pub(crate) fn try_transfer(
+    /// Runs `operation` once, now.
+    pub(crate) fn try_operation<R>(
         &self,
         direction: Direction,
-        full: Option<usize>,
-        mut transfer: impl FnMut(&S) -> io::Result<usize>,
-    ) -> io::Result<usize> {
+        mut operation: impl FnMut(&S, Snapshot) -> io::Result<R>,
+    ) -> io::Result<R> {
         loop {
-            let seen = self.link.0.state();
-            match transfer(&self.socket) {
-                Ok(transferred) => {
-                    self.after_transfer(direction, seen, full, transferred);
-                    return Ok(transferred);
-                }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    if self.link.0.clear_known(direction, seen) {
-                        self.link.0.rearm(Binding::rearm)?;
+            let seen = self.link.0.load();
+            match operation(&self.socket, seen) {
+                Err(error) if would_block(&error) => {
+                    if self.clear(direction, seen) {
+                        self.link.0.arm(Registered::rearm)?;
                     }
                     return Err(error);
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => {
-                    if seen.is_observed(direction) {
-                        self.socket.settled(direction, false);
-                    }
-                    return Err(error);
-                }
+                result => return result,
             }
         }
     }
 
-    #[inline]
-    fn after_transfer(&self, direction: Direction, seen: State, full: Option<usize>, transferred: usize) {
-        budget::count_moved(transferred);
-        if !seen.is_plain(direction) {
-            if seen.is_observed(direction) {
-                self.socket.settled(direction, transferred > 0);
-            }
-            if seen.is_orphaned() {
-                self.forgive(direction);
-            }
-            if !seen.allows_short_rule() {
-                return;
-            }
-        }
-        if SHORT_MEANS_DRAINED && full.is_some_and(|full| transferred < full) && transferred > 0 {
-            self.link.0.clear(direction, seen);
-        }
+    /// Runs `operation` when it can go on, in the list of the `&self` operations.
+    pub(crate) async fn operate<R>(
+        &self,
+        direction: Direction,
+        mut operation: impl FnMut(&S, Snapshot) -> io::Result<R>,
+    ) -> io::Result<R> {
+        let mut wait = self.waiter(direction);
+        poll_fn(|cx| wait.poll_operation(cx, &mut operation)).await
+    }
+
+    /// Waits until the reactor reports this direction ready.
+    pub(crate) async fn ready(&self, direction: Direction) -> io::Result<()> {
+        let mut wait = self.waiter(direction);
+        poll_fn(|cx| wait.poll_reported(cx)).await
+    }
+
+    /// A waker that wakes the tasks that wait for this direction.
+    pub(crate) fn waker(&self, direction: Direction) -> Waker {
+        Waker::from(Arc::new(WaitersOf { source: self.link.0.clone(), direction }))
+    }
+
+    /// A place in the list of the `&self` operations, for one operation or several.
+    pub(crate) fn waiter(&self, direction: Direction) -> Wait<'_, S> {
+        Wait { registration: self, direction, key: None }
     }
 }
 
-thread_local! {
-    /// What is polled here tries its system call even if its reactor has reported nothing.
-    static ASKS_KERNEL: Cell<bool> = const { Cell::new(false) };
+fn would_block(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::WouldBlock
 }
 
-/// Runs `poll`, in which operations on sockets ask the kernel itself, whatever they know: for a last look, when there is no
-/// time to wait until a reactor, perhaps another worker's, has been told. They have a poll's budget for it.
-pub(crate) fn ask_kernel<T>(poll: impl FnOnce() -> T) -> T {
-    /// Also if `poll` panics.
-    struct Restore(bool, budget::Saved);
-    impl Drop for Restore {
-        fn drop(&mut self) {
-            ASKS_KERNEL.set(self.0);
-            budget::restore(self.1);
-        }
-    }
-    let _restore = Restore(ASKS_KERNEL.replace(true), budget::suspend());
-    budget::refill();
-    poll()
-}
-
-/// Those who wait for one direction, as one waker.
-struct Waiting {
+/// The waiters of one direction, as one waker.
+struct WaitersOf {
     source: Arc<Source>,
     direction: Direction,
 }
 
-impl Wake for Waiting {
+impl Wake for WaitersOf {
     fn wake(self: Arc<Self>) {
         self.wake_by_ref();
     }
 
     fn wake_by_ref(self: &Arc<Self>) {
-        let mut wakers = Vec::new();
-        self.source.rouse(self.direction, &mut wakers);
-        wake_all(&mut wakers);
+        self.source.wake_waiters(self.direction);
     }
 }
 
-/// A future that waits in the list of its direction, until it is dropped.
+/// An operation that waits in the list of its direction, until it is dropped.
 pub(crate) struct Wait<'a, S: AsFd> {
     registration: &'a Registration<S>,
     direction: Direction,
@@ -380,77 +256,69 @@ pub(crate) struct Wait<'a, S: AsFd> {
 }
 
 impl<S: AsFd> Wait<'_, S> {
-    /// Runs `operation` when it can go on, and tells it whether the reactor has reported so.
+    /// Runs `operation` when it can go on, and passes it the word that it runs by.
     pub(crate) fn poll_operation<R>(
         &mut self,
         cx: &mut Context<'_>,
-        mut operation: impl FnMut(&S, bool) -> io::Result<R>,
+        operation: impl FnMut(&S, Snapshot) -> io::Result<R>,
     ) -> Poll<io::Result<R>> {
-        let (direction, place) = (self.direction, Place::Listed(&mut self.key));
-        let operation = |socket: &S, seen: State| operation(socket, seen.is_reported(direction));
-        let poll = self.registration.poll_in(cx, direction, place, operation);
+        let slot = WaiterSlot::Listed(&mut self.key);
+        let poll = self.registration.poll_operation(cx, self.direction, slot, operation);
         if poll.is_ready() {
-            self.leave();
+            self.remove_waiter();
         }
         poll
     }
 
-    /// Returns once the reactor has reported the direction ready. Unlike an
-    /// operation, it cannot just try: an unbound socket is bound first, which
-    /// reports what is already so.
+    /// Returns once the reactor has reported the direction ready. Unlike an operation, it cannot just try. So it registers an
+    /// unregistered socket first, and the kernel reports what is already so.
     fn poll_reported(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let (source, direction) = (&self.registration.link.0, self.direction);
         loop {
-            let seen = source.state();
-            let mut place = Place::Listed(&mut self.key);
-            if seen.is_orphaned() && source.take_lost(direction, &mut place) {
-                return Poll::Ready(Err(ended()));
-            }
-            if seen.is_reported(direction) {
+            let seen = self.registration.link.0.load();
+            if seen.is_reported(self.direction) {
                 ready!(budget::poll_proceed(cx));
                 budget::spend();
                 return Poll::Ready(Ok(()));
             }
-            if self.registration.wait_in_line(cx.waker(), direction, &mut place, seen)? {
+            let mut slot = WaiterSlot::Listed(&mut self.key);
+            if self.registration.wait(cx.waker(), self.direction, &mut slot, seen)? {
                 return Poll::Pending;
             }
         }
     }
-}
 
-impl<S: AsFd> Wait<'_, S> {
-    /// It waits no longer: its waker is not to be woken, and the end of a reactor is none of its business.
-    fn leave(&mut self) {
+    fn remove_waiter(&mut self) {
         if let Some(key) = self.key.take() {
-            self.registration.link.0.forget(self.direction, key);
+            self.registration.link.0.remove_waiter(self.direction, key);
         }
     }
 }
 
 impl<S: AsFd> Drop for Wait<'_, S> {
     fn drop(&mut self) {
-        self.leave();
+        self.remove_waiter();
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::os::unix::net::UnixStream;
 
-    /// An interrupted call says nothing of the socket: reported, it would be an error of the connection.
+    /// An interrupted call says nothing of the socket. Reported, it would be an error of the connection.
     #[test]
-    fn an_interrupted_transfer_is_done_again() {
+    fn interrupted_call_is_made_again() {
         let (socket, _peer) = UnixStream::pair().expect("a pair of sockets");
         let registration = Registration::new(socket);
         let mut calls = 0;
-        let mut transfer = |_: &UnixStream| {
+        let mut operation = |_: &UnixStream, _| {
             calls += 1;
             if calls % 3 == 0 { Ok(7) } else { Err(io::Error::from(io::ErrorKind::Interrupted)) }
         };
         let mut cx = Context::from_waker(Waker::noop());
-        let polled = registration.poll_transfer(&mut cx, Direction::Read, None, &mut transfer);
+        let polled = registration.poll_operation(&mut cx, Direction::Read, WaiterSlot::Seat, &mut operation);
         assert!(matches!(polled, Poll::Ready(Ok(7))), "{polled:?}");
-        let tried = registration.try_transfer(Direction::Write, None, &mut transfer);
+        let tried = registration.try_operation(Direction::Write, &mut operation);
         assert!(matches!(tried, Ok(7)), "{tried:?}");
         assert_eq!(calls, 6);
     }

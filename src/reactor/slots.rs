@@ -29,13 +29,15 @@ struct Entry<T> {
     value: T,
 }
 
+impl<T> Default for Slots<T> {
+    fn default() -> Self {
+        Self { entries: Slab::new(), next_generation: 0 }
+    }
+}
+
 impl<T> Slots<T> {
     /// Never given out: their slot number is one more than the table can hold.
     pub(crate) const RESERVED: [usize; 2] = [usize::MAX, SLOT_MASK];
-
-    pub(crate) fn new() -> Self {
-        Self { entries: Slab::new(), next_generation: 0 }
-    }
 
     /// Stores `value` and returns its token, or gives it back when the table
     /// is full.
@@ -69,6 +71,10 @@ impl<T> Slots<T> {
         self.entries.drain().map(|entry| entry.value).collect()
     }
 
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &T> {
+        self.entries.iter().map(|(_, entry)| &entry.value)
+    }
+
     pub(crate) fn len(&self) -> usize {
         self.entries.len()
     }
@@ -82,7 +88,7 @@ mod tests {
     /// wake the task of the socket that took its slot.
     #[test]
     fn a_stale_token_finds_nobody() {
-        let mut slots = Slots::new();
+        let mut slots = Slots::default();
         let old = slots.insert("old").unwrap();
         assert_eq!(slots.remove(old), Some("old"));
         let new = slots.insert("new").unwrap();
@@ -94,7 +100,7 @@ mod tests {
 
     #[test]
     fn generations_wrap_without_touching_slots() {
-        let mut slots = Slots::new();
+        let mut slots = Slots::default();
         slots.next_generation = usize::MAX & !SLOT_MASK;
         let last = slots.insert(1).unwrap();
         let first = slots.insert(2).unwrap();

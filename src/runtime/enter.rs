@@ -1,68 +1,56 @@
-//! Making a thread a worker's, and giving it back.
+//! Enter: what a thread is inside of.
 //!
-//! Each service owns its own thread-local "current"; this only sets them together and restores
-//! what was there. Something may have been there: a runtime may be dropped inside
-//! a task of another one.
+//! Each service owns its own thread-local "current". This file sets them together and restores what was there. Something may have been
+//! there: a runtime may be dropped inside a task of another one.
+//!
+//! | service | thread-local | entered as |
+//! | --- | --- | --- |
+//! | `executor::current` | `CONTEXT`: the worker, its queues | the worker's, or that of a `block_on` call |
+//! | `reactor::registry` | `CURRENT`: where sockets register | the worker's, or that of a worker beside the call |
+//! | `time::timers` | `CURRENT`: where timers are armed | as for sockets |
+//! | `time::clock` | `CLOCK` | the runtime's |
+//! | `blocking` | `CURRENT`: the pool | the runtime's |
+//! | `runtime::handle` | `CURRENT`: the handle | the runtime's |
+//! | `budget` | `LEFT`, `MOVED`, `ASKS_KERNEL`: operations left, bytes moved, whether to ask the kernel | unlimited |
+//! | `metrics` | `BUDGET_YIELDS`, `ACCEPTS` | 0 |
+//! | `sync` | `EXECUTORS`: the waker that a future was last polled with | not entered |
+//!
+//! These are all thread-locals of the crate. None has a destructor.
 
-use std::cell::RefCell;
-use std::mem::ManuallyDrop;
 use std::sync::Arc;
 
-use super::Handle;
+use super::handle::{self, Handle};
 use crate::blocking;
 use crate::executor::{self, Executor};
 use crate::metrics;
-use crate::reactor::{self, Reactor};
-use crate::time::{self, Timers};
+use crate::reactor::{self, Registry};
+use crate::time::{self, Clock, Timers};
 
-/// While this lives, the thread is the worker's.
+/// While this lives, the thread is inside the runtime.
 pub(super) struct Entered {
     _executor: executor::Entered,
     _blocking: blocking::Entered,
     _reactor: reactor::Entered,
     _time: time::Entered,
-    _handle: HandleEntered,
+    _handle: handle::Entered,
+    _metrics: metrics::Entered,
 }
 
+/// Makes this thread the one that `executor` runs on. Its sockets register with `registry`, and its timers are armed with `timers`.
 pub(super) fn enter(
     executor: &Executor,
-    reactor: &Reactor,
+    registry: &Arc<Registry>,
     timers: &Arc<Timers>,
-    clock: time::Clock,
+    clock: Clock,
     handle: &Handle,
 ) -> Entered {
     Entered {
         _executor: executor.enter(),
         _blocking: blocking::enter(handle.pool().clone()),
-        _reactor: reactor::enter(reactor.registry().clone()),
+        _reactor: reactor::enter(registry.clone()),
         _time: time::enter(timers.clone(), clock),
-        _handle: HandleEntered {
-            previous: CURRENT.with(|current| current.replace(Some(handle.clone()))),
-            counted: metrics::suspend(),
-        },
-    }
-}
-
-/// The handle of the runtime that this thread is in.
-pub(super) fn current() -> Option<Handle> {
-    CURRENT.with(|current| current.borrow().clone())
-}
-
-thread_local! {
-    /// Without a destructor, so that a runtime may be dropped by another thread-local's; [`HandleEntered`] leaves it empty.
-    static CURRENT: ManuallyDrop<RefCell<Option<Handle>>> = const { ManuallyDrop::new(RefCell::new(None)) };
-}
-
-struct HandleEntered {
-    previous: Option<Handle>,
-    counted: metrics::Saved,
-}
-
-impl Drop for HandleEntered {
-    fn drop(&mut self) {
-        let ours = CURRENT.with(|current| current.replace(self.previous.take()));
-        drop(ours);
-        metrics::restore(&self.counted);
+        _handle: handle::enter(handle.clone()),
+        _metrics: metrics::enter(),
     }
 }
 

@@ -1,18 +1,17 @@
-//! Handles: spawning on a runtime, and looking at it, from any thread.
+//! Handles: to spawn on a runtime, and to look at it, from any thread.
 
+use std::cell::RefCell;
 use std::fmt;
+use std::mem::ManuallyDrop;
 use std::panic::{Location, RefUnwindSafe, UnwindSafe};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use parking_lot::Mutex;
-
-use super::enter;
 use crate::blocking::Pool;
-use crate::executor::{Home, JoinHandle, Workers};
+use crate::executor::{JoinHandle, WorkerRef, Workers};
 use crate::metrics::Counters;
 use crate::reactor::{Reactor, Registry};
-use crate::time::Timers;
+use crate::time::{Clock, Timers};
 
 /// Spawns tasks on a runtime, from any thread.
 ///
@@ -24,35 +23,49 @@ pub struct Handle {
 
 struct Inner {
     workers: Arc<Workers>,
-    /// It has neither threads nor jobs once the runtime has ended.
+    /// It has neither threads nor closures once the runtime has ended.
     pool: Arc<Pool>,
     /// One for each worker.
     parts: Vec<Part>,
-    /// One for each thread that is in `block_on` beside several workers.
-    guests: Mutex<Vec<Part>>,
 }
 
-/// What a handle has of a worker, or of a guest: nothing that has a descriptor, which it would keep open.
+/// What a worker has beside its executor and its reactor.
+#[derive(Clone)]
+pub(super) struct Services {
+    pub(super) timers: Arc<Timers>,
+    pub(super) counters: Arc<Counters>,
+}
+
+impl Services {
+    /// For the worker that owns `reactor`. `clock` is the worker's, which need not be that of this thread.
+    pub(super) fn new(reactor: &Reactor, clock: Clock) -> Self {
+        Self { timers: Timers::new(reactor.unparker(), clock.now()), counters: Arc::default() }
+    }
+}
+
+/// What a handle has of a worker. It keeps no descriptor open.
 pub(super) struct Part {
-    home: Home,
+    worker: WorkerRef,
     registry: Weak<Registry>,
     timers: Weak<Timers>,
     counters: Arc<Counters>,
 }
 
 impl Part {
-    pub(super) fn new(home: Home, reactor: &Reactor, timers: &Arc<Timers>, counters: Arc<Counters>) -> Self {
-        Self { home, registry: Arc::downgrade(reactor.registry()), timers: Arc::downgrade(timers), counters }
+    pub(super) fn new(worker: WorkerRef, reactor: &Reactor, services: &Services) -> Self {
+        let Services { timers, counters } = services;
+        let (registry, timers) = (Arc::downgrade(reactor.registry()), Arc::downgrade(timers));
+        Self { worker, registry, timers, counters: counters.clone() }
     }
 
     fn metrics(&self) -> WorkerMetrics {
         let counts = self.counters.read();
         WorkerMetrics {
-            tasks_alive: self.home.tasks_alive(),
+            tasks_alive: self.worker.tasks_alive(),
             timers_armed: self.timers.upgrade().map_or(0, |timers| timers.pending()),
             sources_registered: self.registry.upgrade().map_or(0, |registry| registry.sources()),
             polls: counts.polls,
-            remote_wakes: self.home.posts(),
+            remote_wakes: self.worker.remote_wakes(),
             turns: counts.turns,
             events: counts.events,
             parked: counts.parked,
@@ -64,20 +77,7 @@ impl Part {
 
 impl Handle {
     pub(super) fn new(workers: Arc<Workers>, pool: Arc<Pool>, parts: Vec<Part>) -> Self {
-        Self { inner: Arc::new(Inner { workers, pool, parts, guests: Mutex::default() }) }
-    }
-
-    /// Counts a guest among those that are there, until it [leaves](Handle::guest_left).
-    pub(super) fn guest_came(&self, part: Part) {
-        self.inner.guests.lock().push(part);
-    }
-
-    pub(super) fn guest_left(&self, counters: &Arc<Counters>) {
-        let mut guests = self.inner.guests.lock();
-        let left = guests.iter().position(|guest| Arc::ptr_eq(&guest.counters, counters));
-        let left = left.map(|left| guests.swap_remove(left));
-        drop(guests);
-        drop(left);
+        Self { inner: Arc::new(Inner { workers, pool, parts }) }
     }
 
     pub(super) fn workers(&self) -> &Arc<Workers> {
@@ -88,10 +88,9 @@ impl Handle {
         &self.inner.pool
     }
 
-    /// The registry of the worker with the fewest sockets, while there is one.
-    pub(super) fn least_busy_registry(&self) -> Option<Arc<Registry>> {
-        let registries = self.inner.parts.iter().filter_map(|part| part.registry.upgrade());
-        registries.min_by_key(|registry| registry.sources())
+    /// The counters of the worker with this number, or of one that many further round.
+    pub(super) fn counters(&self, number: usize) -> Arc<Counters> {
+        self.inner.parts[number % self.inner.parts.len()].counters.clone()
     }
 }
 
@@ -114,14 +113,14 @@ impl Handle {
     /// # Errors
     /// If the thread is not inside a runtime.
     pub fn try_current() -> Result<Self, TryCurrentError> {
-        enter::current().ok_or(TryCurrentError(()))
+        CURRENT.with(|current| current.borrow().clone()).ok_or(TryCurrentError(()))
     }
 
     /// Runs a future as a task of this runtime.
     ///
-    /// Like [`spawn`](crate::spawn), from any thread: on one of several workers it begins there, from elsewhere on the one
-    /// with the fewest tasks. If the runtime has ended, the future is dropped at
-    /// once, and the handle says that it was cancelled.
+    /// Like [`spawn`](crate::spawn), from any thread. On the thread of one of the runtime's workers the task begins there, from
+    /// elsewhere on the worker with the fewest tasks. If the runtime has ended, the future is dropped at once, and the handle says that
+    /// the task was cancelled.
     ///
     /// # Examples
     /// ```
@@ -137,7 +136,7 @@ impl Handle {
         F: Future + Send + 'static,
         F::Output: Send + 'static,
     {
-        self.home().spawn(future, Location::caller())
+        self.spawning_worker().spawn(future, Location::caller())
     }
 
     /// Runs a closure that blocks on a thread of this runtime's pool.
@@ -158,14 +157,14 @@ impl Handle {
         C: FnOnce() -> T + Send + 'static,
         T: Send + 'static,
     {
-        self.inner.pool.spawn(&self.home(), closure, Location::caller())
+        self.inner.pool.spawn(&self.spawning_worker(), closure, Location::caller())
     }
 
-    fn home(&self) -> Home {
-        Home::to_spawn_on(&self.inner.workers)
+    fn spawning_worker(&self) -> WorkerRef {
+        WorkerRef::to_spawn_on(&self.inner.workers)
     }
 
-    /// What the runtime's workers hold at this moment, and have done so far.
+    /// The figures of the runtime's workers: what they hold at this moment, and what they have done so far.
     ///
     /// # Examples
     /// ```
@@ -175,10 +174,29 @@ impl Handle {
     /// });
     /// ```
     pub fn metrics(&self) -> Metrics {
-        Metrics {
-            workers: self.inner.parts.iter().map(Part::metrics).collect(),
-            guests: self.inner.guests.lock().iter().map(Part::metrics).collect(),
-        }
+        Metrics { workers: self.inner.parts.iter().map(Part::metrics).collect() }
+    }
+}
+
+thread_local! {
+    /// Without a destructor, so that another thread-local's destructor may drop a runtime. [`Entered`] leaves it empty.
+    static CURRENT: ManuallyDrop<RefCell<Option<Handle>>> = const { ManuallyDrop::new(RefCell::new(None)) };
+}
+
+/// While this lives, the thread is inside the runtime of its handle.
+pub(super) struct Entered {
+    previous: Option<Handle>,
+}
+
+/// Makes `handle` the one of this thread.
+pub(super) fn enter(handle: Handle) -> Entered {
+    Entered { previous: CURRENT.with(|current| current.replace(Some(handle))) }
+}
+
+impl Drop for Entered {
+    fn drop(&mut self) {
+        let entered = CURRENT.with(|current| current.replace(self.previous.take()));
+        drop(entered);
     }
 }
 
@@ -191,13 +209,12 @@ impl fmt::Debug for Handle {
     }
 }
 
-/// What a runtime's workers hold and have done, as [`Handle::metrics`] found it.
+/// The figures of a runtime's workers, as [`Handle::metrics`] found them.
 ///
-/// What is counted inside a worker's batch of tasks shows when that is over.
+/// What is counted inside a worker's batch of tasks shows when the batch is over.
 #[derive(Clone, Debug)]
 pub struct Metrics {
     workers: Vec<WorkerMetrics>,
-    guests: Vec<WorkerMetrics>,
 }
 
 impl Metrics {
@@ -206,38 +223,33 @@ impl Metrics {
         &self.workers
     }
 
-    /// The figures of each thread that is in [`block_on`](super::Runtime::block_on) at this moment beside several workers,
-    /// in no order, and since that call began. A server that runs there accepts there. What they sum up to, the two methods
-    /// below leave out.
-    pub fn guests(&self) -> &[WorkerMetrics] {
-        &self.guests
-    }
-
-    /// Tasks that have not ended, of all workers: their future has not been dropped. Blocking closures are not among them.
+    /// The tasks of all workers that have not ended: their future has not been dropped. Neither blocking closures nor the local tasks
+    /// of a [`block_on`](super::Runtime::block_on) call beside the workers are among them.
     pub fn tasks_alive(&self) -> usize {
         self.workers.iter().map(|worker| worker.tasks_alive).sum()
     }
 
-    /// Sockets that the reactors watch: those that have waited since they were made.
+    /// The sockets that the workers' reactors watch: those that have waited since they were made. Those of a
+    /// [`block_on`](super::Runtime::block_on) call beside the workers are not among them.
     pub fn sources_registered(&self) -> usize {
         self.workers.iter().map(|worker| worker.sources_registered).sum()
     }
 }
 
-/// What one worker holds, and has done since the runtime began.
+/// The figures of one worker. Counts begin with the runtime.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct WorkerMetrics {
     /// Tasks that were spawned on this worker and have not ended.
     pub tasks_alive: usize,
-    /// Timers that wait for their moment.
+    /// Timers that are armed here and have not fired.
     pub timers_armed: usize,
     /// Sockets that its reactor watches.
     pub sources_registered: usize,
     /// How often it ran a task.
     pub polls: u64,
-    /// How often another thread had something run here: by a wake of what may not run where it was woken, a spawn from
-    /// outside, or as a server that places its connections.
+    /// How often another thread had it run something: by a wake of a task that the waking thread may not run, by a spawn from outside,
+    /// or by a server that starts a connection here.
     pub remote_wakes: u64,
     /// How often it looked at the kernel.
     pub turns: u64,
@@ -245,13 +257,14 @@ pub struct WorkerMetrics {
     pub events: u64,
     /// How long it has slept.
     pub parked: Duration,
-    /// How often a task had used up its budget of socket operations, and was made to give way.
+    /// How often a task had used up its budget of socket operations, and had to give way. This and the next count also have the share of
+    /// the `block_on` calls beside the workers.
     pub budget_yields: u64,
     /// Connections that were accepted here.
     pub accepts: u64,
 }
 
-/// The thread is not inside a runtime.
+/// The error of a thread that is not inside a runtime.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TryCurrentError(());
 

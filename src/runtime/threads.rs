@@ -1,14 +1,15 @@
-//! Threads: the workers of a runtime that has several.
+//! Threads: the workers of a multi-thread runtime.
 //!
 //! # A worker's life
-//! 1. [`Threads::start`] makes the threads, or none: if the system refuses one, those that there are end, and the caller
-//!    gets the error.
-//! 2. Each is in a `block_on` call of its own, whose future waits to be told to end ([`Ending`]). So there is one loop, whether
-//!    a worker is a thread of ours or the caller's.
-//! 3. [`Threads::end`] refuses new tasks and tells the workers. Each runs those that are there until all workers' are gone, and
-//!    leaves.
+//! 1. *Start*: [`Threads::start`] starts a thread for each worker. If the system refuses one, the others shut down and
+//!    the caller gets the error.
+//! 2. *Run*: each thread is in a `block_on` call, whose future waits for the shutdown request ([`Shutdown`]). So there
+//!    is one loop, for the runtime's own threads and for a caller's.
+//! 3. *Shut down*: [`Threads::shut_down`] cancels all tasks, refuses new ones and requests the shutdown. Each worker
+//!    runs its tasks until no worker has any left; then its thread exits.
 //!
-//! A worker whose reactor fails could never end its tasks, and their sockets would hang for ever: it ends the process.
+//! A panic that leaves a worker's loop aborts the process, for example if the reactor fails. The worker could never end
+//! its tasks, and their sockets would hang for ever.
 
 use std::future::poll_fn;
 use std::io;
@@ -25,33 +26,35 @@ use super::worker::Worker;
 use crate::executor::Workers;
 use crate::sync::{contain, wake_all};
 
-/// The threads of a runtime.
+/// The worker threads of a runtime. Dropping it shuts them down.
 pub(super) struct Threads {
     workers: Arc<Workers>,
-    ending: Arc<Ending>,
-    /// Empty once they were told to end.
+    shutdown: Arc<Shutdown>,
+    /// Empty after the first [`shut_down`](Threads::shut_down).
     threads: Vec<thread::JoinHandle<()>>,
 }
 
-/// How the threads are told to end, and how they say that they have.
-struct Ending {
+/// The shutdown request, and the count of threads that still run.
+struct Shutdown {
     state: Mutex<State>,
-    gone: Condvar,
+    /// Notified when a worker has shut down.
+    exited: Condvar,
 }
 
 struct State {
-    told: bool,
-    /// Whoever waits to be told.
-    waiting: Vec<Waker>,
+    requested: bool,
+    /// The wakers of the workers' `block_on` calls.
+    waiters: Vec<Waker>,
+    /// Workers that have not shut down yet.
     running: usize,
 }
 
 impl Threads {
     /// Starts a thread for each worker.
     pub(super) fn start(runners: Vec<Worker>, workers: Arc<Workers>, name: &str) -> io::Result<Self> {
-        let state = State { told: false, waiting: Vec::new(), running: 0 };
-        let ending = Arc::new(Ending { state: Mutex::new(state), gone: Condvar::new() });
-        let mut threads = Self { workers, ending, threads: Vec::new() };
+        let state = State { requested: false, waiters: Vec::new(), running: 0 };
+        let shutdown = Arc::new(Shutdown { state: Mutex::new(state), exited: Condvar::new() });
+        let mut threads = Self { workers, shutdown, threads: Vec::new() };
         for worker in runners {
             threads.start_one(worker, name)?;
         }
@@ -60,16 +63,16 @@ impl Threads {
 
     fn start_one(&mut self, worker: Worker, name: &str) -> io::Result<()> {
         let name = format!("{name}-{}", self.threads.len());
-        let ending = self.ending.clone();
-        ending.state.lock().running += 1;
+        let shutdown = self.shutdown.clone();
+        shutdown.state.lock().running += 1;
         let started = thread::Builder::new().name(name).spawn({
-            let ending = ending.clone();
-            move || work(worker, &ending)
+            let shutdown = shutdown.clone();
+            move || run(worker, &shutdown)
         });
         match started {
             Ok(thread) => self.threads.push(thread),
             Err(error) => {
-                ending.state.lock().running -= 1;
+                shutdown.state.lock().running -= 1;
                 let number = self.threads.len() + 1;
                 let message =
                     format!("no thread for worker {number}: {error}; use fewer workers, or raise the limit on threads");
@@ -79,21 +82,23 @@ impl Threads {
         Ok(())
     }
 
-    /// Tells them to end and waits until they have, or until `deadline`. Returns how many have not by then. On a thread that
-    /// is one of them it waits for none.
-    pub(super) fn end(&mut self, deadline: Option<Instant>) -> usize {
+    /// Shuts the workers down and waits until their threads have exited, or until `deadline`.
+    ///
+    /// Returns the number of workers that still run then; their threads are detached. On a thread of this runtime it
+    /// does not wait and returns 0.
+    pub(super) fn shut_down(&mut self, deadline: Option<Instant>) -> usize {
         let threads = mem::take(&mut self.threads);
-        // Refused from now on, and not only once a worker comes to its end.
-        self.workers.abort_all();
-        self.ending.tell();
-        // By the thread, and not by who is entered on it: that may be another runtime, which is dropped in a task of this one.
+        // Refuses new tasks at once, before the first worker takes notice of the request.
+        self.workers.cancel_all();
+        self.shutdown.request();
+        // Compares threads: a task of this runtime may be in another runtime's `block_on`, which is entered then.
         let here = thread::current().id();
         if threads.is_empty() || threads.iter().any(|thread| thread.thread().id() == here) {
             return 0;
         }
-        let running = self.ending.wait(deadline);
+        let running = self.shutdown.wait(deadline);
         if running == 0 {
-            // They have nothing to do any more but to return.
+            // Each thread only has to return.
             threads.into_iter().for_each(|thread| drop(thread.join()));
         }
         running
@@ -102,55 +107,56 @@ impl Threads {
 
 impl Drop for Threads {
     fn drop(&mut self) {
-        self.end(None);
+        self.shut_down(None);
     }
 }
 
-/// What a worker's thread does.
-fn work(mut worker: Worker, ending: &Ending) {
-    let lived = contain(|| {
-        worker.block_on(poll_fn(|cx| ending.poll_told(cx)));
+/// Runs `worker` on its thread until the shutdown.
+fn run(mut worker: Worker, shutdown: &Shutdown) {
+    let result = contain(|| {
+        worker.block_on(poll_fn(|cx| shutdown.poll_requested(cx)));
         worker.shut_down();
         drop(worker);
     });
-    if lived.is_err() {
-        // The panic hook has said why.
+    if result.is_err() {
+        // The panic hook has reported the reason.
         process::abort();
     }
-    ending.state.lock().running -= 1;
-    ending.gone.notify_all();
+    shutdown.state.lock().running -= 1;
+    shutdown.exited.notify_all();
 }
 
-impl Ending {
-    fn tell(&self) {
+impl Shutdown {
+    fn request(&self) {
         let mut state = self.state.lock();
-        state.told = true;
-        let mut waiting = mem::take(&mut state.waiting);
+        state.requested = true;
+        let mut waiters = mem::take(&mut state.waiters);
         drop(state);
-        wake_all(&mut waiting);
+        wake_all(&mut waiters);
     }
 
-    fn poll_told(&self, cx: &mut Context<'_>) -> Poll<()> {
+    fn poll_requested(&self, cx: &mut Context<'_>) -> Poll<()> {
         let waker = cx.waker().clone();
         let mut state = self.state.lock();
-        if state.told {
+        if state.requested {
             drop(state);
             return Poll::Ready(());
         }
-        // Nobody else wakes this: it is polled once before it is told.
-        state.waiting.push(waker);
+        // Pushes one waker per worker: only the request wakes this future, so it is polled once before.
+        state.waiters.push(waker);
         Poll::Pending
     }
 
+    /// Waits until no worker runs, or until `deadline`. Returns the number that still run.
     fn wait(&self, deadline: Option<Instant>) -> usize {
         let mut state = self.state.lock();
-        let some_run = |state: &mut State| state.running > 0;
+        let is_running = |state: &mut State| state.running > 0;
         match deadline {
             Some(deadline) => {
-                // What is left is what is returned, in time or not.
-                let _ = self.gone.wait_while_until(&mut state, some_run, deadline);
+                // On a timeout, too, the count below is the result.
+                let _ = self.exited.wait_while_until(&mut state, is_running, deadline);
             }
-            None => self.gone.wait_while(&mut state, some_run),
+            None => self.exited.wait_while(&mut state, is_running),
         }
         state.running
     }

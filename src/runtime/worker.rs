@@ -1,27 +1,33 @@
 //! The worker: the loop that everything runs in.
 //!
 //! ```text
-//! run a batch of at most 64 entries -> wait for events -> take what other threads posted -> fire timers -> again
+//! run a batch of at most 64 entries -> wait for events -> take what other threads pushed -> fire timers -> again
 //! ```
-//! Waiting means blocking when there is nothing to run, and one look at the kernel when there is, or when much was run: so
+//! To wait is to block when there is nothing to run. When there is, or when much was run, the worker looks at the kernel once instead. So
 //! neither tasks nor sockets starve each other, and an idle worker uses no CPU.
 //!
-//! A runtime's only worker is whichever thread is in its `block_on`. Of several, each has a thread, which is in such a call
-//! for the runtime's life ([`threads`](super::threads)); and a thread that calls `block_on` beside them is a guest: a worker
-//! for that time, of its call's future and of local tasks. What it spawns runs on the others.
+//! # The threads that run it
+//! * A current-thread runtime has one worker: the thread that is in its `block_on`.
+//! * A multi-thread runtime has a thread for each worker, which is in such a call for the runtime's life
+//!   ([`threads`](super::threads)).
+//! * A thread that calls `block_on` beside them runs this loop too, for the call's future and its local tasks. What it spawns runs on the
+//!   workers.
+//!
+//! A thread of the first or the third kind opens its reactor when a socket first has to wait. Until then it parks on a condition
+//! variable and has no descriptor.
 //!
 //! # The end of a call
-//! However `block_on` is left, by its future's output or by a panic, its future is dropped first, then its
-//! local tasks ([`Call`]), all on this thread and inside the runtime. Other tasks stay for the
-//! next call. A guest's reactor hands its sockets over to another worker's: nobody's wait ends with the call.
+//! The call may return the output of its future, or its panic. Either way the future is dropped first, then the call's local tasks
+//! ([`Call`]), on this thread and inside the runtime. Other tasks stay for the next call. A current-thread runtime turns its reactor no
+//! more, and wakes the tasks that wait for its sockets: those that other runtimes run move their sockets there.
 //!
 //! # The end of the runtime
-//! 1. [`Worker::shut_down`] refuses new tasks and tells all tasks to end;
-//! 2. it runs them until no worker has any left: each drops its future, and with it its sockets;
-//! 3. the pool ends: closures that no thread has begun are dropped, those that run go on alone;
-//! 4. the reactor closes, and orphans the sockets that live on elsewhere;
-//! 5. the timers end, and with them the waits of sleeps that live on elsewhere;
-//! 6. the inbox closes; wakes that still come find nobody.
+//! 1. [`Worker::shut_down`] refuses new tasks and cancels all tasks.
+//! 2. It runs them until no worker has any left. Each drops its future, and with it its sockets.
+//! 3. The pool is closed: closures that no thread has begun are dropped, and those that run go on alone.
+//! 4. The reactor is closed, and wakes the tasks that wait for sockets which live on elsewhere.
+//! 5. The timers are closed, and wake the tasks that wait for sleeps which live on elsewhere.
+//! 6. The queues are closed. Wakes that still come do nothing.
 
 use std::io;
 use std::panic::resume_unwind;
@@ -32,77 +38,68 @@ use std::thread;
 use std::time::Duration;
 
 use super::enter::{self, Entered};
-use super::handle::{Handle, Part};
-use super::park::{Park, Usage};
+use super::handle::{Handle, Services};
+use super::spin::{SpinPolicy, Usage};
 use crate::budget;
-use crate::executor::{self, Entry, Executor, Home, Which};
+use crate::executor::{Entry, Executor, TaskSet};
 use crate::metrics::Counters;
-use crate::reactor::{Reactor, Registry};
-use crate::sync::{contain, note_ours};
+use crate::reactor::Reactor;
+use crate::sync::{contain, note_executors, wake_all};
 use crate::time::{self, Clock, Instant, Timers};
 
 /// Entries run between two looks at the kernel.
 const BATCH: u64 = 64;
 
-/// After so many entries a worker looks at the kernel once more before it counts itself idle. Mostly something has come
-/// meanwhile, and to declare oneself idle costs several times what a look does; a look in vain adds little to so much work.
+/// After so many entries a worker looks at the kernel once more before it counts itself idle. Mostly an event has come meanwhile. To
+/// declare itself idle costs several times a look, and a look in vain adds little to so much work.
 const MANY: u64 = 8;
 
 /// Real time that bytes on their way between sockets are given before a paused clock jumps.
 const GRACE: Duration = Duration::from_millis(2);
 
-/// What a worker has beside its executor.
-pub(super) struct Resources {
-    reactor: Reactor,
-    timers: Arc<Timers>,
-    counters: Arc<Counters>,
-}
-
-impl Resources {
-    /// `clock` is the worker's, which need not be that of the thread this is made on.
-    pub(super) fn new(reactor: Reactor, clock: Clock) -> Self {
-        Self { timers: Timers::new(reactor.ring(), clock.now()), reactor, counters: Arc::default() }
-    }
-
-    /// Rings the worker.
-    pub(super) fn ring(&self) -> Waker {
-        self.reactor.ring()
-    }
-
-    /// What a handle has of it, and of its worker's home.
-    pub(super) fn part(&self, home: Home) -> Part {
-        Part::new(home, &self.reactor, &self.timers, self.counters.clone())
-    }
-}
-
-/// An executor and the reactor it waits in.
+/// An executor, and what it waits with.
 pub(super) struct Worker {
     executor: Executor,
     reactor: Reactor,
     timers: Arc<Timers>,
     /// The clock, between calls.
     clock: Clock,
-    /// The wakers of the timers that fire; empty otherwise, kept for its memory.
+    /// Wakers that events and timers have collected. Empty otherwise, and kept for its memory.
     wakers: Vec<Waker>,
-    /// Whether to poll before blocking.
-    park: Park,
+    spin: SpinPolicy,
     counters: Arc<Counters>,
-    /// How often it has run tasks since it last told the counters.
+    /// The counters for what tasks do on this thread. A `block_on` call beside workers counts that with one of them.
+    task_counters: Arc<Counters>,
+    /// How many tasks it has run since it last told the counters.
     ran: u64,
     handle: Handle,
 }
 
 impl Worker {
-    pub(super) fn new(executor: Executor, resources: Resources, clock: Clock, park: Park, handle: Handle) -> Self {
-        let Resources { reactor, timers, counters } = resources;
-        Self { executor, reactor, timers, clock, wakers: Vec::new(), park, counters, ran: 0, handle }
+    pub(super) fn new(
+        executor: Executor,
+        reactor: Reactor,
+        services: Services,
+        clock: Clock,
+        spin: SpinPolicy,
+        handle: Handle,
+    ) -> Self {
+        let Services { timers, counters } = services;
+        let task_counters = counters.clone();
+        Self { executor, reactor, timers, clock, wakers: Vec::new(), spin, counters, task_counters, ran: 0, handle }
+    }
+
+    /// Counts what tasks do on this thread with another worker.
+    pub(super) fn count_with(mut self, counters: Arc<Counters>) -> Self {
+        self.task_counters = counters;
+        self
     }
 
     /// Runs `future` to its end.
     pub(super) fn block_on<F: Future>(&mut self, future: F) -> F::Output {
         let call = Call::begin(self);
-        // A panic of the future must not be unwinding any more while the local tasks are dropped: a second
-        // panic, in one of their destructors, would end the process.
+        // The panic of the future must not be unwinding any more while the local tasks are dropped: a second panic, in one of their
+        // destructors, would end the process.
         let result = contain(|| call.worker.run(pin!(future)));
         drop(call);
         result.unwrap_or_else(|panic| resume_unwind(panic))
@@ -114,69 +111,73 @@ impl Worker {
         let mut cx = Context::from_waker(&waker);
         waker.wake_by_ref();
         self.executor.begin_batch();
-        self.park.begin();
+        self.spin.discard_window();
         loop {
-            let mut left = BATCH;
+            let (mut left, mut main_polls) = (BATCH, 0);
             while left > 0 {
                 match self.executor.next() {
-                    // A call would be as long as the rest.
-                    Some(Entry::Task(task)) if self.executor.is_last() => {
-                        Executor::run(task);
-                        self.ran += 1;
-                        left -= 1;
-                        continue;
-                    }
-                    Some(Entry::Task(task)) => {
-                        let (ran, is_main_next) = self.executor.run_until_main(task, left);
-                        self.ran += ran;
-                        left -= ran;
-                        if !is_main_next {
-                            break;
+                    Some(Entry::Task(task)) => Executor::run(task),
+                    Some(Entry::Main) => {
+                        main.begin_poll();
+                        note_executors(&waker);
+                        if let Poll::Ready(output) = future.as_mut().poll(&mut cx) {
+                            self.ran = BATCH - left - main_polls;
+                            return output;
                         }
+                        main_polls += 1;
                     }
-                    Some(Entry::Main) => {}
                     None => break,
-                }
-                main.taken();
-                note_ours(&waker);
-                if let Poll::Ready(output) = future.as_mut().poll(&mut cx) {
-                    return output;
                 }
                 left -= 1;
             }
+            self.ran = BATCH - left - main_polls;
             self.wait();
         }
     }
 
-    /// Waits for events, posts and timers, or only looks for them if there is something to run.
+    /// Waits for events, entries of other threads and timers. Only looks for them if there is something to run.
     fn wait(&mut self) {
         budget::suspend();
-        let ran = std::mem::take(&mut self.ran);
-        self.counters.ran(ran);
-        self.park.worked(ran, budget::take_moved());
-        self.executor.end_batch();
-        if ran >= MANY || !self.executor.rest() {
-            self.turn(Some(Duration::ZERO));
-        } else if !self.poll() {
-            self.block_unless_posted();
+        let ran = self.count_ran();
+        self.spin.add_work(ran, budget::take_moved());
+        self.executor.end_batch(ran);
+        if ran >= MANY || !self.executor.prepare_idle() {
+            self.look();
+        } else if !self.spin() {
+            self.park();
         }
-        self.executor.rise();
+        self.executor.leave_idle();
         self.timers.fire(&mut self.wakers);
         self.executor.begin_batch();
     }
 
+    /// Tells the counters how many tasks were run, and returns that.
     #[inline]
-    fn block_unless_posted(&mut self) {
-        if self.executor.park() {
+    fn count_ran(&mut self) -> u64 {
+        let ran = std::mem::take(&mut self.ran);
+        self.counters.add_polls(ran);
+        self.task_counters.take_thread_counts();
+        ran
+    }
+
+    /// Looks at the kernel without waiting.
+    #[inline]
+    fn look(&mut self) -> usize {
+        self.turn(Some(Duration::ZERO))
+    }
+
+    #[inline]
+    fn park(&mut self) {
+        if self.executor.prepare_park() {
             self.block();
         } else {
-            self.turn(Some(Duration::ZERO));
+            self.look();
         }
     }
 
-    /// Waits until something comes.
+    /// Blocks until something comes.
     fn block(&mut self) {
-        let deadline = self.timers.next_deadline();
+        let deadline = self.timers.prepare_block();
         if time::is_paused() {
             return match deadline {
                 None => drop(self.turn(None)),
@@ -185,31 +186,31 @@ impl Worker {
         }
         let start = Instant::now();
         let left = deadline.map(|deadline| (deadline.saturating_duration_since(start), deadline));
-        match (left, self.executor.watch()) {
+        match (left, self.executor.watch_timeout()) {
             (Some((left, _)), Some(watch)) if watch < left => drop(self.turn(Some(watch))),
             (Some((left, deadline)), _) => {
-                let turned = self.reactor.turn_until(left, deadline.to_bits());
-                self.counters.turned(expect(turned));
+                let turned = self.reactor.turn_until(left, deadline.to_bits(), &mut self.wakers);
+                self.turned(turned);
             }
             (None, watch) => drop(self.turn(watch)),
         }
-        self.counters.was_parked(Instant::now().saturating_duration_since(start).as_nanos() as u64);
+        self.counters.add_parked(Instant::now().saturating_duration_since(start).as_nanos() as u64);
     }
 
-    /// Moves the clock to the next deadline, unless the kernel or another thread has something for us. While a blocking
-    /// closure is out it has: the end of the last one wakes its waiter first, and then rings.
+    /// Moves the clock to the next deadline, unless the kernel or another thread has something for this one. A blocking closure that is
+    /// out counts as that. The end of the last one wakes its waiting task first, and then unparks this thread.
     fn block_paused(&mut self, deadline: Instant) {
-        if self.handle.pool().is_busy(|| self.reactor.ring()) {
+        if self.handle.pool().is_busy(|| self.reactor.unparker()) {
             self.turn(None);
             return;
         }
         let grace = if self.reactor.registry().sources() == 0 { Duration::ZERO } else { GRACE };
         let (start, mut left) = (std::time::Instant::now(), grace);
         loop {
-            if self.turn(Some(left)) > 0 || self.executor.has_posts() {
+            if self.turn(Some(left)) > 0 || self.executor.is_notified() {
                 return;
             }
-            // A signal ends a wait before its time.
+            // A signal ends a wait early.
             left = grace.saturating_sub(start.elapsed());
             if left.is_zero() {
                 return time::advance_to(deadline);
@@ -217,122 +218,128 @@ impl Worker {
         }
     }
 
-    /// Polls, if that is the rule for this wait; see `park.rs`. Returns whether there was something.
+    /// Spins, if the policy says so for this wait. Returns whether something has come.
     #[inline]
-    fn poll(&mut self) -> bool {
+    fn spin(&mut self) -> bool {
         if time::is_paused() {
             return false;
         }
-        let longest = self.park.wait(usage);
-        !longest.is_zero() && self.poll_for(longest)
+        let longest = self.spin.spin_time(usage);
+        !longest.is_zero() && self.spin_for(longest)
     }
 
     #[inline(never)]
-    fn poll_for(&mut self, longest: Duration) -> bool {
-        if !self.executor.poll() {
-            // There are posts; the kernel has its turn all the same.
-            self.turn(Some(Duration::ZERO));
+    fn spin_for(&mut self, longest: Duration) -> bool {
+        if !self.executor.prepare_spin() {
+            // Entries have come. The kernel has its turn all the same.
+            self.look();
             return true;
         }
-        self.look_until_found(longest) || self.executor.has_next()
+        self.look_until_found(longest) || self.executor.has_local()
     }
 
-    /// Looks for events and posts until there are some, `longest` is over, or a timer is due.
+    /// Looks for events and entries until there are some, `longest` is over, or a timer is due.
     fn look_until_found(&mut self, longest: Duration) -> bool {
         let mut limits = None;
         loop {
-            if self.turn(Some(Duration::ZERO)) > 0 || self.executor.has_posts() {
-                self.park.polled(true);
+            if self.look() > 0 || self.executor.is_notified() {
+                self.spin.spun(true);
                 return true;
             }
-            // Not before a look was in vain: under load the first one finds something.
+            // Computed after a look that was in vain: under load the first one finds something.
             let now = Instant::now();
             let (end, is_cut) = *limits.get_or_insert_with(|| {
                 let full = now.later(longest);
-                // Whoever watches the other workers must look at them, however long it is to poll.
-                let end = self.executor.watch().map_or(full, |watch| full.min(now.later(watch)));
-                let end = self.timers.next_deadline().map_or(end, |deadline| end.min(deadline));
+                // The watcher must look at the other workers, however long it spins.
+                let end = self.executor.watch_timeout().map_or(full, |watch| full.min(now.later(watch)));
+                let end = self.timers.prepare_block().map_or(end, |deadline| end.min(deadline));
                 (end, end < full)
             });
             if now >= end {
                 if !is_cut {
-                    self.park.polled(false);
+                    self.spin.spun(false);
                 }
                 return false;
             }
-            // On a shared core, whoever has something for us must get to run.
+            // On a shared core, the thread that has something for this one must get to run.
             thread::yield_now();
         }
     }
 
     #[inline]
     fn turn(&mut self, timeout: Option<Duration>) -> usize {
-        let events = expect(self.reactor.turn(timeout));
-        self.counters.turned(events);
+        let turned = self.reactor.turn(timeout, &mut self.wakers);
+        self.turned(turned)
+    }
+
+    /// Wakes the tasks that wait for the events of a turn, and returns how many events there were.
+    #[inline]
+    fn turned(&mut self, turned: io::Result<usize>) -> usize {
+        let events = match turned {
+            Ok(events) => events,
+            // The wait has only the worker's own descriptors and buffers to fail on. Nothing is left to go on with.
+            Err(error) => panic!("the reactor cannot wait for events: {error}"),
+        };
+        wake_all(&mut self.wakers);
+        self.counters.add_turn(events);
         events
     }
 
-    /// Returns when the tasks are gone that were told to end. The entries of others are not run but returned.
-    fn end(&mut self, which: Which) -> Vec<Entry> {
-        let mut deferred = Vec::new();
-        // What was woken by whoever told them.
+    /// Runs cancelled tasks until all of `set` are gone. The entries of other tasks are not run but returned.
+    fn run_cancelled(&mut self, set: TaskSet) -> Vec<Entry> {
+        let mut unrun = Vec::new();
+        // What the cancelling has woken.
         self.executor.begin_batch();
-        while self.executor.has_tasks(which) {
+        while self.executor.has_tasks(set) {
             match self.executor.next() {
-                Some(entry) if which == Which::Local && !executor::is_local(&entry) => deferred.push(entry),
+                Some(entry) if set == TaskSet::Local && !entry.is_local() => unrun.push(entry),
                 Some(Entry::Task(task)) => {
                     self.ran += 1;
                     Executor::run(task);
                 }
                 Some(Entry::Main) => {}
-                // Another thread has woken the last ones and is about to post them.
+                // Another thread has woken the last ones and is about to push them.
                 None => self.wait(),
             }
         }
-        deferred
+        unrun
     }
 
-    /// Ends the runtime, on this thread, which is one of its workers or the only one: whatever tasks are left are dropped.
+    /// Ends the runtime, on this thread, which is one of its workers or the only one. All tasks that are left are dropped.
     pub(super) fn shut_down(&mut self) {
         let entered = self.enter();
-        self.executor.take_posts();
-        self.handle.workers().abort_all();
-        let none = self.end(Which::All);
+        self.executor.drain_remote();
+        self.handle.workers().cancel_all();
+        let none = self.run_cancelled(TaskSet::All);
         self.handle.pool().close();
-        self.reactor.close();
-        self.leave(none);
-        self.counters.ran(std::mem::take(&mut self.ran));
+        self.close(none);
         drop(entered);
     }
 
-    /// Ends a guest, whose call is over: its sockets are watched by `heir` from now on.
-    pub(super) fn leave_to(&mut self, heir: &Arc<Registry>) {
+    /// Ends the worker of a `block_on` call that has returned, unless nothing refers to it: then it can serve another call.
+    pub(super) fn recycle(mut self) -> Option<Self> {
+        if self.reactor.registry().sources() == 0 && !self.reactor.is_open() && self.timers.pending() == 0 {
+            return Some(self);
+        }
         let entered = self.enter();
-        self.reactor.hand_over(heir);
-        self.leave(Vec::new());
-        self.handle.guest_left(&self.counters);
+        self.close(Vec::new());
         drop(entered);
+        None
     }
 
-    /// Ends what is the worker's own. The reactor has ended before: the timers wake streams with timeouts, which then must know
-    /// that their wait is lost. Both before the queue is left: they may wake the future of a call that is over.
-    fn leave(&mut self, left: Vec<Entry>) {
+    /// Closes what is the worker's own. `unrun` are the entries that it has not run.
+    fn close(&mut self, unrun: Vec<Entry>) {
+        // The reactor before the timers: the timers wake streams with timeouts, which register elsewhere. Both before the queue is
+        // left: they may wake the future of a call that has ended.
+        self.reactor.close();
         self.timers.close();
-        self.executor.leave(left);
+        self.executor.leave(unrun);
         self.executor.close();
+        self.count_ran();
     }
 
     fn enter(&self) -> Entered {
-        enter::enter(&self.executor, &self.reactor, &self.timers, self.clock, &self.handle)
-    }
-}
-
-/// The wait has only the worker's own descriptors and buffers to fail on; there is nothing to go on with.
-#[inline]
-fn expect(turned: io::Result<usize>) -> usize {
-    match turned {
-        Ok(events) => events,
-        Err(error) => panic!("the reactor cannot wait for events: {error}"),
+        enter::enter(&self.executor, self.reactor.registry(), &self.timers, self.clock, &self.handle)
     }
 }
 
@@ -350,17 +357,21 @@ struct Call<'a> {
 impl<'a> Call<'a> {
     fn begin(worker: &'a mut Worker) -> Self {
         let entered = worker.enter();
-        worker.executor.open();
+        worker.reactor.registry().start_turning();
+        worker.executor.open_local();
         Self { worker, _entered: entered }
     }
 }
 
 impl Drop for Call<'_> {
     fn drop(&mut self) {
-        self.worker.executor.abort_local();
-        let deferred = self.worker.end(Which::Local);
-        self.worker.executor.leave(deferred);
-        self.worker.counters.ran(std::mem::take(&mut self.worker.ran));
-        self.worker.clock = time::current_clock();
+        let worker = &mut *self.worker;
+        worker.executor.cancel_local();
+        let unrun = worker.run_cancelled(TaskSet::Local);
+        // Before the queue is left: it may wake tasks of this runtime.
+        worker.reactor.registry().stop_turning();
+        worker.executor.leave(unrun);
+        worker.count_ran();
+        worker.clock = time::current_clock();
     }
 }

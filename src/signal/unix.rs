@@ -8,13 +8,13 @@ use std::future::poll_fn;
 use std::io::{self, Read};
 use std::os::unix::net::UnixStream;
 use std::panic::{RefUnwindSafe, UnwindSafe};
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 
 use signal_hook::SigId;
 use signal_hook::consts::FORBIDDEN;
 use signal_hook::low_level::{pipe, unregister};
 
-use crate::reactor::{Direction, Registration};
+use crate::reactor::{Direction, Registration, WaiterSlot};
 
 /// Creates a listener for signals of `kind`. The listener receives signals from this call on.
 ///
@@ -95,28 +95,19 @@ impl Signal {
 
     /// Polls for a signal, and keeps the reason if the listener cannot wait.
     pub(super) fn poll_received(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        // The first error may report that the runtime in which this listener waited has ended. The second poll then
-        // waits in the current runtime.
-        match ready!(self.poll_drain(cx)) {
-            Err(_) => self.poll_drain(cx),
-            received => Poll::Ready(received),
-        }
-    }
-
-    fn poll_drain(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.registration.poll_transfer(cx, Direction::Read, None, drain).map_ok(drop)
+        self.registration.poll_operation(cx, Direction::Read, WaiterSlot::Seat, |receiver, _| drain(receiver))
     }
 }
 
 /// Reads all bytes of the pair, so that many signals cause one wake. Fails with `WouldBlock` if there are none.
-fn drain(mut receiver: &UnixStream) -> io::Result<usize> {
+fn drain(mut receiver: &UnixStream) -> io::Result<()> {
     let mut bytes = [0; 256];
-    let mut received = 0;
+    let mut received = false;
     loop {
         match receiver.read(&mut bytes) {
             Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
-            Ok(read) => received += read,
-            Err(_) if received > 0 => return Ok(received),
+            Ok(_) => received = true,
+            Err(_) if received => return Ok(()),
             Err(error) => return Err(error),
         }
     }

@@ -151,6 +151,9 @@ impl Instant {
     /// The last moment that the clock can represent.
     pub(super) const NEVER: Self = Self(u64::MAX);
 
+    /// Before all others.
+    pub(super) const MIN: Self = Self(0);
+
     /// Returns the present.
     ///
     /// Inside a runtime this is the present of the runtime's clock. On other threads it is that of the system's clock.

@@ -34,7 +34,7 @@
 //! use kittiwake::runtime::Builder;
 //! use kittiwake::time::{Duration, Instant, sleep};
 //!
-//! let runtime = Builder::new().start_paused(true).build()?;
+//! let runtime = Builder::new_current_thread().start_paused(true).build()?;
 //! runtime.block_on(async {
 //!     let start = Instant::now();
 //!     sleep(Duration::from_secs(3600)).await;

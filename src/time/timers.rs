@@ -1,24 +1,25 @@
-//! A worker's timers: its wheel, behind a lock, and the clock it is turned by.
+//! Timers: the wheel of one worker, behind a lock.
 //!
-//! 1. A [`Sleep`](super::Sleep) that must wait arms a timer with the worker that polls it ([`Timers::arm`]).
-//! 2. The worker asks how long it may block ([`Timers::next_deadline`]), and after each wait lets the wheel go on
+//! 1. A [`Sleep`](super::Sleep) that has to wait arms a timer with the timers of the thread that polls it ([`Timers::arm`]).
+//! 2. The worker asks until when it may block ([`Timers::prepare_block`]). After each wait it advances the wheel
 //!    ([`Timers::fire`]), which wakes what is due.
-//! 3. When the worker ends ([`Timers::close`]), whoever waits is woken, and arms anew where it is polled then.
+//! 3. When the worker ends ([`Timers::close`]), all waiting tasks are woken. They arm anew where they are polled then.
 //!
 //! # Never early
 //! The wheel counts ticks of 2^16 ns from the worker's start ([`Ticks`]). Deadlines are rounded up to a tick, the present
-//! down: a timer is due at its deadline or up to 65 µs after.
+//! down. A timer fires at its deadline or up to 65 µs after.
 //!
 //! # The race
-//! A `Sleep` that has moved to another thread may be reset there to an earlier deadline while the worker blocks until the
-//! later one. So whoever resets a timer from elsewhere rings the worker.
+//! Another thread may arm or reset a timer while the worker blocks until a later deadline: a thread in a `block_on` call beside
+//! the worker, or a task that moved with its `Sleep`. So the worker notes under the lock until when it blocks, and the other
+//! thread unparks it if its deadline comes earlier.
 
 use std::cell::Cell;
 use std::mem::ManuallyDrop;
 use std::sync::Arc;
 use std::task::Waker;
 
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard};
 
 use super::clock::{self, Clock, Instant};
 use crate::sync::wake_all;
@@ -35,9 +36,12 @@ pub(crate) struct Timers {
 
 struct Inner {
     wheel: Wheel<Ticks>,
-    /// Ends the worker's block, from any thread. `None` once the worker has ended: all timers have fired then, due or not,
-    /// and the descriptor behind it is not kept open for sleeps that live on.
-    ring: Option<Waker>,
+    /// When the worker's block ends by itself. [`Instant::MIN`] while the worker is awake, [`Instant::NEVER`] if only an
+    /// event ends the block.
+    blocked_until: Instant,
+    /// Ends the worker's block, from any thread. `None` once the worker has ended. All timers have fired then, due or not.
+    /// The descriptor behind it must not stay open for sleeps that live on.
+    unparker: Option<Waker>,
 }
 
 /// Ticks of 2^16 ns since the worker's start.
@@ -45,7 +49,7 @@ struct Ticks {
     origin: Instant,
 }
 
-/// What became of a timer.
+/// The state of a timer.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Status {
     Pending,
@@ -55,14 +59,15 @@ pub(super) enum Status {
 }
 
 impl Timers {
-    pub(crate) fn new(ring: Waker, origin: Instant) -> Arc<Self> {
+    pub(crate) fn new(unparker: Waker, origin: Instant) -> Arc<Self> {
         let wheel = Wheel::new(Ticks { origin }, origin);
-        Arc::new(Self { inner: Mutex::new(Inner { wheel, ring: Some(ring) }) })
+        let inner = Inner { wheel, blocked_until: Instant::MIN, unparker: Some(unparker) };
+        Arc::new(Self { inner: Mutex::new(inner) })
     }
 
-    /// The timers of the worker on this thread.
+    /// The timers that a thread's sleeps are armed with.
     pub(super) fn current() -> Option<Arc<Self>> {
-        // No borrow flag to look at: nothing comes between.
+        // No borrow flag is needed: nothing comes between the two calls.
         CURRENT.with(|current| {
             let timers = current.take();
             current.set(timers.clone());
@@ -70,26 +75,39 @@ impl Timers {
         })
     }
 
-    /// Arms a timer. `None` if its deadline has passed, as far as the worker knows. The worker is the one on this thread.
+    /// Arms a timer. `None` if its deadline has passed, as far as the worker knows.
     #[inline]
     pub(super) fn arm(&self, deadline: Instant, waker: Waker) -> Option<Key> {
         let mut inner = self.inner.lock();
-        debug_assert!(inner.ring.is_some(), "a worker that has ended polls nothing");
-        // If it has, the waker is dropped after the lock: parameters go last.
+        // If so, the waker is dropped after the lock: parameters are dropped last.
         if inner.wheel.has_passed(deadline) {
             return None;
         }
-        Some(inner.wheel.insert(deadline, waker))
+        let key = inner.wheel.insert(deadline, waker);
+        if deadline < inner.blocked_until {
+            self.unpark(inner);
+        }
+        Some(key)
     }
 
-    /// How a timer stands; while it is pending, `waker` is the one that it will wake.
+    /// Ends the block of the worker, for which a deadline has become earlier.
+    #[cold]
+    fn unpark(&self, inner: MutexGuard<'_, Inner>) {
+        let unparker = inner.unparker.clone();
+        drop(inner);
+        if let Some(unparker) = unparker {
+            unparker.wake();
+        }
+    }
+
+    /// The state of a timer. While it is pending, it wakes `waker` from now on.
     pub(super) fn poll(&self, key: Key, waker: &Waker) -> Status {
         let mut inner = self.inner.lock();
         let status = inner.status(key);
         if status != Status::Pending || inner.wheel.waker(key).is_some_and(|known| known.will_wake(waker)) {
             return status;
         }
-        // Cloning is foreign code, so not under the lock; meanwhile the timer may fire.
+        // Cloning is foreign code, which must not run under the lock. Meanwhile the timer may fire.
         drop(inner);
         let waker = waker.clone();
         let mut inner = self.inner.lock();
@@ -103,23 +121,20 @@ impl Timers {
         status
     }
 
-    /// Moves a pending timer; `false` if it is not pending.
+    /// Moves a pending timer to another deadline. Returns `false` if it is not pending.
     pub(super) fn reset(&self, key: Key, deadline: Instant) -> bool {
         let mut inner = self.inner.lock();
         let is_pending = inner.status(key) == Status::Pending;
-        if !is_pending {
-            return false;
+        if is_pending {
+            inner.wheel.reset(key, deadline);
+            if deadline < inner.blocked_until {
+                self.unpark(inner);
+            }
         }
-        inner.wheel.reset(key, deadline);
-        let ring = if self.is_here() { None } else { inner.ring.clone() };
-        drop(inner);
-        if let Some(ring) = ring {
-            ring.wake();
-        }
-        true
+        is_pending
     }
 
-    /// Takes a timer away.
+    /// Removes a timer.
     #[inline(never)]
     pub(super) fn disarm(&self, key: Key) {
         let mut inner = self.inner.lock();
@@ -133,16 +148,26 @@ impl Timers {
         self.inner.lock().wheel.pending()
     }
 
-    /// The next moment at which there is something to do.
-    #[inline]
-    pub(crate) fn next_deadline(&self) -> Option<Instant> {
+    /// The next moment at which a timer may fire.
+    pub(super) fn next_deadline(&self) -> Option<Instant> {
         self.inner.lock().wheel.next()
     }
 
-    /// Wakes what is due; `wakers` is empty, and is again afterwards.
+    /// As [`next_deadline`](Timers::next_deadline), for the worker, which is about to block until then. Another thread that arms an
+    /// earlier timer unparks it.
+    #[inline]
+    pub(crate) fn prepare_block(&self) -> Option<Instant> {
+        let mut inner = self.inner.lock();
+        let next = inner.wheel.next();
+        inner.blocked_until = next.unwrap_or(Instant::NEVER);
+        next
+    }
+
+    /// Wakes what is due. The worker is awake. `wakers` is empty, before and after.
     #[inline]
     pub(crate) fn fire(&self, wakers: &mut Vec<Waker>) {
         let mut inner = self.inner.lock();
+        inner.blocked_until = Instant::MIN;
         if inner.wheel.next().is_none() {
             return;
         }
@@ -151,23 +176,19 @@ impl Timers {
         wake_all(wakers);
     }
 
-    /// Ends the worker's timers and wakes whoever waits for them.
+    /// Ends the worker's timers, and wakes all tasks that wait for them.
     pub(crate) fn close(&self) {
-        // A waker that polls where it is woken is to find no timers here any more.
-        if self.is_here() {
+        // A waker that polls where it is woken must find no timers here any more.
+        if Self::current().is_some_and(|timers| std::ptr::eq(&raw const *timers, self)) {
             drop(CURRENT.with(|current| current.take()));
         }
         let mut wakers = Vec::new();
         let mut inner = self.inner.lock();
-        let ring = inner.ring.take();
+        let unparker = inner.unparker.take();
         inner.wheel.fire_all(&mut wakers);
         drop(inner);
-        drop(ring);
+        drop(unparker);
         wake_all(&mut wakers);
-    }
-
-    fn is_here(&self) -> bool {
-        Self::current().is_some_and(|timers| std::ptr::eq(&raw const *timers, self))
     }
 }
 
@@ -191,7 +212,7 @@ impl Scale for Ticks {
 
 impl Inner {
     fn status(&self, key: Key) -> Status {
-        if self.ring.is_none() {
+        if self.unparker.is_none() {
             Status::Closed
         } else if self.wheel.has_fired(key) {
             Status::Fired
@@ -202,11 +223,11 @@ impl Inner {
 }
 
 thread_local! {
-    /// Without a destructor, so that a runtime may be dropped by another thread-local's; [`Entered`] leaves it empty.
+    /// Without a destructor, so that another thread-local's destructor may drop a runtime. [`Entered`] leaves it empty.
     static CURRENT: ManuallyDrop<Cell<Option<Arc<Timers>>>> = const { ManuallyDrop::new(Cell::new(None)) };
 }
 
-/// Whether there are timers on this thread.
+/// Whether this thread has timers.
 pub(crate) fn is_entered() -> bool {
     Timers::current().is_some()
 }
@@ -226,7 +247,7 @@ pub(crate) fn enter(timers: Arc<Timers>, clock: Clock) -> Entered {
 impl Drop for Entered {
     fn drop(&mut self) {
         clock::replace(self.clock);
-        let ours = CURRENT.with(|current| current.replace(self.timers.take()));
-        drop(ours);
+        let entered = CURRENT.with(|current| current.replace(self.timers.take()));
+        drop(entered);
     }
 }

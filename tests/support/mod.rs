@@ -54,17 +54,17 @@ where
 
 /// A runtime with one worker: the thread that calls its `block_on`.
 pub fn one_worker() -> Runtime {
-    Builder::new().workers(1).build().expect("a runtime of one worker")
+    Builder::new_current_thread().build().expect("a runtime of one worker")
 }
 
 /// A runtime of one worker whose clock is paused.
 pub fn paused_runtime() -> Runtime {
-    Builder::new().start_paused(true).build().expect("a runtime with a paused clock")
+    Builder::new_current_thread().start_paused(true).build().expect("a runtime with a paused clock")
 }
 
 /// A runtime that has at most `limit` blocking threads.
 pub fn blocking_threads(limit: usize) -> Runtime {
-    Builder::new().max_blocking_threads(limit).build().expect("a runtime with few blocking threads")
+    Builder::new_multi_thread().max_blocking_threads(limit).build().expect("a runtime with few blocking threads")
 }
 
 /// A listener on a port that the kernel chose, and its address.
@@ -324,7 +324,7 @@ pub fn assert_at(now: kittiwake::time::Instant, deadline: kittiwake::time::Insta
 /// A runtime with `count` workers on threads of their own.
 #[track_caller]
 pub fn workers(count: usize) -> Runtime {
-    Builder::new().workers(count).build().expect("a runtime of several workers")
+    Builder::new_multi_thread().worker_threads(count).build().expect("a runtime of several workers")
 }
 
 /// Waits until the figures of all workers stop changing, and returns them.

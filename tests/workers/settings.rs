@@ -13,11 +13,11 @@ use kittiwake::time::{pause, sleep};
 /// A runtime with no worker would run no task, and one with too many would take all of the system's threads.
 #[test]
 fn absurd_worker_count_is_refused() {
-    let message = panic_of(|| drop(Builder::new().workers(0)));
+    let message = panic_of(|| drop(Builder::new_multi_thread().worker_threads(0)));
     assert!(message.contains("Builder::workers") && message.contains("use 1 or more"), "{message}");
-    let message = panic_of(|| drop(Builder::new().workers(5000)));
+    let message = panic_of(|| drop(Builder::new_multi_thread().worker_threads(5000)));
     assert!(message.contains("Builder::workers") && message.contains("5000 are more than 4096"), "{message}");
-    drop(Builder::new().workers(4096));
+    drop(Builder::new_multi_thread().worker_threads(4096));
 }
 
 /// The runtime has exactly the configured number of workers, and each of them runs tasks.
@@ -46,7 +46,7 @@ fn every_configured_worker_runs_tasks() {
 #[cfg(target_os = "linux")]
 fn worker_thread_has_name_and_number() {
     within(|| {
-        let runtime = Builder::new().workers(3).thread_name("puffin").build().expect("a runtime");
+        let runtime = Builder::new_multi_thread().worker_threads(3).thread_name("puffin").build().expect("a runtime");
         on_each_worker(runtime.handle(), 3, |_| ());
         assert_eq!(threads_called("puffin-"), ["puffin-0", "puffin-1", "puffin-2"]);
         drop(runtime);
@@ -60,7 +60,7 @@ fn worker_thread_has_name_and_number() {
 /// The builder refuses the name. Otherwise std would panic later, when it starts the thread.
 #[test]
 fn thread_name_with_nul_is_refused() {
-    let message = panic_of(|| drop(Builder::new().thread_name("puf\0fin")));
+    let message = panic_of(|| drop(Builder::new_multi_thread().thread_name("puf\0fin")));
     assert!(message.contains("Builder::thread_name") && message.contains("NUL"), "{message}");
 }
 
@@ -68,7 +68,10 @@ fn thread_name_with_nul_is_refused() {
 #[test]
 fn paused_clock_needs_one_worker() {
     within(|| {
-        for builder in [Builder::new().workers(2).start_paused(true), Builder::new().start_paused(true).workers(2)] {
+        for builder in [
+            Builder::new_multi_thread().worker_threads(2).start_paused(true),
+            Builder::new_multi_thread().start_paused(true).worker_threads(2),
+        ] {
             let error = builder.build().expect_err("a paused clock for two workers is refused");
             assert_eq!(error.kind(), ErrorKind::InvalidInput);
             assert!(error.to_string().contains("Builder::workers(1)"), "the error must say what to do: {error}");

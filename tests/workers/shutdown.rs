@@ -261,7 +261,7 @@ fn shutdown_reports_blocked_worker() {
             let error = runtime.shutdown_timeout(10 * MS).expect_err("a task is blocked");
             // The other workers may have to wait for the blocked one.
             assert!((1..=count).contains(&error.workers_running()), "{error:?}");
-            assert_eq!(error.still_running(), 1);
+            assert_eq!(error.closures_running(), 1);
             let message = error.to_string();
             assert!(message.contains("worker") && message.contains("1 blocking closure"), "{message}");
             wait_until_spawn_fails(&handle);

@@ -256,7 +256,7 @@ fn workers_survive_task_panics() {
 #[test]
 fn woken_task_overtakes_local_task() {
     within(|| {
-        let runtime = Builder::new().workers(2).spin(Duration::ZERO).build().expect("a runtime");
+        let runtime = Builder::new_multi_thread().worker_threads(2).spin(Duration::ZERO).build().expect("a runtime");
         for other_entries in 0..4 {
             let (ours, mut peer) = pair_with_std();
             let ours = Arc::new(ours);
@@ -291,7 +291,7 @@ fn woken_task_overtakes_local_task() {
 #[test]
 fn spinning_worker_watches_the_others() {
     within(|| {
-        let runtime = Builder::new().workers(2).spin(HOUR).build().expect("a runtime");
+        let runtime = Builder::new_multi_thread().worker_threads(2).spin(HOUR).build().expect("a runtime");
         wait_for_first_turns(&runtime);
         let (has_run, ran) = mpsc::channel();
         let parent = runtime.handle().spawn(async move {

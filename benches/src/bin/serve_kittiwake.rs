@@ -19,7 +19,10 @@ fn runtime(program: &Program) -> io::Result<Runtime> {
     if program.driver.is_some() {
         program.refuse();
     }
-    let mut builder = Builder::new().workers(program.workers);
+    let mut builder = match program.workers {
+        1 => Builder::new_current_thread(),
+        workers => Builder::new_multi_thread().worker_threads(workers),
+    };
     if let Some(spin) = program.spin {
         builder = builder.spin(spin);
     }

@@ -167,7 +167,7 @@ fn spawn_on<F>(worker: usize, handler: F) -> AbortHandle
 where
     F: Future<Output = ()> + Send + 'static,
 {
-    task::spawn_placed(worker, handler).abort_handle()
+    task::spawn_on(worker, handler).abort_handle()
 }
 
 fn spawn_here<F: Future<Output = ()> + 'static>(_: usize, handler: F) -> AbortHandle {

@@ -20,7 +20,7 @@ use std::task::{Context, Poll, Waker, ready};
 use parking_lot::Mutex;
 use slab::Slab;
 
-use crate::reactor::ask_kernel;
+use crate::budget::ask_kernel;
 use crate::sync::wake_all;
 
 /// Says, to whoever has a clone, that the server is to end: a future that is ready once it [begins](Shutdown::begin).

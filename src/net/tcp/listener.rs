@@ -12,12 +12,12 @@ use std::task::{Context, Poll};
 use futures_lite::Stream;
 use socket2::{Domain, Protocol, Socket, Type};
 
-use super::TcpStream;
+use super::stream::TcpStream;
 use crate::metrics;
-use crate::net::ToSocketAddrs;
-use crate::net::addr::try_each;
+use crate::net::addr::{ToSocketAddrs, try_each};
 use crate::net::serve::Listen;
-use crate::reactor::{Direction, Registration, Wait};
+use crate::net::sys;
+use crate::reactor::{Direction, Registration, Snapshot, Wait, WaiterSlot};
 
 /// A TCP socket that accepts connections.
 ///
@@ -39,7 +39,7 @@ pub struct TcpListener {
     registration: Registration<ListenSocket>,
 }
 
-/// The socket, and what is known of its queue: nothing that decides more than whether to [ask](system::may_accept) before
+/// The socket, and what is known of its queue: nothing that decides more than whether to [ask](sys::may_accept) before
 /// accept(2). That there is no connection is always the kernel's word.
 struct ListenSocket {
     /// mio's, because its `accept` makes the new socket non-blocking and close-on-exec in one system call
@@ -87,7 +87,7 @@ impl TcpListener {
     /// # Platform notes
     /// Whether a socket listens is asked on Linux and Android; elsewhere the first [`accept`](TcpListener::accept) says so.
     pub fn from_std(listener: std::net::TcpListener) -> io::Result<Self> {
-        if !system::may_listen(&listener)? {
+        if !sys::may_listen(&listener)? {
             let why = format!("{listener:?} does not listen; call listen(2) first, or pass the socket that does");
             return Err(io::Error::new(io::ErrorKind::InvalidInput, why));
         }
@@ -174,7 +174,7 @@ impl TcpListener {
     /// # Examples
     /// See [`TcpListener`].
     pub fn accept(&self) -> Accept<'_> {
-        Accept { wait: self.registration.wait(Direction::Read) }
+        Accept { wait: self.registration.waiter(Direction::Read) }
     }
 
     /// The connections as a [`Stream`] that never ends.
@@ -246,7 +246,7 @@ impl Listen for TcpListener {
     type Peer = SocketAddr;
 
     fn poll_accept(&self, cx: &mut Context<'_>) -> Poll<io::Result<(TcpStream, SocketAddr)>> {
-        self.registration.poll_operation(cx, Direction::Read, ListenSocket::accept)
+        self.registration.poll_operation(cx, Direction::Read, WaiterSlot::Seat, ListenSocket::accept_seen)
     }
 
     fn try_accept(&self) -> io::Result<(TcpStream, SocketAddr)> {
@@ -286,7 +286,7 @@ impl Future for Accept<'_> {
     type Output = io::Result<(TcpStream, SocketAddr)>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        self.wait.poll_operation(cx, ListenSocket::accept)
+        self.wait.poll_operation(cx, ListenSocket::accept_seen)
     }
 }
 
@@ -297,12 +297,16 @@ impl fmt::Debug for Accept<'_> {
 }
 
 impl ListenSocket {
+    fn accept_seen(&self, seen: Snapshot) -> io::Result<(TcpStream, SocketAddr)> {
+        self.accept(seen.is_reported(Direction::Read))
+    }
+
     /// Accepts one connection; `reported`: the reactor has said that there are some. What a peer has given up already
     /// counts as an interruption: the loop tries the next one, within its budget.
     fn accept(&self, reported: bool) -> io::Result<(TcpStream, SocketAddr)> {
         // Relaxed: if two tasks accept at a time, it is a call more or less.
         let is_new = self.empty.swap(false, Ordering::Relaxed) && reported;
-        if !is_new && !system::may_accept(&self.socket) {
+        if !is_new && !sys::may_accept(&self.socket) {
             self.empty.store(true, Ordering::Relaxed);
             return Err(io::ErrorKind::WouldBlock.into());
         }
@@ -318,38 +322,6 @@ impl ListenSocket {
 impl AsFd for ListenSocket {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()
-    }
-}
-
-/// Linux makes a socket and a file before it looks for a connection to give them to, so that an accept(2) that finds none takes
-/// ten times as long as asking; and whoever accepts until there is none meets one for most connections. So it is asked first,
-/// but for the one that an event has announced.
-#[cfg(any(target_os = "linux", target_os = "android"))]
-mod system {
-    use std::io;
-
-    use rustix::event::{PollFd, PollFlags, Timespec, poll};
-
-    /// Whether the socket listens. Of one that does not it would be said for ever that no connection waits.
-    pub(super) fn may_listen(listener: &std::net::TcpListener) -> io::Result<bool> {
-        Ok(rustix::net::sockopt::socket_acceptconn(listener)?)
-    }
-
-    /// Whether a connection waits, or it cannot be said.
-    pub(super) fn may_accept(listener: &mio::net::TcpListener) -> bool {
-        poll(&mut [PollFd::new(listener, PollFlags::IN)], Some(&Timespec::default())) != Ok(0)
-    }
-}
-
-#[cfg(not(any(target_os = "linux", target_os = "android")))]
-mod system {
-    /// Accepting says both.
-    pub(super) fn may_listen(_: &std::net::TcpListener) -> std::io::Result<bool> {
-        Ok(true)
-    }
-
-    pub(super) fn may_accept(_: &mio::net::TcpListener) -> bool {
-        true
     }
 }
 

@@ -6,8 +6,8 @@ use std::io;
 use std::net::{Shutdown, SocketAddr};
 use std::sync::Arc;
 
-use super::TcpStream;
-use super::stream::delegate;
+use super::stream::TcpStream;
+use crate::net::stream::impl_io;
 use crate::time::Duration;
 
 /// The reading half of a stream, borrowed by [`TcpStream::split`].
@@ -38,13 +38,20 @@ pub struct OwnedWriteHalf {
     shuts_down: bool,
 }
 
-pub(super) fn split(stream: &mut TcpStream) -> (ReadHalf<'_>, WriteHalf<'_>) {
-    (ReadHalf(stream), WriteHalf(stream))
-}
+impl TcpStream {
+    /// Splits the stream into a half for reading and one for writing, which borrow it.
+    pub fn split(&mut self) -> (ReadHalf<'_>, WriteHalf<'_>) {
+        (ReadHalf(self), WriteHalf(self))
+    }
 
-pub(super) fn into_split(stream: TcpStream) -> (OwnedReadHalf, OwnedWriteHalf) {
-    let stream = Arc::new(stream);
-    (OwnedReadHalf { stream: stream.clone() }, OwnedWriteHalf { stream, shuts_down: true })
+    /// Splits the stream into a half for reading and one for writing, which can go to different tasks.
+    ///
+    /// Dropping the writing half shuts it down, so that the peer reads to an end. The connection is closed when
+    /// both are gone. [`reunite`](OwnedReadHalf::reunite) puts them together again.
+    pub fn into_split(self) -> (OwnedReadHalf, OwnedWriteHalf) {
+        let stream = Arc::new(self);
+        (OwnedReadHalf { stream: stream.clone() }, OwnedWriteHalf { stream, shuts_down: true })
+    }
 }
 
 fn reunite(read: OwnedReadHalf, mut write: OwnedWriteHalf) -> Result<TcpStream, ReuniteError> {
@@ -104,10 +111,10 @@ impl Drop for OwnedWriteHalf {
     }
 }
 
-delegate!(read for ReadHalf<'_>, this => this.0);
-delegate!(read for OwnedReadHalf, this => &*this.stream);
-delegate!(write for WriteHalf<'_>, this => this.0);
-delegate!(write for OwnedWriteHalf, this => &*this.stream);
+impl_io!(read for ReadHalf<'_>, this => this.0.stream);
+impl_io!(read for OwnedReadHalf, this => this.stream.stream);
+impl_io!(write for WriteHalf<'_>, this => this.0.stream);
+impl_io!(write for OwnedWriteHalf, this => this.stream.stream);
 
 /// What the halves can do besides reading and writing, all by the stream's method of the same name.
 macro_rules! methods {

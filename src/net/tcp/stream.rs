@@ -2,23 +2,15 @@
 
 use std::fmt;
 use std::future::poll_fn;
-use std::io::{self, IoSlice, IoSliceMut, Read};
+use std::io;
 use std::net::{Shutdown, SocketAddr};
-use std::ops::Deref;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::panic::{RefUnwindSafe, UnwindSafe};
-use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::task::{Context, Poll};
 
-use futures_io::{AsyncRead, AsyncWrite};
-use socket2::SockRef;
-
-use super::split::{self, OwnedReadHalf, OwnedWriteHalf, ReadHalf, WriteHalf};
-use crate::net::ToSocketAddrs;
-use crate::net::addr::try_each;
-use crate::net::deadline::{Deadlines, Limit};
-use crate::reactor::{Direction, Observer, Registration};
+use crate::net::addr::{ToSocketAddrs, try_each};
+use crate::net::deadline::Limit;
+use crate::net::stream::{Stream, impl_io};
+use crate::reactor::Direction;
 use crate::time::{Duration, timeout};
 
 /// A TCP connection.
@@ -73,20 +65,8 @@ use crate::time::{Duration, timeout};
 /// # }).unwrap();
 /// ```
 pub struct TcpStream {
-    registration: Registration<Socket>,
+    pub(super) stream: Stream<std::net::TcpStream>,
 }
-
-/// What a stream reads from and writes to.
-struct Socket {
-    stream: std::net::TcpStream,
-    /// A write was told of a reset, which the kernel now will not tell a reader.
-    reset: AtomicBool,
-    deadlines: Deadlines,
-}
-
-/// The most slices that one readv(2) or writev(2) takes (`IOV_MAX`); the rest of a longer list is
-/// left to the next call.
-const MOST_SLICES: usize = 1024;
 
 impl TcpStream {
     /// Connects to the first of `addrs` that accepts.
@@ -143,10 +123,9 @@ impl TcpStream {
 
     /// Waits for a connect in progress to succeed or fail.
     async fn connected(&self) -> io::Result<()> {
-        // Not before the reactor has reported something: until then there is no error, and no peer.
+        // After the reactor has reported something: until then there is no error, and no peer.
         self.writable().await?;
-        let mut wait = self.registration.wait(Direction::Write);
-        poll_fn(|cx| wait.poll_operation(cx, |socket, _| connected(&socket.stream))).await
+        self.stream.registration().operate(Direction::Write, |socket, _| connected(socket)).await
     }
 
     /// Takes a stream of std's, and makes it non-blocking.
@@ -159,8 +138,7 @@ impl TcpStream {
     }
 
     pub(super) fn from_nonblocking(socket: OwnedFd) -> Self {
-        let (reset, deadlines) = (AtomicBool::new(false), Deadlines::default());
-        Self { registration: Registration::new(Socket { stream: socket.into(), reset, deadlines }) }
+        Self { stream: Stream::new(socket.into()) }
     }
 
     /// Gives the stream back as one of std's, out of the reactor and blocking again. So is every duplicate of its
@@ -169,7 +147,7 @@ impl TcpStream {
     /// # Errors
     /// If it cannot be made blocking (fcntl(2)).
     pub fn into_std(self) -> io::Result<std::net::TcpStream> {
-        let stream = self.registration.into_socket().stream;
+        let stream = self.stream.into_socket();
         stream.set_nonblocking(false)?;
         Ok(stream)
     }
@@ -200,11 +178,7 @@ impl TcpStream {
     /// # }).unwrap();
     /// ```
     pub async fn peek(&self, buf: &mut [u8]) -> io::Result<usize> {
-        if buf.is_empty() {
-            return Ok(0);
-        }
-        let mut wait = self.registration.wait(Direction::Read);
-        poll_fn(|cx| wait.poll_operation(cx, |socket, _| socket.read(|stream| stream.peek(buf)))).await
+        self.stream.peek(buf).await
     }
 
     /// Waits until there is something to read, an end or an error included.
@@ -241,7 +215,7 @@ impl TcpStream {
     /// # }).unwrap();
     /// ```
     pub async fn readable(&self) -> io::Result<()> {
-        self.registration.ready(Direction::Read).await
+        self.stream.registration().ready(Direction::Read).await
     }
 
     /// Waits until something can be written, or the connection has failed.
@@ -257,7 +231,7 @@ impl TcpStream {
     /// # Examples
     /// As for [`readable`](TcpStream::readable), with `try_write`.
     pub async fn writable(&self) -> io::Result<()> {
-        self.registration.ready(Direction::Write).await
+        self.stream.registration().ready(Direction::Write).await
     }
 
     /// Reads what is there, without waiting.
@@ -265,11 +239,7 @@ impl TcpStream {
     /// # Errors
     /// `WouldBlock` if nothing is there; else as for reading.
     pub fn try_read(&self, buf: &mut [u8]) -> io::Result<usize> {
-        if buf.is_empty() {
-            return Ok(0);
-        }
-        let full = Some(buf.len());
-        self.registration.try_transfer(Direction::Read, full, move |socket| socket.recv(buf))
+        self.stream.try_read(buf)
     }
 
     /// Writes what can be written, without waiting.
@@ -277,11 +247,7 @@ impl TcpStream {
     /// # Errors
     /// `WouldBlock` if nothing can; else as for writing.
     pub fn try_write(&self, buf: &[u8]) -> io::Result<usize> {
-        if buf.is_empty() {
-            return Ok(0);
-        }
-        let full = Some(buf.len());
-        self.registration.try_transfer(Direction::Write, full, move |socket| socket.send(buf))
+        self.stream.try_write(buf)
     }
 
     /// Shuts down the reading half, the writing half, or both.
@@ -292,10 +258,7 @@ impl TcpStream {
     /// # Errors
     /// See shutdown(2).
     pub fn shutdown(&self, how: Shutdown) -> io::Result<()> {
-        match self.socket().shutdown(how) {
-            Err(error) if error.kind() == io::ErrorKind::NotConnected => Ok(()),
-            result => result,
-        }
+        self.stream.shutdown(how)
     }
 
     /// Ends a conversation without a reset: shuts down the writing half, then reads and throws away at most `limit` bytes,
@@ -342,25 +305,12 @@ impl TcpStream {
         let mut left = limit;
         while left > 0 {
             let want = usize::try_from(left).map_or(buf.len(), |left| left.min(buf.len()));
-            match poll_fn(|cx| Pin::new(&mut &*self).poll_read(cx, &mut buf[..want])).await? {
+            match poll_fn(|cx| self.stream.poll_read(cx, &mut buf[..want])).await? {
                 0 => return Ok(true),
                 read => left -= read as u64,
             }
         }
         Ok(false)
-    }
-
-    /// Splits the stream into a half for reading and one for writing, which borrow it.
-    pub fn split(&mut self) -> (ReadHalf<'_>, WriteHalf<'_>) {
-        split::split(self)
-    }
-
-    /// Splits the stream into a half for reading and one for writing, which can go to different tasks.
-    ///
-    /// Dropping the writing half shuts it down, so that the peer reads to an end. The connection is closed when
-    /// both are gone. [`reunite`](OwnedReadHalf::reunite) puts them together again.
-    pub fn into_split(self) -> (OwnedReadHalf, OwnedWriteHalf) {
-        split::into_split(self)
     }
 
     /// The peer's address.
@@ -397,7 +347,7 @@ impl TcpStream {
 
     /// How long a read may wait; `None`, the default, is for ever.
     pub fn read_timeout(&self) -> Option<Duration> {
-        self.limit(Direction::Read, Limit::Operation)
+        self.stream.limit(Direction::Read, Limit::Operation)
     }
 
     /// Sets how long a read may wait before it fails with `TimedOut`.
@@ -447,12 +397,12 @@ impl TcpStream {
     /// # }).unwrap();
     /// ```
     pub fn set_read_timeout(&self, timeout: Option<Duration>) -> io::Result<()> {
-        self.set_limit(Limit::Operation, &[Direction::Read], timeout)
+        self.stream.set_limit(Limit::Operation, &[Direction::Read], timeout)
     }
 
     /// How long a write may wait; `None`, the default, is for ever.
     pub fn write_timeout(&self) -> Option<Duration> {
-        self.limit(Direction::Write, Limit::Operation)
+        self.stream.limit(Direction::Write, Limit::Operation)
     }
 
     /// Sets how long a write may wait before it fails with `TimedOut`.
@@ -464,12 +414,12 @@ impl TcpStream {
     /// # Errors
     /// As for [`set_read_timeout`](TcpStream::set_read_timeout).
     pub fn set_write_timeout(&self, timeout: Option<Duration>) -> io::Result<()> {
-        self.set_limit(Limit::Operation, &[Direction::Write], timeout)
+        self.stream.set_limit(Limit::Operation, &[Direction::Write], timeout)
     }
 
     /// How long the stream may be idle; `None`, the default, is for ever.
     pub fn idle_timeout(&self) -> Option<Duration> {
-        self.limit(Direction::Read, Limit::Idle)
+        self.stream.limit(Direction::Read, Limit::Idle)
     }
 
     /// Sets how long the stream may be idle before a read or a write that waits fails with `TimedOut`.
@@ -498,7 +448,7 @@ impl TcpStream {
     /// # }).unwrap();
     /// ```
     pub fn set_idle_timeout(&self, timeout: Option<Duration>) -> io::Result<()> {
-        self.set_limit(Limit::Idle, &[Direction::Read, Direction::Write], timeout)
+        self.stream.set_limit(Limit::Idle, &[Direction::Read, Direction::Write], timeout)
     }
 
     /// How many hops packets may take.
@@ -525,151 +475,10 @@ impl TcpStream {
         self.socket().take_error()
     }
 
-    fn limit(&self, direction: Direction, which: Limit) -> Option<Duration> {
-        self.registration.socket().deadlines.limit(direction, which)
-    }
-
-    fn set_limit(&self, which: Limit, directions: &[Direction], limit: Option<Duration>) -> io::Result<()> {
-        if limit.is_some_and(|limit| limit.is_zero()) {
-            return Err(io::Error::new(
-                io::ErrorKind::InvalidInput,
-                "a timeout of zero would let no operation wait; use None for no timeout",
-            ));
-        }
-        for &direction in directions {
-            self.registration.socket().deadlines.set_limit(&self.registration, direction, which, limit);
-        }
-        Ok(())
-    }
-
     #[inline]
     fn socket(&self) -> &std::net::TcpStream {
-        &self.registration.socket().stream
+        self.stream.socket()
     }
-}
-
-impl Socket {
-    #[inline]
-    fn recv(&self, buf: &mut [u8]) -> io::Result<usize> {
-        self.read(move |stream| system::recv(stream, buf))
-    }
-
-    #[inline]
-    fn send(&self, buf: &[u8]) -> io::Result<usize> {
-        self.write(move |stream| system::send(stream, buf))
-    }
-
-    /// Turns what is read into what is reported: an end that hides a reset is the reset.
-    #[inline]
-    fn read(&self, read: impl FnOnce(&std::net::TcpStream) -> io::Result<usize>) -> io::Result<usize> {
-        match read(&self.stream) {
-            Ok(0) if self.reset.swap(false, Ordering::Relaxed) => Err(io::Error::from_raw_os_error(libc::ECONNRESET)),
-            result => result,
-        }
-    }
-
-    /// Notes a reset for the reader.
-    #[inline]
-    fn write(&self, write: impl FnOnce(&std::net::TcpStream) -> io::Result<usize>) -> io::Result<usize> {
-        let written = write(&self.stream);
-        if let Err(error) = &written {
-            if error.kind() == io::ErrorKind::ConnectionReset {
-                self.reset.store(true, Ordering::Relaxed);
-            }
-        }
-        written
-    }
-}
-
-impl Observer for Socket {
-    #[inline]
-    fn settled(&self, direction: Direction, moved: bool) {
-        self.deadlines.settled(direction, moved);
-    }
-
-    #[inline]
-    fn poll_waiting(&self, cx: &mut Context<'_>, direction: Direction) -> Poll<io::Error> {
-        self.deadlines.poll_waiting(cx, direction)
-    }
-}
-
-impl AsFd for Socket {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.stream.as_fd()
-    }
-}
-
-impl AsyncRead for &TcpStream {
-    #[inline]
-    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut [u8]) -> Poll<io::Result<usize>> {
-        // The kernel would say WouldBlock where there is nothing to read, and 0 would look like an end.
-        if buf.is_empty() {
-            return Poll::Ready(Ok(0));
-        }
-        let full = Some(buf.len());
-        self.registration.poll_transfer(cx, Direction::Read, full, move |socket| socket.recv(buf))
-    }
-
-    fn poll_read_vectored(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &mut [IoSliceMut<'_>],
-    ) -> Poll<io::Result<usize>> {
-        let empty = leading_empty(bufs);
-        let bufs = &mut bufs[empty..];
-        let capacity = bufs.iter().map(|buf| buf.len()).sum();
-        if capacity == 0 {
-            return Poll::Ready(Ok(0));
-        }
-        let full = (bufs.len() <= MOST_SLICES).then_some(capacity);
-        self.registration
-            .poll_transfer(cx, Direction::Read, full, |socket| socket.read(|mut stream| stream.read_vectored(bufs)))
-    }
-}
-
-impl AsyncWrite for &TcpStream {
-    #[inline]
-    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        if buf.is_empty() {
-            return Poll::Ready(Ok(0));
-        }
-        let full = Some(buf.len());
-        self.registration.poll_transfer(cx, Direction::Write, full, move |socket| socket.send(buf))
-    }
-
-    fn poll_write_vectored(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        let bufs = &bufs[leading_empty(bufs)..];
-        let capacity = bufs.iter().map(|buf| buf.len()).sum();
-        if capacity == 0 {
-            return Poll::Ready(Ok(0));
-        }
-        let full = (bufs.len() <= MOST_SLICES).then_some(capacity);
-        let bufs = &bufs[..bufs.len().min(MOST_SLICES)];
-        self.registration.poll_transfer(cx, Direction::Write, full, |socket| {
-            // Not std's, which is writev(2) and has no way to say MSG_NOSIGNAL.
-            socket.write(|stream| SockRef::from(stream).send_vectored_with_flags(bufs, NO_SIGNAL))
-        })
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        // Nothing is kept here: what was written is the kernel's.
-        Poll::Ready(Ok(()))
-    }
-
-    /// Shuts down the writing half.
-    fn poll_close(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(self.shutdown(Shutdown::Write))
-    }
-}
-
-/// How many slices to pass over: were the first [`MOST_SLICES`] all empty, the call would move nothing, which looks like an
-/// end.
-fn leading_empty<B: Deref<Target = [u8]>>(bufs: &[B]) -> usize {
-    bufs.iter().take_while(|buf| buf.is_empty()).count()
 }
 
 /// How a connect in progress stands; `WouldBlock` if the report was spurious, and it is neither
@@ -684,123 +493,10 @@ fn connected(socket: &std::net::TcpStream) -> io::Result<()> {
     }
 }
 
-/// recv(2) and send(2) without a signal. Linux is asked directly: libc's wrappers look at the thread's cancellation, which Rust
-/// has no use for, and which takes as long as the rest in a process with several threads.
-#[cfg(all(any(target_os = "linux", target_os = "android"), not(mio_unsupported_force_poll_poll)))]
-mod system {
-    use std::io;
-    use std::net::TcpStream;
-
-    use rustix::net::{RecvFlags, SendFlags};
-
-    #[inline]
-    pub(super) fn recv(socket: &TcpStream, buf: &mut [u8]) -> io::Result<usize> {
-        let (_, read) = rustix::net::recv(socket, buf, RecvFlags::empty())?;
-        Ok(read)
-    }
-
-    #[inline]
-    pub(super) fn send(socket: &TcpStream, buf: &[u8]) -> io::Result<usize> {
-        Ok(rustix::net::send(socket, buf, SendFlags::NOSIGNAL)?)
-    }
-}
-
-/// Elsewhere, and where Linux stands in for elsewhere, std does it.
-#[cfg(not(all(any(target_os = "linux", target_os = "android"), not(mio_unsupported_force_poll_poll))))]
-mod system {
-    use std::io::{self, Read, Write};
-    use std::net::TcpStream;
-
-    pub(super) fn recv(mut socket: &TcpStream, buf: &mut [u8]) -> io::Result<usize> {
-        socket.read(buf)
-    }
-
-    pub(super) fn send(mut socket: &TcpStream, buf: &[u8]) -> io::Result<usize> {
-        socket.write(buf)
-    }
-}
-
-/// A write to a connection that is closed is an error, not a signal.
-#[cfg(not(any(
-    target_os = "macos",
-    target_os = "ios",
-    target_os = "tvos",
-    target_os = "watchos",
-    target_os = "visionos"
-)))]
-const NO_SIGNAL: libc::c_int = libc::MSG_NOSIGNAL;
-/// Apple's systems have a socket option for it instead, which mio and
-/// socket2 set when they make a socket, and which those accepted from it inherit.
-#[cfg(any(target_os = "macos", target_os = "ios", target_os = "tvos", target_os = "watchos", target_os = "visionos"))]
-const NO_SIGNAL: libc::c_int = 0;
-
-/// Implements both traits for a type that has a `&TcpStream` to do it with.
-macro_rules! delegate {
-    (read for $type:ty, $this:ident => $stream:expr) => {
-        impl futures_io::AsyncRead for $type {
-            #[inline]
-            fn poll_read(
-                self: std::pin::Pin<&mut Self>,
-                cx: &mut std::task::Context<'_>,
-                buf: &mut [u8],
-            ) -> std::task::Poll<std::io::Result<usize>> {
-                let $this = self.get_mut();
-                std::pin::Pin::new(&mut $stream).poll_read(cx, buf)
-            }
-
-            fn poll_read_vectored(
-                self: std::pin::Pin<&mut Self>,
-                cx: &mut std::task::Context<'_>,
-                bufs: &mut [std::io::IoSliceMut<'_>],
-            ) -> std::task::Poll<std::io::Result<usize>> {
-                let $this = self.get_mut();
-                std::pin::Pin::new(&mut $stream).poll_read_vectored(cx, bufs)
-            }
-        }
-    };
-    (write for $type:ty, $this:ident => $stream:expr) => {
-        impl futures_io::AsyncWrite for $type {
-            #[inline]
-            fn poll_write(
-                self: std::pin::Pin<&mut Self>,
-                cx: &mut std::task::Context<'_>,
-                buf: &[u8],
-            ) -> std::task::Poll<std::io::Result<usize>> {
-                let $this = self.get_mut();
-                std::pin::Pin::new(&mut $stream).poll_write(cx, buf)
-            }
-
-            fn poll_write_vectored(
-                self: std::pin::Pin<&mut Self>,
-                cx: &mut std::task::Context<'_>,
-                bufs: &[std::io::IoSlice<'_>],
-            ) -> std::task::Poll<std::io::Result<usize>> {
-                let $this = self.get_mut();
-                std::pin::Pin::new(&mut $stream).poll_write_vectored(cx, bufs)
-            }
-
-            fn poll_flush(
-                self: std::pin::Pin<&mut Self>,
-                cx: &mut std::task::Context<'_>,
-            ) -> std::task::Poll<std::io::Result<()>> {
-                let $this = self.get_mut();
-                std::pin::Pin::new(&mut $stream).poll_flush(cx)
-            }
-
-            fn poll_close(
-                self: std::pin::Pin<&mut Self>,
-                cx: &mut std::task::Context<'_>,
-            ) -> std::task::Poll<std::io::Result<()>> {
-                let $this = self.get_mut();
-                std::pin::Pin::new(&mut $stream).poll_close(cx)
-            }
-        }
-    };
-}
-pub(super) use delegate;
-
-delegate!(read for TcpStream, this => &*this);
-delegate!(write for TcpStream, this => &*this);
+impl_io!(read for TcpStream, this => this.stream);
+impl_io!(write for TcpStream, this => this.stream);
+impl_io!(read for &TcpStream, this => this.stream);
+impl_io!(write for &TcpStream, this => this.stream);
 
 impl AsFd for TcpStream {
     fn as_fd(&self) -> BorrowedFd<'_> {

@@ -1,11 +1,11 @@
-//! Alarm: ends a wait to the microsecond, where the system can.
+//! TimerFd: ends a wait to the microsecond, where the system can.
 //!
-//! mio waits in whole milliseconds, rounded up: a timer would be a millisecond late on average of all, more than most
-//! replies take. On Linux a timerfd(2) among the descriptors of the epoll ends the wait in time. It costs a system call
-//! to set, so it is set only for the last stretch of a wait, which is shorter than a millisecond, and once for each deadline
-//! that comes that near: most are gone by then.
+//! mio waits in whole milliseconds, rounded up. Timers would be a millisecond late on average, more than most replies take. On
+//! Linux a timerfd(2) among the descriptors of the epoll ends the wait in time. Setting it costs a system call. So it is set for the
+//! last stretch of a wait only, which is shorter than a millisecond, and once for each deadline that comes that near. Most
+//! timers are cancelled by then.
 //!
-//! Elsewhere, and on backends without edges, where it would have to be read and armed again, the rounding stays.
+//! Elsewhere the rounding stays. So it does on a backend without edges, where the timerfd would have to be read and armed again.
 
 use std::time::Duration;
 
@@ -21,12 +21,12 @@ mod timer {
         Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create, timerfd_settime,
     };
 
-    use super::Alarm;
-    use crate::reactor::{ALARM, EDGE_TRIGGERED};
+    use super::TimerFd;
+    use crate::reactor::backend::{EDGE_TRIGGERED, TIMER_FD};
 
     pub(super) type Timer = OwnedFd;
 
-    impl Alarm {
+    impl TimerFd {
         pub(super) fn try_set(&mut self, registry: &Registry, left: Duration) -> io::Result<bool> {
             if !EDGE_TRIGGERED {
                 return Ok(false);
@@ -43,11 +43,10 @@ mod timer {
         }
     }
 
-    #[cold]
     fn create(registry: &Registry) -> io::Result<Timer> {
         let flags = TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC;
         let timer = timerfd_create(TimerfdClockId::Monotonic, flags)?;
-        registry.register(&mut SourceFd(&timer.as_raw_fd()), ALARM, Interest::READABLE)?;
+        registry.register(&mut SourceFd(&timer.as_raw_fd()), TIMER_FD, Interest::READABLE)?;
         Ok(timer)
     }
 }
@@ -59,53 +58,51 @@ mod timer {
 
     use mio::Registry;
 
-    use super::Alarm;
+    use super::TimerFd;
 
     pub(super) type Timer = std::convert::Infallible;
 
-    impl Alarm {
+    impl TimerFd {
         pub(super) fn try_set(&mut self, _: &Registry, _: Duration) -> io::Result<bool> {
             Ok(false)
         }
     }
 }
 
-/// One reactor's, made when it is first set.
+/// The timerfd of one reactor, made when it is first set.
 #[derive(Default)]
-pub(super) struct Alarm {
+pub(super) struct TimerFd {
     timer: Option<timer::Timer>,
     /// The deadline that it is set for.
     deadline: Option<u64>,
 }
 
-/// Waits shorter than this are the alarm's; see [`floor`] for the others.
 const MILLISECOND: Duration = Duration::from_millis(1);
 
-impl Alarm {
-    /// Sees to it that the next wait ends when `left` is over, which is less than a second; `deadline` is any number that tells
-    /// one deadline from the next. `false` if it cannot.
+impl TimerFd {
+    /// Makes the next wait end when `left` is over, which is less than a second. `deadline` is a number that tells one deadline
+    /// from the next. Returns `false` where the system cannot.
     pub(super) fn set(&mut self, registry: &mio::Registry, left: Duration, deadline: u64) -> bool {
         if self.deadline == Some(deadline) {
             return true;
         }
-        // An error is want of descriptors or memory. The wait is then rounded, as it is elsewhere.
+        // An error is a lack of descriptors or memory. The wait is then rounded, as it is elsewhere.
         let is_set = self.try_set(registry, left).unwrap_or(false);
         self.deadline = is_set.then_some(deadline);
         is_set
     }
 
-    /// It has gone off.
-    #[cold]
-    pub(super) fn rang(&mut self) {
+    /// The reactor has reported its expiry.
+    pub(super) fn expired(&mut self) {
         self.deadline = None;
     }
 }
 
-/// How long to wait without the alarm, when `left` is left: whole milliseconds, so that they are not rounded up. `None` if the
-/// rest is for the alarm.
-pub(super) fn floor(left: Duration) -> Option<Duration> {
+/// The part of a wait of `left` that needs no timerfd: whole milliseconds, which mio does not round. `None` if the rest is
+/// shorter than that, and the timerfd's.
+pub(super) fn whole_millis(left: Duration) -> Option<Duration> {
     if left.is_zero() || left >= MILLISECOND {
-        // More would be too much for the system; the worker asks again.
+        // The system takes no more. The worker then waits again.
         let millis = left.as_millis().min(i32::MAX as u128) as u64;
         return Some(Duration::from_millis(millis));
     }
@@ -116,15 +113,16 @@ pub(super) fn floor(left: Duration) -> Option<Duration> {
 mod tests {
     use super::*;
 
-    /// Rounded up it would be late; rounded down to nothing it would spin.
+    /// A wait that is rounded up is late, and one that is rounded down to nothing spins. So a wait is whole milliseconds, or the
+    /// timerfd's.
     #[test]
-    fn a_wait_is_whole_milliseconds_or_the_alarms() {
+    fn wait_is_never_rounded_up() {
         let nanos = Duration::from_nanos;
-        assert_eq!(floor(nanos(0)), Some(Duration::ZERO));
-        assert_eq!(floor(nanos(1)), None);
-        assert_eq!(floor(nanos(999_999)), None);
-        assert_eq!(floor(nanos(1_000_000)), Some(MILLISECOND));
-        assert_eq!(floor(nanos(1_999_999)), Some(MILLISECOND));
-        assert_eq!(floor(Duration::MAX), Some(Duration::from_millis(i32::MAX as u64)));
+        assert_eq!(whole_millis(nanos(0)), Some(Duration::ZERO));
+        assert_eq!(whole_millis(nanos(1)), None);
+        assert_eq!(whole_millis(nanos(999_999)), None);
+        assert_eq!(whole_millis(nanos(1_000_000)), Some(MILLISECOND));
+        assert_eq!(whole_millis(nanos(1_999_999)), Some(MILLISECOND));
+        assert_eq!(whole_millis(Duration::MAX), Some(Duration::from_millis(i32::MAX as u64)));
     }
 }

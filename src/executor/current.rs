@@ -1,0 +1,238 @@
+//! Current: the worker of this thread, and where a woken task goes.
+//!
+//! # A thread's queues
+//! A thread has two queues without a lock, in its [`Context`].
+//! * `queue` has what only this worker may run. It collects what is woken while the worker runs a batch. When the batch is used up, the
+//!   worker swaps the two, so that taking an entry touches neither the thread-local nor its borrow flag. In a runtime with one worker
+//!   this is all.
+//! * `deferred` has tasks that other workers may steal, and that the reactor and the timers have woken between two batches. The worker
+//!   moves them to its stealable queue when the batch begins. A task that is woken inside a batch goes there at once, because the task
+//!   that woke it may go on for long.
+//!
+//! [`schedule`] is the whole of what waking a task does.
+
+use std::cell::{Cell, RefCell, RefMut};
+use std::mem::{self, ManuallyDrop};
+use std::sync::Arc;
+
+use super::registry::Kind;
+use super::shared::{Entry, Runnable, WorkerRef, Workers};
+use crate::budget;
+
+/// What a thread knows of the worker that runs on it.
+struct Context {
+    /// The id of the queue that only this worker takes from, or 0. A number, because waking has only to compare it.
+    local_queue: Cell<usize>,
+    /// The id of the queue that this worker shares with others, or 0.
+    shared_queue: Cell<usize>,
+    /// The worker runs tasks. Otherwise it waits, or handles what it has waited for.
+    in_batch: Cell<bool>,
+    /// Entries that were woken on this thread, belong to its worker and are in no batch yet.
+    queue: RefCell<Vec<Entry>>,
+    /// Tasks that were woken on this thread between two batches and can be stolen.
+    deferred: RefCell<Vec<Runnable>>,
+    worker: RefCell<Option<Current>>,
+}
+
+thread_local! {
+    /// Without a destructor, so that it can be used at any time in a thread's life: another thread-local's destructor may drop a
+    /// runtime or wake a task. It is empty by then, because [`Entered`] restores what was there.
+    static CONTEXT: ManuallyDrop<Context> = const {
+        ManuallyDrop::new(Context {
+            local_queue: Cell::new(0),
+            shared_queue: Cell::new(0),
+            in_batch: Cell::new(false),
+            queue: RefCell::new(Vec::new()),
+            deferred: RefCell::new(Vec::new()),
+            worker: RefCell::new(None),
+        })
+    };
+}
+
+/// The worker of a thread.
+#[derive(Clone)]
+pub(super) struct Current {
+    pub(super) worker: WorkerRef,
+    /// The workers that run what is spawned here, if this is the thread of a `block_on` call beside them.
+    pub(super) spawns: Option<Arc<Workers>>,
+}
+
+impl Current {
+    pub(super) fn get() -> Option<Self> {
+        CONTEXT.with(|context| context.worker.borrow().clone())
+    }
+
+    /// Passes the worker that a task spawned here belongs to to `make`, which makes a task and runs no foreign code: the thread-local is
+    /// borrowed. `None` outside a runtime.
+    #[inline]
+    pub(super) fn make<R>(make: impl FnOnce(&WorkerRef) -> R) -> Option<R> {
+        CONTEXT.with(|context| {
+            let current = context.worker.borrow();
+            let Current { worker, spawns } = current.as_ref()?;
+            let elsewhere;
+            let worker = match spawns {
+                None => worker,
+                Some(workers) => {
+                    elsewhere = WorkerRef::new(workers.clone(), workers.least_loaded());
+                    &elsewhere
+                }
+            };
+            // Called in one place, so that it is inlined, however large it is.
+            Some(make(worker))
+        })
+    }
+
+    /// As [`make`](Current::make), for a task that stays on this thread.
+    #[inline]
+    pub(super) fn make_local<R>(make: impl FnOnce(&WorkerRef) -> R) -> Option<R> {
+        CONTEXT.with(|context| context.worker.borrow().as_ref().map(|current| make(&current.worker)))
+    }
+
+    /// The workers that run what is spawned here.
+    pub(super) fn spawns(&self) -> &Arc<Workers> {
+        self.spawns.as_ref().unwrap_or(&self.worker.workers)
+    }
+}
+
+/// Whether a worker runs on this thread.
+pub(crate) fn is_entered() -> bool {
+    CONTEXT.with(|context| context.local_queue.get() != 0)
+}
+
+/// Queues a task where it will be run.
+///
+/// A plain function, because async-task moves the waker's reference into the entry if nothing has to be captured.
+#[inline]
+pub(super) fn schedule(runnable: Runnable) {
+    CONTEXT.with(|context| {
+        if runnable.metadata().queue == context.local_queue.get() {
+            push_to(&context.queue, Entry::Task(runnable));
+        } else {
+            schedule_elsewhere(context, runnable);
+        }
+    });
+}
+
+/// As [`schedule`], for a task that is not this worker's own.
+// Not inlined: it would cost a runtime with one worker what it saves others.
+#[inline(never)]
+fn schedule_elsewhere(context: &Context, runnable: Runnable) {
+    if runnable.metadata().queue != context.shared_queue.get() {
+        push_remote(runnable);
+    } else if !context.in_batch.get() {
+        push_to(&context.deferred, runnable);
+    } else if let Some(Current { worker, .. }) = &*context.worker.borrow() {
+        worker.workers.queues.push(worker.index, runnable);
+    }
+}
+
+/// Pushes a task to a worker that may run it, from a thread that may not.
+#[cold]
+fn push_remote(runnable: Runnable) {
+    let metadata = runnable.metadata();
+    let (workers, worker) = (metadata.workers.clone(), metadata.last_worker());
+    if workers.is_several() && metadata.kind == Kind::Shared {
+        workers.queues.push_remote(worker, runnable);
+    } else {
+        workers.queues.remote(worker).queue.push(Entry::Task(runnable));
+    }
+}
+
+/// Queues the future of the `block_on` call that `worker` is in.
+pub(super) fn schedule_main(worker: &WorkerRef) {
+    CONTEXT.with(|context| {
+        if context.local_queue.get() == worker.local_queue {
+            push_to(&context.queue, Entry::Main);
+        } else {
+            // If the call has ended, and its worker too, the entry is dropped.
+            worker.remote().queue.push(Entry::Main);
+        }
+    });
+}
+
+/// Pushes to a queue of this thread.
+// The rare cases get the entry passed on, so that the usual one keeps nothing for them.
+#[inline]
+fn push_to<T>(queue: &RefCell<Vec<T>>, entry: T) {
+    match queue.try_borrow_mut() {
+        Ok(mut queue) if queue.len() < queue.capacity() => queue.push(entry),
+        Ok(queue) => push_and_grow(queue, entry),
+        Err(_) => push_while_borrowed(entry),
+    }
+}
+
+#[cold]
+#[inline(never)]
+fn push_and_grow<T>(mut queue: RefMut<'_, Vec<T>>, entry: T) {
+    queue.push(entry);
+}
+
+#[cold]
+#[inline(never)]
+fn push_while_borrowed<T>(_: T) {
+    unreachable!("nothing is woken while a queue is borrowed");
+}
+
+/// Runs `with` with the queue of what only this worker may run.
+#[inline]
+pub(super) fn with_queue<R>(with: impl FnOnce(&mut Vec<Entry>) -> R) -> R {
+    CONTEXT.with(|context| with(&mut context.queue.borrow_mut()))
+}
+
+/// Runs `with` with the queue of tasks to be published.
+#[inline]
+pub(super) fn with_deferred<R>(with: impl FnOnce(&mut Vec<Runnable>) -> R) -> R {
+    CONTEXT.with(|context| with(&mut context.deferred.borrow_mut()))
+}
+
+/// Notes whether the worker runs tasks.
+#[inline]
+pub(super) fn set_in_batch(in_batch: bool) {
+    CONTEXT.with(|context| context.in_batch.set(in_batch));
+}
+
+/// While this lives, `spawn` and the wakers of its tasks find the worker on this thread.
+pub(crate) struct Entered {
+    /// The worker that was on this thread before, and its queues.
+    previous: Option<Current>,
+    queue: Vec<Entry>,
+    deferred: Vec<Runnable>,
+    in_batch: bool,
+    budget: budget::Saved,
+}
+
+/// Puts a worker on this thread.
+pub(super) fn enter(current: Current) -> Entered {
+    let previous = replace(Some(current));
+    CONTEXT.with(|context| Entered {
+        previous,
+        queue: context.queue.take(),
+        deferred: context.deferred.take(),
+        in_batch: context.in_batch.replace(false),
+        budget: budget::suspend(),
+    })
+}
+
+/// Puts a worker on this thread, or none, and returns the one that was there.
+fn replace(current: Option<Current>) -> Option<Current> {
+    let ids = current.as_ref().map_or((0, 0), |current| (current.worker.local_queue, current.worker.shared_queue));
+    CONTEXT.with(|context| {
+        context.local_queue.set(ids.0);
+        context.shared_queue.set(ids.1);
+        context.worker.replace(current)
+    })
+}
+
+impl Drop for Entered {
+    fn drop(&mut self) {
+        let entered = replace(self.previous.take());
+        CONTEXT.with(|context| {
+            let queue = context.queue.replace(mem::take(&mut self.queue));
+            let deferred = context.deferred.replace(mem::take(&mut self.deferred));
+            debug_assert!(queue.is_empty() && deferred.is_empty(), "Executor::leave takes what is left");
+            context.in_batch.set(self.in_batch);
+        });
+        drop(entered);
+        budget::restore(self.budget);
+    }
+}

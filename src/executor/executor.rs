@@ -1,0 +1,266 @@
+//! Executor: the worker's own half, which hands out what is run next.
+
+use std::mem;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Wake, Waker};
+use std::time::{Duration, Instant};
+
+use super::current::{self, Current, Entered, schedule_main, with_deferred, with_queue};
+use super::registry::{Kind, TaskSet};
+use super::shared::{Entry, Runnable, WorkerRef, Workers};
+use super::stealing::Stealer;
+use crate::budget;
+
+/// The half of the executor that a worker owns.
+pub(crate) struct Executor {
+    worker: WorkerRef,
+    /// The workers that run what is spawned on this thread, if it is the thread of a `block_on` call beside them.
+    spawns: Option<Arc<Workers>>,
+    /// The entries that are run now. The next one is the last. What is woken meanwhile is in the thread's queue. It stays empty in a
+    /// worker that has others beside it.
+    batch: Vec<Entry>,
+    /// The same in a worker that has others beside it, and takes turns with its stealable queue.
+    local_batch: Vec<Entry>,
+    /// `None` if the runtime has one worker.
+    stealer: Option<Stealer>,
+    /// The next entry is one that can be stolen, if there is one.
+    shared_next: bool,
+}
+
+impl Executor {
+    pub(crate) fn new(worker: WorkerRef) -> Self {
+        let workers = &worker.workers;
+        let stealer = workers.is_several().then(|| Stealer::new(workers.len(), Instant::now()));
+        Self { worker, spawns: None, batch: Vec::new(), local_batch: Vec::new(), stealer, shared_next: false }
+    }
+
+    /// The executor of a `block_on` call beside `workers`, which run what is spawned in it.
+    pub(crate) fn beside(workers: &Arc<Workers>, unparker: Waker) -> Self {
+        let worker = WorkerRef::new(workers.beside(unparker), 0);
+        Self { spawns: Some(workers.clone()), ..Self::new(worker) }
+    }
+
+    /// Makes this thread the worker's.
+    pub(crate) fn enter(&self) -> Entered {
+        current::enter(Current { worker: self.worker.clone(), spawns: self.spawns.clone() })
+    }
+
+    /// Begins a `block_on` call, in which local tasks may be spawned.
+    pub(crate) fn open_local(&mut self) {
+        self.worker.workers.tasks.open_local(self.worker.index);
+        self.drain_remote();
+    }
+
+    /// The next entry to run.
+    #[inline]
+    pub(crate) fn next(&mut self) -> Option<Entry> {
+        let next = self.batch.pop();
+        if next.is_some() { next } else { self.next_of_queues() }
+    }
+
+    /// The next entry, once the batch is used up.
+    #[inline]
+    fn next_of_queues(&mut self) -> Option<Entry> {
+        if self.stealer.is_some() {
+            return self.next_of_both();
+        }
+        take_queue(&mut self.batch);
+        self.batch.pop()
+    }
+
+    /// The next of the entries that only this worker may run and of those that can be stolen, in turn.
+    // Not inlined: it would keep the way of a runtime with one worker from being. Costs a yield 13 instructions otherwise.
+    #[inline(never)]
+    fn next_of_both(&mut self) -> Option<Entry> {
+        if !self.local_batch.is_empty() {
+            self.shared_next = !self.shared_next;
+            if !self.shared_next {
+                return self.local_batch.pop();
+            }
+        }
+        if let Some(task) = self.worker.remote().pop() {
+            task.metadata().note_worker(self.worker.index);
+            return Some(Entry::Task(task));
+        }
+        if self.local_batch.is_empty() {
+            take_queue(&mut self.local_batch);
+        }
+        self.local_batch.pop()
+    }
+
+    /// Runs a task, with the budget of a poll.
+    #[inline]
+    pub(crate) fn run(task: Runnable) {
+        budget::refill();
+        task.run();
+    }
+
+    /// Whether the worker has entries that only it may run.
+    #[inline]
+    pub(crate) fn has_local(&self) -> bool {
+        !self.batch.is_empty() || !self.local_batch.is_empty() || with_queue(|queue| !queue.is_empty())
+    }
+
+    /// Begins a batch: the entries that the worker has waited for may be run, here or elsewhere.
+    #[inline]
+    pub(crate) fn begin_batch(&mut self) {
+        if self.stealer.is_some() {
+            self.begin_shared_batch();
+        }
+    }
+
+    fn begin_shared_batch(&mut self) {
+        let has_local = self.has_local();
+        // Now, and not when the stealable queue is empty, which it may never be.
+        if has_local && self.local_batch.is_empty() {
+            take_queue(&mut self.local_batch);
+        }
+        if let Some(stealer) = &mut self.stealer {
+            let WorkerRef { workers, index, .. } = &self.worker;
+            with_deferred(|deferred| {
+                stealer.begin_batch(&workers.queues, *index, deferred, has_local, Instant::now);
+            });
+            current::set_in_batch(true);
+        }
+    }
+
+    /// Ends a batch, in which `ran` entries were run.
+    #[inline]
+    pub(crate) fn end_batch(&mut self, ran: u64) {
+        if let Some(stealer) = &mut self.stealer {
+            stealer.add_work(ran);
+            current::set_in_batch(false);
+        }
+    }
+
+    /// Whether there is nothing left to run, and the worker may block.
+    #[inline]
+    pub(crate) fn prepare_idle(&mut self) -> bool {
+        !self.has_local() && self.stealer.as_mut().is_none_or(|stealer| prepare_idle(stealer, &self.worker))
+    }
+
+    /// How long the idle worker may block at most, before it looks at the others' queues.
+    #[inline]
+    pub(crate) fn watch_timeout(&self) -> Option<Duration> {
+        self.stealer.as_ref().and_then(Stealer::watch_timeout)
+    }
+
+    /// The worker has looked at the kernel. Entries that other threads have pushed come after those that are queued here.
+    #[inline]
+    pub(crate) fn leave_idle(&mut self) {
+        self.drain_remote();
+        if let Some(stealer) = &mut self.stealer {
+            stealer.leave_idle(&self.worker.workers.queues);
+        }
+    }
+
+    /// The worker is about to block. `false` if it must not, because an entry has come.
+    #[inline]
+    pub(crate) fn prepare_park(&self) -> bool {
+        self.worker.remote().queue.prepare_park()
+    }
+
+    /// The worker is about to spin. `false` if it need not, because an entry has come.
+    pub(crate) fn prepare_spin(&self) -> bool {
+        self.worker.remote().queue.prepare_spin()
+    }
+
+    /// Whether another thread has pushed something, or wants the worker to look.
+    pub(crate) fn is_notified(&self) -> bool {
+        self.worker.remote().queue.is_notified()
+    }
+
+    /// Takes the entries that other threads have pushed. They come after those that are queued here.
+    #[inline]
+    pub(crate) fn drain_remote(&mut self) {
+        with_queue(|queue| self.worker.remote().queue.drain(queue));
+    }
+
+    /// Cancels this worker's local tasks, and accepts no new ones. They end when they are run.
+    pub(crate) fn cancel_local(&self) {
+        self.worker.workers.tasks.cancel_local(self.worker.index);
+    }
+
+    /// Whether cancelled tasks have not ended.
+    pub(crate) fn has_tasks(&self, set: TaskSet) -> bool {
+        match set {
+            TaskSet::Local => self.worker.workers.tasks.len(self.worker.index, set) > 0,
+            TaskSet::All => !self.worker.workers.tasks.is_dead(),
+        }
+    }
+
+    /// Ends a `block_on` call. `unrun` and all other entries that are left are kept for the next call.
+    pub(crate) fn leave(&mut self, mut unrun: Vec<Entry>) {
+        unrun.extend(self.batch.drain(..).rev());
+        unrun.extend(self.local_batch.drain(..).rev());
+        with_queue(|queue| unrun.append(queue));
+        with_deferred(|deferred| unrun.extend(deferred.drain(..).map(Entry::Task)));
+        unrun.retain(|entry| matches!(entry, Entry::Task(_)));
+        self.worker.remote().queue.push_front(unrun);
+    }
+
+    /// Refuses all entries from now on. All tasks are gone.
+    pub(crate) fn close(&mut self) {
+        self.worker.workers.queues.close(self.worker.index);
+    }
+
+    /// Makes the waker of the future that this worker's `block_on` call runs.
+    pub(crate) fn main_waker(&self) -> MainWaker {
+        MainWaker(Arc::new(Main { worker: self.worker.clone(), is_queued: AtomicBool::new(false) }))
+    }
+}
+
+/// A batch is used up: the entries that were woken meanwhile are the next one.
+#[inline]
+fn take_queue(batch: &mut Vec<Entry>) {
+    with_queue(|queue| mem::swap(batch, queue));
+    batch.reverse();
+}
+
+/// As [`Executor::prepare_idle`], for a worker that has others beside it and no entries of its own.
+fn prepare_idle(stealer: &mut Stealer, WorkerRef { workers, index, .. }: &WorkerRef) -> bool {
+    with_deferred(|deferred| stealer.prepare_idle(&workers.queues, *index, deferred, Instant::now))
+}
+
+impl Entry {
+    /// Whether this entry must be run or dropped on the thread that made it.
+    pub(crate) fn is_local(&self) -> bool {
+        matches!(self, Self::Task(task) if task.metadata().kind == Kind::Local)
+    }
+}
+
+/// Wakes the future of a `block_on` call. It is queued as a task is.
+pub(crate) struct MainWaker(Arc<Main>);
+
+struct Main {
+    worker: WorkerRef,
+    /// An entry for it is in a queue.
+    is_queued: AtomicBool,
+}
+
+impl MainWaker {
+    pub(crate) fn waker(&self) -> Waker {
+        Waker::from(self.0.clone())
+    }
+
+    /// The entry was taken, and the future is about to be polled. A wake from now on queues another entry. Acquires what the waking
+    /// thread did before.
+    #[inline]
+    pub(crate) fn begin_poll(&self) {
+        self.0.is_queued.swap(false, Ordering::AcqRel);
+        budget::refill();
+    }
+}
+
+impl Wake for Main {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        if !self.is_queued.swap(true, Ordering::AcqRel) {
+            schedule_main(&self.worker);
+        }
+    }
+}

@@ -1,0 +1,359 @@
+//! Registry: the tasks of a runtime, so that it can end them.
+//!
+//! Only its wakers refer to a task that waits. The end of the runtime must drop each task all the same, on a worker. So the
+//! registry keeps one waker of each task.
+//!
+//! To cancel a task is to note it here and to wake the task. A worker then polls the task, and its wrapper asks here
+//! ([`TaskRegistry::cancelled`]) and drops the future instead of polling it. A count of cancelled tasks keeps the question free for all
+//! others.
+//!
+//! An entry is made when the task is spawned. It goes when the task's future is dropped, whether it completed, panicked or was cancelled.
+//!
+//! Each worker has a list with a lock of its own, so that workers that spawn do not wait for each other. A task stays in the list of the
+//! worker that it was spawned on. Which worker runs it makes no difference.
+
+use std::fmt;
+use std::num::{NonZeroI32, NonZeroU32, NonZeroU64};
+use std::sync::Arc;
+use std::task::Waker;
+
+use crate::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use crate::sync::{Mutex, wake_all};
+
+/// The id of a task. No other task of its runtime has had it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Id(NonZeroU64);
+
+impl fmt::Display for Id {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// The tasks that were spawned in one runtime and still have their future.
+pub(crate) struct TaskRegistry {
+    /// How many of them are cancelled.
+    cancelled: AtomicUsize,
+    /// How many lists are open or have tasks.
+    live_lists: AtomicUsize,
+    lists: Box<[List]>,
+    ids: Arc<IdSource>,
+}
+
+/// The ids of a runtime's tasks. Each list draws a block of them at a time, so that no spawn writes what another worker reads.
+pub(crate) struct IdSource(AtomicU64);
+
+/// How many ids a list draws at a time.
+const ID_BLOCK: u64 = 1024;
+
+/// The list of one worker, on cache lines of its own.
+#[repr(align(128))]
+struct List(Mutex<Tasks>);
+
+#[derive(Default)]
+struct Tasks {
+    /// By key. This is no `Slab`: its `insert` is too large to be inlined, mostly for its growth.
+    entries: Vec<Option<Entry>>,
+    /// The free keys. The next one is the last.
+    vacant: Vec<Key>,
+    /// How many of the tasks are local.
+    local: usize,
+    /// How many of the tasks are blocking.
+    blocking: usize,
+    /// The last id that was given, and the last of its block.
+    last_id: u64,
+    last_of_block: u64,
+    /// No task may be spawned any more.
+    closed: bool,
+    /// A `block_on` call is there to run local tasks.
+    runs_local: bool,
+}
+
+struct Entry {
+    id: Id,
+    kind: Kind,
+    cancelled: Option<CancelReason>,
+    /// Wakes the task, and keeps its memory.
+    waker: Waker,
+}
+
+/// The kind of a task.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// Made by `spawn`: any worker of its runtime may run it.
+    Shared,
+    /// Made by `spawn_local`: run and dropped on its own thread.
+    Local,
+    /// Made by `spawn_blocking`: no worker runs it or waits for it.
+    Blocking,
+}
+
+/// The tasks that a method acts on.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum TaskSet {
+    /// The local tasks of one worker.
+    Local,
+    /// All that workers run, which means the end of the runtime.
+    All,
+}
+
+/// Why a task was cancelled.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) struct CancelReason(NonZeroI32);
+
+impl CancelReason {
+    /// By a handle, or because the runtime ends.
+    pub(crate) const ABORTED: Self = Self(NonZeroI32::new(-1).unwrap());
+
+    /// The system starts no thread for a blocking closure, with this error number.
+    pub(crate) fn no_thread(errno: i32) -> Self {
+        NonZeroI32::new(errno).filter(|errno| errno.get() > 0).map_or(Self::ABORTED, Self)
+    }
+
+    /// The system's error number, if there is one.
+    pub(super) fn errno(self) -> Option<i32> {
+        Some(self.0.get()).filter(|errno| *errno > 0)
+    }
+}
+
+/// A task in the registry of its runtime.
+#[derive(Clone, Copy)]
+pub(crate) struct TaskKey {
+    /// Tells whether the entry is still this task's.
+    pub(super) id: Id,
+    pub(super) slot: TaskSlot,
+}
+
+/// The place of an entry. The task itself needs no more to find it, as long as it has one.
+#[derive(Clone, Copy)]
+pub(super) struct TaskSlot {
+    /// `None` if the registry refused the task.
+    key: Option<Key>,
+    /// The worker whose list it is.
+    list: u32,
+}
+
+/// The number of an entry, plus one.
+type Key = NonZeroU32;
+
+impl TaskKey {
+    /// Whether the registry refused the task, because its runtime has ended.
+    pub(super) fn is_refused(self) -> bool {
+        self.slot.key.is_none()
+    }
+}
+
+impl TaskRegistry {
+    /// An empty registry for `workers` workers.
+    pub(super) fn new(workers: usize, ids: Arc<IdSource>) -> Self {
+        let lists = (0..workers).map(|_| List(Mutex::default())).collect();
+        Self { cancelled: AtomicUsize::new(0), live_lists: AtomicUsize::new(workers), lists, ids }
+    }
+
+    pub(super) fn ids(&self) -> &Arc<IdSource> {
+        &self.ids
+    }
+
+    /// Has `make` build a task and its waker, and inserts it in the list of worker `index`. `make` runs under the lock: it allocates,
+    /// and calls no foreign code.
+    ///
+    /// # Panics
+    /// With 2^32 tasks in one list.
+    pub(super) fn insert<R>(&self, index: usize, kind: Kind, make: impl FnOnce(TaskKey) -> (Waker, R)) -> (TaskKey, R) {
+        let mut tasks = self.lists[index].0.lock();
+        let id = tasks.next_id(&self.ids);
+        let is_refused = tasks.closed || (kind == Kind::Local && !tasks.runs_local);
+        let key = (!is_refused).then(|| tasks.vacant_key());
+        let task = TaskKey { id, slot: TaskSlot { key, list: index as u32 } };
+        // Called in one place, so that it is inlined, however large it is.
+        let (waker, made) = make(task);
+        if let Some(key) = key {
+            *tasks.entry(key) = Some(Entry { id, kind, cancelled: None, waker });
+            tasks.count(kind, 1);
+        }
+        (task, made)
+    }
+
+    /// Removes the entry of a task, if it has one. Returns `true` if it was the last of all, after all were cancelled.
+    pub(super) fn remove(&self, slot: TaskSlot) -> bool {
+        let Some(key) = slot.key else { return false };
+        let mut tasks = self.list(slot).lock();
+        tasks.vacant.push(key);
+        let removed = tasks.entry(key).take().expect("a task leaves the registry once");
+        tasks.count(removed.kind, -1);
+        let is_last = tasks.closed && removed.kind != Kind::Blocking && tasks.len(TaskSet::All) == 0;
+        if removed.cancelled.is_some() {
+            self.cancelled.fetch_sub(1, Ordering::Relaxed);
+        }
+        drop(tasks);
+        // After the lock: this may free the task, and with it an output.
+        drop(removed);
+        is_last && self.close_list()
+    }
+
+    /// A list is closed and empty. Returns whether all are.
+    #[cold]
+    fn close_list(&self) -> bool {
+        self.live_lists.fetch_sub(1, Ordering::AcqRel) == 1
+    }
+
+    /// Whether all tasks are gone, and no new one will come.
+    pub(super) fn is_dead(&self) -> bool {
+        self.live_lists.load(Ordering::Acquire) == 0
+    }
+
+    /// Cancels a task, if it is still there.
+    pub(super) fn cancel(&self, key: TaskKey, reason: CancelReason) {
+        let mut tasks = self.list(key.slot).lock();
+        let waker = tasks.find(key).map(|entry| {
+            self.note_cancelled(entry, reason);
+            // A clone of our own task's waker runs no foreign code.
+            entry.waker.clone()
+        });
+        drop(tasks);
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
+
+    /// Notes that a task is cancelled. The caller wakes it after that. async-task's state orders this before the poll that follows.
+    fn note_cancelled(&self, entry: &mut Entry, reason: CancelReason) {
+        if entry.cancelled.is_none() {
+            entry.cancelled = Some(reason);
+            self.cancelled.fetch_add(1, Ordering::Release);
+        }
+    }
+
+    /// Whether the task with this entry, which is being polled, is cancelled, and why.
+    #[inline]
+    pub(super) fn cancelled(&self, slot: TaskSlot) -> Option<CancelReason> {
+        if self.cancelled.load(Ordering::Acquire) == 0 { None } else { self.look_up_cancelled(slot) }
+    }
+
+    #[cold]
+    fn look_up_cancelled(&self, slot: TaskSlot) -> Option<CancelReason> {
+        let key = slot.key?;
+        self.list(slot).lock().entry(key).as_ref()?.cancelled
+    }
+
+    pub(super) fn contains(&self, key: TaskKey) -> bool {
+        self.list(key.slot).lock().find(key).is_some()
+    }
+
+    /// Accepts local tasks in a list, because a `block_on` call begins.
+    pub(super) fn open_local(&self, index: usize) {
+        self.lists[index].0.lock().runs_local = true;
+    }
+
+    /// Refuses new local tasks in one list, and cancels those that are there.
+    pub(super) fn cancel_local(&self, index: usize) {
+        let mut tasks = self.lists[index].0.lock();
+        tasks.runs_local = false;
+        // Most calls end without local tasks, and then no entry is looked at.
+        let count = tasks.local;
+        let mut wakers = self.cancel_where(&mut tasks, count, |entry| entry.kind == Kind::Local);
+        drop(tasks);
+        wake_all(&mut wakers);
+    }
+
+    /// Refuses new tasks in all lists, and cancels those that are there. Returns `true` if there was none at all.
+    pub(super) fn cancel_all(&self) -> bool {
+        let mut was_empty = false;
+        for list in &self.lists {
+            let mut tasks = list.0.lock();
+            if std::mem::replace(&mut tasks.closed, true) {
+                continue;
+            }
+            tasks.runs_local = false;
+            let count = tasks.occupied();
+            let mut wakers = self.cancel_where(&mut tasks, count, |_| true);
+            let is_empty = tasks.len(TaskSet::All) == 0;
+            drop(tasks);
+            wake_all(&mut wakers);
+            was_empty = is_empty && self.close_list();
+        }
+        was_empty
+    }
+
+    /// Cancels the `count` tasks that `condition` selects, and returns their wakers.
+    fn cancel_where(&self, tasks: &mut Tasks, count: usize, condition: impl Fn(&Entry) -> bool) -> Vec<Waker> {
+        let selected = tasks.entries.iter_mut().flatten().filter(|entry| condition(entry)).take(count);
+        let cancelled = selected.map(|entry| {
+            self.note_cancelled(entry, CancelReason::ABORTED);
+            entry.waker.clone()
+        });
+        cancelled.collect()
+    }
+
+    /// How many tasks of a list still have their future.
+    pub(super) fn len(&self, index: usize, set: TaskSet) -> usize {
+        self.lists[index].0.lock().len(set)
+    }
+
+    fn list(&self, slot: TaskSlot) -> &Mutex<Tasks> {
+        &self.lists[slot.list as usize].0
+    }
+}
+
+impl IdSource {
+    /// The ids from 1 on.
+    pub(crate) fn new() -> Arc<Self> {
+        Arc::new(Self(AtomicU64::new(0)))
+    }
+}
+
+impl Tasks {
+    fn next_id(&mut self, ids: &IdSource) -> Id {
+        if self.last_id == self.last_of_block {
+            self.draw_ids(ids);
+        }
+        self.last_id += 1;
+        // It is at least 1, and never runs out in practice.
+        Id(NonZeroU64::MIN.saturating_add(self.last_id - 1))
+    }
+
+    #[cold]
+    fn draw_ids(&mut self, ids: &IdSource) {
+        self.last_id = ids.0.fetch_add(ID_BLOCK, Ordering::Relaxed);
+        self.last_of_block = self.last_id + ID_BLOCK;
+    }
+
+    fn vacant_key(&mut self) -> Key {
+        self.vacant.pop().unwrap_or_else(|| self.grow())
+    }
+
+    /// Makes another entry, and returns its key.
+    #[cold]
+    fn grow(&mut self) -> Key {
+        self.entries.push(None);
+        u32::try_from(self.entries.len()).ok().and_then(Key::new).expect("fewer than 2^32 tasks")
+    }
+
+    /// `None` if the key is vacant, and until its task is made.
+    fn entry(&mut self, key: Key) -> &mut Option<Entry> {
+        &mut self.entries[key.get() as usize - 1]
+    }
+
+    fn find(&mut self, key: TaskKey) -> Option<&mut Entry> {
+        self.entry(key.slot.key?).as_mut().filter(|entry| entry.id == key.id)
+    }
+
+    fn count(&mut self, kind: Kind, change: isize) {
+        match kind {
+            Kind::Shared => {}
+            Kind::Local => self.local = self.local.wrapping_add_signed(change),
+            Kind::Blocking => self.blocking = self.blocking.wrapping_add_signed(change),
+        }
+    }
+
+    fn occupied(&self) -> usize {
+        self.entries.len() - self.vacant.len()
+    }
+
+    fn len(&self, set: TaskSet) -> usize {
+        match set {
+            TaskSet::Local => self.local,
+            TaskSet::All => self.occupied() - self.blocking,
+        }
+    }
+}

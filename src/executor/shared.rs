@@ -1,0 +1,145 @@
+//! Shared: the half of a runtime's workers that tasks and other threads refer to.
+//!
+//! [`Workers`] has the registry of tasks and, for each worker, the queues that others push to. A [`WorkerRef`] is one worker of it. A
+//! task's [`Metadata`] says which queue it goes to when it is woken.
+//!
+//! # Queue ids
+//! Waking compares two numbers: the id of the task's queue, and those of the queues that this thread's worker takes from. A local queue
+//! is known by the address of its worker's remote queue. The queue that all workers of a runtime share is known by the address of their
+//! [`Workers`], plus one: odd, so that it equals none of the others. A runtime with one worker has no shared queue, and its id is 0.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU16, Ordering};
+use std::task::Waker;
+
+use super::registry::{IdSource, Kind, TaskRegistry, TaskSet};
+use super::stealing::{Queues, Remote};
+
+/// The workers of a runtime, or the single one of a `block_on` call.
+pub(crate) struct Workers {
+    pub(super) tasks: TaskRegistry,
+    pub(super) queues: Queues<Entry, Runnable>,
+}
+
+/// An entry of a worker's queue.
+pub(crate) enum Entry {
+    /// The future of the `block_on` call that the worker is in.
+    Main,
+    Task(Runnable),
+}
+
+/// A task that is to be polled.
+pub(crate) type Runnable = async_task::Runnable<Metadata>;
+
+/// The data that async-task keeps beside the future, in the same allocation.
+pub(crate) struct Metadata {
+    /// The workers of whom one, or all, may run it.
+    pub(super) workers: Arc<Workers>,
+    /// The id of the queue that it goes to.
+    pub(super) queue: usize,
+    /// The worker that last ran it, or that runs it first. Other threads push it there. Only the thread that runs the task writes this.
+    worker: AtomicU16,
+    pub(super) kind: Kind,
+}
+
+/// One worker, as its tasks and other threads refer to it.
+#[derive(Clone)]
+pub(crate) struct WorkerRef {
+    pub(super) workers: Arc<Workers>,
+    pub(super) index: usize,
+    pub(super) local_queue: usize,
+    pub(super) shared_queue: usize,
+}
+
+impl Workers {
+    /// As many workers as there are `unparkers`. Each ends the block of its worker, from any thread.
+    pub(crate) fn new(unparkers: Vec<Waker>) -> Arc<Self> {
+        Self::with_ids(unparkers, IdSource::new())
+    }
+
+    /// The worker of a `block_on` call beside these. Its tasks draw their ids from the same source.
+    pub(crate) fn beside(&self, unparker: Waker) -> Arc<Self> {
+        Self::with_ids(vec![unparker], self.tasks.ids().clone())
+    }
+
+    fn with_ids(unparkers: Vec<Waker>, ids: Arc<IdSource>) -> Arc<Self> {
+        Arc::new(Self { tasks: TaskRegistry::new(unparkers.len(), ids), queues: Queues::new(unparkers) })
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.queues.len()
+    }
+
+    /// Whether tasks may move between workers.
+    #[inline]
+    pub(super) fn is_several(&self) -> bool {
+        self.len() > 1
+    }
+
+    /// The worker with the fewest tasks.
+    pub(super) fn least_loaded(&self) -> usize {
+        (0..self.len()).min_by_key(|index| self.tasks_alive(*index)).unwrap_or(0)
+    }
+
+    /// How many tasks of a worker still have their future.
+    pub(super) fn tasks_alive(&self, index: usize) -> usize {
+        self.tasks.len(index, TaskSet::All)
+    }
+
+    /// Refuses new tasks, and cancels all that are there.
+    pub(crate) fn cancel_all(&self) {
+        if self.tasks.cancel_all() {
+            self.unpark_all();
+        }
+    }
+
+    /// Wakes workers that wait for the last task to end.
+    pub(super) fn unpark_all(&self) {
+        self.queues.unpark_all();
+    }
+}
+
+impl Metadata {
+    #[inline]
+    pub(super) fn new(worker: &WorkerRef, kind: Kind) -> Self {
+        let is_shared = kind == Kind::Shared && worker.shared_queue != 0;
+        Self {
+            workers: worker.workers.clone(),
+            queue: if is_shared { worker.shared_queue } else { worker.local_queue },
+            worker: AtomicU16::new(worker.index as u16),
+            kind,
+        }
+    }
+
+    pub(super) fn last_worker(&self) -> usize {
+        self.worker.load(Ordering::Relaxed).into()
+    }
+
+    #[inline]
+    pub(super) fn note_worker(&self, index: usize) {
+        self.worker.store(index as u16, Ordering::Relaxed);
+    }
+}
+
+impl WorkerRef {
+    pub(crate) fn new(workers: Arc<Workers>, index: usize) -> Self {
+        let local_queue = std::ptr::from_ref(workers.queues.remote(index)).addr();
+        let shared_queue = if workers.is_several() { Arc::as_ptr(&workers).addr() | 1 } else { 0 };
+        Self { workers, index, local_queue, shared_queue }
+    }
+
+    /// How many tasks that were spawned here still have their future.
+    pub(crate) fn tasks_alive(&self) -> usize {
+        self.workers.tasks_alive(self.index)
+    }
+
+    /// How many entries other threads have pushed here.
+    pub(crate) fn remote_wakes(&self) -> u64 {
+        self.workers.queues.remote_pushes(self.index)
+    }
+
+    #[inline]
+    pub(super) fn remote(&self) -> &Remote<Entry, Runnable> {
+        self.workers.queues.remote(self.index)
+    }
+}

@@ -1,0 +1,106 @@
+//! Idle: which workers of a runtime have nothing to do, and which of them looks after the others.
+//!
+//! An entry that is queued behind a task which runs for long must not wait for it while another worker sleeps. But to wake a worker for
+//! each entry costs more than most entries do. So no worker is woken while one is about to look anyway:
+//!
+//! ```text
+//!             wake_idle: wakes an idle worker
+//!   UNWATCHED -------------------------------> WAKING
+//!     ^  \                                       | it comes
+//!     |   \ watch: it idles beside a busy one    |
+//!     |    v                                     v
+//!     +-- WATCHED ------------ leave ------------+---> UNWATCHED, and then it looks
+//! ```
+//! * UNWATCHED: a thread that queues something behind a running task, and sees that a worker is idle, wakes one.
+//! * WAKING: one was woken and has not come yet. A worker that goes idle meanwhile watches all the same.
+//! * WATCHED: one idle worker is the watcher. It sleeps for a millisecond or a few, and then looks.
+//!
+//! # The races
+//! Both sides touch a queue and this word, each in the other's order.
+//! 1. A goes idle and finds all queues empty. B queues something and finds no worker idle. So A counts itself ([`Idle::enter`]) before
+//!    it looks, and B looks here after it has queued. Both take the queue's lock: if A looked first, B sees the count.
+//! 2. The watcher ends its watch. B still sees WATCHED and wakes no worker. So a worker that takes back WATCHED or WAKING looks at all
+//!    queues after that ([`Idle::leave`] says when), or wakes the next one.
+//! 3. B sets WAKING and finds no worker that it can wake: the one that was counted is leaving already. Another one may go idle and see
+//!    WAKING before B takes that back. So it does not rely on it, and watches.
+//! 4. A counts itself idle, sees WATCHED, and sleeps. The watcher takes WATCHED back, sees no other worker idle, and looks no further.
+//!    No lock orders these. So there is a fence between the two steps of either: one of them sees what the other did.
+//! 5. A leaves and does not see yet that B sets WAKING. B does not see yet that C is idle, and wakes no worker. A, which has something
+//!    to run, then sees WAKING and relies on it. So there is a fence here too: A sees WAKING as it leaves, or B sees C.
+
+use crate::sync::atomic::{AtomicU8, AtomicUsize, Ordering, fence};
+
+const UNWATCHED: u8 = 0;
+const WAKING: u8 = 1;
+const WATCHED: u8 = 2;
+
+/// What the workers of a runtime know of each other's idleness.
+pub(super) struct Idle {
+    /// How many are idle: they wait for events, or are about to.
+    count: AtomicUsize,
+    state: AtomicU8,
+}
+
+impl Idle {
+    pub(super) fn new() -> Self {
+        Self { count: AtomicUsize::new(0), state: AtomicU8::new(UNWATCHED) }
+    }
+
+    /// A worker has nothing to do. It can be woken already, and looks at all queues after this.
+    pub(super) fn enter(&self) {
+        self.count.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// A worker is idle no longer. `is_watcher`: it was the watcher. Returns whether it must look at all queues, or have another
+    /// worker do so.
+    pub(super) fn leave(&self, is_watcher: bool) -> bool {
+        self.count.fetch_sub(1, Ordering::AcqRel);
+        // See the fifth race.
+        fence(Ordering::SeqCst);
+        // It takes over the duty of a wake-up that was meant for another worker too. That costs a look at most.
+        is_watcher && self.release(WATCHED) || self.release(WAKING)
+    }
+
+    /// An idle worker, of `workers` in all, becomes the watcher. `false` if none is needed, because there is one or all are idle.
+    pub(super) fn watch(&self, workers: usize) -> bool {
+        // See the fourth race.
+        fence(Ordering::SeqCst);
+        self.count.load(Ordering::Acquire) < workers && self.watch_unless_watched()
+    }
+
+    /// Whether a worker should be woken to look after what was just queued.
+    #[inline]
+    pub(super) fn should_wake(&self) -> bool {
+        self.count.load(Ordering::Relaxed) > 0 && self.state.load(Ordering::Relaxed) == UNWATCHED
+    }
+
+    /// Wakes an idle worker by `wake`, which says whether it has found one. Does nothing if a worker is being woken already.
+    #[cold]
+    pub(super) fn wake_idle(&self, wake: impl FnOnce() -> bool) {
+        if self.exchange(UNWATCHED, WAKING) {
+            // See the fifth race.
+            fence(Ordering::SeqCst);
+            if !wake() {
+                self.release(WAKING);
+            }
+        }
+    }
+
+    fn watch_unless_watched(&self) -> bool {
+        let unless_watched = |state| (state != WATCHED).then_some(WATCHED);
+        self.state.fetch_update(Ordering::AcqRel, Ordering::Acquire, unless_watched).is_ok()
+    }
+
+    fn release(&self, state: u8) -> bool {
+        let released = self.state.load(Ordering::Relaxed) == state && self.exchange(state, UNWATCHED);
+        if released {
+            // See the fourth race.
+            fence(Ordering::SeqCst);
+        }
+        released
+    }
+
+    fn exchange(&self, from: u8, to: u8) -> bool {
+        self.state.compare_exchange(from, to, Ordering::AcqRel, Ordering::Acquire).is_ok()
+    }
+}

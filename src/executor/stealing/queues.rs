@@ -1,0 +1,356 @@
+//! Queues: what the workers of a runtime may run, where others can reach it.
+//!
+//! Each worker has a [`RemoteQueue`] for what only it may run, and a stealable queue for what any worker may run. In a runtime with one
+//! worker the stealable queue stays empty: everything is in the queue of its thread.
+//!
+//! * A worker pushes what it wakes to its own queue, so a task runs where its socket is.
+//! * Another thread pushes to the queue of the worker where the task last ran.
+//! * A worker that has nothing to do steals half of another's queue, if it has two entries or more. One is left to the owner, which is
+//!   about to come to it.
+//! * A worker that has run the same task for a millisecond is stuck. Then the last entry is stolen too. Idle workers look for stuck ones,
+//!   and busy ones now and then.
+//! * An entry that was spawned on a certain worker ([`Queues::spawn_on`]) begins there. It is stolen only from a worker that has been
+//!   stuck for longer: a connection belongs to the worker that first waits for it, so to steal it early would undo the choice.
+//!
+//! [`idle`](super::idle) says which worker is woken when something is queued behind a running task, and [`stealer`](super::stealer) when
+//! a worker looks.
+
+use std::collections::VecDeque;
+use std::task::Waker;
+use std::time::Duration;
+use std::{iter, mem};
+
+use super::idle::Idle;
+use crate::executor::remote_queue::RemoteQueue;
+use crate::sync::Mutex;
+
+/// The queues of a runtime's workers: of `E` for one of them, of `T` for any.
+pub(in crate::executor) struct Queues<E, T> {
+    remotes: Box<[Remote<E, T>]>,
+    pub(super) idle: Idle,
+}
+
+/// The half of a worker that others refer to, on cache lines of its own.
+#[repr(align(128))]
+pub(in crate::executor) struct Remote<E, T> {
+    pub(in crate::executor) queue: RemoteQueue<E>,
+    stealable: Mutex<Stealable<T>>,
+}
+
+/// The entries that a worker runs, unless another one steals them.
+struct Stealable<T> {
+    /// The entries that are ready. The next one is the last.
+    ready: Vec<T>,
+    /// The entries that come meanwhile. The next one is the first. When `ready` is used up, this is reversed, and the two are swapped.
+    later: Vec<T>,
+    /// The entries that were spawned on this worker.
+    spawned: VecDeque<T>,
+    /// The worker runs tasks: it is neither idle nor about to wake.
+    running: bool,
+    /// Changes whenever the worker comes here.
+    progress: u64,
+    /// How many entries other threads have pushed.
+    pushes: u64,
+    closed: bool,
+}
+
+/// How long a worker runs one task before others steal the entries behind it.
+pub(super) const STUCK: Duration = Duration::from_millis(1);
+
+/// The same for the entries that were spawned on it: longer than a thread may have to wait for a core.
+const STUCK_FOR_LONG: Duration = Duration::from_millis(50);
+
+/// How many entries are stolen from a stuck worker at a time.
+const STEAL_FROM_STUCK: usize = 64;
+
+/// The workers to steal from.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Victims {
+    Any,
+    Stuck,
+}
+
+impl<E, T> Queues<E, T> {
+    /// For as many workers as there are `unparkers`. Each ends the block of its worker, from any thread.
+    pub(in crate::executor) fn new(unparkers: Vec<Waker>) -> Self {
+        Self { remotes: unparkers.into_iter().map(Remote::new).collect(), idle: Idle::new() }
+    }
+
+    #[inline]
+    pub(in crate::executor) fn len(&self) -> usize {
+        self.remotes.len()
+    }
+
+    #[inline]
+    pub(in crate::executor) fn remote(&self, index: usize) -> &Remote<E, T> {
+        &self.remotes[index]
+    }
+
+    /// Pushes what a worker has woken while it runs a task. It is queued behind that task.
+    pub(in crate::executor) fn push(&self, index: usize, task: T) {
+        self.remotes[index].stealable.lock().later.push(task);
+        self.wake_idle_if_needed();
+    }
+
+    /// Pushes a task from a thread that is none of the workers.
+    pub(in crate::executor) fn push_remote(&self, index: usize, task: T) {
+        self.push_from_outside(index, task, |stealable, task| stealable.later.push(task));
+    }
+
+    /// Pushes a task that begins on this worker, from any thread.
+    pub(in crate::executor) fn spawn_on(&self, index: usize, task: T) {
+        self.push_from_outside(index, task, |stealable, task| stealable.spawned.push_back(task));
+    }
+
+    /// If the worker has ended, the task is dropped, here.
+    fn push_from_outside(&self, index: usize, task: T, push: impl FnOnce(&mut Stealable<T>, T)) {
+        let remote = &self.remotes[index];
+        let mut stealable = remote.stealable.lock();
+        if stealable.closed {
+            // After the lock: to drop a task is foreign code.
+            drop(stealable);
+            return drop(task);
+        }
+        stealable.pushes += 1;
+        push(&mut stealable, task);
+        drop(stealable);
+        if !remote.queue.notify() {
+            self.wake_idle_if_needed();
+        }
+    }
+
+    /// The next entry of a worker's own queue.
+    #[cfg(test)]
+    pub(in crate::executor) fn pop(&self, index: usize) -> Option<T> {
+        self.remotes[index].pop()
+    }
+
+    /// Whether a worker's queue is empty. If so, the worker is about to be idle.
+    pub(super) fn prepare_idle(&self, index: usize) -> bool {
+        let mut stealable = self.remotes[index].stealable.lock();
+        stealable.running = !stealable.is_empty();
+        !stealable.running
+    }
+
+    /// Queues the tasks that a worker has `deferred` between two batches. The worker is about to run the first of all its entries.
+    /// `has_local`: it has entries that no other worker may run. Returns whether it has any entry.
+    pub(super) fn publish(&self, index: usize, deferred: &mut Vec<T>, has_local: bool) -> bool {
+        let mut stealable = self.remotes[index].stealable.lock();
+        stealable.running = true;
+        stealable.progress += 1;
+        if stealable.later.is_empty() {
+            mem::swap(&mut stealable.later, deferred);
+        } else {
+            stealable.later.append(deferred);
+        }
+        let shared = stealable.ready_len() + stealable.spawned.len();
+        drop(stealable);
+        // Any of them may run for long, whichever is the first.
+        if shared > 0 && shared + usize::from(has_local) > 1 {
+            self.wake_idle_if_needed();
+        }
+        shared > 0 || has_local
+    }
+
+    /// Wakes an idle worker, if there is one and none of them looks anyway.
+    #[inline]
+    pub(super) fn wake_idle_if_needed(&self) {
+        if self.idle.should_wake() {
+            self.idle.wake_idle(|| self.remotes.iter().any(|remote| remote.queue.wake_idle()));
+        }
+    }
+
+    /// Whether a worker other than this one has entries.
+    pub(super) fn others_have_entries(&self, index: usize) -> bool {
+        self.others(index).any(|other| self.has_entries(other))
+    }
+
+    /// Whether a worker has entries that can be stolen.
+    #[inline]
+    pub(super) fn has_entries(&self, index: usize) -> bool {
+        !self.remotes[index].stealable.lock().is_empty()
+    }
+
+    /// The other workers, for each worker in another order.
+    #[inline]
+    pub(super) fn others(&self, index: usize) -> impl Iterator<Item = usize> + use<E, T> {
+        (index + 1..self.len()).chain(0..index)
+    }
+
+    /// Moves entries of a worker to `stolen`, which is empty. Returns `false` if there is nothing to steal. `unmoved` gets the worker's
+    /// progress, if it has entries, and returns for how long it has been the same.
+    pub(super) fn steal(
+        &self,
+        index: usize,
+        victims: Victims,
+        stolen: &mut Vec<T>,
+        unmoved: impl FnOnce(u64) -> Duration,
+    ) -> bool {
+        let mut stealable = self.remotes[index].stealable.lock();
+        if stealable.is_empty() {
+            return false;
+        }
+        let unmoved = unmoved(stealable.progress);
+        stealable.steal(victims, unmoved, stolen);
+        !stolen.is_empty()
+    }
+
+    /// How many entries came to a worker from other threads, or were spawned on it.
+    pub(in crate::executor) fn remote_pushes(&self, index: usize) -> u64 {
+        let remote = &self.remotes[index];
+        remote.queue.pushes() + remote.stealable.lock().pushes
+    }
+
+    /// Makes all workers look for what has changed.
+    pub(in crate::executor) fn unpark_all(&self) {
+        for remote in &self.remotes {
+            remote.queue.notify();
+        }
+    }
+
+    /// Refuses pushes to a worker from now on, and drops the entries that are left.
+    pub(in crate::executor) fn close(&self, index: usize) {
+        let remote = &self.remotes[index];
+        let mut stealable = remote.stealable.lock();
+        stealable.closed = true;
+        let mut left: Vec<T> = iter::from_fn(|| stealable.pop_ready()).collect();
+        left.extend(stealable.spawned.drain(..));
+        drop(stealable);
+        drop(left);
+        remote.queue.close();
+    }
+}
+
+impl<E, T> Remote<E, T> {
+    fn new(unparker: Waker) -> Self {
+        let (ready, later, spawned) = (Vec::new(), Vec::new(), VecDeque::new());
+        let stealable = Stealable { ready, later, spawned, running: false, progress: 0, pushes: 0, closed: false };
+        Self { queue: RemoteQueue::new(unparker), stealable: Mutex::new(stealable) }
+    }
+
+    /// The next entry of its worker's queue.
+    #[inline]
+    pub(in crate::executor) fn pop(&self) -> Option<T> {
+        let mut stealable = self.stealable.lock();
+        stealable.progress += 1;
+        // In turn, so that new tasks do not starve those that are there.
+        if !stealable.spawned.is_empty() && (stealable.progress % 2 == 0 || stealable.ready_len() == 0) {
+            return stealable.spawned.pop_front();
+        }
+        stealable.pop_ready()
+    }
+}
+
+impl<T> Stealable<T> {
+    #[inline]
+    fn ready_len(&self) -> usize {
+        self.ready.len() + self.later.len()
+    }
+
+    #[inline]
+    fn pop_ready(&mut self) -> Option<T> {
+        let next = self.ready.pop();
+        if next.is_some() { next } else { self.pop_later() }
+    }
+
+    /// As [`pop_ready`](Stealable::pop_ready), once `ready` is used up.
+    #[inline(never)]
+    fn pop_later(&mut self) -> Option<T> {
+        self.turn_over();
+        self.ready.pop()
+    }
+
+    /// `ready` is used up: what came later is ready now.
+    #[inline]
+    fn turn_over(&mut self) {
+        debug_assert!(self.ready.is_empty(), "entries that are ready come before those that came later");
+        if !self.later.is_empty() {
+            mem::swap(&mut self.ready, &mut self.later);
+            self.ready.reverse();
+        }
+    }
+
+    /// Moves entries to `stolen`. The worker has not come here for `unmoved`.
+    fn steal(&mut self, victims: Victims, unmoved: Duration, stolen: &mut Vec<T>) {
+        let stuck_for = if self.running { unmoved } else { Duration::ZERO };
+        let (ready, spawned) = if stuck_for < STUCK {
+            (if victims == Victims::Any { self.ready_len() / 2 } else { 0 }, 0)
+        } else {
+            let spawned = if stuck_for < STUCK_FOR_LONG { 0 } else { self.spawned.len().min(STEAL_FROM_STUCK) };
+            (self.ready_len().min(STEAL_FROM_STUCK), spawned)
+        };
+        while stolen.len() < ready {
+            if self.ready.is_empty() {
+                self.turn_over();
+            }
+            let left = self.ready.len().saturating_sub(ready - stolen.len());
+            stolen.extend(self.ready.drain(left..).rev());
+        }
+        for _ in 0..spawned {
+            stolen.extend(self.spawned.pop_front());
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.ready_len() + self.spawned.len() == 0
+    }
+}
+
+#[cfg(all(test, not(kittiwake_loom)))]
+mod tests {
+    use super::*;
+
+    fn two_workers<T>() -> Queues<(), T> {
+        Queues::new(vec![Waker::noop().clone(), Waker::noop().clone()])
+    }
+
+    /// A server that accepts faster than it serves would never come to the connections that it has accepted.
+    #[test]
+    fn spawned_and_ready_take_turns() {
+        let queues = two_workers::<&str>();
+        for _ in 0..3 {
+            queues.spawn_on(0, "spawned");
+            queues.push_remote(0, "ready");
+        }
+        let order: Vec<_> = iter::from_fn(|| queues.pop(0)).collect();
+        assert_eq!(order.len(), 6);
+        assert!(order.chunks(2).all(|two| two[0] != two[1]), "in turn, and not {order:?}");
+    }
+
+    /// An entry that comes later is behind those that are there, for the worker and for one that steals half of them.
+    #[test]
+    fn entries_keep_their_order() {
+        let queues = two_workers::<u32>();
+        queues.publish(0, &mut vec![1, 2, 3, 4], false);
+        queues.push(0, 5);
+        assert_eq!(queues.pop(0), Some(1));
+        queues.publish(0, &mut vec![6, 7], false);
+        let mut stolen = Vec::new();
+        assert!(queues.steal(0, Victims::Any, &mut stolen, |_| Duration::ZERO));
+        queues.publish(1, &mut stolen, false);
+        let rest = |index| iter::from_fn(|| queues.pop(index)).collect::<Vec<_>>();
+        assert_eq!((rest(0), rest(1)), (vec![5, 6, 7], vec![2, 3, 4]));
+    }
+
+    /// To spawn on a certain worker would be in vain if the next idle worker stole the task. But a worker that is stuck for long must
+    /// not keep it.
+    #[test]
+    fn long_stuck_worker_loses_spawned_tasks() {
+        let queues = two_workers::<u32>();
+        queues.publish(0, &mut vec![1, 2], false);
+        queues.spawn_on(0, 3);
+        let steal = |victims, stuck_for| {
+            let mut stolen = Vec::new();
+            assert_eq!(queues.steal(0, victims, &mut stolen, |_| stuck_for), !stolen.is_empty());
+            stolen
+        };
+        assert!(steal(Victims::Stuck, Duration::ZERO).is_empty(), "it is not stuck");
+        assert_eq!(steal(Victims::Any, Duration::ZERO), [1], "half of two");
+        queues.push(0, 5);
+        assert_eq!(steal(Victims::Stuck, STUCK), [2, 5], "the entry that was there, and the one that came later");
+        assert_eq!(steal(Victims::Stuck, STUCK_FOR_LONG), [3]);
+        queues.spawn_on(0, 4);
+        assert!(queues.prepare_idle(1), "it has no entries");
+        assert!(!queues.prepare_idle(0), "it has an entry");
+    }
+}

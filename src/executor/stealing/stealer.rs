@@ -1,0 +1,231 @@
+//! Stealer: when a worker looks at the queues of the others.
+//!
+//! 1. It has no entries of its own ([`Stealer::prepare_idle`]). It counts itself idle, and looks. It keeps what it finds, and if more is
+//!    left there, it has the next worker woken ([`Stealer::begin_batch`]).
+//! 2. It is idle. If no other worker watches, it becomes the watcher: the one idle worker that looks after the busy ones. It blocks for a
+//!    millisecond at most, then for two and for four, and looks again. Once all are idle, none watches.
+//! 3. It is idle no longer ([`Stealer::leave_idle`]). If it was the watcher, or may have been woken to look, a worker must look now. It
+//!    looks itself if it has no entries, and otherwise has the next one woken ([`Stealer::begin_batch`]).
+//! 4. While it is busy, it looks about every millisecond for workers that are stuck.
+//!
+//! The rule is pure: the time is an argument.
+
+use std::mem;
+use std::time::{Duration, Instant};
+
+use super::queues::{Queues, STUCK, Victims};
+
+/// One worker's stealing state.
+pub(in crate::executor) struct Stealer {
+    /// For each worker, the progress that it last made while it had entries, and since when.
+    seen: Vec<(u64, Instant)>,
+    /// When it last looked for stuck workers while it was busy.
+    looked: Instant,
+    /// It is the watcher.
+    is_watcher: bool,
+    /// How long it watches before it looks.
+    watch: Duration,
+    /// It counts as idle.
+    is_idle: bool,
+    /// It was the watcher, or was woken to look, or has stolen something: a worker must look.
+    must_look: bool,
+    /// Its work since it last read the clock: entries that it ran, and batches that count as some entries each.
+    work: u64,
+}
+
+/// The first watch, and the longest.
+const FIRST_WATCH: Duration = Duration::from_millis(1);
+const LONGEST_WATCH: Duration = Duration::from_millis(4);
+
+/// After so much work a busy worker reads the clock, and looks if it is time.
+const WORK: u64 = 64;
+const BATCH_WORK: u64 = 8;
+
+impl Stealer {
+    pub(in crate::executor) fn new(workers: usize, now: Instant) -> Self {
+        Self {
+            seen: vec![(u64::MAX, now); workers],
+            looked: now,
+            is_watcher: false,
+            watch: FIRST_WATCH,
+            is_idle: false,
+            must_look: false,
+            work: 0,
+        }
+    }
+
+    /// The worker has run `entries` entries.
+    #[inline]
+    pub(in crate::executor) fn add_work(&mut self, entries: u64) {
+        self.work += entries;
+    }
+
+    /// The worker has no entries but those in its stealable queue. Returns whether that is empty, and the worker may block. Then comes
+    /// [`leave_idle`](Stealer::leave_idle). `deferred` is empty, before and after.
+    pub(in crate::executor) fn prepare_idle<E, T>(
+        &mut self,
+        queues: &Queues<E, T>,
+        index: usize,
+        deferred: &mut Vec<T>,
+        now: impl Fn() -> Instant,
+    ) -> bool {
+        // After `prepare_spin` it can be woken.
+        if !queues.prepare_idle(index) || !queues.remote(index).queue.prepare_spin() {
+            return false;
+        }
+        queues.idle.enter();
+        self.is_idle = true;
+        // After `enter`: see the first race in `idle`. If it finds something, what is left there must not wait for the end of that.
+        self.must_look = self.steal(queues, index, Victims::Any, deferred, &now);
+        if self.must_look {
+            return false;
+        }
+        self.is_watcher = queues.idle.watch(queues.len());
+        true
+    }
+
+    /// How long the idle worker may block at most.
+    #[inline]
+    pub(in crate::executor) fn watch_timeout(&self) -> Option<Duration> {
+        self.is_watcher.then_some(self.watch)
+    }
+
+    /// The worker is idle no longer, if it was. It has drained its remote queue, so that it cannot be woken any more: no worker would
+    /// answer a wake-up that came after this.
+    #[inline]
+    pub(in crate::executor) fn leave_idle<E, T>(&mut self, queues: &Queues<E, T>) {
+        if mem::take(&mut self.is_idle) {
+            self.watch = if self.is_watcher { LONGEST_WATCH.min(2 * self.watch) } else { FIRST_WATCH };
+            self.must_look |= queues.idle.leave(mem::take(&mut self.is_watcher));
+        }
+    }
+
+    /// The worker begins a batch, with the tasks that it has `deferred` and those in its queue. `has_local`: it has entries that no
+    /// other worker may run.
+    pub(in crate::executor) fn begin_batch<E, T>(
+        &mut self,
+        queues: &Queues<E, T>,
+        index: usize,
+        deferred: &mut Vec<T>,
+        has_local: bool,
+        now: impl Fn() -> Instant,
+    ) {
+        if queues.publish(index, deferred, has_local) {
+            self.watch = FIRST_WATCH;
+            // It has entries, so it does not look itself.
+            if mem::take(&mut self.must_look) && queues.idle.should_wake() && queues.others_have_entries(index) {
+                queues.wake_idle_if_needed();
+            }
+        }
+        self.work += BATCH_WORK;
+        if self.work >= WORK {
+            self.work = 0;
+            let present = now();
+            if present - self.looked >= STUCK {
+                self.looked = present;
+                self.steal(queues, index, Victims::Stuck, deferred, &now);
+            }
+        }
+    }
+
+    /// Moves entries from another worker's queue to that of `index`, by way of `deferred`. Returns `true` if there were some.
+    #[inline]
+    fn steal<E, T>(
+        &mut self,
+        queues: &Queues<E, T>,
+        index: usize,
+        victims: Victims,
+        deferred: &mut Vec<T>,
+        now: &impl Fn() -> Instant,
+    ) -> bool {
+        // Most queues are empty, and then this is all.
+        queues.others(index).any(|other| {
+            queues.has_entries(other) && {
+                let stolen = self.steal_from(queues, other, victims, deferred, now);
+                if stolen {
+                    // A worker that steals while it is busy has more entries.
+                    queues.publish(index, deferred, victims == Victims::Stuck);
+                }
+                stolen
+            }
+        })
+    }
+
+    #[inline(never)]
+    fn steal_from<E, T>(
+        &mut self,
+        queues: &Queues<E, T>,
+        other: usize,
+        victims: Victims,
+        stolen: &mut Vec<T>,
+        now: &impl Fn() -> Instant,
+    ) -> bool {
+        let (seen, since) = &mut self.seen[other];
+        queues.steal(other, victims, stolen, |progress| {
+            let now = now();
+            if *seen != progress {
+                (*seen, *since) = (progress, now);
+            }
+            now - *since
+        })
+    }
+}
+
+#[cfg(all(test, not(kittiwake_loom)))]
+mod tests {
+    use super::*;
+    use std::task::Waker;
+
+    fn queues() -> Queues<(), u32> {
+        Queues::new(vec![Waker::noop().clone(); 3])
+    }
+
+    fn wake(queues: &Queues<(), u32>, index: usize, stealer: &mut Stealer, deferred: &mut Vec<u32>, now: Instant) {
+        queues.remote(index).queue.drain(&mut Vec::new());
+        stealer.leave_idle(queues);
+        stealer.begin_batch(queues, index, deferred, false, || now);
+    }
+
+    /// Three long tasks come to one of three idle workers. No worker watches, and one that is woken steals one task. The third task would
+    /// wait for the first or the second if that worker did not have another one woken.
+    #[test]
+    fn thief_wakes_another_for_rest() {
+        let now = Instant::now();
+        let queues = queues();
+        let mut workers = [0, 1, 2].map(|_| Stealer::new(3, now));
+        for (index, worker) in workers.iter_mut().enumerate() {
+            assert!(worker.prepare_idle(&queues, index, &mut Vec::new(), || now));
+        }
+        assert!(workers[2].watch_timeout().is_none(), "all are idle");
+        wake(&queues, 0, &mut workers[0], &mut vec![1, 2, 3], now);
+        assert_eq!(queues.pop(0), Some(1), "and it is stuck in it");
+        assert!(queues.remote(1).queue.is_notified());
+        wake(&queues, 1, &mut workers[1], &mut Vec::new(), now);
+        assert!(!workers[1].prepare_idle(&queues, 1, &mut Vec::new(), || now), "it steals one");
+        assert!(!queues.remote(2).queue.is_notified());
+        wake(&queues, 1, &mut workers[1], &mut Vec::new(), now);
+        assert_eq!(queues.pop(1), Some(2), "and is stuck in it");
+        assert!(queues.remote(2).queue.is_notified(), "the third task would wait for the first or the second");
+    }
+
+    /// A watcher gets an entry before it has looked. Entries behind a stuck task would wait until it has run its own.
+    #[test]
+    fn busy_watcher_passes_its_duty_on() {
+        let now = Instant::now();
+        let queues = queues();
+        let (mut watcher, mut idle) = (Stealer::new(3, now), Stealer::new(3, now));
+        queues.publish(0, &mut vec![1, 2], false);
+        assert_eq!(queues.pop(0), Some(1), "and it is stuck in it");
+        assert!(watcher.prepare_idle(&queues, 1, &mut Vec::new(), || now) && watcher.watch_timeout().is_some());
+        assert!(idle.prepare_idle(&queues, 2, &mut Vec::new(), || now) && idle.watch_timeout().is_none());
+
+        wake(&queues, 1, &mut watcher, &mut Vec::new(), now);
+        queues.remote(1).queue.push(());
+        assert!(!watcher.prepare_idle(&queues, 1, &mut Vec::new(), || now), "there is an entry in its remote queue");
+        queues.remote(1).queue.drain(&mut Vec::new());
+        watcher.leave_idle(&queues);
+        assert!(!queues.remote(2).queue.is_notified(), "no worker has been woken yet");
+        watcher.begin_batch(&queues, 1, &mut Vec::new(), true, || now);
+        assert!(queues.remote(2).queue.is_notified(), "the other idle worker must look instead");
+    }
+}

@@ -1,0 +1,336 @@
+//! Stream: what all stream sockets share. It reads and writes for `AsyncRead` and `AsyncWrite`, under the stream's deadlines.
+//!
+//! # The way of a read
+//! ```text
+//! TcpStream::poll_read -> Stream::poll_read -> Registration::poll_operation -> sys::recv -> recv(2)
+//! ```
+//! The registration runs the loop of the call, the readiness and the waker. When it has returned, the stream looks at its deadlines: one
+//! load if it has none.
+//!
+//! # Resets
+//! The kernel reports a reset to the first operation that comes. If a write meets it, the next read would report a clean end. So the write
+//! remembers the reset, and that read fails with it instead.
+
+use std::io::{self, IoSlice, IoSliceMut};
+use std::net::Shutdown;
+use std::ops::Deref;
+use std::os::fd::AsFd;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use super::deadline::{Deadlines, Limit};
+use super::sys::{self, MAX_SLICES};
+use crate::reactor::{Direction, Registration, Snapshot, WaiterSlot};
+
+/// A stream socket.
+pub(super) struct Stream<S: AsFd> {
+    registration: Registration<S>,
+    /// A write has met a reset, which the kernel does not report to a reader any more.
+    was_reset: AtomicBool,
+    deadlines: Deadlines,
+}
+
+impl<S: AsFd> Stream<S> {
+    /// Takes a non-blocking socket.
+    pub(super) fn new(socket: S) -> Self {
+        let registration = Registration::new(socket);
+        Self { registration, was_reset: AtomicBool::new(false), deadlines: Deadlines::default() }
+    }
+
+    #[inline]
+    pub(super) fn socket(&self) -> &S {
+        self.registration.socket()
+    }
+
+    pub(super) fn registration(&self) -> &Registration<S> {
+        &self.registration
+    }
+
+    /// Takes the socket out of its reactor.
+    pub(super) fn into_socket(self) -> S {
+        self.registration.into_socket()
+    }
+
+    #[inline]
+    pub(super) fn poll_read(&self, cx: &mut Context<'_>, buf: &mut [u8]) -> Poll<io::Result<usize>> {
+        // The kernel would report `WouldBlock` while nothing is there, and 0 would look like an end.
+        if buf.is_empty() {
+            return Poll::Ready(Ok(0));
+        }
+        match self.registration.poll_operation(cx, Direction::Read, WaiterSlot::Seat, |socket, seen| {
+            let received = sys::recv(socket, buf);
+            self.received(seen, buf.len(), received)
+        }) {
+            Poll::Pending if !self.deadlines.is_empty() => {
+                self.poll_deadline(cx, Direction::Read, || self.try_read(buf))
+            }
+            polled => polled,
+        }
+    }
+
+    pub(super) fn poll_read_vectored(
+        &self,
+        cx: &mut Context<'_>,
+        bufs: &mut [IoSliceMut<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let bufs = skip_leading_empty_mut(bufs);
+        let capacity = bufs.iter().map(|buf| buf.len()).sum();
+        if capacity == 0 {
+            return Poll::Ready(Ok(0));
+        }
+        let mut read = |socket: &S, seen| {
+            let received = sys::recv_vectored(socket, bufs);
+            self.received(seen, capacity, received)
+        };
+        match self.registration.poll_operation(cx, Direction::Read, WaiterSlot::Seat, &mut read) {
+            Poll::Pending if !self.deadlines.is_empty() => {
+                self.poll_deadline(cx, Direction::Read, || self.registration.try_operation(Direction::Read, read))
+            }
+            polled => polled,
+        }
+    }
+
+    #[inline]
+    pub(super) fn poll_write(&self, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        if buf.is_empty() {
+            return Poll::Ready(Ok(0));
+        }
+        match self.registration.poll_operation(cx, Direction::Write, WaiterSlot::Seat, |socket, seen| {
+            self.sent(seen, buf.len(), sys::send(socket, buf))
+        }) {
+            Poll::Pending if !self.deadlines.is_empty() => {
+                self.poll_deadline(cx, Direction::Write, || self.try_write(buf))
+            }
+            polled => polled,
+        }
+    }
+
+    pub(super) fn poll_write_vectored(&self, cx: &mut Context<'_>, bufs: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
+        let bufs = &bufs[count_leading_empty(bufs)..];
+        let bufs = &bufs[..bufs.len().min(MAX_SLICES)];
+        let capacity = bufs.iter().map(|buf| buf.len()).sum();
+        if capacity == 0 {
+            return Poll::Ready(Ok(0));
+        }
+        let write = |socket: &S, seen| self.sent(seen, capacity, sys::send_vectored(socket, bufs));
+        match self.registration.poll_operation(cx, Direction::Write, WaiterSlot::Seat, write) {
+            Poll::Pending if !self.deadlines.is_empty() => {
+                self.poll_deadline(cx, Direction::Write, || self.registration.try_operation(Direction::Write, write))
+            }
+            polled => polled,
+        }
+    }
+
+    /// Reads what is there, without waiting.
+    pub(super) fn try_read(&self, buf: &mut [u8]) -> io::Result<usize> {
+        if buf.is_empty() {
+            return Ok(0);
+        }
+        self.registration.try_operation(Direction::Read, |socket, seen| {
+            let received = sys::recv(socket, buf);
+            self.received(seen, buf.len(), received)
+        })
+    }
+
+    /// Writes what can be written, without waiting.
+    pub(super) fn try_write(&self, buf: &[u8]) -> io::Result<usize> {
+        if buf.is_empty() {
+            return Ok(0);
+        }
+        self.registration
+            .try_operation(Direction::Write, |socket, seen| self.sent(seen, buf.len(), sys::send(socket, buf)))
+    }
+
+    /// Reads without taking the bytes away.
+    pub(super) async fn peek(&self, buf: &mut [u8]) -> io::Result<usize> {
+        if buf.is_empty() {
+            return Ok(0);
+        }
+        self.registration
+            .operate(Direction::Read, |socket, _| match sys::peek(socket, buf)? {
+                0 if self.was_reset.swap(false, Ordering::Relaxed) => Err(reset()),
+                peeked => Ok(peeked),
+            })
+            .await
+    }
+
+    /// Shuts down one half of the stream, or both.
+    pub(super) fn shutdown(&self, how: Shutdown) -> io::Result<()> {
+        sys::shutdown(self.socket(), how)
+    }
+
+    pub(super) fn limit(&self, direction: Direction, which: Limit) -> Option<Duration> {
+        self.deadlines.limit(direction, which)
+    }
+
+    /// Sets a limit for `directions`.
+    pub(super) fn set_limit(&self, which: Limit, directions: &[Direction], limit: Option<Duration>) -> io::Result<()> {
+        if limit.is_some_and(|limit| limit.is_zero()) {
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidInput,
+                "a timeout of zero would let no operation wait; use None for no timeout",
+            ));
+        }
+        for &direction in directions {
+            self.deadlines.set_limit(direction, which, limit, |direction| self.registration.waker(direction));
+        }
+        Ok(())
+    }
+
+    /// Notes what a read has brought, of at most `capacity` bytes.
+    #[inline]
+    fn received(&self, seen: Snapshot, capacity: usize, received: io::Result<usize>) -> io::Result<usize> {
+        match received {
+            Ok(0) if self.was_reset.swap(false, Ordering::Relaxed) => Err(reset()),
+            Ok(received) => Ok(self.transferred(Direction::Read, seen, capacity, received)),
+            Err(error) => self.failed(Direction::Read, error),
+        }
+    }
+
+    /// Notes what a write has taken, of `capacity` bytes.
+    #[inline]
+    fn sent(&self, seen: Snapshot, capacity: usize, sent: io::Result<usize>) -> io::Result<usize> {
+        match sent {
+            Ok(sent) => Ok(self.transferred(Direction::Write, seen, capacity, sent)),
+            Err(error) => {
+                if error.kind() == io::ErrorKind::ConnectionReset {
+                    self.was_reset.store(true, Ordering::Relaxed);
+                }
+                self.failed(Direction::Write, error)
+            }
+        }
+    }
+
+    #[inline]
+    fn failed(&self, direction: Direction, error: io::Error) -> io::Result<usize> {
+        if !self.deadlines.is_empty() {
+            self.note_failure(direction, &error);
+        }
+        Err(error)
+    }
+
+    /// An operation that would block goes on. Any other error ends it.
+    #[cold]
+    fn note_failure(&self, direction: Direction, error: &io::Error) {
+        if !matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) {
+            self.deadlines.operation_ended(direction, false);
+        }
+    }
+
+    #[inline]
+    fn transferred(&self, direction: Direction, seen: Snapshot, capacity: usize, transferred: usize) -> usize {
+        if !self.deadlines.is_empty() {
+            self.deadlines.operation_ended(direction, transferred > 0);
+        }
+        self.registration.transferred(direction, seen, capacity, transferred);
+        transferred
+    }
+
+    /// Applies the stream's deadlines to an operation that has to wait. This comes after its waker was stored, so that setting a limit
+    /// wakes it. `retry` makes the system call once more.
+    #[inline]
+    fn poll_deadline(
+        &self,
+        cx: &mut Context<'_>,
+        direction: Direction,
+        retry: impl FnOnce() -> io::Result<usize>,
+    ) -> Poll<io::Result<usize>> {
+        match self.deadlines.poll_expired(cx, direction) {
+            Poll::Pending => Poll::Pending,
+            Poll::Ready(expired) => Poll::Ready(retry_expired(retry, expired)),
+        }
+    }
+}
+
+/// What the kernel has goes before the deadline, and the reactor may not have reported it yet.
+#[cold]
+fn retry_expired(retry: impl FnOnce() -> io::Result<usize>, expired: io::Error) -> io::Result<usize> {
+    match retry() {
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Err(expired),
+        result => result,
+    }
+}
+
+/// The error of a read that would report an end where a write has met a reset.
+fn reset() -> io::Error {
+    io::Error::from_raw_os_error(libc::ECONNRESET)
+}
+
+/// The slices to read into: at most [`MAX_SLICES`], and the first is not empty.
+fn skip_leading_empty_mut<'a, 'b>(bufs: &'a mut [IoSliceMut<'b>]) -> &'a mut [IoSliceMut<'b>] {
+    let empty = count_leading_empty(bufs);
+    let count = (bufs.len() - empty).min(MAX_SLICES);
+    &mut bufs[empty..empty + count]
+}
+
+/// How many empty slices come first. If the first [`MAX_SLICES`] were all empty, the call would move nothing, which looks like an end.
+fn count_leading_empty<B: Deref<Target = [u8]>>(bufs: &[B]) -> usize {
+    bufs.iter().take_while(|buf| buf.is_empty()).count()
+}
+
+/// Implements `AsyncRead` or `AsyncWrite` for a type that has a [`Stream`].
+macro_rules! impl_io {
+    (read for $type:ty, $this:ident => $stream:expr) => {
+        impl futures_io::AsyncRead for $type {
+            #[inline]
+            fn poll_read(
+                self: std::pin::Pin<&mut Self>,
+                cx: &mut std::task::Context<'_>,
+                buf: &mut [u8],
+            ) -> std::task::Poll<std::io::Result<usize>> {
+                let $this = self.get_mut();
+                $stream.poll_read(cx, buf)
+            }
+
+            fn poll_read_vectored(
+                self: std::pin::Pin<&mut Self>,
+                cx: &mut std::task::Context<'_>,
+                bufs: &mut [std::io::IoSliceMut<'_>],
+            ) -> std::task::Poll<std::io::Result<usize>> {
+                let $this = self.get_mut();
+                $stream.poll_read_vectored(cx, bufs)
+            }
+        }
+    };
+    (write for $type:ty, $this:ident => $stream:expr) => {
+        impl futures_io::AsyncWrite for $type {
+            #[inline]
+            fn poll_write(
+                self: std::pin::Pin<&mut Self>,
+                cx: &mut std::task::Context<'_>,
+                buf: &[u8],
+            ) -> std::task::Poll<std::io::Result<usize>> {
+                let $this = self.get_mut();
+                $stream.poll_write(cx, buf)
+            }
+
+            fn poll_write_vectored(
+                self: std::pin::Pin<&mut Self>,
+                cx: &mut std::task::Context<'_>,
+                bufs: &[std::io::IoSlice<'_>],
+            ) -> std::task::Poll<std::io::Result<usize>> {
+                let $this = self.get_mut();
+                $stream.poll_write_vectored(cx, bufs)
+            }
+
+            /// Does nothing: what was written is the kernel's.
+            fn poll_flush(
+                self: std::pin::Pin<&mut Self>,
+                _: &mut std::task::Context<'_>,
+            ) -> std::task::Poll<std::io::Result<()>> {
+                std::task::Poll::Ready(Ok(()))
+            }
+
+            /// Shuts down the writing half.
+            fn poll_close(
+                self: std::pin::Pin<&mut Self>,
+                _: &mut std::task::Context<'_>,
+            ) -> std::task::Poll<std::io::Result<()>> {
+                let $this = self.get_mut();
+                std::task::Poll::Ready($stream.shutdown(std::net::Shutdown::Write))
+            }
+        }
+    };
+}
+pub(super) use impl_io;

@@ -1,0 +1,107 @@
+//! Sys: the system calls of sockets, and all that differs between systems.
+//!
+//! Every transfer passes `MSG_DONTWAIT`. A socket of this crate is non-blocking, but that is a setting of the open file, which
+//! all duplicates of the descriptor share. A duplicate that other code makes blocking must not block a worker.
+
+use std::io::{self, IoSlice, IoSliceMut};
+use std::net::Shutdown;
+use std::os::fd::AsFd;
+
+use rustix::net::{RecvAncillaryBuffer, RecvFlags, SendAncillaryBuffer, SendFlags};
+
+/// The most slices that one recvmsg(2) or sendmsg(2) takes (`IOV_MAX`). The next call takes the rest of a longer list.
+pub(super) const MAX_SLICES: usize = 1024;
+
+/// A write to a closed connection is an error, not a signal.
+#[cfg(not(any(
+    target_os = "macos",
+    target_os = "ios",
+    target_os = "tvos",
+    target_os = "watchos",
+    target_os = "visionos"
+)))]
+const SEND: SendFlags = SendFlags::DONTWAIT.union(SendFlags::NOSIGNAL);
+/// Apple's systems have a socket option for that instead. mio and socket2 set it when they make a socket, and accepted sockets inherit it.
+#[cfg(any(target_os = "macos", target_os = "ios", target_os = "tvos", target_os = "watchos", target_os = "visionos"))]
+const SEND: SendFlags = SendFlags::DONTWAIT;
+
+/// recv(2).
+#[inline]
+pub(super) fn recv(socket: &impl AsFd, buf: &mut [u8]) -> io::Result<usize> {
+    let (_, received) = rustix::net::recv(socket, buf, RecvFlags::DONTWAIT)?;
+    Ok(received)
+}
+
+/// recv(2) that leaves the bytes in the kernel.
+pub(super) fn peek(socket: &impl AsFd, buf: &mut [u8]) -> io::Result<usize> {
+    let (_, received) = rustix::net::recv(socket, buf, RecvFlags::DONTWAIT.union(RecvFlags::PEEK))?;
+    Ok(received)
+}
+
+/// recvmsg(2).
+pub(super) fn recv_vectored(socket: &impl AsFd, bufs: &mut [IoSliceMut<'_>]) -> io::Result<usize> {
+    let mut ancillary = RecvAncillaryBuffer::default();
+    Ok(rustix::net::recvmsg(socket, bufs, &mut ancillary, RecvFlags::DONTWAIT)?.bytes)
+}
+
+/// send(2).
+#[inline]
+pub(super) fn send(socket: &impl AsFd, buf: &[u8]) -> io::Result<usize> {
+    Ok(rustix::net::send(socket, buf, SEND)?)
+}
+
+/// sendmsg(2).
+pub(super) fn send_vectored(socket: &impl AsFd, bufs: &[IoSlice<'_>]) -> io::Result<usize> {
+    Ok(rustix::net::sendmsg(socket, bufs, &mut SendAncillaryBuffer::default(), SEND)?)
+}
+
+/// shutdown(2). To do it again, or after the connection has ended, is no error.
+pub(super) fn shutdown(socket: &impl AsFd, how: Shutdown) -> io::Result<()> {
+    let how = match how {
+        Shutdown::Read => rustix::net::Shutdown::Read,
+        Shutdown::Write => rustix::net::Shutdown::Write,
+        Shutdown::Both => rustix::net::Shutdown::Both,
+    };
+    match rustix::net::shutdown(socket, how) {
+        Err(rustix::io::Errno::NOTCONN) => Ok(()),
+        result => Ok(result?),
+    }
+}
+
+/// Linux makes a socket and a file before it looks for a connection to give them to. So an accept(2) that finds none takes ten times as
+/// long as poll(2). A server that accepts until there is none would meet one for most connections. So the listener is polled first,
+/// except for the connection that an event has announced.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+mod listener {
+    use std::io;
+    use std::os::fd::AsFd;
+
+    use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
+    /// Whether the socket listens (`SO_ACCEPTCONN`, socket(7)). A socket that does not would never have a connection.
+    pub(in crate::net) fn may_listen(listener: &impl AsFd) -> io::Result<bool> {
+        Ok(rustix::net::sockopt::socket_acceptconn(listener)?)
+    }
+
+    /// Whether a connection waits, or the system does not say (poll(2)).
+    pub(in crate::net) fn may_accept(listener: &impl AsFd) -> bool {
+        poll(&mut [PollFd::new(listener, PollFlags::IN)], Some(&Timespec::default())) != Ok(0)
+    }
+}
+
+/// Elsewhere accept(2) answers both questions.
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+mod listener {
+    use std::io;
+    use std::os::fd::AsFd;
+
+    pub(in crate::net) fn may_listen(_: &impl AsFd) -> io::Result<bool> {
+        Ok(true)
+    }
+
+    pub(in crate::net) fn may_accept(_: &impl AsFd) -> bool {
+        true
+    }
+}
+
+pub(super) use listener::{may_accept, may_listen};

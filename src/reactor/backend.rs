@@ -1,0 +1,43 @@
+//! The reactor's contract with its backend: which events it asks for, and what they prove.
+
+use mio::{Interest, Token};
+
+use super::slots::Slots;
+
+/// Whether the backend reports each change once. Only poll(2) does not: mio then disarms a socket that it has reported, and an
+/// operation that meets `WouldBlock` arms it again.
+pub(super) const EDGE_TRIGGERED: bool = cfg!(all(
+    not(mio_unsupported_force_poll_poll),
+    any(
+        target_os = "android",
+        target_os = "dragonfly",
+        target_os = "freebsd",
+        target_os = "illumos",
+        target_os = "ios",
+        target_os = "linux",
+        target_os = "macos",
+        target_os = "netbsd",
+        target_os = "openbsd",
+    )
+));
+
+/// Whether a short read or write on a TCP stream proves that the kernel's buffer is drained. It does where the backend reports
+/// the next change as a new edge, and where urgent data is reported too ([`INTEREST`]): a read stops at the urgent mark although
+/// more bytes may follow.
+pub(super) const SHORT_MEANS_DRAINED: bool = EDGE_TRIGGERED && cfg!(any(target_os = "linux", target_os = "android"));
+
+/// Every socket is registered for both directions, once. Most connections need both, and each change of the interest would be
+/// a system call.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+pub(super) const INTEREST: Interest = Interest::READABLE.add(Interest::WRITABLE).add(Interest::PRIORITY);
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+pub(super) const INTEREST: Interest = Interest::READABLE.add(Interest::WRITABLE);
+
+/// Events taken from the kernel in one call. More are delivered by the next call.
+pub(super) const EVENT_CAPACITY: usize = 1024;
+
+/// The token of the unparker.
+pub(super) const UNPARK: Token = Token(Slots::<()>::RESERVED[0]);
+
+/// The token of the timerfd.
+pub(super) const TIMER_FD: Token = Token(Slots::<()>::RESERVED[1]);

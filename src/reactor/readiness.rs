@@ -1,0 +1,196 @@
+//! Readiness: the word that says which directions of a socket are ready.
+//!
+//! Every operation reads this word and every event changes it. It holds four flags and, for each direction, a tick.
+//!
+//! | bits | name | set when | cleared when |
+//! | --- | --- | --- | --- |
+//! | 0 | `READABLE` | an event concerns reading; the socket leaves a reactor | a read meets `WouldBlock` or is short |
+//! | 1 | `WRITABLE` | an event concerns writing; the socket leaves a reactor | a write meets `WouldBlock` or is short |
+//! | 2 | `NO_SHORT_RULE` | an event reports an end, an error or urgent data | never |
+//! | 3 | `UNREGISTERED` | the socket is made, or leaves a reactor | the socket is registered |
+//! | 4-31 | read tick | each event that concerns reading adds 1 | |
+//! | 32-63 | write tick | each event that concerns writing adds 1 | |
+//!
+//! # Edges
+//! An event sets a direction's bit, and the system call that follows tells the truth. An error and a hang-up set both bits, the
+//! end of reading sets `READABLE`. No event of the past keeps a direction ready: the next `WouldBlock` clears the bit.
+//!
+//! # Ticks
+//! An operation remembers the word that it saw before its system call. If the call meets `WouldBlock`,
+//! [`Readiness::clear`] takes the bit back only while the direction's tick is the same as in that word. Otherwise an event that came
+//! between the call and the clear would be lost.
+//!
+//! Each direction has a tick of its own. With one tick for both, the events of a busy writer would refuse every clear of the
+//! reader. A tick has 28 or 32 bits: it would have to go round once between a system call and the next few instructions to be
+//! mistaken. A read tick that goes round carries into the write tick, which refuses one clear and costs one system call.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// One half of a socket's traffic. Accepting is reading, connecting is writing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Direction {
+    Read,
+    Write,
+}
+
+impl Direction {
+    /// The other direction.
+    pub(crate) const fn opposite(self) -> Self {
+        match self {
+            Self::Read => Self::Write,
+            Self::Write => Self::Read,
+        }
+    }
+
+    const fn bit(self) -> u64 {
+        match self {
+            Self::Read => Snapshot::READABLE,
+            Self::Write => Snapshot::WRITABLE,
+        }
+    }
+
+    const fn tick(self) -> u64 {
+        match self {
+            Self::Read => Snapshot::WRITE_TICK - Snapshot::READ_TICK,
+            Self::Write => !(Snapshot::WRITE_TICK - 1),
+        }
+    }
+}
+
+/// The word, as it was at one moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Snapshot(u64);
+
+impl Snapshot {
+    const READABLE: u64 = 1;
+    const WRITABLE: u64 = 1 << 1;
+    const NO_SHORT_RULE: u64 = 1 << 2;
+    const UNREGISTERED: u64 = 1 << 3;
+    const READ_TICK: u64 = 1 << 4;
+    const WRITE_TICK: u64 = 1 << 32;
+
+    /// The flags of a socket that no reactor watches. Nothing is known of it, so operations try.
+    const UNKNOWN: u64 = Self::UNREGISTERED | Self::READABLE | Self::WRITABLE;
+
+    /// Whether an operation makes its system call before it waits.
+    #[inline]
+    pub(crate) fn should_try(self, direction: Direction) -> bool {
+        self.0 & direction.bit() != 0
+    }
+
+    /// Whether an event has reported this direction ready.
+    pub(crate) fn is_reported(self, direction: Direction) -> bool {
+        self.is_registered() && self.should_try(direction)
+    }
+
+    pub(crate) fn is_registered(self) -> bool {
+        self.0 & Self::UNREGISTERED == 0
+    }
+
+    /// Whether a short transfer proves that the next one would block. A stream that has an end, an error or an urgent mark in it
+    /// proves nothing.
+    #[inline]
+    pub(crate) fn allows_short_rule(self) -> bool {
+        self.0 & Self::NO_SHORT_RULE == 0
+    }
+
+    #[inline]
+    fn has_same_tick(self, other: Self, direction: Direction) -> bool {
+        (self.0 ^ other.0) & direction.tick() == 0
+    }
+}
+
+/// The flags and ticks that one event adds to the word.
+#[derive(Clone, Copy)]
+pub(crate) struct Report {
+    flags: u64,
+    ticks: u64,
+}
+
+impl Report {
+    /// `special`: the event tells of an end, an error or urgent data.
+    #[inline]
+    pub(crate) const fn new(readable: bool, writable: bool, special: bool) -> Self {
+        let mut flags = if special { Snapshot::NO_SHORT_RULE } else { 0 };
+        let mut ticks = 0;
+        if readable {
+            flags |= Snapshot::READABLE;
+            ticks += Snapshot::READ_TICK;
+        }
+        if writable {
+            flags |= Snapshot::WRITABLE;
+            ticks += Snapshot::WRITE_TICK;
+        }
+        Self { flags, ticks }
+    }
+
+    #[inline]
+    pub(crate) fn concerns(self, direction: Direction) -> bool {
+        self.flags & direction.bit() != 0
+    }
+}
+
+/// The word of one socket.
+pub(crate) struct Readiness(AtomicU64);
+
+impl Readiness {
+    /// The word of a socket that no reactor watches.
+    pub(crate) fn new() -> Self {
+        Self(AtomicU64::new(Snapshot::UNKNOWN))
+    }
+
+    /// The word now. Acquires what the last event published.
+    #[inline]
+    pub(crate) fn load(&self) -> Snapshot {
+        Snapshot(self.0.load(Ordering::Acquire))
+    }
+
+    /// Whether no event has concerned `direction` since `seen`.
+    #[inline]
+    pub(crate) fn is_unchanged(&self, direction: Direction, seen: Snapshot) -> bool {
+        self.load().has_same_tick(seen, direction)
+    }
+
+    /// Adds what an event reports.
+    // Inlined: for the usual event the report is a constant.
+    #[inline]
+    pub(crate) fn apply(&self, report: Report) {
+        let mut now = self.0.load(Ordering::Relaxed);
+        let applied = |now: u64| (now | report.flags).wrapping_add(report.ticks);
+        // Release: a thread that sees the tick also sees what came before the event.
+        while let Err(actual) = self.0.compare_exchange_weak(now, applied(now), Ordering::AcqRel, Ordering::Relaxed) {
+            now = actual;
+        }
+    }
+
+    /// Takes a direction's bit back. Returns `false`, and leaves it, if an event has come since `seen`.
+    #[inline]
+    pub(crate) fn clear(&self, direction: Direction, seen: Snapshot) -> bool {
+        let mut now = seen;
+        while let Err(actual) =
+            self.0.compare_exchange_weak(now.0, now.0 & !direction.bit(), Ordering::AcqRel, Ordering::Acquire)
+        {
+            now = Snapshot(actual);
+            if !now.has_same_tick(seen, direction) {
+                return false;
+            }
+        }
+        true
+    }
+
+    /// A reactor is about to watch the socket. Called before the kernel hears of it: the kernel reports at once what is already
+    /// so, and a later clear would take that event back.
+    pub(crate) fn set_registered(&self) {
+        self.0.fetch_and(!Snapshot::UNKNOWN, Ordering::AcqRel);
+    }
+
+    /// No reactor watches the socket any more.
+    pub(crate) fn set_unregistered(&self) {
+        self.0.fetch_or(Snapshot::UNKNOWN, Ordering::AcqRel);
+    }
+
+    /// Sets a direction's bit although no event has come.
+    pub(crate) fn assume_ready(&self, direction: Direction) {
+        self.0.fetch_or(direction.bit(), Ordering::AcqRel);
+    }
+}

@@ -1,0 +1,109 @@
+//! Unpark: ends a worker's block, from any thread.
+//!
+//! A worker blocks in one of two places: in its reactor, or, while it has none, on a condition variable.
+//!
+//! # The reactor's backend
+//! Where it reports edges, mio's own waker ends the block. mio's poll(2) backend takes the token of a pending wake before it
+//! empties the descriptor behind it (mio 1.2.5). A wake that comes in between leaves its token and no readable descriptor, and
+//! the next block does not end. So there the unparker is a pair of sockets, watched as any socket is: a byte that was written
+//! stays readable until it is read.
+//!
+//! # The race
+//! The worker may open its reactor while another thread is about to unpark it by the condition variable. That loses nothing. A
+//! thread unparks a worker only after it has changed something that the worker looks at before each block, under a lock or by an
+//! atomic swap. If the worker has looked before the change, it had opened its reactor before that, and the other thread sees
+//! the reactor.
+
+use std::io::{self, Read, Write};
+use std::os::fd::AsRawFd;
+use std::os::unix::net::UnixStream;
+use std::sync::{Arc, OnceLock};
+use std::task::Wake;
+use std::time::Duration;
+
+use mio::unix::SourceFd;
+use mio::{Interest, Registry};
+use parking_lot::{Condvar, Mutex};
+
+use super::backend::{EDGE_TRIGGERED, UNPARK};
+
+/// Ends the block of one worker. As a [`Waker`](std::task::Waker) it is all that the executor and the timers know of it.
+#[derive(Default)]
+pub(super) struct Unparker {
+    /// Set when the worker's reactor is opened.
+    backend: OnceLock<Backend>,
+    /// An unpark has come that no block on the condition variable has ended by.
+    notified: Mutex<bool>,
+    condvar: Condvar,
+}
+
+/// Lives as long as the poll: on epoll a `mio::Waker` that is dropped takes its last wake-up with it.
+enum Backend {
+    Waker(mio::Waker),
+    Pair { sender: UnixStream, receiver: UnixStream },
+}
+
+impl Unparker {
+    /// From now on the worker blocks in the poll of `registry`.
+    pub(super) fn open(&self, registry: &Registry) -> io::Result<()> {
+        let backend = Backend::new(registry)?;
+        // The worker opens its reactor once, on its own thread.
+        let _ = self.backend.set(backend);
+        Ok(())
+    }
+
+    /// Blocks the worker, which has no reactor, until it is unparked or `timeout` is over.
+    pub(super) fn park(&self, timeout: Option<Duration>) {
+        let mut notified = self.notified.lock();
+        match timeout {
+            _ if *notified => {}
+            // The worker only looks.
+            Some(Duration::ZERO) => {}
+            Some(timeout) => drop(self.condvar.wait_for(&mut notified, timeout)),
+            None => self.condvar.wait_while(&mut notified, |notified| !*notified),
+        }
+        *notified = false;
+    }
+
+    /// The reactor has reported an unpark: the next one is reported anew.
+    pub(super) fn drain(&self, registry: &Registry) -> io::Result<()> {
+        let Some(Backend::Pair { receiver, .. }) = self.backend.get() else { return Ok(()) };
+        // Until nothing is left, which would be reported again.
+        while matches!((&*receiver).read(&mut [0; 64]), Ok(64)) {}
+        // A byte that is written before or after this is reported.
+        registry.reregister(&mut SourceFd(&receiver.as_raw_fd()), UNPARK, Interest::READABLE)
+    }
+}
+
+impl Backend {
+    fn new(registry: &Registry) -> io::Result<Self> {
+        if EDGE_TRIGGERED {
+            return Ok(Self::Waker(mio::Waker::new(registry, UNPARK)?));
+        }
+        let (sender, receiver) = UnixStream::pair()?;
+        sender.set_nonblocking(true)?;
+        receiver.set_nonblocking(true)?;
+        registry.register(&mut SourceFd(&receiver.as_raw_fd()), UNPARK, Interest::READABLE)?;
+        Ok(Self::Pair { sender, receiver })
+    }
+}
+
+impl Wake for Unparker {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        // An error has no one to go to: the callers are wakers. None is expected. mio resets an eventfd whose counter is full, and a
+        // pair that is full is readable already.
+        let _ = match self.backend.get() {
+            Some(Backend::Waker(waker)) => waker.wake(),
+            Some(Backend::Pair { sender, .. }) => (&*sender).write(&[1]).map(drop),
+            None => {
+                *self.notified.lock() = true;
+                self.condvar.notify_one();
+                Ok(())
+            }
+        };
+    }
+}

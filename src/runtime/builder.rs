@@ -1,0 +1,171 @@
+//! Builder: the settings of a runtime.
+
+use std::io;
+use std::thread::available_parallelism;
+use std::time::Duration;
+
+use crate::time::Clock;
+
+/// Settings for a [`Runtime`](super::Runtime).
+///
+/// # Examples
+/// ```
+/// use std::time::Duration;
+/// use kittiwake::runtime::Builder;
+///
+/// let runtime = Builder::new_multi_thread().worker_threads(2).spin(Duration::from_micros(50)).build()?;
+/// runtime.block_on(async {});
+/// # std::io::Result::Ok(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct Builder {
+    pub(super) kind: Kind,
+    pub(super) thread_name: String,
+    /// `None` is the adaptive policy.
+    pub(super) spin: Option<Duration>,
+    start_paused: bool,
+    pub(super) max_blocking_threads: usize,
+}
+
+/// The kind of the runtime.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Kind {
+    CurrentThread,
+    MultiThread {
+        /// `None` is one for each core.
+        workers: Option<usize>,
+    },
+}
+
+/// Each is a thread with a reactor, and looks at all others now and then.
+const MAX_WORKERS: usize = 4096;
+
+impl Builder {
+    /// A runtime whose only worker is the thread that is in its `block_on`.
+    ///
+    /// # Examples
+    /// ```
+    /// let runtime = kittiwake::runtime::Builder::new_current_thread().build()?;
+    /// assert_eq!(runtime.block_on(async { 7 }), 7);
+    /// # std::io::Result::Ok(())
+    /// ```
+    #[must_use]
+    pub fn new_current_thread() -> Self {
+        Self::new(Kind::CurrentThread)
+    }
+
+    /// A runtime whose workers are threads of its own: one for each core ([`available_parallelism`]), or
+    /// [`worker_threads`](Builder::worker_threads).
+    ///
+    /// # Examples
+    /// ```
+    /// let runtime = kittiwake::runtime::Builder::new_multi_thread().build()?;
+    /// let task = runtime.handle().spawn(async { 7 });
+    /// assert_eq!(runtime.block_on(task).unwrap(), 7);
+    /// # std::io::Result::Ok(())
+    /// ```
+    #[must_use]
+    pub fn new_multi_thread() -> Self {
+        Self::new(Kind::MultiThread { workers: None })
+    }
+
+    fn new(kind: Kind) -> Self {
+        Self { kind, thread_name: "kittiwake".to_owned(), spin: None, start_paused: false, max_blocking_threads: 512 }
+    }
+
+    /// How many workers a multi-thread runtime has, from 1 to 4,096. By default one for each core. One is a thread of its own too.
+    ///
+    /// It has no effect on a current-thread runtime.
+    ///
+    /// # Panics
+    /// If it is 0, or more than 4,096.
+    ///
+    /// # Examples
+    /// ```
+    /// let runtime = kittiwake::runtime::Builder::new_multi_thread().worker_threads(2).build()?;
+    /// assert_eq!(runtime.handle().metrics().workers().len(), 2);
+    /// # std::io::Result::Ok(())
+    /// ```
+    #[must_use]
+    #[track_caller]
+    pub fn worker_threads(mut self, count: usize) -> Self {
+        assert!(count > 0, "Builder::worker_threads: no task could ever run on 0 workers; use 1 or more");
+        assert!(
+            count <= MAX_WORKERS,
+            "Builder::worker_threads: {count} are more than {MAX_WORKERS}; use one for each core"
+        );
+        if let Kind::MultiThread { workers } = &mut self.kind {
+            *workers = Some(count);
+        }
+        self
+    }
+
+    /// The name of the workers' threads, with a number behind it: `kittiwake-0` by default. The system may cut it short.
+    ///
+    /// It has no effect on a current-thread runtime.
+    ///
+    /// # Panics
+    /// If it contains a NUL.
+    #[must_use]
+    #[track_caller]
+    pub fn thread_name(mut self, name: impl Into<String>) -> Self {
+        self.thread_name = name.into();
+        assert!(!self.thread_name.contains('\0'), "Builder::thread_name: a thread's name cannot have a NUL in it");
+        self
+    }
+
+    /// How long a worker that has nothing to do spins before it blocks: it looks for events again and again.
+    ///
+    /// By default it finds out by itself. It compares both ways now and then. It spins, for 50 µs at most, where that takes a quarter
+    /// off the time between one batch of work and the next and takes at most an eighth more CPU time. That is so with few and
+    /// busy clients on a core of its own: to go to sleep and to be woken can take tens of microseconds on a virtual machine, more than the
+    /// work. A fixed time is for those who know their load better, or pay for latency with CPU time. [`Duration::ZERO`] forbids spinning.
+    ///
+    /// # Platform notes
+    /// The policy needs the CPU time of a thread, which it gets on Linux only. Elsewhere a worker blocks at once by default.
+    #[must_use]
+    pub fn spin(mut self, spin: Duration) -> Self {
+        self.spin = Some(spin);
+        self
+    }
+
+    /// Whether the runtime's clock stands still from the start; see [`time`](crate::time). For tests, and for a current-thread runtime.
+    #[must_use]
+    pub fn start_paused(mut self, start_paused: bool) -> Self {
+        self.start_paused = start_paused;
+        self
+    }
+
+    /// How many threads the runtime starts at most for [`spawn_blocking`](crate::spawn_blocking) and for look-ups of names, from 1 on. 512
+    /// by default. They are started when they are needed.
+    ///
+    /// # Panics
+    /// If it is 0: no closure could ever run.
+    #[must_use]
+    #[track_caller]
+    pub fn max_blocking_threads(mut self, max: usize) -> Self {
+        assert!(max > 0, "Builder::max_blocking_threads: no closure could ever run on 0 threads; use 1 or more");
+        self.max_blocking_threads = max;
+        self
+    }
+
+    /// The clock of the runtime.
+    pub(super) fn clock(&self) -> io::Result<Clock> {
+        match self.kind {
+            Kind::CurrentThread if self.start_paused => Ok(Clock::paused()),
+            Kind::CurrentThread => Ok(Clock::SYSTEM),
+            Kind::MultiThread { .. } if self.start_paused => Err(io::Error::new(
+                io::ErrorKind::InvalidInput,
+                "a clock that is paused from the start needs a current-thread runtime; use Builder::new_current_thread()",
+            )),
+            Kind::MultiThread { .. } => Ok(Clock::COMMON),
+        }
+    }
+}
+
+/// The number of workers of a multi-thread runtime that names none.
+#[cold]
+pub(super) fn count_cores() -> usize {
+    // Where the system does not say, one is right for most.
+    available_parallelism().map_or(1, |cores| cores.get().min(MAX_WORKERS))
+}
