@@ -13,7 +13,7 @@ use std::{env, fs};
 
 use futures_lite::future::{poll_once, try_zip};
 use kittiwake::io::{AsyncReadExt, AsyncWriteExt, Result};
-use kittiwake::net::{ServeError, Shutdown, TcpStream, lookup_host, serve};
+use kittiwake::net::{ServeError, ShutdownSignal, TcpStream, lookup_host, serve};
 use kittiwake::runtime::Builder;
 use kittiwake::spawn_blocking;
 use support::*;
@@ -92,7 +92,7 @@ fn serve_waits_for_what_the_process_lacks_and_goes_on() {
     with_faults("serve_waits_for_what_the_process_lacks_and_goes_on", &faults, || {
         run_paused(|| async {
             let (listener, address) = listener().await;
-            let (said, shutdown) = (Arc::new(Mutex::new(Vec::new())), Shutdown::new());
+            let (said, shutdown) = (Arc::new(Mutex::new(Vec::new())), ShutdownSignal::new());
             let told = said.clone();
             let serving = serve(listener, |_, _| async {}).with_shutdown(&shutdown).on_error(move |error| {
                 let ServeError::Accept(error) = error else { panic!("{error}") };
@@ -102,7 +102,7 @@ fn serve_waits_for_what_the_process_lacks_and_goes_on() {
             settle_without_time().await;
             let mut client = TcpStream::connect(address).await.expect("connect");
             assert_eq!(client.read(&mut [0; 8]).await.expect("it is served"), 0);
-            shutdown.begin();
+            shutdown.trigger();
             assert_eq!(server.await.unwrap().expect("it ends well").served, 1);
             // Who has given up is passed over, and the connection after that is tried for at once.
             assert_eq!(*said.lock().unwrap(), LACKS[..5], "one report for each wait");

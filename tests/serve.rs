@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use futures_lite::future::poll_once;
 use kittiwake::io::{AsyncReadExt, AsyncWriteExt};
-use kittiwake::net::{HandlerOutput, Report, Serve, Shutdown, TcpListener, TcpStream, serve, serve_local};
+use kittiwake::net::{HandlerOutput, Report, Serve, ShutdownSignal, TcpListener, TcpStream, serve, serve_local};
 use kittiwake::task::JoinHandle;
 use kittiwake::time::sleep;
 use support::{
@@ -138,7 +138,7 @@ fn a_report_is_a_line_and_one_for_each_that_was_open() {
 fn handlers_of_serve_local_need_not_be_send() {
     run(|| async {
         let (listener, address) = listener().await;
-        let (shutdown, count) = (Shutdown::new(), Rc::new(Cell::new(0)));
+        let (shutdown, count) = (ShutdownSignal::new(), Rc::new(Cell::new(0)));
         let (tie, counted) = (shutdown.clone(), count.clone());
         let handler = move |mut stream: TcpStream, _| {
             let count = counted.clone();
@@ -155,7 +155,7 @@ fn handlers_of_serve_local_need_not_be_send() {
             client.read_exact(&mut [0]).await
         };
         exchange.await.expect("it is served");
-        shutdown.begin();
+        shutdown.trigger();
         assert_eq!((server.await.unwrap().unwrap().served, count.get()), (1, 1));
     });
 }
@@ -338,7 +338,7 @@ fn a_drain_of_no_time_aborts_at_once() {
 fn an_immediate_shutdown_ends_a_drain_and_needs_none() {
     for drains in [true, false] {
         run(move || async move {
-            let (now, stop) = (Shutdown::new(), Shutdown::new());
+            let (now, stop) = (ShutdownSignal::new(), ShutdownSignal::new());
             let (is_now, is_stopped) = (now.clone(), stop.clone());
             let build = |serve: TestServe<_, _>| {
                 let serve = serve.drain_timeout(Duration::MAX).with_graceful_shutdown(is_stopped);
@@ -348,15 +348,15 @@ fn an_immediate_shutdown_ends_a_drain_and_needs_none() {
             let client = server.connect();
             server.until_accepted(1).await;
             if drains {
-                stop.begin();
+                stop.trigger();
                 until(|| std::net::TcpStream::connect(server.address).is_err()).await;
             }
             settle().await;
             assert!(!server.task.is_finished());
-            now.begin();
+            now.trigger();
             let report = server.task.await.unwrap().expect("it ends well");
             assert_eq!(report.open[0].peer, client.local_addr().expect("local_addr"));
-            assert!(server.shutdown.has_begun(), "others are told of either end");
+            assert!(server.shutdown.is_triggered(), "others are told of either end");
             assert_eq!(read_all(client).await, b"");
         });
     }
@@ -375,7 +375,7 @@ fn dropping_a_server_aborts_its_handlers_and_closes_its_socket() {
             assert_eq!(read_all(client).await, b"");
         }
         std::net::TcpStream::connect(server.address).expect_err("nobody listens any more");
-        assert!(!server.shutdown.has_begun(), "others that are tied to it go on");
+        assert!(!server.shutdown.is_triggered(), "others that are tied to it go on");
     });
 }
 
@@ -386,7 +386,7 @@ fn a_fatal_error_ends_the_server_after_a_drain() {
     run(|| async {
         let (listener, address) = listener().await;
         let copy = socket2::Socket::from(listener.as_fd().try_clone_to_owned().expect("a duplicate"));
-        let (said, shutdown) = (Said::default(), Shutdown::new());
+        let (said, shutdown) = (Said::default(), ShutdownSignal::new());
         let serving = serve(listener, |stream, _| answer(stream)).with_shutdown(&shutdown).on_error(said.listen());
         let server = kittiwake::spawn(serving.into_future());
         let mut client = std::net::TcpStream::connect(address).expect("connect");
@@ -410,7 +410,7 @@ fn a_fatal_error_ends_the_server_after_a_drain() {
 #[test]
 fn handlers_that_wait_for_the_shutdown_end_when_the_drain_begins() {
     run(|| async {
-        let shutdown = Shutdown::new();
+        let shutdown = ShutdownSignal::new();
         let (tie, clone) = (shutdown.clone(), shutdown.clone());
         let handler = move |stream, _| keep_alive(stream, clone.clone());
         let server = start(handler, |serve| serve.drain_timeout(Duration::MAX).with_shutdown(&tie)).await;
@@ -426,7 +426,7 @@ fn handlers_that_wait_for_the_shutdown_end_when_the_drain_begins() {
         for client in &mut clients[..25] {
             client.write_all(b"last").await.expect("the client writes");
         }
-        shutdown.begin();
+        shutdown.trigger();
         let report = server.task.await.unwrap().expect("it ends well");
         assert_eq!((report.served, report.open.len()), (50, 0));
         for (number, mut client) in clients.into_iter().enumerate() {
@@ -441,12 +441,12 @@ fn handlers_that_wait_for_the_shutdown_end_when_the_drain_begins() {
 #[test]
 fn servers_that_are_tied_to_one_shutdown_end_together() {
     run(|| async {
-        let stop = Shutdown::new();
+        let stop = ShutdownSignal::new();
         let stopped = stop.clone();
         let first = start(|stream, _| answer(stream), |serve| serve.with_graceful_shutdown(stopped)).await;
         let shutdown = first.shutdown.clone();
         let second = start(|stream, _| answer(stream), |serve| serve.with_shutdown(&shutdown)).await;
-        stop.begin();
+        stop.trigger();
         first.task.await.unwrap().expect("it ends well");
         second.task.await.unwrap().expect("it ends well");
     });
@@ -456,15 +456,15 @@ fn servers_that_are_tied_to_one_shutdown_end_together() {
 #[test]
 fn a_shutdown_is_ready_for_all_clones_before_and_after_it_begins() {
     run(|| async {
-        let shutdown = Shutdown::new();
-        assert!(!shutdown.has_begun());
+        let shutdown = ShutdownSignal::new();
+        assert!(!shutdown.is_triggered());
         let waiting: Vec<_> = (0..100).map(|_| kittiwake::spawn(shutdown.clone())).collect();
         let aborted = kittiwake::spawn(shutdown.clone());
         settle().await;
         aborted.abort();
         assert!(waiting.iter().all(|task| !task.is_finished()), "it has not begun");
         let begins = shutdown.clone();
-        std::thread::spawn(move || begins.begin()).join().unwrap();
+        std::thread::spawn(move || begins.trigger()).join().unwrap();
         for task in waiting {
             task.await.unwrap();
         }
@@ -472,10 +472,10 @@ fn a_shutdown_is_ready_for_all_clones_before_and_after_it_begins() {
         for _ in 0..3 {
             assert!(poll_once(&mut late).await.is_some(), "it stays ready");
         }
-        shutdown.begin();
-        assert!(late.has_begun());
-        assert_eq!(late.run_until_begun(async { 1 }).await, Some(1), "what is there goes before the end");
-        assert_eq!(late.run_until_begun(pending::<u8>()).await, None);
+        shutdown.trigger();
+        assert!(late.is_triggered());
+        assert_eq!(late.run_until_triggered(async { 1 }).await, Some(1), "what is there goes before the end");
+        assert_eq!(late.run_until_triggered(pending::<u8>()).await, None);
     });
 }
 
@@ -483,15 +483,15 @@ fn a_shutdown_is_ready_for_all_clones_before_and_after_it_begins() {
 #[test]
 fn a_shutdown_that_begins_while_others_come_is_missed_by_none() {
     within(|| {
-        let (give, take) = std::sync::mpsc::channel::<Shutdown>();
-        let thread = std::thread::spawn(move || take.into_iter().for_each(|shutdown| shutdown.begin()));
+        let (give, take) = std::sync::mpsc::channel::<ShutdownSignal>();
+        let thread = std::thread::spawn(move || take.into_iter().for_each(|shutdown| shutdown.trigger()));
         for _ in 0..3_000 {
-            let shutdown = Shutdown::new();
+            let shutdown = ShutdownSignal::new();
             give.send(shutdown.clone()).expect("the thread takes it");
             let (waker, wakes) = counting_waker();
             let mut waiting = Vec::new();
             // It begins between two of them, or in the middle of one.
-            while !shutdown.has_begun() {
+            while !shutdown.is_triggered() {
                 let mut clone = shutdown.clone();
                 if poll_with(&waker, &mut clone).is_pending() {
                     waiting.push(clone);
@@ -514,7 +514,7 @@ fn a_shutdown_keeps_one_waker_of_each_clone() {
         let (first, first_wakes) = counting_waker();
         let (second, second_wakes) = counting_waker();
         let wakers = |wakes: &Arc<Wakes>| Arc::strong_count(wakes) - 2;
-        let mut shutdown = Shutdown::new();
+        let mut shutdown = ShutdownSignal::new();
         assert!(poll_with(&first, &mut shutdown).is_pending());
         let kept = wakers(&first_wakes);
         assert!(kept > 0);
@@ -534,7 +534,7 @@ fn a_shutdown_keeps_one_waker_of_each_clone() {
         assert_eq!(wakers(&second_wakes), 0, "a clone that is dropped leaves nothing");
         let mut clone = shutdown.clone();
         assert!(poll_with(&second, &mut clone).is_pending());
-        shutdown.begin();
+        shutdown.trigger();
         assert_eq!((first_wakes.get(), second_wakes.get()), (1, 1), "each is woken once");
         assert!(poll_with(&first, &mut shutdown).is_ready() && poll_with(&second, &mut clone).is_ready());
         drop((shutdown, clone));
@@ -545,11 +545,11 @@ fn a_shutdown_keeps_one_waker_of_each_clone() {
 /// Without it a waker of another executor that calls back deadlocks.
 #[test]
 fn foreign_wakers_are_woken_and_dropped_outside_the_lock() {
-    struct CallsBack(Shutdown);
+    struct CallsBack(ShutdownSignal);
     impl std::task::Wake for CallsBack {
         fn wake(self: Arc<Self>) {
             assert!(poll_with(std::task::Waker::noop(), &mut self.0.clone()).is_ready());
-            self.0.begin();
+            self.0.trigger();
         }
     }
     impl Drop for CallsBack {
@@ -558,7 +558,7 @@ fn foreign_wakers_are_woken_and_dropped_outside_the_lock() {
         }
     }
     within(|| {
-        let mut shutdown = Shutdown::new();
+        let mut shutdown = ShutdownSignal::new();
         let waker = || std::task::Waker::from(Arc::new(CallsBack(shutdown.clone())));
         let wakers = [waker(), waker(), waker()];
         let mut clone = shutdown.clone();
@@ -569,7 +569,7 @@ fn foreign_wakers_are_woken_and_dropped_outside_the_lock() {
         let waker = std::task::Waker::from(Arc::new(CallsBack(shutdown.clone())));
         assert!(poll_with(&waker, &mut shutdown).is_pending());
         drop(waker);
-        shutdown.begin();
+        shutdown.trigger();
         // It holds itself up to here.
         assert!(poll_with(std::task::Waker::noop(), &mut shutdown).is_ready());
     });
@@ -688,7 +688,7 @@ type TestServe<H, F> = Serve<TcpListener, H, F>;
 
 struct Server {
     address: SocketAddr,
-    shutdown: Shutdown,
+    shutdown: ShutdownSignal,
     task: JoinHandle<io::Result<Report>>,
     /// What the server's future says of itself is not to be had from a task: so handlers count.
     calls: Arc<AtomicUsize>,
@@ -705,7 +705,7 @@ where
     F: Future<Output: HandlerOutput> + Send + 'static,
 {
     let (listener, address) = listener().await;
-    let (shutdown, calls) = (Shutdown::new(), Arc::new(AtomicUsize::new(0)));
+    let (shutdown, calls) = (ShutdownSignal::new(), Arc::new(AtomicUsize::new(0)));
     let counted = calls.clone();
     let handler = move |stream, peer| {
         counted.fetch_add(1, SeqCst);
@@ -729,7 +729,7 @@ impl Server {
     }
 
     async fn end(self) -> Report {
-        self.shutdown.begin();
+        self.shutdown.trigger();
         self.task.await.expect("the server does not panic").expect("it ends well")
     }
 }
@@ -746,9 +746,9 @@ async fn hold(stream: TcpStream) {
     pending::<()>().await;
 }
 
-async fn keep_alive(mut stream: TcpStream, mut shutdown: Shutdown) -> io::Result<()> {
+async fn keep_alive(mut stream: TcpStream, mut shutdown: ShutdownSignal) -> io::Result<()> {
     let mut buf = [0; 16];
-    while let Some(read) = shutdown.run_until_begun(stream.read(&mut buf)).await {
+    while let Some(read) = shutdown.run_until_triggered(stream.read(&mut buf)).await {
         match read? {
             0 => break,
             read => stream.write_all(&buf[..read]).await?,

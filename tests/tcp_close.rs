@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use futures_lite::future::poll_once;
 use kittiwake::io::{AsyncReadExt, AsyncWriteExt, ErrorKind, Result};
-use kittiwake::net::{How, TcpStream};
+use kittiwake::net::{Shutdown, TcpStream};
 use support::*;
 
 /// Without it a client that says "that was my request" by an end gets no answer.
@@ -34,7 +34,7 @@ fn closing_ends_our_writing_and_not_our_reading() {
 fn the_peers_end_leaves_us_writing() {
     run(|| async {
         let (stream, peer) = pair_with_std();
-        peer.shutdown(How::Write).expect("the peer ends its writing");
+        peer.shutdown(Shutdown::Write).expect("the peer ends its writing");
         for _ in 0..3 {
             assert_eq!((&stream).read(&mut [0; 8]).await.expect("read"), 0, "the end is there for every read");
         }
@@ -199,7 +199,7 @@ fn by_peek(stream: &TcpStream) -> Operation<'_> {
 fn writing_after_the_end_is_a_broken_pipe() {
     run(|| async {
         let (stream, peer) = pair_with_std();
-        stream.shutdown(How::Write).expect("shutdown");
+        stream.shutdown(Shutdown::Write).expect("shutdown");
         assert_eq!((&stream).write(b"x").await.expect_err("it has ended").kind(), ErrorKind::BrokenPipe);
         let slices = [IoSlice::new(b"x"), IoSlice::new(b"y")];
         assert_eq!((&stream).write_vectored(&slices).await.expect_err("it has ended").kind(), ErrorKind::BrokenPipe);
@@ -216,15 +216,15 @@ fn closing_what_has_ended_is_no_error() {
         let (twice, _peer) = pair_with_std();
         (&twice).close().await.expect("close");
         (&twice).close().await.expect("close twice");
-        twice.shutdown(How::Both).expect("shutdown after close");
-        twice.shutdown(How::Both).expect("shutdown twice");
+        twice.shutdown(Shutdown::Both).expect("shutdown after close");
+        twice.shutdown(Shutdown::Both).expect("shutdown twice");
 
         let (after_reset, peer) = watched().await;
         reset(peer);
         let error = (&after_reset).read(&mut [0; 8]).await.expect_err("a reset");
         assert_eq!(error.kind(), ErrorKind::ConnectionReset);
         (&after_reset).close().await.expect("close after a reset");
-        after_reset.shutdown(How::Both).expect("shutdown after a reset");
+        after_reset.shutdown(Shutdown::Both).expect("shutdown after a reset");
 
         let (unseen, peer) = watched().await;
         reset(peer);
@@ -235,7 +235,7 @@ fn closing_what_has_ended_is_no_error() {
         assert_eq!((&after_end).read(&mut [0; 8]).await.expect("read"), 0);
         (&after_end).close().await.expect("close after the peer's end");
         (&after_end).close().await.expect("close twice after the peer's end");
-        after_end.shutdown(How::Both).expect("shutdown after the peer's end");
+        after_end.shutdown(Shutdown::Both).expect("shutdown after the peer's end");
     });
 }
 
@@ -246,7 +246,7 @@ fn shutting_down_reading_gives_what_is_there_and_then_an_end() {
         let (stream, mut peer) = watched().await;
         peer.write_all(b"bytes").expect("the peer writes");
         stream.readable().await.expect("the bytes are there");
-        stream.shutdown(How::Read).expect("shutdown");
+        stream.shutdown(Shutdown::Read).expect("shutdown");
         let mut bytes = String::new();
         (&stream).read_to_string(&mut bytes).await.expect("read");
         assert_eq!(bytes, "bytes");
@@ -267,7 +267,7 @@ fn shutting_down_reading_wakes_a_reader() {
             async move { (&*stream).read(&mut [0; 8]).await }
         });
         settle().await;
-        stream.shutdown(How::Read).expect("shutdown");
+        stream.shutdown(Shutdown::Read).expect("shutdown");
         assert_eq!(reader.await.expect("the task").expect("read"), 0, "a reader is woken, and reads the end");
     });
 }
@@ -284,7 +284,7 @@ fn shutting_down_writing_wakes_a_writer() {
         });
         settle().await;
         assert!(!writer.is_finished(), "nobody reads");
-        stream.shutdown(How::Write).expect("shutdown");
+        stream.shutdown(Shutdown::Write).expect("shutdown");
         let error = writer.await.expect("the task").expect_err("it may write no more");
         assert_eq!(error.kind(), ErrorKind::BrokenPipe, "{error}");
     });

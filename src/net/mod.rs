@@ -18,11 +18,13 @@ mod deadline;
 #[cfg(feature = "listenfd")]
 mod inherited;
 mod serve;
+mod shutdown;
 mod tcp;
 
 pub use addr::{ToSocketAddrs, lookup_host};
-pub use serve::{HandlerOutput, Open, Report, Serve, ServeError, Serving, Shutdown, serve, serve_local};
-pub use std::net::Shutdown as How;
+pub use serve::{HandlerOutput, Open, Report, Serve, ServeError, Serving, serve, serve_local};
+pub use shutdown::ShutdownSignal;
+pub use std::net::Shutdown;
 pub use tcp::{
     Accept, Incoming, OwnedReadHalf, OwnedWriteHalf, ReadHalf, ReuniteError, TcpListener, TcpStream, WriteHalf,
 };

@@ -26,7 +26,6 @@
 mod live;
 mod report;
 mod shortage;
-mod shutdown;
 
 use std::convert::Infallible;
 use std::fmt;
@@ -39,9 +38,8 @@ use std::task::{Context, Poll, ready};
 
 pub use report::{Open, Report, ServeError};
 pub(crate) use sealed::Listen;
-pub use shutdown::Shutdown;
 
-use super::{TcpListener, TcpStream};
+use super::{ShutdownSignal, TcpListener, TcpStream};
 use crate::sync::contain_all;
 use crate::task::{self, AbortHandle};
 use crate::time::{Duration, Sleep, sleep};
@@ -71,10 +69,10 @@ const DRAIN_TIMEOUT: Duration = Duration::from_secs(25);
 /// A server that ends at Ctrl-C when its connections have ended, and at a second one at once:
 /// ```no_run
 /// use kittiwake::io;
-/// use kittiwake::net::{Shutdown, TcpListener, TcpStream, serve};
+/// use kittiwake::net::{ShutdownSignal, TcpListener, TcpStream, serve};
 /// use kittiwake::signal::unix::{SignalKind, signal};
 ///
-/// async fn handle(stream: TcpStream, shutdown: Shutdown) -> io::Result<()> {
+/// async fn handle(stream: TcpStream, shutdown: ShutdownSignal) -> io::Result<()> {
 /// #   let _ = (stream, shutdown);
 ///     // ...
 ///     Ok(())
@@ -84,7 +82,7 @@ const DRAIN_TIMEOUT: Duration = Duration::from_secs(25);
 ///     kittiwake::block_on(async {
 ///         let (mut first, mut second) = (signal(SignalKind::interrupt())?, signal(SignalKind::interrupt())?);
 ///         let listener = TcpListener::bind("127.0.0.1:7000").await?;
-///         let shutdown = Shutdown::new();
+///         let shutdown = ShutdownSignal::new();
 ///         let report = serve(listener, |stream, _peer| handle(stream, shutdown.clone()))
 ///             .with_shutdown(&shutdown)
 ///             .with_graceful_shutdown(async move { drop(first.recv().await) })
@@ -112,17 +110,17 @@ where
 /// # Examples
 /// ```
 /// use std::{cell::Cell, rc::Rc};
-/// use kittiwake::net::{Shutdown, TcpListener, TcpStream, serve_local};
+/// use kittiwake::net::{ShutdownSignal, TcpListener, TcpStream, serve_local};
 ///
 /// # kittiwake::block_on(async {
 /// let listener = TcpListener::bind("127.0.0.1:0").await?;
 /// let _client = kittiwake::spawn(TcpStream::connect(listener.local_addr()?));
-/// let (count, shutdown) = (Rc::new(Cell::new(0)), Shutdown::new());
+/// let (count, shutdown) = (Rc::new(Cell::new(0)), ShutdownSignal::new());
 /// let handler = |_stream, _peer| {
 ///     let (count, shutdown) = (count.clone(), shutdown.clone());
 ///     async move {
 ///         count.set(count.get() + 1);
-///         shutdown.begin();
+///         shutdown.trigger();
 ///     }
 /// };
 /// let report = serve_local(listener, handler).with_shutdown(&shutdown).await?;
@@ -258,7 +256,7 @@ pub struct Serve<L: Listen, H, F> {
     drain_timeout: Duration,
     graceful: Option<Signal>,
     immediate: Option<Signal>,
-    shutdown: Option<Shutdown>,
+    shutdown: Option<ShutdownSignal>,
     on_error: Option<OnError<L::Peer>>,
 }
 
@@ -331,8 +329,8 @@ impl<L: Listen, H, F> Serve<L, H, F> {
     /// its first request answers them all.
     ///
     /// # Examples
-    /// See [`Shutdown`].
-    pub fn with_shutdown(mut self, shutdown: &Shutdown) -> Self {
+    /// See [`ShutdownSignal`].
+    pub fn with_shutdown(mut self, shutdown: &ShutdownSignal) -> Self {
         self.shutdown = Some(shutdown.clone());
         self
     }
@@ -412,7 +410,7 @@ pub struct Serving<L: Listen, H, F> {
     /// What ends it; `None` once that has been heard.
     graceful: Option<Signal>,
     immediate: Option<Signal>,
-    shutdown: Option<Shutdown>,
+    shutdown: Option<ShutdownSignal>,
     /// `None` until it is to end.
     drain: Option<Drain>,
     accepted: u64,
@@ -526,7 +524,7 @@ where
             return;
         }
         if let Some(shutdown) = &self.shutdown {
-            shutdown.begin();
+            shutdown.trigger();
         }
         self.drain = Some(Drain { timeout: sleep(self.drain_timeout), queue: QUEUE, error });
     }
