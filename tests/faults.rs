@@ -86,8 +86,8 @@ fn accept_reports_what_the_process_lacks_and_goes_on() {
 /// Without it a server ends for a moment's lack of something, or for one client's network.
 #[test]
 fn serve_waits_for_what_the_process_lacks_and_goes_on() {
-    const LACKS: [i32; 6] =
-        [libc::EMFILE, libc::ENFILE, libc::ENOBUFS, libc::ENOMEM, libc::ENETDOWN, libc::ECONNABORTED];
+    use libc::{ECONNABORTED, ECONNRESET, EMFILE, ENETDOWN, ENFILE, ENOBUFS, ENOMEM};
+    const LACKS: [i32; 7] = [EMFILE, ENFILE, ENOBUFS, ENOMEM, ENETDOWN, ECONNABORTED, ECONNRESET];
     let faults: Vec<_> = (1..).zip(LACKS).map(|(call, error)| Fault("accept4", error, call, 0)).collect();
     with_faults("serve_waits_for_what_the_process_lacks_and_goes_on", &faults, || {
         run_paused(|| async {

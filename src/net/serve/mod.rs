@@ -49,6 +49,10 @@ use shortage::{Shortage, Step};
 /// Connections accepted or turned away before others run, where the budget does not see to it.
 const BATCH: usize = 64;
 
+/// Attempts to accept in one poll of the server. The budget of a task is smaller and ends the poll first, unless the listener
+/// spends none.
+const ATTEMPTS: usize = 256;
+
 /// How many of the kernel's queue a server accepts at most when it ends: as many as there are in one, by the default of
 /// Linux. More are not of the queue, but come while it is emptied.
 const QUEUE: usize = 4096;
@@ -473,7 +477,8 @@ where
 
     /// Accepts and serves, until that fails for good.
     fn poll_accepting(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
-        while let Some(listening) = &mut self.listening {
+        for _ in 0..ATTEMPTS {
+            let Some(listening) = &mut self.listening else { return Poll::Pending };
             if listening.turning_away {
                 ready!(listening.poll_turn_away(cx, &mut self.refused));
             }
@@ -489,6 +494,7 @@ where
                     listening.succeeded();
                     self.start(stream, peer);
                 }
+                Err(error) if shortage::is_of_one_connection(&error) => {}
                 Err(error) => {
                     let may_pass = shortage::may_pass(&error);
                     if !may_pass || listening.failed(&error, self.live.len()) {
@@ -500,6 +506,7 @@ where
                 }
             }
         }
+        cx.waker().wake_by_ref();
         Poll::Pending
     }
 

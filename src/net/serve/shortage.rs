@@ -84,11 +84,21 @@ pub(super) fn is_of_descriptors(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE))
 }
 
-/// Whether accepting may succeed later: something is lacking, or it was about one connection (accept(2), "Error handling").
+/// Whether a connection was given up before it was accepted, or the call was interrupted. The next call may succeed at once.
+pub(super) fn is_of_one_connection(error: &io::Error) -> bool {
+    use io::ErrorKind::{ConnectionAborted, ConnectionReset, Interrupted};
+    matches!(error.kind(), ConnectionAborted | ConnectionReset | Interrupted)
+}
+
+/// Whether accepting may succeed after a wait.
+///
+/// The first group is a lack of resources, which ends when something is closed or freed. The second group are the errors of a
+/// network or a firewall that accept(2) lists under "Error handling" and "ERRORS". Those concern one connection, and accept(2)
+/// advises to try again. But a fault of that kind often lasts, and EPERM may leave the connection in the queue, so an immediate
+/// attempt would fail in the same way and the server would spin.
 pub(super) fn may_pass(error: &io::Error) -> bool {
-    const PASSING: &[i32] = &[
-        libc::ENOBUFS,
-        libc::ENOMEM,
+    const RESOURCES: &[i32] = &[libc::ENOBUFS, libc::ENOMEM];
+    const NETWORK: &[i32] = &[
         libc::EPERM,
         libc::ENETDOWN,
         libc::ENETUNREACH,
@@ -96,9 +106,9 @@ pub(super) fn may_pass(error: &io::Error) -> bool {
         libc::EHOSTUNREACH,
         libc::ENOPROTOOPT,
         libc::ETIMEDOUT,
-        libc::ECONNRESET,
         #[cfg(any(target_os = "linux", target_os = "android"))]
         libc::ENONET,
     ];
-    is_of_descriptors(error) || error.raw_os_error().is_some_and(|code| PASSING.contains(&code))
+    let is_listed = |code| RESOURCES.contains(&code) || NETWORK.contains(&code);
+    is_of_descriptors(error) || error.raw_os_error().is_some_and(is_listed)
 }
