@@ -17,11 +17,13 @@ mod addr;
 mod deadline;
 #[cfg(feature = "listenfd")]
 mod inherited;
+mod listener;
 mod serve;
 mod shutdown;
 mod tcp;
 
 pub use addr::{ToSocketAddrs, lookup_host};
+pub use listener::Listener;
 pub use serve::{HandlerOutput, Open, Report, Serve, ServeError, Serving, serve, serve_local};
 pub use shutdown::ShutdownSignal;
 pub use std::net::Shutdown;

@@ -21,7 +21,7 @@ use parking_lot::Mutex;
 use pin_project_lite::pin_project;
 use slab::Slab;
 
-use super::sealed::HandlerOutput as _;
+use super::output::sealed::Sealed as _;
 use super::{HandlerOutput, Open, Report, ServeError};
 use crate::sync::contain_all;
 use crate::task::AbortHandle;

@@ -24,22 +24,22 @@
 //! handlers run. Where the budget is not looked at (emptying the queue, turning away) it is [`BATCH`].
 
 mod live;
+mod output;
 mod report;
 mod shortage;
 
-use std::convert::Infallible;
 use std::fmt;
 use std::io;
-use std::net::SocketAddr;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
+pub use output::HandlerOutput;
 pub use report::{Open, Report, ServeError};
-pub(crate) use sealed::Listen;
 
-use super::{ShutdownSignal, TcpListener, TcpStream};
+use super::ShutdownSignal;
+use super::listener::Listener;
 use crate::sync::contain_all;
 use crate::task::{self, AbortHandle};
 use crate::time::{Duration, Sleep, sleep};
@@ -98,9 +98,10 @@ const DRAIN_TIMEOUT: Duration = Duration::from_secs(25);
 ///     })
 /// }
 /// ```
-pub fn serve<H, F>(listener: TcpListener, handler: H) -> Serve<TcpListener, H, F>
+pub fn serve<L, H, F>(listener: L, handler: H) -> Serve<L, H, F>
 where
-    H: Fn(TcpStream, SocketAddr) -> F,
+    L: Listener,
+    H: Fn(L::Stream, L::Addr) -> F,
     F: Future + Send + 'static,
     F::Output: HandlerOutput,
 {
@@ -132,9 +133,10 @@ where
 /// # std::io::Result::Ok(())
 /// # }).unwrap();
 /// ```
-pub fn serve_local<H, F>(listener: TcpListener, handler: H) -> Serve<TcpListener, H, F>
+pub fn serve_local<L, H, F>(listener: L, handler: H) -> Serve<L, H, F>
 where
-    H: Fn(TcpStream, SocketAddr) -> F,
+    L: Listener,
+    H: Fn(L::Stream, L::Addr) -> F,
     F: Future + 'static,
     F::Output: HandlerOutput,
 {
@@ -176,51 +178,6 @@ fn spawn_here<F: Future<Output = ()> + 'static>(_: usize, handler: F) -> AbortHa
     task::spawn_local(handler).abort_handle()
 }
 
-/// What a handler's future may give: `()`, or `Result<(), E>` with an error that can be shown.
-///
-/// It cannot be implemented outside this crate.
-pub trait HandlerOutput: sealed::HandlerOutput {}
-
-impl<T: sealed::HandlerOutput> HandlerOutput for T {}
-
-impl sealed::HandlerOutput for () {
-    type Error = Infallible;
-
-    fn into_result(self) -> Result<(), Infallible> {
-        Ok(())
-    }
-}
-
-impl<E: fmt::Display> sealed::HandlerOutput for Result<(), E> {
-    type Error = E;
-
-    fn into_result(self) -> Self {
-        self
-    }
-}
-
-mod sealed {
-    use super::{AsFd, Context, Poll, fmt, io};
-
-    pub trait HandlerOutput {
-        type Error: fmt::Display;
-
-        fn into_result(self) -> Result<(), Self::Error>;
-    }
-
-    /// A socket that accepts: all that the server knows of it.
-    pub trait Listen: AsFd {
-        type Stream;
-        type Peer: Clone + fmt::Debug + Send + 'static;
-
-        /// Waits for a connection. The last poll's waker is woken.
-        fn poll_accept(&self, cx: &mut Context<'_>) -> Poll<io::Result<(Self::Stream, Self::Peer)>>;
-
-        /// Accepts a connection that is there. `Interrupted`: the next call may find one.
-        fn try_accept(&self) -> io::Result<(Self::Stream, Self::Peer)>;
-    }
-}
-
 /// A server that is ready to run: await it.
 ///
 /// Made by [`serve`] and [`serve_local`]. To run it in a task, spawn an `async` block that awaits it, or its
@@ -252,22 +209,22 @@ mod sealed {
 /// # Panics
 /// When it is polled outside a runtime and a client comes.
 #[must_use = "a server does nothing unless it is awaited"]
-pub struct Serve<L: Listen, H, F> {
+pub struct Serve<L: Listener, H, F> {
     listener: L,
     handler: H,
-    placement: Placement<F, L::Peer>,
+    placement: Placement<F, L::Addr>,
     max_connections: usize,
     drain_timeout: Duration,
     graceful: Option<Signal>,
     immediate: Option<Signal>,
     shutdown: Option<ShutdownSignal>,
-    on_error: Option<OnError<L::Peer>>,
+    on_error: Option<OnError<L::Addr>>,
 }
 
 type Signal = Pin<Box<dyn Future<Output = ()> + Send>>;
 
-impl<L: Listen, H, F> Serve<L, H, F> {
-    fn new(listener: L, handler: H, placement: Placement<F, L::Peer>) -> Self {
+impl<L: Listener, H, F> Serve<L, H, F> {
+    fn new(listener: L, handler: H, placement: Placement<F, L::Addr>) -> Self {
         Self {
             listener,
             handler,
@@ -362,22 +319,22 @@ impl<L: Listen, H, F> Serve<L, H, F> {
     /// # Ok(())
     /// # }
     /// ```
-    pub fn on_error(mut self, report: impl Fn(&ServeError<'_, L::Peer>) + Send + Sync + 'static) -> Self {
+    pub fn on_error(mut self, report: impl Fn(&ServeError<'_, L::Addr>) + Send + Sync + 'static) -> Self {
         self.on_error = Some(Box::new(report));
         self
     }
 }
 
-impl<L: Listen, H, F> IntoFuture for Serve<L, H, F>
+impl<L: Listener, H, F> IntoFuture for Serve<L, H, F>
 where
-    H: Fn(L::Stream, L::Peer) -> F,
+    H: Fn(L::Stream, L::Addr) -> F,
     F: Future<Output: HandlerOutput>,
 {
-    type Output = io::Result<Report<L::Peer>>;
+    type Output = io::Result<Report<L::Addr>>;
     type IntoFuture = Serving<L, H, F>;
 
     fn into_future(self) -> Serving<L, H, F> {
-        let reserve = reserve(&self.listener);
+        let reserve = self.listener.reserve();
         Serving {
             listening: Some(Listening { listener: self.listener, reserve, shortage: None, turning_away: false }),
             handler: self.handler,
@@ -395,7 +352,7 @@ where
     }
 }
 
-impl<L: Listen, H, F> fmt::Debug for Serve<L, H, F> {
+impl<L: Listener, H, F> fmt::Debug for Serve<L, H, F> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Serve").finish_non_exhaustive()
     }
@@ -403,12 +360,12 @@ impl<L: Listen, H, F> fmt::Debug for Serve<L, H, F> {
 
 /// The future of [`Serve`].
 #[must_use = "futures do nothing unless awaited"]
-pub struct Serving<L: Listen, H, F> {
+pub struct Serving<L: Listener, H, F> {
     /// `None` once the listening socket is closed.
     listening: Option<Listening<L>>,
     handler: H,
-    placement: Placement<F, L::Peer>,
-    live: Arc<Live<L::Peer>>,
+    placement: Placement<F, L::Addr>,
+    live: Arc<Live<L::Addr>>,
     max_connections: usize,
     drain_timeout: Duration,
     /// What ends it; `None` once that has been heard.
@@ -423,7 +380,7 @@ pub struct Serving<L: Listen, H, F> {
 
 struct Listening<L> {
     listener: L,
-    /// A duplicate of the listener, to be closed when there is no other descriptor. `None` when it could not be had.
+    /// A descriptor to close when no other is left. `None` if the listener has none, or if it could not be opened.
     reserve: Option<OwnedFd>,
     /// The last time that accepting failed.
     shortage: Option<Shortage>,
@@ -440,14 +397,14 @@ struct Drain {
 }
 
 // No field is ever pinned in place: the signals are boxed, and a handler's future is in its task.
-impl<L: Listen, H, F> Unpin for Serving<L, H, F> {}
+impl<L: Listener, H, F> Unpin for Serving<L, H, F> {}
 
-impl<L: Listen, H, F> Future for Serving<L, H, F>
+impl<L: Listener, H, F> Future for Serving<L, H, F>
 where
-    H: Fn(L::Stream, L::Peer) -> F,
+    H: Fn(L::Stream, L::Addr) -> F,
     F: Future<Output: HandlerOutput>,
 {
-    type Output = io::Result<Report<L::Peer>>;
+    type Output = io::Result<Report<L::Addr>>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = &mut *self;
@@ -465,9 +422,9 @@ where
     }
 }
 
-impl<L: Listen, H, F> Serving<L, H, F>
+impl<L: Listener, H, F> Serving<L, H, F>
 where
-    H: Fn(L::Stream, L::Peer) -> F,
+    H: Fn(L::Stream, L::Addr) -> F,
     F: Future<Output: HandlerOutput>,
 {
     fn is_told_to_end(&mut self, cx: &mut Context<'_>) -> bool {
@@ -513,7 +470,7 @@ where
     /// Serves a connection.
     // Not inlined: the future passes through its frame, and may be large.
     #[inline(never)]
-    fn start(&mut self, stream: L::Stream, peer: L::Peer) {
+    fn start(&mut self, stream: L::Stream, peer: L::Addr) {
         self.accepted += 1;
         let worker = (self.placement.worker)(&self.live);
         let guard = self.live.enter(peer.clone(), worker);
@@ -571,7 +528,7 @@ where
         self.drain.as_mut().map_or(Poll::Ready(()), |drain| Pin::new(&mut drain.timeout).poll(cx))
     }
 
-    fn end(&mut self) -> io::Result<Report<L::Peer>> {
+    fn end(&mut self) -> io::Result<Report<L::Addr>> {
         self.listening = None;
         let report = self.live.close(self.accepted, self.refused);
         match self.drain.as_mut().and_then(|drain| drain.error.take()) {
@@ -581,12 +538,12 @@ where
     }
 }
 
-impl<L: Listen> Listening<L> {
+impl<L: Listener> Listening<L> {
     fn succeeded(&mut self) {
         if let Some(shortage) = &mut self.shortage {
             shortage.succeeded();
             if self.reserve.is_none() {
-                self.reserve = reserve(&self.listener);
+                self.reserve = self.listener.reserve();
             }
         }
     }
@@ -595,7 +552,8 @@ impl<L: Listen> Listening<L> {
     #[cold]
     fn failed(&mut self, error: &io::Error, open: usize) -> bool {
         let step = Shortage::failed(&mut self.shortage, open);
-        self.turning_away = matches!(step, Step::TurnAway) && shortage::is_of_descriptors(error);
+        self.turning_away =
+            matches!(step, Step::TurnAway) && shortage::is_of_descriptors(error) && self.reserve.is_some();
         !matches!(step, Step::GoOn)
     }
 
@@ -607,7 +565,7 @@ impl<L: Listen> Listening<L> {
             let accepted = self.listener.poll_accept(cx);
             if !matches!(accepted, Poll::Ready(Ok(_))) {
                 self.turning_away = false;
-                self.reserve = reserve(&self.listener);
+                self.reserve = self.listener.reserve();
                 if let (Poll::Pending, Some(shortage)) = (&accepted, &mut self.shortage) {
                     shortage.emptied();
                 }
@@ -615,15 +573,10 @@ impl<L: Listen> Listening<L> {
             }
             *refused += 1;
         }
-        self.reserve = reserve(&self.listener);
+        self.reserve = self.listener.reserve();
         cx.waker().wake_by_ref();
         Poll::Pending
     }
-}
-
-/// A duplicate rather than some file, so that it can be had in any file system and sandbox.
-fn reserve(listener: &impl AsFd) -> Option<OwnedFd> {
-    listener.as_fd().try_clone_to_owned().ok()
 }
 
 fn is_heard(signal: &mut Option<Signal>, cx: &mut Context<'_>) -> bool {
@@ -634,14 +587,14 @@ fn is_heard(signal: &mut Option<Signal>, cx: &mut Context<'_>) -> bool {
     heard
 }
 
-impl<L: Listen, H, F> Drop for Serving<L, H, F> {
+impl<L: Listener, H, F> Drop for Serving<L, H, F> {
     fn drop(&mut self) {
         // The handlers are no wiser than their server, and nobody reads the report.
         let _ = self.live.close(0, 0);
     }
 }
 
-impl<L: Listen, H, F> fmt::Debug for Serving<L, H, F> {
+impl<L: Listener, H, F> fmt::Debug for Serving<L, H, F> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Serving").field("accepted", &self.accepted).field("open", &self.live.len()).finish()
     }
