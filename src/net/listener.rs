@@ -78,16 +78,16 @@ pub trait Listener {
 
     /// Accepts the next connection.
     ///
-    /// If there is none, it stores the waker and returns `Pending`. Only the waker of the last call must be woken. After an
-    /// error, the next call must try again and not wait for another event.
+    /// If there is none, it stores the waker and returns `Pending`. Only the waker of the last call must be woken.
+    /// After an error, the next call must try again and not wait for another event.
     fn poll_accept(&self, cx: &mut Context<'_>) -> Poll<io::Result<(Self::Stream, Self::Addr)>>;
 
     /// Accepts a connection that is ready now, and never waits.
     ///
     /// A server that was asked to stop calls this until the kernel's queue is empty, and then closes the listener.
     ///
-    /// The provided method polls [`poll_accept`](Listener::poll_accept) once, with a waker that does nothing. In that poll the
-    /// sockets of this crate ask the kernel, even if no event has reported a connection.
+    /// The provided method polls [`poll_accept`](Listener::poll_accept) once, with a waker that does nothing. In that
+    /// poll the sockets of this crate ask the kernel, even if no event has reported a connection.
     ///
     /// # Errors
     /// `WouldBlock` if no connection is ready; `Interrupted` if the next call may find one.
@@ -100,12 +100,12 @@ pub trait Listener {
 
     /// Opens a descriptor for the server to keep in reserve. The provided method returns `None`: no reserve.
     ///
-    /// The reserve is for the case that all descriptors are in use for long. The server then closes it, accepts with the
-    /// descriptor that this frees, and closes that connection, so that the client learns of the failure at once. Without a
-    /// reserve such a client waits in the kernel's queue.
+    /// The reserve is for the case that all descriptors are in use for long. The server then closes it, accepts with
+    /// the descriptor that this frees, and closes that connection, so that the client learns of the failure at once.
+    /// Without a reserve such a client waits in the kernel's queue.
     ///
-    /// A duplicate of the listening socket serves best, because it can be opened in every sandbox. It is closed with the
-    /// listener.
+    /// A duplicate of the listening socket serves best, because it can be opened in every sandbox. It is closed with
+    /// the listener.
     fn reserve(&self) -> Option<OwnedFd> {
         None
     }

@@ -1,7 +1,7 @@
 //! The shutdown signal: a flag that is set once, and the wakers of the tasks that wait for it.
 //!
-//! Each clone has at most one waker in the shared table ([`Waiting`]) and keeps that slot until it is dropped. Polling a clone
-//! again loads the flag and compares two wakers; it takes no lock.
+//! Each clone has at most one waker in the shared table ([`Waiting`]) and keeps that slot until it is dropped. Polling
+//! a clone again loads the flag and compares two wakers; it takes no lock.
 //!
 //! # The race
 //! A: polls, finds the flag clear.   B: sets the flag, wakes all wakers.   A: stores its waker.
@@ -27,12 +27,12 @@ use crate::sync::wake_all;
 ///
 /// Each clone is also a future, which is ready once the signal is [triggered](ShutdownSignal::trigger).
 ///
-/// A connection that is kept alive between two requests would hold up the end of its [server](crate::net::serve()) until the
-/// [drain timeout](crate::net::Serve::drain_timeout). Its handler should therefore wait for the signal and the next request
-/// at the same time, which is what [`run_until_triggered`](ShutdownSignal::run_until_triggered) does.
+/// A connection that is kept alive between two requests would hold up the end of its [server](crate::net::serve())
+/// until the [drain timeout](crate::net::Serve::drain_timeout). Its handler should therefore wait for the signal and
+/// the next request at the same time, which is what [`run_until_triggered`](ShutdownSignal::run_until_triggered) does.
 ///
-/// A signal ends every server that was given to it by [`with_shutdown`](crate::net::Serve::with_shutdown). A handler may
-/// trigger it too.
+/// A signal ends every server that was given to it by [`with_shutdown`](crate::net::Serve::with_shutdown). A handler
+/// may trigger it too.
 ///
 /// # Cancel safety
 /// Safe. The future may be dropped at any time, and polled again after it was ready: it stays ready.
@@ -75,7 +75,8 @@ pub struct ShutdownSignal {
     shared: Arc<Shared>,
     /// This clone's slot in the table of wakers, once it has waited.
     waiting: Option<Waiting>,
-    /// [`run_until_triggered`](ShutdownSignal::run_until_triggered) has asked the kernel once, after the signal was triggered.
+    /// [`run_until_triggered`](ShutdownSignal::run_until_triggered) has asked the kernel once, after the signal was
+    /// triggered.
     has_asked_kernel: bool,
 }
 
@@ -142,12 +143,13 @@ impl ShutdownSignal {
 
     /// Runs `future` until the signal is triggered. Returns its output, or `None` if the signal comes first.
     ///
-    /// Data that the kernel already holds comes before the signal. If a peer sent a request before the signal was triggered,
-    /// a read returns it, even if no worker has seen the event yet. For this the future is polled once more after the signal,
-    /// and in that poll reads, writes and accepts try their system call. Operations that only wait for readiness do not.
+    /// Data that the kernel already holds comes before the signal. If a peer sent a request before the signal was
+    /// triggered, a read returns it, even if no worker has seen the event yet. For this the future is polled once more
+    /// after the signal, and in that poll reads, writes and accepts try their system call. Operations that only wait
+    /// for readiness do not.
     ///
-    /// Each clone makes this last attempt once. Otherwise a peer that always has more to send would keep the connection open
-    /// for ever.
+    /// Each clone makes this last attempt once. Otherwise a peer that always has more to send would keep the connection
+    /// open for ever.
     ///
     /// # Cancel safety
     /// That of `future`, which is dropped when the signal comes first.

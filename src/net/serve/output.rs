@@ -20,8 +20,8 @@ impl sealed::Sealed for () {
     }
 }
 
-// The type `!`: stable Rust can only name it as the return type of a function. `Infallible` is no output of its own, because it
-// is planned to become the same type.
+// The type `!`: stable Rust can only name it as the return type of a function. `Infallible` is no output of its own,
+// because it is planned to become the same type.
 impl sealed::Sealed for <fn() -> ! as sealed::Function>::Output {
     type Error = Infallible;
 
