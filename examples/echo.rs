@@ -3,7 +3,7 @@
 
 use futures_lite::future::or;
 use kittiwake::io::{self, AsyncReadExt, AsyncWriteExt};
-use kittiwake::net::{self, Report, Shutdown, TcpListener, TcpStream};
+use kittiwake::net::{self, Report, ShutdownSignal, TcpListener, TcpStream};
 use kittiwake::signal::unix::{SignalKind, signal};
 use kittiwake::{runtime::Builder, time::Duration};
 
@@ -34,26 +34,26 @@ fn fail(why: &str) -> ! {
 
 async fn serve(address: &str) -> io::Result<Report> {
     let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
-    let (listener, shutdown) = (TcpListener::bind(address).await?, Shutdown::new());
+    let (listener, shutdown) = (TcpListener::bind(address).await?, ShutdownSignal::new());
     println!("echo: listening on {}", listener.local_addr()?);
     let server = net::serve(listener, |stream, _| echo(stream, shutdown.clone())).with_shutdown(&shutdown);
     let ending = shutdown.clone();
     let signals = async move {
         or(interrupt.recv(), terminate.recv()).await;
-        ending.begin();
+        ending.trigger();
         or(interrupt.recv(), terminate.recv()).await;
     };
     // A client that is silent for that second has all its answers. `serve` shows how to end without this wait.
     server.with_immediate_shutdown(signals).drain_timeout(Duration::from_secs(1)).await
 }
 
-async fn echo(mut stream: TcpStream, shutdown: Shutdown) -> io::Result<()> {
+async fn echo(mut stream: TcpStream, shutdown: ShutdownSignal) -> io::Result<()> {
     stream.set_nodelay(true)?;
     let mut buf = [0; 4096];
     loop {
         let read = stream.read(&mut buf).await?;
         stream.write_all(&buf[..read]).await?;
-        if read == 0 || shutdown.has_begun() {
+        if read == 0 || shutdown.is_triggered() {
             return Ok(());
         }
     }

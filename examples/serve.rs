@@ -4,7 +4,7 @@
 
 use futures_lite::future::or;
 use kittiwake::io::{self, AsyncReadExt, AsyncWriteExt};
-use kittiwake::net::{self, Report, Shutdown, TcpListener, TcpStream};
+use kittiwake::net::{self, Report, ShutdownSignal, TcpListener, TcpStream};
 use kittiwake::signal::unix::{SignalKind, signal};
 
 const USAGE: &str = "usage: serve [ADDRESS]    ADDRESS is where to listen, 127.0.0.1:7000 if not given";
@@ -31,7 +31,7 @@ fn fail(why: &str) -> ! {
 
 async fn serve(address: &str) -> io::Result<Report> {
     let (first, second) = (signals(1)?, signals(2)?);
-    let (listener, shutdown) = (TcpListener::bind(address).await?, Shutdown::new());
+    let (listener, shutdown) = (TcpListener::bind(address).await?, ShutdownSignal::new());
     println!("serve: listening on {}", listener.local_addr()?);
     let server = net::serve(listener, |stream, _| echo(stream, shutdown.clone())).with_shutdown(&shutdown);
     server.with_graceful_shutdown(first).with_immediate_shutdown(second).await
@@ -47,14 +47,14 @@ fn signals(count: u32) -> io::Result<impl Future<Output = ()> + Send> {
     })
 }
 
-async fn echo(mut stream: TcpStream, mut shutdown: Shutdown) -> io::Result<()> {
+async fn echo(mut stream: TcpStream, mut shutdown: ShutdownSignal) -> io::Result<()> {
     stream.set_nodelay(true)?;
     let mut buf = [0; 4096];
     let mut read = stream.read(&mut buf).await?;
     while read > 0 {
         stream.write_all(&buf[..read]).await?;
         // Once the shutdown begins, the server no longer waits for a client that has its answer.
-        read = shutdown.run_until_begun(stream.read(&mut buf)).await.unwrap_or(Ok(0))?;
+        read = shutdown.run_until_triggered(stream.read(&mut buf)).await.unwrap_or(Ok(0))?;
     }
     Ok(())
 }

@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 use std::panic::{RefUnwindSafe, UnwindSafe};
 
 use kittiwake::net::{
-    Accept, Incoming, OwnedReadHalf, OwnedWriteHalf, ReadHalf, Report, Serve, Serving, Shutdown, TcpListener,
+    Accept, Incoming, OwnedReadHalf, OwnedWriteHalf, ReadHalf, Report, Serve, Serving, ShutdownSignal, TcpListener,
     TcpStream, WriteHalf,
 };
 use kittiwake::runtime::{Builder, Handle, Metrics, Runtime, ShutdownTimeout};
@@ -32,9 +32,9 @@ fn servers_are_send() {
     type Handler = fn(TcpStream, SocketAddr) -> Ready<()>;
     fn send<T: Send>() {}
     send::<(Serve<TcpListener, Handler, Ready<()>>, Serving<TcpListener, Handler, Ready<()>>)>();
-    send_and_sync::<(Shutdown, Report)>();
-    unwind_safe::<(Shutdown, Report)>();
-    unpin::<(Serving<TcpListener, Handler, PhantomPinned>, Shutdown)>();
+    send_and_sync::<(ShutdownSignal, Report)>();
+    unwind_safe::<(ShutdownSignal, Report)>();
+    unpin::<(Serving<TcpListener, Handler, PhantomPinned>, ShutdownSignal)>();
 }
 
 /// Tasks, runtimes and their handles are `Send` and `Sync`.

@@ -16,7 +16,7 @@ use std::time::Duration;
 use futures_lite::StreamExt;
 use futures_lite::future::{poll_fn, poll_once};
 use kittiwake::io::{AsyncReadExt, AsyncWriteExt, Error};
-use kittiwake::net::{Shutdown, TcpListener, TcpStream};
+use kittiwake::net::{ShutdownSignal, TcpListener, TcpStream};
 use kittiwake::runtime::{Builder, Runtime};
 use kittiwake::task::yield_now;
 use support::*;
@@ -76,12 +76,12 @@ fn shutdown_of_accept_needs_no_descriptor() {
     }
     run(|| async {
         let (listener, _) = listener().await;
-        let shutdown = Shutdown::new();
+        let shutdown = ShutdownSignal::new();
         let mut ended = shutdown.clone();
-        let mut accept = pin!(ended.run_until_begun(listener.accept()));
+        let mut accept = pin!(ended.run_until_triggered(listener.accept()));
         assert!(poll_once(&mut accept).await.is_none(), "no client has connected");
         let _hoard = take_all_descriptors();
-        shutdown.begin();
+        shutdown.trigger();
         assert!(accept.await.is_none(), "the shutdown has begun and no client has connected");
     });
 }

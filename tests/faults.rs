@@ -13,7 +13,7 @@ use std::{env, fs};
 
 use futures_lite::future::{poll_once, try_zip};
 use kittiwake::io::{AsyncReadExt, AsyncWriteExt, Result};
-use kittiwake::net::{ServeError, Shutdown, TcpStream, lookup_host, serve};
+use kittiwake::net::{ServeError, ShutdownSignal, TcpStream, lookup_host, serve};
 use kittiwake::runtime::Builder;
 use kittiwake::spawn_blocking;
 use support::*;
@@ -95,7 +95,7 @@ fn serve_survives_exhausted_resources() {
     with_faults("serve_survives_exhausted_resources", &faults, || {
         run_paused(|| async {
             let (listener, address) = listener().await;
-            let (reports, shutdown) = (Arc::new(Mutex::new(Vec::new())), Shutdown::new());
+            let (reports, shutdown) = (Arc::new(Mutex::new(Vec::new())), ShutdownSignal::new());
             let recorded = reports.clone();
             let serving = serve(listener, |_, _| async {}).with_shutdown(&shutdown).on_error(move |error| {
                 let ServeError::Accept(error) = error else { panic!("{error}") };
@@ -105,7 +105,7 @@ fn serve_survives_exhausted_resources() {
             settle().await;
             let mut client = TcpStream::connect(address).await.expect("connect");
             assert_eq!(client.read(&mut [0; 8]).await.expect("the client is served"), 0);
-            shutdown.begin();
+            shutdown.trigger();
             assert_eq!(server.await.unwrap().expect("the task ends without an error").served, 1);
             // An aborted connection is skipped, and the next one is accepted at once.
             assert_eq!(*reports.lock().unwrap(), LACKS[..5], "each wait must be reported once");

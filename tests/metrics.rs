@@ -10,7 +10,7 @@ use std::thread;
 
 use futures_lite::future::{self, poll_once};
 use kittiwake::io::AsyncReadExt;
-use kittiwake::net::{Shutdown, TcpListener, TcpStream, serve};
+use kittiwake::net::{ShutdownSignal, TcpListener, TcpStream, serve};
 use kittiwake::runtime::{Handle, Runtime, WorkerMetrics};
 use kittiwake::task::{JoinHandle, yield_now};
 use kittiwake::time::{Duration, sleep};
@@ -311,7 +311,7 @@ fn accepts_counts_accepted_connections() {
         }
         assert_eq!(wait_for_figure(accepts, 18), 18, "each connection must count once");
         // The connections of a server count too.
-        let shutdown = Shutdown::new();
+        let shutdown = ShutdownSignal::new();
         let server = runtime.handle().spawn({
             let (tie, (listener, address)) = (shutdown.clone(), runtime.block_on(support::listener()));
             let clients: Vec<_> = (0..5).map(|_| std::net::TcpStream::connect(address).expect("connect")).collect();
@@ -321,7 +321,7 @@ fn accepts_counts_accepted_connections() {
                 let ends = tie.clone();
                 serve(listener, move |_stream: TcpStream, _| {
                     if count.fetch_add(1, SeqCst) == 4 {
-                        ends.begin();
+                        ends.trigger();
                     }
                     async {}
                 })

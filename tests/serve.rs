@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use futures_lite::future::poll_once;
 use kittiwake::io::{AsyncReadExt, AsyncWriteExt};
-use kittiwake::net::{HandlerOutput, Report, Serve, Shutdown, TcpListener, TcpStream, serve, serve_local};
+use kittiwake::net::{HandlerOutput, Report, Serve, ShutdownSignal, TcpListener, TcpStream, serve, serve_local};
 use kittiwake::task::JoinHandle;
 use kittiwake::time::sleep;
 use support::{
@@ -142,7 +142,7 @@ fn report_prints_open_connections() {
 fn local_handlers_need_not_be_send() {
     run(|| async {
         let (listener, address) = listener().await;
-        let (shutdown, count) = (Shutdown::new(), Rc::new(Cell::new(0)));
+        let (shutdown, count) = (ShutdownSignal::new(), Rc::new(Cell::new(0)));
         let (tie, counted) = (shutdown.clone(), count.clone());
         let handler = move |mut stream: TcpStream, _| {
             let count = counted.clone();
@@ -159,7 +159,7 @@ fn local_handlers_need_not_be_send() {
             client.read_exact(&mut [0]).await
         };
         exchange.await.expect("the client is served");
-        shutdown.begin();
+        shutdown.trigger();
         assert_eq!((server.await.unwrap().unwrap().served, count.get()), (1, 1));
     });
 }
@@ -348,7 +348,7 @@ fn zero_drain_timeout_aborts_at_once() {
 fn immediate_shutdown_ends_a_drain() {
     for drains in [true, false] {
         run(move || async move {
-            let (now, stop) = (Shutdown::new(), Shutdown::new());
+            let (now, stop) = (ShutdownSignal::new(), ShutdownSignal::new());
             let (is_now, is_stopped) = (now.clone(), stop.clone());
             let build = |serve: TestServe<_, _>| {
                 let serve = serve.drain_timeout(Duration::MAX).with_graceful_shutdown(is_stopped);
@@ -358,15 +358,15 @@ fn immediate_shutdown_ends_a_drain() {
             let client = server.connect();
             server.until_accepted(1).await;
             if drains {
-                stop.begin();
+                stop.trigger();
                 until(|| std::net::TcpStream::connect(server.address).is_err()).await;
             }
             settle().await;
             assert!(!server.task.is_finished());
-            now.begin();
+            now.trigger();
             let report = server.task.await.unwrap().expect("the task ends without an error");
             assert_eq!(report.open[0].peer, client.local_addr().expect("local_addr"));
-            assert!(server.shutdown.has_begun(), "an immediate shutdown must trigger the tied shutdown too");
+            assert!(server.shutdown.is_triggered(), "an immediate shutdown must trigger the tied shutdown too");
             assert_eq!(read_all(client).await, b"");
         });
     }
@@ -385,7 +385,7 @@ fn dropped_server_aborts_its_handlers() {
             assert_eq!(read_all(client).await, b"");
         }
         std::net::TcpStream::connect(server.address).expect_err("the listener is closed");
-        assert!(!server.shutdown.has_begun(), "a dropped server must not trigger the tied shutdown");
+        assert!(!server.shutdown.is_triggered(), "a dropped server must not trigger the tied shutdown");
     });
 }
 
@@ -396,7 +396,7 @@ fn fatal_error_ends_server_after_drain() {
     run(|| async {
         let (listener, address) = listener().await;
         let copy = socket2::Socket::from(listener.as_fd().try_clone_to_owned().expect("a duplicate"));
-        let (errors, shutdown) = (ErrorLog::default(), Shutdown::new());
+        let (errors, shutdown) = (ErrorLog::default(), ShutdownSignal::new());
         let serving = serve(listener, |stream, _| answer(stream)).with_shutdown(&shutdown).on_error(errors.listen());
         let server = kittiwake::spawn(serving.into_future());
         let mut client = std::net::TcpStream::connect(address).expect("connect");
@@ -421,7 +421,7 @@ fn fatal_error_ends_server_after_drain() {
 #[test]
 fn idle_handlers_end_with_the_drain() {
     run(|| async {
-        let shutdown = Shutdown::new();
+        let shutdown = ShutdownSignal::new();
         let (tie, clone) = (shutdown.clone(), shutdown.clone());
         let handler = move |stream, _| keep_alive(stream, clone.clone());
         let server = start(handler, |serve| serve.drain_timeout(Duration::MAX).with_shutdown(&tie)).await;
@@ -437,7 +437,7 @@ fn idle_handlers_end_with_the_drain() {
         for client in &mut clients[..25] {
             client.write_all(b"last").await.expect("the client writes");
         }
-        shutdown.begin();
+        shutdown.trigger();
         let report = server.task.await.unwrap().expect("the task ends without an error");
         assert_eq!((report.served, report.open.len()), (50, 0));
         for (number, mut client) in clients.into_iter().enumerate() {
@@ -452,12 +452,12 @@ fn idle_handlers_end_with_the_drain() {
 #[test]
 fn tied_servers_end_together() {
     run(|| async {
-        let stop = Shutdown::new();
+        let stop = ShutdownSignal::new();
         let stopped = stop.clone();
         let first = start(|stream, _| answer(stream), |serve| serve.with_graceful_shutdown(stopped)).await;
         let shutdown = first.shutdown.clone();
         let second = start(|stream, _| answer(stream), |serve| serve.with_shutdown(&shutdown)).await;
-        stop.begin();
+        stop.trigger();
         first.task.await.unwrap().expect("the task ends without an error");
         second.task.await.unwrap().expect("the task ends without an error");
     });
@@ -467,15 +467,15 @@ fn tied_servers_end_together() {
 #[test]
 fn shutdown_is_ready_for_all_clones() {
     run(|| async {
-        let shutdown = Shutdown::new();
-        assert!(!shutdown.has_begun());
+        let shutdown = ShutdownSignal::new();
+        assert!(!shutdown.is_triggered());
         let waiting: Vec<_> = (0..100).map(|_| kittiwake::spawn(shutdown.clone())).collect();
         let aborted = kittiwake::spawn(shutdown.clone());
         settle().await;
         aborted.abort();
         assert!(waiting.iter().all(|task| !task.is_finished()), "the shutdown has not begun");
         let begins = shutdown.clone();
-        std::thread::spawn(move || begins.begin()).join().unwrap();
+        std::thread::spawn(move || begins.trigger()).join().unwrap();
         for task in waiting {
             task.await.unwrap();
         }
@@ -483,10 +483,10 @@ fn shutdown_is_ready_for_all_clones() {
         for _ in 0..3 {
             assert!(poll_once(&mut late).await.is_some(), "the shutdown must stay ready");
         }
-        shutdown.begin();
-        assert!(late.has_begun());
-        assert_eq!(late.run_until_begun(async { 1 }).await, Some(1), "a ready future must win over the shutdown");
-        assert_eq!(late.run_until_begun(pending::<u8>()).await, None);
+        shutdown.trigger();
+        assert!(late.is_triggered());
+        assert_eq!(late.run_until_triggered(async { 1 }).await, Some(1), "a ready future must win over the shutdown");
+        assert_eq!(late.run_until_triggered(pending::<u8>()).await, None);
     });
 }
 
@@ -494,15 +494,15 @@ fn shutdown_is_ready_for_all_clones() {
 #[test]
 fn racing_shutdown_reaches_every_clone() {
     within(|| {
-        let (give, take) = std::sync::mpsc::channel::<Shutdown>();
-        let thread = std::thread::spawn(move || take.into_iter().for_each(|shutdown| shutdown.begin()));
+        let (give, take) = std::sync::mpsc::channel::<ShutdownSignal>();
+        let thread = std::thread::spawn(move || take.into_iter().for_each(|shutdown| shutdown.trigger()));
         for _ in 0..3_000 {
-            let shutdown = Shutdown::new();
+            let shutdown = ShutdownSignal::new();
             give.send(shutdown.clone()).expect("the thread takes the shutdown");
             let (waker, wakes) = counting_waker();
             let mut waiting = Vec::new();
             // The shutdown begins between two polls, or in the middle of one.
-            while !shutdown.has_begun() {
+            while !shutdown.is_triggered() {
                 let mut clone = shutdown.clone();
                 if poll_with(&waker, &mut clone).is_pending() {
                     waiting.push(clone);
@@ -525,7 +525,7 @@ fn shutdown_keeps_one_waker_per_clone() {
         let (first, first_wakes) = counting_waker();
         let (second, second_wakes) = counting_waker();
         let wakers = |wakes: &Arc<Wakes>| Arc::strong_count(wakes) - 2;
-        let mut shutdown = Shutdown::new();
+        let mut shutdown = ShutdownSignal::new();
         assert!(poll_with(&first, &mut shutdown).is_pending());
         let kept = wakers(&first_wakes);
         assert!(kept > 0);
@@ -549,7 +549,7 @@ fn shutdown_keeps_one_waker_per_clone() {
         assert_eq!(wakers(&second_wakes), 0, "a dropped clone must release its waker");
         let mut clone = shutdown.clone();
         assert!(poll_with(&second, &mut clone).is_pending());
-        shutdown.begin();
+        shutdown.trigger();
         assert_eq!((first_wakes.get(), second_wakes.get()), (1, 1), "each waker must be woken once");
         assert!(poll_with(&first, &mut shutdown).is_ready() && poll_with(&second, &mut clone).is_ready());
         drop((shutdown, clone));
@@ -560,11 +560,11 @@ fn shutdown_keeps_one_waker_per_clone() {
 /// A shutdown wakes and drops foreign wakers outside its lock, so a waker may use the shutdown.
 #[test]
 fn foreign_wakers_may_use_the_shutdown() {
-    struct CallsBack(Shutdown);
+    struct CallsBack(ShutdownSignal);
     impl std::task::Wake for CallsBack {
         fn wake(self: Arc<Self>) {
             assert!(poll_with(std::task::Waker::noop(), &mut self.0.clone()).is_ready());
-            self.0.begin();
+            self.0.trigger();
         }
     }
     impl Drop for CallsBack {
@@ -573,7 +573,7 @@ fn foreign_wakers_may_use_the_shutdown() {
         }
     }
     within(|| {
-        let mut shutdown = Shutdown::new();
+        let mut shutdown = ShutdownSignal::new();
         let waker = || std::task::Waker::from(Arc::new(CallsBack(shutdown.clone())));
         let wakers = [waker(), waker(), waker()];
         let mut clone = shutdown.clone();
@@ -584,7 +584,7 @@ fn foreign_wakers_may_use_the_shutdown() {
         let waker = std::task::Waker::from(Arc::new(CallsBack(shutdown.clone())));
         assert!(poll_with(&waker, &mut shutdown).is_pending());
         drop(waker);
-        shutdown.begin();
+        shutdown.trigger();
         // The waker's reference to the shutdown and the shutdown's reference to the waker form a cycle until here.
         assert!(poll_with(std::task::Waker::noop(), &mut shutdown).is_ready());
     });
@@ -708,7 +708,7 @@ type TestServe<H, F> = Serve<TcpListener, H, F>;
 
 struct Server {
     address: SocketAddr,
-    shutdown: Shutdown,
+    shutdown: ShutdownSignal,
     task: JoinHandle<io::Result<Report>>,
     /// Counts the calls of the handler. The server's future is inside a task and cannot be asked.
     calls: Arc<AtomicUsize>,
@@ -725,7 +725,7 @@ where
     F: Future<Output: HandlerOutput> + Send + 'static,
 {
     let (listener, address) = listener().await;
-    let (shutdown, calls) = (Shutdown::new(), Arc::new(AtomicUsize::new(0)));
+    let (shutdown, calls) = (ShutdownSignal::new(), Arc::new(AtomicUsize::new(0)));
     let counted = calls.clone();
     let handler = move |stream, peer| {
         counted.fetch_add(1, SeqCst);
@@ -749,7 +749,7 @@ impl Server {
     }
 
     async fn end(self) -> Report {
-        self.shutdown.begin();
+        self.shutdown.trigger();
         self.task.await.expect("the server does not panic").expect("the task ends without an error")
     }
 }
@@ -766,9 +766,9 @@ async fn hold(stream: TcpStream) {
     pending::<()>().await;
 }
 
-async fn keep_alive(mut stream: TcpStream, mut shutdown: Shutdown) -> io::Result<()> {
+async fn keep_alive(mut stream: TcpStream, mut shutdown: ShutdownSignal) -> io::Result<()> {
     let mut buf = [0; 16];
-    while let Some(read) = shutdown.run_until_begun(stream.read(&mut buf)).await {
+    while let Some(read) = shutdown.run_until_triggered(stream.read(&mut buf)).await {
         match read? {
             0 => break,
             read => stream.write_all(&buf[..read]).await?,

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use futures_lite::future::poll_once;
 use kittiwake::io::{AsyncReadExt, AsyncWriteExt, ErrorKind, Result};
-use kittiwake::net::{How, TcpStream};
+use kittiwake::net::{Shutdown, TcpStream};
 use support::*;
 
 /// `close` ends the writing side and leaves the reading side open, so a client can end its request and read the
@@ -35,7 +35,7 @@ fn close_ends_only_writing() {
 fn peers_end_leaves_stream_writable() {
     run(|| async {
         let (stream, peer) = pair_with_std();
-        peer.shutdown(How::Write).expect("the peer shuts down its writing side");
+        peer.shutdown(Shutdown::Write).expect("the peer shuts down its writing side");
         for _ in 0..3 {
             assert_eq!((&stream).read(&mut [0; 8]).await.expect("read"), 0, "every read must return the end");
         }
@@ -205,7 +205,7 @@ fn by_peek(stream: &TcpStream) -> Operation<'_> {
 fn write_after_end_is_broken_pipe() {
     run(|| async {
         let (stream, peer) = pair_with_std();
-        stream.shutdown(How::Write).expect("shutdown");
+        stream.shutdown(Shutdown::Write).expect("shutdown");
         assert_eq!((&stream).write(b"x").await.expect_err("the writing side has ended").kind(), ErrorKind::BrokenPipe);
         let slices = [IoSlice::new(b"x"), IoSlice::new(b"y")];
         assert_eq!(
@@ -225,15 +225,15 @@ fn closing_ended_stream_is_no_error() {
         let (twice, _peer) = pair_with_std();
         (&twice).close().await.expect("close");
         (&twice).close().await.expect("the second close succeeds");
-        twice.shutdown(How::Both).expect("a shutdown after close succeeds");
-        twice.shutdown(How::Both).expect("the second shutdown succeeds");
+        twice.shutdown(Shutdown::Both).expect("a shutdown after close succeeds");
+        twice.shutdown(Shutdown::Both).expect("the second shutdown succeeds");
 
         let (after_reset, peer) = registered().await;
         reset(peer);
         let error = (&after_reset).read(&mut [0; 8]).await.expect_err("a reset");
         assert_eq!(error.kind(), ErrorKind::ConnectionReset);
         (&after_reset).close().await.expect("a close after a reset succeeds");
-        after_reset.shutdown(How::Both).expect("a shutdown after a reset succeeds");
+        after_reset.shutdown(Shutdown::Both).expect("a shutdown after a reset succeeds");
 
         let (unseen, peer) = registered().await;
         reset(peer);
@@ -244,7 +244,7 @@ fn closing_ended_stream_is_no_error() {
         assert_eq!((&after_end).read(&mut [0; 8]).await.expect("read"), 0);
         (&after_end).close().await.expect("a close after the peer's end succeeds");
         (&after_end).close().await.expect("a second close after the peer's end succeeds");
-        after_end.shutdown(How::Both).expect("a shutdown after the peer's end succeeds");
+        after_end.shutdown(Shutdown::Both).expect("a shutdown after the peer's end succeeds");
     });
 }
 
@@ -255,7 +255,7 @@ fn read_shutdown_keeps_received_bytes() {
         let (stream, mut peer) = registered().await;
         peer.write_all(b"bytes").expect("the peer writes");
         stream.readable().await.expect("the bytes are there");
-        stream.shutdown(How::Read).expect("shutdown");
+        stream.shutdown(Shutdown::Read).expect("shutdown");
         let mut bytes = String::new();
         (&stream).read_to_string(&mut bytes).await.expect("read");
         assert_eq!(bytes, "bytes");
@@ -276,7 +276,7 @@ fn read_shutdown_wakes_reader() {
             async move { (&*stream).read(&mut [0; 8]).await }
         });
         settle().await;
-        stream.shutdown(How::Read).expect("shutdown");
+        stream.shutdown(Shutdown::Read).expect("shutdown");
         assert_eq!(reader.await.expect("the task").expect("read"), 0, "the reader must be woken and read the end");
     });
 }
@@ -293,7 +293,7 @@ fn write_shutdown_wakes_writer() {
         });
         settle().await;
         assert!(!writer.is_finished(), "the peer does not read");
-        stream.shutdown(How::Write).expect("shutdown");
+        stream.shutdown(Shutdown::Write).expect("shutdown");
         let error = writer.await.expect("the task").expect_err("the writing side has ended");
         assert_eq!(error.kind(), ErrorKind::BrokenPipe, "{error}");
     });

@@ -8,7 +8,7 @@ use std::task::{Poll, Waker};
 
 use futures_lite::future::{poll_once, try_zip, zip};
 use kittiwake::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, Error, Result};
-use kittiwake::net::{How, TcpStream};
+use kittiwake::net::{Shutdown, TcpStream};
 use kittiwake::task::yield_now;
 use support::*;
 
@@ -43,7 +43,7 @@ fn empty_write_is_ready_at_once() {
         let (stream, peer) = pair_with_std();
         assert_writes_nothing_at_once(&stream).await;
         (&stream).write_all(b"x").await.expect("write");
-        stream.shutdown(How::Write).expect("shutdown");
+        stream.shutdown(Shutdown::Write).expect("shutdown");
         assert_writes_nothing_at_once(&stream).await;
         drop(stream);
         assert_eq!(read_all(peer), b"x", "empty writes must send nothing");

@@ -11,7 +11,7 @@ use std::thread::{self, ThreadId};
 
 use futures_lite::future;
 use kittiwake::io::{AsyncReadExt, AsyncWriteExt};
-use kittiwake::net::{Report, Shutdown, TcpStream, serve, serve_local};
+use kittiwake::net::{Report, ShutdownSignal, TcpStream, serve, serve_local};
 use kittiwake::runtime::Runtime;
 use kittiwake::spawn_local;
 use kittiwake::task::JoinHandle;
@@ -89,7 +89,7 @@ fn blocked_worker_delays_no_client() {
             let runtime = workers(count);
             // The server runs in a `block_on` call, so the blocked worker is not the one that accepts.
             let listening = runtime.block_on(listener());
-            let (address, shutdown) = (listening.1, Shutdown::new());
+            let (address, shutdown) = (listening.1, ShutdownSignal::new());
             let (open, closed) = mpsc::channel::<()>();
             let closed = Arc::new(Mutex::new(Some(closed)));
             let caller = thread::spawn({
@@ -121,7 +121,7 @@ fn blocked_worker_delays_no_client() {
             }
             drop(open);
             bad.read_exact(&mut [0]).expect("the blocked client is served in the end");
-            shutdown.begin();
+            shutdown.trigger();
             let (runtime, report) = caller.join().unwrap();
             assert_eq!(report.expect("the task ends without an error").served, 21);
             drop(runtime);
@@ -135,7 +135,7 @@ fn local_handlers_stay_with_their_server() {
     within(|| {
         let runtime = workers(2);
         let (listener, address) = runtime.block_on(listener());
-        let shutdown = Shutdown::new();
+        let shutdown = ShutdownSignal::new();
         let threads: Arc<Mutex<Vec<ThreadId>>> = Arc::default();
         let server = runtime.handle().spawn({
             let (tie, threads) = (shutdown.clone(), threads.clone());
@@ -163,7 +163,7 @@ fn local_handlers_stay_with_their_server() {
             client.write_all(b"x").expect("write");
             client.read_exact(&mut [0]).expect("the client is served");
         }
-        shutdown.begin();
+        shutdown.trigger();
         let report = future::block_on(server).expect("a task").expect("the task ends without an error");
         assert_eq!((report.served, report.panicked), (20, 0));
         let threads = threads.lock().unwrap();
@@ -380,7 +380,7 @@ type TestServe = kittiwake::net::Serve<kittiwake::net::TcpListener, Handler, Han
 
 struct Server {
     address: SocketAddr,
-    shutdown: Shutdown,
+    shutdown: ShutdownSignal,
     task: JoinHandle<io::Result<Report>>,
 }
 
@@ -398,13 +398,13 @@ where
 fn start_with_shutdown<F>(
     runtime: &Runtime,
     build: impl FnOnce(TestServe) -> TestServe,
-    handler: impl Fn(TcpStream, Shutdown) -> F + Send + 'static,
+    handler: impl Fn(TcpStream, ShutdownSignal) -> F + Send + 'static,
 ) -> Server
 where
     F: Future<Output = io::Result<()>> + Send + 'static,
 {
     let (listener, address) = runtime.block_on(listener());
-    let shutdown = Shutdown::new();
+    let shutdown = ShutdownSignal::new();
     let handler: Handler = Box::new({
         let shutdown = shutdown.clone();
         move |stream, _| Box::pin(handler(stream, shutdown.clone()))
@@ -414,9 +414,9 @@ where
 }
 
 /// Echoes bytes until the peer or the server ends.
-async fn keep_alive(mut stream: TcpStream, mut shutdown: Shutdown) -> io::Result<()> {
+async fn keep_alive(mut stream: TcpStream, mut shutdown: ShutdownSignal) -> io::Result<()> {
     let mut byte = [0];
-    while let Some(read) = shutdown.run_until_begun(stream.read(&mut byte)).await {
+    while let Some(read) = shutdown.run_until_triggered(stream.read(&mut byte)).await {
         match read? {
             0 => break,
             _ => stream.write_all(&byte).await?,
@@ -433,7 +433,7 @@ impl Server {
 
     #[track_caller]
     fn end(self) -> Report {
-        self.shutdown.begin();
+        self.shutdown.trigger();
         future::block_on(self.task).expect("the server does not panic").expect("the task ends without an error")
     }
 }
@@ -486,7 +486,7 @@ fn with_servers(early: usize, test: impl Fn(&SharedServer, Vec<Client>) + Send +
             let runtime = Arc::new(workers(count));
             let (listener, address) = runtime.block_on(listener());
             let clients = (0..early).map(|_| Client::connect(address)).collect();
-            let shutdown = Shutdown::new();
+            let shutdown = ShutdownSignal::new();
             let serving =
                 serve(listener, |stream, _| answer_with_worker(stream)).with_shutdown(&shutdown).into_future();
             let server = if is_task {
@@ -498,7 +498,7 @@ fn with_servers(early: usize, test: impl Fn(&SharedServer, Vec<Client>) + Send +
             };
             let shared = SharedServer { runtime, count, address, is_task };
             test(&shared, clients);
-            shutdown.begin();
+            shutdown.trigger();
             server.join().unwrap().expect("the task ends without an error");
         }
     });

@@ -17,14 +17,18 @@ mod addr;
 mod deadline;
 #[cfg(feature = "listenfd")]
 mod inherited;
+mod listener;
 mod serve;
+mod shutdown;
 mod stream;
 mod sys;
 mod tcp;
 
 pub use addr::{ToSocketAddrs, lookup_host};
-pub use serve::{HandlerOutput, Open, Report, Serve, ServeError, Serving, Shutdown, serve, serve_local};
-pub use std::net::Shutdown as How;
+pub use listener::Listener;
+pub use serve::{HandlerOutput, Open, Report, Serve, ServeError, Serving, serve, serve_local};
+pub use shutdown::ShutdownSignal;
+pub use std::net::Shutdown;
 pub use tcp::{
     Accept, Incoming, OwnedReadHalf, OwnedWriteHalf, ReadHalf, ReuniteError, TcpListener, TcpStream, WriteHalf,
 };

@@ -1,4 +1,4 @@
-//! What a server says: how it went, and what failed meanwhile.
+//! The report of a server, and the errors that it reports while it runs.
 
 use std::error::Error;
 use std::fmt;
@@ -6,38 +6,39 @@ use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-/// What became of a [server](super::serve())'s connections.
+/// The numbers of a [server](super::serve()) that has ended.
 ///
-/// Each of the `accepted` is in exactly one of `served`, `failed`, `panicked` and `open`. Shown as text it is a line, and
-/// one for each that was open, ten at most.
+/// Each of the `accepted` connections is counted in exactly one of `served`, `failed`, `panicked` and `open`.
+///
+/// `Display` prints one line, and one more for each open connection, ten at most.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
-pub struct Report<P = SocketAddr> {
-    /// Connections that a handler was called for.
+pub struct Report<A = SocketAddr> {
+    /// Connections for which the handler was called.
     pub accepted: u64,
-    /// Handlers that ended with `()` or `Ok`.
+    /// Handlers that ended without an error.
     pub served: u64,
     /// Handlers that ended with `Err`.
     pub failed: u64,
     /// Handlers that panicked.
     pub panicked: u64,
-    /// Connections that were closed at once, for lack of descriptors.
+    /// Connections that were closed at once because no descriptors were left. They are not in `accepted`.
     pub refused: u64,
-    /// Handlers that had not ended when the time was over, and were aborted; the oldest first.
-    pub open: Vec<Open<P>>,
+    /// Connections whose handlers were aborted at the end of the drain, the oldest first.
+    pub open: Vec<Open<A>>,
 }
 
 /// A connection that was still open when its server ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
-pub struct Open<P = SocketAddr> {
-    /// The client.
-    pub peer: P,
-    /// How long ago it was accepted.
+pub struct Open<A = SocketAddr> {
+    /// The address of the client.
+    pub peer: A,
+    /// The time since it was accepted.
     pub age: Duration,
 }
 
-impl<P: fmt::Debug> fmt::Display for Report<P> {
+impl<A: fmt::Debug> fmt::Display for Report<A> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         const SHOWN: usize = 10;
         let Self { accepted, served, failed, panicked, refused, open } = self;
@@ -53,27 +54,29 @@ impl<P: fmt::Debug> fmt::Display for Report<P> {
     }
 }
 
-/// What [`on_error`](super::Serve::on_error) is told of. It costs one connection, or some time, and not the server.
+/// An error that [`on_error`](super::Serve::on_error) receives.
+///
+/// It costs one connection, or some time. Only an [`Accept`](ServeError::Accept) error may also end the server.
 #[non_exhaustive]
-pub enum ServeError<'a, P = SocketAddr> {
-    /// Connections cannot be accepted, mostly for lack of descriptors or memory. The server tries again by itself; if
-    /// it cannot go on, it ends with this error.
+pub enum ServeError<'a, A = SocketAddr> {
+    /// Accepting failed, mostly for lack of descriptors or memory. The server tries again by itself. If the error is
+    /// fatal, the server also ends with it.
     Accept(&'a io::Error),
     /// A handler ended with an error.
     Handler {
-        /// Whose handler.
-        peer: P,
-        /// What it ended with.
+        /// The address of the handler's client.
+        peer: A,
+        /// The handler's error.
         error: &'a dyn fmt::Display,
     },
-    /// A handler panicked. The panic hook has reported what it says.
+    /// A handler panicked. The panic hook has received the message.
     Panic {
-        /// Whose handler.
-        peer: P,
+        /// The address of the handler's client.
+        peer: A,
     },
 }
 
-impl<P: fmt::Debug> fmt::Display for ServeError<'_, P> {
+impl<A: fmt::Debug> fmt::Display for ServeError<'_, A> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Accept(error) => write!(f, "cannot accept connections: {error}"),
@@ -83,10 +86,10 @@ impl<P: fmt::Debug> fmt::Display for ServeError<'_, P> {
     }
 }
 
-impl<P: fmt::Debug> fmt::Debug for ServeError<'_, P> {
+impl<A: fmt::Debug> fmt::Debug for ServeError<'_, A> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "ServeError({self})")
     }
 }
 
-impl<P: fmt::Debug> Error for ServeError<'_, P> {}
+impl<A: fmt::Debug> Error for ServeError<'_, A> {}

@@ -15,7 +15,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 use super::stream::TcpStream;
 use crate::metrics;
 use crate::net::addr::{ToSocketAddrs, try_each};
-use crate::net::serve::Listen;
+use crate::net::listener::Listener;
 use crate::net::sys;
 use crate::reactor::{Direction, Registration, Snapshot, Wait, WaiterSlot};
 
@@ -177,6 +177,51 @@ impl TcpListener {
         Accept { wait: self.registration.waiter(Direction::Read) }
     }
 
+    /// Accepts the next connection, or stores the waker if there is none.
+    ///
+    /// Only the waker of the last call is sure to be woken. Tasks that accept from one listener at the same time should use
+    /// [`accept`](TcpListener::accept).
+    ///
+    /// # Errors
+    /// As for [`accept`](TcpListener::accept).
+    ///
+    /// # Examples
+    /// See [`Listener`].
+    pub fn poll_accept(&self, cx: &mut Context<'_>) -> Poll<io::Result<(TcpStream, SocketAddr)>> {
+        self.registration.poll_operation(cx, Direction::Read, WaiterSlot::Seat, ListenSocket::accept_seen)
+    }
+
+    /// Accepts a connection that is in the kernel's queue, and never waits.
+    ///
+    /// It asks the kernel, whether or not an event has reported a connection.
+    ///
+    /// # Errors
+    /// `WouldBlock` if the queue is empty. All else as for [`accept`](TcpListener::accept).
+    ///
+    /// # Examples
+    /// ```
+    /// use std::io::ErrorKind;
+    /// use kittiwake::net::TcpListener;
+    ///
+    /// # kittiwake::block_on(async {
+    /// let listener = TcpListener::bind("127.0.0.1:0").await?;
+    /// assert_eq!(listener.try_accept().unwrap_err().kind(), ErrorKind::WouldBlock);
+    ///
+    /// // On loopback a connection is in the queue as soon as connect(2) has returned.
+    /// let client = std::net::TcpStream::connect(listener.local_addr()?)?;
+    /// assert_eq!(listener.try_accept()?.1, client.local_addr()?);
+    /// # std::io::Result::Ok(())
+    /// # }).unwrap();
+    /// ```
+    pub fn try_accept(&self) -> io::Result<(TcpStream, SocketAddr)> {
+        loop {
+            match self.registration.socket().accept(false) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                accepted => return accepted,
+            }
+        }
+    }
+
     /// The connections as a [`Stream`] that never ends.
     ///
     /// Each item is what [`accept`](TcpListener::accept) returns, without the peer's address.
@@ -241,16 +286,21 @@ impl TcpListener {
     }
 }
 
-impl Listen for TcpListener {
+impl Listener for TcpListener {
     type Stream = TcpStream;
-    type Peer = SocketAddr;
+    type Addr = SocketAddr;
 
     fn poll_accept(&self, cx: &mut Context<'_>) -> Poll<io::Result<(TcpStream, SocketAddr)>> {
-        self.registration.poll_operation(cx, Direction::Read, WaiterSlot::Seat, ListenSocket::accept_seen)
+        self.poll_accept(cx)
     }
 
     fn try_accept(&self) -> io::Result<(TcpStream, SocketAddr)> {
-        self.registration.socket().accept(false)
+        self.try_accept()
+    }
+
+    /// A duplicate of the socket, because it can be opened in every file system and sandbox.
+    fn reserve(&self) -> Option<OwnedFd> {
+        self.as_fd().try_clone_to_owned().ok()
     }
 }
 

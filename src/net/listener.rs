@@ -1,0 +1,112 @@
+//! The trait of everything that accepts connections: the only face of a socket that the server sees.
+
+use std::fmt;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::task::{Context, Poll, Waker};
+
+use crate::budget::ask_kernel;
+
+/// A listener that [`serve`](crate::net::serve()) can accept connections from.
+///
+/// [`TcpListener`](crate::net::TcpListener) is one. Implement the trait to serve something else: connections of another
+/// socket type, connections wrapped in TLS, or only the connections that pass a test.
+///
+/// # Errors
+/// An error of [`poll_accept`](Listener::poll_accept) concerns the listener as a whole. A failure that concerns one
+/// connection, such as a failed handshake, must not become one: drop the connection and accept the next.
+///
+/// The server decides by the error what to do:
+///
+/// | error | what the server does |
+/// | --- | --- |
+/// | the kind is `Interrupted`, `ConnectionAborted` or `ConnectionReset` | accepts the next connection at once |
+/// | `EMFILE`, `ENFILE`, `ENOBUFS`, `ENOMEM` and the network errors of accept(2) | reports it, waits, and tries again |
+/// | any other | drains and ends with the error |
+///
+/// # Examples
+/// A listener that serves clients on the same machine only:
+/// ```
+/// use std::io;
+/// use std::net::SocketAddr;
+/// use std::os::fd::OwnedFd;
+/// use std::task::{Context, Poll, ready};
+///
+/// use kittiwake::net::{Listener, ShutdownSignal, TcpListener, TcpStream, serve};
+///
+/// struct Loopback(TcpListener);
+///
+/// impl Listener for Loopback {
+///     type Stream = TcpStream;
+///     type Addr = SocketAddr;
+///
+///     fn poll_accept(&self, cx: &mut Context<'_>) -> Poll<io::Result<(TcpStream, SocketAddr)>> {
+///         loop {
+///             let (stream, peer) = ready!(self.0.poll_accept(cx))?;
+///             if peer.ip().is_loopback() {
+///                 return Poll::Ready(Ok((stream, peer)));
+///             }
+///             // Dropping the stream closes the connection.
+///         }
+///     }
+///
+///     fn reserve(&self) -> Option<OwnedFd> {
+///         self.0.reserve()
+///     }
+/// }
+///
+/// # kittiwake::block_on(async {
+/// let listener = TcpListener::bind("127.0.0.1:0").await?;
+/// let client = kittiwake::spawn(TcpStream::connect(listener.local_addr()?));
+/// let signal = ShutdownSignal::new();
+/// let handler = |_stream: TcpStream, _peer| {
+///     let signal = signal.clone();
+///     async move { signal.trigger() }
+/// };
+/// let report = serve(Loopback(listener), handler).with_shutdown(&signal).await?;
+/// assert_eq!(report.served, 1);
+/// # client.await.unwrap()?;
+/// # std::io::Result::Ok(())
+/// # }).unwrap();
+/// ```
+pub trait Listener {
+    /// A connection.
+    type Stream;
+
+    /// The address of a peer. Reports and errors show it. Cloning it must be cheap and must not block.
+    type Addr: Clone + fmt::Debug + Send + 'static;
+
+    /// Accepts the next connection.
+    ///
+    /// If there is none, it stores the waker and returns `Pending`. Only the waker of the last call must be woken.
+    /// After an error, the next call must try again and not wait for another event.
+    fn poll_accept(&self, cx: &mut Context<'_>) -> Poll<io::Result<(Self::Stream, Self::Addr)>>;
+
+    /// Accepts a connection that is ready now, and never waits.
+    ///
+    /// A server that was asked to stop calls this until the kernel's queue is empty, and then closes the listener.
+    ///
+    /// The provided method polls [`poll_accept`](Listener::poll_accept) once, with a waker that does nothing. In that
+    /// poll the sockets of this crate ask the kernel, even if no event has reported a connection.
+    ///
+    /// # Errors
+    /// `WouldBlock` if no connection is ready; `Interrupted` if the next call may find one.
+    fn try_accept(&self) -> io::Result<(Self::Stream, Self::Addr)> {
+        match ask_kernel(|| self.poll_accept(&mut Context::from_waker(Waker::noop()))) {
+            Poll::Ready(accepted) => accepted,
+            Poll::Pending => Err(io::ErrorKind::WouldBlock.into()),
+        }
+    }
+
+    /// Opens a descriptor for the server to keep in reserve. The provided method returns `None`: no reserve.
+    ///
+    /// The reserve is for the case that all descriptors are in use for long. The server then closes it, accepts with
+    /// the descriptor that this frees, and closes that connection, so that the client learns of the failure at once.
+    /// Without a reserve such a client waits in the kernel's queue.
+    ///
+    /// A duplicate of the listening socket serves best, because it can be opened in every sandbox. It is closed with
+    /// the listener.
+    fn reserve(&self) -> Option<OwnedFd> {
+        None
+    }
+}

@@ -1,0 +1,180 @@
+//! The builder: a server's options, and their documentation.
+
+use std::fmt;
+use std::io;
+
+use super::connections::OnError;
+use super::output::HandlerOutput;
+use super::report::{Report, ServeError};
+use super::server::{Options, Serving};
+use super::service::Placement;
+use crate::net::listener::Listener;
+use crate::net::shutdown::ShutdownSignal;
+use crate::time::Duration;
+
+/// The drain timeout, unless it is set. Kubernetes and others kill a process 30 s after they have asked it to stop:
+/// this leaves some time to write the report.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(25);
+
+/// A server that does not run yet: set its options, then await it.
+///
+/// [`serve`](super::serve()) and [`serve_local`](super::serve_local) make it. To run it as a task, spawn an `async`
+/// block that awaits it, or its [`into_future`](IntoFuture::into_future).
+///
+/// # How it ends
+/// A server stops when its [signal](Serve::with_shutdown) is triggered, when the future of
+/// [`with_graceful_shutdown`](Serve::with_graceful_shutdown) is ready, or when accepting fails for good. Then
+/// 1. it accepts the connections in the kernel's queue, as far as [`max_connections`](Serve::max_connections) allows,
+///    but no more than 4,096, and closes the listener;
+/// 2. it waits for its handlers to end, for the [drain timeout](Serve::drain_timeout) at most;
+/// 3. it aborts the handlers that are still running, and lists their connections as [`open`](crate::net::Report::open).
+///    A handler is dropped by its own worker, shortly after the report is returned. A handler that blocks its thread
+///    runs on until it returns.
+///
+/// [`with_immediate_shutdown`](Serve::with_immediate_shutdown) leads to step 3 at any time.
+///
+/// # When accepting fails
+/// Connections that the client has given up are passed over.
+///
+/// When descriptors or memory run out, or the network fails, the server reports the error and tries again: after 10 ms,
+/// then 20 ms, and so on up to 1 s, and each time one of its connections ends. When there are no descriptors and
+/// nothing was accepted for more than a second, it turns away the clients in the queue: it closes their connections and
+/// counts them as [`refused`](crate::net::Report::refused). For this it keeps one descriptor in
+/// [reserve](Listener::reserve).
+///
+/// Any other error is fatal: the server stops as above and ends with the error. [`Listener`] has the table of errors.
+///
+/// # Cancel safety
+/// Dropping the server closes the listener, resets the connections in the kernel's queue, and aborts all handlers. Its
+/// signal is not triggered.
+///
+/// # Errors
+/// The fatal error of the listener. The end of the runtime, while the server is accepting, is one too.
+///
+/// # Panics
+/// When a client connects while the server is polled outside a runtime.
+#[must_use = "a server does nothing unless it is awaited"]
+pub struct Serve<L: Listener, H, F> {
+    listener: L,
+    handler: H,
+    placement: Placement<F, L::Addr>,
+    on_error: Option<OnError<L::Addr>>,
+    options: Options,
+}
+
+impl<L: Listener, H, F> Serve<L, H, F> {
+    pub(super) fn new(listener: L, handler: H, placement: Placement<F, L::Addr>) -> Self {
+        let (max_connections, drain_timeout) = (usize::MAX, DRAIN_TIMEOUT);
+        let options = Options { max_connections, drain_timeout, graceful: None, immediate: None, shutdown: None };
+        Self { listener, handler, placement, on_error: None, options }
+    }
+
+    /// Stops accepting while `n` connections are open. Further clients wait in the kernel's queue. By default there is
+    /// no limit.
+    ///
+    /// A connection is open until its handler's future is dropped. The limit holds for all workers together.
+    ///
+    /// Without a limit, a server accepts connections even if its handlers cannot keep up with them.
+    ///
+    /// # Panics
+    /// If `n` is 0.
+    pub fn max_connections(mut self, n: usize) -> Self {
+        assert!(n > 0, "Serve::max_connections: n must be at least 1, or no connection would ever be accepted");
+        self.options.max_connections = n;
+        self
+    }
+
+    /// Stops the server when `future` is ready: see [how it ends](Serve#how-it-ends).
+    ///
+    /// # Examples
+    /// ```
+    /// use kittiwake::net::{TcpListener, serve};
+    ///
+    /// # kittiwake::block_on(async {
+    /// let listener = TcpListener::bind("127.0.0.1:0").await?;
+    /// let (stop, stopped) = async_channel::bounded::<()>(1);
+    /// let server = serve(listener, |_stream, _peer| async {}).with_graceful_shutdown(async move {
+    ///     let _ = stopped.recv().await;
+    /// });
+    /// drop(stop);
+    /// assert_eq!(server.await?.accepted, 0);
+    /// # std::io::Result::Ok(())
+    /// # }).unwrap();
+    /// ```
+    pub fn with_graceful_shutdown(mut self, future: impl Future<Output = ()> + Send + 'static) -> Self {
+        self.options.graceful = Some(Box::pin(future));
+        self
+    }
+
+    /// Ends the server at once when `future` is ready, before or during the drain. Handlers that are still running are
+    /// aborted.
+    ///
+    /// The future is polled from the start. To react to a second signal, wait for two signals: see the example of
+    /// [`serve`](super::serve()).
+    pub fn with_immediate_shutdown(mut self, future: impl Future<Output = ()> + Send + 'static) -> Self {
+        self.options.immediate = Some(Box::pin(future));
+        self
+    }
+
+    /// Stops the server when `signal` is triggered, and triggers `signal` when the server stops for another reason.
+    ///
+    /// A handler that has a clone of the signal learns in this way that the server stops. Servers that share a signal
+    /// stop together. A server that is dropped does not trigger it.
+    ///
+    /// Connections from the kernel's queue are accepted after the signal was triggered. Their handlers should answer a
+    /// first request before they look at it.
+    ///
+    /// # Examples
+    /// See [`ShutdownSignal`].
+    pub fn with_shutdown(mut self, signal: &ShutdownSignal) -> Self {
+        self.options.shutdown = Some(signal.clone());
+        self
+    }
+
+    /// Limits how long the server waits for its handlers when it stops: see [how it ends](Serve#how-it-ends). The
+    /// default is 25 seconds.
+    ///
+    /// The time starts when the server stops accepting new clients. [`Duration::MAX`] is no limit.
+    pub fn drain_timeout(mut self, duration: Duration) -> Self {
+        self.options.drain_timeout = duration;
+        self
+    }
+
+    /// Calls `report` for each error: see [`ServeError`]. By default errors are not reported.
+    ///
+    /// Errors of handlers are reported by their tasks, on any worker's thread. A failure to accept is reported once for
+    /// each wait that it causes, which is about once a second while it lasts. A panic in `report` is contained.
+    ///
+    /// # Examples
+    /// ```
+    /// # async fn example() -> std::io::Result<()> {
+    /// # let listener = kittiwake::net::TcpListener::bind("127.0.0.1:0").await?;
+    /// let handler = |_stream, _peer| async { Err::<(), _>("we are closed") };
+    /// kittiwake::net::serve(listener, handler).on_error(|error| eprintln!("{error}")).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn on_error(mut self, report: impl Fn(&ServeError<'_, L::Addr>) + Send + Sync + 'static) -> Self {
+        self.on_error = Some(Box::new(report));
+        self
+    }
+}
+
+impl<L: Listener, H, F> IntoFuture for Serve<L, H, F>
+where
+    H: Fn(L::Stream, L::Addr) -> F,
+    F: Future<Output: HandlerOutput>,
+{
+    type Output = io::Result<Report<L::Addr>>;
+    type IntoFuture = Serving<L, H, F>;
+
+    fn into_future(self) -> Serving<L, H, F> {
+        Serving::new(self.listener, self.handler, self.placement, self.on_error, self.options)
+    }
+}
+
+impl<L: Listener, H, F> fmt::Debug for Serve<L, H, F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Serve").finish_non_exhaustive()
+    }
+}

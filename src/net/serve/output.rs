@@ -1,0 +1,59 @@
+//! The values that a handler's future may return.
+
+use std::convert::Infallible;
+use std::fmt::Display;
+
+/// The output of a handler's future: `()`, `!`, or any `Result` whose error implements [`Display`].
+///
+/// `!` is the type of an `async` block that ends in an endless loop.
+///
+/// This trait is sealed: it cannot be implemented outside this crate.
+pub trait HandlerOutput: sealed::Sealed {}
+
+impl<T: sealed::Sealed> HandlerOutput for T {}
+
+impl sealed::Sealed for () {
+    type Error = Infallible;
+
+    fn into_result(self) -> Result<(), Infallible> {
+        Ok(())
+    }
+}
+
+// The type `!`: stable Rust can only name it as the return type of a function. `Infallible` is no output of its own,
+// because it is planned to become the same type.
+impl sealed::Sealed for <fn() -> ! as sealed::Function>::Output {
+    type Error = Infallible;
+
+    fn into_result(self) -> Result<(), Infallible> {
+        self
+    }
+}
+
+impl<T, E: Display> sealed::Sealed for Result<T, E> {
+    type Error = E;
+
+    fn into_result(self) -> Result<(), E> {
+        self.map(drop)
+    }
+}
+
+pub(super) mod sealed {
+    use std::fmt::Display;
+
+    pub trait Sealed {
+        type Error: Display;
+
+        /// Turns the output into success or the handler's error.
+        fn into_result(self) -> Result<(), Self::Error>;
+    }
+
+    /// A function and its return type.
+    pub trait Function {
+        type Output;
+    }
+
+    impl<T> Function for fn() -> T {
+        type Output = T;
+    }
+}

@@ -1,0 +1,239 @@
+//! The running server: a state machine of three phases.
+//!
+//! ```text
+//!  Accepting --(1)--> Emptying --(2)--> Draining --(3)--> Ended
+//! ```
+//! 1. [`Serving::stop_accepting`]: the server was asked to stop, or accepting has failed for good.
+//! 2. [`Serving::poll_emptied`]: the kernel's queue is empty, and the listener is closed.
+//! 3. [`Serving::poll_drained`]: no connection is open, or the drain timeout is over. [`Serving::finish`] makes the
+//!    report.
+//!
+//! The immediate shutdown leads from each phase to the end.
+
+use std::fmt;
+use std::io;
+use std::mem;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use super::acceptor::{Acceptor, BATCH};
+use super::connections::{Connections, OnError};
+use super::output::HandlerOutput;
+use super::report::Report;
+use super::service::{Placement, Service};
+use crate::net::listener::Listener;
+use crate::net::shutdown::ShutdownSignal;
+use crate::time::{Duration, Sleep, sleep};
+
+/// Attempts to accept in one poll of the server. The budget of a task is smaller and ends the poll first, unless the
+/// listener spends none.
+const ATTEMPTS: usize = 256;
+
+/// Connections of the kernel's queue that a server accepts when it stops, at most. This is the longest queue that Linux
+/// allows by default. Connections beyond it have come while the queue was being emptied.
+const QUEUE: usize = 4096;
+
+pub(super) type Signal = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+/// The options of a server. The methods of [`Serve`](super::Serve) document each.
+pub(super) struct Options {
+    pub(super) max_connections: usize,
+    pub(super) drain_timeout: Duration,
+    pub(super) graceful: Option<Signal>,
+    pub(super) immediate: Option<Signal>,
+    pub(super) shutdown: Option<ShutdownSignal>,
+}
+
+/// The future of [`Serve`](super::Serve): a running server.
+///
+/// # Panics
+/// When it is polled after it has returned its report.
+#[must_use = "futures do nothing unless awaited"]
+pub struct Serving<L: Listener, H, F> {
+    phase: Phase<L>,
+    service: Service<L, H, F>,
+    options: Options,
+}
+
+enum Phase<L> {
+    /// Connections are accepted and served.
+    Accepting { acceptor: Acceptor<L> },
+    /// The server stops. Clients in the kernel's queue believe that they are connected, and closing the listener would
+    /// reset them: up to `left` of them are still accepted.
+    Emptying { listener: L, left: usize, drain: Drain },
+    /// The listener is closed, and handlers are still running.
+    Draining { drain: Drain },
+    /// The report has been returned.
+    Ended,
+}
+
+struct Drain {
+    /// The drain timeout, which began when the server left `Accepting`.
+    timeout: Sleep,
+    /// The fatal error that has stopped the server, if one has.
+    error: Option<io::Error>,
+}
+
+// No field is pinned: the signals are boxed, and handlers' futures are in their tasks.
+impl<L: Listener, H, F> Unpin for Serving<L, H, F> {}
+
+impl<L: Listener, H, F> Serving<L, H, F> {
+    pub(super) fn new(
+        listener: L,
+        handler: H,
+        placement: Placement<F, L::Addr>,
+        on_error: Option<OnError<L::Addr>>,
+        options: Options,
+    ) -> Self {
+        let phase = Phase::Accepting { acceptor: Acceptor::new(listener) };
+        let connections = Arc::new(Connections::new(on_error));
+        Self { phase, service: Service { handler, placement, connections }, options }
+    }
+
+    fn connections(&self) -> &Connections<L::Addr> {
+        &self.service.connections
+    }
+}
+
+impl<L: Listener, H, F> Future for Serving<L, H, F>
+where
+    H: Fn(L::Stream, L::Addr) -> F,
+    F: Future<Output: HandlerOutput>,
+{
+    type Output = io::Result<Report<L::Addr>>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = &mut *self;
+        assert!(!matches!(this.phase, Phase::Ended), "`Serving` was polled after it had returned its report");
+        if is_ready(&mut this.options.immediate, cx) {
+            return Poll::Ready(this.finish());
+        }
+        if matches!(this.phase, Phase::Accepting { .. }) {
+            let error = if this.is_asked_to_stop(cx) { None } else { Some(ready!(this.poll_accepting(cx))) };
+            this.stop_accepting(error);
+        }
+        ready!(this.poll_emptied(cx));
+        ready!(this.poll_drained(cx));
+        Poll::Ready(this.finish())
+    }
+}
+
+impl<L: Listener, H, F> Serving<L, H, F>
+where
+    H: Fn(L::Stream, L::Addr) -> F,
+    F: Future<Output: HandlerOutput>,
+{
+    fn is_asked_to_stop(&mut self, cx: &mut Context<'_>) -> bool {
+        let is_triggered = |signal: &mut ShutdownSignal| Pin::new(signal).poll(cx).is_ready();
+        self.options.shutdown.as_mut().is_some_and(is_triggered) || is_ready(&mut self.options.graceful, cx)
+    }
+
+    /// Accepts and serves connections. Returns the error with which accepting has failed for good.
+    fn poll_accepting(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
+        let Self { phase: Phase::Accepting { acceptor }, service, options } = self else { return Poll::Pending };
+        for _ in 0..ATTEMPTS {
+            if options.max_connections != usize::MAX {
+                ready!(service.connections.poll_below(cx, options.max_connections));
+            }
+            match ready!(acceptor.poll_attempt(cx, &service.connections)) {
+                Ok(Some((stream, peer))) => service.start(stream, peer),
+                Ok(None) => {}
+                Err(error) => return Poll::Ready(error),
+            }
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+
+    fn stop_accepting(&mut self, error: Option<io::Error>) {
+        self.trigger_shutdown();
+        let drain = Drain { timeout: sleep(self.options.drain_timeout), error };
+        if let Phase::Accepting { acceptor } = mem::replace(&mut self.phase, Phase::Ended) {
+            self.phase = Phase::Emptying { listener: acceptor.into_listener(), left: QUEUE, drain };
+        }
+    }
+
+    /// Accepts the connections in the kernel's queue, and closes the listener.
+    fn poll_emptied(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let Self { phase: Phase::Emptying { listener, left, drain }, service, options } = self else {
+            return Poll::Ready(());
+        };
+        let below_limit = options.max_connections.saturating_sub(service.connections.len());
+        let batch = BATCH.min(*left).min(below_limit);
+        let mut is_last = batch < BATCH || drain.error.is_some();
+        for _ in 0..batch {
+            match listener.try_accept() {
+                Ok((stream, peer)) => {
+                    *left -= 1;
+                    service.start(stream, peer);
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                // The queue is empty, or what is left of it cannot be accepted.
+                Err(_) => {
+                    is_last = true;
+                    break;
+                }
+            }
+        }
+        if !is_last {
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        if let Phase::Emptying { drain, .. } = mem::replace(&mut self.phase, Phase::Ended) {
+            self.phase = Phase::Draining { drain };
+        }
+        Poll::Ready(())
+    }
+
+    /// Waits until no connection is open or the drain timeout is over.
+    fn poll_drained(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let Self { phase: Phase::Draining { drain }, service, .. } = self else { return Poll::Ready(()) };
+        if service.connections.poll_below(cx, 1).is_ready() {
+            return Poll::Ready(());
+        }
+        Pin::new(&mut drain.timeout).poll(cx)
+    }
+
+    /// Closes the listener, if that has not been done, aborts handlers that are still running, and returns the report.
+    fn finish(&mut self) -> io::Result<Report<L::Addr>> {
+        self.trigger_shutdown();
+        let error = mem::replace(&mut self.phase, Phase::Ended).into_error();
+        let report = self.connections().close();
+        error.map_or(Ok(report), Err)
+    }
+
+    fn trigger_shutdown(&self) {
+        if let Some(shutdown) = &self.options.shutdown {
+            shutdown.trigger();
+        }
+    }
+}
+
+impl<L> Phase<L> {
+    /// The fatal error that has stopped the server. The listener is closed.
+    fn into_error(self) -> Option<io::Error> {
+        match self {
+            Self::Emptying { drain, .. } | Self::Draining { drain } => drain.error,
+            Self::Accepting { .. } | Self::Ended => None,
+        }
+    }
+}
+
+fn is_ready(signal: &mut Option<Signal>, cx: &mut Context<'_>) -> bool {
+    signal.as_mut().is_some_and(|signal| signal.as_mut().poll(cx).is_ready())
+}
+
+impl<L: Listener, H, F> Drop for Serving<L, H, F> {
+    fn drop(&mut self) {
+        // Aborts the handlers. The report has no reader.
+        let _ = self.connections().close();
+    }
+}
+
+impl<L: Listener, H, F> fmt::Debug for Serving<L, H, F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (accepted, open) = (self.connections().accepted(), self.connections().len());
+        f.debug_struct("Serving").field("accepted", &accepted).field("open", &open).finish()
+    }
+}

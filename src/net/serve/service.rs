@@ -1,0 +1,67 @@
+//! The service: the user's handler, and the choice of the worker that runs it.
+//!
+//! A connection stays with the worker on which its handler first waits for it. So a handler starts on the worker that
+//! has the fewest connections of this server, and not on the worker that has accepted.
+
+use std::sync::Arc;
+
+use super::connections::{Connections, Handler};
+use super::output::HandlerOutput;
+use crate::net::listener::Listener;
+use crate::sync::contain_all;
+use crate::task::{self, AbortHandle, spawn_on};
+
+/// Calls the handler for each connection and spawns its future.
+pub(super) struct Service<L: Listener, H, F> {
+    pub(super) handler: H,
+    pub(super) placement: Placement<F, L::Addr>,
+    pub(super) connections: Arc<Connections<L::Addr>>,
+}
+
+impl<L: Listener, H, F> Service<L, H, F>
+where
+    H: Fn(L::Stream, L::Addr) -> F,
+    F: Future<Output: HandlerOutput>,
+{
+    /// Serves a connection.
+    // Not inlined, because the handler's future passes through this frame and may be large.
+    #[inline(never)]
+    pub(super) fn start(&self, stream: L::Stream, peer: L::Addr) {
+        let worker = (self.placement.worker)(&self.connections);
+        let guard = self.connections.insert(peer.clone(), worker);
+        // If the handler panics here, the guard counts it.
+        let mut future = None;
+        contain_all(|| future = Some((self.handler)(stream, peer)));
+        let Some(future) = future else { return };
+        let key = guard.key();
+        let abort = (self.placement.spawn)(worker, Handler::new(future, guard));
+        self.connections.set_abort(key, abort);
+    }
+}
+
+/// Where handlers run. Plain functions, because only [`serve`](super::serve()) knows that the futures are `Send`.
+pub(super) struct Placement<F, A: Clone> {
+    /// Chooses the worker for the next handler.
+    worker: fn(&Connections<A>) -> usize,
+    /// Spawns the handler on that worker.
+    spawn: fn(usize, Handler<F, A>) -> AbortHandle,
+}
+
+impl<F: Future<Output: HandlerOutput> + 'static, A: Clone + Send + 'static> Placement<F, A> {
+    /// Handlers run on all workers.
+    pub(super) fn all_workers() -> Self
+    where
+        F: Send,
+    {
+        let worker = |connections: &Connections<A>| match task::workers_here() {
+            0 | 1 => 0,
+            workers => connections.least_loaded(workers),
+        };
+        Self { worker, spawn: |worker, handler| spawn_on(worker, handler).abort_handle() }
+    }
+
+    /// Handlers run on the thread of the server.
+    pub(super) fn this_thread() -> Self {
+        Self { worker: |_| 0, spawn: |_, handler| task::spawn_local(handler).abort_handle() }
+    }
+}

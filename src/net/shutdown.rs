@@ -1,0 +1,250 @@
+//! The shutdown signal: a flag that is set once, and the wakers of the tasks that wait for it.
+//!
+//! Each clone has at most one waker in the shared table ([`Waiting`]) and keeps that slot until it is dropped. Polling
+//! a clone again loads the flag and compares two wakers; it takes no lock.
+//!
+//! # The race
+//! A: polls, finds the flag clear.   B: sets the flag, wakes all wakers.   A: stores its waker.
+//! A would sleep for ever. Therefore [`ShutdownSignal::trigger`] sets the flag under the lock of the wakers, and
+//! [`ShutdownSignal::store_waker`] loads it again under that lock: either A sees the flag, or B takes A's waker.
+
+use std::fmt;
+use std::future::poll_fn;
+use std::mem;
+use std::panic::{RefUnwindSafe, UnwindSafe};
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll, Waker, ready};
+
+use parking_lot::Mutex;
+use slab::Slab;
+
+use crate::budget::ask_kernel;
+use crate::sync::wake_all;
+
+/// Asks servers and their handlers to stop: all clones are triggered together, once and for good.
+///
+/// Each clone is also a future, which is ready once the signal is [triggered](ShutdownSignal::trigger).
+///
+/// A connection that is kept alive between two requests would hold up the end of its [server](crate::net::serve())
+/// until the [drain timeout](crate::net::Serve::drain_timeout). Its handler should therefore wait for the signal and
+/// the next request at the same time, which is what [`run_until_triggered`](ShutdownSignal::run_until_triggered) does.
+///
+/// A signal ends every server that was given to it by [`with_shutdown`](crate::net::Serve::with_shutdown). A handler
+/// may trigger it too.
+///
+/// # Cancel safety
+/// Safe. The future may be dropped at any time, and polled again after it was ready: it stays ready.
+///
+/// # Examples
+/// ```
+/// use kittiwake::io::{AsyncReadExt, AsyncWriteExt};
+/// use kittiwake::net::{ShutdownSignal, TcpListener, TcpStream, serve};
+///
+/// # kittiwake::block_on(async {
+/// async fn echo(mut stream: TcpStream, mut signal: ShutdownSignal) -> std::io::Result<()> {
+///     let mut buf = [0; 4096];
+///     while let Some(read) = signal.run_until_triggered(stream.read(&mut buf)).await {
+///         match read? {
+///             0 => break,
+///             n => stream.write_all(&buf[..n]).await?,
+///         }
+///     }
+///     Ok(())
+/// }
+///
+/// let listener = TcpListener::bind("127.0.0.1:0").await?;
+/// let address = listener.local_addr()?;
+/// let signal = ShutdownSignal::new();
+/// let server = kittiwake::spawn({
+///     let (stop, signal) = (signal.clone(), signal.clone());
+///     async move { serve(listener, |stream, _| echo(stream, signal.clone())).with_shutdown(&stop).await }
+/// });
+/// let mut client = TcpStream::connect(address).await?;
+/// client.write_all(b"x").await?;
+/// client.read_exact(&mut [0]).await?;
+///
+/// // The client keeps its connection and sends nothing more.
+/// signal.trigger();
+/// assert_eq!(server.await.unwrap()?.served, 1);
+/// # std::io::Result::Ok(())
+/// # }).unwrap();
+/// ```
+pub struct ShutdownSignal {
+    shared: Arc<Shared>,
+    /// This clone's slot in the table of wakers, once it has waited.
+    waiting: Option<Waiting>,
+    /// [`run_until_triggered`](ShutdownSignal::run_until_triggered) has asked the kernel once, after the signal was
+    /// triggered.
+    has_asked_kernel: bool,
+}
+
+#[derive(Default)]
+struct Shared {
+    /// Set once, under the lock of `wakers`.
+    triggered: AtomicBool,
+    /// Empty from the moment that `triggered` is set.
+    wakers: Mutex<Slab<Waker>>,
+}
+
+struct Waiting {
+    /// The slot in the table; valid until the signal is triggered.
+    key: usize,
+    /// A clone of the waker in that slot.
+    waker: Waker,
+}
+
+impl ShutdownSignal {
+    /// Makes a signal that is not triggered.
+    pub fn new() -> Self {
+        Self { shared: Arc::default(), waiting: None, has_asked_kernel: false }
+    }
+
+    /// Triggers the signal, for all clones. Further calls do nothing.
+    ///
+    /// # Examples
+    /// See [`ShutdownSignal`].
+    pub fn trigger(&self) {
+        let mut table = self.shared.wakers.lock();
+        self.shared.triggered.store(true, Ordering::Release);
+        let wakers = mem::take(&mut *table);
+        drop(table);
+        wake_all(&mut wakers.into_iter().map(|(_, waker)| waker).collect());
+    }
+
+    /// Whether the signal is triggered.
+    // Inlined because it is one load, which handlers in other crates make for each request.
+    #[inline]
+    pub fn is_triggered(&self) -> bool {
+        self.shared.triggered.load(Ordering::Acquire)
+    }
+
+    /// Waits until the signal is triggered.
+    ///
+    /// # Cancel safety
+    /// Safe: a later call returns at once if the signal was triggered meanwhile.
+    ///
+    /// # Examples
+    /// ```
+    /// use kittiwake::net::ShutdownSignal;
+    ///
+    /// # kittiwake::block_on(async {
+    /// let signal = ShutdownSignal::new();
+    /// let mut clone = signal.clone();
+    /// let waits = kittiwake::spawn(async move { clone.triggered().await });
+    /// signal.trigger();
+    /// waits.await.unwrap();
+    /// # });
+    /// ```
+    pub async fn triggered(&mut self) {
+        self.await;
+    }
+
+    /// Runs `future` until the signal is triggered. Returns its output, or `None` if the signal comes first.
+    ///
+    /// Data that the kernel already holds comes before the signal. If a peer sent a request before the signal was
+    /// triggered, a read returns it, even if no worker has seen the event yet. For this the future is polled once more
+    /// after the signal, and in that poll reads, writes and accepts try their system call. Operations that only wait
+    /// for readiness do not.
+    ///
+    /// Each clone makes this last attempt once. Otherwise a peer that always has more to send would keep the connection
+    /// open for ever.
+    ///
+    /// # Cancel safety
+    /// That of `future`, which is dropped when the signal comes first.
+    ///
+    /// # Examples
+    /// See [`ShutdownSignal`].
+    pub async fn run_until_triggered<F: Future>(&mut self, future: F) -> Option<F::Output> {
+        let mut future = pin!(future);
+        poll_fn(|cx| match future.as_mut().poll(cx) {
+            Poll::Ready(output) => Poll::Ready(Some(output)),
+            Poll::Pending => {
+                ready!(Pin::new(&mut *self).poll(cx));
+                if mem::replace(&mut self.has_asked_kernel, true) {
+                    return Poll::Ready(None);
+                }
+                match ask_kernel(|| future.as_mut().poll(cx)) {
+                    Poll::Ready(output) => Poll::Ready(Some(output)),
+                    Poll::Pending => Poll::Ready(None),
+                }
+            }
+        })
+        .await
+    }
+
+    /// Stores the waker. `Ready` if the signal was triggered meanwhile.
+    #[cold]
+    fn store_waker(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        // Cloning and dropping a waker may run foreign code, so neither happens under the lock.
+        let (stored, kept) = (cx.waker().clone(), cx.waker().clone());
+        let mut table = self.shared.wakers.lock();
+        if self.is_triggered() {
+            drop(table);
+            return Poll::Ready(());
+        }
+        let (key, replaced) = match &self.waiting {
+            Some(waiting) => (waiting.key, Some(mem::replace(&mut table[waiting.key], stored))),
+            None => (table.insert(stored), None),
+        };
+        drop(table);
+        drop(replaced);
+        self.waiting = Some(Waiting { key, waker: kept });
+        Poll::Pending
+    }
+
+    /// Takes this clone's waker out of the table.
+    fn remove_waker(&mut self) {
+        let Some(waiting) = self.waiting.take() else { return };
+        let mut table = self.shared.wakers.lock();
+        let removed = if self.is_triggered() { None } else { Some(table.remove(waiting.key)) };
+        drop(table);
+        drop(removed);
+    }
+}
+
+impl Future for ShutdownSignal {
+    type Output = ();
+
+    // Inlined because handlers poll it beside each read: mostly it is the load and the comparison.
+    #[inline]
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        if self.is_triggered() {
+            return Poll::Ready(());
+        }
+        match &self.waiting {
+            // The waker stays in the table until the signal is triggered, which wakes it.
+            Some(waiting) if waiting.waker.will_wake(cx.waker()) => Poll::Pending,
+            _ => self.store_waker(cx),
+        }
+    }
+}
+
+impl Clone for ShutdownSignal {
+    fn clone(&self) -> Self {
+        Self { shared: self.shared.clone(), waiting: None, has_asked_kernel: false }
+    }
+}
+
+impl Drop for ShutdownSignal {
+    fn drop(&mut self) {
+        self.remove_waker();
+    }
+}
+
+impl Default for ShutdownSignal {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+// A panic cannot leave the flag or the table half-changed: no foreign code runs while they are changed.
+impl UnwindSafe for ShutdownSignal {}
+impl RefUnwindSafe for ShutdownSignal {}
+
+impl fmt::Debug for ShutdownSignal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ShutdownSignal").field("triggered", &self.is_triggered()).finish()
+    }
+}

@@ -1,0 +1,131 @@
+//! `net::serve` on listeners of the user's own: the trait `net::Listener`.
+
+use std::collections::VecDeque;
+use std::io::{self, ErrorKind, Read};
+use std::net::SocketAddr;
+use std::pin::pin;
+use std::sync::Mutex;
+use std::task::{Context, Poll};
+
+use futures_lite::future::{poll_once, yield_now};
+use kittiwake::net::{Listener, ShutdownSignal, TcpListener, TcpStream, serve};
+use kittiwake::runtime::Builder;
+use kittiwake::time::{Duration, Instant, timeout};
+
+/// A client whose connection no event has reported yet must not be reset when the server stops.
+#[test]
+fn provided_try_accept_asks_the_kernel() {
+    kittiwake::block_on(async {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("bind to port 0");
+        let address = listener.local_addr().expect("the listener's address");
+        let signal = ShutdownSignal::new();
+        let mut server = pin!(serve(Plain(listener), |_, _| async {}).with_shutdown(&signal).into_future());
+        assert!(poll_once(&mut server).await.is_none(), "no client has come, and the socket is registered");
+        let mut client = std::net::TcpStream::connect(address).expect("connect");
+        signal.trigger();
+        assert_eq!(server.await.expect("a report").served, 1);
+        assert_eq!(client.read(&mut [0]).expect("the handler has closed the connection"), 0);
+    });
+}
+
+/// The server must not ask for more than the trait promises: a descriptor, a socket, or an address of the network.
+#[test]
+fn listener_needs_no_socket() {
+    kittiwake::block_on(async {
+        let script = [Ok('a'), Err(ErrorKind::ConnectionReset.into()), Ok('b'), Err(ErrorKind::InvalidData.into())];
+        let listener = Scripted::new(script);
+        let handler = |number: char, name| async move {
+            assert_eq!(name, format!("client {number}"));
+            if number == 'b' { Err("no") } else { Ok("a result of any type") }
+        };
+        let errors = std::sync::Arc::new(Mutex::new(Vec::new()));
+        let seen = errors.clone();
+        let server = serve(&listener, handler);
+        let server = server.on_error(move |error| seen.lock().unwrap().push(error.to_string()));
+        let error = server.await.expect_err("the last error is fatal");
+        assert_eq!(error.kind(), ErrorKind::InvalidData);
+        let errors = errors.lock().unwrap();
+        assert_eq!(*errors, ["cannot accept connections: invalid data", "\"client b\": no"]);
+    });
+}
+
+/// Without a reserve there is no descriptor to turn a client away with: the one that is free serves it.
+#[test]
+fn without_reserve_no_client_is_refused() {
+    Builder::new_current_thread().start_paused(true).build().expect("a runtime").block_on(async {
+        let lacks = (0..12).map(|_| Err(io::Error::from_raw_os_error(libc::EMFILE)));
+        let (signal, start) = (ShutdownSignal::new(), Instant::now());
+        let handler = |_, _| {
+            let signal = signal.clone();
+            async move { signal.trigger() }
+        };
+        let listener = Scripted::new(lacks.chain([Ok('a')]));
+        let server = serve(&listener, handler).with_shutdown(&signal).into_future();
+        let report = timeout(Duration::from_secs(60), server).await.expect("the client is served").expect("a report");
+        assert_eq!((report.served, report.refused), (1, 0));
+        assert!(start.elapsed() > Duration::from_secs(5), "clients would be turned away after {:?}", start.elapsed());
+    });
+}
+
+/// A listener that never waits must not keep its worker from other tasks.
+#[test]
+fn busy_listener_lets_others_run() {
+    kittiwake::block_on(async {
+        let listener = Scripted::new((0..10_000).map(|_| Err(ErrorKind::ConnectionReset.into())));
+        let mut server = pin!(serve(&listener, |_, _| async {}).into_future());
+        for polls in 1..=10 {
+            assert!(poll_once(&mut server).await.is_none(), "it has not been asked to stop");
+            let attempts = 10_000 - listener.0.lock().unwrap().len();
+            assert!((polls..=1_000 * polls).contains(&attempts), "{attempts} attempts in {polls} polls");
+        }
+    });
+}
+
+/// The output of an endless `async` block is `!`, and rustc chooses no other type for it.
+#[test]
+fn handler_may_run_for_ever() {
+    kittiwake::block_on(async {
+        let handler = |_, _| async {
+            loop {
+                yield_now().await;
+            }
+        };
+        let listener = Scripted::new([Ok('a')]);
+        let server = serve(&listener, handler).drain_timeout(Duration::from_millis(1));
+        let report = server.with_graceful_shutdown(async {}).await.expect("a report");
+        assert_eq!(report.open[0].peer, "client a");
+    });
+}
+
+/// A listener that has only the methods which every listener must have.
+struct Plain(TcpListener);
+
+impl Listener for Plain {
+    type Stream = TcpStream;
+    type Addr = SocketAddr;
+
+    fn poll_accept(&self, cx: &mut Context<'_>) -> Poll<io::Result<(TcpStream, SocketAddr)>> {
+        self.0.poll_accept(cx)
+    }
+}
+
+/// A listener that returns the results of a list, and then waits for ever.
+struct Scripted(Mutex<VecDeque<io::Result<char>>>);
+
+impl Scripted {
+    fn new(script: impl IntoIterator<Item = io::Result<char>>) -> Self {
+        Self(Mutex::new(script.into_iter().collect()))
+    }
+}
+
+impl Listener for &Scripted {
+    type Stream = char;
+    type Addr = String;
+
+    fn poll_accept(&self, _: &mut Context<'_>) -> Poll<io::Result<(char, String)>> {
+        match self.0.lock().unwrap().pop_front() {
+            Some(result) => Poll::Ready(result.map(|number| (number, format!("client {number}")))),
+            None => Poll::Pending,
+        }
+    }
+}
