@@ -1,5 +1,6 @@
-//! A loop by hand on mio, edge-triggered: it reads until a read is short.
+//! A hand-written loop on mio. It is edge-triggered and reads until a read is short.
 
+use std::convert::Infallible;
 use std::io::{self, ErrorKind};
 
 use kittiwake_benches::by_hand::{Connection, Next};
@@ -14,10 +15,10 @@ const LISTENER: Token = Token(usize::MAX);
 fn main() {
     let handler = Program::start().handler();
     let Err(error) = serve(TcpListener::from_std(program::listen()), handler);
-    program::fail(&format!("by_hand_mio: {error}"));
+    program::fail("by_hand_mio", error);
 }
 
-fn serve(mut listener: TcpListener, handler: Handler) -> io::Result<std::convert::Infallible> {
+fn serve(mut listener: TcpListener, handler: Handler) -> io::Result<Infallible> {
     let mut poll = Poll::new()?;
     poll.registry().register(&mut listener, LISTENER, Interest::READABLE)?;
     let mut connections = Slab::new();
@@ -32,18 +33,17 @@ fn serve(mut listener: TcpListener, handler: Handler) -> io::Result<std::convert
             }
             let key = event.token().0;
             let Some(connection) = connections.get_mut(key) else { continue };
-            // After the client's last byte no further edge comes: read to the end now.
+            // No edge follows the client's last byte, so this reads to the end.
             let to_the_end = event.is_read_closed();
             let next = loop {
                 match connection.step(&mut buffer) {
-                    Next::Wait if to_the_end => {}
                     Next::More => {}
+                    Next::Wait if to_the_end => {}
                     next => break next,
                 }
             };
-            match next {
-                Next::Close => drop(connections.remove(key)),
-                Next::Wait | Next::WaitToWrite | Next::More => {}
+            if next == Next::Close {
+                connections.remove(key);
             }
         }
     }
