@@ -5,7 +5,7 @@
 //!
 //! This library holds everything except the runtimes: the command line, the listening socket, a server's treatment of
 //! the bytes of a connection, the bodies of the in-memory jobs, and the state machine of the two hand-written loops.
-//! The driver in `src/main.rs` starts the programs and measures them.
+//! The driver in `src/driver/` starts the programs and measures them.
 
 pub mod by_hand;
 pub mod jobs;

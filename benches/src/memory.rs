@@ -8,12 +8,13 @@
 //! by n. The program's start and end are in both runs and cancel.
 
 use std::cell::Cell;
+use std::future::poll_fn;
 use std::hint::black_box;
-use std::pin::Pin;
+use std::mem::replace;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Sender, channel};
-use std::task::{Context, Poll, Waker};
+use std::task::{Poll, Waker};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -145,29 +146,15 @@ pub fn reference(n: u64) {
 }
 
 /// Yields once, for runtimes without such a function.
-pub fn yield_now() -> YieldNow {
-    YieldNow { yielded: false }
-}
-
-/// The future of [`yield_now`].
-#[derive(Debug)]
-#[must_use = "futures do nothing unless awaited"]
-pub struct YieldNow {
-    yielded: bool,
-}
-
-impl Future for YieldNow {
-    type Output = ();
-
-    #[inline]
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        if self.yielded {
+pub fn yield_now() -> impl Future<Output = ()> {
+    let mut yielded = false;
+    poll_fn(move |cx| {
+        if replace(&mut yielded, true) {
             return Poll::Ready(());
         }
-        self.yielded = true;
         cx.waker().wake_by_ref();
         Poll::Pending
-    }
+    })
 }
 
 /// A number that two tasks of one thread count up in turn, each waking the other.
@@ -188,7 +175,7 @@ impl Pair {
     /// Waits until the number is `number`.
     #[inline]
     pub fn reached(&self, number: u64, side: Side) -> impl Future<Output = ()> {
-        std::future::poll_fn(move |cx| {
+        poll_fn(move |cx| {
             if self.number.get() == number {
                 return Poll::Ready(());
             }
@@ -231,8 +218,8 @@ impl OtherThread {
     /// Requests the `turn`th wake-up and waits for it.
     pub fn wakes(&self, turn: u64) -> impl Future<Output = ()> {
         let mut asked = false;
-        std::future::poll_fn(move |cx| {
-            if !std::mem::replace(&mut asked, true) {
+        poll_fn(move |cx| {
+            if !replace(&mut asked, true) {
                 self.wakers.send(cx.waker().clone()).expect("the other thread lives as long as the sender");
                 return Poll::Pending;
             }

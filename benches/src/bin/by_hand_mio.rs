@@ -6,7 +6,7 @@ use std::io::{self, ErrorKind};
 use kittiwake_benches::by_hand::{Connection, Next};
 use kittiwake_benches::{Handler, Program, program};
 use mio::net::{TcpListener, TcpStream};
-use mio::{Events, Interest, Poll, Registry, Token};
+use mio::{Events, Interest, Poll, Token};
 use slab::Slab;
 
 const EVENTS: usize = 1024;
@@ -28,7 +28,13 @@ fn serve(mut listener: TcpListener, handler: Handler) -> io::Result<Infallible> 
         poll.poll(&mut events, None)?;
         for event in &events {
             if event.token() == LISTENER {
-                accept(&listener, poll.registry(), &mut connections, handler)?;
+                while let Some(mut stream) = accept(&listener)? {
+                    stream.set_nodelay(true)?;
+                    let entry = connections.vacant_entry();
+                    let interest = Interest::READABLE | Interest::WRITABLE;
+                    poll.registry().register(&mut stream, Token(entry.key()), interest)?;
+                    entry.insert(Connection::new(stream, handler));
+                }
                 continue;
             }
             let key = event.token().0;
@@ -49,21 +55,10 @@ fn serve(mut listener: TcpListener, handler: Handler) -> io::Result<Infallible> 
     }
 }
 
-fn accept(
-    listener: &TcpListener,
-    registry: &Registry,
-    connections: &mut Slab<Connection<TcpStream>>,
-    handler: Handler,
-) -> io::Result<()> {
-    loop {
-        let mut stream = match listener.accept() {
-            Ok((stream, _)) => stream,
-            Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
-            Err(error) => return Err(error),
-        };
-        stream.set_nodelay(true)?;
-        let entry = connections.vacant_entry();
-        registry.register(&mut stream, Token(entry.key()), Interest::READABLE | Interest::WRITABLE)?;
-        entry.insert(Connection::new(stream, handler));
+fn accept(listener: &TcpListener) -> io::Result<Option<TcpStream>> {
+    match listener.accept() {
+        Ok((stream, _)) => Ok(Some(stream)),
+        Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(None),
+        Err(error) => Err(error),
     }
 }

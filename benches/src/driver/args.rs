@@ -13,7 +13,8 @@ use super::plan::{self, Job, Runtime};
 
 const WHAT: &str = "What to measure";
 const HOW: &str = "How";
-const COUNTS: &str = "Recorded instruction counts of kittiwake (these need valgrind, and of the options above use only the cores)";
+const COUNTS: &str =
+    "Recorded instruction counts of kittiwake (these need valgrind, and of the options above use only the cores)";
 
 /// kittiwake beside other runtimes: the same jobs, the same load, side by side.
 #[derive(Debug, Parser)]

@@ -133,7 +133,7 @@ fn compare(recorded: &Counts, measured: &Counts, tolerance: f64) -> Comparison {
                 (fixed(*before, 1), format!("{change:+.1} %"), if is_too_high { "TOO HIGH" } else { "" })
             }
         };
-        table.rows.push(vec![name.clone(), before, fixed(*count, 1), change, verdict.to_owned()]);
+        table.add(name, [before, fixed(*count, 1), change, verdict.to_owned()]);
     }
     let conclusion = match too_high.as_slice() {
         [] => format!("No count is more than {tolerance} % above the recorded one."),
@@ -144,27 +144,26 @@ fn compare(recorded: &Counts, measured: &Counts, tolerance: f64) -> Comparison {
         ),
     };
     let text = format!(
-        "Instructions per operation of kittiwake, compared with the recorded ones.\n\n{}\n{}\n{conclusion}\n",
+        "Instructions per operation of kittiwake, compared with the recorded ones.\n\n{}\n{}{conclusion}\n",
         table.to_markdown(),
-        if same { same_origin(recorded) } else { other_origin(recorded, measured) }
+        origins(recorded, measured, same)
     );
     Comparison { text, too_high }
 }
 
-fn same_origin(counts: &Counts) -> String {
-    format!("Same rustc, libc and CPU as recorded: {}.", counts.origin().map(|(_, value)| value).join(", "))
-}
-
-fn other_origin(recorded: &Counts, measured: &Counts) -> String {
-    let mut text =
-        String::from("The machine or the compiler differs: the change is that of the ratio to the reference loop.\n");
+/// Names the origins of the counts. Adds the reference loop if the comparison is of ratios to it.
+fn origins(recorded: &Counts, measured: &Counts, same: bool) -> String {
+    let mut text = String::new();
     for ((name, before), (_, now)) in recorded.origin().into_iter().zip(measured.origin()) {
-        if before != now {
-            text += &format!("{name}: recorded with {before}, now {now}.\n");
-        }
+        let differs = if before == now { String::new() } else { format!(", recorded with {before}") };
+        text += &format!("{name}: {now}{differs}.\n");
     }
-    let (before, now) = (recorded.reference, measured.reference);
-    text + &format!("A step of the loop: recorded {before:.1}, now {now:.1} instructions.")
+    if !same {
+        let (before, now) = (recorded.reference, measured.reference);
+        text += "The origins differ, so a change is that of the ratio to the reference loop. ";
+        text += &format!("A step of the loop: {now:.1} instructions, recorded {before:.1}.\n");
+    }
+    text
 }
 
 #[cfg(test)]
@@ -205,7 +204,7 @@ mod tests {
             assert_eq!(too_high(&recorded, &counts("b", 76.0, highest + 1.0), tolerance), ["spawn"]);
         }
         let text = compare(&recorded, &counts("b", 76.0, 2000.0), 10.0).text;
-        assert!(text.contains("CPU: recorded with a, now b"), "{text}");
+        assert!(text.contains("CPU: b, recorded with a."), "{text}");
     }
 
     #[test]

@@ -81,17 +81,12 @@ fn section(job: MemoryJob, runtimes: &[Runtime], counts: &[f64], times: &[Vec<f6
         let ratio = Estimate::of_ratios(own, times.first().map_or(&[], Vec::as_slice));
         instructions.add(&name, count);
         nanoseconds.add(&name, median(own));
-        table.rows.push(vec![
-            name,
-            grouped(count),
-            fixed(count / counts[0], 2),
-            fixed(median(own), 1),
-            fixed(ratio.median, 2),
-            interval(ratio),
-        ]);
+        let (instructions, instructions_ratio) = (grouped(count), fixed(count / counts[0], 2));
+        let (time, time_ratio) = (fixed(median(own), 1), fixed(ratio.median, 2));
+        table.add(&name, [instructions, instructions_ratio, time, time_ratio, interval(ratio)]);
     }
     let mut panels = vec![instructions, nanoseconds];
-    panels.retain(|panel| panel.bars.iter().any(|bar| bar.value.is_finite()));
+    panels.retain(|panel| panel.bars.iter().any(|(_, figure)| figure.median.is_finite()));
     let mut notes = vec![format!("{}. Both columns are per operation.", job.describe())];
     if counts.iter().any(|count| count.is_finite()) {
         notes.push(Counter::Instructions.explain());
@@ -100,5 +95,5 @@ fn section(job: MemoryJob, runtimes: &[Runtime], counts: &[f64], times: &[Vec<f6
         notes.push("Not timed: all runtimes wait for the same 100 ms.".to_owned());
     }
     let chart = (!panels.is_empty()).then_some(Chart::Bars(panels));
-    Section { title: job.name(), notes, table, chart: chart.map(|chart| (job.name(), chart)) }
+    Section { title: job.name(), notes, table, chart }
 }

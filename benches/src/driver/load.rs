@@ -34,16 +34,10 @@ pub(crate) enum Until {
     Requests(u64),
 }
 
-/// The outcome of a slice.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Slice {
-    pub(crate) requests: u64,
-    pub(crate) elapsed: Duration,
-}
-
 /// A load on one server. It is idle between slices.
 pub(crate) trait Load {
-    fn slice(&mut self, until: Until, latency: &mut Histogram<u64>) -> Result<Slice>;
+    /// Returns the number of requests and the time that they took.
+    fn slice(&mut self, until: Until, latency: &mut Histogram<u64>) -> Result<(u64, Duration)>;
 }
 
 /// A histogram for latencies in nanoseconds.
@@ -73,8 +67,8 @@ impl Quota {
         more
     }
 
-    fn end(&self) -> Slice {
-        Slice { requests: self.begun, elapsed: self.start.elapsed() }
+    fn end(&self) -> (u64, Duration) {
+        (self.begun, self.start.elapsed())
     }
 }
 
@@ -148,7 +142,7 @@ impl PingPong {
 }
 
 impl Load for PingPong {
-    fn slice(&mut self, until: Until, latency: &mut Histogram<u64>) -> Result<Slice> {
+    fn slice(&mut self, until: Until, latency: &mut Histogram<u64>) -> Result<(u64, Duration)> {
         let mut quota = Quota::new(until);
         let mut events = std::mem::take(&mut self.events);
         let mut in_flight = 0;
@@ -231,7 +225,7 @@ impl Stream {
 
 impl Load for Stream {
     /// Records no latencies, because the server answers only once, at the end.
-    fn slice(&mut self, until: Until, _latency: &mut Histogram<u64>) -> Result<Slice> {
+    fn slice(&mut self, until: Until, _latency: &mut Histogram<u64>) -> Result<(u64, Duration)> {
         let mut quota = Quota::new(until);
         let mut stream = connect(self.address)?;
         stream.set_nonblocking(false)?;

@@ -20,7 +20,8 @@ pub(crate) struct Report {
 }
 
 impl Report {
-    pub(crate) fn new(options: &Options, machine: Machine, missing: &[String]) -> Self {
+    pub(crate) fn new(options: &Options, machine: Machine, missing: &[String]) -> Result<Self> {
+        fs::create_dir_all(&options.out).with_context(|| format!("cannot make {}", options.out.display()))?;
         let mut report = Self { folder: options.out.clone(), text: String::new(), failures: 0 };
         let Machine { cpu, kernel, rustc, libc, date } = machine;
         let (cores, slice) = (machine::cores().len(), options.slice().as_millis());
@@ -41,7 +42,7 @@ impl Report {
             report.put("\nA quick look: too few and too short slices for figures to quote.\n");
         }
         report.leave_out(missing);
-        report
+        Ok(report)
     }
 
     /// Names the measurements that are left out.
@@ -54,9 +55,8 @@ impl Report {
         for Section { title, notes, table, chart } in sections {
             let again = format!("Again: `cargo run --release -- --jobs {job}`.");
             let mut text = format!("\n## {title}\n\n{}\n{again}\n\n{}", notes.join("\n"), table.to_markdown());
-            if let Some((name, chart)) = chart {
-                let file = format!("{name}.svg");
-                self.make_folder()?;
+            if let Some(chart) = chart {
+                let file = format!("{job}.svg");
                 chart::draw(&self.folder.join(&file), &chart)?;
                 text += &format!("\n![{title}]({file})\n");
             }
@@ -73,15 +73,10 @@ impl Report {
 
     /// Writes the file. Returns true if no job failed.
     pub(crate) fn finish(self) -> Result<bool> {
-        self.make_folder()?;
         let file = self.folder.join("report.md");
         fs::write(&file, &self.text).with_context(|| format!("cannot write {}", file.display()))?;
         eprintln!("written: {}, with a chart for each job beside it", file.display());
         Ok(self.failures == 0)
-    }
-
-    fn make_folder(&self) -> Result<()> {
-        fs::create_dir_all(&self.folder).with_context(|| format!("cannot make {}", self.folder.display()))
     }
 
     fn put(&mut self, text: &str) {

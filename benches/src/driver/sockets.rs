@@ -98,12 +98,12 @@ impl Contestant {
 
     fn slice(&mut self, row: &mut Row, length: Duration) -> Result<()> {
         let before = self.server.cpu()?;
-        let slice = self.load.slice(Until::For(length), &mut row.latency);
-        let slice = slice.map_err(|error| self.server.explain(error))?;
+        let outcome = self.load.slice(Until::For(length), &mut row.latency);
+        let (requests, elapsed) = outcome.map_err(|error| self.server.explain(error))?;
         thread::sleep(SETTLE);
         let cpu = self.server.cpu()?.saturating_sub(before);
-        row.rates.push(slice.requests as f64 / slice.elapsed.as_secs_f64());
-        row.cpu.push(cpu.as_nanos() as f64 / slice.requests as f64);
+        row.rates.push(requests as f64 / elapsed.as_secs_f64());
+        row.cpu.push(cpu.as_nanos() as f64 / requests as f64);
         Ok(())
     }
 
@@ -167,8 +167,7 @@ fn section(job: &SocketJob, rows: &[Row], counts: &[(f64, f64)]) -> Section {
         let rate = Estimate::of_ratios(&row.rates, &floor.rates);
         let cpu = Estimate::of_ratios(&row.cpu, &floor.cpu);
         let at = |quantile| if row.latency.is_empty() { f64::NAN } else { micros(&row.latency, quantile) };
-        table.rows.push(vec![
-            row.name.clone(),
+        let cells = [
             grouped(median(&row.rates)),
             fixed(rate.median, 2),
             fixed(median(&row.cpu) / 1000.0, 2),
@@ -180,8 +179,9 @@ fn section(job: &SocketJob, rows: &[Row], counts: &[(f64, f64)]) -> Section {
             fixed(at(1.0), 0),
             fixed(*calls, 2),
             grouped(*instructions),
-        ]);
-        ratios.add_estimate(&row.name, cpu);
+        ];
+        table.add(&row.name, cells);
+        ratios.bars.push((row.name.clone(), cpu));
         rates.add(&row.name, median(&row.rates));
     }
     let mut notes = vec![format!("{}. {} slices for each.", job.what, floor.rates.len())];
@@ -191,8 +191,7 @@ fn section(job: &SocketJob, rows: &[Row], counts: &[(f64, f64)]) -> Section {
     if matches!(job.kind, Kind::Stream) {
         notes.push(format!("{} requests are one GiB.", (1 << 30) / BLOCK));
     }
-    let chart = Some((job.name.to_owned(), Chart::Bars(vec![ratios, rates])));
-    Section { title: job.name.to_owned(), notes, table, chart }
+    Section { title: job.name.to_owned(), notes, table, chart: Some(Chart::Bars(vec![ratios, rates])) }
 }
 
 fn micros(latency: &Histogram<u64>, quantile: f64) -> f64 {
@@ -205,20 +204,16 @@ fn think(job: &SocketJob, runtimes: &[Runtime], options: &Options) -> Result<Vec
     let header: Vec<String> = pauses.iter().map(|&pause| format!("{:?}", Duration::from_micros(pause))).collect();
     let header = || std::iter::once("runtime").chain(header.iter().map(String::as_str));
     let (mut cpu, mut latency) = (Table::new(header()), Table::new(header()));
-    let mut lines: Vec<(String, Vec<(f64, f64)>)> = Vec::new();
-    for &pause in pauses {
-        let rows = timed(job, Duration::from_micros(pause), THINK_SLICES, runtimes, options)?;
-        for (at, row) in rows.iter().enumerate() {
-            if lines.len() == at {
-                cpu.rows.push(vec![row.name.clone()]);
-                latency.rows.push(vec![row.name.clone()]);
-                lines.push((row.name.clone(), Vec::new()));
-            }
-            let micros_of_cpu = median(&row.cpu) / 1000.0;
-            cpu.rows[at].push(fixed(micros_of_cpu, 2));
-            latency.rows[at].push(fixed(micros(&row.latency, 0.5), 1));
-            lines[at].1.push((pause as f64, micros_of_cpu));
-        }
+    let mut lines = Vec::new();
+    let run = |&pause| timed(job, Duration::from_micros(pause), THINK_SLICES, runtimes, options);
+    let columns = pauses.iter().map(run).collect::<Result<Vec<_>>>()?;
+    for (at, Row { name, .. }) in columns[0].iter().enumerate() {
+        let rows = || columns.iter().map(|rows| &rows[at]);
+        let line: Vec<(f64, f64)> =
+            pauses.iter().zip(rows()).map(|(&pause, row)| (pause as f64, median(&row.cpu) / 1000.0)).collect();
+        cpu.add(name, line.iter().map(|(_, micros)| fixed(*micros, 2)));
+        latency.add(name, rows().map(|row| fixed(micros(&row.latency, 0.5), 1)));
+        lines.push((name.clone(), line));
     }
     let lines = Chart::Lines { x: "pause of the client, µs".into(), y: "CPU per request, µs".into(), lines };
     let section = |title: &str, what: &str, table, chart| Section {
@@ -228,7 +223,7 @@ fn think(job: &SocketJob, runtimes: &[Runtime], options: &Options) -> Result<Vec
         chart,
     };
     Ok(vec![
-        section("think, CPU", "The server's CPU time per request in µs", cpu, Some((job.name.to_owned(), lines))),
+        section("think, CPU", "The server's CPU time per request in µs", cpu, Some(lines)),
         section("think, latency", "Median time from request to answer in µs", latency, None),
     ])
 }
@@ -301,9 +296,8 @@ fn idle_section(
 ) -> Section {
     let mut table = Table::new(["runtime", column]);
     for (name, figure) in figures {
-        table.rows.push(vec![(*name).to_owned(), show(*figure)]);
+        table.add(name, [show(*figure)]);
         panel.add(name, *figure);
     }
-    let chart = Some((job.name.to_owned(), Chart::Bars(vec![panel])));
-    Section { title: job.name.to_owned(), notes: vec![note], table, chart }
+    Section { title: job.name.to_owned(), notes: vec![note], table, chart: Some(Chart::Bars(vec![panel])) }
 }

@@ -11,8 +11,7 @@ pub(crate) struct Section {
     /// The sentences above the table.
     pub(crate) notes: Vec<String>,
     pub(crate) table: Table,
-    /// The chart, after the name of its file without the extension.
-    pub(crate) chart: Option<(String, Chart)>,
+    pub(crate) chart: Option<Chart>,
 }
 
 /// A table of text. The first column is aligned to the left, the others to the right.
@@ -34,15 +33,8 @@ pub(crate) enum Chart {
 #[derive(Debug)]
 pub(crate) struct Panel {
     pub(crate) title: String,
-    pub(crate) bars: Vec<Bar>,
-}
-
-#[derive(Debug)]
-pub(crate) struct Bar {
-    pub(crate) name: String,
-    /// NaN if the runtime has no figure.
-    pub(crate) value: f64,
-    pub(crate) interval: Option<(f64, f64)>,
+    /// Names and figures. A figure is NaN if the runtime has none.
+    pub(crate) bars: Vec<(String, Estimate)>,
 }
 
 impl Panel {
@@ -50,19 +42,19 @@ impl Panel {
         Self { title: title.into(), bars: Vec::new() }
     }
 
+    /// Adds a figure without an interval.
     pub(crate) fn add(&mut self, name: &str, value: f64) {
-        self.bars.push(Bar { name: name.to_owned(), value, interval: None });
-    }
-
-    pub(crate) fn add_estimate(&mut self, name: &str, estimate: Estimate) {
-        let interval = Some((estimate.low, estimate.high));
-        self.bars.push(Bar { name: name.to_owned(), value: estimate.median, interval });
+        self.bars.push((name.to_owned(), Estimate { median: value, low: value, high: value }));
     }
 }
 
 impl Table {
     pub(crate) fn new<'a>(header: impl IntoIterator<Item = &'a str>) -> Self {
         Self { header: header.into_iter().map(str::to_owned).collect(), rows: Vec::new() }
+    }
+
+    pub(crate) fn add(&mut self, name: &str, cells: impl IntoIterator<Item = String>) {
+        self.rows.push(std::iter::once(name.to_owned()).chain(cells).collect());
     }
 
     /// The table as Markdown, aligned as text too. It leaves out columns that are empty in all rows.
