@@ -4,7 +4,7 @@
 //! connections share one buffer, which a loop without tasks can do. A buffer for each connection is therefore part of a
 //! runtime's cost. A connection keeps only the bytes that the kernel has not taken at once.
 
-use std::io::{ErrorKind, Read, Write};
+use std::io::{self, ErrorKind, Read, Write};
 
 use crate::jobs::Handler;
 use crate::session::{Answer, Session};
@@ -60,16 +60,14 @@ impl<S: Read + Write> Connection<S> {
     /// Sends all bytes, or keeps those that the kernel does not take.
     #[inline]
     fn send(&mut self, bytes: &[u8]) -> Next {
-        match self.stream.write(bytes) {
-            Ok(sent) if sent == bytes.len() => Next::More,
-            Ok(sent) => self.keep(&bytes[sent..]),
-            Err(error) if error.kind() == ErrorKind::WouldBlock => self.keep(bytes),
-            Err(_) => Next::Close,
+        let sent = match ready(self.stream.write(bytes)) {
+            Ok(sent) => sent.unwrap_or(0),
+            Err(_) => return Next::Close,
+        };
+        if sent == bytes.len() {
+            return Next::More;
         }
-    }
-
-    fn keep(&mut self, bytes: &[u8]) -> Next {
-        self.unsent.extend_from_slice(bytes);
+        self.unsent.extend_from_slice(&bytes[sent..]);
         self.flush()
     }
 
@@ -89,11 +87,20 @@ impl<S: Read + Write> Connection<S> {
     }
 }
 
+/// Turns a `WouldBlock` into `None`.
+#[inline]
+pub fn ready<T>(result: io::Result<T>) -> io::Result<Option<T>> {
+    match result {
+        Ok(value) => Ok(Some(value)),
+        Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use std::collections::VecDeque;
-    use std::io;
 
     /// A stream whose reads and writes come from a script. A write of 0 bytes in `takes` is a `WouldBlock`.
     #[derive(Default)]

@@ -16,9 +16,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Sender, channel};
 use std::task::{Poll, Waker};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-/// The future of an in-memory job, which prints the nanoseconds that the job took.
+/// The future of an in-memory job. It prints the nanoseconds that the job took, without the runtime's start and end.
 ///
 /// The macro writes `(future)` after the tokens of `spawn` and `spawn_local`, `()` after those of `yield_now`, `(duration)`
 /// after those of `sleep`, and `(duration, future)` after those of `timeout`. It writes the tokens of `value` after
@@ -34,7 +34,7 @@ macro_rules! memory_job {
         timeout: [$($timeout:tt)*] $(,)?
     }) => {
         async move {
-            let clock = $crate::memory::Stopwatch::start();
+            let start = std::time::Instant::now();
             let (n, far): (u64, _) = ($n, $crate::memory::FAR);
             match $job {
                 $crate::MemoryJob::Spawn => {
@@ -44,25 +44,17 @@ macro_rules! memory_job {
                 }
                 $crate::MemoryJob::Burst => {
                     let tasks: Vec<_> = (0..n).map(|_| $($spawn)*($($yield_now)*())).collect();
-                    for task in tasks {
-                        task.await $($value)*;
-                    }
+                    for task in tasks { task.await $($value)*; }
                 }
                 $crate::MemoryJob::Yield => {
-                    for _ in 0..n {
-                        $($yield_now)*().await;
-                    }
+                    for _ in 0..n { $($yield_now)*().await; }
                 }
                 $crate::MemoryJob::Yield1000 => {
                     let yield_often = move || async move {
-                        for _ in 0..n / 1000 {
-                            $($yield_now)*().await;
-                        }
+                        for _ in 0..n / 1000 { $($yield_now)*().await; }
                     };
                     let tasks: Vec<_> = (0..1000).map(|_| $($spawn)*(yield_often())).collect();
-                    for task in tasks {
-                        task.await $($value)*;
-                    }
+                    for task in tasks { task.await $($value)*; }
                 }
                 $crate::MemoryJob::Two => {
                     let pair = std::rc::Rc::new($crate::memory::Pair::default());
@@ -81,9 +73,7 @@ macro_rules! memory_job {
                 }
                 $crate::MemoryJob::Wake => {
                     let other = $crate::memory::OtherThread::start();
-                    for i in 0..n {
-                        other.wakes(i + 1).await;
-                    }
+                    for i in 0..n { other.wakes(i + 1).await; }
                 }
                 $crate::MemoryJob::Timer => {
                     for _ in 0..n {
@@ -98,41 +88,20 @@ macro_rules! memory_job {
                 $crate::MemoryJob::Fire => {
                     let delay = |i| std::time::Duration::from_micros((i * 7919) % 100_000);
                     let tasks: Vec<_> = (0..n).map(|i| $($spawn)*($($sleep)*(delay(i)))).collect();
-                    for task in tasks {
-                        task.await $($value)*;
-                    }
+                    for task in tasks { task.await $($value)*; }
                 }
                 $crate::MemoryJob::Timeout => {
-                    for i in 0..n {
-                        assert_eq!($($timeout)*(far, std::future::ready(i)).await.unwrap(), i);
-                    }
+                    for i in 0..n { assert_eq!($($timeout)*(far, std::future::ready(i)).await.unwrap(), i); }
                 }
                 $crate::MemoryJob::Reference => unreachable!("`Program::start` does it"),
             }
-            clock.report();
+            println!("{}", start.elapsed().as_nanos());
         }
     };
 }
 
 /// A time that no job waits for.
 pub const FAR: Duration = Duration::from_secs(30);
-
-/// The wall time of a job, without the runtime's start and end.
-#[derive(Debug)]
-pub struct Stopwatch {
-    start: Instant,
-}
-
-impl Stopwatch {
-    pub fn start() -> Self {
-        Self { start: Instant::now() }
-    }
-
-    /// Prints the nanoseconds since the start, for the driver.
-    pub fn report(self) {
-        println!("{}", self.start.elapsed().as_nanos());
-    }
-}
 
 /// Does a fixed amount of arithmetic in each of `n` steps. The cost of a step measures the machine and the compiler.
 pub fn reference(n: u64) {

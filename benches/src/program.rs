@@ -58,9 +58,9 @@ impl Program {
             pin(&program.cores);
         }
         if let Task::Memory { job: MemoryJob::Reference, n } = program.task {
-            let clock = memory::Stopwatch::start();
+            let start = Instant::now();
             memory::reference(n);
-            clock.report();
+            println!("{}", start.elapsed().as_nanos());
             exit(0);
         }
         program

@@ -1,11 +1,11 @@
 //! A hand-written loop on mio. It is edge-triggered and reads until a read is short.
 
 use std::convert::Infallible;
-use std::io::{self, ErrorKind};
+use std::io;
 
-use kittiwake_benches::by_hand::{Connection, Next};
+use kittiwake_benches::by_hand::{Connection, Next, ready};
 use kittiwake_benches::{Handler, Program, program};
-use mio::net::{TcpListener, TcpStream};
+use mio::net::TcpListener;
 use mio::{Events, Interest, Poll, Token};
 use slab::Slab;
 
@@ -28,7 +28,7 @@ fn serve(mut listener: TcpListener, handler: Handler) -> io::Result<Infallible> 
         poll.poll(&mut events, None)?;
         for event in &events {
             if event.token() == LISTENER {
-                while let Some(mut stream) = accept(&listener)? {
+                while let Some((mut stream, _)) = ready(listener.accept())? {
                     stream.set_nodelay(true)?;
                     let entry = connections.vacant_entry();
                     let interest = Interest::READABLE | Interest::WRITABLE;
@@ -52,13 +52,5 @@ fn serve(mut listener: TcpListener, handler: Handler) -> io::Result<Infallible> 
                 connections.remove(key);
             }
         }
-    }
-}
-
-fn accept(listener: &TcpListener) -> io::Result<Option<TcpStream>> {
-    match listener.accept() {
-        Ok((stream, _)) => Ok(Some(stream)),
-        Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(None),
-        Err(error) => Err(error),
     }
 }

@@ -44,15 +44,17 @@ fn bars(file: &Path, panels: &[Panel]) -> Drawn {
 }
 
 fn bar_panel(area: &Area<'_>, panel: &Panel) -> Drawn {
-    let longest = panel.bars.iter().map(|(_, figure)| figure.high).fold(f64::MIN_POSITIVE, f64::max);
+    let longest = panel
+        .bars
+        .iter()
+        .map(|(_, figure)| figure.high)
+        .filter(|high| high.is_finite())
+        .fold(f64::MIN_POSITIVE, f64::max);
     let rows = panel.bars.len() as f64;
     // The vertical axis points down, so that the first row is on top.
-    let mut chart = ChartBuilder::on(area)
-        .caption(&panel.title, ("sans-serif", 17))
-        .margin(8)
-        .set_label_area_size(LabelAreaPosition::Left, NAMES)
-        .set_label_area_size(LabelAreaPosition::Bottom, 22)
-        .build_cartesian_2d(0.0..longest * FIGURES, rows..0.0)?;
+    let mut chart = ChartBuilder::on(area);
+    chart.caption(&panel.title, ("sans-serif", 17)).margin(8).x_label_area_size(22).y_label_area_size(NAMES);
+    let mut chart = chart.build_cartesian_2d(0.0..longest * FIGURES, rows..0.0)?;
     let label = |value: &f64| figure(*value);
     let mut mesh = chart.configure_mesh();
     mesh.disable_y_mesh().disable_y_axis().x_labels(5).x_label_formatter(&label).light_line_style(WHITE).draw()?;
@@ -83,21 +85,13 @@ fn lines(file: &Path, x: &str, y: &str, lines: &[(String, Vec<(f64, f64)>)]) -> 
     let (xs, mut ys) = (range(&mut points().map(|point| point.0)), range(&mut points().map(|point| point.1)));
     // The legend is above the lines.
     ys.end *= 3.0;
-    let mut chart = ChartBuilder::on(&root)
-        .margin(12)
-        .set_label_area_size(LabelAreaPosition::Left, 60)
-        .set_label_area_size(LabelAreaPosition::Bottom, 45)
-        .build_cartesian_2d(xs.log_scale(), ys.log_scale())?;
+    let mut chart = ChartBuilder::on(&root);
+    chart.margin(12).x_label_area_size(45).y_label_area_size(60);
+    let mut chart = chart.build_cartesian_2d(xs.log_scale(), ys.log_scale())?;
     let label = |value: &f64| format!("{value}");
-    chart
-        .configure_mesh()
-        .x_desc(x)
-        .y_desc(y)
-        .x_label_formatter(&label)
-        .y_label_formatter(&label)
-        .light_line_style(WHITE)
-        .label_style(("sans-serif", 14))
-        .draw()?;
+    let mut mesh = chart.configure_mesh();
+    mesh.x_desc(x).y_desc(y).x_label_formatter(&label).y_label_formatter(&label);
+    mesh.light_line_style(WHITE).label_style(("sans-serif", 14)).draw()?;
     for (name, points) in lines {
         let colour = colour(name);
         chart
@@ -105,13 +99,9 @@ fn lines(file: &Path, x: &str, y: &str, lines: &[(String, Vec<(f64, f64)>)]) -> 
             .label(name)
             .legend(move |(x, y)| PathElement::new([(x, y), (x + 18, y)], colour.stroke_width(3)));
     }
-    chart
-        .configure_series_labels()
-        .position(SeriesLabelPosition::UpperLeft)
-        .border_style(BLACK)
-        .background_style(WHITE)
-        .label_font(("sans-serif", 13))
-        .draw()?;
+    let mut legend = chart.configure_series_labels();
+    legend.position(SeriesLabelPosition::UpperLeft).border_style(BLACK).background_style(WHITE);
+    legend.label_font(("sans-serif", 13)).draw()?;
     root.present()?;
     Ok(())
 }

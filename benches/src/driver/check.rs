@@ -52,10 +52,10 @@ pub(crate) fn check(file: Option<&Path>, options: &Options, tools: Tools) -> Res
         .with_context(|| format!("cannot read {}; --record makes such a file", file.display()))?;
     let recorded: Counts = serde_json::from_str(&text)
         .with_context(|| format!("--record does not write such a file: {}", file.display()))?;
-    let comparison = compare(&recorded, &Counts::measure(options, tools)?, options.tolerance);
+    let (text, too_high) = compare(&recorded, &Counts::measure(options, tools)?, options.tolerance);
     progress::done();
-    print!("{}", comparison.text);
-    Ok(comparison.too_high.is_empty())
+    print!("{text}");
+    Ok(too_high.is_empty())
 }
 
 /// Measures, and writes the file.
@@ -111,14 +111,9 @@ fn ping_pong(handler: Handler, options: &Options) -> Result<f64> {
     Ok(median(&[count()?, count()?, count()?]))
 }
 
-/// The text of a comparison, and the names of the jobs whose count is too high.
-struct Comparison {
-    text: String,
-    too_high: Vec<String>,
-}
-
-/// Compares counts. A count is too high if it is more than `tolerance` percent above the recorded one.
-fn compare(recorded: &Counts, measured: &Counts, tolerance: f64) -> Comparison {
+/// Compares counts. Returns a text and the names of the jobs whose count is more than `tolerance` percent above the
+/// recorded one.
+fn compare(recorded: &Counts, measured: &Counts, tolerance: f64) -> (String, Vec<String>) {
     let same = recorded.origin() == measured.origin();
     let scale = if same { 1.0 } else { measured.reference / recorded.reference };
     let mut table = Table::new(["job", "recorded", "measured", "change", ""]);
@@ -148,7 +143,7 @@ fn compare(recorded: &Counts, measured: &Counts, tolerance: f64) -> Comparison {
         table.to_markdown(),
         origins(recorded, measured, same)
     );
-    Comparison { text, too_high }
+    (text, too_high)
 }
 
 /// Names the origins of the counts. Adds the reference loop if the comparison is of ratios to it.
@@ -181,7 +176,7 @@ mod tests {
     }
 
     fn too_high(recorded: &Counts, measured: &Counts, tolerance: f64) -> Vec<String> {
-        compare(recorded, measured, tolerance).too_high
+        compare(recorded, measured, tolerance).1
     }
 
     /// The tolerance limits direct counts. The reference loop does not matter on the same machine.
@@ -203,7 +198,7 @@ mod tests {
             assert!(too_high(&recorded, &counts("b", 76.0, highest - 1.0), tolerance).is_empty());
             assert_eq!(too_high(&recorded, &counts("b", 76.0, highest + 1.0), tolerance), ["spawn"]);
         }
-        let text = compare(&recorded, &counts("b", 76.0, 2000.0), 10.0).text;
+        let (text, _) = compare(&recorded, &counts("b", 76.0, 2000.0), 10.0);
         assert!(text.contains("CPU: b, recorded with a."), "{text}");
     }
 
@@ -211,8 +206,8 @@ mod tests {
     fn unrecorded_job_is_named_and_passes() {
         let mut measured = counts("a", 38.0, 1000.0);
         measured.jobs.insert("new".into(), 5.0);
-        let comparison = compare(&counts("a", 38.0, 1000.0), &measured, 10.0);
-        assert!(comparison.too_high.is_empty() && comparison.text.contains("not recorded"), "{}", comparison.text);
+        let (text, too_high) = compare(&counts("a", 38.0, 1000.0), &measured, 10.0);
+        assert!(too_high.is_empty() && text.contains("not recorded"), "{text}");
     }
 
     /// The recorded file stays as it is written.

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use hdrhistogram::Histogram;
+use kittiwake_benches::by_hand::ready;
 use kittiwake_benches::program::spin;
 use rustix::buffer::spare_capacity;
 use rustix::event::Timespec;
@@ -25,19 +26,11 @@ pub(crate) const BLOCK: usize = 65536;
 /// The longest latency that a histogram records, in nanoseconds.
 const MAX_LATENCY: u64 = 60_000_000_000;
 
-/// The length of a slice.
-#[derive(Clone, Copy, Debug)]
-pub(crate) enum Until {
-    /// The load begins no request after this time.
-    For(Duration),
-    /// The load makes this many requests.
-    Requests(u64),
-}
-
 /// A load on one server. It is idle between slices.
 pub(crate) trait Load {
-    /// Returns the number of requests and the time that they took.
-    fn slice(&mut self, until: Until, latency: &mut Histogram<u64>) -> Result<(u64, Duration)>;
+    /// Begins requests for at most this time and of at most this number, and waits for their answers. Returns the number
+    /// of requests and the time that they took.
+    fn slice(&mut self, time: Duration, requests: u64, latency: &mut Histogram<u64>) -> Result<(u64, Duration)>;
 }
 
 /// A histogram for latencies in nanoseconds.
@@ -48,21 +41,19 @@ pub(crate) fn histogram() -> Histogram<u64> {
 /// The limit of requests of a slice.
 struct Quota {
     start: Instant,
-    until: Until,
+    time: Duration,
+    requests: u64,
     begun: u64,
 }
 
 impl Quota {
-    fn new(until: Until) -> Self {
-        Self { start: Instant::now(), until, begun: 0 }
+    fn new(time: Duration, requests: u64) -> Self {
+        Self { start: Instant::now(), time, requests, begun: 0 }
     }
 
     /// Returns true if one more request may begin at `now`.
     fn take(&mut self, now: Instant) -> bool {
-        let more = match self.until {
-            Until::For(duration) => now.duration_since(self.start) < duration,
-            Until::Requests(requests) => self.begun < requests,
-        };
+        let more = now.duration_since(self.start) < self.time && self.begun < self.requests;
         self.begun += u64::from(more);
         more
     }
@@ -142,8 +133,8 @@ impl PingPong {
 }
 
 impl Load for PingPong {
-    fn slice(&mut self, until: Until, latency: &mut Histogram<u64>) -> Result<(u64, Duration)> {
-        let mut quota = Quota::new(until);
+    fn slice(&mut self, time: Duration, requests: u64, latency: &mut Histogram<u64>) -> Result<(u64, Duration)> {
+        let mut quota = Quota::new(time, requests);
         let mut events = std::mem::take(&mut self.events);
         let mut in_flight = 0;
         for key in 0..self.connections.len() {
@@ -183,11 +174,9 @@ impl Connection {
     fn send(&mut self, message: &[u8]) -> Result<()> {
         let stream = self.stream.as_mut().context("an open connection")?;
         while self.unsent > 0 {
-            match stream.write(&message[message.len() - self.unsent..]) {
-                Ok(sent) => self.unsent -= sent,
-                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
-                Err(error) => return Err(error).context("sending a request"),
-            }
+            let sent = ready(stream.write(&message[message.len() - self.unsent..])).context("sending a request")?;
+            let Some(sent) = sent else { return Ok(()) };
+            self.unsent -= sent;
         }
         Ok(())
     }
@@ -200,12 +189,10 @@ impl Connection {
         self.send(message)?;
         let stream = self.stream.as_mut().context("an open connection")?;
         while self.missing > 0 {
-            match stream.read(&mut buffer[..self.missing]) {
-                Ok(0) => bail!("the server closed a connection"),
-                Ok(read) => self.missing -= read,
-                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(false),
-                Err(error) => return Err(error).context("reading the answer"),
-            }
+            let read = ready(stream.read(&mut buffer[..self.missing])).context("reading the answer")?;
+            let Some(read) = read else { return Ok(false) };
+            ensure!(read > 0, "the server closed a connection");
+            self.missing -= read;
         }
         Ok(true)
     }
@@ -225,8 +212,8 @@ impl Stream {
 
 impl Load for Stream {
     /// Records no latencies, because the server answers only once, at the end.
-    fn slice(&mut self, until: Until, _latency: &mut Histogram<u64>) -> Result<(u64, Duration)> {
-        let mut quota = Quota::new(until);
+    fn slice(&mut self, time: Duration, requests: u64, _latency: &mut Histogram<u64>) -> Result<(u64, Duration)> {
+        let mut quota = Quota::new(time, requests);
         let mut stream = connect(self.address)?;
         stream.set_nonblocking(false)?;
         let patience = Duration::from_secs(PATIENCE.tv_sec as u64);
@@ -247,23 +234,19 @@ impl Load for Stream {
 /// Connects, and waits a little if the ports have run out. The ports of closed connections come back after a second.
 fn connect(address: SocketAddr) -> Result<TcpStream> {
     let deadline = Instant::now() + Duration::from_secs(5);
-    loop {
+    let stream = loop {
         match TcpStream::connect(address) {
-            Ok(stream) => {
-                stream.set_nodelay(true)?;
-                stream.set_nonblocking(true)?;
-                return Ok(stream);
-            }
             Err(error) if error.kind() == ErrorKind::AddrNotAvailable && Instant::now() < deadline => {
                 thread::sleep(Duration::from_millis(20));
             }
-            Err(error) => {
-                return Err(error).with_context(|| {
-                    format!("connecting to {address}; if the ports ran out, net.ipv4.tcp_tw_reuse = 2 is the kernel's default")
-                });
-            }
+            connected => break connected,
         }
-    }
+    };
+    // The kernel's default lets the ports of closed connections come back.
+    let stream = stream.context("connecting; if the ports ran out, set net.ipv4.tcp_tw_reuse to 2")?;
+    stream.set_nodelay(true)?;
+    stream.set_nonblocking(true)?;
+    Ok(stream)
 }
 
 fn wait(epoll: &OwnedFd, events: &mut Vec<Event>) -> Result<()> {

@@ -8,7 +8,6 @@ use std::sync::OnceLock;
 use rustix::thread::{CpuSet, sched_getaffinity};
 
 /// The facts that a reader needs in order to compare figures.
-#[derive(Clone, Debug)]
 pub(crate) struct Machine {
     pub(crate) cpu: String,
     pub(crate) kernel: String,

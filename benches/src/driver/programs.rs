@@ -36,7 +36,6 @@ pub(crate) fn folder() -> Result<PathBuf> {
 }
 
 /// A program as a child process. Dropping it kills the process.
-#[derive(Debug)]
 pub(crate) struct Process {
     pub(crate) child: Child,
     stderr: File,

@@ -12,7 +12,6 @@ use super::progress;
 use super::table::Section;
 
 /// The report so far.
-#[derive(Debug)]
 pub(crate) struct Report {
     folder: PathBuf,
     text: String,
@@ -26,16 +25,11 @@ impl Report {
         let Machine { cpu, kernel, rustc, libc, date } = machine;
         let (cores, slice) = (machine::cores().len(), options.slice().as_millis());
         let (server, load) = (options.server_core, options.load_core);
-        let placing = if server == load {
-            format!("Servers of one worker and the load share core {server}")
-        } else {
-            format!("Servers of one worker are on core {server}, the load is on core {load}")
-        };
         let arguments: Vec<String> = std::env::args().skip(1).collect();
         report.put(&format!(
             "# kittiwake beside other runtimes\n\n\
              {cpu}, {cores} cores, Linux {kernel}, {rustc}, {libc}; {date}.\n\
-             {placing}; slices of {slice} ms.\n\n    cargo run --release -- {}\n",
+             Servers of one worker are on core {server}, the load is on core {load}; slices of {slice} ms.\n\n    cargo run --release -- {}\n",
             arguments.join(" ")
         ));
         if options.quick {

@@ -20,7 +20,6 @@ use super::programs::Process;
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A running server. Dropping it kills the process.
-#[derive(Debug)]
 pub(crate) struct Server {
     process: Process,
     pub(crate) address: SocketAddr,

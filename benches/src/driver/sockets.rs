@@ -7,7 +7,7 @@ use anyhow::{Result, bail};
 use hdrhistogram::Histogram;
 
 use super::args::Options;
-use super::load::{BLOCK, Load, PingPong, Stream, Until, histogram};
+use super::load::{BLOCK, Load, PingPong, Stream, histogram};
 use super::plan::{Kind, PAUSES, QUICK_PAUSES, Runtime, SocketJob};
 use super::progress;
 use super::server::{self, Server};
@@ -56,8 +56,10 @@ struct Row {
 /// Runs the slices of all runtimes in turns. The second row is the floor again, in another process.
 fn timed(job: &SocketJob, pause: Duration, slices: usize, runtimes: &[Runtime], options: &Options) -> Result<Vec<Row>> {
     let slices = options.slices(slices);
-    let mut rows: Vec<Row> = runtimes.iter().map(|runtime| Row::new(runtime.name.to_owned(), *runtime)).collect();
-    rows.insert(1, Row::new(format!("{} again", rows[0].name), rows[0].runtime));
+    let mut named: Vec<_> = runtimes.iter().map(|runtime| (runtime.name.to_owned(), *runtime)).collect();
+    named.insert(1, (format!("{} again", runtimes[0].name), runtimes[0]));
+    let new = |(name, runtime)| Row { name, runtime, rates: Vec::new(), cpu: Vec::new(), latency: histogram() };
+    let mut rows: Vec<Row> = named.into_iter().map(new).collect();
     let start = |row: &Row| Contestant::start(job, pause, &row.runtime, options);
     let mut contestants = rows.iter().map(start).collect::<Result<Vec<_>>>()?;
     for slice in 1..=slices {
@@ -68,12 +70,6 @@ fn timed(job: &SocketJob, pause: Duration, slices: usize, runtimes: &[Runtime], 
     }
     contestants.into_iter().try_for_each(Contestant::end)?;
     Ok(rows)
-}
-
-impl Row {
-    fn new(name: String, runtime: Runtime) -> Self {
-        Self { name, runtime, rates: Vec::new(), cpu: Vec::new(), latency: histogram() }
-    }
 }
 
 /// A server and its load.
@@ -87,7 +83,7 @@ impl Contestant {
         let mut server = Server::start(runtime, job.handler, options, &[])?;
         // A warm-up, because the first requests meet cold caches and growing tables.
         let warm_up = |mut load: Box<dyn Load>| {
-            load.slice(Until::For(Duration::from_millis(50)), &mut histogram())?;
+            load.slice(Duration::from_millis(50), u64::MAX, &mut histogram())?;
             Ok(load)
         };
         match open(job, pause, &server).and_then(warm_up) {
@@ -98,7 +94,7 @@ impl Contestant {
 
     fn slice(&mut self, row: &mut Row, length: Duration) -> Result<()> {
         let before = self.server.cpu()?;
-        let outcome = self.load.slice(Until::For(length), &mut row.latency);
+        let outcome = self.load.slice(length, u64::MAX, &mut row.latency);
         let (requests, elapsed) = outcome.map_err(|error| self.server.explain(error))?;
         thread::sleep(SETTLE);
         let cpu = self.server.cpu()?.saturating_sub(before);
@@ -259,7 +255,7 @@ fn resident_per_connection(server: &Server, connections: usize) -> Result<f64> {
 /// Connections that had one ping-pong each and are idle now.
 fn busy_once(server: &Server, connections: usize) -> Result<PingPong> {
     let mut load = PingPong::open(server.address, connections, 32, false)?;
-    load.slice(Until::Requests(connections as u64), &mut histogram())?;
+    load.slice(Duration::MAX, connections as u64, &mut histogram())?;
     thread::sleep(Duration::from_millis(20));
     Ok(load)
 }

@@ -5,7 +5,6 @@ use comfy_table::CellAlignment;
 use super::stats::Estimate;
 
 /// A part of the report: one job, or one of its tables.
-#[derive(Debug)]
 pub(crate) struct Section {
     pub(crate) title: String,
     /// The sentences above the table.
@@ -15,14 +14,12 @@ pub(crate) struct Section {
 }
 
 /// A table of text. The first column is aligned to the left, the others to the right.
-#[derive(Debug, Default)]
 pub(crate) struct Table {
     pub(crate) header: Vec<String>,
     pub(crate) rows: Vec<Vec<String>>,
 }
 
 /// The data of a chart.
-#[derive(Debug)]
 pub(crate) enum Chart {
     /// Panels side by side. Each has a bar for each runtime.
     Bars(Vec<Panel>),
@@ -30,7 +27,6 @@ pub(crate) enum Chart {
     Lines { x: String, y: String, lines: Vec<(String, Vec<(f64, f64)>)> },
 }
 
-#[derive(Debug)]
 pub(crate) struct Panel {
     pub(crate) title: String,
     /// Names and figures. A figure is NaN if the runtime has none.

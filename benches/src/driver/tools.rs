@@ -2,7 +2,6 @@
 
 use std::fs;
 use std::io::Read;
-use std::path::Path;
 use std::process::{Command, Stdio};
 use std::thread;
 use std::time::Duration;
@@ -11,7 +10,7 @@ use anyhow::{Context, Result, ensure};
 use kittiwake_benches::{Handler, MemoryJob};
 
 use super::args::Options;
-use super::load::{Load, Until, histogram};
+use super::load::{Load, histogram};
 use super::machine;
 use super::plan::Runtime;
 use super::programs::{self, Process};
@@ -23,7 +22,7 @@ use super::stats::per_operation;
 const PATIENCE: Duration = Duration::from_secs(120);
 
 /// The tools that are installed.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy)]
 pub(crate) struct Tools {
     pub(crate) strace: bool,
     pub(crate) valgrind: bool,
@@ -66,10 +65,7 @@ impl Counter {
 
     /// The command, for the report.
     pub(crate) fn explain(self) -> String {
-        let what = match self {
-            Self::SystemCalls => "System calls",
-            Self::Instructions => "Instructions",
-        };
+        let what = if self == Self::SystemCalls { "System calls" } else { "Instructions" };
         format!("{what}: `{} PROGRAM ARGUMENTS`, the difference of two run lengths.", self.command("FILE").join(" "))
     }
 
@@ -78,16 +74,9 @@ impl Counter {
         // The file is beside the programs, in a folder that this process can write.
         let file = tempfile::NamedTempFile::new_in(programs::folder()?)?;
         run(&self.command(&file.path().display().to_string()))?;
-        self.read(file.path())
-    }
-
-    fn read(self, file: &Path) -> Result<u64> {
-        let text = fs::read_to_string(file).with_context(|| format!("the tool wrote no {}", file.display()))?;
-        let total = match self {
-            Self::SystemCalls => strace_total(&text),
-            Self::Instructions => callgrind_total(&text),
-        };
-        total.with_context(|| format!("{} has no total", file.display()))
+        let text = fs::read_to_string(file.path())?;
+        let total = if self == Self::SystemCalls { strace_total(&text) } else { callgrind_total(&text) };
+        total.context("the tool wrote no total")
     }
 }
 
@@ -112,7 +101,7 @@ pub(crate) fn count_requests(
             let mut server = Server::start(runtime, handler, options, tool)?;
             let outcome = open(&server).and_then(|mut load| {
                 let mut latency = histogram();
-                (0..requests / round).try_for_each(|_| load.slice(Until::Requests(round), &mut latency).map(drop))
+                (0..requests / round).try_for_each(|_| load.slice(Duration::MAX, round, &mut latency).map(drop))
             });
             outcome.map_err(|error| server.explain(error))?;
             // The connections are closed now. The pause lets the server notice it, in both runs.
