@@ -48,19 +48,27 @@ use plan::{Job, Runtime};
 use report::Report;
 use tools::Tools;
 
-fn main() -> Result<ExitCode> {
+fn main() -> ExitCode {
+    let outcome = run();
+    if let Err(error) = &outcome {
+        eprintln!("error: {error:#}");
+    }
+    if outcome.is_ok_and(|all_is_well| all_is_well) { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// Executes the command line. Returns false if a job failed or a count is too high.
+fn run() -> Result<bool> {
     let options = Options::read()?;
-    let all_is_well = if options.list {
+    if options.list {
         print!("{}", plan::list());
-        true
+        Ok(true)
     } else if let Some(file) = &options.check {
-        check::check(file.as_deref(), &options, Tools::find())?
+        check::check(file.as_deref(), &options, Tools::find())
     } else if let Some(file) = &options.record {
-        check::record(file.as_deref(), &options, Tools::find())?
+        check::record(file.as_deref(), &options, Tools::find())
     } else {
-        measure(&options)?
-    };
-    Ok(if all_is_well { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+        measure(&options)
+    }
 }
 
 /// Does the jobs and writes the report. Returns true if no job failed.
