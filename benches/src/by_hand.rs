@@ -1,34 +1,34 @@
-//! A connection of the hand-written loops: what happens when it is ready.
+//! A connection of the hand-written loops: the steps of a ready connection.
 //!
-//! Both loops, on epoll and on mio, use this state machine, so that they differ in their interface to the
-//! kernel alone. All connections share one buffer, as a loop without tasks can: that is part of what a
-//! runtime costs. Only what the kernel does not take at once is kept per connection.
+//! The loops on epoll and on mio both use this state machine, so they differ in their interface to the kernel alone. All
+//! connections share one buffer, which a loop without tasks can do. A buffer for each connection is therefore part of a
+//! runtime's cost. A connection keeps only the bytes that the kernel has not taken at once.
 
-use std::io::{ErrorKind, Read, Write};
+use std::io::{self, ErrorKind, Read, Write};
 
 use crate::jobs::Handler;
 use crate::session::{Answer, Session};
 
-/// A connection, on whatever stream the loop has.
+/// A connection on the loop's type of stream.
 #[derive(Debug)]
 pub struct Connection<S> {
     pub stream: S,
     session: Session,
-    /// What is still to be sent, and how much of it is gone.
+    /// Bytes that the kernel did not take at once, and the number of them that are sent.
     unsent: Vec<u8>,
     sent: usize,
 }
 
-/// What to do next with a connection.
+/// The loop's next step for a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Next {
-    /// Wait until it is readable: a short read, or nothing to read.
+    /// Wait until it is readable: the last read was short, or found nothing.
     Wait,
-    /// There may be more to read.
+    /// Read again: there may be more.
     More,
     /// Wait until it is writable.
     WaitToWrite,
-    /// It is over: drop it.
+    /// Drop it.
     Close,
 }
 
@@ -37,7 +37,7 @@ impl<S: Read + Write> Connection<S> {
         Self { stream, session: Session::new(handler), unsent: Vec::new(), sent: 0 }
     }
 
-    /// Reads once and sends the answer, or goes on with what is unsent.
+    /// Sends the rest of an earlier answer, or reads once and sends the answer.
     #[inline]
     pub fn step(&mut self, buffer: &mut [u8]) -> Next {
         if !self.unsent.is_empty() {
@@ -57,23 +57,21 @@ impl<S: Read + Write> Connection<S> {
         if next == Next::More && short { Next::Wait } else { next }
     }
 
-    /// Sends all, or keeps what the kernel does not take.
+    /// Sends all bytes, or keeps those that the kernel does not take.
     #[inline]
     fn send(&mut self, bytes: &[u8]) -> Next {
-        match self.stream.write(bytes) {
-            Ok(sent) if sent == bytes.len() => Next::More,
-            Ok(sent) => self.keep(&bytes[sent..]),
-            Err(error) if error.kind() == ErrorKind::WouldBlock => self.keep(bytes),
-            Err(_) => Next::Close,
+        let sent = match ready(self.stream.write(bytes)) {
+            Ok(sent) => sent.unwrap_or(0),
+            Err(_) => return Next::Close,
+        };
+        if sent == bytes.len() {
+            return Next::More;
         }
-    }
-
-    fn keep(&mut self, bytes: &[u8]) -> Next {
-        self.unsent.extend_from_slice(bytes);
+        self.unsent.extend_from_slice(&bytes[sent..]);
         self.flush()
     }
 
-    /// Sends until all is gone or the kernel takes no more.
+    /// Sends until no bytes are left or the kernel takes no more.
     fn flush(&mut self) -> Next {
         while self.sent < self.unsent.len() {
             match self.stream.write(&self.unsent[self.sent..]) {
@@ -89,13 +87,22 @@ impl<S: Read + Write> Connection<S> {
     }
 }
 
+/// Turns a `WouldBlock` into `None`.
+#[inline]
+pub fn ready<T>(result: io::Result<T>) -> io::Result<Option<T>> {
+    match result {
+        Ok(value) => Ok(Some(value)),
+        Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use std::collections::VecDeque;
-    use std::io;
 
-    /// A stream whose reads and writes come from a script; a write of 0 there means that the kernel takes nothing.
+    /// A stream whose reads and writes come from a script. A write of 0 bytes in `takes` is a `WouldBlock`.
     #[derive(Default)]
     struct Script {
         reads: VecDeque<Vec<u8>>,
@@ -127,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_kernel_does_not_take_is_sent_later_in_order() {
+    fn refused_bytes_are_sent_later_in_order() {
         let script = Script { reads: [b"abcd".to_vec()].into(), takes: [1, 0, 2, 0].into(), ..Script::default() };
         let mut connection = Connection::new(script, Handler::Echo4K);
         assert_eq!(connection.step(&mut [0; 64]), Next::WaitToWrite);
@@ -138,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn discard_answers_with_the_count_and_closes() {
+    fn discard_answers_and_closes() {
         let script = Script { reads: [vec![0; 64], vec![0; 3], vec![], vec![]].into(), ..Script::default() };
         let mut connection = Connection::new(script, Handler::Discard);
         assert_eq!(connection.step(&mut [0; 64]), Next::More);

@@ -1,47 +1,42 @@
-//! The names of what a program can be asked to do, for the driver that asks and the programs that do it.
+//! The names of the tasks that the driver gives to the programs.
 
 use std::time::Duration;
 
-/// How long the slow handler keeps its thread busy for each request.
+use clap::ValueEnum;
+
+/// The time for which the slow handler keeps its thread busy for each request.
 pub const SLOW: Duration = Duration::from_micros(20);
 
-/// What a server does with each connection; `session.rs` has how.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// The way a server treats each connection. `session.rs` implements them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Handler {
-    /// Sends back what it reads, with a buffer of 64 bytes: for idle connections.
+    /// Sends back every byte, with a buffer of 64 bytes, for idle connections.
+    ///
+    /// The buffer is part of the task if the runtime can read into such a buffer.
+    #[value(name = "echo-64")]
     Echo64,
-    /// The same with a buffer of 4 KiB: for small messages, which then come in one read.
+    /// Sends back every byte, with a buffer of 4 KiB. Each small message then comes in one read.
+    #[value(name = "echo-4096")]
     Echo4K,
-    /// The same with a buffer of 64 KiB: for large messages.
+    /// Sends back every byte, with a buffer of 64 KiB, for large messages.
+    #[value(name = "echo-65536")]
     Echo64K,
-    /// Reads into 64 KiB until the client has sent all, then answers with the number of bytes: 8, little endian.
+    /// Reads into 64 KiB until the client has sent all, then answers with the number of bytes: 8 bytes, little endian.
     Discard,
-    /// [`Echo4K`](Self::Echo4K) that spins [`SLOW`] before each answer.
+    /// [`Echo4K`](Self::Echo4K) that spins for [`SLOW`] before each answer.
     Slow,
-    /// [`Echo4K`](Self::Echo4K) as a server in production has it: with a read timeout on the stream, and the runtime's own accept
-    /// loop, if it has such things. In a program of its own.
+    /// [`Echo4K`](Self::Echo4K) as in production: with a read timeout, behind the runtime's own accept loop.
+    ///
+    /// Only runtimes that have both can do it.
     Guarded,
 }
 
 impl Handler {
-    pub const ALL: [Self; 6] = [Self::Echo64, Self::Echo4K, Self::Echo64K, Self::Discard, Self::Slow, Self::Guarded];
-
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Echo64 => "echo-64",
-            Self::Echo4K => "echo-4096",
-            Self::Echo64K => "echo-65536",
-            Self::Discard => "discard",
-            Self::Slow => "slow",
-            Self::Guarded => "guarded",
-        }
+    pub fn name(self) -> String {
+        name(&self)
     }
 
-    pub fn from_name(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|handler| handler.name() == name)
-    }
-
-    /// The size of its buffer.
+    /// The size of the handler's buffer.
     pub fn buffer(self) -> usize {
         match self {
             Self::Echo64 => 64,
@@ -51,72 +46,52 @@ impl Handler {
     }
 }
 
-/// A job that needs no socket. `memory.rs` has their bodies.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// A job that needs no socket. `memory.rs` has the jobs' bodies, and `--list` prints the first paragraph of each comment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum MemoryJob {
-    /// A fixed loop of integer arithmetic, the same in every program: a measure of the machine and compiler.
+    /// A fixed loop of integer arithmetic without any runtime: all rows must be alike.
+    ///
+    /// Its count measures the machine and the compiler.
     Reference,
-    /// Spawn one ready task and join it.
+    /// Spawn one ready task and join it, n times.
     Spawn,
     /// Spawn n tasks that each yield once, then join all.
     Burst,
-    /// The main future yields.
+    /// The main future yields n times.
     Yield,
     /// 1,000 tasks yield n/1,000 times each.
     Yield1000,
-    /// The main future and a local task set a flag and wake each other in turn.
+    /// The main future and a local task set a flag and wake each other in turn, n times.
     Two,
-    /// The main future waits until another thread wakes it.
+    /// Another thread wakes the main future, n times. The count is of both threads, and is not exact: it varies with how they meet.
     Wake,
-    /// Arm a timer of 30 s by one poll, and drop it.
+    /// A sleep of 30 s, polled once and dropped, n times.
     Timer,
-    /// n tasks sleep (i * 7919) mod 100,000 µs.
+    /// n tasks sleep (i * 7919) mod 100,000 µs. The count is not exact: time decides how many timers fire at once.
     Fire,
-    /// A timeout of 30 s around a future that is ready.
+    /// A timeout of 30 s around a future that is ready, n times.
     Timeout,
 }
 
 impl MemoryJob {
-    pub const ALL: [Self; 10] = [
-        Self::Reference,
-        Self::Spawn,
-        Self::Burst,
-        Self::Yield,
-        Self::Yield1000,
-        Self::Two,
-        Self::Wake,
-        Self::Timer,
-        Self::Fire,
-        Self::Timeout,
-    ];
-
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Reference => "reference",
-            Self::Spawn => "spawn",
-            Self::Burst => "burst",
-            Self::Yield => "yield",
-            Self::Yield1000 => "yield1000",
-            Self::Two => "two",
-            Self::Wake => "wake",
-            Self::Timer => "timer",
-            Self::Fire => "fire",
-            Self::Timeout => "timeout",
-        }
+    pub fn name(self) -> String {
+        name(&self)
     }
 
-    pub fn from_name(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|job| job.name() == name)
+    /// One sentence about the job.
+    pub fn describe(self) -> String {
+        self.to_possible_value().and_then(|value| value.get_help().map(ToString::to_string)).unwrap_or_default()
     }
 
-    /// Whether each run takes the same instructions: not where two threads meet as they happen to, nor where time decides
-    /// how many timers fire at once.
+    /// Whether each run takes the same number of instructions.
+    ///
+    /// That is false where two threads meet and where time decides how many timers fire at once.
     pub fn is_exact(self) -> bool {
         !matches!(self, Self::Wake | Self::Fire)
     }
+}
 
-    /// Whether a runtime needs timers for it.
-    pub fn needs_timers(self) -> bool {
-        matches!(self, Self::Timer | Self::Fire | Self::Timeout)
-    }
+/// The name of a value on the command line.
+fn name(value: &impl ValueEnum) -> String {
+    value.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default()
 }

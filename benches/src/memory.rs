@@ -1,151 +1,109 @@
-//! The in-memory jobs: their bodies, once for all runtimes.
+//! The bodies of the in-memory jobs, one for all runtimes.
 //!
-//! The bodies are macros because each runtime names its functions differently and some need a value at hand
-//! (`executor.spawn`), while the code around must be the same to the letter. A runtime gives
-//! its functions' names; what it has no function for (`yield_now`, sometimes) is in this file.
+//! The bodies are a macro because each runtime names its functions differently, and some functions need a value
+//! (`executor.spawn`), while the code around must be the same to the letter. A runtime gives the names of its functions.
+//! This file has a `yield_now` for runtimes without one.
 //!
-//! A job is done `n` times. What it costs once is the difference between a run of 2n and one of n, divided by
-//! n: what a program needs to start and end is in both, and cancels.
+//! A program does a job `n` times. The cost of one operation is the difference between a run of 2n and a run of n, divided
+//! by n. The program's start and end are in both runs and cancel.
 
 use std::cell::Cell;
+use std::future::poll_fn;
 use std::hint::black_box;
-use std::pin::Pin;
+use std::mem::replace;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Sender, channel};
-use std::task::{Context, Poll, Waker};
+use std::task::{Poll, Waker};
 use std::thread;
-use std::time::Instant;
+use std::time::Duration;
 
-/// Jobs for any executor: `executor_jobs!(job, n, { spawn: [..], spawn_local: [..], yield_now: [..], value: [..] })`.
+/// The future of an in-memory job. It prints the nanoseconds that the job took, without the runtime's start and end.
 ///
-/// `spawn` and `spawn_local` are what stands before `(future)`, `yield_now` before `()`, `value` after `task.await`.
+/// The macro writes `(future)` after the tokens of `spawn` and `spawn_local`, `()` after those of `yield_now`, `(duration)`
+/// after those of `sleep`, and `(duration, future)` after those of `timeout`. It writes the tokens of `value` after
+/// `task.await`.
 #[macro_export]
-macro_rules! executor_jobs {
+macro_rules! memory_job {
     ($job:expr, $n:expr, {
         spawn: [$($spawn:tt)*],
         spawn_local: [$($spawn_local:tt)*],
         yield_now: [$($yield_now:tt)*],
-        value: [$($value:tt)*] $(,)?
-    }) => {{
-        let n: u64 = $n;
-        match $job {
-            $crate::MemoryJob::Spawn => {
-                for i in 0..n {
-                    assert_eq!($($spawn)*(async move { i }).await $($value)*, i);
-                }
-            }
-            $crate::MemoryJob::Burst => {
-                let tasks: Vec<_> = (0..n).map(|_| $($spawn)*($($yield_now)*())).collect();
-                for task in tasks {
-                    task.await $($value)*;
-                }
-            }
-            $crate::MemoryJob::Yield => {
-                for _ in 0..n {
-                    $($yield_now)*().await;
-                }
-            }
-            $crate::MemoryJob::Yield1000 => {
-                let tasks: Vec<_> = (0..1000)
-                    .map(|_| {
-                        $($spawn)*(async move {
-                            for _ in 0..n / 1000 {
-                                $($yield_now)*().await;
-                            }
-                        })
-                    })
-                    .collect();
-                for task in tasks {
-                    task.await $($value)*;
-                }
-            }
-            $crate::MemoryJob::Two => {
-                let pair = std::rc::Rc::new($crate::memory::Pair::default());
-                let other = pair.clone();
-                let task = $($spawn_local)*(async move {
-                    for i in 0..n {
-                        other.reached(2 * i + 1, $crate::memory::Side::Task).await;
-                        other.set(2 * i + 2, $crate::memory::Side::Main);
-                    }
-                });
-                for i in 0..n {
-                    pair.set(2 * i + 1, $crate::memory::Side::Task);
-                    pair.reached(2 * i + 2, $crate::memory::Side::Main).await;
-                }
-                task.await $($value)*;
-            }
-            $crate::MemoryJob::Wake => {
-                let other = $crate::memory::OtherThread::start();
-                for i in 0..n {
-                    other.wakes(i + 1).await;
-                }
-            }
-            job => panic!("{} is not a job of an executor alone", job.name()),
-        }
-    }};
-}
-
-/// Jobs for a runtime with timers: `timer_jobs!(job, n, { spawn: [..], sleep: [..], timeout: [..], value: [..] })`.
-///
-/// `sleep` is what stands before `(duration)`, `timeout` before `(duration, future)`.
-#[macro_export]
-macro_rules! timer_jobs {
-    ($job:expr, $n:expr, {
-        spawn: [$($spawn:tt)*],
+        value: [$($value:tt)*],
         sleep: [$($sleep:tt)*],
-        timeout: [$($timeout:tt)*],
-        value: [$($value:tt)*] $(,)?
-    }) => {{
-        let n: u64 = $n;
-        let far = std::time::Duration::from_secs(30);
-        match $job {
-            $crate::MemoryJob::Timer => {
-                for _ in 0..n {
-                    let mut sleep = std::pin::pin!($($sleep)*(far));
-                    std::future::poll_fn(|cx| {
-                        assert!(sleep.as_mut().poll(cx).is_pending());
-                        std::task::Poll::Ready(())
-                    })
-                    .await;
+        timeout: [$($timeout:tt)*] $(,)?
+    }) => {
+        async move {
+            let start = std::time::Instant::now();
+            let (n, far): (u64, _) = ($n, $crate::memory::FAR);
+            match $job {
+                $crate::MemoryJob::Spawn => {
+                    for i in 0..n {
+                        assert_eq!($($spawn)*(async move { i }).await $($value)*, i);
+                    }
                 }
-            }
-            $crate::MemoryJob::Fire => {
-                let tasks: Vec<_> = (0..n)
-                    .map(|i| $($spawn)*($($sleep)*(std::time::Duration::from_micros((i * 7919) % 100_000))))
-                    .collect();
-                for task in tasks {
+                $crate::MemoryJob::Burst => {
+                    let tasks: Vec<_> = (0..n).map(|_| $($spawn)*($($yield_now)*())).collect();
+                    for task in tasks { task.await $($value)*; }
+                }
+                $crate::MemoryJob::Yield => {
+                    for _ in 0..n { $($yield_now)*().await; }
+                }
+                $crate::MemoryJob::Yield1000 => {
+                    let yield_often = move || async move {
+                        for _ in 0..n / 1000 { $($yield_now)*().await; }
+                    };
+                    let tasks: Vec<_> = (0..1000).map(|_| $($spawn)*(yield_often())).collect();
+                    for task in tasks { task.await $($value)*; }
+                }
+                $crate::MemoryJob::Two => {
+                    let pair = std::rc::Rc::new($crate::memory::Pair::default());
+                    let other = pair.clone();
+                    let task = $($spawn_local)*(async move {
+                        for i in 0..n {
+                            other.reached(2 * i + 1, $crate::memory::Side::Task).await;
+                            other.set(2 * i + 2, $crate::memory::Side::Main);
+                        }
+                    });
+                    for i in 0..n {
+                        pair.set(2 * i + 1, $crate::memory::Side::Task);
+                        pair.reached(2 * i + 2, $crate::memory::Side::Main).await;
+                    }
                     task.await $($value)*;
                 }
-            }
-            $crate::MemoryJob::Timeout => {
-                for i in 0..n {
-                    assert_eq!($($timeout)*(far, std::future::ready(i)).await.unwrap(), i);
+                $crate::MemoryJob::Wake => {
+                    let other = $crate::memory::OtherThread::start();
+                    for i in 0..n { other.wakes(i + 1).await; }
                 }
+                $crate::MemoryJob::Timer => {
+                    for _ in 0..n {
+                        let mut sleep = std::pin::pin!($($sleep)*(far));
+                        std::future::poll_fn(|cx| {
+                            assert!(sleep.as_mut().poll(cx).is_pending());
+                            std::task::Poll::Ready(())
+                        })
+                        .await;
+                    }
+                }
+                $crate::MemoryJob::Fire => {
+                    let delay = |i| std::time::Duration::from_micros((i * 7919) % 100_000);
+                    let tasks: Vec<_> = (0..n).map(|i| $($spawn)*($($sleep)*(delay(i)))).collect();
+                    for task in tasks { task.await $($value)*; }
+                }
+                $crate::MemoryJob::Timeout => {
+                    for i in 0..n { assert_eq!($($timeout)*(far, std::future::ready(i)).await.unwrap(), i); }
+                }
+                $crate::MemoryJob::Reference => unreachable!("`Program::start` does it"),
             }
-            job => panic!("{} is not a job of timers", job.name()),
+            println!("{}", start.elapsed().as_nanos());
         }
-    }};
+    };
 }
 
-/// Wall time of the jobs alone, without the runtime's start and end.
-#[derive(Debug)]
-pub struct Stopwatch {
-    start: Instant,
-}
+/// A time that no job waits for.
+pub const FAR: Duration = Duration::from_secs(30);
 
-impl Stopwatch {
-    pub fn start() -> Self {
-        Self { start: Instant::now() }
-    }
-
-    /// Prints the nanoseconds since the start, for the driver.
-    pub fn report(self) {
-        println!("{}", self.start.elapsed().as_nanos());
-    }
-}
-
-/// A fixed amount of dull work for each of `n` steps: what a step costs tells this machine and compiler from another.
+/// Does a fixed amount of arithmetic in each of `n` steps. The cost of a step measures the machine and the compiler.
 pub fn reference(n: u64) {
     let mut hash = 0xcbf2_9ce4_8422_2325_u64;
     for i in 0..black_box(n) {
@@ -156,30 +114,16 @@ pub fn reference(n: u64) {
     }
 }
 
-/// Gives way once, for runtimes that have no such function.
-pub fn yield_now() -> YieldNow {
-    YieldNow { yielded: false }
-}
-
-/// The future of [`yield_now`].
-#[derive(Debug)]
-#[must_use = "futures do nothing unless awaited"]
-pub struct YieldNow {
-    yielded: bool,
-}
-
-impl Future for YieldNow {
-    type Output = ();
-
-    #[inline]
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        if self.yielded {
+/// Yields once, for runtimes without such a function.
+pub fn yield_now() -> impl Future<Output = ()> {
+    let mut yielded = false;
+    poll_fn(move |cx| {
+        if replace(&mut yielded, true) {
             return Poll::Ready(());
         }
-        self.yielded = true;
         cx.waker().wake_by_ref();
         Poll::Pending
-    }
+    })
 }
 
 /// A number that two tasks of one thread count up in turn, each waking the other.
@@ -189,7 +133,7 @@ pub struct Pair {
     wakers: [Cell<Option<Waker>>; 2],
 }
 
-/// Who waits, or is to be woken.
+/// The side that waits, or the side to wake.
 #[derive(Clone, Copy, Debug)]
 pub enum Side {
     Main,
@@ -200,7 +144,7 @@ impl Pair {
     /// Waits until the number is `number`.
     #[inline]
     pub fn reached(&self, number: u64, side: Side) -> impl Future<Output = ()> {
-        std::future::poll_fn(move |cx| {
+        poll_fn(move |cx| {
             if self.number.get() == number {
                 return Poll::Ready(());
             }
@@ -219,7 +163,7 @@ impl Pair {
     }
 }
 
-/// A thread that wakes whoever sends it a waker.
+/// A thread that wakes every waker that it receives.
 #[derive(Debug)]
 pub struct OtherThread {
     wakers: Sender<Waker>,
@@ -240,11 +184,11 @@ impl OtherThread {
         Self { wakers, woken }
     }
 
-    /// Asks for the `turn`th wake-up, and waits for it.
+    /// Requests the `turn`th wake-up and waits for it.
     pub fn wakes(&self, turn: u64) -> impl Future<Output = ()> {
         let mut asked = false;
-        std::future::poll_fn(move |cx| {
-            if !std::mem::replace(&mut asked, true) {
+        poll_fn(move |cx| {
+            if !replace(&mut asked, true) {
                 self.wakers.send(cx.waker().clone()).expect("the other thread lives as long as the sender");
                 return Poll::Pending;
             }

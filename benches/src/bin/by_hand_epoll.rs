@@ -1,5 +1,6 @@
-//! The floor: a loop by hand on epoll, level-triggered, one read for each event.
+//! The floor: a hand-written loop on epoll. It is level-triggered and reads once for each event.
 
+use std::convert::Infallible;
 use std::io;
 use std::net::{TcpListener, TcpStream};
 
@@ -16,10 +17,10 @@ const LISTENER: u64 = u64::MAX;
 fn main() {
     let handler = Program::start().handler();
     let Err(error) = serve(&program::listen(), handler);
-    program::fail(&format!("by_hand_epoll: {error}"));
+    program::fail("by_hand_epoll", error);
 }
 
-fn serve(listener: &TcpListener, handler: Handler) -> io::Result<std::convert::Infallible> {
+fn serve(listener: &TcpListener, handler: Handler) -> io::Result<Infallible> {
     let epoll = epoll::create(CreateFlags::CLOEXEC)?;
     epoll::add(&epoll, listener, EventData::new_u64(LISTENER), EventFlags::IN)?;
     let mut connections = Slab::new();
@@ -40,13 +41,12 @@ fn serve(listener: &TcpListener, handler: Handler) -> io::Result<std::convert::I
             let flags = event.flags;
             let wrote = flags.contains(EventFlags::OUT);
             let connection = &mut connections[key];
-            match connection.step(&mut buffer) {
-                Next::Close => drop(connections.remove(key)),
-                Next::WaitToWrite if !wrote => epoll::modify(&epoll, &connection.stream, event.data, EventFlags::OUT)?,
-                Next::More | Next::Wait if wrote => {
-                    epoll::modify(&epoll, &connection.stream, event.data, EventFlags::IN)?;
-                }
-                Next::More | Next::Wait | Next::WaitToWrite => {}
+            let next = connection.step(&mut buffer);
+            if next == Next::Close {
+                connections.remove(key);
+            } else if wrote != (next == Next::WaitToWrite) {
+                let interest = if wrote { EventFlags::IN } else { EventFlags::OUT };
+                epoll::modify(&epoll, &connection.stream, event.data, interest)?;
             }
         }
     }

@@ -1,11 +1,12 @@
-//! A loop by hand on mio, edge-triggered: it reads until a read is short.
+//! A hand-written loop on mio. It is edge-triggered and reads until a read is short.
 
-use std::io::{self, ErrorKind};
+use std::convert::Infallible;
+use std::io;
 
-use kittiwake_benches::by_hand::{Connection, Next};
+use kittiwake_benches::by_hand::{Connection, Next, ready};
 use kittiwake_benches::{Handler, Program, program};
-use mio::net::{TcpListener, TcpStream};
-use mio::{Events, Interest, Poll, Registry, Token};
+use mio::net::TcpListener;
+use mio::{Events, Interest, Poll, Token};
 use slab::Slab;
 
 const EVENTS: usize = 1024;
@@ -14,10 +15,10 @@ const LISTENER: Token = Token(usize::MAX);
 fn main() {
     let handler = Program::start().handler();
     let Err(error) = serve(TcpListener::from_std(program::listen()), handler);
-    program::fail(&format!("by_hand_mio: {error}"));
+    program::fail("by_hand_mio", error);
 }
 
-fn serve(mut listener: TcpListener, handler: Handler) -> io::Result<std::convert::Infallible> {
+fn serve(mut listener: TcpListener, handler: Handler) -> io::Result<Infallible> {
     let mut poll = Poll::new()?;
     poll.registry().register(&mut listener, LISTENER, Interest::READABLE)?;
     let mut connections = Slab::new();
@@ -27,43 +28,29 @@ fn serve(mut listener: TcpListener, handler: Handler) -> io::Result<std::convert
         poll.poll(&mut events, None)?;
         for event in &events {
             if event.token() == LISTENER {
-                accept(&listener, poll.registry(), &mut connections, handler)?;
+                while let Some((mut stream, _)) = ready(listener.accept())? {
+                    stream.set_nodelay(true)?;
+                    let entry = connections.vacant_entry();
+                    let interest = Interest::READABLE | Interest::WRITABLE;
+                    poll.registry().register(&mut stream, Token(entry.key()), interest)?;
+                    entry.insert(Connection::new(stream, handler));
+                }
                 continue;
             }
             let key = event.token().0;
             let Some(connection) = connections.get_mut(key) else { continue };
-            // After the client's last byte no further edge comes: read to the end now.
+            // No edge follows the client's last byte, so this reads to the end.
             let to_the_end = event.is_read_closed();
             let next = loop {
                 match connection.step(&mut buffer) {
-                    Next::Wait if to_the_end => {}
                     Next::More => {}
+                    Next::Wait if to_the_end => {}
                     next => break next,
                 }
             };
-            match next {
-                Next::Close => drop(connections.remove(key)),
-                Next::Wait | Next::WaitToWrite | Next::More => {}
+            if next == Next::Close {
+                connections.remove(key);
             }
         }
-    }
-}
-
-fn accept(
-    listener: &TcpListener,
-    registry: &Registry,
-    connections: &mut Slab<Connection<TcpStream>>,
-    handler: Handler,
-) -> io::Result<()> {
-    loop {
-        let mut stream = match listener.accept() {
-            Ok((stream, _)) => stream,
-            Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
-            Err(error) => return Err(error),
-        };
-        stream.set_nodelay(true)?;
-        let entry = connections.vacant_entry();
-        registry.register(&mut stream, Token(entry.key()), Interest::READABLE | Interest::WRITABLE)?;
-        entry.insert(Connection::new(stream, handler));
     }
 }

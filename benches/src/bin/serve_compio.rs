@@ -1,21 +1,16 @@
 //! The socket jobs on compio: `--driver epoll` or `io_uring`.
 
+use std::convert::Infallible;
 use std::io;
 
 use compio::driver::{DriverType, ProactorBuilder};
 use compio::io::{AsyncRead, AsyncWriteExt};
 use compio::net::{TcpListener, TcpStream};
-use compio::runtime::{Runtime, RuntimeBuilder};
-use kittiwake_benches::{Answer, Handler, Program, Session, program};
+use compio::runtime::RuntimeBuilder;
+use kittiwake_benches::{Handler, Program, accept_each, owned_buffer_task, program};
 
 fn main() {
     let program = Program::start();
-    let runtime = runtime(&program).unwrap_or_else(|error| program::fail(&format!("no runtime: {error}")));
-    let Err(error) = runtime.block_on(serve(program.handler()));
-    program::fail(&format!("compio: {error}"));
-}
-
-fn runtime(program: &Program) -> io::Result<Runtime> {
     let driver = match program.driver.as_deref() {
         Some("epoll") => DriverType::Poll,
         Some("io_uring") => DriverType::IoUring,
@@ -23,40 +18,16 @@ fn runtime(program: &Program) -> io::Result<Runtime> {
     };
     let mut proactor = ProactorBuilder::new();
     proactor.driver_type(driver);
-    RuntimeBuilder::new().with_proactor(proactor).build()
+    let runtime = program::or_fail("no runtime", RuntimeBuilder::new().with_proactor(proactor).build());
+    let Err(error) = runtime.block_on(serve(program.handler()));
+    program::fail("compio", error);
 }
 
-async fn serve(handler: Handler) -> io::Result<std::convert::Infallible> {
+async fn serve(handler: Handler) -> io::Result<Infallible> {
     let listener = program::listen();
-    // io_uring waits by itself, but not for a socket that says it does not want to; for epoll, `from_std` says it again.
+    // io_uring waits in the kernel, but not on a socket that is non-blocking. `from_std` makes it non-blocking for epoll.
     listener.set_nonblocking(false)?;
-    let listener = TcpListener::from_std(listener)?;
-    loop {
-        let (stream, _) = listener.accept().await?;
-        stream.set_nodelay(true)?;
-        compio::runtime::spawn(handle(stream, handler)).detach();
-    }
+    accept_each!(TcpListener::from_std(listener)?, stream => compio::runtime::spawn(handle(stream, handler)).detach())
 }
 
-async fn handle(mut stream: TcpStream, handler: Handler) -> io::Result<()> {
-    let mut session = Session::new(handler);
-    let mut buffer = Vec::with_capacity(handler.buffer());
-    loop {
-        let (read, mut filled) = stream.read(buffer).await.into();
-        let read = read?;
-        if read == 0 {
-            // Room for the session's last word.
-            filled.resize(8, 0);
-        }
-        buffer = match session.answer(&mut filled, read) {
-            Answer::Send(bytes) => {
-                filled.truncate(bytes);
-                let (written, returned) = stream.write_all(filled).await.into();
-                written?;
-                returned
-            }
-            Answer::ReadOn => filled,
-            Answer::End => return Ok(()),
-        };
-    }
-}
+owned_buffer_task!(TcpStream);

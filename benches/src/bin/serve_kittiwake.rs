@@ -1,52 +1,53 @@
 //! The socket jobs on kittiwake, with `--workers N` and `--spin MICROSECONDS`.
 
+use std::convert::Infallible;
 use std::io;
+use std::time::Duration;
 
 use kittiwake::io::{AsyncReadExt, AsyncWriteExt};
-use kittiwake::net::{TcpListener, TcpStream};
+use kittiwake::net::{self, TcpListener, TcpStream};
 use kittiwake::runtime::{Builder, Runtime};
-use kittiwake_benches::{Answer, Handler, Program, Session, program};
+use kittiwake_benches::{Handler, Program, Task, accept_each, borrowed_buffer_task, program};
+
+/// Far longer than any job leaves a connection idle.
+const READ_TIMEOUT: Duration = Duration::from_secs(30);
 
 fn main() {
     let program = Program::start();
-    let runtime = runtime(&program).unwrap_or_else(|error| program::fail(&format!("no runtime: {error}")));
-    // In a task: with several workers the future of `block_on` does not run on any of them.
-    let server = runtime.block_on(async { kittiwake::spawn(serve(program.handler())).await });
-    program::fail(&format!("kittiwake: {server:?}"));
+    let Task::Serve { handler } = program.task else { program.refuse() };
+    let runtime = program::or_fail("no runtime", runtime(&program));
+    // The server is a task, because with several workers the future of `block_on` does not run on any of them.
+    let ended = runtime.block_on(async { kittiwake::spawn(serve(handler)).await });
+    program::fail("kittiwake", format!("{ended:?}"));
 }
 
 fn runtime(program: &Program) -> io::Result<Runtime> {
     if program.driver.is_some() {
         program.refuse();
     }
-    let mut builder = match program.workers {
+    let builder = match program.workers {
         1 => Builder::new_current_thread(),
         workers => Builder::new_multi_thread().worker_threads(workers),
     };
-    if let Some(spin) = program.spin {
-        builder = builder.spin(spin);
+    match program.spin {
+        Some(spin) => builder.spin(Duration::from_micros(spin)).build(),
+        None => builder.build(),
     }
-    builder.build()
 }
 
-async fn serve(handler: Handler) -> io::Result<std::convert::Infallible> {
+async fn serve(handler: Handler) -> io::Result<Infallible> {
     let listener = TcpListener::from_std(program::listen())?;
-    loop {
-        let (stream, _) = listener.accept().await?;
-        stream.set_nodelay(true)?;
-        kittiwake::spawn(handle(stream, handler));
+    if handler == Handler::Guarded {
+        let report = net::serve(listener, |stream, _| guarded(stream)).await?;
+        program::fail("kittiwake", format!("{report:?}"));
     }
+    accept_each!(listener, stream => kittiwake::spawn(handle(stream, handler)))
 }
 
-async fn handle(mut stream: TcpStream, handler: Handler) -> io::Result<()> {
-    let mut session = Session::new(handler);
-    let mut buffer = vec![0; handler.buffer()];
-    loop {
-        let read = stream.read(&mut buffer).await?;
-        match session.answer(&mut buffer, read) {
-            Answer::Send(bytes) => stream.write_all(&buffer[..bytes]).await?,
-            Answer::ReadOn => {}
-            Answer::End => return Ok(()),
-        }
-    }
+async fn guarded(stream: TcpStream) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    stream.set_read_timeout(Some(READ_TIMEOUT))?;
+    handle(stream, Handler::Guarded).await
 }
+
+borrowed_buffer_task!(TcpStream);

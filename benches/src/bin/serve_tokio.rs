@@ -1,18 +1,19 @@
 //! The socket jobs on tokio: `--driver current_thread`, or `multi_thread` with `--workers N`.
 
+use std::convert::Infallible;
 use std::io;
 
-use kittiwake_benches::{Answer, Handler, Program, Session, program};
+use kittiwake_benches::{Handler, Program, accept_each, borrowed_buffer_task, program};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::{Builder, Runtime};
 
 fn main() {
     let program = Program::start();
-    let runtime = runtime(&program).unwrap_or_else(|error| program::fail(&format!("no runtime: {error}")));
-    // In a task, as is usual: with several workers the future of `block_on` does not run on any of them.
-    let server = runtime.block_on(async { tokio::spawn(serve(program.handler())).await });
-    program::fail(&format!("tokio: {server:?}"));
+    let runtime = program::or_fail("no runtime", runtime(&program));
+    // The server is a task, as is usual: with several workers the future of `block_on` does not run on any of them.
+    let ended = runtime.block_on(async { tokio::spawn(serve(program.handler())).await });
+    program::fail("tokio", format!("{ended:?}"));
 }
 
 fn runtime(program: &Program) -> io::Result<Runtime> {
@@ -23,24 +24,8 @@ fn runtime(program: &Program) -> io::Result<Runtime> {
     }
 }
 
-async fn serve(handler: Handler) -> io::Result<std::convert::Infallible> {
-    let listener = TcpListener::from_std(program::listen())?;
-    loop {
-        let (stream, _) = listener.accept().await?;
-        stream.set_nodelay(true)?;
-        tokio::spawn(handle(stream, handler));
-    }
+async fn serve(handler: Handler) -> io::Result<Infallible> {
+    accept_each!(TcpListener::from_std(program::listen())?, stream => tokio::spawn(handle(stream, handler)))
 }
 
-async fn handle(mut stream: TcpStream, handler: Handler) -> io::Result<()> {
-    let mut session = Session::new(handler);
-    let mut buffer = vec![0; handler.buffer()];
-    loop {
-        let read = stream.read(&mut buffer).await?;
-        match session.answer(&mut buffer, read) {
-            Answer::Send(bytes) => stream.write_all(&buffer[..bytes]).await?,
-            Answer::ReadOn => {}
-            Answer::End => return Ok(()),
-        }
-    }
-}
+borrowed_buffer_task!(TcpStream);

@@ -1,4 +1,4 @@
-//! Charts as SVG: bars for a job, lines for a job with a parameter.
+//! Charts as SVG: bars for most jobs, lines for a job with a parameter.
 
 use std::path::Path;
 
@@ -7,12 +7,16 @@ use plotters::coord::Shift;
 use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 
-use super::table::{Bar, Chart, Panel};
+use super::stats::Estimate;
+use super::table::{Chart, Panel, fixed, grouped};
 
-/// Pixels: a panel's width, a bar's share of the height, the room for names and for figures beside the bars.
+/// The width of a panel in pixels.
 const PANEL_WIDTH: u32 = 560;
+/// A bar's share of the height in pixels.
 const BAR_HEIGHT: u32 = 26;
+/// The width of the names to the left of the bars in pixels.
 const NAMES: u32 = 150;
+/// The width of the longest bar and the figure to its right, in lengths of that bar.
 const FIGURES: f64 = 1.22;
 
 /// Draws a chart into a file.
@@ -40,43 +44,32 @@ fn bars(file: &Path, panels: &[Panel]) -> Drawn {
 }
 
 fn bar_panel(area: &Area<'_>, panel: &Panel) -> Drawn {
-    let end = |bar: &Bar| bar.interval.map_or(bar.value, |(_, high)| high.max(bar.value));
-    let longest =
-        panel.bars.iter().map(end).filter(|value| value.is_finite()).fold(0.0, f64::max).max(f64::MIN_POSITIVE);
+    let longest = panel
+        .bars
+        .iter()
+        .map(|(_, figure)| figure.high)
+        .filter(|high| high.is_finite())
+        .fold(f64::MIN_POSITIVE, f64::max);
     let rows = panel.bars.len() as f64;
-    // The first row on top, with room for the figures to the right of the bars.
-    let mut chart = ChartBuilder::on(area)
-        .caption(&panel.title, ("sans-serif", 17))
-        .margin(8)
-        .set_label_area_size(LabelAreaPosition::Left, NAMES)
-        .set_label_area_size(LabelAreaPosition::Bottom, 22)
-        .build_cartesian_2d(0.0..longest * FIGURES, rows..0.0)?;
+    // The vertical axis points down, so that the first row is on top.
+    let mut chart = ChartBuilder::on(area);
+    chart.caption(&panel.title, ("sans-serif", 17)).margin(8).x_label_area_size(22).y_label_area_size(NAMES);
+    let mut chart = chart.build_cartesian_2d(0.0..longest * FIGURES, rows..0.0)?;
     let label = |value: &f64| figure(*value);
-    chart
-        .configure_mesh()
-        .disable_y_mesh()
-        .disable_y_axis()
-        .x_labels(5)
-        .x_label_formatter(&label)
-        .light_line_style(WHITE)
-        .draw()?;
-    for (at, bar) in panel.bars.iter().enumerate() {
+    let mut mesh = chart.configure_mesh();
+    mesh.disable_y_mesh().disable_y_axis().x_labels(5).x_label_formatter(&label).light_line_style(WHITE).draw()?;
+    let style = |size, side| ("sans-serif", size).into_text_style(area).pos(Pos::new(side, VPos::Center));
+    for (at, (name, Estimate { median, low, high })) in panel.bars.iter().enumerate() {
         let (top, middle, bottom) = (at as f64 + 0.15, at as f64 + 0.5, at as f64 + 0.85);
-        let colour = colour(&bar.name).filled();
-        let name_style = ("sans-serif", 14).into_text_style(area).pos(Pos::new(HPos::Right, VPos::Center));
         let (x, y) = chart.backend_coord(&(0.0, middle));
         let (left, above) = area.get_base_pixel();
-        area.draw_text(&bar.name, &name_style, (x - left - 6, y - above))?;
-        if !bar.value.is_finite() {
-            continue;
+        area.draw_text(name, &style(14, HPos::Right), (x - left - 6, y - above))?;
+        if median.is_finite() {
+            chart.draw_series([Rectangle::new([(0.0, top), (*median, bottom)], colour(name).filled())])?;
+            chart.draw_series([PathElement::new([(*low, middle), (*high, middle)], BLACK.stroke_width(2))])?;
+            let after = (high.max(*median) + longest * 0.01, middle);
+            chart.draw_series([Text::new(figure(*median), after, style(13, HPos::Left))])?;
         }
-        chart.draw_series([Rectangle::new([(0.0, top), (bar.value, bottom)], colour)])?;
-        if let Some((low, high)) = bar.interval {
-            chart.draw_series([PathElement::new([(low, middle), (high, middle)], BLACK.stroke_width(2))])?;
-        }
-        let figure_style = ("sans-serif", 13).into_text_style(area).pos(Pos::new(HPos::Left, VPos::Center));
-        let after = end(bar) + longest * 0.01;
-        chart.draw_series([Text::new(figure(bar.value), (after, middle), figure_style)])?;
     }
     Ok(())
 }
@@ -90,23 +83,15 @@ fn lines(file: &Path, x: &str, y: &str, lines: &[(String, Vec<(f64, f64)>)]) -> 
         low * 0.8..high * 1.25
     };
     let (xs, mut ys) = (range(&mut points().map(|point| point.0)), range(&mut points().map(|point| point.1)));
-    // Room for the legend above the lines.
+    // The legend is above the lines.
     ys.end *= 3.0;
-    let mut chart = ChartBuilder::on(&root)
-        .margin(12)
-        .set_label_area_size(LabelAreaPosition::Left, 60)
-        .set_label_area_size(LabelAreaPosition::Bottom, 45)
-        .build_cartesian_2d(xs.log_scale(), ys.log_scale())?;
+    let mut chart = ChartBuilder::on(&root);
+    chart.margin(12).x_label_area_size(45).y_label_area_size(60);
+    let mut chart = chart.build_cartesian_2d(xs.log_scale(), ys.log_scale())?;
     let label = |value: &f64| format!("{value}");
-    chart
-        .configure_mesh()
-        .x_desc(x)
-        .y_desc(y)
-        .x_label_formatter(&label)
-        .y_label_formatter(&label)
-        .light_line_style(WHITE)
-        .label_style(("sans-serif", 14))
-        .draw()?;
+    let mut mesh = chart.configure_mesh();
+    mesh.x_desc(x).y_desc(y).x_label_formatter(&label).y_label_formatter(&label);
+    mesh.light_line_style(WHITE).label_style(("sans-serif", 14)).draw()?;
     for (name, points) in lines {
         let colour = colour(name);
         chart
@@ -114,18 +99,14 @@ fn lines(file: &Path, x: &str, y: &str, lines: &[(String, Vec<(f64, f64)>)]) -> 
             .label(name)
             .legend(move |(x, y)| PathElement::new([(x, y), (x + 18, y)], colour.stroke_width(3)));
     }
-    chart
-        .configure_series_labels()
-        .position(SeriesLabelPosition::UpperLeft)
-        .border_style(BLACK)
-        .background_style(WHITE)
-        .label_font(("sans-serif", 13))
-        .draw()?;
+    let mut legend = chart.configure_series_labels();
+    legend.position(SeriesLabelPosition::UpperLeft).border_style(BLACK).background_style(WHITE);
+    legend.label_font(("sans-serif", 13)).draw()?;
     root.present()?;
     Ok(())
 }
 
-/// A runtime's colour, the same in all charts; kittiwake stands out.
+/// A runtime's colour, the same in all charts. kittiwake has the most striking one.
 fn colour(name: &str) -> RGBColor {
     let family = |prefix: &str| name.starts_with(prefix);
     match name {
@@ -142,12 +123,10 @@ fn colour(name: &str) -> RGBColor {
     }
 }
 
-/// A value with as many digits as people want to read.
+/// A value with a readable number of digits.
 fn figure(value: f64) -> String {
     match value.abs() {
-        size if size >= 1000.0 => super::table::grouped(value),
-        size if size >= 100.0 => format!("{value:.0}"),
-        size if size >= 10.0 => format!("{value:.1}"),
-        _ => format!("{value:.2}"),
+        size if size >= 100.0 => grouped(value),
+        size => fixed(value, if size >= 10.0 { 1 } else { 2 }),
     }
 }

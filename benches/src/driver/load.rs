@@ -1,7 +1,7 @@
-//! The load: one thread, a loop by hand on epoll, closed: each connection asks again when it has its answer.
+//! The load generator: a hand-written loop on epoll, in one thread.
 //!
-//! A slow server is asked less often, so latencies here are those of a server as busy as it can be with so
-//! many clients, not those at a given rate.
+//! The loop is closed: each connection sends its next request when it has its answer. A slow server therefore gets fewer
+//! requests. The latencies are those of a server that is as busy as its clients can make it, not those at a given rate.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -10,41 +10,27 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use hdrhistogram::Histogram;
+use kittiwake_benches::by_hand::ready;
 use kittiwake_benches::program::spin;
 use rustix::buffer::spare_capacity;
 use rustix::event::Timespec;
 use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
 use rustix::fd::OwnedFd;
-use slab::Slab;
 
-/// A server that answers nothing for so long is taken for stuck.
+/// The load gives up on a server that answers nothing for this long.
 const PATIENCE: Timespec = Timespec { tv_sec: 20, tv_nsec: 0 };
 
-/// What is sent in one piece on a stream.
+/// The bytes that the load writes at once on a stream.
 pub(crate) const BLOCK: usize = 65536;
 
-/// Latencies are kept up to this many nanoseconds.
+/// The longest latency that a histogram records, in nanoseconds.
 const MAX_LATENCY: u64 = 60_000_000_000;
 
-/// How long a slice lasts.
-#[derive(Clone, Copy, Debug)]
-pub(crate) enum Until {
-    /// No request is begun after this time.
-    For(Duration),
-    /// This many requests.
-    Requests(u64),
-}
-
-/// What came of a slice.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Slice {
-    pub(crate) requests: u64,
-    pub(crate) elapsed: Duration,
-}
-
-/// A load on one server. Between slices all is quiet.
+/// A load on one server. It is idle between slices.
 pub(crate) trait Load {
-    fn slice(&mut self, until: Until, latency: &mut Histogram<u64>) -> Result<Slice>;
+    /// Begins requests for at most this time and of at most this number, and waits for their answers. Returns the number
+    /// of requests and the time that they took.
+    fn slice(&mut self, time: Duration, requests: u64, latency: &mut Histogram<u64>) -> Result<(u64, Duration)>;
 }
 
 /// A histogram for latencies in nanoseconds.
@@ -52,35 +38,34 @@ pub(crate) fn histogram() -> Histogram<u64> {
     Histogram::new_with_bounds(1, MAX_LATENCY, 3).expect("the bounds are in order")
 }
 
-/// When to begin no more requests.
+/// The limit of requests of a slice.
 struct Quota {
     start: Instant,
-    until: Until,
+    time: Duration,
+    requests: u64,
     begun: u64,
 }
 
 impl Quota {
-    fn new(until: Until) -> Self {
-        Self { start: Instant::now(), until, begun: 0 }
+    fn new(time: Duration, requests: u64) -> Self {
+        Self { start: Instant::now(), time, requests, begun: 0 }
     }
 
-    /// Whether one more request may begin at `now`.
+    /// Returns true if one more request may begin at `now`.
     fn take(&mut self, now: Instant) -> bool {
-        let more = match self.until {
-            Until::For(duration) => now.duration_since(self.start) < duration,
-            Until::Requests(requests) => self.begun < requests,
-        };
+        let more = now.duration_since(self.start) < self.time && self.begun < self.requests;
         self.begun += u64::from(more);
         more
     }
 
-    fn end(&self) -> Slice {
-        Slice { requests: self.begun, elapsed: self.start.elapsed() }
+    fn end(&self) -> (u64, Duration) {
+        (self.begun, self.start.elapsed())
     }
 }
 
-/// Connections that each send a message and wait for it to come back.
+/// Connections that each send a message and wait until it comes back.
 pub(crate) struct PingPong {
+    address: SocketAddr,
     epoll: OwnedFd,
     events: Vec<Event>,
     connections: Vec<Connection>,
@@ -88,163 +73,132 @@ pub(crate) struct PingPong {
     buffer: Vec<u8>,
     /// The client's pause between an answer and its next request.
     think: Duration,
+    /// True if each connection lives for one ping-pong.
+    churn: bool,
 }
 
 struct Connection {
-    stream: TcpStream,
-    /// Bytes of the message that are not sent, and bytes of the answer that are not here.
+    /// None only between the ping-pongs of a churn.
+    stream: Option<TcpStream>,
+    /// Bytes of the message that are not sent yet.
     unsent: usize,
+    /// Bytes of the answer that have not come yet.
     missing: usize,
     begun: Instant,
 }
 
 impl PingPong {
-    pub(crate) fn open(address: SocketAddr, connections: usize, bytes: usize, think: Duration) -> Result<Self> {
-        let epoll = epoll::create(CreateFlags::CLOEXEC)?;
-        let mut all = Vec::with_capacity(connections);
-        for key in 0..connections {
-            let stream = connect(address).with_context(|| format!("connection {key} of {connections}"))?;
+    /// Opens the connections, or none yet for a churn.
+    pub(crate) fn open(address: SocketAddr, connections: usize, bytes: usize, churn: bool) -> Result<Self> {
+        let unconnected = || Connection { stream: None, unsent: 0, missing: 0, begun: Instant::now() };
+        let mut load = Self {
+            address,
+            epoll: epoll::create(CreateFlags::CLOEXEC)?,
+            events: Vec::with_capacity(1024),
+            connections: std::iter::repeat_with(unconnected).take(connections).collect(),
+            message: vec![b'x'; bytes],
+            buffer: vec![0; bytes],
+            think: Duration::ZERO,
+            churn,
+        };
+        for key in 0..if churn { 0 } else { connections } {
             let interest = EventFlags::IN | EventFlags::OUT | EventFlags::ET;
-            epoll::add(&epoll, &stream, EventData::new_u64(key as u64), interest)?;
-            all.push(Connection { stream, unsent: 0, missing: 0, begun: Instant::now() });
+            load.connect(key, interest).with_context(|| format!("connection {key} of {connections}"))?;
         }
-        // The server accepts them all and waits for their first request, as in a server's life.
+        // As in a real server's life, the server accepts all connections and then waits for their first requests.
         thread::sleep(Duration::from_millis(20));
-        let (message, buffer) = (vec![b'x'; bytes], vec![0; bytes]);
-        Ok(Self { epoll, events: Vec::with_capacity(1024), connections: all, message, buffer, think })
+        Ok(load)
+    }
+
+    pub(crate) fn with_pause(self, think: Duration) -> Self {
+        Self { think, ..self }
+    }
+
+    fn connect(&mut self, key: usize, interest: EventFlags) -> Result<()> {
+        let stream = connect(self.address)?;
+        epoll::add(&self.epoll, &stream, EventData::new_u64(key as u64), interest)?;
+        self.connections[key].stream = Some(stream);
+        Ok(())
+    }
+
+    fn begin(&mut self, key: usize, now: Instant) -> Result<()> {
+        if self.churn {
+            self.connect(key, EventFlags::IN)?;
+        }
+        let bytes = self.message.len();
+        let connection = &mut self.connections[key];
+        (connection.begun, connection.unsent, connection.missing) = (now, bytes, bytes);
+        connection.send(&self.message)
     }
 }
 
 impl Load for PingPong {
-    fn slice(&mut self, until: Until, latency: &mut Histogram<u64>) -> Result<Slice> {
-        let mut quota = Quota::new(until);
+    fn slice(&mut self, time: Duration, requests: u64, latency: &mut Histogram<u64>) -> Result<(u64, Duration)> {
+        let mut quota = Quota::new(time, requests);
+        let mut events = std::mem::take(&mut self.events);
         let mut in_flight = 0;
-        for connection in &mut self.connections {
+        for key in 0..self.connections.len() {
             let now = Instant::now();
             if quota.take(now) {
-                connection.begin(now, &self.message)?;
+                self.begin(key, now)?;
                 in_flight += 1;
             }
         }
         while in_flight > 0 {
-            wait(&self.epoll, &mut self.events)?;
-            for event in self.events.drain(..) {
-                let connection = &mut self.connections[event.data.u64() as usize];
+            wait(&self.epoll, &mut events)?;
+            for event in events.drain(..) {
+                let key = event.data.u64() as usize;
+                let connection = &mut self.connections[key];
                 if !connection.go_on(&self.message, &mut self.buffer)? {
                     continue;
                 }
-                let mut now = Instant::now();
+                let now = Instant::now();
                 latency.saturating_record(now.duration_since(connection.begun).as_nanos() as u64);
-                if !self.think.is_zero() {
-                    think(self.think);
-                    now = Instant::now();
+                if self.churn {
+                    connection.stream = None;
                 }
+                let now = think(self.think, now);
                 if quota.take(now) {
-                    connection.begin(now, &self.message)?;
+                    self.begin(key, now)?;
                 } else {
                     in_flight -= 1;
                 }
             }
         }
+        self.events = events;
         Ok(quota.end())
     }
 }
 
 impl Connection {
-    fn begin(&mut self, now: Instant, message: &[u8]) -> Result<()> {
-        self.begun = now;
-        self.unsent = message.len();
-        self.missing = message.len();
-        self.send(message)
+    fn send(&mut self, message: &[u8]) -> Result<()> {
+        let stream = self.stream.as_mut().context("an open connection")?;
+        while self.unsent > 0 {
+            let sent = ready(stream.write(&message[message.len() - self.unsent..])).context("sending a request")?;
+            let Some(sent) = sent else { return Ok(()) };
+            self.unsent -= sent;
+        }
+        Ok(())
     }
 
-    /// Sends and receives what it can. Returns whether the answer has just become complete.
+    /// Sends and receives as much as the kernel lets it. Returns true if the answer has just become complete.
     fn go_on(&mut self, message: &[u8], buffer: &mut [u8]) -> Result<bool> {
         if self.missing == 0 {
             return Ok(false);
         }
         self.send(message)?;
+        let stream = self.stream.as_mut().context("an open connection")?;
         while self.missing > 0 {
-            match self.stream.read(&mut buffer[..self.missing]) {
-                Ok(0) => bail!("the server closed a connection"),
-                Ok(read) => self.missing -= read,
-                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(false),
-                Err(error) => return Err(error).context("reading the answer"),
-            }
+            let read = ready(stream.read(&mut buffer[..self.missing])).context("reading the answer")?;
+            let Some(read) = read else { return Ok(false) };
+            ensure!(read > 0, "the server closed a connection");
+            self.missing -= read;
         }
         Ok(true)
     }
-
-    fn send(&mut self, message: &[u8]) -> Result<()> {
-        while self.unsent > 0 {
-            match self.stream.write(&message[message.len() - self.unsent..]) {
-                Ok(sent) => self.unsent -= sent,
-                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
-                Err(error) => return Err(error).context("sending a request"),
-            }
-        }
-        Ok(())
-    }
 }
 
-/// Connections that live for one ping-pong.
-pub(crate) struct Churn {
-    address: SocketAddr,
-    in_flight: usize,
-    epoll: OwnedFd,
-    events: Vec<Event>,
-    connections: Slab<(TcpStream, Instant)>,
-}
-
-impl Churn {
-    const MESSAGE: [u8; 64] = [b'x'; 64];
-
-    pub(crate) fn new(address: SocketAddr, in_flight: usize) -> Result<Self> {
-        let epoll = epoll::create(CreateFlags::CLOEXEC)?;
-        Ok(Self { address, in_flight, epoll, events: Vec::with_capacity(64), connections: Slab::new() })
-    }
-
-    fn begin(&mut self) -> Result<()> {
-        let begun = Instant::now();
-        let mut stream = connect(self.address)?;
-        stream.write_all(&Self::MESSAGE).context("sending the request")?;
-        let entry = self.connections.vacant_entry();
-        epoll::add(&self.epoll, &stream, EventData::new_u64(entry.key() as u64), EventFlags::IN)?;
-        entry.insert((stream, begun));
-        Ok(())
-    }
-
-    fn end(&mut self, key: usize, latency: &mut Histogram<u64>) -> Result<()> {
-        let (mut stream, begun) = self.connections.remove(key);
-        let mut answer = [0; Self::MESSAGE.len()];
-        // Sent in one piece, it comes in one piece.
-        stream.read_exact(&mut answer).context("reading the answer")?;
-        latency.saturating_record(begun.elapsed().as_nanos() as u64);
-        Ok(())
-    }
-}
-
-impl Load for Churn {
-    fn slice(&mut self, until: Until, latency: &mut Histogram<u64>) -> Result<Slice> {
-        let mut quota = Quota::new(until);
-        let mut events = std::mem::take(&mut self.events);
-        loop {
-            while self.connections.len() < self.in_flight && quota.take(Instant::now()) {
-                self.begin()?;
-            }
-            if self.connections.is_empty() {
-                self.events = events;
-                return Ok(quota.end());
-            }
-            wait(&self.epoll, &mut events)?;
-            for event in events.drain(..) {
-                self.end(event.data.u64() as usize, latency)?;
-            }
-        }
-    }
-}
-
-/// One connection for each slice, on which the client sends without end.
+/// One connection for each slice, on which the client sends all the time.
 pub(crate) struct Stream {
     address: SocketAddr,
     block: Vec<u8>,
@@ -257,9 +211,9 @@ impl Stream {
 }
 
 impl Load for Stream {
-    /// Records no latencies: nothing is answered but the end.
-    fn slice(&mut self, until: Until, _latency: &mut Histogram<u64>) -> Result<Slice> {
-        let mut quota = Quota::new(until);
+    /// Records no latencies, because the server answers only once, at the end.
+    fn slice(&mut self, time: Duration, requests: u64, _latency: &mut Histogram<u64>) -> Result<(u64, Duration)> {
+        let mut quota = Quota::new(time, requests);
         let mut stream = connect(self.address)?;
         stream.set_nonblocking(false)?;
         let patience = Duration::from_secs(PATIENCE.tv_sec as u64);
@@ -277,26 +231,22 @@ impl Load for Stream {
     }
 }
 
-/// Connects, and waits a little where the ports have run out: those of closed connections come back after a second.
+/// Connects, and waits a little if the ports have run out. The ports of closed connections come back after a second.
 fn connect(address: SocketAddr) -> Result<TcpStream> {
     let deadline = Instant::now() + Duration::from_secs(5);
-    loop {
+    let stream = loop {
         match TcpStream::connect(address) {
-            Ok(stream) => {
-                stream.set_nodelay(true)?;
-                stream.set_nonblocking(true)?;
-                return Ok(stream);
-            }
             Err(error) if error.kind() == ErrorKind::AddrNotAvailable && Instant::now() < deadline => {
                 thread::sleep(Duration::from_millis(20));
             }
-            Err(error) => {
-                return Err(error).with_context(|| {
-                    format!("connecting to {address}; if the ports ran out, net.ipv4.tcp_tw_reuse = 2 is the kernel's default")
-                });
-            }
+            connected => break connected,
         }
-    }
+    };
+    // The kernel's default lets the ports of closed connections come back.
+    let stream = stream.context("connecting; if the ports ran out, set net.ipv4.tcp_tw_reuse to 2")?;
+    stream.set_nodelay(true)?;
+    stream.set_nonblocking(true)?;
+    Ok(stream)
 }
 
 fn wait(epoll: &OwnedFd, events: &mut Vec<Event>) -> Result<()> {
@@ -307,12 +257,16 @@ fn wait(epoll: &OwnedFd, events: &mut Vec<Event>) -> Result<()> {
     }
 }
 
-/// Lets time pass. Sleeping is too coarse for microseconds, and spinning for milliseconds would keep the core awake.
-fn think(pause: Duration) {
+/// Waits, and returns the time after the pause, which begins at `now`. A sleep is too coarse for microseconds, and a spin
+/// for milliseconds would keep the core awake.
+fn think(pause: Duration, now: Instant) -> Instant {
     const COARSE: Duration = Duration::from_millis(1);
-    let start = Instant::now();
+    if pause.is_zero() {
+        return now;
+    }
     if pause >= COARSE {
         thread::sleep(pause - COARSE / 2);
     }
-    spin(pause.saturating_sub(start.elapsed()));
+    spin(pause.saturating_sub(now.elapsed()));
+    Instant::now()
 }

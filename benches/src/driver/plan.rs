@@ -1,89 +1,84 @@
-//! What is measured: the table of runtimes and the table of jobs.
+//! The table of runtimes and the table of jobs.
 
 use std::fmt::Write;
-use std::time::Duration;
 
+use clap::ValueEnum;
+use clap::builder::PossibleValue;
 use kittiwake_benches::{Handler, MemoryJob};
 
-/// The runtime that the others are compared with in the socket jobs.
+/// The runtime that the socket jobs compare the others with by default.
 pub(crate) const FLOOR: &str = "by_hand_epoll";
 
-/// One row of each table: its programs, and how they are started.
+/// A runtime as one way to start its programs: one row of each table.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Runtime {
     pub(crate) name: &'static str,
-    /// The program for the socket jobs, if it does these, and what it is told.
+    /// The program for the socket jobs, if the runtime has sockets.
     pub(crate) serve: Option<&'static str>,
-    /// The program for idle connections, if it is not that one.
-    pub(crate) idle: Option<&'static str>,
-    /// The program with timeouts and the runtime's own accept loop, if it has such things.
-    pub(crate) guarded: Option<&'static str>,
+    /// The arguments of that program.
     pub(crate) arguments: &'static [&'static str],
-    /// Threads that serve. One is pinned to the servers' core; several may use all cores, the load's too.
+    /// True if that program has [`Handler::Guarded`].
+    pub(crate) guarded: bool,
+    /// Threads that serve. A server with one is pinned to the servers' core, one with several may use all cores.
     pub(crate) workers: usize,
-    /// Whether several are pinned to the servers' core as well.
+    /// True if a server with several workers is pinned to the servers' core as well.
     pub(crate) pinned: bool,
-    /// The program for the in-memory jobs, if it does these, but for those that it lacks something for.
+    /// The program for the in-memory jobs, if this way to start the runtime has them.
     pub(crate) memory: Option<&'static str>,
+    /// The in-memory jobs that the runtime cannot do.
     pub(crate) lacks: &'static [MemoryJob],
-    /// Whether it needs another runtime's crates.
+    /// True if the programs need the feature `peers`.
     pub(crate) peer: bool,
 }
 
 /// All runtimes, in the order of the tables.
 pub(crate) const RUNTIMES: [Runtime; 16] = [
-    Runtime { name: FLOOR, serve: Some("by_hand_epoll"), ..BY_HAND },
-    Runtime { name: "by_hand_mio", serve: Some("by_hand_mio"), ..BY_HAND },
+    Runtime { name: FLOOR, serve: Some("by_hand_epoll"), peer: false, ..PEER },
+    Runtime { name: "by_hand_mio", serve: Some("by_hand_mio"), peer: false, ..PEER },
     KITTIWAKE,
-    Runtime { name: "kittiwake_blocks", arguments: &["--spin", "0"], ..KITTIWAKE_SET },
-    Runtime { name: "kittiwake_2", arguments: &["--workers", "2"], ..KITTIWAKE_2_BLOCKS },
-    KITTIWAKE_2_BLOCKS,
-    KITTIWAKE_2_PINNED,
+    Runtime { name: "kittiwake_no_spin", arguments: &["--spin", "0"], memory: None, ..KITTIWAKE },
+    Runtime { name: "kittiwake_2", arguments: &["--workers", "2"], ..KITTIWAKE_2_NO_SPIN },
+    KITTIWAKE_2_NO_SPIN,
+    // The cost of two workers where they cannot gain anything: compare it with kittiwake_no_spin.
+    Runtime { name: "kittiwake_2_pinned", pinned: true, ..KITTIWAKE_2_NO_SPIN },
     Runtime { name: "tokio", arguments: &["--driver", "current_thread"], memory: Some("memory_tokio"), ..TOKIO },
     Runtime { name: "tokio_mt_1", arguments: &["--driver", "multi_thread", "--workers", "1"], ..TOKIO },
     Runtime { name: "tokio_mt_2", arguments: &["--driver", "multi_thread", "--workers", "2"], workers: 2, ..TOKIO },
-    Runtime { name: "smol", serve: Some("serve_smol"), idle: Some("idle_smol"), memory: Some("memory_smol"), ..PEER },
+    Runtime { name: "smol", serve: Some("serve_smol"), memory: Some("memory_smol"), ..PEER },
     Runtime { name: "monoio", arguments: &["--driver", "epoll"], memory: Some("memory_monoio"), ..MONOIO },
     Runtime { name: "monoio_uring", arguments: &["--driver", "io_uring"], ..MONOIO },
     Runtime { name: "compio", arguments: &["--driver", "epoll"], memory: Some("memory_compio"), ..COMPIO },
     Runtime { name: "compio_uring", arguments: &["--driver", "io_uring"], ..COMPIO },
-    Runtime {
-        name: "futures",
-        memory: Some("memory_futures"),
-        lacks: &[MemoryJob::Timer, MemoryJob::Fire, MemoryJob::Timeout],
-        ..PEER
-    },
+    Runtime { name: "futures", memory: Some("memory_futures"), lacks: TIMERS, ..PEER },
 ];
 
 pub(crate) const KITTIWAKE: Runtime = Runtime {
     name: "kittiwake",
     serve: Some("serve_kittiwake"),
-    idle: Some("idle_kittiwake"),
-    guarded: Some("guarded_kittiwake"),
+    guarded: true,
     memory: Some("memory_kittiwake"),
-    ..BY_HAND
+    peer: false,
+    ..PEER
 };
 
-/// With settings, which its other programs do not read.
-const KITTIWAKE_SET: Runtime = Runtime { idle: None, guarded: None, memory: None, ..KITTIWAKE };
+const KITTIWAKE_2_NO_SPIN: Runtime = Runtime {
+    name: "kittiwake_2_no_spin",
+    arguments: &["--workers", "2", "--spin", "0"],
+    workers: 2,
+    memory: None,
+    ..KITTIWAKE
+};
 
-const KITTIWAKE_2_BLOCKS: Runtime =
-    Runtime { name: "kittiwake_2_blocks", arguments: &["--workers", "2", "--spin", "0"], workers: 2, ..KITTIWAKE_SET };
-
-/// What two workers cost where they cannot gain: to be compared with kittiwake_blocks.
-const KITTIWAKE_2_PINNED: Runtime = Runtime { name: "kittiwake_2_pinned", pinned: true, ..KITTIWAKE_2_BLOCKS };
-
-const BY_HAND: Runtime = Runtime { peer: false, ..PEER };
-const TOKIO: Runtime = Runtime { serve: Some("serve_tokio"), idle: Some("idle_tokio"), ..PEER };
+const TOKIO: Runtime = Runtime { serve: Some("serve_tokio"), ..PEER };
 const MONOIO: Runtime = Runtime { serve: Some("serve_monoio"), lacks: &[MemoryJob::Wake], ..PEER };
 const COMPIO: Runtime = Runtime { serve: Some("serve_compio"), ..PEER };
+const TIMERS: &[MemoryJob] = &[MemoryJob::Timer, MemoryJob::Fire, MemoryJob::Timeout];
 
 const PEER: Runtime = Runtime {
     name: "",
     serve: None,
-    idle: None,
-    guarded: None,
     arguments: &[],
+    guarded: false,
     workers: 1,
     pinned: false,
     memory: None,
@@ -91,49 +86,43 @@ const PEER: Runtime = Runtime {
     peer: true,
 };
 
-pub(crate) fn runtime(name: &str) -> Option<Runtime> {
-    RUNTIMES.into_iter().find(|runtime| runtime.name == name)
-}
-
 impl Runtime {
     /// The program that serves with this handler, if there is one.
     pub(crate) fn server(&self, handler: Handler) -> Option<&'static str> {
-        match handler {
-            Handler::Echo64 => self.idle.or(self.serve),
-            Handler::Guarded => self.guarded,
-            _ => self.serve,
-        }
+        self.serve.filter(|_| self.guarded || handler != Handler::Guarded)
     }
 
-    /// Whether it talks to the kernel by io_uring, which a kernel may refuse. valgrind hears no signal while it waits
-    /// there, so such a server could not be ended and counted.
+    /// True if the runtime uses io_uring, which a kernel may refuse. callgrind cannot count such a server: valgrind
+    /// delivers no signal while the server waits in io_uring, so the driver could not stop it.
     pub(crate) fn is_on_io_uring(&self) -> bool {
         self.arguments.contains(&"io_uring")
     }
 }
 
 /// A job: one section of the report.
-#[derive(Clone, Debug)]
+#[derive(Clone, Copy, Debug)]
 pub(crate) enum Job {
     Socket(SocketJob),
     Memory(MemoryJob),
 }
 
 /// A job on sockets.
-#[derive(Clone, Debug)]
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct SocketJob {
     pub(crate) name: &'static str,
-    pub(crate) what: &'static str,
     pub(crate) kind: Kind,
     pub(crate) handler: Handler,
-    /// Whether callgrind says something about it: not if the handler or the client's pace decides.
+    /// One sentence about the job.
+    pub(crate) what: &'static str,
+    /// False if the handler or the client's pace decides the number of instructions.
     pub(crate) instructions: bool,
+    /// True if `--quick` includes the job.
     pub(crate) quick: bool,
-    /// Whether `--quick` counts system calls and instructions too.
+    /// True if `--quick` counts the job's system calls and instructions too.
     pub(crate) quick_counts: bool,
 }
 
-/// What the load does.
+/// The load of a socket job.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Kind {
     PingPong { connections: usize, bytes: usize },
@@ -144,162 +133,95 @@ pub(crate) enum Kind {
     IdleCpu { connections: usize },
 }
 
-/// The pauses of the think-time job, and whether `--quick` has them too.
-pub(crate) const THINK: [(Duration, bool); 12] = [
-    (Duration::from_micros(1), true),
-    (Duration::from_micros(5), false),
-    (Duration::from_micros(10), false),
-    (Duration::from_micros(20), true),
-    (Duration::from_micros(30), false),
-    (Duration::from_micros(45), true),
-    (Duration::from_micros(70), false),
-    (Duration::from_micros(100), false),
-    (Duration::from_micros(300), true),
-    (Duration::from_millis(1), false),
-    (Duration::from_millis(10), false),
-    (Duration::from_millis(100), false),
+/// The pauses of the think-time job, in microseconds.
+pub(crate) const PAUSES: &[u64] = &[1, 5, 10, 20, 30, 45, 70, 100, 300, 1_000, 10_000, 100_000];
+
+/// The pauses that `--quick` takes.
+pub(crate) const QUICK_PAUSES: &[u64] = &[1, 20, 45, 300];
+
+#[rustfmt::skip] // One job is one or two lines.
+const SOCKET_JOBS: [SocketJob; 15] = [
+    ping("ping-1", 1, "Ping-pong of 64 bytes on 1 connection"),
+    SocketJob { quick: false, ..ping("ping-2", 2, "Ping-pong of 64 bytes on 2 connections") },
+    SocketJob { quick: false, ..ping("ping-4", 4, "Ping-pong of 64 bytes on 4 connections") },
+    SocketJob { quick: false, ..ping("ping-8", 8, "Ping-pong of 64 bytes on 8 connections") },
+    SocketJob { quick_counts: true, ..ping("ping-32", 32, "Ping-pong of 64 bytes on 32 connections") },
+    SocketJob { handler: Handler::Guarded, quick: false, ..ping("serve-32", 32,
+        "Ping-pong of 64 bytes on 32 connections with a read timeout, accepted by the runtime's own loop") },
+    ping("ping-64", 64, "Ping-pong of 64 bytes on 64 connections"),
+    ping("ping-1000", 1000, "Ping-pong of 64 bytes on 1,000 connections"),
+    SocketJob { instructions: true, quick: false,
+        ..job("big-8", Kind::PingPong { connections: 8, bytes: 65536 }, Handler::Echo64K,
+        "Ping-pong of 64 KiB on 8 connections, buffer of 64 KiB") },
+    SocketJob { instructions: true, ..job("churn", Kind::Churn { in_flight: 16 }, Handler::Echo4K,
+        "Connect, one ping-pong of 64 bytes, close; 16 at a time. A request is one connection") },
+    job("stream", Kind::Stream, Handler::Discard,
+        "The client sends as fast as it can; the server discards all and sends the total at the end. A request is 64 KiB"),
+    job("slow", Kind::PingPong { connections: 64, bytes: 64 }, Handler::Slow,
+        "Ping-pong of 64 bytes on 64 connections; each request keeps the server's thread busy for 20 µs"),
+    job("think", Kind::Think, Handler::Echo4K,
+        "Ping-pong of 64 bytes on 1 connection; the client pauses between an answer and its next request"),
+    job("idle-memory", Kind::IdleMemory { connections: 10_000 }, Handler::Echo64,
+        "Resident bytes of the server per idle connection, with a buffer of 64 bytes"),
+    job("idle-cpu", Kind::IdleCpu { connections: 1000 }, Handler::Echo64,
+        "CPU time of a server whose connections are idle"),
 ];
 
-pub(crate) fn jobs() -> Vec<Job> {
-    socket_jobs().into_iter().map(Job::Socket).chain(MemoryJob::ALL.map(Job::Memory)).collect()
+const fn ping(name: &'static str, connections: usize, what: &'static str) -> SocketJob {
+    let ping = job(name, Kind::PingPong { connections, bytes: 64 }, Handler::Echo4K, what);
+    SocketJob { instructions: true, ..ping }
 }
 
-fn socket_jobs() -> Vec<SocketJob> {
-    let ping = |name, what, connections| SocketJob {
-        name,
-        what,
-        kind: Kind::PingPong { connections, bytes: 64 },
-        handler: Handler::Echo4K,
-        instructions: true,
-        quick: true,
-        quick_counts: false,
-    };
-    let other = |name, what, kind, handler| SocketJob {
-        name,
-        what,
-        kind,
-        handler,
-        instructions: false,
-        quick: true,
-        quick_counts: false,
-    };
-    vec![
-        ping("ping-1", "Ping-pong of 64 bytes on 1 connection", 1),
-        SocketJob { quick: false, ..ping("ping-2", "Ping-pong of 64 bytes on 2 connections", 2) },
-        SocketJob { quick: false, ..ping("ping-4", "Ping-pong of 64 bytes on 4 connections", 4) },
-        SocketJob { quick: false, ..ping("ping-8", "Ping-pong of 64 bytes on 8 connections", 8) },
-        SocketJob { quick_counts: true, ..ping("ping-32", "Ping-pong of 64 bytes on 32 connections", 32) },
-        SocketJob {
-            handler: Handler::Guarded,
-            quick: false,
-            ..ping(
-                "serve-32",
-                "Ping-pong of 64 bytes on 32 connections with a read timeout, accepted by the runtime's own loop",
-                32,
-            )
-        },
-        ping("ping-64", "Ping-pong of 64 bytes on 64 connections", 64),
-        ping("ping-1000", "Ping-pong of 64 bytes on 1,000 connections", 1000),
-        SocketJob {
-            kind: Kind::PingPong { connections: 8, bytes: 65536 },
-            handler: Handler::Echo64K,
-            quick: false,
-            ..ping("big-8", "Ping-pong of 64 KiB on 8 connections, buffer of 64 KiB", 8)
-        },
-        SocketJob {
-            instructions: true,
-            ..other(
-                "churn",
-                "Connect, one ping-pong of 64 bytes, close; 16 at a time. A request is one connection",
-                Kind::Churn { in_flight: 16 },
-                Handler::Echo4K,
-            )
-        },
-        other(
-            "stream",
-            "The client sends as fast as it can, the server discards and acknowledges the total at the end. A request is 64 KiB",
-            Kind::Stream,
-            Handler::Discard,
-        ),
-        other(
-            "slow",
-            "Ping-pong of 64 bytes on 64 connections; each request keeps the server's thread busy for 20 µs",
-            Kind::PingPong { connections: 64, bytes: 64 },
-            Handler::Slow,
-        ),
-        other(
-            "think",
-            "Ping-pong of 64 bytes on 1 connection, whose client pauses between answer and next request",
-            Kind::Think,
-            Handler::Echo4K,
-        ),
-        other(
-            "idle-memory",
-            "Resident bytes of the server per idle connection, with a buffer of 64 bytes",
-            Kind::IdleMemory { connections: 10_000 },
-            Handler::Echo64,
-        ),
-        other(
-            "idle-cpu",
-            "CPU time of a server whose connections are idle",
-            Kind::IdleCpu { connections: 1000 },
-            Handler::Echo64,
-        ),
-    ]
+const fn job(name: &'static str, kind: Kind, handler: Handler, what: &'static str) -> SocketJob {
+    SocketJob { name, kind, handler, what, instructions: false, quick: true, quick_counts: false }
+}
+
+pub(crate) fn jobs() -> impl Iterator<Item = Job> {
+    let memory = MemoryJob::value_variants().iter().copied().map(Job::Memory);
+    SOCKET_JOBS.into_iter().map(Job::Socket).chain(memory)
+}
+
+/// The names that `--jobs` takes.
+pub(crate) fn job_names() -> Vec<PossibleValue> {
+    let memory = MemoryJob::value_variants().iter().filter_map(ValueEnum::to_possible_value);
+    SOCKET_JOBS.iter().map(|job| PossibleValue::new(job.name)).chain(memory).collect()
 }
 
 impl Job {
-    pub(crate) fn name(&self) -> &'static str {
+    pub(crate) fn name(&self) -> String {
         match self {
-            Self::Socket(job) => job.name,
+            Self::Socket(job) => job.name.to_owned(),
             Self::Memory(job) => job.name(),
         }
     }
 
+    pub(crate) fn is_on_sockets(&self) -> bool {
+        matches!(self, Self::Socket(_))
+    }
+
     pub(crate) fn is_quick(&self) -> bool {
+        !matches!(self, Self::Socket(SocketJob { quick: false, .. }))
+    }
+
+    fn describe(&self) -> String {
         match self {
-            Self::Socket(job) => job.quick,
-            Self::Memory(_) => true,
+            Self::Socket(job) => job.what.to_owned(),
+            Self::Memory(job) => job.describe(),
         }
     }
 }
 
-/// What an in-memory job does, for people.
-pub(crate) fn describe(job: MemoryJob) -> &'static str {
-    match job {
-        MemoryJob::Reference => {
-            "A fixed loop of integer arithmetic that no runtime has a part in: all rows must be alike"
-        }
-        MemoryJob::Spawn => "Spawn one ready task and join it, n times",
-        MemoryJob::Burst => "Spawn n tasks that each yield once, then join all",
-        MemoryJob::Yield => "The main future yields n times",
-        MemoryJob::Yield1000 => "1,000 tasks yield n/1,000 times each",
-        MemoryJob::Two => "The main future and a local task set a flag and wake each other in turn, n times",
-        MemoryJob::Wake => {
-            "The main future is woken by another thread, n times. Both threads' instructions; how they meet varies, so not exact"
-        }
-        MemoryJob::Timer => "A sleep of 30 s, polled once and dropped, n times",
-        MemoryJob::Fire => {
-            "n tasks sleep (i * 7919) mod 100,000 µs. How many fire at once depends on time, so not exact"
-        }
-        MemoryJob::Timeout => "A timeout of 30 s around a future that is ready, n times",
-    }
-}
-
-/// The names, for `--list`.
+/// The names of runtimes and jobs, for `--list`.
 pub(crate) fn list() -> String {
     let mut text = String::from("runtimes\n");
     for runtime in RUNTIMES {
         let serve = [&[runtime.serve.unwrap_or_default()], runtime.arguments].concat().join(" ");
         let _ = writeln!(text, "  {:<19} {serve:<45} {}", runtime.name, runtime.memory.unwrap_or_default());
     }
-    text.push_str("socket jobs\n");
-    for job in socket_jobs() {
-        let _ = writeln!(text, "  {:<19} {}", job.name, job.what);
-    }
-    text.push_str("in-memory jobs\n");
-    for job in MemoryJob::ALL {
-        let _ = writeln!(text, "  {:<19} {}", job.name(), describe(job));
+    let (sockets, memory): (Vec<Job>, Vec<Job>) = jobs().partition(Job::is_on_sockets);
+    for (title, jobs) in [("socket jobs", sockets), ("in-memory jobs", memory)] {
+        let _ = writeln!(text, "{title}");
+        jobs.iter().for_each(|job| text += &format!("  {:<19} {}\n", job.name(), job.describe()));
     }
     text
 }
@@ -311,8 +233,8 @@ mod tests {
 
     #[test]
     fn names_are_unique() {
-        let jobs: HashSet<_> = jobs().iter().map(Job::name).collect();
-        assert_eq!(jobs.len(), super::jobs().len(), "two jobs have the same name");
+        let names: HashSet<_> = jobs().map(|job| job.name()).collect();
+        assert_eq!(names.len(), jobs().count(), "two jobs have the same name");
         let runtimes: HashSet<_> = RUNTIMES.iter().map(|runtime| runtime.name).collect();
         assert_eq!(runtimes.len(), RUNTIMES.len(), "two runtimes have the same name");
     }

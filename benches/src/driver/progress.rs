@@ -1,38 +1,25 @@
-//! What is going on, on standard error: one line that is written over on a terminal, plain lines elsewhere.
+//! The progress on standard error: one line that is overwritten on a terminal, plain lines elsewhere.
 
-use std::io::{IsTerminal, Write, stderr};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::io::{IsTerminal, stderr};
 
-/// Characters of the line that is on the terminal.
-static WIDTH: AtomicUsize = AtomicUsize::new(0);
-
-/// Says what begins now.
+/// Reports the beginning of a piece of work.
 pub(crate) fn say(what: &str) {
     if stderr().is_terminal() {
-        overwrite(what);
+        step(what);
     } else {
         eprintln!("{what}");
     }
 }
 
-/// Says how far it is, on a terminal only.
+/// Reports a step within a piece of work, on a terminal only.
 pub(crate) fn step(what: &str) {
     if stderr().is_terminal() {
-        overwrite(what);
+        // ESC [ K erases the rest of the line.
+        eprint!("\r{what}\x1b[K");
     }
 }
 
-/// Takes the line away.
+/// Erases the line.
 pub(crate) fn done() {
-    if stderr().is_terminal() {
-        overwrite("");
-        eprint!("\r");
-    }
-}
-
-fn overwrite(what: &str) {
-    let width = what.chars().count();
-    let before = WIDTH.swap(width, Ordering::Relaxed);
-    eprint!("\r{what}{}", " ".repeat(before.saturating_sub(width)));
-    let _ = stderr().flush();
+    step("");
 }

@@ -1,4 +1,4 @@
-//! What people read: tables on standard output, and the same with charts in a folder.
+//! The report: tables on standard output, and the same tables with charts in a folder.
 
 use std::fs;
 use std::path::PathBuf;
@@ -7,12 +7,11 @@ use anyhow::{Context, Result};
 
 use super::args::Options;
 use super::chart;
-use super::machine::Machine;
+use super::machine::{self, Machine};
 use super::progress;
 use super::table::Section;
 
 /// The report so far.
-#[derive(Debug)]
 pub(crate) struct Report {
     folder: PathBuf,
     text: String,
@@ -20,44 +19,38 @@ pub(crate) struct Report {
 }
 
 impl Report {
-    pub(crate) fn new(options: &Options, machine: Machine, missing: Vec<String>) -> Self {
+    pub(crate) fn new(options: &Options, machine: Machine, missing: &[String]) -> Result<Self> {
+        fs::create_dir_all(&options.out).with_context(|| format!("cannot make {}", options.out.display()))?;
         let mut report = Self { folder: options.out.clone(), text: String::new(), failures: 0 };
-        let Machine { cpu, cores, kernel, rustc, libc, date } = machine;
-        let placing = if options.server_core == options.load_core {
-            format!("Servers of one worker and the load share core {}", options.server_core)
-        } else {
-            format!("Servers of one worker on core {}, the load on core {}", options.server_core, options.load_core)
-        };
+        let Machine { cpu, kernel, rustc, libc, date } = machine;
+        let (cores, slice) = (machine::cores().len(), options.slice().as_millis());
+        let (server, load) = (options.server_core, options.load_core);
+        let arguments: Vec<String> = std::env::args().skip(1).collect();
         report.put(&format!(
             "# kittiwake beside other runtimes\n\n\
              {cpu}, {cores} cores, Linux {kernel}, {rustc}, {libc}; {date}.\n\
-             {placing}; slices of {} ms.\n\n    {}\n",
-            options.slice().as_millis(),
-            options.command
+             Servers of one worker are on core {server}, the load is on core {load}; slices of {slice} ms.\n\n    cargo run --release -- {}\n",
+            arguments.join(" ")
         ));
         if options.quick {
             report.put("\nA quick look: too few and too short slices for figures to quote.\n");
         }
-        report.leave_out(&missing);
-        report
+        report.leave_out(missing);
+        Ok(report)
     }
 
-    /// Says what is not measured.
+    /// Names the measurements that are left out.
     pub(crate) fn leave_out(&mut self, what: &[String]) {
-        for what in what {
-            self.put(&format!("\nLeft out: {what}.\n"));
-        }
+        what.iter().for_each(|what| self.put(&format!("\nLeft out: {what}.\n")));
     }
 
     /// Adds a job's sections, and prints them.
     pub(crate) fn add(&mut self, job: &str, sections: Vec<Section>) -> Result<()> {
-        for section in sections {
-            let Section { title, notes, table, chart } = section;
+        for Section { title, notes, table, chart } in sections {
             let again = format!("Again: `cargo run --release -- --jobs {job}`.");
             let mut text = format!("\n## {title}\n\n{}\n{again}\n\n{}", notes.join("\n"), table.to_markdown());
-            if let Some((name, chart)) = chart {
-                let file = format!("{name}.svg");
-                fs::create_dir_all(&self.folder).with_context(|| format!("cannot make {}", self.folder.display()))?;
+            if let Some(chart) = chart {
+                let file = format!("{job}.svg");
                 chart::draw(&self.folder.join(&file), &chart)?;
                 text += &format!("\n![{title}]({file})\n");
             }
@@ -66,15 +59,14 @@ impl Report {
         Ok(())
     }
 
-    /// Says that a job failed; the others go on.
-    pub(crate) fn failed(&mut self, job: &str, error: &anyhow::Error) {
+    /// Reports that a job failed. The other jobs go on.
+    pub(crate) fn add_failure(&mut self, job: &str, error: &anyhow::Error) {
         self.failures += 1;
         self.put(&format!("\n## {job}\n\nFailed: {error:#}\n"));
     }
 
-    /// Writes the file. Returns whether no job failed.
+    /// Writes the file. Returns true if no job failed.
     pub(crate) fn finish(self) -> Result<bool> {
-        fs::create_dir_all(&self.folder).with_context(|| format!("cannot make {}", self.folder.display()))?;
         let file = self.folder.join("report.md");
         fs::write(&file, &self.text).with_context(|| format!("cannot write {}", file.display()))?;
         eprintln!("written: {}, with a chart for each job beside it", file.display());

@@ -1,46 +1,36 @@
 //! Tables and charts as data, and tables as text.
 
+use comfy_table::CellAlignment;
+
 use super::stats::Estimate;
 
-/// A part of the report: one job, or one side of it.
-#[derive(Debug)]
+/// A part of the report: one job, or one of its tables.
 pub(crate) struct Section {
     pub(crate) title: String,
-    /// Sentences above the table.
+    /// The sentences above the table.
     pub(crate) notes: Vec<String>,
     pub(crate) table: Table,
-    /// The name of its file, without the ending.
-    pub(crate) chart: Option<(String, Chart)>,
+    pub(crate) chart: Option<Chart>,
 }
 
-/// A table of text. The first column is left-aligned, the others right-aligned.
-#[derive(Debug, Default)]
+/// A table of text. The first column is aligned to the left, the others to the right.
 pub(crate) struct Table {
     pub(crate) header: Vec<String>,
     pub(crate) rows: Vec<Vec<String>>,
 }
 
-/// What a chart shows.
-#[derive(Debug)]
+/// The data of a chart.
 pub(crate) enum Chart {
-    /// Panels side by side, each with a bar for each runtime.
+    /// Panels side by side. Each has a bar for each runtime.
     Bars(Vec<Panel>),
-    /// A line for each runtime; both axes are logarithmic.
+    /// A line for each runtime. Both axes are logarithmic.
     Lines { x: String, y: String, lines: Vec<(String, Vec<(f64, f64)>)> },
 }
 
-#[derive(Debug)]
 pub(crate) struct Panel {
     pub(crate) title: String,
-    pub(crate) bars: Vec<Bar>,
-}
-
-#[derive(Debug)]
-pub(crate) struct Bar {
-    pub(crate) name: String,
-    /// NaN where there is none.
-    pub(crate) value: f64,
-    pub(crate) interval: Option<(f64, f64)>,
+    /// Names and figures. A figure is NaN if the runtime has none.
+    pub(crate) bars: Vec<(String, Estimate)>,
 }
 
 impl Panel {
@@ -48,52 +38,38 @@ impl Panel {
         Self { title: title.into(), bars: Vec::new() }
     }
 
+    /// Adds a figure without an interval.
     pub(crate) fn add(&mut self, name: &str, value: f64) {
-        self.bars.push(Bar { name: name.to_owned(), value, interval: None });
-    }
-
-    pub(crate) fn add_estimate(&mut self, name: &str, estimate: Estimate) {
-        let interval = Some((estimate.low, estimate.high));
-        self.bars.push(Bar { name: name.to_owned(), value: estimate.median, interval });
+        self.bars.push((name.to_owned(), Estimate { median: value, low: value, high: value }));
     }
 }
 
 impl Table {
-    pub(crate) fn new(header: &[&str]) -> Self {
-        Self { header: header.iter().map(|&name| name.to_owned()).collect(), rows: Vec::new() }
+    pub(crate) fn new<'a>(header: impl IntoIterator<Item = &'a str>) -> Self {
+        Self { header: header.into_iter().map(str::to_owned).collect(), rows: Vec::new() }
     }
 
-    /// As Markdown that is readable as it is. Columns in which no row has anything are left out.
+    pub(crate) fn add(&mut self, name: &str, cells: impl IntoIterator<Item = String>) {
+        self.rows.push(std::iter::once(name.to_owned()).chain(cells).collect());
+    }
+
+    /// The table as Markdown, aligned as text too. It leaves out columns that are empty in all rows.
     pub(crate) fn to_markdown(&self) -> String {
-        let kept: Vec<usize> = (0..self.header.len())
-            .filter(|&column| column == 0 || self.rows.iter().any(|row| !row[column].is_empty()))
-            .collect();
-        let cells = |column: usize| std::iter::once(&self.header).chain(&self.rows).map(move |row| &row[column]);
-        let widths: Vec<usize> = kept
-            .iter()
-            .map(|&column| cells(column).map(|cell| cell.chars().count()).max().unwrap_or(0).max(3))
-            .collect();
-        let line = |row: &[String]| {
-            let mut line = String::from("|");
-            for (&column, &width) in kept.iter().zip(&widths) {
-                let cell = &row[column];
-                line += &if column == 0 { format!(" {cell:<width$} |") } else { format!(" {cell:>width$} |") };
-            }
-            line + "\n"
-        };
-        let mut text = line(&self.header);
-        text.push('|');
-        for (&column, &width) in kept.iter().zip(&widths) {
-            let dashes = "-".repeat(width);
-            text += &if column == 0 { format!(" {dashes} |") } else { format!(" {}: |", &dashes[1..]) };
-        }
-        text.push('\n');
-        self.rows.iter().for_each(|row| text += &line(row));
-        text
+        let is_kept = |column: &usize| *column == 0 || self.rows.iter().any(|row| !row[*column].is_empty());
+        let kept: Vec<usize> = (0..self.header.len()).filter(is_kept).collect();
+        let cells = |row: &[String]| kept.iter().map(|&column| row[column].clone()).collect::<Vec<_>>();
+        let mut table = comfy_table::Table::new();
+        table.load_style(comfy_table::presets::ASCII_MARKDOWN).set_header(cells(&self.header));
+        table.add_rows(self.rows.iter().map(|row| cells(row)));
+        table.column_iter_mut().skip(1).for_each(|column| column.set_cell_alignment(CellAlignment::Right));
+        // A colon in the ruler aligns a column of the rendered table to the right; comfy-table writes none.
+        let text = table.to_string();
+        let (name, figures) = text.split_once("-|").unwrap_or((&text, ""));
+        format!("{name}-|{}\n", figures.replace("-|", ":|"))
     }
 }
 
-/// An integer in groups of three.
+/// The nearest integer, its digits in groups of three. Empty for NaN.
 pub(crate) fn grouped(value: f64) -> String {
     if !value.is_finite() {
         return String::new();
@@ -109,12 +85,12 @@ pub(crate) fn grouped(value: f64) -> String {
     text
 }
 
-/// With so many digits after the point; nothing for what is not there.
+/// The value with this many digits after the point. Empty for NaN.
 pub(crate) fn fixed(value: f64, digits: usize) -> String {
     if value.is_finite() { format!("{value:.digits$}") } else { String::new() }
 }
 
-/// The interval of an estimate.
+/// The interval of an estimate. Empty for NaN.
 pub(crate) fn interval(estimate: Estimate) -> String {
     if estimate.median.is_finite() { format!("{:.2}-{:.2}", estimate.low, estimate.high) } else { String::new() }
 }
@@ -133,8 +109,8 @@ mod tests {
 
     #[test]
     fn empty_columns_are_left_out() {
-        let mut table = Table::new(&["a", "b", "c"]);
+        let mut table = Table::new(["a", "b", "c"]);
         table.rows.push(vec!["name".into(), String::new(), "1".into()]);
-        assert_eq!(table.to_markdown(), "| a    |   c |\n| ---- | --: |\n| name |   1 |\n");
+        assert_eq!(table.to_markdown(), "| a    | c |\n|------|--:|\n| name | 1 |\n");
     }
 }

@@ -1,26 +1,28 @@
-//! What strace and callgrind count: the outside of both, and the reading of what they print.
+//! Counting with strace and callgrind: their command lines, their output, and the runs that they count.
 
 use std::fs;
 use std::io::Read;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::process::{Command, Stdio};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use kittiwake_benches::{Handler, MemoryJob};
 
 use super::args::Options;
-use super::load::{Load, Until, histogram};
+use super::load::{Load, histogram};
 use super::machine;
 use super::plan::Runtime;
+use super::programs::{self, Process};
+use super::progress;
 use super::server::Server;
 use super::stats::per_operation;
-use super::{build, progress};
+
+/// The time in which an in-memory job must end, under valgrind too.
+const PATIENCE: Duration = Duration::from_secs(120);
 
 /// The tools that are installed.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy)]
 pub(crate) struct Tools {
     pub(crate) strace: bool,
     pub(crate) valgrind: bool,
@@ -31,20 +33,15 @@ impl Tools {
         Self { strace: is_installed("strace", "-V"), valgrind: is_installed("valgrind", "--version") }
     }
 
-    /// What is not there, and what is left out for it.
+    /// The counts that are left out, and why.
     pub(crate) fn missing(self) -> Vec<String> {
-        let mut missing = Vec::new();
-        if !self.strace {
-            missing.push("strace is not installed: system calls are not counted".to_owned());
-        }
-        if !self.valgrind {
-            missing.push("valgrind is not installed: instructions are not counted".to_owned());
-        }
-        missing
+        let strace = (!self.strace).then_some("strace is not installed: system calls are not counted");
+        let valgrind = (!self.valgrind).then_some("valgrind is not installed: instructions are not counted");
+        strace.into_iter().chain(valgrind).map(str::to_owned).collect()
     }
 }
 
-/// A tool that counts what a program does.
+/// A tool that counts events in a program.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Counter {
     SystemCalls,
@@ -52,50 +49,42 @@ pub(crate) enum Counter {
 }
 
 impl Counter {
-    /// The command before the program's own, writing to `file`.
+    /// The words before the program's own command. The tool writes to `file`.
     pub(crate) fn command(self, file: &str) -> Vec<String> {
-        let words: &[&str] = match self {
-            // -I2: it ends, with its table written, when it is told to.
-            Self::SystemCalls => &["strace", "-I2", "-f", "-c", "-o", file],
-            // --fair-sched: threads run in turn. Without it one of two workers gets most of the time, and how much that is
-            // another thing in each run.
-            Self::Instructions => &[
-                "valgrind",
-                "--tool=callgrind",
-                "--fair-sched=try",
-                "--dump-instr=no",
-                &format!("--callgrind-out-file={file}"),
-            ],
+        let line = match self {
+            // -I2 lets SIGTERM end strace, which then writes its table.
+            Self::SystemCalls => "strace -I2 -f -c -o FILE",
+            // --fair-sched makes threads run in turn. Without it one of two workers gets most of the time, by another
+            // share in each run.
+            Self::Instructions => {
+                "valgrind --tool=callgrind --fair-sched=try --dump-instr=no --callgrind-out-file=FILE"
+            }
         };
-        words.iter().map(|word| (*word).to_owned()).collect()
+        line.split(' ').map(|word| word.replace("FILE", file)).collect()
     }
 
     /// The command, for the report.
     pub(crate) fn explain(self) -> String {
-        let what = match self {
-            Self::SystemCalls => "System calls",
-            Self::Instructions => "Instructions",
-        };
+        let what = if self == Self::SystemCalls { "System calls" } else { "Instructions" };
         format!("{what}: `{} PROGRAM ARGUMENTS`, the difference of two run lengths.", self.command("FILE").join(" "))
     }
 
-    fn total(self, text: &str) -> Option<u64> {
-        match self {
-            Self::SystemCalls => strace_total(text),
-            Self::Instructions => callgrind_total(text),
-        }
-    }
-
-    fn read(self, file: &Path) -> Result<u64> {
-        let text = fs::read_to_string(file).with_context(|| format!("the tool wrote no {}", file.display()))?;
-        self.total(&text).with_context(|| format!("{} has no total", file.display()))
+    /// Lets `run` start a program under the tool, and returns the tool's total.
+    fn count(self, run: impl FnOnce(&[String]) -> Result<()>) -> Result<u64> {
+        // The file is beside the programs, in a folder that this process can write.
+        let file = tempfile::NamedTempFile::new_in(programs::folder()?)?;
+        run(&self.command(&file.path().display().to_string()))?;
+        let text = fs::read_to_string(file.path())?;
+        let total = if self == Self::SystemCalls { strace_total(&text) } else { callgrind_total(&text) };
+        total.context("the tool wrote no total")
     }
 }
 
-/// What a server does for each request: the difference of two runs, of `few` and of `many` requests.
+/// A server's count for each request: the difference of two runs, of `few` and of `many` requests.
 ///
-/// strace makes a server so slow that the next request would mostly be there before it looks for it, and it would
-/// never have to wait. So system calls are counted in rounds: `round` requests at once, and the next when all are answered.
+/// strace slows a server down so much that the next request is usually there before the server looks for it, and the
+/// server never has to wait. So the load makes requests for system calls in rounds: `round` requests at once, and the next
+/// round after the last answer.
 pub(crate) fn count_requests(
     counter: Counter,
     runtime: &Runtime,
@@ -105,108 +94,46 @@ pub(crate) fn count_requests(
     round: u64,
     open: &dyn Fn(&Server) -> Result<Box<dyn Load>>,
 ) -> Result<f64> {
-    let mut totals = [0; 2];
-    for (total, requests) in totals.iter_mut().zip([few, many]) {
+    let run = |requests: u64| {
         progress::step(&format!("{}: {counter:?} of {requests} requests", runtime.name));
-        let file = Scratch::new()?;
-        let mut server = Server::start(runtime, handler, options, &counter.command(&file.name()))?;
         let round = if counter == Counter::SystemCalls { round } else { requests };
-        let outcome = open(&server).and_then(|mut load| {
-            let mut latency = histogram();
-            (0..requests / round).try_for_each(|_| load.slice(Until::Requests(round), &mut latency).map(drop))
-        });
-        outcome.map_err(|error| server.explain(error))?;
-        // The connections are closed now; let the server see it, in both runs.
-        thread::sleep(Duration::from_millis(100));
-        server.stop()?;
-        *total = counter.read(&file.path)?;
-    }
-    Ok(per_operation((few, totals[0]), (many, totals[1])))
+        counter.count(|tool| {
+            let mut server = Server::start(runtime, handler, options, tool)?;
+            let outcome = open(&server).and_then(|mut load| {
+                let mut latency = histogram();
+                (0..requests / round).try_for_each(|_| load.slice(Duration::MAX, round, &mut latency).map(drop))
+            });
+            outcome.map_err(|error| server.explain(error))?;
+            // The connections are closed now. The pause lets the server notice it, in both runs.
+            thread::sleep(Duration::from_millis(100));
+            server.stop()
+        })
+    };
+    Ok(per_operation((few, run(few)?), (many, run(many)?)))
 }
 
-/// What a program's in-memory job takes for each operation: the difference of n and 2n.
+/// The instructions of one operation of an in-memory job: the difference of n and 2n operations.
 pub(crate) fn count_operations(runtime: &Runtime, job: MemoryJob, n: u64) -> Result<f64> {
-    let mut totals = [0; 2];
-    for (total, n) in totals.iter_mut().zip([n, 2 * n]) {
-        let file = Scratch::new()?;
-        let tool = Counter::Instructions.command(&file.name());
-        run_memory(&tool, &machine::all_cores(), runtime, job, n)?;
-        *total = Counter::Instructions.read(&file.path)?;
-    }
-    Ok(per_operation((n, totals[0]), (2 * n, totals[1])))
+    let cores = machine::all_cores();
+    let run = |n| Counter::Instructions.count(|tool| run_memory(tool, &cores, runtime, job, n).map(drop));
+    Ok(per_operation((n, run(n)?), (2 * n, run(2 * n)?)))
 }
 
-/// Runs an in-memory job, as the last arguments of `tool` if there is one. Returns the nanoseconds that the program printed.
+/// Runs an in-memory job, under `tool` if there is one. Returns the nanoseconds that the program printed.
 pub(crate) fn run_memory(tool: &[String], cores: &str, runtime: &Runtime, job: MemoryJob, n: u64) -> Result<u64> {
-    let program = build::path(runtime.memory.with_context(|| format!("{} has no in-memory jobs", runtime.name))?)?;
-    let mut command = build::under(tool, &program);
-    command.args(["--cores", cores, "memory", job.name(), &n.to_string()]);
-    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    let child = command.spawn().with_context(|| format!("cannot start {command:?}"))?;
-    let (status, printed, said) =
-        Ending(child).wait().with_context(|| format!("{} in job {}", runtime.name, job.name()))?;
-    ensure!(status.success(), "{} ended ({status}) in job {}: {}", runtime.name, job.name(), said.trim());
+    let program = runtime.memory.with_context(|| format!("{} has no in-memory jobs", runtime.name))?;
+    let mut process = Process::start(tool, program, &["--cores", cores, "memory", &job.name(), &n.to_string()])?;
+    let status = process.wait(PATIENCE).with_context(|| format!("{} in job {}", runtime.name, job.name()))?;
+    ensure!(status.success(), "{} ended ({status}) in job {}: {}", runtime.name, job.name(), process.said());
+    let mut printed = String::new();
+    process.stdout()?.read_to_string(&mut printed)?;
     printed.trim().parse().with_context(|| format!("{} printed no time but {:?}", runtime.name, printed.trim()))
 }
 
-/// A child that ends by itself, soon, or is ended.
-struct Ending(Child);
-
-impl Ending {
-    /// Waits for the end. Returns the status, the standard output and the standard error; both are short.
-    fn wait(mut self) -> Result<(ExitStatus, String, String)> {
-        const PATIENCE: Duration = Duration::from_secs(120);
-        let deadline = Instant::now() + PATIENCE;
-        let status = loop {
-            if let Some(status) = self.0.try_wait()? {
-                break status;
-            }
-            ensure!(Instant::now() < deadline, "it did not end within {PATIENCE:?}");
-            thread::sleep(Duration::from_micros(500));
-        };
-        let (mut printed, mut said) = (String::new(), String::new());
-        self.0.stdout.take().context("a pipe")?.read_to_string(&mut printed)?;
-        self.0.stderr.take().context("a pipe")?.read_to_string(&mut said)?;
-        Ok((status, printed, said))
-    }
-}
-
-impl Drop for Ending {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-/// A file for a tool's output, removed in the end.
-struct Scratch {
-    path: PathBuf,
-}
-
-impl Scratch {
-    /// Beside the programs, wherever these are built.
-    fn new() -> Result<Self> {
-        static COUNT: AtomicUsize = AtomicUsize::new(0);
-        let number = COUNT.fetch_add(1, Ordering::Relaxed);
-        let name = format!("counts.{}.{number}", std::process::id());
-        Ok(Self { path: std::env::current_exe()?.with_file_name(name) })
-    }
-
-    fn name(&self) -> String {
-        self.path.display().to_string()
-    }
-}
-
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        let _ = fs::remove_file(&self.path);
-    }
-}
-
-/// The column `calls` of strace's table, summed: its line of totals differs between versions.
+/// The sum of the column `calls` of strace's table. The line of totals differs between versions.
 fn strace_total(text: &str) -> Option<u64> {
     let header = text.lines().find(|line| line.trim_start().starts_with("% time"))?;
-    // "% time" is two words and one column.
+    // "% time" is two words, but one column.
     let column = header.split_whitespace().skip(1).position(|word| word == "calls")?;
     let calls = text.lines().filter_map(|line| {
         let words: Vec<&str> = line.split_whitespace().collect();
@@ -233,7 +160,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_calls_of_strace_are_summed_with_and_without_errors() {
+    fn strace_calls_are_summed() {
         let text = "\
 % time     seconds  usecs/call     calls    errors syscall
 ------ ----------- ----------- --------- --------- ----------------
@@ -248,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn the_total_of_callgrind_is_its_first_event() {
+    fn callgrind_total_is_the_first_event() {
         assert_eq!(callgrind_total("events: Ir\nsummary: 12\n\ntotals: 3456\n"), Some(3456));
         assert_eq!(callgrind_total("totals: 7 8 9\n"), Some(7));
         assert_eq!(callgrind_total("events: Ir\n"), None);
