@@ -221,6 +221,7 @@ fn handles_keep_no_descriptor_open() {
 }
 
 async fn use_sockets_in_every_way() {
+    open_reactor().await;
     let before = open_descriptors();
     let (listener, address) = listener().await;
     let same = |what: &str| assert_eq!(open_descriptors(), before + 1, "only the listener may be open after {what}");

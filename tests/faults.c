@@ -118,15 +118,18 @@ ssize_t recv(int fd, void *bytes, size_t length, int flags)
     return fails("recv") ? -1 : REAL(recv)(fd, bytes, least(length, most_read), flags);
 }
 
-ssize_t readv(int fd, const struct iovec *slices, int n)
+ssize_t recvmsg(int fd, struct msghdr *message, int flags)
 {
+    struct msghdr shorter = *message;
     struct iovec first;
-    if (fails("readv"))
+    if (fails("recvmsg"))
         return -1;
     if (most_read == (size_t)-1)
-        return REAL(readv)(fd, slices, n);
-    first = cut(slices, n, most_read);
-    return REAL(readv)(fd, &first, 1);
+        return REAL(recvmsg)(fd, message, flags);
+    first = cut(message->msg_iov, message->msg_iovlen, most_read);
+    shorter.msg_iov = &first;
+    shorter.msg_iovlen = 1;
+    return REAL(recvmsg)(fd, &shorter, flags);
 }
 
 ssize_t send(int fd, const void *bytes, size_t length, int flags)

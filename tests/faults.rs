@@ -115,15 +115,43 @@ fn serve_survives_exhausted_resources() {
 
 /// Interrupted transfers are repeated and lose no byte.
 #[test]
+#[cfg(mio_unsupported_force_poll_poll)]
 fn interrupted_transfers_are_repeated() {
-    // On Linux, send(2) does not go through libc, and recv(2) does so only for peeks. All of them handle an
-    // interruption in the same way.
-    #[cfg(not(mio_unsupported_force_poll_poll))]
-    let calls = ["recv", "readv", "sendmsg"];
-    #[cfg(mio_unsupported_force_poll_poll)]
-    let calls = ["recv", "readv", "send", "sendmsg"];
-    let faults = calls.map(|call| Fault(call, libc::EINTR, 3, 3));
+    let faults = ["recv", "recvmsg", "send", "sendmsg"].map(|call| Fault(call, libc::EINTR, 3, 3));
     with_faults("interrupted_transfers_are_repeated", &faults, || run(|| exchange(300_000)));
+}
+
+/// Interrupted transfers are repeated and lose no byte. Transfers on epoll do not go through libc, so strace interrupts them.
+#[test]
+#[cfg(not(mio_unsupported_force_poll_poll))]
+fn interrupted_transfers_are_repeated() {
+    if is_child() {
+        return run(|| exchange(300_000));
+    }
+    const CALLS: [&str; 4] = ["recvfrom", "recvmsg", "sendto", "sendmsg"];
+    let mut strace = Command::new("strace");
+    strace.args(["-f", "-qq", "-o", "/dev/stderr", "-e"]).arg(format!("trace={}", CALLS.join(",")));
+    for call in CALLS {
+        strace.arg("-e").arg(format!("inject={call}:error=EINTR:when=3+3"));
+    }
+    let name = "interrupted_transfers_are_repeated";
+    strace.arg(env::current_exe().expect("the path of this test program"));
+    strace.args(["--exact", name, "--nocapture", "--test-threads=1"]).env(CHILD, "1");
+    let output = match strace.output() {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            return eprintln!("{name} is skipped: there is no strace");
+        }
+        output => output.expect("strace runs"),
+    };
+    let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    if err.contains("PTRACE") {
+        return eprintln!("{name} is skipped: strace may not trace here: {err}");
+    }
+    assert!(output.status.success() && out.contains("1 passed"), "{name} failed:\n{out}");
+    for call in CALLS {
+        let is_injected = |line: &&str| line.contains(call) && line.contains("(INJECTED)");
+        assert!(err.lines().any(|line| is_injected(&line)), "no {call} was interrupted");
+    }
 }
 
 /// An interrupted wait of the reactor is repeated.

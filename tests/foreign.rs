@@ -91,24 +91,23 @@ fn non_socket_fails_unregistered() {
     });
 }
 
-/// A pending read fails once when its runtime ends, and then works in another runtime.
+/// The end of a runtime wakes a pending read, which then goes on in another runtime.
 #[test]
-fn runtimes_end_fails_read_once() {
+fn runtimes_end_wakes_read() {
     within(|| {
         let (stream, mut peer) = pair_with_std();
         let (waker, wakes) = counting_waker();
         let runtime = Runtime::new().expect("a runtime");
         runtime.block_on(async {
             assert!(poll_read(&waker, &stream, &mut [0; 8]).is_pending(), "there is nothing to read yet");
+            assert_eq!(wakes.get(), 0, "no event may come yet");
         });
-        assert_eq!(wakes.get(), 0, "no event may come yet");
         drop(runtime);
         assert_eq!(wakes.get(), 1, "the end of the runtime must wake the waiting task");
         drop(waker);
         assert_eq!(Arc::strong_count(&wakes), 1, "the runtime must release the waker");
         kittiwake::block_on(async {
-            assert_ended((&stream).read(&mut [0; 8]).await.expect_err("the wait was cut off"));
-            assert!(poll_once((&stream).read(&mut [0; 8])).await.is_none(), "the next read must wait here");
+            assert!(poll_once((&stream).read(&mut [0; 8])).await.is_none(), "the read must wait here");
             assert_eq!(sources(), 1, "the stream must be registered here");
             peer.write_all(b"x").expect("the peer writes");
             assert_eq!((&stream).read(&mut [0; 8]).await.expect("read"), 1);
@@ -116,9 +115,9 @@ fn runtimes_end_fails_read_once() {
     });
 }
 
-/// A pending `accept` and a pending `readable` fail once when their runtime ends, and then work in another runtime.
+/// The end of a runtime wakes a pending `accept` and a pending `readable`, which then go on in another runtime.
 #[test]
-fn runtimes_end_fails_futures_once() {
+fn runtimes_end_wakes_futures() {
     within(|| {
         let (stream, mut peer) = pair_with_std();
         let listener = block_on(TcpListener::bind("127.0.0.1:0")).expect("bind");
@@ -134,17 +133,85 @@ fn runtimes_end_fails_futures_once() {
         drop(runtime);
         assert_eq!(wakes.get(), 2, "the end of the runtime must wake both waits");
         kittiwake::block_on(async {
-            assert_ended(accept.await.expect_err("the wait was cut off"));
-            assert_ended(readable.await.expect_err("the wait was cut off"));
-            assert!(poll_once(listener.accept()).await.is_none(), "the next accept must wait here");
-            assert!(poll_once(stream.readable()).await.is_none(), "the next readable must wait here");
+            assert!(poll_with(&waker, &mut accept).is_pending(), "the accept must wait here");
+            assert!(poll_with(&waker, &mut readable).is_pending(), "the readable must wait here");
             let client = std::net::TcpStream::connect(address).expect("connect");
-            let (_, from) = listener.accept().await.expect("accept");
+            let (_, from) = accept.await.expect("accept");
             assert_eq!(from, client.local_addr().expect("local_addr"));
             peer.write_all(b"x").expect("the peer writes");
-            stream.readable().await.expect("readable");
+            readable.await.expect("readable");
         });
     });
+}
+
+/// A read that was cancelled before its runtime ended does not make the next read fail in another runtime.
+#[test]
+fn cancelled_read_fails_no_later_read() {
+    within(|| {
+        let (stream, mut peer) = pair_with_std();
+        let runtime = one_worker();
+        runtime.block_on(async { assert!(poll_once((&stream).read(&mut [0; 8])).await.is_none()) });
+        drop(runtime);
+        kittiwake::block_on(async {
+            let mut buf = [0; 8];
+            let mut reader = &stream;
+            let mut read = reader.read(&mut buf);
+            assert!(poll_once(&mut read).await.is_none(), "the read must wait, and not fail");
+            peer.write_all(b"x").expect("the peer writes");
+            assert_eq!(read.await.expect("read"), 1);
+        });
+    });
+}
+
+/// A wait outside of every runtime says what to do, also on a socket whose runtime has ended.
+#[test]
+fn wait_after_runtimes_end_needs_runtime() {
+    within(|| {
+        let (stream, mut peer) = pair_with_std();
+        let runtime = one_worker();
+        runtime.block_on(async { assert!(poll_once((&stream).read(&mut [0; 8])).await.is_none()) });
+        drop(runtime);
+        assert_no_runtime(block_on((&stream).read(&mut [0; 8])).expect_err("no reactor would wake this read"));
+        peer.write_all(b"x").expect("the peer writes");
+        wait_readable(&stream);
+        assert_eq!(block_on((&stream).read(&mut [0; 8])).expect("bytes need no wait"), 1);
+    });
+}
+
+/// A socket that waited in a current-thread runtime goes on in another one, while the first is idle. Its waiting task is woken when
+/// the first runtime leaves `block_on`, whether it waited there itself or in the other runtime.
+#[test]
+fn idle_runtime_gives_sockets_up() {
+    for waits_elsewhere_first in [false, true] {
+        within(move || {
+            let (stream, mut peer) = pair_with_std();
+            let stream = Arc::new(stream);
+            let (first, second) = (one_worker(), Background::start());
+            let read = {
+                let stream = stream.clone();
+                async move { (&*stream).read(&mut [0; 8]).await }
+            };
+            let reader = first.block_on(async {
+                assert!(poll_once((&*stream).read(&mut [0; 8])).await.is_none());
+                assert_eq!(sources(), 1);
+                let reader = waits_elsewhere_first.then(|| second.handle().spawn(read));
+                settle().await;
+                reader.ok_or(())
+            });
+            // The first runtime is idle from here on.
+            let reader = reader.unwrap_or_else(|()| {
+                let stream = stream.clone();
+                second.handle().spawn(async move { (&*stream).read(&mut [0; 8]).await })
+            });
+            while second.handle().metrics().sources_registered() == 0 {
+                std::thread::yield_now();
+            }
+            peer.write_all(b"x").expect("the peer writes");
+            assert_eq!(block_on(reader).expect("the task").expect("read"), 1);
+            assert_eq!(first.handle().metrics().sources_registered(), 0, "the socket must have moved");
+            second.stop();
+        });
+    }
 }
 
 /// A socket that did not wait when its runtime ended does not fail.
@@ -192,7 +259,7 @@ fn runtimes_end_spares_new_futures() {
     });
 }
 
-/// A task that waits on a socket of another runtime fails when that runtime ends.
+/// A task of one runtime that waits on a socket of another goes on when that one ends.
 #[test]
 fn runtimes_end_reaches_other_runtimes() {
     within(|| {
@@ -202,27 +269,16 @@ fn runtimes_end_reaches_other_runtimes() {
         let shared = stream.clone();
         other.run(async move { assert!(poll_once((&*shared).read(&mut [0; 8])).await.is_none()) });
         kittiwake::block_on(async {
-            let reader = kittiwake::spawn({
-                let stream = stream.clone();
-                async move { (&*stream).read(&mut [0; 8]).await }
-            });
+            let reader = kittiwake::spawn(async move { (&*stream).read(&mut [0; 8]).await });
             settle().await;
             assert_eq!(sources(), 0, "the socket must stay registered with its first runtime");
             assert!(!reader.is_finished(), "there is nothing to read yet");
             other.stop();
-            assert_ended(reader.await.expect("the task").expect_err("the wait was cut off"));
-            let reader = kittiwake::spawn(async move { (&*stream).read(&mut [0; 8]).await });
             until(|| sources() == 1).await;
             peer.write_all(b"x").expect("the peer writes");
             assert_eq!(reader.await.expect("the task").expect("the stream is registered with this runtime"), 1);
         });
     });
-}
-
-#[track_caller]
-fn assert_ended(error: Error) {
-    assert_eq!(error.kind(), ErrorKind::Other, "{error}");
-    assert!(error.to_string().contains("has ended"), "the error must name the cause: {error}");
 }
 
 /// A registered socket works in a foreign executor.
@@ -491,7 +547,8 @@ fn is_in_an_epoll(socket: &impl std::os::fd::AsRawFd) -> bool {
     infos.any(|info| info.lines().any(|line| line.starts_with("tfd:") && line.contains(&inode)))
 }
 
-/// A runtime of one worker polls its sockets only inside `block_on`. A wait outside is woken in the next call.
+/// A current-thread runtime turns its reactor only inside `block_on`. Leaving it wakes the tasks that wait, and an event that comes
+/// between two calls is reported in the next one.
 #[test]
 fn events_between_calls_are_kept() {
     within(|| {
@@ -500,9 +557,14 @@ fn events_between_calls_are_kept() {
         let (waker, wakes) = counting_waker();
         let mut buf = [0; 8];
         runtime.block_on(async { assert!(poll_read(&waker, &stream, &mut buf).is_pending()) });
+        assert_eq!(wakes.get(), 1, "the task must be woken, since no thread turns the reactor any more");
+        assert!(
+            poll_read(&waker, &stream, &mut buf).is_pending(),
+            "without another runtime it waits for the next call"
+        );
         peer.write_all(b"hello").unwrap();
-        assert_eq!(wakes.get(), 0, "no thread may poll for events between two calls");
-        runtime.block_on(until(|| wakes.get() == 1));
+        assert_eq!(wakes.get(), 1, "no thread may turn the reactor between two calls");
+        runtime.block_on(until(|| wakes.get() == 2));
         assert!(matches!(poll_read(&waker, &stream, &mut buf), std::task::Poll::Ready(Ok(5))));
     });
 }

@@ -741,26 +741,21 @@ fn handle_outlives_its_runtime() {
     });
 }
 
-/// `build` without descriptors returns an error and closes what it had opened.
+/// The build of a multi-thread runtime without descriptors returns an error and closes what it had opened.
 #[test]
 fn failed_build_leaves_no_descriptor() {
     in_own_process("failed_build_leaves_no_descriptor", || {
         let descriptors = count_of("fd");
-        let mut hoard = Vec::new();
-        while let Ok(file) = std::fs::File::open("/dev/null") {
-            hoard.push(file);
-        }
+        let mut hoard = use_up_descriptors();
         // Three descriptors are enough. mio's poll(2) backend needs fewer.
         let mut free = 0;
         let runtime = loop {
-            match Builder::new_current_thread().build() {
+            match Builder::new_multi_thread().worker_threads(1).build() {
                 Ok(runtime) => break runtime,
                 Err(error) => {
                     assert_eq!(error.raw_os_error(), Some(libc::EMFILE), "{free} free descriptors: {error}");
                 }
             }
-            let message = panic_of(|| block_on(async {}));
-            assert!(message.contains("reactor"), "{message}");
             assert!(free < 3, "three descriptors must be enough");
             drop(hoard.pop());
             free += 1;
@@ -771,6 +766,33 @@ fn failed_build_leaves_no_descriptor() {
         drop(hoard);
         assert_eq!(count_of("fd"), descriptors, "descriptors were left");
     });
+}
+
+/// `block_on` runs although peers have used up all descriptors, on both kinds of runtime. Only a socket that has to wait fails, and it
+/// says why.
+#[test]
+fn block_on_needs_no_descriptor() {
+    in_own_process("block_on_needs_no_descriptor", || {
+        let runtime = Builder::new_multi_thread().worker_threads(1).build().expect("a runtime");
+        let (ours, mut peer) = pair_with_std();
+        let hoard = use_up_descriptors();
+        let call = || async {
+            kittiwake::time::sleep(std::time::Duration::from_millis(1)).await;
+            let error = ours.readable().await.expect_err("no reactor can be made");
+            assert_eq!(error.raw_os_error(), Some(libc::EMFILE), "{error}");
+            1
+        };
+        assert_eq!(block_on(call()), 1);
+        assert_eq!(runtime.block_on(call()), 1);
+        drop(hoard);
+        std::io::Write::write_all(&mut peer, b"x").expect("the peer writes");
+        block_on(ours.readable()).expect("there are descriptors again");
+        runtime.block_on(ours.readable()).expect("there are descriptors again");
+    });
+}
+
+fn use_up_descriptors() -> Vec<std::fs::File> {
+    std::iter::from_fn(|| std::fs::File::open("/dev/null").ok()).collect()
 }
 
 // ---- with other crates ----

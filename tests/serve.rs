@@ -21,8 +21,8 @@ use kittiwake::net::{HandlerOutput, Report, Serve, ShutdownSignal, TcpListener, 
 use kittiwake::task::JoinHandle;
 use kittiwake::time::sleep;
 use support::{
-    PATIENCE, Wakes, count_of, counting_waker, in_own_process, own_address, panic_of, paused_runtime, poll_with, run,
-    run_paused, settle, sources, until, will_reset, within,
+    PATIENCE, Wakes, count_of, counting_waker, in_own_process, open_reactor, own_address, panic_of, paused_runtime,
+    poll_with, run, run_paused, settle, sources, until, will_reset, within,
 };
 
 // ---- counts and reports ----
@@ -669,6 +669,7 @@ fn hundred_thousand_connections_leave_nothing() {
     in_own_process("hundred_thousand_connections_leave_nothing", || {
         const CONNECTIONS: u64 = 100_000;
         kittiwake::block_on(async {
+            open_reactor().await;
             let before = count_of("fd");
             let server = start(|stream, _| answer(stream), |serve| serve).await;
             let resident = |at: &str| -> usize {

@@ -245,6 +245,8 @@ fn dropped_listener_leaves_nothing() {
         kittiwake::block_on(async {
             let kind = SignalKind::child();
             let mut stays = listen(kind);
+            // The first wait opens the reactor.
+            assert!(future::poll_once(stays.recv()).await.is_none());
             let before = (count_of("fd"), sources());
             for _ in 0..500 {
                 let mut listener = listen(kind);

@@ -3,7 +3,7 @@
 //! A token is a slot's number and a generation. The kernel hands out events in
 //! batches, and a batch may still hold an event for a socket that was closed a
 //! moment ago, whose slot a new socket has since taken. The generation tells
-//! the two apart: a stale token finds nobody.
+//! the two apart: a stale token finds no value.
 //!
 //! `slab` reuses keys and keeps no generations, so one counter per table gives
 //! every insertion the next one. Pure: no mio, no I/O, no clock.
@@ -87,7 +87,7 @@ mod tests {
     /// The whole reason for generations: an event for a closed socket must not
     /// wake the task of the socket that took its slot.
     #[test]
-    fn a_stale_token_finds_nobody() {
+    fn stale_token_finds_no_value() {
         let mut slots = Slots::default();
         let old = slots.insert("old").unwrap();
         assert_eq!(slots.remove(old), Some("old"));
@@ -100,8 +100,7 @@ mod tests {
 
     #[test]
     fn generations_wrap_without_touching_slots() {
-        let mut slots = Slots::default();
-        slots.next_generation = usize::MAX & !SLOT_MASK;
+        let mut slots = Slots { entries: Slab::new(), next_generation: usize::MAX & !SLOT_MASK };
         let last = slots.insert(1).unwrap();
         let first = slots.insert(2).unwrap();
         assert_eq!((slots.get(last), slots.get(first)), (Some(&1), Some(&2)));

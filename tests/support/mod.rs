@@ -181,6 +181,12 @@ pub fn poll_write(waker: &Waker, mut stream: &TcpStream, buf: &[u8]) -> std::tas
     kittiwake::io::AsyncWrite::poll_write(std::pin::Pin::new(&mut stream), &mut cx, buf)
 }
 
+/// Opens the reactor of the current-thread runtime on this thread, which takes descriptors.
+pub async fn open_reactor() {
+    let (ours, _peer) = pair_with_std();
+    assert!(futures_lite::future::poll_once(ours.readable()).await.is_none(), "the peer sends nothing");
+}
+
 /// The number of sockets that are registered with the runtime of this thread.
 #[track_caller]
 pub fn sources() -> usize {

@@ -14,9 +14,9 @@ use kittiwake::time::{pause, sleep};
 #[test]
 fn absurd_worker_count_is_refused() {
     let message = panic_of(|| drop(Builder::new_multi_thread().worker_threads(0)));
-    assert!(message.contains("Builder::workers") && message.contains("use 1 or more"), "{message}");
+    assert!(message.contains("Builder::worker_threads") && message.contains("use 1 or more"), "{message}");
     let message = panic_of(|| drop(Builder::new_multi_thread().worker_threads(5000)));
-    assert!(message.contains("Builder::workers") && message.contains("5000 are more than 4096"), "{message}");
+    assert!(message.contains("Builder::worker_threads") && message.contains("5000 are more than 4096"), "{message}");
     drop(Builder::new_multi_thread().worker_threads(4096));
 }
 
@@ -74,7 +74,10 @@ fn paused_clock_needs_one_worker() {
         ] {
             let error = builder.build().expect_err("a paused clock for two workers is refused");
             assert_eq!(error.kind(), ErrorKind::InvalidInput);
-            assert!(error.to_string().contains("Builder::workers(1)"), "the error must say what to do: {error}");
+            assert!(
+                error.to_string().contains("Builder::new_current_thread()"),
+                "the error must say what to do: {error}"
+            );
         }
         let runtime = paused_runtime();
         assert_eq!(runtime.handle().metrics().workers().len(), 1, "a paused clock alone must mean one worker");
@@ -92,7 +95,7 @@ fn pausing_several_workers_panics() {
             future::block_on(runtime.handle().spawn(async { panic_of(pause) })).expect("the task catches the panic");
         let in_a_call = runtime.block_on(async { panic_of(pause) });
         for message in [on_a_worker, in_a_call] {
-            assert!(message.contains("time::pause") && message.contains("Builder::workers(1)"), "{message}");
+            assert!(message.contains("time::pause") && message.contains("Builder::new_current_thread()"), "{message}");
         }
         // The clock still runs after the panic.
         runtime.block_on(sleep(MS));
