@@ -22,8 +22,8 @@ fn main() {
         [option, ..] if option.starts_with('-') => fail(&format!("unknown option {option}; {USAGE}")),
         _ => fail(&format!("more than one address; {USAGE}")),
     };
-    let runtime = Builder::new_multi_thread().worker_threads(workers).build();
-    let report = runtime.and_then(|runtime| runtime.block_on(serve(address)));
+    let runtime = if workers == 1 { Builder::new_current_thread() } else { Builder::new_multi_thread() };
+    let report = runtime.worker_threads(workers).build().and_then(|runtime| runtime.block_on(serve(address)));
     println!("echo: {}", report.unwrap_or_else(|error| fail(&format!("cannot serve on {address}: {error}"))));
 }
 

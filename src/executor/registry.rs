@@ -309,7 +309,7 @@ impl Tasks {
         }
         self.last_id += 1;
         // It is at least 1, and never runs out in practice.
-        Id(NonZeroU64::MIN.saturating_add(self.last_id - 1))
+        Id(NonZeroU64::new(self.last_id).unwrap_or(NonZeroU64::MAX))
     }
 
     #[cold]

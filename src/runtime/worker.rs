@@ -48,7 +48,7 @@ use crate::sync::{contain, note_executors, wake_all};
 use crate::time::{self, Clock, Instant, Timers};
 
 /// Entries run between two looks at the kernel.
-const BATCH: u64 = 64;
+const BATCH: i64 = 64;
 
 /// After so many entries a worker looks at the kernel once more before it counts itself idle. Mostly an event has come meanwhile. To
 /// declare itself idle costs several times a look, and a look in vain adds little to so much work.
@@ -70,8 +70,8 @@ pub(super) struct Worker {
     counters: Arc<Counters>,
     /// The counters for what tasks do on this thread. A `block_on` call beside workers counts that with one of them.
     task_counters: Arc<Counters>,
-    /// How many tasks it has run since it last told the counters.
-    ran: u64,
+    /// How many tasks it has run since it last told the counters. Signed, because it is corrected for the polls of the main future.
+    ran: i64,
     handle: Handle,
 }
 
@@ -113,7 +113,7 @@ impl Worker {
         self.executor.begin_batch();
         self.spin.discard_window();
         loop {
-            let (mut left, mut main_polls) = (BATCH, 0);
+            let mut left = BATCH;
             while left > 0 {
                 match self.executor.next() {
                     Some(Entry::Task(task)) => Executor::run(task),
@@ -121,16 +121,17 @@ impl Worker {
                         main.begin_poll();
                         note_executors(&waker);
                         if let Poll::Ready(output) = future.as_mut().poll(&mut cx) {
-                            self.ran = BATCH - left - main_polls;
+                            self.ran += BATCH - left;
                             return output;
                         }
-                        main_polls += 1;
+                        // This was no task.
+                        self.ran -= 1;
                     }
                     None => break,
                 }
                 left -= 1;
             }
-            self.ran = BATCH - left - main_polls;
+            self.ran += BATCH - left;
             self.wait();
         }
     }
@@ -154,7 +155,7 @@ impl Worker {
     /// Tells the counters how many tasks were run, and returns that.
     #[inline]
     fn count_ran(&mut self) -> u64 {
-        let ran = std::mem::take(&mut self.ran);
+        let ran = std::mem::take(&mut self.ran) as u64;
         self.counters.add_polls(ran);
         self.task_counters.take_thread_counts();
         ran

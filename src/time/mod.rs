@@ -75,7 +75,7 @@ pub fn pause() {
     current_timers("pause");
     assert!(
         clock::pause(),
-        "time::pause: a runtime of several workers has a clock that cannot stand still; call Builder::workers(1)"
+        "time::pause: a runtime of several workers has a clock that cannot stand still; use Builder::new_current_thread()"
     );
 }
 

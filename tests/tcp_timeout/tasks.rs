@@ -312,7 +312,7 @@ fn runtimes_end_keeps_wait() {
         let error = link.operate().await.expect_err("nothing comes");
         assert_eq!(error.kind(), std::io::ErrorKind::TimedOut, "{error}");
         let waited = start.elapsed();
-        assert!(waited >= 9 * SECOND && waited <= TEN + TICK, "the wait began before: {waited:?}");
+        assert!(waited >= 9 * SECOND && waited < TEN + SECOND, "the wait took {waited:?}");
         link.serve_and_complete().await;
     });
 }
