@@ -3,6 +3,8 @@
  * FAULTS is a list of rules "CALL:ERRNO:FIRST:STEP ". Of the calls of the function CALL, number FIRST (counted
  * from 1) fails with ERRNO, and so does every STEP-th call after it. With a STEP of 0 no further call fails.
  * The rule "short:0:READ:WRITE " cuts every transfer to that many bytes instead.
+ * The rule "timestamps:0:0:0 " has the kernel report when the bytes of a socket with TCP_NODELAY have left, in the
+ * socket's error queue.
  *
  * A write to a socket that could raise SIGPIPE always ends the process. If the program makes the system call itself,
  * the process ends when the write does raise the signal.
@@ -12,7 +14,10 @@
 #include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/net_tstamp.h>
 #include <netdb.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdarg.h>
@@ -35,6 +40,7 @@ static struct rule {
 } rules[16];
 static int count;
 static size_t most_read = -1, most_written = -1;
+static int timestamps;
 
 __attribute__((constructor)) static void begin(void)
 {
@@ -45,6 +51,8 @@ __attribute__((constructor)) static void begin(void)
         if (strcmp(rule.call, "short") == 0) {
             most_read = rule.first;
             most_written = rule.step;
+        } else if (strcmp(rule.call, "timestamps") == 0) {
+            timestamps = 1;
         } else if (count < 16) {
             rules[count++] = rule;
         }
@@ -111,6 +119,16 @@ int accept4(int fd, __SOCKADDR_ARG address, socklen_t *restrict length, int flag
 int connect(int fd, __CONST_SOCKADDR_ARG address, socklen_t length)
 {
     return fails("connect") ? -1 : REAL(connect)(fd, address, length);
+}
+
+int setsockopt(int fd, int level, int name, const void *value, socklen_t length)
+{
+    if (timestamps && level == IPPROTO_TCP && name == TCP_NODELAY) {
+        int flags = SOF_TIMESTAMPING_TX_SOFTWARE | SOF_TIMESTAMPING_SOFTWARE;
+        if (REAL(setsockopt)(fd, SOL_SOCKET, SO_TIMESTAMPING, &flags, sizeof flags) == 0)
+            fprintf(stderr, "faults: timestamps are on\n");
+    }
+    return REAL(setsockopt)(fd, level, name, value, length);
 }
 
 ssize_t recv(int fd, void *bytes, size_t length, int flags)

@@ -103,6 +103,62 @@ fn pausing_several_workers_panics() {
     });
 }
 
+/// A multi-thread runtime with one worker means the same as one with several: on a machine with one core that is what
+/// `Runtime::new` makes. Its tasks run in the background, several threads may be in `block_on`, and the clock cannot be paused.
+#[test]
+fn single_worker_thread_runs_in_background() {
+    within(|| {
+        let runtime = std::sync::Arc::new(workers(1));
+        let task = runtime.handle().spawn(async {
+            sleep(MS).await;
+            here()
+        });
+        let thread = future::block_on(task).expect("the task runs although no thread is in `block_on`");
+        assert_ne!(thread, here(), "the task must run on the worker's thread");
+        let (enter, entered) = std::sync::mpsc::channel();
+        let (leave, left) = std::sync::mpsc::channel::<()>();
+        let other = thread::spawn({
+            let runtime = runtime.clone();
+            move || {
+                runtime.block_on(async {
+                    enter.send(()).expect("the test listens");
+                    let _ = left.recv();
+                });
+            }
+        });
+        entered.recv().expect("the other thread is in `block_on`");
+        assert_eq!(runtime.block_on(async { kittiwake::spawn(async { 7 }).await.expect("the task") }), 7);
+        drop(leave);
+        other.join().expect("the other thread");
+        let message = runtime.block_on(async { panic_of(pause) });
+        assert!(message.contains("new_current_thread"), "{message}");
+    });
+}
+
+/// No two tasks of a runtime have the same id, wherever they were spawned.
+#[test]
+fn ids_are_unique_in_runtime() {
+    within(|| {
+        let runtime = workers(2);
+        let on_workers = on_each_worker(runtime.handle(), 2, |_| {
+            (0..1500).map(|_| kittiwake::spawn(async {}).id()).collect::<Vec<_>>()
+        });
+        let mut ids: Vec<_> = on_workers.into_iter().flatten().collect();
+        for _ in 0..3 {
+            ids.extend(runtime.block_on(async {
+                [
+                    kittiwake::spawn_local(async {}).id(),
+                    kittiwake::spawn_local(async {}).id(),
+                    kittiwake::spawn(async {}).id(),
+                ]
+            }));
+        }
+        ids.push(runtime.handle().spawn_blocking(|| ()).id());
+        let count = ids.len();
+        assert_eq!(ids.into_iter().collect::<HashSet<_>>().len(), count, "two tasks have the same id");
+    });
+}
+
 /// The names of this process's threads that start with `begin`.
 #[cfg(target_os = "linux")]
 fn threads_called(begin: &str) -> Vec<String> {
