@@ -4,7 +4,7 @@
 //! next entry. The other half is in [`Workers`], to which tasks and other threads refer.
 //!
 //! # The way of a task
-//! 1. [`spawn`] wraps the future (`task`), inserts it in the registry and schedules it.
+//! 1. [`spawn()`] wraps the future (`task`), inserts it in the registry and schedules it.
 //! 2. Scheduling, which is also what its wakers do, queues it on this thread if this is a worker that may run it, and otherwise pushes it
 //!    to one (`current`).
 //! 3. A worker takes it ([`Executor::next`]), in order, and runs it.

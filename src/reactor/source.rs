@@ -31,7 +31,7 @@
 //! ```
 //! 1. [`Source::register`]: the first operation that waits asks its thread's reactor to watch the socket.
 //! 2. [`Source::dispatch`] stores an event in the word and wakes the waiters.
-//! 3. [`Source::unregister`]: the socket is dropped, handed out, or about to move to another reactor. [`Source::detach`]: the
+//! 3. [`Source::unregister_if`]: the socket is dropped, handed out, or about to move to another reactor. [`Source::detach`]: the
 //!    reactor ends, and all waiters are woken to try again elsewhere.
 //!
 //! The reactor knows nothing of an unregistered source: its operations try, and `readable` and `writable` register first.

@@ -15,7 +15,7 @@ use crate::time::{Duration, timeout};
 
 /// A TCP connection.
 ///
-/// Reads and writes through [`AsyncRead`] and [`AsyncWrite`], which are implemented for `TcpStream` and for `&TcpStream`, so
+/// Reads and writes through [`AsyncRead`](crate::io::AsyncRead) and [`AsyncWrite`](crate::io::AsyncWrite), which are implemented for `TcpStream` and for `&TcpStream`, so
 /// that one task can read while another writes. [`split`](TcpStream::split) and [`into_split`](TcpStream::into_split)
 /// give each a half of its own.
 ///
