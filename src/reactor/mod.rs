@@ -104,8 +104,8 @@ impl Reactor {
         let table = self.registry.table.lock();
         for event in &*events {
             count += 1;
-            if let Some(source) = table.slots.get(event.token().0) {
-                dispatch(source, event, wakers);
+            if let Some(socket) = table.slots.get(event.token().0) {
+                dispatch(&socket.source, event, wakers);
             } else {
                 handle_internal_event(event, poll.registry(), &self.registry, &mut self.timer_fd)?;
             }

@@ -23,7 +23,7 @@
 
 use std::future::poll_fn;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::sync::Arc;
 use std::task::{Context, Poll, Wake, Waker, ready};
 
@@ -145,7 +145,8 @@ impl<S: AsFd> Registration<S> {
     #[cold]
     fn wait(&self, waker: &Waker, direction: Direction, slot: &mut WaiterSlot<'_>, seen: Snapshot) -> io::Result<bool> {
         // To clone a waker is foreign code, so it comes before the lock.
-        let stored = self.link.0.store(direction, slot, waker.clone(), is_executors(waker), seen, Registered::arm)?;
+        let arm = |registered: &Registered| registered.arm(self.fd());
+        let stored = self.link.0.store(direction, slot, waker.clone(), is_executors(waker), seen, arm)?;
         match stored {
             Stored::Sleep => return Ok(true),
             Stored::Retry => {}
@@ -165,7 +166,11 @@ impl<S: AsFd> Registration<S> {
         if let Some(idle) = self.link.0.unregister_if(Registered::is_idle_elsewhere) {
             idle.leave();
         }
-        registry.register(&self.link.0, self.socket.as_fd().as_raw_fd())
+        registry.register(&self.link.0, self.fd())
+    }
+
+    fn fd(&self) -> RawFd {
+        self.socket.as_fd().as_raw_fd()
     }
 
     /// Notes that a transfer on a stream has moved `transferred` bytes of at most `capacity`. If it is short, the kernel's buffer is
@@ -190,7 +195,7 @@ impl<S: AsFd> Registration<S> {
             match operation(&self.socket, seen) {
                 Err(error) if would_block(&error) => {
                     if self.clear(direction, seen) {
-                        self.link.0.arm(Registered::rearm)?;
+                        self.link.0.arm(|registered| registered.rearm(self.fd()))?;
                     }
                     return Err(error);
                 }

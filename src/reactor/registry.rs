@@ -49,19 +49,24 @@ pub(crate) struct Registry {
 
 #[derive(Default)]
 pub(super) struct Table {
-    pub(super) slots: Slots<Arc<Source>>,
+    pub(super) slots: Slots<Socket>,
     /// The reactor has ended and registers no source any more.
     closed: bool,
 }
 
-/// A source's registration with a reactor.
+/// A socket in the table.
 ///
-/// `fd` stays open as long as the source has this: a [`Registration`](super::Registration) unregisters before its socket is dropped
-/// or handed out. While a reactor ends it may be stale, but nothing is registered there then.
+/// `fd` is open as long as the source is [registered](Registered): a [`Registration`](super::Registration) unregisters before its socket is
+/// dropped or handed out. While a reactor ends it may be stale, but nothing is registered there then.
+pub(super) struct Socket {
+    pub(super) source: Arc<Source>,
+    fd: RawFd,
+}
+
+/// A source's registration with a reactor. Small, because each connection has one.
 pub(crate) struct Registered {
     registry: Arc<Registry>,
     token: usize,
-    fd: RawFd,
 }
 
 impl Registry {
@@ -98,7 +103,7 @@ impl Registry {
         if table.closed {
             return Err(no_runtime());
         }
-        let Ok(token) = table.slots.insert(source.clone()) else {
+        let Ok(token) = table.slots.insert(Socket { source: source.clone(), fd }) else {
             return Err(io::Error::new(
                 io::ErrorKind::QuotaExceeded,
                 "the reactor's table of sockets is full; close some, or use more workers",
@@ -106,7 +111,7 @@ impl Registry {
         };
         let registered = source.register(|| {
             mio.register(&mut SourceFd(&fd), Token(token), INTEREST)?;
-            Ok(Registered { registry: self.clone(), token, fd })
+            Ok(Registered { registry: self.clone(), token })
         });
         let unused = match registered {
             Ok(true) => None,
@@ -116,6 +121,14 @@ impl Registry {
         drop(table);
         drop(unused);
         registered.map(drop)
+    }
+
+    /// An error means that the socket is not in the kernel's set, for instance because its owner closed the descriptor. Nothing remains to
+    /// be done then.
+    fn leave_kernel(&self, fd: RawFd) {
+        if let Some(mio) = self.mio.get() {
+            let _ = mio.deregister(&mut SourceFd(&fd));
+        }
     }
 
     /// How many sources are registered here.
@@ -138,7 +151,7 @@ impl Registry {
             return;
         }
         let mut wakers = Vec::new();
-        table.slots.iter().for_each(|source| source.take_waiters(&mut wakers));
+        table.slots.iter().for_each(|socket| socket.source.take_waiters(&mut wakers));
         drop(table);
         wake_all(&mut wakers);
     }
@@ -147,46 +160,39 @@ impl Registry {
     pub(super) fn close(&self) {
         let mut table = self.table.lock();
         table.closed = true;
-        let sources = table.slots.take_all();
+        let sockets = table.slots.take_all();
         drop(table);
         let mut wakers = Vec::new();
-        for source in &sources {
-            if let Some(registered) = source.detach(&mut wakers) {
-                registered.leave_kernel();
+        for socket in &sockets {
+            if socket.source.detach(&mut wakers).is_some() {
+                self.leave_kernel(socket.fd);
             }
         }
         wake_all(&mut wakers);
         // The last reference to a source drops wakers, which may panic.
-        contain_all(|| drop(sources));
+        contain_all(|| drop(sockets));
         let poll = self.poll.lock().take();
         drop(poll);
     }
 }
 
 impl Registered {
-    /// Takes the socket out of the kernel's set and out of the table. Explicitly, because a duplicate of the descriptor would keep
-    /// the kernel's entry alive.
+    /// Takes the socket out of the table and out of the kernel's set. Explicitly, because a duplicate of the descriptor would keep the
+    /// kernel's entry alive.
     pub(super) fn leave(self) {
-        self.leave_kernel();
         let removed = self.registry.table.lock().slots.remove(self.token);
-        drop(removed);
-    }
-
-    /// An error means that the socket is not in the set, for instance because its owner closed the descriptor. Nothing remains to be
-    /// done then.
-    fn leave_kernel(&self) {
-        if let Some(mio) = self.registry.mio.get() {
-            let _ = mio.deregister(&mut SourceFd(&self.fd));
+        if let Some(socket) = removed {
+            self.registry.leave_kernel(socket.fd);
         }
     }
 
     /// Prepares for a wait on this thread. Returns `false` if no thread turns the reactor and this thread has another one, where
     /// the socket moves.
-    pub(super) fn arm(&self) -> io::Result<bool> {
+    pub(super) fn arm(&self, fd: RawFd) -> io::Result<bool> {
         if self.is_idle_elsewhere() {
             return Ok(false);
         }
-        self.rearm()?;
+        self.rearm(fd)?;
         Ok(true)
     }
 
@@ -197,12 +203,12 @@ impl Registered {
     }
 
     /// Has a backend without edges report readiness once more.
-    pub(super) fn rearm(&self) -> io::Result<()> {
+    pub(super) fn rearm(&self, fd: RawFd) -> io::Result<()> {
         let Some(mio) = self.registry.mio.get().filter(|_| !EDGE_TRIGGERED) else { return Ok(()) };
-        match mio.reregister(&mut SourceFd(&self.fd), Token(self.token), INTEREST) {
+        match mio.reregister(&mut SourceFd(&fd), Token(self.token), INTEREST) {
             // After an error or a hang-up mio's poll(2) backend forgets the descriptor by itself.
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                mio.register(&mut SourceFd(&self.fd), Token(self.token), INTEREST)
+                mio.register(&mut SourceFd(&fd), Token(self.token), INTEREST)
             }
             result => result,
         }

@@ -125,7 +125,7 @@ impl TcpStream {
     async fn connected(&self) -> io::Result<()> {
         // After the reactor has reported something: until then there is no error, and no peer.
         self.writable().await?;
-        self.stream.registration().operate(Direction::Write, |socket, _| connected(socket)).await
+        self.stream.registration().operate(Direction::Write, |_, _| connected(self.socket())).await
     }
 
     /// Takes a stream of std's, and makes it non-blocking.
