@@ -40,7 +40,6 @@ struct Counter(AtomicU64);
 
 impl Counter {
     /// Adds `more` to a number that only one thread writes. So a load and a store are enough.
-    #[inline]
     fn add(&self, more: u64) {
         self.0.store(self.0.load(Ordering::Relaxed).wrapping_add(more), Ordering::Relaxed);
     }
@@ -92,13 +91,11 @@ impl Drop for Entered {
 
 impl Counters {
     /// Adds `polls` polls of tasks.
-    #[inline]
     pub(crate) fn add_polls(&self, polls: u64) {
         self.polls.add(polls);
     }
 
     /// Moves the counts of this thread to these counters, which another thread may write too.
-    #[inline]
     pub(crate) fn take_thread_counts(&self) {
         if BUDGET_YIELDS.get() | ACCEPTS.get() != 0 {
             self.budget_yields.add_shared(BUDGET_YIELDS.replace(0));
@@ -107,7 +104,6 @@ impl Counters {
     }
 
     /// Adds one turn of the reactor, which has reported `events` events.
-    #[inline]
     pub(crate) fn add_turn(&self, events: usize) {
         self.turns.add(1);
         self.events.add(events as u64);

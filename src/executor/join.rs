@@ -101,7 +101,6 @@ impl<T> Future for JoinHandle<T> {
 }
 
 impl<T> Drop for JoinHandle<T> {
-    #[inline]
     fn drop(&mut self) {
         if let Some(task) = self.task.take() {
             detach(task);

@@ -61,7 +61,6 @@ impl<T> Outcome<T> {
 }
 
 impl<T> Drop for Outcome<T> {
-    #[inline]
     fn drop(&mut self) {
         if let Some(unwanted) = self.0.take() {
             contain_all(|| drop(unwanted));

@@ -115,7 +115,6 @@ impl ShutdownSignal {
 
     /// Whether the signal is triggered.
     // Inlined because it is one load, which handlers in other crates make for each request.
-    #[inline]
     pub fn is_triggered(&self) -> bool {
         self.shared.triggered.load(Ordering::Acquire)
     }
@@ -208,7 +207,6 @@ impl Future for ShutdownSignal {
     type Output = ();
 
     // Inlined because handlers poll it beside each read: mostly it is the load and the comparison.
-    #[inline]
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         if self.is_triggered() {
             return Poll::Ready(());

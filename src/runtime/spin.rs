@@ -147,7 +147,6 @@ impl SpinPolicy {
     }
 
     /// Counts task polls and bytes moved. Call it before every wait, also before one that does not ask for a spin time.
-    #[inline]
     pub(super) fn add_work(&mut self, tasks: u64, bytes: u64) {
         self.work = self.work.wrapping_add(tasks.wrapping_mul(TASK_BYTES).wrapping_add(bytes));
     }
@@ -155,7 +154,6 @@ impl SpinPolicy {
     /// Starts a wait and returns how long it spins at most before it blocks; zero means that it blocks at once.
     ///
     /// Calls `read_clocks` once per window. It returns `None` if the system reports no CPU time.
-    #[inline]
     pub(super) fn spin_time(&mut self, read_clocks: impl FnOnce() -> Option<Usage>) -> Duration {
         if let Some(fixed) = self.fixed {
             return fixed;

@@ -154,7 +154,6 @@ impl<S: Scale> Wheel<S> {
     ///
     /// # Panics
     /// Panics if the wheel has 2^32 - 1 timers already.
-    #[inline]
     pub(crate) fn insert(&mut self, deadline: S::Moment, waker: Waker) -> Key {
         if deadline < self.next {
             self.next = deadline;
@@ -182,7 +181,6 @@ impl<S: Scale> Wheel<S> {
     }
 
     /// Removes a timer, and returns its waker if the timer has not fired.
-    #[inline]
     pub(crate) fn remove(&mut self, key: Key) -> Option<Waker> {
         let next_free = self.free.replace(key);
         let entry = self.entry(key);
@@ -222,7 +220,6 @@ impl<S: Scale> Wheel<S> {
     ///
     /// `false` may be wrong. A timer that is inserted nevertheless fires in the next call of
     /// [`advance`](Wheel::advance).
-    #[inline]
     pub(crate) fn has_passed(&self, deadline: S::Moment) -> bool {
         // `insert` makes the first comparison too. It mostly decides the answer alone.
         deadline < self.next && deadline <= self.present
@@ -232,7 +229,6 @@ impl<S: Scale> Wheel<S> {
     ///
     /// No timer fires before this moment. It is not always the deadline of a timer: it may be the moment at which
     /// timers move down a level, or the deadline of a removed timer.
-    #[inline]
     pub(crate) fn next(&self) -> Option<S::Moment> {
         (self.pending > 0).then_some(self.next)
     }
@@ -242,7 +238,6 @@ impl<S: Scale> Wheel<S> {
     /// The wakers are in the order of their timers' ticks, and in any order within one tick. The tick of a timer is its
     /// deadline rounded up; if the timer is due while it is new, the tick is its deadline rounded down. New timers
     /// whose tick was reached before this call come first, in any order.
-    #[inline]
     pub(crate) fn advance(&mut self, now: S::Moment, fired: &mut Vec<Waker>) {
         self.present = now;
         if self.next <= now {
@@ -291,7 +286,6 @@ impl<S: Scale> Wheel<S> {
     }
 
     /// The next slot that has timers, and the first tick of that slot.
-    #[inline]
     fn next_slot(&self) -> Option<(Slot, u64)> {
         let level = self.occupied.iter().position(|slots| *slots != 0)?;
         let shift = SLOT_BITS * level as u32;
@@ -331,7 +325,6 @@ impl<S: Scale> Wheel<S> {
     /// Fires a timer if it is due, or else gives it a slot. Returns the next entry of its list.
     ///
     /// The caller has taken the whole list, so the entry's old links are stale. A vacant entry is only unlinked.
-    #[inline]
     fn fire_or_place(&mut self, key: Key, fired: &mut Vec<Waker>) -> Link {
         let now = self.now;
         let entry = self.entry(key);
@@ -385,7 +378,6 @@ impl<S: Scale> Wheel<S> {
         }
     }
 
-    #[inline]
     fn entry(&mut self, key: Key) -> &mut Entry<S::Moment> {
         &mut self.entries[key.index()]
     }
@@ -404,7 +396,6 @@ impl Key {
         Self(number.expect("fewer than 2^32 timers"))
     }
 
-    #[inline]
     fn index(self) -> usize {
         self.0.get() as usize
     }
@@ -412,30 +403,25 @@ impl Key {
 
 impl Slot {
     /// Slot `number` of a level, modulo the number of slots.
-    #[inline]
     fn new(level: usize, number: u64) -> Self {
         Self((level as u16) << SLOT_BITS | (number & SLOT_MASK) as u16)
     }
 
-    #[inline]
     fn index(self) -> usize {
         usize::from(self.0)
     }
 
-    #[inline]
     fn level(self) -> usize {
         self.index() >> SLOT_BITS
     }
 
     /// The bit of this slot in the word of its level.
-    #[inline]
     fn bit(self) -> u64 {
         1 << (u64::from(self.0) & SLOT_MASK)
     }
 }
 
 /// The slot for a timer of `tick`, which is later than `now`.
-#[inline]
 fn slot_of(now: u64, tick: u64) -> Slot {
     // A tick beyond the last level gets the farthest slot. A slot farther would be the present one, a whole round
     // ahead.

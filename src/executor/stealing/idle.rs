@@ -69,7 +69,6 @@ impl Idle {
     }
 
     /// Whether a worker should be woken to look after what was just queued.
-    #[inline]
     pub(super) fn should_wake(&self) -> bool {
         self.count.load(Ordering::Relaxed) > 0 && self.state.load(Ordering::Relaxed) == UNWATCHED
     }

@@ -76,12 +76,10 @@ impl<E, T> Queues<E, T> {
         Self { remotes: unparkers.into_iter().map(Remote::new).collect(), idle: Idle::new() }
     }
 
-    #[inline]
     pub(in crate::executor) fn len(&self) -> usize {
         self.remotes.len()
     }
 
-    #[inline]
     pub(in crate::executor) fn remote(&self, index: usize) -> &Remote<E, T> {
         &self.remotes[index]
     }
@@ -153,7 +151,6 @@ impl<E, T> Queues<E, T> {
     }
 
     /// Wakes an idle worker, if there is one and none of them looks anyway.
-    #[inline]
     pub(super) fn wake_idle_if_needed(&self) {
         if self.idle.should_wake() {
             self.idle.wake_idle(|| self.remotes.iter().any(|remote| remote.queue.wake_idle()));
@@ -166,13 +163,11 @@ impl<E, T> Queues<E, T> {
     }
 
     /// Whether a worker has entries that can be stolen.
-    #[inline]
     pub(super) fn has_entries(&self, index: usize) -> bool {
         !self.remotes[index].stealable.lock().is_empty()
     }
 
     /// The other workers, for each worker in another order.
-    #[inline]
     pub(super) fn others(&self, index: usize) -> impl Iterator<Item = usize> + use<E, T> {
         (index + 1..self.len()).chain(0..index)
     }
@@ -229,7 +224,6 @@ impl<E, T> Remote<E, T> {
     }
 
     /// The next entry of its worker's queue.
-    #[inline]
     pub(in crate::executor) fn pop(&self) -> Option<T> {
         let mut stealable = self.stealable.lock();
         stealable.progress += 1;
@@ -242,12 +236,10 @@ impl<E, T> Remote<E, T> {
 }
 
 impl<T> Stealable<T> {
-    #[inline]
     fn ready_len(&self) -> usize {
         self.ready.len() + self.later.len()
     }
 
-    #[inline]
     fn pop_ready(&mut self) -> Option<T> {
         let next = self.ready.pop();
         if next.is_some() { next } else { self.pop_later() }
@@ -261,7 +253,6 @@ impl<T> Stealable<T> {
     }
 
     /// `ready` is used up: what came later is ready now.
-    #[inline]
     fn turn_over(&mut self) {
         debug_assert!(self.ready.is_empty(), "entries that are ready come before those that came later");
         if !self.later.is_empty() {

@@ -55,7 +55,6 @@ impl Stealer {
     }
 
     /// The worker has run `entries` entries.
-    #[inline]
     pub(in crate::executor) fn add_work(&mut self, entries: u64) {
         self.work += entries;
     }
@@ -85,14 +84,12 @@ impl Stealer {
     }
 
     /// How long the idle worker may block at most.
-    #[inline]
     pub(in crate::executor) fn watch_timeout(&self) -> Option<Duration> {
         self.is_watcher.then_some(self.watch)
     }
 
     /// The worker is idle no longer, if it was. It has drained its remote queue, so that it cannot be woken any more: no worker would
     /// answer a wake-up that came after this.
-    #[inline]
     pub(in crate::executor) fn leave_idle<E, T>(&mut self, queues: &Queues<E, T>) {
         if mem::take(&mut self.is_idle) {
             self.watch = if self.is_watcher { LONGEST_WATCH.min(2 * self.watch) } else { FIRST_WATCH };
@@ -129,7 +126,6 @@ impl Stealer {
     }
 
     /// Moves entries from another worker's queue to that of `index`, by way of `deferred`. Returns `true` if there were some.
-    #[inline]
     fn steal<E, T>(
         &mut self,
         queues: &Queues<E, T>,

@@ -247,7 +247,6 @@ impl<F: Future<Output: HandlerOutput>, A: Clone> Future for Handler<F, A> {
     type Output = ();
 
     // Inlined into the task's poll, so that the wrapper costs two stores and no call.
-    #[inline]
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let this = self.project();
         this.guard.state = State::Running;

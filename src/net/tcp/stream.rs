@@ -475,7 +475,6 @@ impl TcpStream {
         self.socket().take_error()
     }
 
-    #[inline]
     fn socket(&self) -> &std::net::TcpStream {
         self.stream.socket()
     }
