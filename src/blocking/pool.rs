@@ -1,29 +1,29 @@
-//! The pool: a queue of jobs, and the threads that take them.
+//! The pool: a queue of blocking tasks, and the threads that run them.
 //!
-//! # A thread's life
+//! # The life of a thread
 //! ```text
-//!  starting --> looks at the queue --job--> runs it --+
-//!     |            ^      |  ^                        |
-//!     | fails      |      |  +------------------------+
-//!     v            |      v nothing there
-//!   gone           +--- idle ---10 s, or the pool has ended---> gone
+//!  starting --> looks at the queue --task--> runs it --+
+//!     |            ^      |  ^                         |
+//!     | fails      |      |  +-------------------------+
+//!     v            |      v the queue is empty
+//!   gone           +--- idle ---10 s, or the pool is closed---> gone
 //! ```
-//! `threads` counts a thread from before it is started until it is gone, `idle` while it waits. Both change under the lock,
-//! together with what they were read for.
+//! `threads` counts a thread from before it is started until it is gone, and `idle` while it waits. Both change under the
+//! lock, together with the decision that they were read for.
 //!
 //! # When a thread is started
-//! [`Pool::submit`] pushes the job, and if there are now more jobs in the queue than idle threads, it starts one. Not: if no
-//! thread is idle. A thread that was notified still counts as idle until it has the lock again, and two jobs in quick
-//! succession would both count on the same one; the second would then wait for the end of the first.
+//! [`Pool::submit`] pushes the task. If there are now more tasks in the queue than idle threads, it starts one. Testing
+//! `idle == 0` would be wrong here. A thread that was notified counts as idle until it has the lock again, so two tasks in
+//! quick succession would both count on the same thread. The second task would wait for the end of the first.
 //!
-//! # When a thread is not started
-//! The queue is left to the other threads, and one that was started by then will come to the job. If there is none, the jobs
-//! are refused: by whoever finds `threads` at 0 after its own failure. Not by whoever failed: of two that
-//! fail at the same time, each would leave its job to the other's thread, for ever.
+//! # When a thread cannot be started
+//! The task stays in the queue for the other threads. If there is none, the tasks in the queue are cancelled with the
+//! system's error, by a thread that finds `threads` at 0 after its own failure. The thread that failed must not cancel its
+//! task without that test: of two that fail at the same time, each would leave its task to the other's thread for ever.
 //!
 //! # The end
-//! [`Pool::close`] refuses what is in the queue, wakes the idle threads, and waits for nobody; jobs that come later are refused
-//! too. A thread that runs a job goes when that is over.
+//! [`Pool::close`] drops the tasks in the queue, wakes the idle threads and waits for no thread. A task that comes later is
+//! dropped too. A thread that runs a task goes when the task ends.
 
 use std::collections::VecDeque;
 use std::io;
@@ -36,36 +36,36 @@ use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use crate::executor::BlockingTask;
 
-/// How long a thread waits for another job before it ends.
+/// How long a thread waits for another task before it ends.
 const KEEP_ALIVE: Duration = Duration::from_secs(10);
 
-/// As the system shows it, which may cut it short.
+/// The name of the pool's threads. The system may cut it short.
 const THREAD_NAME: &str = "kittiwake-blocking";
 
 /// The threads of one runtime for blocking work.
 pub(crate) struct Pool {
     state: Mutex<State>,
-    /// There is a job for an idle thread, or no more will come.
-    job: Condvar,
+    /// There is a task for an idle thread, or no more will come.
+    task: Condvar,
     /// A thread has gone, after the end.
     gone: Condvar,
     most_threads: usize,
     keep_alive: Duration,
-    /// [`start_thread`], but in tests.
+    /// [`start_thread`], except in tests.
     start: fn(Arc<Pool>) -> io::Result<()>,
 }
 
 struct State {
     queue: VecDeque<BlockingTask>,
     threads: usize,
-    /// How many of them wait for a job; some may have been notified of one.
+    /// How many of them wait for a task. Some may have been notified of one.
     idle: usize,
     /// How many of them run one.
     running: usize,
     /// The runtime has ended.
     closed: bool,
-    /// Woken when no job is out any more: a worker whose clock stands still until then.
-    on_rest: Option<Waker>,
+    /// Woken when no task waits or runs any more. It is the unparker of a worker whose clock stands still until then.
+    on_idle: Option<Waker>,
 }
 
 impl Pool {
@@ -74,10 +74,10 @@ impl Pool {
     }
 
     fn with(most_threads: usize, keep_alive: Duration, start: fn(Arc<Pool>) -> io::Result<()>) -> Arc<Self> {
-        let state = State { queue: VecDeque::new(), threads: 0, idle: 0, running: 0, closed: false, on_rest: None };
+        let state = State { queue: VecDeque::new(), threads: 0, idle: 0, running: 0, closed: false, on_idle: None };
         Arc::new(Self {
             state: Mutex::new(state),
-            job: Condvar::new(),
+            task: Condvar::new(),
             gone: Condvar::new(),
             most_threads,
             keep_alive,
@@ -85,17 +85,17 @@ impl Pool {
         })
     }
 
-    /// Has a thread run `job`.
-    pub(super) fn submit(self: &Arc<Self>, job: BlockingTask) {
+    /// Makes a thread run `task`.
+    pub(super) fn submit(self: &Arc<Self>, task: BlockingTask) {
         let mut state = self.state.lock();
         if state.closed {
             // Dropped unrun, after the lock.
             drop(state);
-            return drop(job);
+            return drop(task);
         }
-        state.queue.push_back(job);
+        state.queue.push_back(task);
         if state.queue.len() <= state.idle {
-            self.job.notify_one();
+            self.task.notify_one();
         } else if state.threads < self.most_threads {
             state.threads += 1;
             drop(state);
@@ -110,10 +110,10 @@ impl Pool {
         let reason = error.raw_os_error().unwrap_or(libc::EAGAIN);
         let mut state = self.state.lock();
         self.leave(&mut state);
-        while state.threads == 0 && take(&mut state, |job| job.cancel_without_thread(reason)) {}
+        while state.threads == 0 && take(&mut state, |task| task.cancel_without_thread(reason)) {}
     }
 
-    /// What a thread of the pool does.
+    /// Runs tasks, on a thread of the pool.
     fn work(&self) {
         let mut state = self.state.lock();
         loop {
@@ -126,14 +126,14 @@ impl Pool {
         self.leave(&mut state);
     }
 
-    /// Waits for a job. `false` if the thread is to go, because there was none for long.
+    /// Waits for a task. Returns `false` if none came for long, and the thread ends.
     fn idle(&self, state: &mut MutexGuard<'_, State>) -> bool {
         let until = Instant::now() + self.keep_alive;
         state.idle += 1;
-        // A job may come between the end of the time and the lock, and has counted on this thread.
+        // A task may come between the end of the time and the lock, and has counted on this thread.
         let mut in_time = true;
         while state.queue.is_empty() && !state.closed && in_time {
-            in_time = !self.job.wait_until(state, until).timed_out();
+            in_time = !self.task.wait_until(state, until).timed_out();
         }
         state.idle -= 1;
         !state.queue.is_empty() || state.closed
@@ -147,36 +147,36 @@ impl Pool {
         }
     }
 
-    /// Whether a job waits or runs. If so, `waker` is woken when that is over; and by then the waker of whoever waits for
-    /// the last of them has been.
+    /// Whether a task waits or runs. If so, `waker` is woken when that is over. By then the waiter of the last task has been
+    /// woken.
     pub(crate) fn is_busy(&self, waker: impl FnOnce() -> Waker) -> bool {
         let mut state = self.state.lock();
-        if state.is_at_rest() {
+        if state.is_idle() {
             return false;
         }
-        // The worker's own, which is ours and only rings.
-        state.on_rest = Some(waker());
+        // The worker's own unparker, which runs no foreign code.
+        state.on_idle = Some(waker());
         true
     }
 
-    /// Ends the pool, without waiting for it: jobs that have not begun are refused.
+    /// Ends the pool, without waiting for its threads. Tasks that have not begun are dropped.
     pub(crate) fn close(&self) {
         let mut state = self.state.lock();
         state.closed = true;
-        self.job.notify_all();
-        // It has a descriptor, which a job that goes on is not to keep open.
-        let on_rest = state.on_rest.take();
-        MutexGuard::unlocked(&mut state, || drop(on_rest));
+        self.task.notify_all();
+        // It has a descriptor, which a task that goes on must not keep open.
+        let on_idle = state.on_idle.take();
+        MutexGuard::unlocked(&mut state, || drop(on_idle));
         while take(&mut state, drop) {}
     }
 
-    /// Waits until the threads of a closed pool are gone, at most until `deadline`. Returns how many jobs run even then.
+    /// Waits until the threads of a closed pool are gone, at most until `deadline`. Returns how many tasks run even then.
     pub(crate) fn wait_until_gone(&self, deadline: Option<Instant>) -> usize {
         let mut state = self.state.lock();
         let some_live = |state: &mut State| state.threads > 0;
         match deadline {
             Some(deadline) => {
-                // What is left is what is returned, in time or not.
+                // In time or not, the number of tasks is returned.
                 let _ = self.gone.wait_while_until(&mut state, some_live, deadline);
             }
             None => self.gone.wait_while(&mut state, some_live),
@@ -185,14 +185,14 @@ impl Pool {
     }
 }
 
-/// Takes the next job, if there is one, and passes it to `run`, outside the lock: it is foreign code, run or dropped.
+/// Takes the next task, if there is one, and passes it to `run` outside the lock. A task is foreign code, run or dropped.
 fn take(state: &mut MutexGuard<'_, State>, run: impl FnOnce(BlockingTask)) -> bool {
-    let Some(job) = state.queue.pop_front() else { return false };
+    let Some(task) = state.queue.pop_front() else { return false };
     state.running += 1;
-    MutexGuard::unlocked(state, || run(job));
+    MutexGuard::unlocked(state, || run(task));
     state.running -= 1;
-    if state.is_at_rest() {
-        if let Some(waker) = state.on_rest.take() {
+    if state.is_idle() {
+        if let Some(waker) = state.on_idle.take() {
             MutexGuard::unlocked(state, || waker.wake());
         }
     }
@@ -200,8 +200,8 @@ fn take(state: &mut MutexGuard<'_, State>, run: impl FnOnce(BlockingTask)) -> bo
 }
 
 impl State {
-    /// No job waits or runs.
-    fn is_at_rest(&self) -> bool {
+    /// Whether no task waits or runs.
+    fn is_idle(&self) -> bool {
         self.queue.is_empty() && self.running == 0
     }
 }
@@ -236,9 +236,9 @@ mod tests {
         }
     }
 
-    /// Without it the pool starts a thread for each job, or keeps none.
+    /// A pool that starts a thread for each task, or keeps none, pays a thread's start for each task.
     #[test]
-    fn an_idle_thread_takes_the_next_job() {
+    fn idle_thread_takes_next_task() {
         let pool = Pool::new(8);
         let first = block_on(spawn(&pool, || thread::current().id())).unwrap();
         for _ in 0..100 {
@@ -250,7 +250,7 @@ mod tests {
 
     /// The race in the module's doc: both count on the one idle thread, and the first waits for the second.
     #[test]
-    fn two_jobs_do_not_count_on_the_same_idle_thread() {
+    fn two_tasks_get_two_threads() {
         for _ in 0..200 {
             let pool = Pool::new(8);
             block_on(spawn(&pool, || ())).unwrap();
@@ -267,18 +267,18 @@ mod tests {
         }
     }
 
-    /// Without it a pool that was busy once keeps its threads for ever.
+    /// A pool that was busy once would otherwise keep its threads for ever.
     #[test]
-    fn a_thread_that_is_idle_for_long_ends() {
+    fn idle_thread_ends() {
         let pool = Pool::with(8, Duration::from_millis(1), start_thread);
         block_on(spawn(&pool, || ())).unwrap();
         until(&pool, |state| state.threads == 0);
         assert_eq!(block_on(spawn(&pool, || 1)).unwrap(), 1, "and the next job gets a new one");
     }
 
-    /// A thread whose time is over at the moment when a job counts on it must take it.
+    /// A thread whose time is over at the moment when a task counts on it must take the task.
     #[test]
-    fn no_job_is_lost_to_a_thread_that_is_about_to_end() {
+    fn ending_thread_loses_no_task() {
         let pool = Pool::with(1, Duration::from_micros(50), start_thread);
         for round in 0..4_000 {
             assert_eq!(block_on(spawn(&pool, move || round)).unwrap(), round);
@@ -293,9 +293,9 @@ mod tests {
         Err(io::Error::from_raw_os_error(libc::EAGAIN))
     }
 
-    /// Without it a machine without threads hangs whoever waits for the job.
+    /// On a system that starts no thread, a task that stays in the queue would hang its waiter.
     #[test]
-    fn a_job_without_any_thread_is_refused_with_the_reason() {
+    fn task_without_thread_names_the_reason() {
         let pool = Pool::with(8, KEEP_ALIVE, |_| no_thread());
         let (kept, dropped) = mpsc::channel::<()>();
         let job = spawn(&pool, move || drop(kept));
@@ -306,9 +306,9 @@ mod tests {
         assert!(!pool.is_busy(|| Waker::noop().clone()), "a paused clock would stand still for ever");
     }
 
-    /// Without it a job is refused though it has only to wait.
+    /// A task that only has to wait for a running thread must not be cancelled.
     #[test]
-    fn a_job_waits_for_a_thread_that_lives() {
+    fn task_waits_for_running_thread() {
         let pool =
             Pool::with(
                 8,
@@ -325,9 +325,9 @@ mod tests {
         pool.close();
     }
 
-    /// The other race in the module's doc: each of two that fail leaves its job to the other's thread.
+    /// The other race in the module's doc: each of two that fail leaves its task to the other's thread.
     #[test]
-    fn two_starts_that_fail_at_once_refuse_both_jobs() {
+    fn simultaneous_failures_cancel_both_tasks() {
         static BOTH: Barrier = Barrier::new(2);
         let pool = Pool::with(8, KEEP_ALIVE, |_| {
             BOTH.wait();
@@ -343,9 +343,9 @@ mod tests {
         }
     }
 
-    /// Without it a paused clock stands still for ever, or jumps while a job is out.
+    /// A paused clock would otherwise stand still for ever, or jump while a task is out.
     #[test]
-    fn whoever_waits_for_rest_is_woken_by_the_end_of_the_last_job() {
+    fn last_task_wakes_idle_waiter() {
         let pool = Pool::new(1);
         let (end, ended) = mpsc::channel::<()>();
         let first = spawn(&pool, move || ended.recv().is_err());
@@ -367,9 +367,9 @@ mod tests {
         pool.close();
     }
 
-    /// Without it the end of a runtime is not the end of its threads.
+    /// The end of a runtime must be the end of its threads.
     #[test]
-    fn the_end_refuses_what_waits_and_lets_idle_threads_go() {
+    fn close_drops_tasks_and_ends_threads() {
         let pool = Pool::new(1);
         let (end, ended) = mpsc::channel::<()>();
         let running = spawn(&pool, move || ended.recv().is_err());

@@ -19,7 +19,7 @@ use super::registry::Kind;
 use super::shared::{Entry, Runnable, WorkerRef, Workers};
 use crate::budget;
 
-/// What a thread knows of the worker that runs on it.
+/// A thread's state of the worker that runs on it.
 struct Context {
     /// The id of the queue that only this worker takes from, or 0. A number, because waking has only to compare it.
     local_queue: Cell<usize>,

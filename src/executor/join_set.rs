@@ -1,8 +1,7 @@
-//! A set of tasks, joined as they end.
+//! JoinSet: a set of tasks, joined as they end.
 //!
-//! Each task in the set has a waker of its own, which notes the task's key and then
-//! wakes whoever waits for the set. So joining looks only at tasks that have
-//! something to say, however many there are.
+//! Each task in the set has a waker of its own. That waker notes the task's key and then wakes the task that waits for the
+//! set. So joining looks only at tasks that have ended, however many there are.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -43,13 +42,13 @@ pub struct JoinSet<T> {
 
 struct Member<T> {
     handle: JoinHandle<T>,
-    /// What became of a task that had ended when it was added.
+    /// The result of a task that had ended when it was added.
     result: Option<Result<T, JoinError>>,
     /// A [`Note`] of this member's key.
     waker: Waker,
 }
 
-/// What the wakers of the members share with the set.
+/// The state that the wakers of the members share with the set.
 #[derive(Default)]
 struct Ended {
     inner: Mutex<EndedInner>,
@@ -59,7 +58,7 @@ struct Ended {
 struct EndedInner {
     /// Keys of members to look at. One may be there twice, or be stale.
     keys: VecDeque<usize>,
-    /// Whoever waits in `join_next`.
+    /// The waker of the task that waits in `join_next`.
     waiter: Option<Waker>,
 }
 
@@ -112,7 +111,7 @@ impl<T> JoinSet<T> {
     /// Takes all tasks out of the set and lets them go on.
     pub fn detach_all(&mut self) {
         self.members.clear();
-        // Those that left go on making their notes where nobody reads them.
+        // The tasks that left go on making their notes in the old state, which is not read any more.
         let waiter = self.ended.inner.lock().waiter.take();
         self.ended = Arc::default();
         self.ended.inner.lock().waiter = waiter;

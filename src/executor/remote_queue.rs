@@ -43,8 +43,8 @@ struct Inner<T> {
     entries: Vec<T>,
     /// How many were pushed.
     pushes: u64,
-    /// Ends the worker's block. `None` once the queue is closed: it has a descriptor, which must not stay open for those who still
-    /// refer to a worker that has ended.
+    /// Ends the worker's block. `None` once the queue is closed: it has a descriptor, which must not stay open while tasks and
+    /// threads still refer to a worker that has ended.
     unparker: Option<Waker>,
 }
 

@@ -1,12 +1,13 @@
-//! Giving way to others.
+//! Yielding to other tasks.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-/// Lets every task that is ready run once before this one goes on.
+/// Lets other ready tasks of this worker run before this one goes on.
 ///
-/// A long computation in a task calls this now and then, because nothing else
-/// runs on its worker meanwhile. The kernel is looked at after at most 64 tasks.
+/// The task goes to the back of its worker's queue. A long computation in a task calls this now and then, because its worker
+/// runs no other task meanwhile. The worker looks at the kernel, and at what other threads have pushed, after at most 64 polls of
+/// tasks.
 ///
 /// # Cancel safety
 /// Safe.

@@ -255,7 +255,7 @@ impl<S: AsFd> Stream<S> {
     }
 }
 
-/// What the kernel has goes before the deadline, and the reactor may not have reported it yet.
+/// Tries once more, because bytes that the kernel has go before the deadline. The reactor may not have reported them yet.
 #[cold]
 fn retry_expired(retry: impl FnOnce() -> io::Result<usize>, expired: io::Error) -> io::Result<usize> {
     match retry() {

@@ -35,7 +35,7 @@ fn is_executors(task: usize) -> bool {
     task % 2 == 0
 }
 
-/// What happens between an operation's system call and its clear.
+/// An event between an operation's system call and its clear.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Race {
     Nothing,

@@ -53,7 +53,7 @@ impl<T> Slots<T> {
         Ok(token)
     }
 
-    /// What `token` stands for, unless it has been removed.
+    /// The value of `token`, unless it has been removed.
     #[inline]
     pub(crate) fn get(&self, token: usize) -> Option<&T> {
         let entry = self.entries.get(token & SLOT_MASK)?;

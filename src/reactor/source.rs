@@ -58,7 +58,7 @@ struct Inner<R> {
     waiters: Waiters,
 }
 
-/// What became of a waker that was passed to [`Source::store`].
+/// The result of [`Source::store`].
 pub(crate) enum Stored {
     /// It is stored, and no event has come: the task may sleep.
     Sleep,

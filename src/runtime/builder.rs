@@ -119,7 +119,7 @@ impl Builder {
     /// By default it finds out by itself. It compares both ways now and then. It spins, for 50 µs at most, where that takes a quarter
     /// off the time between one batch of work and the next and takes at most an eighth more CPU time. That is so with few and
     /// busy clients on a core of its own: to go to sleep and to be woken can take tens of microseconds on a virtual machine, more than the
-    /// work. A fixed time is for those who know their load better, or pay for latency with CPU time. [`Duration::ZERO`] forbids spinning.
+    /// work. A fixed time is for a load that is known better, or where latency is worth its CPU time. [`Duration::ZERO`] forbids spinning.
     ///
     /// # Platform notes
     /// The policy needs the CPU time of a thread, which it gets on Linux only. Elsewhere a worker blocks at once by default.

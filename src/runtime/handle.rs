@@ -29,7 +29,7 @@ struct Inner {
     parts: Vec<Part>,
 }
 
-/// What a worker has beside its executor and its reactor.
+/// The parts of a worker beside its executor and its reactor.
 #[derive(Clone)]
 pub(super) struct Services {
     pub(super) timers: Arc<Timers>,
@@ -43,7 +43,7 @@ impl Services {
     }
 }
 
-/// What a handle has of a worker. It keeps no descriptor open.
+/// A handle's references to a worker. They keep no descriptor open.
 pub(super) struct Part {
     worker: WorkerRef,
     registry: Weak<Registry>,
@@ -141,7 +141,7 @@ impl Handle {
 
     /// Runs a closure that blocks on a thread of this runtime's pool.
     ///
-    /// Like [`spawn_blocking`](crate::spawn_blocking), from any thread, also while nobody is in `block_on`. If the runtime has
+    /// Like [`spawn_blocking`](crate::spawn_blocking), from any thread, also while no thread is in `block_on`. If the runtime has
     /// ended, the closure is dropped at once, and the handle says that it was cancelled.
     ///
     /// # Examples
@@ -211,7 +211,7 @@ impl fmt::Debug for Handle {
 
 /// The figures of a runtime's workers, as [`Handle::metrics`] found them.
 ///
-/// What is counted inside a worker's batch of tasks shows when the batch is over.
+/// Counts of a worker's batch of tasks show when the batch is over.
 #[derive(Clone, Debug)]
 pub struct Metrics {
     workers: Vec<WorkerMetrics>,

@@ -14,7 +14,7 @@
 //! | descriptors | three, once a socket has to wait | three for each worker |
 //! | clock | can be [paused](crate::time::pause) | the system's |
 //!
-//! What a program means does not depend on how many cores the machine has.
+//! The meaning of a program does not depend on how many cores the machine has.
 //!
 //! # Several workers
 //! A task runs on the worker that woke it, mostly where its socket is. It moves when that worker has more to do than another. A worker
@@ -124,7 +124,7 @@ impl Runtime {
     /// Makes a multi-thread runtime with the default settings: it has a worker for each core, also where that is one.
     ///
     /// # Errors
-    /// What the system says when it has no descriptors left for the reactors, three for each worker, or starts no threads.
+    /// The system's error when it has no descriptors left for the reactors, three for each worker, or starts no threads.
     pub fn new() -> io::Result<Self> {
         Builder::new_multi_thread().build()
     }
@@ -182,7 +182,7 @@ impl Runtime {
     /// Ends the runtime as its drop does, but waits no longer than `timeout` for its workers. Then it waits for the closures of
     /// [`spawn_blocking`](crate::spawn_blocking) that run, until that time is over.
     ///
-    /// What is bounded is the wait. The destructors of a current-thread runtime's tasks run on this thread, first, and take the time they
+    /// Only the wait is bounded. The destructors of a current-thread runtime's tasks run on this thread, first, and take the time they
     /// take. So do those of closures that have not begun.
     ///
     /// # Errors

@@ -289,7 +289,7 @@ impl Worker {
     /// Runs cancelled tasks until all of `set` are gone. The entries of other tasks are not run but returned.
     fn run_cancelled(&mut self, set: TaskSet) -> Vec<Entry> {
         let mut unrun = Vec::new();
-        // What the cancelling has woken.
+        // The tasks that were woken to be cancelled.
         self.executor.begin_batch();
         while self.executor.has_tasks(set) {
             match self.executor.next() {
@@ -344,7 +344,7 @@ impl Worker {
     }
 }
 
-/// What the clocks of this thread say.
+/// The clocks of this thread.
 fn usage() -> Option<Usage> {
     Some(Usage { time: Instant::now().to_bits(), cpu: time::thread_cpu()? })
 }

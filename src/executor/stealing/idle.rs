@@ -34,7 +34,7 @@ const UNWATCHED: u8 = 0;
 const WAKING: u8 = 1;
 const WATCHED: u8 = 2;
 
-/// What the workers of a runtime know of each other's idleness.
+/// The idleness of a runtime's workers, as they know it of each other.
 pub(super) struct Idle {
     /// How many are idle: they wait for events, or are about to.
     count: AtomicUsize,

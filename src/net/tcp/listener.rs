@@ -100,7 +100,7 @@ impl TcpListener {
         Ok(Self { registration: Registration::new(ListenSocket { socket, empty: AtomicBool::new(false) }) })
     }
 
-    /// The listeners that whoever started this process has opened for it: socket activation, as systemd does it.
+    /// The listeners that the parent of this process has opened for it: socket activation, as systemd does it.
     ///
     /// With the feature `listenfd`.
     ///
@@ -316,7 +316,7 @@ impl AsRawFd for TcpListener {
     }
 }
 
-// What a panic interrupts is a system call or none: nothing of ours is left half-changed.
+// A panic interrupts a system call or none, and leaves nothing of ours half-changed.
 impl UnwindSafe for TcpListener {}
 impl RefUnwindSafe for TcpListener {}
 
@@ -396,10 +396,10 @@ impl Stream for Incoming<'_> {
 mod tests {
     use super::*;
 
-    /// Else each connection that comes alone would cost two questions; and whoever is out of descriptors would hear so from
-    /// an accept(2) that had nobody to accept.
+    /// Only the first connection after an event is accepted without a poll(2) before it. Otherwise each connection that comes alone
+    /// would cost two calls of poll(2), and a process without descriptors would get the error of an accept(2) without a connection.
     #[test]
-    fn only_the_first_after_an_event_is_accepted_unasked() {
+    fn only_first_accept_skips_poll() {
         let listener = TcpListener::bind_to(([127, 0, 0, 1], 0).into()).expect("a port");
         let socket = listener.registration.socket();
         let is_empty = || socket.empty.load(Ordering::Relaxed);

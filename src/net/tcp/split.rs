@@ -105,7 +105,7 @@ impl OwnedWriteHalf {
 impl Drop for OwnedWriteHalf {
     fn drop(&mut self) {
         if self.shuts_down {
-            // The connection may have ended by itself; there is nobody to tell.
+            // The connection may have ended by itself, and a drop reports no error.
             let _ = self.stream.shutdown(Shutdown::Write);
         }
     }
@@ -116,7 +116,7 @@ impl_io!(read for OwnedReadHalf, this => this.stream.stream);
 impl_io!(write for WriteHalf<'_>, this => this.0.stream);
 impl_io!(write for OwnedWriteHalf, this => this.stream.stream);
 
-/// What the halves can do besides reading and writing, all by the stream's method of the same name.
+/// The methods of the halves besides reading and writing. Each calls the stream's method of the same name.
 macro_rules! methods {
     (read for $type:ty) => {
         impl $type {

@@ -383,7 +383,7 @@ impl TcpStream {
     /// let mut tick = interval(Duration::from_millis(1));
     /// let mut buf = [0; 64];
     /// let error = loop {
-    ///     // What `select!` does: whichever is ready first, and the other is dropped.
+    ///     // As `select!`: the first that is ready counts, and the other is dropped.
     ///     let read = async { Some(stream.read(&mut buf).await) };
     ///     let ticked = async { tick.tick().await; None };
     ///     match future::or(read, ticked).await {
@@ -509,7 +509,7 @@ impl AsRawFd for TcpStream {
     }
 }
 
-// What a panic interrupts is a system call or none: a socket has no state of ours to be left half-changed.
+// A panic interrupts a system call or none: a socket has no state of ours to be left half-changed.
 impl UnwindSafe for TcpStream {}
 impl RefUnwindSafe for TcpStream {}
 
