@@ -28,8 +28,8 @@
 //!     }
 //! }
 //! ```
-//! [`serve`](net::serve()) is the loop that accepts; with a [`TcpListener`](net::TcpListener) and [`spawn`] it can be
-//! written by hand. [`block_on`] uses one core. For all of them make a [`Runtime`](runtime::Runtime) and call its `block_on`.
+//! [`serve`](net::serve()) is the loop that accepts. With a [`TcpListener`](net::TcpListener) and [`spawn`] it can be
+//! written by hand. [`block_on`] uses one core. A [`Runtime`](runtime::Runtime) uses all of them.
 //!
 //! # What is promised
 //! 1. **No lost wake-up.** Once an operation has returned `Pending`, the task is woken when it can go on,
@@ -38,25 +38,28 @@
 //!    connection dropped unseen.
 //! 3. **One connection cannot starve the others.** A poll of a task does at most 128 socket operations
 //!    that it awaits, and the kernel is looked at again after at most 64 tasks.
-//! 4. **A panic in a task ends that task alone**, and its `JoinHandle` says so. Not with `panic = "abort"`, and not if a
-//!    destructor panics while another panic unwinds: Rust ends the process then.
-//! 5. **An idle runtime uses no CPU.** A busy one makes no system call that a loop by hand would not make, but for looking at
-//!    the kernel again before it blocks, where that [pays](runtime::Builder::spin), and at a listener after it accepts.
-//! 6. **Every error says what failed**; nothing panics on what a peer or the network sends.
-//! 7. **When the runtime ends**, its tasks are dropped and their sockets closed. An operation that would have to go on
-//!    waiting on a socket that outlives its runtime fails once; the next one binds to the runtime it is polled in.
+//! 4. **A panic in a task ends that task alone**, and its `JoinHandle` says so. Exceptions are `panic = "abort"`, and a
+//!    destructor that panics while another panic unwinds: Rust ends the process then.
+//! 5. **An idle runtime uses no CPU.** A busy one makes the system calls of a hand-written loop, and two more: one look at the
+//!    kernel before it blocks, where [spinning](runtime::Builder::spin) pays, and one look at a listener after it accepts. Beside
+//!    a busy worker, one idle worker looks after it every few milliseconds.
+//! 6. **Every error says what failed**, and nothing panics on what a peer or the network sends.
+//! 7. **When the runtime ends**, its tasks are dropped and their sockets closed. A task that waits for a socket which outlives
+//!    its runtime is woken, and goes on where it is polled next. Without a runtime there, it gets an error that says so.
+//! 8. **The meaning of a program does not depend on the machine's cores.** A multi-thread runtime has threads of its own also
+//!    on one core.
 //!
-//! # Rooms
-//! Read in this order; each room's module doc states its protocol before the code.
-//! * `runtime`: [`block_on`], [`Runtime`](runtime::Runtime), and in `runtime/worker.rs` *the* loop; in `park.rs` when it polls
-//!   before it blocks.
-//! * `executor`: the queues, the inbox for other threads, how workers share, the task wrapper and list; faces: [`spawn`],
-//!   [`task`].
-//! * `blocking`: the threads for [`spawn_blocking`], which is also what looks up names.
+//! # Modules
+//! Read in this order. Each module's doc states its protocol before the code.
+//! * `runtime`: [`block_on`], [`Runtime`](runtime::Runtime), *the* loop in `runtime/worker.rs`, and in `runtime/spin.rs` when
+//!   a worker spins before it blocks.
+//! * `executor`: the queues, the way of a wake, stealing, the task wrapper and the registry of tasks. Its public faces are
+//!   [`spawn`] and [`task`].
+//! * `blocking`: the threads for [`spawn_blocking`] and for look-ups of names.
 //! * `reactor`: the table of tokens, a socket's source, and the loop that every operation runs.
-//! * `budget`: the cooperative budget, between those two; `metrics`: what a worker counts.
+//! * `budget`: the cooperative budget; `metrics`: the counters of a worker.
 //! * `wheel`, a pure timing wheel, and [`time`] on it: clock, timers, `sleep`, `timeout`, `interval`.
-//! * [`net`], [`io`], [`signal`]: what users hold in their hands.
+//! * [`net`], [`io`], [`signal`]: the sockets, the traits and the signals that users call.
 //!
 //! # What we do not do
 //! Channels, locks and stream combinators work with any runtime and exist: `async-channel`, `async-lock`,
