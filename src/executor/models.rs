@@ -1,119 +1,129 @@
-//! Models: what threads do to each other here, tried in all the ways in which they can interleave.
+//! Models: tests in which loom tries the ways in which the threads of a runtime can interleave.
 //!
 //! `RUSTFLAGS='--cfg kittiwake_loom' CARGO_TARGET_DIR=target-loom cargo test --release --lib models`
 //!
-//! A worker that blocks waits for its ring and nothing else. So a wake-up that is lost is a deadlock, which loom finds. Time is
-//! a number that moves on with each look.
+//! A modelled worker parks until its unparker wakes it, and has no other event to wait for. So a lost wake-up is a
+//! deadlock, and loom reports it. Time is a number that moves on with each look at the clock.
 
 use std::cell::Cell;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::task::{Wake, Waker};
 use std::time::{Duration, Instant};
 
 use loom::sync::Notify;
 use loom::thread;
 
-use super::inbox::Inbox;
-use super::list::{Kind, TaskLists};
-use super::queues::Queues;
-use super::sharing::Sharing;
+use super::registry::{IdSource, Kind, TaskKey, TaskRegistry};
+use super::remote_queue::RemoteQueue;
+use super::stealing::{Queues, Stealer};
+use crate::sync::atomic::{AtomicU8, Ordering};
 
-/// As tokio has it: with three, most models take hours and find no more.
+/// Runs a model. Each interleaving has two preemptions at most: with three, most models take hours and find no more.
 fn model(run: impl Fn() + Send + Sync + 'static) {
-    let mut builder = loom::model::Builder::new_multi_thread();
+    let mut builder = loom::model::Builder::new();
     builder.preemption_bound = Some(2);
     builder.check(run);
 }
 
-/// What a worker blocks on.
-struct Ring(Notify);
+/// The event that a parked worker waits for.
+struct Unparker(Notify);
 
-impl Wake for Ring {
+impl Wake for Unparker {
     fn wake(self: Arc<Self>) {
         self.0.notify();
     }
 }
 
-fn ring() -> (Arc<Ring>, Waker) {
-    let ring = Arc::new(Ring(Notify::new()));
-    (ring.clone(), Waker::from(ring))
+fn unparker() -> (Arc<Unparker>, Waker) {
+    let unparker = Arc::new(Unparker(Notify::new()));
+    (unparker.clone(), Waker::from(unparker))
 }
 
-/// A worker that takes posts until it has `count`.
-fn take_all(inbox: &Inbox<u32>, ring: &Ring, count: usize) -> Vec<u32> {
-    let mut taken = Vec::new();
-    while taken.len() < count {
-        if inbox.park() {
-            ring.0.wait();
-        }
-        inbox.take(&mut taken);
+/// Parks the worker of `queue`, unless it was notified.
+fn park<T>(queue: &RemoteQueue<T>, unparker: &Unparker) {
+    if queue.prepare_park() {
+        unparker.0.wait();
     }
-    taken
 }
 
+/// Parks and drains until the worker has `count` entries.
+fn drain_all(queue: &RemoteQueue<u32>, unparker: &Unparker, count: usize) -> Vec<u32> {
+    let mut drained = Vec::new();
+    while drained.len() < count {
+        park(queue, unparker);
+        queue.drain(&mut drained);
+    }
+    drained
+}
+
+/// Each push reaches the worker, whether it comes before the worker parks, while it parks or after.
 #[test]
-fn a_post_ends_the_block_whenever_it_comes() {
+fn push_always_ends_the_park() {
     model(|| {
-        let (ring, waker) = ring();
-        let inbox = Arc::new(Inbox::new(waker));
-        let posting = [1, 2].map(|post| {
-            let inbox = inbox.clone();
-            thread::spawn(move || inbox.post(post).unwrap())
+        let (unparker, waker) = unparker();
+        let queue = Arc::new(RemoteQueue::new(waker));
+        let pushing = [1, 2].map(|entry| {
+            let queue = queue.clone();
+            thread::spawn(move || queue.push(entry))
         });
-        let mut taken = take_all(&inbox, &ring, 2);
-        taken.sort_unstable();
-        assert_eq!(taken, [1, 2]);
-        posting.into_iter().for_each(|thread| thread.join().unwrap());
+        let mut drained = drain_all(&queue, &unparker, 2);
+        drained.sort_unstable();
+        assert_eq!(drained, [1, 2], "the worker must get each entry once");
+        pushing.into_iter().for_each(|thread| thread.join().unwrap());
     });
 }
 
+/// A push reaches a worker that spins before it parks, although a push does not unpark a worker that spins.
 #[test]
-fn a_post_is_seen_by_a_worker_that_polls_before_it_blocks() {
+fn push_reaches_a_spinning_worker() {
     model(|| {
-        let (ring, waker) = ring();
-        let inbox = Arc::new(Inbox::new(waker));
-        let posting = thread::spawn({
-            let inbox = inbox.clone();
-            move || inbox.post(1).unwrap()
+        let (unparker, waker) = unparker();
+        let queue = Arc::new(RemoteQueue::new(waker));
+        let pushing = thread::spawn({
+            let queue = queue.clone();
+            move || queue.push(1)
         });
-        let mut taken = Vec::new();
-        if inbox.poll() && inbox.park() {
-            ring.0.wait();
+        let mut drained = Vec::new();
+        if queue.prepare_spin() {
+            park(&queue, &unparker);
         }
-        inbox.take(&mut taken);
-        if taken.is_empty() {
-            // It was rung for the state, and the post comes.
-            taken = take_all(&inbox, &ring, 1);
+        queue.drain(&mut drained);
+        if drained.is_empty() {
+            // The park ended for no reason, as a park may, and the push is still to come.
+            drained = drain_all(&queue, &unparker, 1);
         }
-        assert_eq!(taken, [1]);
-        posting.join().unwrap();
+        assert_eq!(drained, [1], "the worker must get the entry once");
+        pushing.join().unwrap();
     });
 }
 
+/// A push beside the close leaves no entry in the queue: the close or the push drops it.
 #[test]
-fn a_closed_inbox_loses_no_post() {
+fn closed_queue_keeps_no_entry() {
     model(|| {
-        let inbox = Arc::new(Inbox::new(Waker::noop().clone()));
-        let posting = thread::spawn({
-            let inbox = inbox.clone();
-            move || inbox.post(1)
+        let queue = Arc::new(RemoteQueue::new(Waker::noop().clone()));
+        let entry = Arc::new(());
+        let pushing = thread::spawn({
+            let (queue, entry) = (queue.clone(), entry.clone());
+            move || queue.push(entry)
         });
-        let left = inbox.close();
-        let refused = posting.join().unwrap().is_err();
-        assert_eq!(left.len() + usize::from(refused), 1, "it is left, or given back");
+        queue.close();
+        pushing.join().unwrap();
+        assert_eq!(Arc::strong_count(&entry), 1, "the closed queue kept an entry");
     });
 }
 
-/// A worker beside others, with its ring.
+/// One worker of several, with its unparker.
 struct Modelled {
     queues: Arc<Queues<u32, u32>>,
     index: usize,
-    ring: Arc<Ring>,
-    sharing: Sharing,
+    unparker: Arc<Unparker>,
+    stealer: Stealer,
     clock: Clock,
 }
 
-/// Each look at it is two milliseconds later: whoever has not moved between two looks is stuck.
+/// A clock that each look moves on by two milliseconds: a worker that makes no progress between two looks is stuck.
 struct Clock {
     start: Instant,
     looks: Cell<u64>,
@@ -127,69 +137,83 @@ impl Clock {
 }
 
 fn workers<const COUNT: usize>() -> [Modelled; COUNT] {
-    let rings: Vec<_> = (0..COUNT).map(|_| ring()).collect();
-    let queues = Arc::new(Queues::new(rings.iter().map(|(_, waker)| waker.clone()).collect()));
+    let unparkers: Vec<_> = (0..COUNT).map(|_| unparker()).collect();
+    let queues = Arc::new(Queues::new(unparkers.iter().map(|(_, waker)| waker.clone()).collect()));
     let start = Instant::now();
     std::array::from_fn(|index| Modelled {
         queues: queues.clone(),
         index,
-        ring: rings[index].0.clone(),
-        sharing: Sharing::new(COUNT, start),
+        unparker: unparkers[index].0.clone(),
+        stealer: Stealer::new(COUNT, start),
         clock: Clock { start, looks: Cell::new(0) },
     })
 }
 
 impl Modelled {
-    /// Begins a batch with `gathered` and runs the first for ever, if nobody took it for stuck before.
-    fn run_and_be_stuck(&mut self, mut gathered: Vec<u32>) {
-        self.begin(&mut gathered);
+    /// Begins a batch with `deferred`, and runs the first entry for ever, unless another worker has stolen all of them.
+    fn begin_and_be_stuck(&mut self, mut deferred: Vec<u32>) {
+        self.begin_batch(&mut deferred, false);
         self.queues.pop(self.index);
     }
 
-    fn begin(&mut self, gathered: &mut Vec<u32>) {
-        self.sharing.begin(&self.queues, self.index, gathered, false, || self.clock.now());
+    fn begin_batch(&mut self, deferred: &mut Vec<u32>, has_local: bool) {
+        self.stealer.begin_batch(&self.queues, self.index, deferred, has_local, || self.clock.now());
     }
 
-    fn rest(&mut self) -> bool {
-        self.sharing.rest(&self.queues, self.index, &mut Vec::new(), || self.clock.now())
+    fn prepare_idle(&mut self) -> bool {
+        self.stealer.prepare_idle(&self.queues, self.index, &mut Vec::new(), || self.clock.now())
     }
 
-    fn rise(&mut self) {
-        self.queues.remote(self.index).inbox.take(&mut Vec::new());
-        self.sharing.rise(&self.queues);
+    fn is_watcher(&self) -> bool {
+        self.stealer.watch_timeout().is_some()
     }
 
-    /// Rests until there is something to run, and returns the first.
+    fn park(&self) {
+        park(&self.queues.remote(self.index).queue, &self.unparker);
+    }
+
+    fn leave_idle(&mut self) {
+        self.queues.remote(self.index).queue.drain(&mut Vec::new());
+        self.stealer.leave_idle(&self.queues);
+    }
+
+    /// Idles until there is an entry to run, and returns the first.
     fn next(&mut self) -> u32 {
         loop {
-            if self.rest() {
-                if self.sharing.watch().is_some() {
-                    // The time it watches for is over.
+            if self.prepare_idle() {
+                if self.is_watcher() {
+                    // The watch is over, and the worker looks.
                     thread::yield_now();
-                } else if self.queues.remote(self.index).inbox.park() {
-                    self.ring.0.wait();
+                } else {
+                    self.park();
                 }
             }
-            self.rise();
-            self.begin(&mut Vec::new());
-            if let Some(next) = self.queues.pop(self.index) {
+            if let Some(next) = self.leave_and_pop() {
                 return next;
             }
         }
     }
 
-    /// Runs what there is, and each ends at once, until it comes to `entry`.
+    /// Begins a batch after the worker was idle, and returns the first entry of its queue.
+    fn leave_and_pop(&mut self) -> Option<u32> {
+        self.leave_idle();
+        self.begin_batch(&mut Vec::new(), false);
+        self.queues.pop(self.index)
+    }
+
+    /// Runs entries, each of which ends at once, until it comes to `entry`.
     fn run_until(&mut self, entry: u32) {
         while self.next() != entry {}
     }
 }
 
+/// An entry that a task pushes before it gets stuck is run by a worker that goes idle meanwhile.
 #[test]
-fn what_is_pushed_behind_a_stuck_task_is_run_by_a_worker_that_goes_idle() {
+fn idle_worker_steals_pushed_entry() {
     model(|| {
         let [mut stuck, mut other] = workers();
         let running = thread::spawn(move || {
-            stuck.run_and_be_stuck(vec![1]);
+            stuck.begin_and_be_stuck(vec![1]);
             stuck.queues.push(stuck.index, 2);
         });
         other.run_until(2);
@@ -197,50 +221,51 @@ fn what_is_pushed_behind_a_stuck_task_is_run_by_a_worker_that_goes_idle() {
     });
 }
 
+/// All workers are idle, and perhaps none of them watches. One gets two entries and is stuck in the first: the other
+/// worker runs the second.
 #[test]
-fn what_is_gathered_behind_a_stuck_task_is_run_by_one_of_those_that_all_were_idle() {
+fn idle_worker_steals_deferred_entry() {
     model(|| {
         let [mut stuck, mut other] = workers();
         let running = thread::spawn(move || {
-            // Both are idle for a moment, so that perhaps nobody watches.
-            stuck.rest();
-            stuck.rise();
-            stuck.run_and_be_stuck(vec![1, 2]);
+            stuck.prepare_idle();
+            stuck.leave_idle();
+            stuck.begin_and_be_stuck(vec![1, 2]);
         });
         other.next();
         running.join().unwrap();
     });
 }
 
+/// An entry that another thread pushes to a stuck worker is run by another worker.
 #[test]
-fn a_post_to_a_stuck_worker_is_run_by_another() {
+fn stuck_worker_loses_remote_push() {
     model(|| {
         let [mut stuck, mut other] = workers();
-        stuck.run_and_be_stuck(vec![1]);
-        let posting = thread::spawn({
+        stuck.begin_and_be_stuck(vec![1]);
+        let pushing = thread::spawn({
             let queues = stuck.queues.clone();
-            move || queues.post(0, 2).unwrap()
+            move || queues.push_remote(0, 2)
         });
         other.run_until(2);
-        posting.join().unwrap();
+        pushing.join().unwrap();
     });
 }
 
+/// A watcher that gets an entry of its own has another worker look after the stuck one.
 #[test]
-fn a_watcher_that_gets_work_of_its_own_has_another_look() {
+fn busy_watcher_has_another_look() {
     model(|| {
         let [mut stuck, mut watcher, mut third] = workers();
-        // It watches, as one is busy.
-        stuck.run_and_be_stuck(vec![1]);
-        assert!(watcher.rest() && watcher.sharing.watch().is_some());
+        stuck.begin_and_be_stuck(vec![1]);
+        assert!(watcher.prepare_idle() && watcher.is_watcher(), "one worker is busy, so an idle one must watch");
         let pushing = thread::spawn({
             let queues = stuck.queues.clone();
             move || queues.push(0, 2)
         });
         let watching = thread::spawn(move || {
-            // Something comes for it, which it runs for ever.
-            watcher.rise();
-            watcher.run_and_be_stuck(vec![3]);
+            watcher.leave_idle();
+            watcher.begin_and_be_stuck(vec![3]);
         });
         third.run_until(2);
         pushing.join().unwrap();
@@ -248,104 +273,198 @@ fn a_watcher_that_gets_work_of_its_own_has_another_look() {
     });
 }
 
-/// Both are idle, and nobody watches.
-fn all_idle(first: &mut Modelled, second: &mut Modelled) {
-    assert!(first.rest() && second.rest());
-    first.rise();
-    assert!(first.rest());
-    assert!(first.sharing.watch().is_none() && second.sharing.watch().is_none());
+/// Makes both workers idle, without a watcher.
+fn make_all_idle(first: &mut Modelled, second: &mut Modelled) {
+    assert!(first.prepare_idle() && second.prepare_idle());
+    first.leave_idle();
+    assert!(first.prepare_idle());
+    assert!(!first.is_watcher() && !second.is_watcher(), "all are idle, so none may watch");
 }
 
+/// A thread spawns an entry on an idle worker and then pushes another one to it. If the worker is stuck in the first, the
+/// other worker is woken and runs the second.
 #[test]
-fn what_is_posted_beside_something_placed_does_not_wait_for_it() {
+fn push_does_not_wait_for_spawned() {
     model(|| {
         let [mut stuck, mut other] = workers();
-        all_idle(&mut stuck, &mut other);
-        let posting = thread::spawn({
+        make_all_idle(&mut stuck, &mut other);
+        let pushing = thread::spawn({
             let queues = stuck.queues.clone();
             move || {
-                queues.place(0, 1).unwrap();
-                queues.post(0, 2).unwrap();
+                queues.spawn_on(0, 1);
+                queues.push_remote(0, 2);
             }
         });
         let running = thread::spawn(move || {
-            if stuck.queues.remote(0).inbox.park() {
-                stuck.ring.0.wait();
-            }
-            stuck.rise();
-            // It runs one of them for ever.
-            stuck.run_and_be_stuck(Vec::new());
+            stuck.park();
+            stuck.leave_idle();
+            stuck.begin_and_be_stuck(Vec::new());
         });
-        if other.queues.remote(1).inbox.park() {
-            other.ring.0.wait();
-        }
-        other.rise();
-        other.begin(&mut Vec::new());
-        if other.queues.pop(1).is_none() {
+        other.park();
+        if other.leave_and_pop().is_none() {
             other.next();
         }
-        posting.join().unwrap();
+        pushing.join().unwrap();
         running.join().unwrap();
     });
 }
 
+/// A worker begins a batch with a deferred entry and a local one, and is stuck in the local one. The other worker, which
+/// was idle as well, runs the deferred entry.
 #[test]
-fn what_is_gathered_beside_an_entry_of_the_workers_own_does_not_wait_for_it() {
+fn deferred_does_not_wait_for_local() {
     model(|| {
         let [mut stuck, mut other] = workers();
-        all_idle(&mut stuck, &mut other);
+        make_all_idle(&mut stuck, &mut other);
         let running = thread::spawn(move || {
-            stuck.rise();
-            // It runs its own entry for ever.
-            stuck.sharing.begin(&stuck.queues, 0, &mut vec![1], true, || stuck.clock.now());
+            stuck.leave_idle();
+            stuck.begin_batch(&mut vec![1], true);
         });
-        if other.queues.remote(1).inbox.park() {
-            other.ring.0.wait();
-        }
-        other.rise();
+        other.park();
+        other.leave_idle();
         other.run_until(1);
         running.join().unwrap();
     });
 }
 
+/// A worker that waits for the last task is unparked when that task ends, on whichever thread it ends and whichever
+/// thread cancels the tasks. After that the registry refuses tasks.
 #[test]
-fn whoever_waits_for_the_last_task_hears_of_it() {
+fn last_task_unparks_waiting_worker() {
     model(|| {
-        let (ring, waker) = ring();
+        let (unparker, waker) = unparker();
         let queues = Arc::new(Queues::<u32, u32>::new(vec![waker, Waker::noop().clone()]));
-        let lists = Arc::new(TaskLists::new(2));
-        let admit = |list| lists.admit(list, Kind::Shared, |_| (Waker::noop().clone(), ())).0;
-        let ending = [admit(0), admit(1)].map(|place| {
-            let (queues, lists) = (queues.clone(), lists.clone());
+        let tasks = Arc::new(TaskRegistry::new(2, IdSource::new()));
+        let insert = |index| tasks.insert(index, Kind::Shared, |_| (Waker::noop().clone(), ())).0;
+        let ending = [insert(0), insert(1)].map(|key| {
+            let (queues, tasks) = (queues.clone(), tasks.clone());
             thread::spawn(move || {
-                if lists.remove(place.slot) {
-                    queues.ring_all();
+                if tasks.remove(key.slot) {
+                    queues.unpark_all();
                 }
             })
         });
-        let aborting = thread::spawn({
-            let (queues, lists) = (queues.clone(), lists.clone());
-            move || {
-                if lists.abort_all() {
-                    queues.ring_all();
-                }
+        let cancel_all = |queues: &Queues<u32, u32>, tasks: &TaskRegistry| {
+            if tasks.cancel_all() {
+                queues.unpark_all();
             }
+        };
+        let cancelling = thread::spawn({
+            let (queues, tasks) = (queues.clone(), tasks.clone());
+            move || cancel_all(&queues, &tasks)
         });
-        // Each worker does that.
-        if lists.abort_all() {
-            queues.ring_all();
+        // Each worker does that at its end.
+        cancel_all(&queues, &tasks);
+        let queue = &queues.remote(0).queue;
+        while !tasks.is_dead() {
+            park(queue, &unparker);
+            queue.drain(&mut Vec::new());
         }
-        let inbox = &queues.remote(0).inbox;
-        while !lists.are_dead() {
-            if inbox.park() {
-                ring.0.wait();
-            }
-            inbox.take(&mut Vec::new());
+        ending.into_iter().chain([cancelling]).for_each(|thread| thread.join().unwrap());
+        assert!(insert(0).is_refused(), "a dead registry must refuse tasks");
+    });
+}
+
+/// The states of a local task, as async-task has them.
+const WAITING: u8 = 0;
+const SCHEDULED: u8 = 1;
+const RUNNING: u8 = 2;
+/// The task was woken while it runs. The worker schedules it again, unless it is done.
+const RUNNING_WOKEN: u8 = 3;
+const DONE: u8 = 4;
+
+/// A local task that waits until it is cancelled.
+struct LocalTask {
+    state: AtomicU8,
+    /// The queue of the only worker that may run or drop the task.
+    queue: Arc<RemoteQueue<LocalEntry>>,
+    /// An entry was dropped without being run. No part of the model, and a wake runs where a panic is contained.
+    was_dropped: AtomicBool,
+}
+
+/// The entry of a local task that is scheduled.
+struct LocalEntry {
+    task: Arc<LocalTask>,
+    was_run: bool,
+}
+
+impl LocalTask {
+    fn push(self: Arc<Self>) {
+        let queue = self.queue.clone();
+        queue.push(LocalEntry { task: self, was_run: false });
+    }
+}
+
+impl Wake for LocalTask {
+    fn wake(self: Arc<Self>) {
+        let woken = |state| match state {
+            WAITING => Some(SCHEDULED),
+            RUNNING => Some(RUNNING_WOKEN),
+            DONE => None,
+            // Written once more, so that the poll sees what came before this wake.
+            scheduled => Some(scheduled),
+        };
+        if self.state.fetch_update(Ordering::AcqRel, Ordering::Acquire, woken) == Ok(WAITING) {
+            self.push();
         }
-        ending.into_iter().chain([aborting]).for_each(|thread| thread.join().unwrap());
-        assert!(
-            lists.admit(0, Kind::Shared, |_| (Waker::noop().clone(), ())).0.slot.key.is_none(),
-            "it lets nobody in"
-        );
+    }
+}
+
+impl LocalEntry {
+    /// Polls the task. A task that is cancelled leaves the registry first, and is done after that.
+    fn run(mut self, tasks: &TaskRegistry, key: TaskKey) {
+        self.was_run = true;
+        let task = self.task.clone();
+        assert_eq!(task.state.swap(RUNNING, Ordering::AcqRel), SCHEDULED, "only a scheduled task has an entry");
+        if tasks.cancelled(key.slot).is_some() {
+            tasks.remove(key.slot);
+            task.state.swap(DONE, Ordering::AcqRel);
+            return;
+        }
+        let polled = |state| Some(if state == RUNNING { WAITING } else { SCHEDULED });
+        if task.state.fetch_update(Ordering::AcqRel, Ordering::Acquire, polled) == Ok(RUNNING_WOKEN) {
+            task.push();
+        }
+    }
+}
+
+impl Drop for LocalEntry {
+    fn drop(&mut self) {
+        if !self.was_run {
+            self.task.was_dropped.store(true, Ordering::Relaxed);
+        }
+    }
+}
+
+/// A local task is never dropped on another thread. A push to a closed queue would drop it there, so no push may come
+/// after the worker has cancelled the tasks, run until none is left, and closed its queue.
+#[test]
+fn local_task_stays_on_its_thread() {
+    model(|| {
+        let (unparker, waker) = unparker();
+        let queue = Arc::new(RemoteQueue::new(waker));
+        let tasks = TaskRegistry::new(1, IdSource::new());
+        tasks.open_local(0);
+        let (key, task) = tasks.insert(0, Kind::Local, |_| {
+            let (state, was_dropped) = (AtomicU8::new(WAITING), AtomicBool::new(false));
+            let task = Arc::new(LocalTask { state, queue: queue.clone(), was_dropped });
+            (Waker::from(task.clone()), task)
+        });
+        assert!(!key.is_refused());
+        let waking = thread::spawn({
+            let task = task.clone();
+            move || task.wake()
+        });
+        tasks.cancel_all();
+        let mut entries = Vec::new();
+        while !tasks.is_dead() {
+            park(&queue, &unparker);
+            queue.drain(&mut entries);
+            entries.drain(..).for_each(|entry: LocalEntry| entry.run(&tasks, key));
+        }
+        queue.close();
+        waking.join().unwrap();
+        assert!(!task.was_dropped.load(Ordering::Relaxed), "an entry was dropped instead of run");
+        assert_eq!(task.state.load(Ordering::Relaxed), DONE, "the task must have ended");
     });
 }
