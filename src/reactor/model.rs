@@ -301,7 +301,7 @@ impl World {
     }
 
     fn reactor_ends(&mut self, index: usize) {
-        let token = self.sockets[index].source.detach(&mut self.wakers);
+        let token = self.sockets[index].source.detach_if(&mut self.wakers, |_| true);
         assert_eq!(token, self.sockets[index].token.take());
         self.remove(token);
         self.take_waiters(index);

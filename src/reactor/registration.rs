@@ -163,10 +163,16 @@ impl<S: AsFd> Registration<S> {
     #[cold]
     fn register(&self) -> io::Result<()> {
         let registry = Registry::current().ok_or_else(no_runtime)?;
-        if let Some(idle) = self.link.0.unregister_if(Registered::is_idle_elsewhere) {
-            idle.leave();
+        let fd = self.fd();
+        let idle = self.link.0.unregister_if(|registered| registered.leave_if_idle_elsewhere(fd));
+        let moves = idle.map(Registered::leave_table).is_some();
+        let registered = registry.register(&self.link.0, fd);
+        if moves && registered.is_err() {
+            // No reactor watches for the other waiters any more. They try again, and get the error too.
+            self.link.0.wake_waiters(Direction::Read);
+            self.link.0.wake_waiters(Direction::Write);
         }
-        registry.register(&self.link.0, self.fd())
+        registered
     }
 
     fn fd(&self) -> RawFd {

@@ -164,7 +164,8 @@ impl Registry {
         drop(table);
         let mut wakers = Vec::new();
         for socket in &sockets {
-            if socket.source.detach(&mut wakers).is_some() {
+            let is_here = |registered: &Registered| std::ptr::eq(&raw const *registered.registry, self);
+            if socket.source.detach_if(&mut wakers, is_here).is_some() {
                 self.leave_kernel(socket.fd);
             }
         }
@@ -186,6 +187,22 @@ impl Registered {
         }
     }
 
+    /// Takes the socket out of the kernel's set, if no thread turns the reactor and this thread has another one. Called under the
+    /// source's mutex: the reactor may be turned again, and a thread that registers the socket there at once would find it in the set.
+    pub(super) fn leave_if_idle_elsewhere(&self, fd: RawFd) -> bool {
+        let leaves = self.is_idle_elsewhere();
+        if leaves {
+            self.registry.leave_kernel(fd);
+        }
+        leaves
+    }
+
+    /// Takes the socket out of the table, after it has left the kernel's set.
+    pub(super) fn leave_table(self) {
+        let removed = self.registry.table.lock().slots.remove(self.token);
+        drop(removed);
+    }
+
     /// Prepares for a wait on this thread. Returns `false` if no thread turns the reactor and this thread has another one, where
     /// the socket moves.
     pub(super) fn arm(&self, fd: RawFd) -> io::Result<bool> {
@@ -197,7 +214,7 @@ impl Registered {
     }
 
     /// Whether no thread turns this reactor, and this thread has another one.
-    pub(super) fn is_idle_elsewhere(&self) -> bool {
+    fn is_idle_elsewhere(&self) -> bool {
         let is_here = |here: Arc<Registry>| Arc::ptr_eq(&here, &self.registry);
         !self.registry.is_turned.load(Ordering::Relaxed) && Registry::current().is_some_and(|here| !is_here(here))
     }

@@ -31,7 +31,7 @@
 //! ```
 //! 1. [`Source::register`]: the first operation that waits asks its thread's reactor to watch the socket.
 //! 2. [`Source::dispatch`] stores an event in the word and wakes the waiters.
-//! 3. [`Source::unregister_if`]: the socket is dropped, handed out, or about to move to another reactor. [`Source::detach`]: the
+//! 3. [`Source::unregister_if`]: the socket is dropped, handed out, or about to move to another reactor. [`Source::detach_if`]: the
 //!    reactor ends, and all waiters are woken to try again elsewhere.
 //!
 //! The reactor knows nothing of an unregistered source: its operations try, and `readable` and `writable` register first.
@@ -190,7 +190,8 @@ impl<R> Source<R> {
         }
     }
 
-    /// Ends the registration and wakes no waiter. If `condition` does not hold for the registration, it stays.
+    /// Ends the registration and wakes no waiter. If `condition` does not hold for the registration, it stays. `condition` runs under
+    /// the mutex, and takes the socket out of the kernel's set if another thread may register it again.
     pub(crate) fn unregister_if(&self, condition: impl FnOnce(&R) -> bool) -> Option<R> {
         let mut inner = self.inner.lock();
         let registered = inner.registered.take_if(|registered| condition(registered))?;
@@ -198,12 +199,14 @@ impl<R> Source<R> {
         Some(registered)
     }
 
-    /// Ends the registration because the reactor ends. All waiters are moved to `wakers`, and so are the wakers that a seat keeps.
-    pub(crate) fn detach(&self, wakers: &mut Vec<Waker>) -> Option<R> {
+    /// Ends the registration because its reactor ends, if `condition` holds for it: the source may have moved to another reactor
+    /// meanwhile. All waiters are moved to `wakers`, and so are the wakers that a seat keeps.
+    pub(crate) fn detach_if(&self, wakers: &mut Vec<Waker>, condition: impl FnOnce(&R) -> bool) -> Option<R> {
         let mut inner = self.inner.lock();
+        let registered = inner.registered.take_if(|registered| condition(registered))?;
         self.readiness.set_unregistered();
         inner.waiters.take_all(wakers);
-        inner.registered.take()
+        Some(registered)
     }
 
     /// Moves all waiters, and the wakers that a seat keeps, to `wakers`.
