@@ -97,6 +97,8 @@ impl Registry {
     pub(super) fn register(self: &Arc<Self>, source: &Arc<Source>, fd: RawFd) -> io::Result<()> {
         let mio = match self.mio.get() {
             Some(mio) => mio,
+            // An operation that a waker polls while the worker ends must not take descriptors.
+            None if self.table.lock().closed => return Err(no_runtime()),
             None => self.open()?,
         };
         let mut table = self.table.lock();
