@@ -85,15 +85,15 @@ impl Reactor {
     }
 
     /// Waits for events, at most `timeout`, or without a limit if it is `None`. Wakes the executor's wakers that wait for them and
-    /// appends the others to `wakers`, for the caller to wake. Returns the number of events. It is 0 if the time ran out, a signal
-    /// interrupted the wait or no socket has opened the reactor, and the caller then computes anew how long to wait.
+    /// appends the others to `wakers`, for the caller to wake. Returns the number of events, unparks among them. It is 0 if the time ran
+    /// out or a signal interrupted the wait, and the caller then computes anew how long to wait.
     #[inline]
     pub(crate) fn turn(&mut self, timeout: Option<Duration>, wakers: &mut Vec<Waker>) -> io::Result<usize> {
         let mut poll = self.registry.poll.lock();
         let Some(poll) = &mut *poll else {
             drop(poll);
-            self.registry.unparker.park(timeout);
-            return Ok(0);
+            // An unpark counts, as the event that reports one does: the worker then looks at its deadlines anew.
+            return Ok(usize::from(self.registry.unparker.park(timeout)));
         };
         let events = self.events.get_or_insert_with(|| mio::Events::with_capacity(EVENT_CAPACITY));
         match poll.poll(events, timeout) {

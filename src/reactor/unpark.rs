@@ -52,8 +52,8 @@ impl Unparker {
         Ok(())
     }
 
-    /// Blocks the worker, which has no reactor, until it is unparked or `timeout` is over.
-    pub(super) fn park(&self, timeout: Option<Duration>) {
+    /// Blocks the worker, which has no reactor, until it is unparked or `timeout` is over. Returns whether it was unparked.
+    pub(super) fn park(&self, timeout: Option<Duration>) -> bool {
         let mut notified = self.notified.lock();
         match timeout {
             _ if *notified => {}
@@ -62,7 +62,7 @@ impl Unparker {
             Some(timeout) => drop(self.condvar.wait_for(&mut notified, timeout)),
             None => self.condvar.wait_while(&mut notified, |notified| !*notified),
         }
-        *notified = false;
+        std::mem::take(&mut *notified)
     }
 
     /// The reactor has reported an unpark: the next one is reported anew.
@@ -105,5 +105,21 @@ impl Wake for Unparker {
                 Ok(())
             }
         };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Without a reactor, a look tells of an unpark that has come, once. Otherwise a worker that spins would lose it, and block until
+    /// a deadline that is no longer its first.
+    #[test]
+    fn look_tells_of_an_unpark() {
+        let unparker = Arc::new(Unparker::default());
+        assert!(!unparker.park(Some(Duration::ZERO)), "nobody has unparked it");
+        unparker.wake_by_ref();
+        assert!(unparker.park(Some(Duration::ZERO)), "the unpark came before the look");
+        assert!(!unparker.park(Some(Duration::ZERO)), "one unpark, one look");
     }
 }
