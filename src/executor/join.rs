@@ -73,7 +73,7 @@ impl<T> JoinHandle<T> {
         self.abort.clone()
     }
 
-    /// Whether the task has ended, so that awaiting it does not wait.
+    /// Whether the task has ended, so that awaiting it does not wait, or waits only until a cancelled future's destructor has run.
     pub fn is_finished(&self) -> bool {
         self.task.as_ref().is_none_or(FallibleTask::is_finished)
     }

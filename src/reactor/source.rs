@@ -18,7 +18,7 @@
 //!   the mutex. So A sees the new tick, because A looks again while it holds the mutex (step 4).
 //! * A stores its waker while the reactor ends. Either A is first, and the end wakes it, or A finds no registration.
 //! * A stores its waker while a current-thread runtime stops turning its reactor. The runtime says so first
-//!   ([`Reactor::stop_turning`](super::Reactor)), and then wakes the waiters of each source under the source's mutex. Either A is
+//!   ([`stop_turning`](super::registry::Registry::stop_turning)), and then wakes the waiters of each source under the source's mutex. Either A is
 //!   first, and is woken, or A sees under the mutex that the reactor is not turned.
 //!
 //! # The life of a source

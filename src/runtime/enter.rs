@@ -6,7 +6,7 @@
 //! | service | thread-local | entered as |
 //! | --- | --- | --- |
 //! | `executor::current` | `CONTEXT`: the worker, its queues | the worker's, or that of a `block_on` call |
-//! | `reactor::registry` | `CURRENT`: where sockets register | the worker's, or that of a worker beside the call |
+//! | `reactor::registry` | `CURRENT`: where sockets register | the worker's, or that of a `block_on` call |
 //! | `time::timers` | `CURRENT`: where timers are armed | as for sockets |
 //! | `time::clock` | `CLOCK` | the runtime's |
 //! | `blocking` | `CURRENT`: the pool | the runtime's |

@@ -10,9 +10,8 @@
 //! down. A timer fires at its deadline or up to 65 µs after.
 //!
 //! # The race
-//! Another thread may arm or reset a timer while the worker blocks until a later deadline: a thread in a `block_on` call beside
-//! the worker, or a task that moved with its `Sleep`. So the worker notes under the lock until when it blocks, and the other
-//! thread unparks it if its deadline comes earlier.
+//! Another thread may reset a timer while the worker blocks until a later deadline: its task moved there with its `Sleep`. So the
+//! worker notes under the lock until when it blocks, and the other thread unparks it if its deadline comes earlier.
 
 use std::cell::Cell;
 use std::mem::ManuallyDrop;
