@@ -1,18 +1,21 @@
 //! The cooperative budget: how many socket operations one poll of a task may do.
 //!
-//! A socket that is always ready never returns `Pending` by itself. A task that loops on it would keep its worker for ever. So
+//! A socket that is always ready never returns `Pending` by itself. A task that loops on it would keep its worker for
+//! ever. So
 //! 1. the executor gives each poll of a task [`PER_POLL`] operations ([`refill`]);
 //! 2. each operation that comes to a result takes one ([`spend`]);
-//! 3. once none is left, [`poll_proceed`] wakes the task and returns `Pending`, and the task goes to the back of the queue.
+//! 3. once none is left, [`poll_proceed`] wakes the task and returns `Pending`, and the task goes to the back of the
+//!    queue.
 //!
-//! An operation that has to wait spends nothing. Otherwise a task that watches 200 idle sockets would use up its budget by looking, and
-//! spin.
+//! An operation that has to wait spends nothing. Otherwise a task that watches 200 idle sockets would use up its budget
+//! by looking, and spin.
 //!
-//! A thread that polls none of our tasks has no limit. A task may block its thread in another executor, against all advice. No refill
-//! comes there, and operations would be refused for ever. So after [`MAX_REFUSALS`] refusals the budget is refilled.
+//! A thread that polls none of our tasks has no limit. A task may block its thread in another executor, against all
+//! advice. No refill comes there, and operations would be refused for ever. So after [`MAX_REFUSALS`] refusals the
+//! budget is refilled.
 //!
-//! The bytes that operations move are counted here too ([`count_moved`]), so that the worker knows how much work it has done. And
-//! [`ask_kernel`] is here, because the code that asks for it and the reactor both know this module.
+//! The bytes that operations move are counted here too ([`count_moved`]), so that the worker knows how much work it has
+//! done. And [`ask_kernel`] is here, because the code that asks for it and the reactor both know this module.
 
 use std::cell::Cell;
 use std::task::{Context, Poll};
@@ -22,13 +25,15 @@ use crate::metrics;
 /// Socket operations in one poll of a task. tokio settled on the same figure.
 pub(crate) const PER_POLL: i64 = 128;
 
-/// Refusals in one poll of a task before its budget is refilled: more than the sockets that one task is likely to watch.
+/// Refusals in one poll of a task before its budget is refilled: more than the sockets that one task is likely to
+/// watch.
 const MAX_REFUSALS: i64 = 10_000;
 
 /// The budget of a thread that polls none of our tasks. It never runs out in practice.
 const UNLIMITED: i64 = i64::MAX;
 
-// Each is a thread-local of its own, so that an operation reaches it by one instruction. In one struct they cost an echo 12.
+// Each is a thread-local of its own, so that an operation reaches it by one instruction. In one struct they cost an
+// echo 12.
 thread_local! {
     /// Operations left. Below zero, the number of refusals.
     static LEFT: Cell<i64> = const { Cell::new(UNLIMITED) };
@@ -97,11 +102,12 @@ pub(crate) fn take_moved() -> u64 {
     MOVED.replace(0)
 }
 
-/// Runs `poll`, in which each socket operation makes its system call, whatever its reactor has reported. `poll` has the budget of a
-/// task's poll.
+/// Runs `poll`, in which each socket operation makes its system call, whatever its reactor has reported. `poll` has the
+/// budget of a task's poll.
 ///
-/// For a last look, when a task cannot wait until a reactor has been told, which may be another worker's. The kernel may have a request
-/// that no event has announced yet: a short read has cleared the socket's readiness just before it came.
+/// For a last look, when a task cannot wait until a reactor has been told, which may be another worker's. The kernel
+/// may have a request that no event has announced yet: a short read has cleared the socket's readiness just before it
+/// came.
 pub(crate) fn ask_kernel<T>(poll: impl FnOnce() -> T) -> T {
     /// Restores what was there, also if `poll` panics.
     struct Restore(bool, Saved);

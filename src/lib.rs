@@ -1,9 +1,8 @@
 //! An async runtime for TCP servers: small, fast, and readable in an afternoon.
 //!
-//! A reactor (epoll or kqueue, through `mio`) maps readiness tokens to stored wakers; the wakers drive
-//! sockets with the [`futures-io`](io) traits; a simple executor runs the tasks. One event loop per
-//! worker, on one core or on all, sockets that are `Send` and `Sync`, no hidden thread, no global state (signals
-//! apart), and no `unsafe`.
+//! A reactor (epoll or kqueue, through `mio`) maps readiness tokens to stored wakers; the wakers drive sockets with the
+//! [`futures-io`](io) traits; a simple executor runs the tasks. One event loop per worker, on one core or on all,
+//! sockets that are `Send` and `Sync`, no hidden thread, no global state (signals apart), and no `unsafe`.
 //!
 //! # An echo server
 //! ```no_run
@@ -32,29 +31,30 @@
 //! written by hand. [`block_on`] uses one core. A [`Runtime`](runtime::Runtime) uses all of them.
 //!
 //! # What is promised
-//! 1. **No lost wake-up.** Once an operation has returned `Pending`, the task is woken when it can go on,
-//!    whichever thread polls it and however often it moves between tasks.
-//! 2. **Dropping a future cancels it**, and nothing is lost: no byte read and thrown away, no accepted
-//!    connection dropped unseen.
-//! 3. **One connection cannot starve the others.** A poll of a task does at most 128 socket operations
-//!    that it awaits, and the kernel is looked at again after at most 64 tasks.
+//! 1. **No lost wake-up.** Once an operation has returned `Pending`, the task is woken when it can go on, whichever
+//!    thread polls it and however often it moves between tasks.
+//! 2. **Dropping a future cancels it**, and nothing is lost: no byte read and thrown away, no accepted connection
+//!    dropped unseen.
+//! 3. **One connection cannot starve the others.** A poll of a task does at most 128 socket operations that it awaits,
+//!    and the kernel is looked at again after at most 64 tasks.
 //! 4. **A panic in a task ends that task alone**, and its `JoinHandle` says so. Exceptions are `panic = "abort"`, and a
 //!    destructor that panics while another panic unwinds: Rust ends the process then.
-//! 5. **An idle runtime uses no CPU.** A busy one makes the system calls of a hand-written loop, and two more: one look at the
-//!    kernel before it blocks, where [spinning](runtime::Builder::spin) pays, and one look at a listener after it accepts. Beside
-//!    a busy worker, one idle worker looks after it every few milliseconds.
+//! 5. **An idle runtime uses no CPU.** A busy one makes the system calls of a hand-written loop, and two more: one look
+//!    at the kernel before it blocks, where [spinning](runtime::Builder::spin) pays, and one look at a listener after
+//!    it accepts. Beside a busy worker, one idle worker looks after it every few milliseconds.
 //! 6. **Every error says what failed**, and nothing panics on what a peer or the network sends.
-//! 7. **When the runtime ends**, its tasks are dropped and their sockets closed. A task that waits for a socket which outlives
-//!    its runtime is woken, and goes on where it is polled next. Without a runtime there, it gets an error that says so.
-//! 8. **The meaning of a program does not depend on the machine's cores.** A multi-thread runtime has threads of its own also
-//!    on one core.
+//! 7. **When the runtime ends**, its tasks are dropped and their sockets closed. A task that waits for a socket which
+//!    outlives its runtime is woken, and goes on where it is polled next. Without a runtime there, it gets an error
+//!    that says so.
+//! 8. **The meaning of a program does not depend on the machine's cores.** A multi-thread runtime has threads of its
+//!    own also on one core.
 //!
 //! # Modules
 //! Read in this order. Each module's doc states its protocol before the code.
-//! * `runtime`: [`block_on`], [`Runtime`](runtime::Runtime), *the* loop in `runtime/worker.rs`, and in `runtime/spin.rs` when
-//!   a worker spins before it blocks.
-//! * `executor`: the queues, the way of a wake, stealing, the task wrapper and the registry of tasks. Its public faces are
-//!   [`spawn`] and [`task`].
+//! * `runtime`: [`block_on`], [`Runtime`](runtime::Runtime), *the* loop in `runtime/worker.rs`, and in
+//!   `runtime/spin.rs` when a worker spins before it blocks.
+//! * `executor`: the queues, the way of a wake, stealing, the task wrapper and the registry of tasks. Its public faces
+//!   are [`spawn`] and [`task`].
 //! * `blocking`: the threads for [`spawn_blocking`] and for look-ups of names.
 //! * `reactor`: the table of tokens, a socket's source, and the loop that every operation runs.
 //! * `budget`: the cooperative budget; `metrics`: the counters of a worker.
@@ -62,13 +62,13 @@
 //! * [`net`], [`io`], [`signal`]: the sockets, the traits and the signals that users call.
 //!
 //! # What we do not do
-//! Channels, locks and stream combinators work with any runtime and exist: `async-channel`, `async-lock`,
-//! `futures`. Files are not asynchronous on any readiness interface. Windows has no readiness interface. `fork`
-//! without `exec` is not supported, as in every runtime: both processes would share one epoll.
+//! Channels, locks and stream combinators work with any runtime and exist: `async-channel`, `async-lock`, `futures`.
+//! Files are not asynchronous on any readiness interface. Windows has no readiness interface. `fork` without `exec` is
+//! not supported, as in every runtime: both processes would share one epoll.
 //!
 //! # Platforms
-//! Linux with epoll is what the tests run on. They run a second time on mio's poll(2) backend, which keeps the
-//! portable parts honest. macOS and the BSDs (kqueue) are written for but not run here. 64-bit atomics are needed.
+//! Linux with epoll is what the tests run on. They run a second time on mio's poll(2) backend, which keeps the portable
+//! parts honest. macOS and the BSDs (kqueue) are written for but not run here. 64-bit atomics are needed.
 
 mod blocking;
 mod budget;

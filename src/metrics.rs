@@ -2,7 +2,8 @@
 //!
 //! # Two steps
 //! 1. Each worker has [`Counters`]. Every thread may read them. Only the worker writes them, but for the two counts of
-//!    step 2: a thread in a `block_on` call beside the workers adds its own to those of the worker that serves the call.
+//!    step 2: a thread in a `block_on` call beside the workers adds its own to those of the worker that serves the
+//!    call.
 //! 2. Some events happen deep inside a task, where the code has no worker at hand. Such an event is counted in a
 //!    thread-local first ([`count_accept`], [`count_budget_yield`]). Adding to a thread-local is one instruction. The
 //!    worker moves these counts to its counters once a turn ([`Counters::take_thread_counts`]).
@@ -71,7 +72,8 @@ pub(crate) fn count_accept() {
     ACCEPTS.set(ACCEPTS.get() + 1);
 }
 
-/// While this lives, the counts of the thread are those of the runtime that it has entered. Then it has its old counts again.
+/// While this lives, the counts of the thread are those of the runtime that it has entered. Then it has its old counts
+/// again.
 pub(crate) struct Entered {
     budget_yields: u64,
     accepts: u64,

@@ -122,7 +122,8 @@ fn interrupted_transfers_are_repeated() {
     with_faults("interrupted_transfers_are_repeated", &faults, || run(|| exchange(300_000)));
 }
 
-/// Interrupted transfers are repeated and lose no byte. Transfers on epoll do not go through libc, so strace interrupts them.
+/// Interrupted transfers are repeated and lose no byte. Transfers on epoll do not go through libc, so strace interrupts
+/// them.
 #[test]
 #[cfg(not(mio_unsupported_force_poll_poll))]
 fn interrupted_transfers_are_repeated() {
@@ -155,8 +156,8 @@ fn interrupted_transfers_are_repeated() {
     }
 }
 
-/// An error event of the past does not keep a socket ready. Here it tells of a timestamp in the socket's error queue. A task
-/// that waits again after each `WouldBlock` would otherwise spin.
+/// An error event of the past does not keep a socket ready. Here it tells of a timestamp in the socket's error queue. A
+/// task that waits again after each `WouldBlock` would otherwise spin.
 #[test]
 fn error_event_ends_with_its_edge() {
     with_faults("error_event_ends_with_its_edge", &[Fault("timestamps", 0, 0, 0)], || {

@@ -178,8 +178,8 @@ fn wait_after_runtimes_end_needs_runtime() {
     });
 }
 
-/// A socket that waited in a current-thread runtime goes on in another one, while the first is idle. Its waiting task is woken when
-/// the first runtime leaves `block_on`, whether it waited there itself or in the other runtime.
+/// A socket that waited in a current-thread runtime goes on in another one, while the first is idle. Its waiting task
+/// is woken when the first runtime leaves `block_on`, whether it waited there itself or in the other runtime.
 #[test]
 fn idle_runtime_gives_sockets_up() {
     for waits_elsewhere_first in [false, true] {
@@ -547,8 +547,8 @@ fn is_in_an_epoll(socket: &impl std::os::fd::AsRawFd) -> bool {
     infos.any(|info| info.lines().any(|line| line.starts_with("tfd:") && line.contains(&inode)))
 }
 
-/// A current-thread runtime turns its reactor only inside `block_on`. Leaving it wakes the tasks that wait, and an event that comes
-/// between two calls is reported in the next one.
+/// A current-thread runtime turns its reactor only inside `block_on`. Leaving it wakes the tasks that wait, and an
+/// event that comes between two calls is reported in the next one.
 #[test]
 fn events_between_calls_are_kept() {
     within(|| {

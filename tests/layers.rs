@@ -58,8 +58,8 @@ enum Place {
 
 /// An old word, its replacement, where it is wrong, and the folders or files that may use it.
 ///
-/// A word in lower case stands for each part of a name: `rung` finds `is_rung` and `RUNG`, but not `wrung`. A word with a
-/// capital stands for exactly this name. Several words are a phrase.
+/// A word in lower case stands for each part of a name: `rung` finds `is_rung` and `RUNG`, but not `wrung`. A word with
+/// a capital stands for exactly this name. Several words are a phrase.
 const OLD_WORDS: &[(&str, &str, Place, &[&str])] = &[
     // Waking a worker.
     ("ring", "unpark", Identifiers, &[]),
@@ -869,7 +869,8 @@ impl Source {
         found
     }
 
-    /// Adds the paths of the import, or of the part of a group, that begins at `at`. Returns the place of the token after it.
+    /// Adds the paths of the import, or of the part of a group, that begins at `at`. Returns the place of the token
+    /// after it.
     fn import(&self, mut at: usize, mut named: Named, found: &mut Vec<Named>) -> usize {
         named.line = self.tokens.get(at).map_or(named.line, |token| token.line);
         loop {
@@ -1125,7 +1126,8 @@ fn is_word(text: &str) -> bool {
     text.starts_with(is_word_sign)
 }
 
-/// The words, `::` and single signs of a text, without strings, characters and lifetimes; and the lines of its comments.
+/// The words, `::` and single signs of a text, without strings, characters and lifetimes; and the lines of its
+/// comments.
 fn tokens(text: &str) -> (Vec<Token>, Vec<Token>) {
     let text: Vec<char> = text.chars().collect();
     let at = |index: usize| text.get(index).copied().unwrap_or('\0');

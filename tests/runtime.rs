@@ -768,8 +768,8 @@ fn failed_build_leaves_no_descriptor() {
     });
 }
 
-/// `block_on` runs although peers have used up all descriptors, on both kinds of runtime. Only a socket that has to wait fails, and it
-/// says why.
+/// `block_on` runs although peers have used up all descriptors, on both kinds of runtime. Only a socket that has to
+/// wait fails, and it says why.
 #[test]
 fn block_on_needs_no_descriptor() {
     in_own_process("block_on_needs_no_descriptor", || {

@@ -48,7 +48,8 @@ struct Direction {
     read: Mutex<u64>,
 }
 
-/// One end of a direction. A lock holds it while a future uses it, so that each has one reader and one writer at a time.
+/// One end of a direction. A lock holds it while a future uses it, so that each has one reader and one writer at a
+/// time.
 #[derive(Clone)]
 struct End {
     direction: Arc<Direction>,
@@ -242,8 +243,8 @@ fn number(variable: &str, default: u64) -> u64 {
     env::var(variable).map_or(default, |text| text.parse().expect("a number"))
 }
 
-/// Sockets that runtimes of both kinds, `block_on` calls and a foreign executor hand around lose no byte and no wake-up,
-/// whatever is cancelled and whichever runtime ends.
+/// Sockets that runtimes of both kinds, `block_on` calls and a foreign executor hand around lose no byte and no
+/// wake-up, whatever is cancelled and whichever runtime ends.
 #[test]
 fn handed_around_sockets_lose_nothing() {
     let seconds = number("KITTIWAKE_SOAK_SECONDS", 3);

@@ -8,22 +8,23 @@
 //!     v            |      v the queue is empty
 //!   gone           +--- idle ---10 s, or the pool is closed---> gone
 //! ```
-//! `threads` counts a thread from before it is started until it is gone, and `idle` while it waits. Both change under the
-//! lock, together with the decision that they were read for.
+//! `threads` counts a thread from before it is started until it is gone, and `idle` while it waits. Both change under
+//! the lock, together with the decision that they were read for.
 //!
 //! # When a thread is started
 //! [`Pool::submit`] pushes the task. If there are now more tasks in the queue than idle threads, it starts one. Testing
-//! `idle == 0` would be wrong here. A thread that was notified counts as idle until it has the lock again, so two tasks in
-//! quick succession would both count on the same thread. The second task would wait for the end of the first.
+//! `idle == 0` would be wrong here. A thread that was notified counts as idle until it has the lock again, so two tasks
+//! in quick succession would both count on the same thread. The second task would wait for the end of the first.
 //!
 //! # When a thread cannot be started
 //! The task stays in the queue for the other threads. If there is none, the tasks in the queue are cancelled with the
-//! system's error, by a thread that finds `threads` at 0 after its own failure. The thread that failed must not cancel its
-//! task without that test: of two that fail at the same time, each would leave its task to the other's thread for ever.
+//! system's error, by a thread that finds `threads` at 0 after its own failure. The thread that failed must not cancel
+//! its task without that test: of two that fail at the same time, each would leave its task to the other's thread for
+//! ever.
 //!
 //! # The end
-//! [`Pool::close`] drops the tasks in the queue, wakes the idle threads and waits for no thread. A task that comes later is
-//! dropped too. A thread that runs a task goes when the task ends.
+//! [`Pool::close`] drops the tasks in the queue, wakes the idle threads and waits for no thread. A task that comes
+//! later is dropped too. A thread that runs a task goes when the task ends.
 
 use std::collections::VecDeque;
 use std::io;
@@ -147,8 +148,8 @@ impl Pool {
         }
     }
 
-    /// Whether a task waits or runs. If so, `waker` is woken when that is over. By then the waiter of the last task has been
-    /// woken.
+    /// Whether a task waits or runs. If so, `waker` is woken when that is over. By then the waiter of the last task has
+    /// been woken.
     pub(crate) fn is_busy(&self, waker: impl FnOnce() -> Waker) -> bool {
         let mut state = self.state.lock();
         if state.is_idle() {
@@ -170,7 +171,8 @@ impl Pool {
         while take(&mut state, drop) {}
     }
 
-    /// Waits until the threads of a closed pool are gone, at most until `deadline`. Returns how many tasks run even then.
+    /// Waits until the threads of a closed pool are gone, at most until `deadline`. Returns how many tasks run even
+    /// then.
     pub(crate) fn wait_until_gone(&self, deadline: Option<Instant>) -> usize {
         let mut state = self.state.lock();
         let some_live = |state: &mut State| state.threads > 0;
@@ -185,7 +187,8 @@ impl Pool {
     }
 }
 
-/// Takes the next task, if there is one, and passes it to `run` outside the lock. A task is foreign code, run or dropped.
+/// Takes the next task, if there is one, and passes it to `run` outside the lock. A task is foreign code, run or
+/// dropped.
 fn take(state: &mut MutexGuard<'_, State>, run: impl FnOnce(BlockingTask)) -> bool {
     let Some(task) = state.queue.pop_front() else { return false };
     state.running += 1;

@@ -2,12 +2,12 @@
 //!
 //! # A thread's queues
 //! A thread has two queues without a lock, in its [`Context`].
-//! * `queue` has what only this worker may run. It collects what is woken while the worker runs a batch. When the batch is used up, the
-//!   worker swaps the two, so that taking an entry touches neither the thread-local nor its borrow flag. In a runtime with one worker
-//!   this is all.
-//! * `deferred` has tasks that other workers may steal, and that the reactor and the timers have woken between two batches. The worker
-//!   moves them to its stealable queue when the batch begins. A task that is woken inside a batch goes there at once, because the task
-//!   that woke it may go on for long.
+//! * `queue` has what only this worker may run. It collects what is woken while the worker runs a batch. When the batch
+//!   is used up, the worker swaps the two, so that taking an entry touches neither the thread-local nor its borrow
+//!   flag. In a runtime with one worker this is all.
+//! * `deferred` has tasks that other workers may steal, and that the reactor and the timers have woken between two
+//!   batches. The worker moves them to its stealable queue when the batch begins. A task that is woken inside a batch
+//!   goes there at once, because the task that woke it may go on for long.
 //!
 //! [`schedule`] is the whole of what waking a task does.
 
@@ -35,8 +35,8 @@ struct Context {
 }
 
 thread_local! {
-    /// Without a destructor, so that it can be used at any time in a thread's life: another thread-local's destructor may drop a
-    /// runtime or wake a task. It is empty by then, because [`Entered`] restores what was there.
+    /// Without a destructor, so that it can be used at any time in a thread's life: another thread-local's destructor
+    /// may drop a runtime or wake a task. It is empty by then, because [`Entered`] restores what was there.
     static CONTEXT: ManuallyDrop<Context> = const {
         ManuallyDrop::new(Context {
             local_queue: Cell::new(0),
@@ -62,8 +62,8 @@ impl Current {
         CONTEXT.with(|context| context.worker.borrow().clone())
     }
 
-    /// Passes the worker that a task spawned here belongs to to `make`, which makes a task and runs no foreign code: the thread-local is
-    /// borrowed. `None` outside a runtime.
+    /// Passes the worker that a task spawned here belongs to to `make`, which makes a task and runs no foreign code:
+    /// the thread-local is borrowed. `None` outside a runtime.
     #[inline]
     pub(super) fn make<R>(make: impl FnOnce(&WorkerRef) -> R) -> Option<R> {
         CONTEXT.with(|context| {

@@ -17,8 +17,8 @@ pub(crate) struct Executor {
     worker: WorkerRef,
     /// The workers that run what is spawned on this thread, if it is the thread of a `block_on` call beside them.
     spawns: Option<Arc<Workers>>,
-    /// The entries that are run now. The next one is the last. What is woken meanwhile is in the thread's queue. It stays empty in a
-    /// worker that has others beside it.
+    /// The entries that are run now. The next one is the last. What is woken meanwhile is in the thread's queue. It
+    /// stays empty in a worker that has others beside it.
     batch: Vec<Entry>,
     /// The same in a worker that has others beside it, and takes turns with its stealable queue.
     local_batch: Vec<Entry>,
@@ -70,7 +70,8 @@ impl Executor {
     }
 
     /// The next of the entries that only this worker may run and of those that can be stolen, in turn.
-    // Not inlined: it would keep the way of a runtime with one worker from being. Costs a yield 13 instructions otherwise.
+    // Not inlined: it would keep the way of a runtime with one worker from being. Costs a yield 13 instructions
+    // otherwise.
     #[inline(never)]
     fn next_of_both(&mut self) -> Option<Entry> {
         if !self.local_batch.is_empty() {
@@ -146,7 +147,8 @@ impl Executor {
         self.stealer.as_ref().and_then(Stealer::watch_timeout)
     }
 
-    /// The worker has looked at the kernel. Entries that other threads have pushed come after those that are queued here.
+    /// The worker has looked at the kernel. Entries that other threads have pushed come after those that are queued
+    /// here.
     #[inline]
     pub(crate) fn leave_idle(&mut self) {
         self.drain_remote();
@@ -244,8 +246,8 @@ impl MainWaker {
         Waker::from(self.0.clone())
     }
 
-    /// The entry was taken, and the future is about to be polled. A wake from now on queues another entry. Acquires what the waking
-    /// thread did before.
+    /// The entry was taken, and the future is about to be polled. A wake from now on queues another entry. Acquires
+    /// what the waking thread did before.
     #[inline]
     pub(crate) fn begin_poll(&self) {
         self.0.is_queued.swap(false, Ordering::AcqRel);

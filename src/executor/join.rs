@@ -16,7 +16,8 @@ use super::shared::{Metadata, Workers};
 ///
 /// Returned by [`spawn`](crate::spawn), [`spawn_local`](crate::spawn_local) and
 /// [`spawn_blocking`](crate::spawn_blocking). Dropping it detaches the task, which goes on.
-/// [`abort`](JoinHandle::abort) ends the task. The task's future has been dropped by the time the handle gives its output.
+/// [`abort`](JoinHandle::abort) ends the task. The task's future has been dropped by the time the handle gives its
+/// output.
 ///
 /// It can be awaited in any task, on any thread and in any executor.
 ///
@@ -24,8 +25,8 @@ use super::shared::{Metadata, Workers};
 /// Safe. It is polled by reference, so it can be used in a `select!` again and again until it is ready.
 ///
 /// # Panics
-/// When it is polled again after it was ready. A waker that panics while it awaits a handle ends the process. The wakers of the
-/// common executors do not panic.
+/// When it is polled again after it was ready. A waker that panics while it awaits a handle ends the process. The
+/// wakers of the common executors do not panic.
 ///
 /// # Examples
 /// ```
@@ -52,9 +53,10 @@ impl<T> JoinHandle<T> {
 
     /// Aborts the task: a worker drops its future the next time it would have polled it.
     ///
-    /// The handle then gives a [`JoinError`] that says [`is_cancelled`](JoinError::is_cancelled). If the task ended first, the
-    /// handle gives its output. May be called from any thread, at any time, and more than once. A closure of
-    /// [`spawn_blocking`](crate::spawn_blocking) that runs goes on. One that waits for a thread is dropped when its turn comes.
+    /// The handle then gives a [`JoinError`] that says [`is_cancelled`](JoinError::is_cancelled). If the task ended
+    /// first, the handle gives its output. May be called from any thread, at any time, and more than once. A closure of
+    /// [`spawn_blocking`](crate::spawn_blocking) that runs goes on. One that waits for a thread is dropped when its
+    /// turn comes.
     ///
     /// # Examples
     /// ```
@@ -73,7 +75,8 @@ impl<T> JoinHandle<T> {
         self.abort.clone()
     }
 
-    /// Whether the task has ended, so that awaiting it does not wait, or waits only until a cancelled future's destructor has run.
+    /// Whether the task has ended, so that awaiting it does not wait, or waits only until a cancelled future's
+    /// destructor has run.
     pub fn is_finished(&self) -> bool {
         self.task.as_ref().is_none_or(FallibleTask::is_finished)
     }
@@ -108,7 +111,8 @@ impl<T> Drop for JoinHandle<T> {
     }
 }
 
-// Not inlined, so that the drop of a handle that gave its output is small enough to be. Costs a spawn 8 instructions otherwise.
+// Not inlined, so that the drop of a handle that gave its output is small enough to be. Costs a spawn 8 instructions
+// otherwise.
 #[inline(never)]
 fn detach<T>(task: FallibleTask<Outcome<T>, Metadata>) {
     task.detach();

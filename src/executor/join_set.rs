@@ -1,7 +1,7 @@
 //! JoinSet: a set of tasks, joined as they end.
 //!
-//! Each task in the set has a waker of its own. That waker notes the task's key and then wakes the task that waits for the
-//! set. So joining looks only at tasks that have ended, however many there are.
+//! Each task in the set has a waker of its own. That waker notes the task's key and then wakes the task that waits for
+//! the set. So joining looks only at tasks that have ended, however many there are.
 
 use std::collections::VecDeque;
 use std::fmt;

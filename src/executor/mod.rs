@@ -1,12 +1,12 @@
 //! The executor: what a worker runs, and how a task gets there.
 //!
-//! It knows no reactor: it has a `Waker` that ends the block of its worker. A worker's own half is the [`Executor`], which hands out the
-//! next entry. The other half is in [`Workers`], to which tasks and other threads refer.
+//! It knows no reactor: it has a `Waker` that ends the block of its worker. A worker's own half is the [`Executor`],
+//! which hands out the next entry. The other half is in [`Workers`], to which tasks and other threads refer.
 //!
 //! # The way of a task
 //! 1. [`spawn()`] wraps the future (`task`), inserts it in the registry and schedules it.
-//! 2. Scheduling, which is also what its wakers do, queues it on this thread if this is a worker that may run it, and otherwise pushes it
-//!    to one (`current`).
+//! 2. Scheduling, which is also what its wakers do, queues it on this thread if this is a worker that may run it, and
+//!    otherwise pushes it to one (`current`).
 //! 3. A worker takes it ([`Executor::next`]), in order, and runs it.
 //! 4. Its future completes, panics or is cancelled. The wrapper is dropped and leaves the registry.
 //!
@@ -20,8 +20,8 @@
 //! | stealable queue | tasks that any worker may run, if there are several | yes | `stealing` |
 //!
 //! # The end
-//! [`Executor::cancel_local`] cancels the local tasks when a `block_on` call returns, [`Workers::cancel_all`] all tasks when the runtime
-//! ends. The workers run on until the tasks are gone. Only then are the queues closed.
+//! [`Executor::cancel_local`] cancels the local tasks when a `block_on` call returns, [`Workers::cancel_all`] all tasks
+//! when the runtime ends. The workers run on until the tasks are gone. Only then are the queues closed.
 
 mod current;
 #[expect(clippy::module_inception, reason = "the worker's own half of the executor")]

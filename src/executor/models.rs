@@ -281,8 +281,8 @@ fn make_all_idle(first: &mut Modelled, second: &mut Modelled) {
     assert!(!first.is_watcher() && !second.is_watcher(), "all are idle, so none may watch");
 }
 
-/// A thread spawns an entry on an idle worker and then pushes another one to it. If the worker is stuck in the first, the
-/// other worker is woken and runs the second.
+/// A thread spawns an entry on an idle worker and then pushes another one to it. If the worker is stuck in the first,
+/// the other worker is woken and runs the second.
 #[test]
 fn push_does_not_wait_for_spawned() {
     model(|| {
@@ -309,8 +309,8 @@ fn push_does_not_wait_for_spawned() {
     });
 }
 
-/// A worker begins a batch with a deferred entry and a local one, and is stuck in the local one. The other worker, which
-/// was idle as well, runs the deferred entry.
+/// A worker begins a batch with a deferred entry and a local one, and is stuck in the local one. The other worker,
+/// which was idle as well, runs the deferred entry.
 #[test]
 fn deferred_does_not_wait_for_local() {
     model(|| {

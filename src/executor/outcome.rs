@@ -24,8 +24,8 @@ pub(super) enum Cause {
     Cancelled,
     /// No thread could be started for a blocking closure.
     NoThread(io::Error),
-    /// The payload is behind a mutex, because it need not be `Sync` and an error should be. It is in a box, because every task's
-    /// outcome is at least as large as this, and is moved several times.
+    /// The payload is behind a mutex, because it need not be `Sync` and an error should be. It is in a box, because
+    /// every task's outcome is at least as large as this, and is moved several times.
     Panicked(Box<Mutex<Box<dyn Any + Send>>>),
 }
 
@@ -40,7 +40,8 @@ impl Cause {
     }
 }
 
-/// The output of a task, or the cause of its absence. Unless it is taken, it is dropped, and a panic of that drop is contained.
+/// The output of a task, or the cause of its absence. Unless it is taken, it is dropped, and a panic of that drop is
+/// contained.
 pub(super) struct Outcome<T>(Option<Result<T, Cause>>);
 
 impl<T> Outcome<T> {
@@ -73,7 +74,8 @@ impl JoinError {
         Self { id, cause }
     }
 
-    /// Whether the task was cancelled: by an abort, by the end of its runtime, or because no thread could be started for its closure.
+    /// Whether the task was cancelled: by an abort, by the end of its runtime, or because no thread could be started
+    /// for its closure.
     pub fn is_cancelled(&self) -> bool {
         !self.is_panic()
     }

@@ -1,16 +1,17 @@
 //! Registry: the tasks of a runtime, so that it can end them.
 //!
-//! Only its wakers refer to a task that waits. The end of the runtime must drop each task all the same, on a worker. So the
-//! registry keeps one waker of each task.
+//! Only its wakers refer to a task that waits. The end of the runtime must drop each task all the same, on a worker. So
+//! the registry keeps one waker of each task.
 //!
 //! To cancel a task is to note it here and to wake the task. A worker then polls the task, and its wrapper asks here
-//! ([`TaskRegistry::cancelled`]) and drops the future instead of polling it. A count of cancelled tasks keeps the question free for all
-//! others.
+//! ([`TaskRegistry::cancelled`]) and drops the future instead of polling it. A count of cancelled tasks keeps the
+//! question free for all others.
 //!
-//! An entry is made when the task is spawned. It goes when the task's future is dropped, whether it completed, panicked or was cancelled.
+//! An entry is made when the task is spawned. It goes when the task's future is dropped, whether it completed, panicked
+//! or was cancelled.
 //!
-//! Each worker has a list with a lock of its own, so that workers that spawn do not wait for each other. A task stays in the list of the
-//! worker that it was spawned on. Which worker runs it makes no difference.
+//! Each worker has a list with a lock of its own, so that workers that spawn do not wait for each other. A task stays
+//! in the list of the worker that it was spawned on. Which worker runs it makes no difference.
 
 use std::fmt;
 use std::num::{NonZeroI32, NonZeroU32, NonZeroU64};
@@ -40,7 +41,8 @@ pub(crate) struct TaskRegistry {
     ids: Arc<IdSource>,
 }
 
-/// The ids of a runtime's tasks. Each list draws a block of them at a time, so that no spawn writes what another worker reads.
+/// The ids of a runtime's tasks. Each list draws a block of them at a time, so that no spawn writes what another worker
+/// reads.
 pub(crate) struct IdSource(AtomicU64);
 
 /// How many ids a list draws at a time.
@@ -154,8 +156,8 @@ impl TaskRegistry {
         &self.ids
     }
 
-    /// Has `make` build a task and its waker, and inserts it in the list of worker `index`. `make` runs under the lock: it allocates,
-    /// and calls no foreign code.
+    /// Has `make` build a task and its waker, and inserts it in the list of worker `index`. `make` runs under the lock:
+    /// it allocates, and calls no foreign code.
     ///
     /// # Panics
     /// With 2^32 tasks in one list.
@@ -216,7 +218,8 @@ impl TaskRegistry {
         }
     }
 
-    /// Notes that a task is cancelled. The caller wakes it after that. async-task's state orders this before the poll that follows.
+    /// Notes that a task is cancelled. The caller wakes it after that. async-task's state orders this before the poll
+    /// that follows.
     fn note_cancelled(&self, entry: &mut Entry, reason: CancelReason) {
         if entry.cancelled.is_none() {
             entry.cancelled = Some(reason);

@@ -13,15 +13,17 @@
 //! * AWAKE: the worker runs tasks, and will come here before it blocks.
 //! * SPINNING: it has nothing to run, and looks at the kernel and at this word again and again.
 //! * PARKED: it blocks, or is about to. Only its unparker ends that.
-//! * NOTIFIED: something was pushed since it last drained, here or to its stealable queue, or it was woken to look at other workers.
+//! * NOTIFIED: something was pushed since it last drained, here or to its stealable queue, or it was woken to look at
+//!   other workers.
 //!
-//! [`RemoteQueue::push`] pushes under the lock, then swaps the state to NOTIFIED, and unparks only if the state was PARKED. A storm of
-//! pushes unparks once, and a worker that is awake is not unparked at all.
+//! [`RemoteQueue::push`] pushes under the lock, then swaps the state to NOTIFIED, and unparks only if the state was
+//! PARKED. A storm of pushes unparks once, and a worker that is awake is not unparked at all.
 //!
 //! # The race
-//! The worker finds the queue empty, a push comes, and the worker blocks while the entry lies there. So the worker parks by a
-//! compare-and-swap from AWAKE. If the push's swap came first, the worker does not block. If it comes after, it sees PARKED and unparks.
-//! An unpark that comes before the worker really blocks is kept by the unparker, and ends the block at once.
+//! The worker finds the queue empty, a push comes, and the worker blocks while the entry lies there. So the worker
+//! parks by a compare-and-swap from AWAKE. If the push's swap came first, the worker does not block. If it comes after,
+//! it sees PARKED and unparks. An unpark that comes before the worker really blocks is kept by the unparker, and ends
+//! the block at once.
 
 use std::task::Waker;
 
@@ -43,8 +45,8 @@ struct Inner<T> {
     entries: Vec<T>,
     /// How many were pushed.
     pushes: u64,
-    /// Ends the worker's block. `None` once the queue is closed: it has a descriptor, which must not stay open while tasks and
-    /// threads still refer to a worker that has ended.
+    /// Ends the worker's block. `None` once the queue is closed: it has a descriptor, which must not stay open while
+    /// tasks and threads still refer to a worker that has ended.
     unparker: Option<Waker>,
 }
 
@@ -73,7 +75,8 @@ impl<T> RemoteQueue<T> {
         self.inner.lock().pushes
     }
 
-    /// Makes the worker look here and at its stealable queue. Returns whether it was idle. If not, it comes before it blocks.
+    /// Makes the worker look here and at its stealable queue. Returns whether it was idle. If not, it comes before it
+    /// blocks.
     pub(super) fn notify(&self) -> bool {
         match self.state.swap(NOTIFIED, Ordering::AcqRel) {
             PARKED => self.unpark(),
@@ -130,8 +133,8 @@ impl<T> RemoteQueue<T> {
     /// The worker is awake again. Appends what was pushed to `queue`.
     #[inline]
     pub(crate) fn drain(&self, queue: &mut Vec<T>) {
-        // Before the entries are taken: a push that comes in between is taken now and notifies once more than it need, instead of
-        // never.
+        // Before the entries are taken: a push that comes in between is taken now and notifies once more than it need,
+        // instead of never.
         if self.state.swap(AWAKE, Ordering::AcqRel) == NOTIFIED {
             queue.append(&mut self.inner.lock().entries);
         }
@@ -242,7 +245,8 @@ mod tests {
         assert_eq!(Arc::strong_count(&entry), 1, "an entry was kept");
     }
 
-    /// Two threads push while a third parks and drains. Each time that the worker parks on an empty queue, the next push unparks it.
+    /// Two threads push while a third parks and drains. Each time that the worker parks on an empty queue, the next
+    /// push unparks it.
     #[test]
     fn threads_lose_no_push() {
         const EACH: u32 = 20_000;

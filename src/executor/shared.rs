@@ -1,12 +1,13 @@
 //! Shared: the half of a runtime's workers that tasks and other threads refer to.
 //!
-//! [`Workers`] has the registry of tasks and, for each worker, the queues that others push to. A [`WorkerRef`] is one worker of it. A
-//! task's [`Metadata`] says which queue it goes to when it is woken.
+//! [`Workers`] has the registry of tasks and, for each worker, the queues that others push to. A [`WorkerRef`] is one
+//! worker of it. A task's [`Metadata`] says which queue it goes to when it is woken.
 //!
 //! # Queue ids
-//! Waking compares two numbers: the id of the task's queue, and those of the queues that this thread's worker takes from. A local queue
-//! is known by the address of its worker's remote queue. The queue that all workers of a runtime share is known by the address of their
-//! [`Workers`], plus one: odd, so that it equals none of the others. A runtime with one worker has no shared queue, and its id is 0.
+//! Waking compares two numbers: the id of the task's queue, and those of the queues that this thread's worker takes
+//! from. A local queue is known by the address of its worker's remote queue. The queue that all workers of a runtime
+//! share is known by the address of their [`Workers`], plus one: odd, so that it equals none of the others. A runtime
+//! with one worker has no shared queue, and its id is 0.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, Ordering};
@@ -37,7 +38,8 @@ pub(crate) struct Metadata {
     pub(super) workers: Arc<Workers>,
     /// The id of the queue that it goes to.
     pub(super) queue: usize,
-    /// The worker that last ran it, or that runs it first. Other threads push it there. Only the thread that runs the task writes this.
+    /// The worker that last ran it, or that runs it first. Other threads push it there. Only the thread that runs the
+    /// task writes this.
     worker: AtomicU16,
     pub(super) kind: Kind,
 }

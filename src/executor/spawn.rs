@@ -10,9 +10,9 @@ use super::task::{self, LARGE};
 
 /// Runs a future as a task of the current runtime, beside its caller.
 ///
-/// The task starts when the caller next waits, or on another worker before that. It goes on whether or not the returned handle is kept.
-/// It ends with its future, when it is [aborted](JoinHandle::abort), or when its runtime ends. A panic in it ends it alone, and the
-/// handle says so.
+/// The task starts when the caller next waits, or on another worker before that. It goes on whether or not the returned
+/// handle is kept. It ends with its future, when it is [aborted](JoinHandle::abort), or when its runtime ends. A panic
+/// in it ends it alone, and the handle says so.
 ///
 /// # Panics
 /// Outside a runtime: on a thread that is not inside [`block_on`](crate::block_on) no worker would run the task. Use
@@ -41,9 +41,9 @@ where
 
 /// Runs a future as a task that stays on this thread, so that it need not be `Send`.
 ///
-/// The task belongs to the [`block_on`](crate::block_on) call that it is spawned in. It is dropped on this thread, before that call
-/// returns. Spawned in a task on a worker's thread, it belongs to that worker until the runtime ends. In all else it is like
-/// [`spawn`]'s.
+/// The task belongs to the [`block_on`](crate::block_on) call that it is spawned in. It is dropped on this thread,
+/// before that call returns. Spawned in a task on a worker's thread, it belongs to that worker until the runtime ends.
+/// In all else it is like [`spawn`]'s.
 ///
 /// # Panics
 /// Outside a runtime, like [`spawn`].
@@ -144,7 +144,8 @@ pub(crate) fn spawning_worker() -> Option<WorkerRef> {
 }
 
 impl WorkerRef {
-    /// The worker that a task of `workers` is spawned on: the one of this thread, if it is one of them, or else the least loaded.
+    /// The worker that a task of `workers` is spawned on: the one of this thread, if it is one of them, or else the
+    /// least loaded.
     pub(crate) fn to_spawn_on(workers: &Arc<Workers>) -> Self {
         let here = Current::get().map(|current| current.worker).filter(|worker| Arc::ptr_eq(&worker.workers, workers));
         here.unwrap_or_else(|| Self::new(workers.clone(), workers.least_loaded()))

@@ -1,7 +1,7 @@
 //! Task: a future, wrapped so that it cannot harm its worker.
 //!
-//! The cell that holds a task and counts its references is `async-task`'s. It ends the process when dropping a future or an output
-//! panics. So it does not hold the user's future but a [`TaskFuture`], which
+//! The cell that holds a task and counts its references is `async-task`'s. It ends the process when dropping a future
+//! or an output panics. So it does not hold the user's future but a [`TaskFuture`], which
 //! * polls and drops the user's future under [`contain`], and yields its panic as a value,
 //! * asks before each poll whether the task was cancelled, and then drops the future instead,
 //! * keeps the output in an [`Outcome`], whose drop is contained too.
@@ -12,11 +12,11 @@
 //!
 //! Either way async-task drops the wrapper, and the wrapper leaves the [registry](super::registry).
 //!
-//! A [blocking task](BlockingTask) is a task of one poll, whose future calls a closure. A thread that may block runs it. It is in the
-//! registry too, so that it has an id and is cancelled with the others.
+//! A [blocking task](BlockingTask) is a task of one poll, whose future calls a closure. A thread that may block runs
+//! it. It is in the registry too, so that it has an id and is cancelled with the others.
 //!
-//! Two kinds of panic still end the process: of a waker that awaits a `JoinHandle`, when async-task clones, wakes or drops it, and of a
-//! drop while another panic unwinds.
+//! Two kinds of panic still end the process: of a waker that awaits a `JoinHandle`, when async-task clones, wakes or
+//! drops it, and of a drop while another panic unwinds.
 
 use std::panic::Location;
 use std::pin::Pin;
@@ -33,8 +33,8 @@ use super::registry::{CancelReason, Kind, TaskKey, TaskSlot};
 use super::shared::{Metadata, Runnable, WorkerRef, Workers};
 use crate::sync::{contain, contain_all, note_executors};
 
-/// Futures above this size, in bytes, are boxed before they are passed on: each function that they pass through copies them to its own
-/// frame.
+/// Futures above this size, in bytes, are boxed before they are passed on: each function that they pass through copies
+/// them to its own frame.
 pub(crate) const LARGE: usize = 16 * 1024;
 
 /// A new task in the registry of its runtime.
@@ -198,8 +198,9 @@ impl<F: Future> Future for TaskFuture<F> {
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         note_executors(cx.waker());
         let mut this = self.project();
-        // Asked here, after async-task has noted that the task runs. If it were asked earlier, a thread that cancels the task in
-        // between would wake a task that is still scheduled, which does nothing. The task would be polled, and sleep.
+        // Asked here, after async-task has noted that the task runs. If it were asked earlier, a thread that cancels
+        // the task in between would wake a task that is still scheduled, which does nothing. The task would be polled,
+        // and sleep.
         let cancelled = this.membership.workers.tasks.cancelled(this.membership.slot);
         let polled = contain(|| match this.future.as_mut().as_pin_mut() {
             Some(future) if cancelled.is_none() => future.poll(cx).map(Some),

@@ -5,9 +5,9 @@ use std::task::{Context, Poll};
 
 /// Lets other ready tasks of this worker run before this one goes on.
 ///
-/// The task goes to the back of its worker's queue. A long computation in a task calls this now and then, because its worker
-/// runs no other task meanwhile. The worker looks at the kernel, and at what other threads have pushed, after at most 64 polls of
-/// tasks.
+/// The task goes to the back of its worker's queue. A long computation in a task calls this now and then, because its
+/// worker runs no other task meanwhile. The worker looks at the kernel, and at what other threads have pushed, after at
+/// most 64 polls of tasks.
 ///
 /// # Cancel safety
 /// Safe.

@@ -4,19 +4,22 @@
 //!
 //! # The rule
 //! 1. A poll tries its system call first. It takes what is there, however late.
-//! 2. The first poll that has to wait starts the direction's clocks ([`Deadlines::poll_expired`]). Later polls, of whichever future, go by
-//!    them, until one is ready, fails or times out ([`Deadlines::operation_ended`]), or a limit is set.
+//! 2. The first poll that has to wait starts the direction's clocks ([`Deadlines::poll_expired`]). Later polls, of
+//!    whichever future, go by them, until one is ready, fails or times out ([`Deadlines::operation_ended`]), or a limit
+//!    is set.
 //! 3. A transfer in the other direction resets the idle clock, if it runs.
 //!
 //! # The timer
-//! A direction has one timer, and operations do not touch it: they only note since when they wait. It fires after the limit, and wakes the
-//! direction's waiters. The task that polls then finds that the time is over, or sets the timer to the moment when it will be. So a busy
-//! stream arms a timer once in each span of its limit, and reads the clock once for each wait.
+//! A direction has one timer, and operations do not touch it: they only note since when they wait. It fires after the
+//! limit, and wakes the direction's waiters. The task that polls then finds that the time is over, or sets the timer to
+//! the moment when it will be. So a busy stream arms a timer once in each span of its limit, and reads the clock once
+//! for each wait.
 //!
 //! # The races
 //! * The timer may fire while no task waits, and the next one to wait would wait for ever. So firing leaves a mark
 //!   ([`Expiry::has_fired`]), at which the timer is set anew.
-//! * A limit may be set while another task waits, which would not hear of it. So setting one wakes the direction's waiters.
+//! * A limit may be set while another task waits, which would not hear of it. So setting one wakes the direction's
+//!   waiters.
 
 use std::io;
 use std::pin::Pin;
@@ -85,8 +88,8 @@ impl Deadlines {
         *self.0.get()?.of(direction).settings.lock().limit(which)
     }
 
-    /// Sets a limit. The time begins with the next poll that has to wait. A task that waits already polls at once. `waiters` makes a
-    /// waker of a direction's waiters.
+    /// Sets a limit. The time begins with the next poll that has to wait. A task that waits already polls at once.
+    /// `waiters` makes a waker of a direction's waiters.
     pub(super) fn set_limit(
         &self,
         direction: Direction,
@@ -161,8 +164,8 @@ impl Deadline {
         }
     }
 
-    // Relaxed throughout: a time says something about itself only. Two tasks that wait in one direction may both start it, at about the
-    // same moment.
+    // Relaxed throughout: a time says something about itself only. Two tasks that wait in one direction may both start
+    // it, at about the same moment.
 
     #[inline]
     fn is_waiting(&self) -> bool {

@@ -1,4 +1,4 @@
-//! The trait of everything that accepts connections: the only face of a socket that the server sees.
+//! [`Listener`]: the trait through which a server accepts connections.
 
 use std::fmt;
 use std::io;

@@ -1,19 +1,20 @@
 //! TCP sockets.
 //!
 //! # Where a socket is registered
-//! A socket makes its system calls at once. It is registered with a reactor only when an operation first has to wait: with the
-//! reactor of the runtime that polls it. So a socket may be made anywhere, and works from any thread and in any executor once
-//! it is registered.
+//! A socket makes its system calls at once. It is registered with a reactor only when an operation first has to wait:
+//! with the reactor of the runtime that polls it. So a socket may be made anywhere, and works from any thread and in
+//! any executor once it is registered.
 //!
-//! A runtime that ends wakes the tasks that wait for its sockets. Each tries again where it is polled next, and registers
-//! there. Without a runtime on that thread, an operation that has to wait fails, and its error says so. A current-thread runtime
-//! turns its reactor only while a thread is in its `block_on`. When that thread leaves, waiting tasks are woken in the same way:
-//! those that other runtimes run move their sockets there, and the others wait for the next call.
+//! A runtime that ends wakes the tasks that wait for its sockets. Each tries again where it is polled next, and
+//! registers there. Without a runtime on that thread, an operation that has to wait fails, and its error says so. A
+//! current-thread runtime turns its reactor only while a thread is in its `block_on`. When that thread leaves, waiting
+//! tasks are woken in the same way: those that other runtimes run move their sockets there, and the others wait for the
+//! next call.
 //!
 //! # One reader, one writer, or several
-//! All operations take `&self`, or have a form that does (`AsyncRead for &TcpStream`). One task that reads and one that writes
-//! never disturb each other. Several tasks that read the same stream are all woken when bytes come, and the first to poll gets
-//! them. Beyond 1,024 tasks that poll one stream through `AsyncRead`, some are woken in vain.
+//! All operations take `&self`, or have a form that does (`AsyncRead for &TcpStream`). One task that reads and one that
+//! writes never disturb each other. Several tasks that read the same stream are all woken when bytes come, and the
+//! first to poll gets them. Beyond 1,024 tasks that poll one stream through `AsyncRead`, some are woken in vain.
 
 mod addr;
 mod deadline;

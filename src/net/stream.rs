@@ -1,15 +1,16 @@
-//! Stream: what all stream sockets share. It reads and writes for `AsyncRead` and `AsyncWrite`, under the stream's deadlines.
+//! Stream: what all stream sockets share. It reads and writes for `AsyncRead` and `AsyncWrite`, under the stream's
+//! deadlines.
 //!
 //! # The way of a read
 //! ```text
 //! TcpStream::poll_read -> Stream::poll_read -> Registration::poll_operation -> sys::recv -> recv(2)
 //! ```
-//! The registration runs the loop of the call, the readiness and the waker. When it has returned, the stream looks at its deadlines: one
-//! load if it has none.
+//! The registration runs the loop of the call, the readiness and the waker. When it has returned, the stream looks at
+//! its deadlines: one load if it has none.
 //!
 //! # Resets
-//! The kernel reports a reset to the first operation that comes. If a write meets it, the next read would report a clean end. So the write
-//! remembers the reset, and that read fails with it instead.
+//! The kernel reports a reset to the first operation that comes. If a write meets it, the next read would report a
+//! clean end. So the write remembers the reset, and that read fails with it instead.
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::net::Shutdown;
@@ -239,8 +240,8 @@ impl<S: AsFd> Stream<S> {
         transferred
     }
 
-    /// Applies the stream's deadlines to an operation that has to wait. This comes after its waker was stored, so that setting a limit
-    /// wakes it. `retry` makes the system call once more.
+    /// Applies the stream's deadlines to an operation that has to wait. This comes after its waker was stored, so that
+    /// setting a limit wakes it. `retry` makes the system call once more.
     #[inline]
     fn poll_deadline(
         &self,
@@ -255,7 +256,8 @@ impl<S: AsFd> Stream<S> {
     }
 }
 
-/// Tries once more, because bytes that the kernel has go before the deadline. The reactor may not have reported them yet.
+/// Tries once more, because bytes that the kernel has go before the deadline. The reactor may not have reported them
+/// yet.
 #[cold]
 fn retry_expired(retry: impl FnOnce() -> io::Result<usize>, expired: io::Error) -> io::Result<usize> {
     match retry() {
@@ -276,7 +278,8 @@ fn skip_leading_empty_mut<'a, 'b>(bufs: &'a mut [IoSliceMut<'b>]) -> &'a mut [Io
     &mut bufs[empty..empty + count]
 }
 
-/// How many empty slices come first. If the first [`MAX_SLICES`] were all empty, the call would move nothing, which looks like an end.
+/// How many empty slices come first. If the first [`MAX_SLICES`] were all empty, the call would move nothing, which
+/// looks like an end.
 fn count_leading_empty<B: Deref<Target = [u8]>>(bufs: &[B]) -> usize {
     bufs.iter().take_while(|buf| buf.is_empty()).count()
 }

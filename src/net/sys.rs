@@ -1,7 +1,8 @@
 //! Sys: the system calls of sockets, and all that differs between systems.
 //!
-//! Every transfer passes `MSG_DONTWAIT`. A socket of this crate is non-blocking, but that is a setting of the open file, which
-//! all duplicates of the descriptor share. A duplicate that other code makes blocking must not block a worker.
+//! Every transfer passes `MSG_DONTWAIT`. A socket of this crate is non-blocking, but that is a setting of the open
+//! file, which all duplicates of the descriptor share. A duplicate that other code makes blocking must not block a
+//! worker.
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::net::Shutdown;
@@ -21,7 +22,8 @@ pub(super) const MAX_SLICES: usize = 1024;
     target_os = "visionos"
 )))]
 const SEND: SendFlags = SendFlags::DONTWAIT.union(SendFlags::NOSIGNAL);
-/// Apple's systems have a socket option for that instead. mio and socket2 set it when they make a socket, and accepted sockets inherit it.
+/// Apple's systems have a socket option for that instead. mio and socket2 set it when they make a socket, and accepted
+/// sockets inherit it.
 #[cfg(any(target_os = "macos", target_os = "ios", target_os = "tvos", target_os = "watchos", target_os = "visionos"))]
 const SEND: SendFlags = SendFlags::DONTWAIT;
 
@@ -68,9 +70,9 @@ pub(super) fn shutdown(socket: &impl AsFd, how: Shutdown) -> io::Result<()> {
     }
 }
 
-/// Linux makes a socket and a file before it looks for a connection to give them to. So an accept(2) that finds none takes ten times as
-/// long as poll(2). A server that accepts until there is none would meet one for most connections. So the listener is polled first,
-/// except for the connection that an event has announced.
+/// Linux makes a socket and a file before it looks for a connection to give them to. So an accept(2) that finds none
+/// takes ten times as long as poll(2). A server that accepts until there is none would meet one for most connections.
+/// So the listener is polled first, except for the connection that an event has announced.
 #[cfg(any(target_os = "linux", target_os = "android"))]
 mod listener {
     use std::io;

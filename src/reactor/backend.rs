@@ -4,8 +4,8 @@ use mio::{Interest, Token};
 
 use super::slots::Slots;
 
-/// Whether the backend reports each change once. Only poll(2) does not: mio then disarms a socket that it has reported, and an
-/// operation that meets `WouldBlock` arms it again.
+/// Whether the backend reports each change once. Only poll(2) does not: mio then disarms a socket that it has reported,
+/// and an operation that meets `WouldBlock` arms it again.
 pub(super) const EDGE_TRIGGERED: bool = cfg!(all(
     not(mio_unsupported_force_poll_poll),
     any(
@@ -21,13 +21,13 @@ pub(super) const EDGE_TRIGGERED: bool = cfg!(all(
     )
 ));
 
-/// Whether a short read or write on a TCP stream proves that the kernel's buffer is drained. It does where the backend reports
-/// the next change as a new edge, and where urgent data is reported too ([`INTEREST`]): a read stops at the urgent mark although
-/// more bytes may follow.
+/// Whether a short read or write on a TCP stream proves that the kernel's buffer is drained. It does where the backend
+/// reports the next change as a new edge, and where urgent data is reported too ([`INTEREST`]): a read stops at the
+/// urgent mark although more bytes may follow.
 pub(super) const SHORT_MEANS_DRAINED: bool = EDGE_TRIGGERED && cfg!(any(target_os = "linux", target_os = "android"));
 
-/// Every socket is registered for both directions, once. Most connections need both, and each change of the interest would be
-/// a system call.
+/// Every socket is registered for both directions, once. Most connections need both, and each change of the interest
+/// would be a system call.
 #[cfg(any(target_os = "linux", target_os = "android"))]
 pub(super) const INTEREST: Interest = Interest::READABLE.add(Interest::WRITABLE).add(Interest::PRIORITY);
 #[cfg(not(any(target_os = "linux", target_os = "android")))]

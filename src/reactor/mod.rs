@@ -1,20 +1,21 @@
 //! The reactor: one mio poll, and the table that maps its tokens to sources.
 //!
-//! Each worker owns a [`Reactor`] and turns it. Sockets share its other half, the [`Registry`]. The reactor blocks in exactly one
-//! place, [`Reactor::turn`].
+//! Each worker owns a [`Reactor`] and turns it. Sockets share its other half, the [`Registry`]. The reactor blocks in
+//! exactly one place, [`Reactor::turn`].
 //!
 //! # The way of a socket
 //! 1. An operation tries its system call ([`Registration`]). Most calls succeed, and that is all.
-//! 2. The first operation that has to wait registers the socket's [`Source`](source::Source) with the reactor of the thread that
-//!    polls it: edge-triggered, both directions, once.
+//! 2. The first operation that has to wait registers the socket's [`Source`](source::Source) with the reactor of the
+//!    thread that polls it: edge-triggered, both directions, once.
 //! 3. [`Reactor::turn`] finds the source of each event, stores the readiness and wakes the waiters.
 //! 4. Dropping the socket takes it out of the kernel's set and out of the table.
-//! 5. When the reactor ends, it wakes the waiters of all its sources. Each tries again where it is polled next, and registers there.
+//! 5. When the reactor ends, it wakes the waiters of all its sources. Each tries again where it is polled next, and
+//!    registers there.
 //!
 //! # The files
-//! `backend` says which events there are. `readiness` is a socket's word, `waiters` its wakers, `source` both together with the
-//! rule that keeps them right. `slots` maps tokens to sources. `registry` is the shared half, `registration` a socket's end of it.
-//! `unpark` and `timer_fd` end a block.
+//! `backend` says which events there are. `readiness` is a socket's word, `waiters` its wakers, `source` both together
+//! with the rule that keeps them right. `slots` maps tokens to sources. `registry` is the shared half, `registration` a
+//! socket's end of it. `unpark` and `timer_fd` end a block.
 
 mod backend;
 #[cfg(any(test, fuzzing))]
@@ -73,8 +74,9 @@ impl Reactor {
         self.registry.close();
     }
 
-    /// As [`turn`](Reactor::turn), until a deadline that is `left` away, as exactly as the system can. It may return earlier, and
-    /// the caller then computes anew how long to wait. `deadline` is a number that tells one deadline from the next.
+    /// As [`turn`](Reactor::turn), until a deadline that is `left` away, as exactly as the system can. It may return
+    /// earlier, and the caller then computes anew how long to wait. `deadline` is a number that tells one deadline from
+    /// the next.
     pub(crate) fn turn_until(&mut self, left: Duration, deadline: u64, wakers: &mut Vec<Waker>) -> io::Result<usize> {
         let Some(registry) = self.registry.opened() else { return self.turn(Some(left), wakers) };
         match whole_millis(left) {
@@ -84,9 +86,10 @@ impl Reactor {
         }
     }
 
-    /// Waits for events, at most `timeout`, or without a limit if it is `None`. Wakes the executor's wakers that wait for them and
-    /// appends the others to `wakers`, for the caller to wake. Returns the number of events, unparks among them. It is 0 if the time ran
-    /// out or a signal interrupted the wait, and the caller then computes anew how long to wait.
+    /// Waits for events, at most `timeout`, or without a limit if it is `None`. Wakes the executor's wakers that wait
+    /// for them and appends the others to `wakers`, for the caller to wake. Returns the number of events, unparks among
+    /// them. It is 0 if the time ran out or a signal interrupted the wait, and the caller then computes anew how long
+    /// to wait.
     #[inline]
     pub(crate) fn turn(&mut self, timeout: Option<Duration>, wakers: &mut Vec<Waker>) -> io::Result<usize> {
         let mut poll = self.registry.poll.lock();
@@ -132,7 +135,8 @@ fn dispatch(source: &Source, event: &Event, wakers: &mut Vec<Waker>) {
     }
 }
 
-/// As [`dispatch`], for any event. An error and a hang-up concern both directions: the event need not report either of them ready.
+/// As [`dispatch`], for any event. An error and a hang-up concern both directions: the event need not report either of
+/// them ready.
 #[inline(never)]
 fn dispatch_unusual(source: &Source, event: &Event, is_special: bool, wakers: &mut Vec<Waker>) {
     let readable = event.is_readable() || event.is_read_closed() || event.is_error();

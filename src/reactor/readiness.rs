@@ -12,17 +12,19 @@
 //! | 32-63 | write tick | each event that concerns writing adds 1 | |
 //!
 //! # Edges
-//! An event sets a direction's bit, and the system call that follows tells the truth. An error and a hang-up set both bits, the
-//! end of reading sets `READABLE`. No event of the past keeps a direction ready: the next `WouldBlock` clears the bit.
+//! An event sets a direction's bit, and the system call that follows tells the truth. An error and a hang-up set both
+//! bits, the end of reading sets `READABLE`. No event of the past keeps a direction ready: the next `WouldBlock` clears
+//! the bit.
 //!
 //! # Ticks
 //! An operation remembers the word that it saw before its system call. If the call meets `WouldBlock`,
-//! [`Readiness::clear`] takes the bit back only while the direction's tick is the same as in that word. Otherwise an event that came
-//! between the call and the clear would be lost.
+//! [`Readiness::clear`] takes the bit back only while the direction's tick is the same as in that word. Otherwise an
+//! event that came between the call and the clear would be lost.
 //!
-//! Each direction has a tick of its own. With one tick for both, the events of a busy writer would refuse every clear of the
-//! reader. A tick has 28 or 32 bits: it would have to go round once between a system call and the next few instructions to be
-//! mistaken. A read tick that goes round carries into the write tick, which refuses one clear and costs one system call.
+//! Each direction has a tick of its own. With one tick for both, the events of a busy writer would refuse every clear
+//! of the reader. A tick has 28 or 32 bits: it would have to go round once between a system call and the next few
+//! instructions to be mistaken. A read tick that goes round carries into the write tick, which refuses one clear and
+//! costs one system call.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -87,8 +89,8 @@ impl Snapshot {
         self.0 & Self::UNREGISTERED == 0
     }
 
-    /// Whether a short transfer proves that the next one would block. A stream that has an end, an error or an urgent mark in it
-    /// proves nothing.
+    /// Whether a short transfer proves that the next one would block. A stream that has an end, an error or an urgent
+    /// mark in it proves nothing.
     #[inline]
     pub(crate) fn allows_short_rule(self) -> bool {
         self.0 & Self::NO_SHORT_RULE == 0
@@ -178,8 +180,8 @@ impl Readiness {
         true
     }
 
-    /// A reactor is about to watch the socket. Called before the kernel hears of it: the kernel reports at once what is already
-    /// so, and a later clear would take that event back.
+    /// A reactor is about to watch the socket. Called before the kernel hears of it: the kernel reports at once what is
+    /// already so, and a later clear would take that event back.
     pub(crate) fn set_registered(&self) {
         self.0.fetch_and(!Snapshot::UNKNOWN, Ordering::AcqRel);
     }

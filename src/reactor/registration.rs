@@ -9,17 +9,19 @@
 //!                         v
 //!                       Ready
 //! ```
-//! The steps and the races that they close are in [`source`](super::source). The loop is [`Registration::poll_operation`].
+//! The steps and the races that they close are in [`source`](super::source). The loop is
+//! [`Registration::poll_operation`].
 //!
 //! # Shortcuts
 //! * An unregistered socket tries first. Most operations succeed, and many sockets never register.
-//! * A short transfer on a stream counts as the `WouldBlock` that the next call would meet ([`Registration::transferred`]). So the next
-//!   operation waits at once, and if the socket is unregistered, it registers at once.
+//! * A short transfer on a stream counts as the `WouldBlock` that the next call would meet
+//!   ([`Registration::transferred`]). So the next operation waits at once, and if the socket is unregistered, it
+//!   registers at once.
 //!
 //! # When an operation tries although the word says no
 //! * The thread asks the kernel ([`budget::asks_kernel`]).
-//! * It cannot register the socket, and has not tried since the last short transfer ([`Source::assume_ready`]): no reactor would tell it
-//!   of what is there.
+//! * It cannot register the socket, and has not tried since the last short transfer ([`Source::assume_ready`]): no
+//!   reactor would tell it of what is there.
 
 use std::future::poll_fn;
 use std::io;
@@ -37,7 +39,8 @@ use crate::sync::is_executors;
 
 /// A socket and its source.
 pub(crate) struct Registration<S: AsFd> {
-    // Declared, and so dropped, before the socket: the source leaves the reactor while the descriptor is still the socket's.
+    // Declared, and so dropped, before the socket: the source leaves the reactor while the descriptor is still the
+    // socket's.
     link: Link,
     socket: S,
 }
@@ -117,7 +120,8 @@ impl<S: AsFd> Registration<S> {
                 Ok(true) => return Poll::Pending,
                 Ok(false) => {}
                 Err(error) if seen.should_try(direction) => return Poll::Ready(Err(error)),
-                // No reactor will tell of what is there. The last transfer was short, so this operation has not tried yet.
+                // No reactor will tell of what is there. The last transfer was short, so this operation has not tried
+                // yet.
                 Err(_) => source.assume_ready(direction),
             }
         }
@@ -134,14 +138,16 @@ impl<S: AsFd> Registration<S> {
         if error.kind() == io::ErrorKind::Interrupted { Failed::Retry } else { Failed::With(error) }
     }
 
-    /// Clears a direction, unless no reactor watches the socket: then the next operation tries too. `false` if an event has come.
+    /// Clears a direction, unless no reactor watches the socket: then the next operation tries too. `false` if an event
+    /// has come.
     fn clear(&self, direction: Direction, seen: Snapshot) -> bool {
         !seen.is_registered() || self.link.0.clear(direction, seen)
     }
 
     /// Stores the waker, or registers the socket. Returns `true` if the task may sleep.
     ///
-    /// The loop calls it when the task waits for the first time, its waker is not the executor's, or other tasks wait too.
+    /// The loop calls it when the task waits for the first time, its waker is not the executor's, or other tasks wait
+    /// too.
     #[cold]
     fn wait(&self, waker: &Waker, direction: Direction, slot: &mut WaiterSlot<'_>, seen: Snapshot) -> io::Result<bool> {
         // To clone a waker is foreign code, so it comes before the lock.
@@ -179,8 +185,8 @@ impl<S: AsFd> Registration<S> {
         self.socket.as_fd().as_raw_fd()
     }
 
-    /// Notes that a transfer on a stream has moved `transferred` bytes of at most `capacity`. If it is short, the kernel's buffer is
-    /// drained, and the next operation waits without a system call.
+    /// Notes that a transfer on a stream has moved `transferred` bytes of at most `capacity`. If it is short, the
+    /// kernel's buffer is drained, and the next operation waits without a system call.
     #[inline]
     pub(crate) fn transferred(&self, direction: Direction, seen: Snapshot, capacity: usize, transferred: usize) {
         budget::count_moved(transferred);
@@ -281,8 +287,8 @@ impl<S: AsFd> Wait<'_, S> {
         poll
     }
 
-    /// Returns once the reactor has reported the direction ready. Unlike an operation, it cannot just try. So it registers an
-    /// unregistered socket first, and the kernel reports what is already so.
+    /// Returns once the reactor has reported the direction ready. Unlike an operation, it cannot just try. So it
+    /// registers an unregistered socket first, and the kernel reports what is already so.
     fn poll_reported(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         loop {
             let seen = self.registration.link.0.load();

@@ -1,18 +1,18 @@
 //! Registry: the half of a reactor that sockets share, with the table that maps its tokens to sources.
 //!
 //! # Opening
-//! A multi-thread runtime opens the registries of its workers when it is built. The registry of a current-thread runtime is opened
-//! by the first socket that has to wait, on the thread that is in `block_on` ([`Registry::register`]). Until then it has no
-//! descriptor, and the worker blocks on a condition variable.
+//! A multi-thread runtime opens the registries of its workers when it is built. The registry of a current-thread
+//! runtime is opened by the first socket that has to wait, on the thread that is in `block_on`
+//! ([`Registry::register`]). Until then it has no descriptor, and the worker blocks on a condition variable.
 //!
 //! # Turning
-//! A current-thread runtime turns its reactor only while a thread is in its `block_on`. A socket that has to wait elsewhere
-//! meanwhile moves to the reactor of the thread that polls it ([`Registered::arm`]). So that a task which waits already hears of
-//! it, [`Registry::stop_turning`] wakes all waiters: they are polled again, and move.
+//! A current-thread runtime turns its reactor only while a thread is in its `block_on`. A socket that has to wait
+//! elsewhere meanwhile moves to the reactor of the thread that polls it ([`Registered::arm`]). So that a task which
+//! waits already hears of it, [`Registry::stop_turning`] wakes all waiters: they are polled again, and move.
 //!
 //! # Locks
-//! The table, then a source, never the other way round. Registering holds both, so that two threads that race to register one socket
-//! see each other. Dispatching holds the table once for a batch of events.
+//! The table, then a source, never the other way round. Registering holds both, so that two threads that race to
+//! register one socket see each other. Dispatching holds the table once for a batch of events.
 
 use std::cell::RefCell;
 use std::io;
@@ -39,7 +39,8 @@ pub(super) type Source = source::Source<Registered>;
 pub(crate) struct Registry {
     /// Set when the registry is opened.
     mio: OnceLock<mio::Registry>,
-    /// `None` until the registry is opened, and once its worker has ended. The worker holds the lock only while it turns.
+    /// `None` until the registry is opened, and once its worker has ended. The worker holds the lock only while it
+    /// turns.
     pub(super) poll: Mutex<Option<mio::Poll>>,
     pub(super) table: Mutex<Table>,
     /// A thread turns this reactor.
@@ -56,8 +57,9 @@ pub(super) struct Table {
 
 /// A socket in the table.
 ///
-/// `fd` is open as long as the source is [registered](Registered): a [`Registration`](super::Registration) unregisters before its socket is
-/// dropped or handed out. While a reactor ends it may be stale, but nothing is registered there then.
+/// `fd` is open as long as the source is [registered](Registered): a [`Registration`](super::Registration) unregisters
+/// before its socket is dropped or handed out. While a reactor ends it may be stale, but nothing is registered there
+/// then.
 pub(super) struct Socket {
     pub(super) source: Arc<Source>,
     fd: RawFd,
@@ -125,8 +127,8 @@ impl Registry {
         registered.map(drop)
     }
 
-    /// An error means that the socket is not in the kernel's set, for instance because its owner closed the descriptor. Nothing remains to
-    /// be done then.
+    /// An error means that the socket is not in the kernel's set, for instance because its owner closed the descriptor.
+    /// Nothing remains to be done then.
     fn leave_kernel(&self, fd: RawFd) {
         if let Some(mio) = self.mio.get() {
             let _ = mio.deregister(&mut SourceFd(&fd));
@@ -143,8 +145,8 @@ impl Registry {
         self.is_turned.store(true, Ordering::Relaxed);
     }
 
-    /// No thread turns this reactor from now on. Wakes all tasks that wait for its sources, so that those which other runtimes run
-    /// move their sockets there.
+    /// No thread turns this reactor from now on. Wakes all tasks that wait for its sources, so that those which other
+    /// runtimes run move their sockets there.
     pub(crate) fn stop_turning(&self) {
         // Before the sources' mutexes are taken: see the fourth race in `source`.
         self.is_turned.store(false, Ordering::Relaxed);
@@ -180,8 +182,8 @@ impl Registry {
 }
 
 impl Registered {
-    /// Takes the socket out of the table and out of the kernel's set. Explicitly, because a duplicate of the descriptor would keep the
-    /// kernel's entry alive.
+    /// Takes the socket out of the table and out of the kernel's set. Explicitly, because a duplicate of the descriptor
+    /// would keep the kernel's entry alive.
     pub(super) fn leave(self) {
         let removed = self.registry.table.lock().slots.remove(self.token);
         if let Some(socket) = removed {
@@ -189,8 +191,9 @@ impl Registered {
         }
     }
 
-    /// Takes the socket out of the kernel's set, if no thread turns the reactor and this thread has another one. Called under the
-    /// source's mutex: the reactor may be turned again, and a thread that registers the socket there at once would find it in the set.
+    /// Takes the socket out of the kernel's set, if no thread turns the reactor and this thread has another one. Called
+    /// under the source's mutex: the reactor may be turned again, and a thread that registers the socket there at once
+    /// would find it in the set.
     pub(super) fn leave_if_idle_elsewhere(&self, fd: RawFd) -> bool {
         let leaves = self.is_idle_elsewhere();
         if leaves {
@@ -205,8 +208,8 @@ impl Registered {
         drop(removed);
     }
 
-    /// Prepares for a wait on this thread. Returns `false` if no thread turns the reactor and this thread has another one, where
-    /// the socket moves.
+    /// Prepares for a wait on this thread. Returns `false` if no thread turns the reactor and this thread has another
+    /// one, where the socket moves.
     pub(super) fn arm(&self, fd: RawFd) -> io::Result<bool> {
         if self.is_idle_elsewhere() {
             return Ok(false);

@@ -6,20 +6,20 @@
 //! # The rule
 //! 1. An operation loads the word. If its direction is not ready, it goes to 4.
 //! 2. It makes the system call.
-//! 3. On `WouldBlock` it clears the direction ([`Source::clear`]). If an event has come since step 1 this fails, and the
-//!    operation goes back to 1.
-//! 4. It stores its waker under the mutex ([`Source::store`]), and there looks at the direction's tick once more. If an event has
-//!    come since step 1, it goes back to 1. Otherwise it returns `Pending`.
+//! 3. On `WouldBlock` it clears the direction ([`Source::clear`]). If an event has come since step 1 this fails, and
+//!    the operation goes back to 1.
+//! 4. It stores its waker under the mutex ([`Source::store`]), and there looks at the direction's tick once more. If an
+//!    event has come since step 1, it goes back to 1. Otherwise it returns `Pending`.
 //!
 //! # The races
-//! * A's read meets `WouldBlock`, B dispatches *readable*, A clears it. The kernel sends no second edge, so A's task would sleep
-//!   for ever. Step 3 refuses that clear.
-//! * A finds nothing ready, B dispatches *readable* and finds no waker, A stores its waker. B changes the word before it takes
-//!   the mutex. So A sees the new tick, because A looks again while it holds the mutex (step 4).
+//! * A's read meets `WouldBlock`, B dispatches *readable*, A clears it. The kernel sends no second edge, so A's task
+//!   would sleep for ever. Step 3 refuses that clear.
+//! * A finds nothing ready, B dispatches *readable* and finds no waker, A stores its waker. B changes the word before
+//!   it takes the mutex. So A sees the new tick, because A looks again while it holds the mutex (step 4).
 //! * A stores its waker while the reactor ends. Either A is first, and the end wakes it, or A finds no registration.
 //! * A stores its waker while a current-thread runtime stops turning its reactor. The runtime says so first
-//!   ([`stop_turning`](super::registry::Registry::stop_turning)), and then wakes the waiters of each source under the source's mutex. Either A is
-//!   first, and is woken, or A sees under the mutex that the reactor is not turned.
+//!   ([`stop_turning`](super::registry::Registry::stop_turning)), and then wakes the waiters of each source under the
+//!   source's mutex. Either A is first, and is woken, or A sees under the mutex that the reactor is not turned.
 //!
 //! # The life of a source
 //! ```text
@@ -31,10 +31,11 @@
 //! ```
 //! 1. [`Source::register`]: the first operation that waits asks its thread's reactor to watch the socket.
 //! 2. [`Source::dispatch`] stores an event in the word and wakes the waiters.
-//! 3. [`Source::unregister_if`]: the socket is dropped, handed out, or about to move to another reactor. [`Source::detach_if`]: the
-//!    reactor ends, and all waiters are woken to try again elsewhere.
+//! 3. [`Source::unregister_if`]: the socket is dropped, handed out, or about to move to another reactor.
+//!    [`Source::detach_if`]: the reactor ends, and all waiters are woken to try again elsewhere.
 //!
-//! The reactor knows nothing of an unregistered source: its operations try, and `readable` and `writable` register first.
+//! The reactor knows nothing of an unregistered source: its operations try, and `readable` and `writable` register
+//! first.
 //!
 //! Pure: no mio, no I/O, no clock, no thread-local. `R`, the registration, is opaque here.
 
@@ -64,8 +65,8 @@ pub(crate) enum Stored {
     Sleep,
     /// It is stored, and an event has come: the operation tries again.
     Retry,
-    /// It is not stored, because no reactor of use watches the socket. The caller registers the socket. The waker comes back,
-    /// because dropping it is foreign code.
+    /// It is not stored, because no reactor of use watches the socket. The caller registers the socket. The waker comes
+    /// back, because dropping it is foreign code.
     Unregistered(Waker),
 }
 
@@ -83,7 +84,8 @@ impl<R> Source<R> {
     }
 
     /// Stores an event and wakes its direction's waiters. Those that are foreign are moved to `wakers`.
-    // Always inlined: for the usual event the report is a constant, and most of this falls away. Costs an echo 20 instructions otherwise.
+    // Always inlined: for the usual event the report is a constant, and most of this falls away. Costs an echo 20
+    // instructions otherwise.
     #[inline(always)]
     pub(crate) fn dispatch(&self, report: Report, wakers: &mut Vec<Waker>) {
         // Before the mutex is taken: see the second race.
@@ -98,8 +100,8 @@ impl<R> Source<R> {
         self.readiness.clear(direction, seen)
     }
 
-    /// Step 4 of the rule in the usual case: the seat keeps the waker of the task that waits. `Some(true)` if the task may sleep,
-    /// `Some(false)` if an event has come since `seen`. `None`, and nothing is done, in all other cases.
+    /// Step 4 of the rule in the usual case: the seat keeps the waker of the task that waits. `Some(true)` if the task
+    /// may sleep, `Some(false)` if an event has come since `seen`. `None`, and nothing is done, in all other cases.
     #[inline]
     pub(crate) fn wait_again(&self, direction: Direction, waker: &Waker, seen: Snapshot) -> Option<bool> {
         let mut inner = self.inner.lock();
@@ -113,8 +115,8 @@ impl<R> Source<R> {
         Some(sleeps)
     }
 
-    /// Step 4 of the rule in all other cases. `arm` gets the registration, under the mutex, and prepares it for a wait. If it
-    /// returns `false`, the reactor is of no use to this thread, and the source counts as unregistered.
+    /// Step 4 of the rule in all other cases. `arm` gets the registration, under the mutex, and prepares it for a wait.
+    /// If it returns `false`, the reactor is of no use to this thread, and the source counts as unregistered.
     pub(crate) fn store<E>(
         &self,
         direction: Direction,
@@ -161,8 +163,8 @@ impl<R> Source<R> {
         drop(removed);
     }
 
-    /// Registers the source, under its mutex: `register` tells the kernel. `Ok(false)` if it already is registered, because
-    /// another thread was first.
+    /// Registers the source, under its mutex: `register` tells the kernel. `Ok(false)` if it already is registered,
+    /// because another thread was first.
     pub(crate) fn register<E>(&self, register: impl FnOnce() -> Result<R, E>) -> Result<bool, E> {
         let mut inner = self.inner.lock();
         if inner.registered.is_some() {
@@ -190,8 +192,9 @@ impl<R> Source<R> {
         }
     }
 
-    /// Ends the registration and wakes no waiter. If `condition` does not hold for the registration, it stays. `condition` runs under
-    /// the mutex, and takes the socket out of the kernel's set if another thread may register it again.
+    /// Ends the registration and wakes no waiter. If `condition` does not hold for the registration, it stays.
+    /// `condition` runs under the mutex, and takes the socket out of the kernel's set if another thread may register it
+    /// again.
     pub(crate) fn unregister_if(&self, condition: impl FnOnce(&R) -> bool) -> Option<R> {
         let mut inner = self.inner.lock();
         let registered = inner.registered.take_if(|registered| condition(registered))?;
@@ -199,8 +202,8 @@ impl<R> Source<R> {
         Some(registered)
     }
 
-    /// Ends the registration because its reactor ends, if `condition` holds for it: the source may have moved to another reactor
-    /// meanwhile. All waiters are moved to `wakers`, and so are the wakers that a seat keeps.
+    /// Ends the registration because its reactor ends, if `condition` holds for it: the source may have moved to
+    /// another reactor meanwhile. All waiters are moved to `wakers`, and so are the wakers that a seat keeps.
     pub(crate) fn detach_if(&self, wakers: &mut Vec<Waker>, condition: impl FnOnce(&R) -> bool) -> Option<R> {
         let mut inner = self.inner.lock();
         let registered = inner.registered.take_if(|registered| condition(registered))?;

@@ -1,11 +1,12 @@
 //! TimerFd: ends a wait to the microsecond, where the system can.
 //!
-//! mio waits in whole milliseconds, rounded up. Timers would be a millisecond late on average, more than most replies take. On
-//! Linux a timerfd(2) among the descriptors of the epoll ends the wait in time. Setting it costs a system call. So it is set for the
-//! last stretch of a wait only, which is shorter than a millisecond, and once for each deadline that comes that near. Most
-//! timers are cancelled by then.
+//! mio waits in whole milliseconds, rounded up. Timers would be a millisecond late on average, more than most replies
+//! take. On Linux a timerfd(2) among the descriptors of the epoll ends the wait in time. Setting it costs a system
+//! call. So it is set for the last stretch of a wait only, which is shorter than a millisecond, and once for each
+//! deadline that comes that near. Most timers are cancelled by then.
 //!
-//! Elsewhere the rounding stays. So it does on a backend without edges, where the timerfd would have to be read and armed again.
+//! Elsewhere the rounding stays. So it does on a backend without edges, where the timerfd would have to be read and
+//! armed again.
 
 use std::time::Duration;
 
@@ -80,8 +81,8 @@ pub(super) struct TimerFd {
 const MILLISECOND: Duration = Duration::from_millis(1);
 
 impl TimerFd {
-    /// Makes the next wait end when `left` is over, which is less than a second. `deadline` is a number that tells one deadline
-    /// from the next. Returns `false` where the system cannot.
+    /// Makes the next wait end when `left` is over, which is less than a second. `deadline` is a number that tells one
+    /// deadline from the next. Returns `false` where the system cannot.
     pub(super) fn set(&mut self, registry: &mio::Registry, left: Duration, deadline: u64) -> bool {
         if self.deadline == Some(deadline) {
             return true;
@@ -98,8 +99,8 @@ impl TimerFd {
     }
 }
 
-/// The part of a wait of `left` that needs no timerfd: whole milliseconds, which mio does not round. `None` if the rest is
-/// shorter than that, and the timerfd's.
+/// The part of a wait of `left` that needs no timerfd: whole milliseconds, which mio does not round. `None` if the rest
+/// is shorter than that, and the timerfd's.
 pub(super) fn whole_millis(left: Duration) -> Option<Duration> {
     if left.is_zero() || left >= MILLISECOND {
         // The system takes no more. The worker then waits again.
@@ -113,8 +114,8 @@ pub(super) fn whole_millis(left: Duration) -> Option<Duration> {
 mod tests {
     use super::*;
 
-    /// A wait that is rounded up is late, and one that is rounded down to nothing spins. So a wait is whole milliseconds, or the
-    /// timerfd's.
+    /// A wait that is rounded up is late, and one that is rounded down to nothing spins. So a wait is whole
+    /// milliseconds, or the timerfd's.
     #[test]
     fn wait_is_never_rounded_up() {
         let nanos = Duration::from_nanos;

@@ -3,16 +3,16 @@
 //! A worker blocks in one of two places: in its reactor, or, while it has none, on a condition variable.
 //!
 //! # The reactor's backend
-//! Where it reports edges, mio's own waker ends the block. mio's poll(2) backend takes the token of a pending wake before it
-//! empties the descriptor behind it (mio 1.2.5). A wake that comes in between leaves its token and no readable descriptor, and
-//! the next block does not end. So there the unparker is a pair of sockets, watched as any socket is: a byte that was written
-//! stays readable until it is read.
+//! Where it reports edges, mio's own waker ends the block. mio's poll(2) backend takes the token of a pending wake
+//! before it empties the descriptor behind it (mio 1.2.5). A wake that comes in between leaves its token and no
+//! readable descriptor, and the next block does not end. So there the unparker is a pair of sockets, watched as any
+//! socket is: a byte that was written stays readable until it is read.
 //!
 //! # The race
-//! The worker may open its reactor while another thread is about to unpark it by the condition variable. That loses nothing. A
-//! thread unparks a worker only after it has changed something that the worker looks at before each block, under a lock or by an
-//! atomic swap. If the worker has looked before the change, it had opened its reactor before that, and the other thread sees
-//! the reactor.
+//! The worker may open its reactor while another thread is about to unpark it by the condition variable. That loses
+//! nothing. A thread unparks a worker only after it has changed something that the worker looks at before each block,
+//! under a lock or by an atomic swap. If the worker has looked before the change, it had opened its reactor before
+//! that, and the other thread sees the reactor.
 
 use std::io::{self, Read, Write};
 use std::os::fd::AsRawFd;
@@ -27,7 +27,8 @@ use parking_lot::{Condvar, Mutex};
 
 use super::backend::{EDGE_TRIGGERED, UNPARK};
 
-/// Ends the block of one worker. As a [`Waker`](std::task::Waker) it is all that the executor and the timers know of it.
+/// Ends the block of one worker. As a [`Waker`](std::task::Waker) it is all that the executor and the timers know of
+/// it.
 #[derive(Default)]
 pub(super) struct Unparker {
     /// Set when the worker's reactor is opened.
@@ -52,7 +53,8 @@ impl Unparker {
         Ok(())
     }
 
-    /// Blocks the worker, which has no reactor, until it is unparked or `timeout` is over. Returns whether it was unparked.
+    /// Blocks the worker, which has no reactor, until it is unparked or `timeout` is over. Returns whether it was
+    /// unparked.
     pub(super) fn park(&self, timeout: Option<Duration>) -> bool {
         let mut notified = self.notified.lock();
         match timeout {
@@ -94,8 +96,8 @@ impl Wake for Unparker {
     }
 
     fn wake_by_ref(self: &Arc<Self>) {
-        // An error has no one to go to: the callers are wakers. None is expected. mio resets an eventfd whose counter is full, and a
-        // pair that is full is readable already.
+        // An error has no one to go to: the callers are wakers. None is expected. mio resets an eventfd whose counter
+        // is full, and a pair that is full is readable already.
         let _ = match self.backend.get() {
             Some(Backend::Waker(waker)) => waker.wake(),
             Some(Backend::Pair { sender, .. }) => (&*sender).write(&[1]).map(drop),
@@ -112,8 +114,8 @@ impl Wake for Unparker {
 mod tests {
     use super::*;
 
-    /// Without a reactor, a look tells of an unpark that has come, once. Otherwise a worker that spins would lose it, and block until
-    /// a deadline that is no longer its first.
+    /// Without a reactor, a look tells of an unpark that has come, once. Otherwise a worker that spins would lose it,
+    /// and block until a deadline that is no longer its first.
     #[test]
     fn look_tells_of_an_unpark() {
         let unparker = Arc::new(Unparker::default());

@@ -1,19 +1,20 @@
 //! Waiters: the wakers of the tasks that wait for a socket.
 //!
-//! A direction has one [`Seat`], for `AsyncRead` and `AsyncWrite`, and a list, for operations that take `&self`, such as
-//! accepting. An event wakes all of them, because the kernel sends no second edge: a woken task that was cancelled must not take
-//! the event from the others.
+//! A direction has one [`Seat`], for `AsyncRead` and `AsyncWrite`, and a list, for operations that take `&self`, such
+//! as accepting. An event wakes all of them, because the kernel sends no second edge: a woken task that was cancelled
+//! must not take the event from the others.
 //!
 //! # The seat
-//! A poll trait promises to wake the waker of the last poll only. If a second task polls, the seat's waker moves to the list
-//! instead of being woken at once. So two tasks that read one socket neither lose each other nor wake each other for ever.
+//! A poll trait promises to wake the waker of the last poll only. If a second task polls, the seat's waker moves to the
+//! list instead of being woken at once. So two tasks that read one socket neither lose each other nor wake each other
+//! for ever.
 //!
 //! # The executor's wakers
-//! A waker is foreign code, which must not run under a lock. So wakers are collected under the lock and woken after it. The
-//! executor's own wakers are an exception: to wake one queues a task and runs nothing else. They are woken in place, by
-//! reference, and stay in the seat: the next task to wait there is mostly the same one, and it then neither clones its waker nor
-//! drops it. A kept waker keeps the memory of its task until another waker takes the seat, the reactor ends, or the socket is
-//! dropped.
+//! A waker is foreign code, which must not run under a lock. So wakers are collected under the lock and woken after it.
+//! The executor's own wakers are an exception: to wake one queues a task and runs nothing else. They are woken in
+//! place, by reference, and stay in the seat: the next task to wait there is mostly the same one, and it then neither
+//! clones its waker nor drops it. A kept waker keeps the memory of its task until another waker takes the seat, the
+//! reactor ends, or the socket is dropped.
 //!
 //! Pure: no mio, no I/O, no clock, no lock.
 
@@ -55,8 +56,8 @@ struct List {
     waiters: Vec<Waiter>,
     /// How many of `waiters` are displaced: at most `capacity`.
     displaced: usize,
-    /// When it is used up, all displaced wakers are woken, and it doubles. Tasks that still wait come back, and fit after a few
-    /// rounds. The others do not come back.
+    /// When it is used up, all displaced wakers are woken, and it doubles. Tasks that still wait come back, and fit
+    /// after a few rounds. The others do not come back.
     capacity: usize,
     next_key: u64,
 }
@@ -68,7 +69,8 @@ struct Waiter {
     displaced: bool,
 }
 
-/// How many displaced wakers fit after each event, and at most. The limit holds a task that polls with a new waker each time.
+/// How many displaced wakers fit after each event, and at most. The limit holds a task that polls with a new waker each
+/// time.
 const CAPACITY: usize = 8;
 const MAX_CAPACITY: usize = 1024;
 

@@ -73,7 +73,8 @@ impl Builder {
         Self { kind, thread_name: "kittiwake".to_owned(), spin: None, start_paused: false, max_blocking_threads: 512 }
     }
 
-    /// How many workers a multi-thread runtime has, from 1 to 4,096. By default one for each core. One is a thread of its own too.
+    /// How many workers a multi-thread runtime has, from 1 to 4,096. By default one for each core. One is a thread of
+    /// its own too.
     ///
     /// It has no effect on a current-thread runtime.
     ///
@@ -100,7 +101,8 @@ impl Builder {
         self
     }
 
-    /// The name of the workers' threads, with a number behind it: `kittiwake-0` by default. The system may cut it short.
+    /// The name of the workers' threads, with a number behind it: `kittiwake-0` by default. The system may cut it
+    /// short.
     ///
     /// It has no effect on a current-thread runtime.
     ///
@@ -116,28 +118,31 @@ impl Builder {
 
     /// How long a worker that has nothing to do spins before it blocks: it looks for events again and again.
     ///
-    /// By default it finds out by itself. It compares both ways now and then. It spins, for 50 µs at most, where that takes a quarter
-    /// off the time between one batch of work and the next and takes at most an eighth more CPU time. That is so with few and
-    /// busy clients on a core of its own: to go to sleep and to be woken can take tens of microseconds on a virtual machine, more than the
-    /// work. A fixed time is for a load that is known better, or where latency is worth its CPU time. [`Duration::ZERO`] forbids spinning.
+    /// By default it finds out by itself. It compares both ways now and then. It spins, for 50 µs at most, where that
+    /// takes a quarter off the time between one batch of work and the next and takes at most an eighth more CPU time.
+    /// That is so with few and busy clients on a core of its own: to go to sleep and to be woken can take tens of
+    /// microseconds on a virtual machine, more than the work. A fixed time is for a load that is known better, or where
+    /// latency is worth its CPU time. [`Duration::ZERO`] forbids spinning.
     ///
     /// # Platform notes
-    /// The policy needs the CPU time of a thread, which it gets on Linux only. Elsewhere a worker blocks at once by default.
+    /// The policy needs the CPU time of a thread, which it gets on Linux only. Elsewhere a worker blocks at once by
+    /// default.
     #[must_use]
     pub fn spin(mut self, spin: Duration) -> Self {
         self.spin = Some(spin);
         self
     }
 
-    /// Whether the runtime's clock stands still from the start; see [`time`](crate::time). For tests, and for a current-thread runtime.
+    /// Whether the runtime's clock stands still from the start; see [`time`](crate::time). For tests, and for a
+    /// current-thread runtime.
     #[must_use]
     pub fn start_paused(mut self, start_paused: bool) -> Self {
         self.start_paused = start_paused;
         self
     }
 
-    /// How many threads the runtime starts at most for [`spawn_blocking`](crate::spawn_blocking) and for look-ups of names, from 1 on. 512
-    /// by default. They are started when they are needed.
+    /// How many threads the runtime starts at most for [`spawn_blocking`](crate::spawn_blocking) and for look-ups of
+    /// names, from 1 on. 512 by default. They are started when they are needed.
     ///
     /// # Panics
     /// If it is 0: no closure could ever run.

@@ -1,7 +1,7 @@
 //! Enter: what a thread is inside of.
 //!
-//! Each service owns its own thread-local "current". This file sets them together and restores what was there. Something may have been
-//! there: a runtime may be dropped inside a task of another one.
+//! Each service owns its own thread-local "current". This file sets them together and restores what was there.
+//! Something may have been there: a runtime may be dropped inside a task of another one.
 //!
 //! | service | thread-local | entered as |
 //! | --- | --- | --- |
@@ -36,7 +36,8 @@ pub(super) struct Entered {
     _metrics: metrics::Entered,
 }
 
-/// Makes this thread the one that `executor` runs on. Its sockets register with `registry`, and its timers are armed with `timers`.
+/// Makes this thread the one that `executor` runs on. Its sockets register with `registry`, and its timers are armed
+/// with `timers`.
 pub(super) fn enter(
     executor: &Executor,
     registry: &Arc<Registry>,

@@ -118,9 +118,9 @@ impl Handle {
 
     /// Runs a future as a task of this runtime.
     ///
-    /// Like [`spawn`](crate::spawn), from any thread. On the thread of one of the runtime's workers the task begins there, from
-    /// elsewhere on the worker with the fewest tasks. If the runtime has ended, the future is dropped at once, and the handle says that
-    /// the task was cancelled.
+    /// Like [`spawn`](crate::spawn), from any thread. On the thread of one of the runtime's workers the task begins
+    /// there, from elsewhere on the worker with the fewest tasks. If the runtime has ended, the future is dropped at
+    /// once, and the handle says that the task was cancelled.
     ///
     /// # Examples
     /// ```
@@ -141,8 +141,8 @@ impl Handle {
 
     /// Runs a closure that blocks on a thread of this runtime's pool.
     ///
-    /// Like [`spawn_blocking`](crate::spawn_blocking), from any thread, also while no thread is in `block_on`. If the runtime has
-    /// ended, the closure is dropped at once, and the handle says that it was cancelled.
+    /// Like [`spawn_blocking`](crate::spawn_blocking), from any thread, also while no thread is in `block_on`. If the
+    /// runtime has ended, the closure is dropped at once, and the handle says that it was cancelled.
     ///
     /// # Examples
     /// ```
@@ -223,8 +223,8 @@ impl Metrics {
         &self.workers
     }
 
-    /// The tasks of all workers that have not ended: their future has not been dropped. Neither blocking closures nor the local tasks
-    /// of a [`block_on`](super::Runtime::block_on) call beside the workers are among them.
+    /// The tasks of all workers that have not ended: their future has not been dropped. Neither blocking closures nor
+    /// the local tasks of a [`block_on`](super::Runtime::block_on) call beside the workers are among them.
     pub fn tasks_alive(&self) -> usize {
         self.workers.iter().map(|worker| worker.tasks_alive).sum()
     }
@@ -248,8 +248,8 @@ pub struct WorkerMetrics {
     pub sources_registered: usize,
     /// How often it ran a task.
     pub polls: u64,
-    /// How often another thread had it run something: by a wake of a task that the waking thread may not run, by a spawn from outside,
-    /// or by a server that starts a connection here.
+    /// How often another thread had it run something: by a wake of a task that the waking thread may not run, by a
+    /// spawn from outside, or by a server that starts a connection here.
     pub remote_wakes: u64,
     /// How often it looked at the kernel.
     pub turns: u64,
@@ -257,8 +257,8 @@ pub struct WorkerMetrics {
     pub events: u64,
     /// How long it has slept.
     pub parked: Duration,
-    /// How often a task had used up its budget of socket operations, and had to give way. This and the next count also have the share of
-    /// the `block_on` calls beside the workers.
+    /// How often a task had used up its budget of socket operations, and had to give way. This and the next count also
+    /// have the share of the `block_on` calls beside the workers.
     pub budget_yields: u64,
     /// Connections that were accepted here.
     pub accepts: u64,

@@ -1,8 +1,8 @@
 //! Runtimes: workers, and what they run.
 //!
-//! [`block_on`] is all that many programs need. It makes a current-thread runtime, runs a future to its end, and takes everything down
-//! again. A [`Runtime`] is for programs that want several workers, keep a runtime between calls, or configure it with a [`Builder`]. A
-//! [`Handle`] is for spawning from other threads.
+//! [`block_on`] is all that many programs need. It makes a current-thread runtime, runs a future to its end, and takes
+//! everything down again. A [`Runtime`] is for programs that want several workers, keep a runtime between calls, or
+//! configure it with a [`Builder`]. A [`Handle`] is for spawning from other threads.
 //!
 //! # Two kinds of runtime
 //! | | current-thread | multi-thread |
@@ -17,10 +17,11 @@
 //! The meaning of a program does not depend on how many cores the machine has.
 //!
 //! # Several workers
-//! A task runs on the worker that woke it, mostly where its socket is. It moves when that worker has more to do than another. A worker
-//! that is stuck in one poll of a task, because the task computes or blocks, holds back what belongs to it: its local tasks, and the
-//! sockets and timers that first waited there. Other workers run what is queued behind that task within milliseconds. The first poll of a
-//! connection that [`serve`](crate::net::serve()) has started there follows after about 50 ms.
+//! A task runs on the worker that woke it, mostly where its socket is. It moves when that worker has more to do than
+//! another. A worker that is stuck in one poll of a task, because the task computes or blocks, holds back what belongs
+//! to it: its local tasks, and the sockets and timers that first waited there. Other workers run what is queued behind
+//! that task within milliseconds. The first poll of a connection that [`serve`](crate::net::serve()) has started there
+//! follows after about 50 ms.
 //!
 //! # Metrics
 //! [`Handle::metrics`] reports at any time what each worker has done.
@@ -57,12 +58,12 @@ use worker::Worker;
 
 /// Runs a future to its end on this thread, with the tasks it spawns.
 ///
-/// Makes a current-thread [`Runtime`] for this one call. The future need not be `Send` or `'static`: it may borrow from its caller.
-/// Tasks that still run when it ends are dropped before this returns.
+/// Makes a current-thread [`Runtime`] for this one call. The future need not be `Send` or `'static`: it may borrow from
+/// its caller. Tasks that still run when it ends are dropped before this returns.
 ///
 /// # Panics
-/// Inside another runtime: a thread that waits here cannot run the tasks it already has, so `.await` the future instead, or spawn it. A
-/// panic of the future goes on to the caller.
+/// Inside another runtime: a thread that waits here cannot run the tasks it already has, so `.await` the future
+/// instead, or spawn it. A panic of the future goes on to the caller.
 ///
 /// # Examples
 /// ```
@@ -81,11 +82,12 @@ pub fn block_on<F: Future>(future: F) -> F::Output {
 
 /// Workers, each with its reactor, and their tasks.
 ///
-/// Dropping it drops all its tasks, and wakes the tasks of other runtimes that wait for its sockets. It waits for the poll of a task that
-/// is under way on a worker, but not for the closures of [`spawn_blocking`](crate::spawn_blocking) that run.
-/// [`shutdown_timeout`](Runtime::shutdown_timeout) waits for both, and not for ever. It is `Send` and `Sync`. A task that holds an `Arc`
-/// of its own runtime keeps both for ever; give it a [`Handle`]. Dropped by a task on one of its own workers, it cancels its tasks and
-/// does not wait for the workers. Two runtimes that are dropped by each other's tasks at the same time wait for each other.
+/// Dropping it drops all its tasks, and wakes the tasks of other runtimes that wait for its sockets. It waits for the
+/// poll of a task that is under way on a worker, but not for the closures of [`spawn_blocking`](crate::spawn_blocking)
+/// that run. [`shutdown_timeout`](Runtime::shutdown_timeout) waits for both, and not for ever. It is `Send` and `Sync`.
+/// A task that holds an `Arc` of its own runtime keeps both for ever; give it a [`Handle`]. Dropped by a task on one of
+/// its own workers, it cancels its tasks and does not wait for the workers. Two runtimes that are dropped by each
+/// other's tasks at the same time wait for each other.
 ///
 /// # Examples
 /// ```
@@ -124,22 +126,23 @@ impl Runtime {
     /// Makes a multi-thread runtime with the default settings: it has a worker for each core, also where that is one.
     ///
     /// # Errors
-    /// The system's error when it has no descriptors left for the reactors, three for each worker, or starts no threads.
+    /// The system's error when it has no descriptors left for the reactors, three for each worker, or starts no
+    /// threads.
     pub fn new() -> io::Result<Self> {
         Builder::new_multi_thread().build()
     }
 
     /// Runs a future to its end on this thread, and the runtime's tasks beside it.
     ///
-    /// Tasks made by [`spawn`](crate::spawn) outlive the call. They go on in the next one, or meanwhile if the runtime is multi-thread.
-    /// Those made by [`spawn_local`](crate::spawn_local) are dropped before it returns.
+    /// Tasks made by [`spawn`](crate::spawn) outlive the call. They go on in the next one, or meanwhile if the runtime
+    /// is multi-thread. Those made by [`spawn_local`](crate::spawn_local) are dropped before it returns.
     ///
-    /// In a multi-thread runtime any number of threads may be in such calls. Each runs its own future and its local tasks only. It takes
-    /// no descriptor, unless a socket has to wait in it: then it takes three until it returns.
+    /// In a multi-thread runtime any number of threads may be in such calls. Each runs its own future and its local
+    /// tasks only. It takes no descriptor, unless a socket has to wait in it: then it takes three until it returns.
     ///
     /// # Panics
-    /// Inside a runtime, this one or another. If the runtime is a current-thread one and another thread is in its `block_on`. A panic of
-    /// the future goes on to the caller.
+    /// Inside a runtime, this one or another. If the runtime is a current-thread one and another thread is in its
+    /// `block_on`. A panic of the future goes on to the caller.
     ///
     /// # Examples
     /// ```
@@ -179,11 +182,11 @@ impl Runtime {
         &self.handle
     }
 
-    /// Ends the runtime as its drop does, but waits no longer than `timeout` for its workers. Then it waits for the closures of
-    /// [`spawn_blocking`](crate::spawn_blocking) that run, until that time is over.
+    /// Ends the runtime as its drop does, but waits no longer than `timeout` for its workers. Then it waits for the
+    /// closures of [`spawn_blocking`](crate::spawn_blocking) that run, until that time is over.
     ///
-    /// Only the wait is bounded. The destructors of a current-thread runtime's tasks run on this thread, first, and take the time they
-    /// take. So do those of closures that have not begun.
+    /// Only the wait is bounded. The destructors of a current-thread runtime's tasks run on this thread, first, and
+    /// take the time they take. So do those of closures that have not begun.
     ///
     /// # Errors
     /// If workers or closures run even then. They go on, each on its thread: a worker until its tasks are gone.
@@ -228,10 +231,12 @@ impl Builder {
     /// Makes the runtime.
     ///
     /// # Errors
-    /// For a multi-thread runtime, what the system says when it has no descriptors left for the reactors, three for each worker, or
-    /// starts no threads. `InvalidInput` if such a runtime is to have a [paused](Builder::start_paused) clock. For a current-thread
-    /// runtime none: it makes its reactor when a socket first has to wait, and that operation reports the error.
-    // Inlined, so that a program which says how many workers it wants does not contain the code that counts cores: 30 KiB.
+    /// For a multi-thread runtime, what the system says when it has no descriptors left for the reactors, three for
+    /// each worker, or starts no threads. `InvalidInput` if such a runtime is to have a [paused](Builder::start_paused)
+    /// clock. For a current-thread runtime none: it makes its reactor when a socket first has to wait, and that
+    /// operation reports the error.
+    // Inlined, so that a program which says how many workers it wants does not contain the code that counts cores: 30
+    // KiB.
     #[inline]
     pub fn build(&self) -> io::Result<Runtime> {
         match self.kind {

@@ -3,23 +3,24 @@
 //! ```text
 //! run a batch of at most 64 entries -> wait for events -> take what other threads pushed -> fire timers -> again
 //! ```
-//! To wait is to block when there is nothing to run. When there is, or when much was run, the worker looks at the kernel once instead. So
-//! neither tasks nor sockets starve each other, and an idle worker uses no CPU.
+//! To wait is to block when there is nothing to run. When there is, or when much was run, the worker looks at the
+//! kernel once instead. So neither tasks nor sockets starve each other, and an idle worker uses no CPU.
 //!
 //! # The threads that run it
 //! * A current-thread runtime has one worker: the thread that is in its `block_on`.
 //! * A multi-thread runtime has a thread for each worker, which is in such a call for the runtime's life
 //!   ([`threads`](super::threads)).
-//! * A thread that calls `block_on` beside them runs this loop too, for the call's future and its local tasks. What it spawns runs on the
-//!   workers.
+//! * A thread that calls `block_on` beside them runs this loop too, for the call's future and its local tasks. What it
+//!   spawns runs on the workers.
 //!
-//! A thread of the first or the third kind opens its reactor when a socket first has to wait. Until then it parks on a condition
-//! variable and has no descriptor.
+//! A thread of the first or the third kind opens its reactor when a socket first has to wait. Until then it parks on a
+//! condition variable and has no descriptor.
 //!
 //! # The end of a call
-//! The call may return the output of its future, or its panic. Either way the future is dropped first, then the call's local tasks
-//! ([`Call`]), on this thread and inside the runtime. Other tasks stay for the next call. A current-thread runtime turns its reactor no
-//! more, and wakes the tasks that wait for its sockets: those that other runtimes run move their sockets there.
+//! The call may return the output of its future, or its panic. Either way the future is dropped first, then the call's
+//! local tasks ([`Call`]), on this thread and inside the runtime. Other tasks stay for the next call. A current-thread
+//! runtime turns its reactor no more, and wakes the tasks that wait for its sockets: those that other runtimes run move
+//! their sockets there.
 //!
 //! # The end of the runtime
 //! 1. [`Worker::shut_down`] refuses new tasks and cancels all tasks.
@@ -50,8 +51,8 @@ use crate::time::{self, Clock, Instant, Timers};
 /// Entries run between two looks at the kernel.
 const BATCH: i64 = 64;
 
-/// After so many entries a worker looks at the kernel once more before it counts itself idle. Mostly an event has come meanwhile. To
-/// declare itself idle costs several times a look, and a look in vain adds little to so much work.
+/// After so many entries a worker looks at the kernel once more before it counts itself idle. Mostly an event has come
+/// meanwhile. To declare itself idle costs several times a look, and a look in vain adds little to so much work.
 const MANY: u64 = 8;
 
 /// Real time that bytes on their way between sockets are given before a paused clock jumps.
@@ -70,7 +71,8 @@ pub(super) struct Worker {
     counters: Arc<Counters>,
     /// The counters for what tasks do on this thread. A `block_on` call beside workers counts that with one of them.
     task_counters: Arc<Counters>,
-    /// How many tasks it has run since it last told the counters. Signed, because it is corrected for the polls of the main future.
+    /// How many tasks it has run since it last told the counters. Signed, because it is corrected for the polls of the
+    /// main future.
     ran: i64,
     handle: Handle,
 }
@@ -98,8 +100,8 @@ impl Worker {
     /// Runs `future` to its end.
     pub(super) fn block_on<F: Future>(&mut self, future: F) -> F::Output {
         let call = Call::begin(self);
-        // The panic of the future must not be unwinding any more while the local tasks are dropped: a second panic, in one of their
-        // destructors, would end the process.
+        // The panic of the future must not be unwinding any more while the local tasks are dropped: a second panic, in
+        // one of their destructors, would end the process.
         let result = contain(|| call.worker.run(pin!(future)));
         drop(call);
         result.unwrap_or_else(|panic| resume_unwind(panic))
@@ -198,8 +200,9 @@ impl Worker {
         self.counters.add_parked(Instant::now().saturating_duration_since(start).as_nanos() as u64);
     }
 
-    /// Moves the clock to the next deadline, unless the kernel or another thread has something for this one. A blocking closure that is
-    /// out counts as that. The end of the last one wakes its waiting task first, and then unparks this thread.
+    /// Moves the clock to the next deadline, unless the kernel or another thread has something for this one. A blocking
+    /// closure that is out counts as that. The end of the last one wakes its waiting task first, and then unparks this
+    /// thread.
     fn block_paused(&mut self, deadline: Instant) {
         if self.handle.pool().is_busy(|| self.reactor.unparker()) {
             self.turn(None);
@@ -306,7 +309,8 @@ impl Worker {
         unrun
     }
 
-    /// Ends the runtime, on this thread, which is one of its workers or the only one. All tasks that are left are dropped.
+    /// Ends the runtime, on this thread, which is one of its workers or the only one. All tasks that are left are
+    /// dropped.
     pub(super) fn shut_down(&mut self) {
         let entered = self.enter();
         self.executor.drain_remote();
@@ -317,7 +321,8 @@ impl Worker {
         drop(entered);
     }
 
-    /// Ends the worker of a `block_on` call that has returned, unless nothing refers to it: then it can serve another call.
+    /// Ends the worker of a `block_on` call that has returned, unless nothing refers to it: then it can serve another
+    /// call.
     pub(super) fn recycle(mut self) -> Option<Self> {
         if self.reactor.registry().sources() == 0 && !self.reactor.is_open() && self.timers.pending() == 0 {
             return Some(self);
@@ -330,8 +335,8 @@ impl Worker {
 
     /// Closes what is the worker's own. `unrun` are the entries that it has not run.
     fn close(&mut self, unrun: Vec<Entry>) {
-        // The reactor before the timers: the timers wake streams with timeouts, which register elsewhere. Both before the queue is
-        // left: they may wake the future of a call that has ended.
+        // The reactor before the timers: the timers wake streams with timeouts, which register elsewhere. Both before
+        // the queue is left: they may wake the future of a call that has ended.
         self.reactor.close();
         self.timers.close();
         self.executor.leave(unrun);

@@ -1,17 +1,19 @@
 //! Timers: the wheel of one worker, behind a lock.
 //!
-//! 1. A [`Sleep`](super::Sleep) that has to wait arms a timer with the timers of the thread that polls it ([`Timers::arm`]).
+//! 1. A [`Sleep`](super::Sleep) that has to wait arms a timer with the timers of the thread that polls it
+//!    ([`Timers::arm`]).
 //! 2. The worker asks until when it may block ([`Timers::prepare_block`]). After each wait it advances the wheel
 //!    ([`Timers::fire`]), which wakes what is due.
 //! 3. When the worker ends ([`Timers::close`]), all waiting tasks are woken. They arm anew where they are polled then.
 //!
 //! # Never early
-//! The wheel counts ticks of 2^16 ns from the worker's start ([`Ticks`]). Deadlines are rounded up to a tick, the present
-//! down. A timer fires at its deadline or up to 65 µs after.
+//! The wheel counts ticks of 2^16 ns from the worker's start ([`Ticks`]). Deadlines are rounded up to a tick, the
+//! present down. A timer fires at its deadline or up to 65 µs after.
 //!
 //! # The race
-//! Another thread may reset a timer while the worker blocks until a later deadline: its task moved there with its `Sleep`. So the
-//! worker notes under the lock until when it blocks, and the other thread unparks it if its deadline comes earlier.
+//! Another thread may reset a timer while the worker blocks until a later deadline: its task moved there with its
+//! `Sleep`. So the worker notes under the lock until when it blocks, and the other thread unparks it if its deadline
+//! comes earlier.
 
 use std::cell::Cell;
 use std::mem::ManuallyDrop;
@@ -35,11 +37,11 @@ pub(crate) struct Timers {
 
 struct Inner {
     wheel: Wheel<Ticks>,
-    /// When the worker's block ends by itself. [`Instant::MIN`] while the worker is awake, [`Instant::NEVER`] if only an
-    /// event ends the block.
+    /// When the worker's block ends by itself. [`Instant::MIN`] while the worker is awake, [`Instant::NEVER`] if only
+    /// an event ends the block.
     blocked_until: Instant,
-    /// Ends the worker's block, from any thread. `None` once the worker has ended. All timers have fired then, due or not.
-    /// The descriptor behind it must not stay open for sleeps that live on.
+    /// Ends the worker's block, from any thread. `None` once the worker has ended. All timers have fired then, due or
+    /// not. The descriptor behind it must not stay open for sleeps that live on.
     unparker: Option<Waker>,
 }
 
@@ -152,8 +154,8 @@ impl Timers {
         self.inner.lock().wheel.next()
     }
 
-    /// As [`next_deadline`](Timers::next_deadline), for the worker, which is about to block until then. Another thread that arms an
-    /// earlier timer unparks it.
+    /// As [`next_deadline`](Timers::next_deadline), for the worker, which is about to block until then. Another thread
+    /// that arms an earlier timer unparks it.
     #[inline]
     pub(crate) fn prepare_block(&self) -> Option<Instant> {
         let mut inner = self.inner.lock();

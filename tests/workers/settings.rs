@@ -104,7 +104,8 @@ fn pausing_several_workers_panics() {
 }
 
 /// A multi-thread runtime with one worker means the same as one with several: on a machine with one core that is what
-/// `Runtime::new` makes. Its tasks run in the background, several threads may be in `block_on`, and the clock cannot be paused.
+/// `Runtime::new` makes. Its tasks run in the background, several threads may be in `block_on`, and the clock cannot be
+/// paused.
 #[test]
 fn single_worker_thread_runs_in_background() {
     within(|| {

@@ -1,7 +1,8 @@
 //! Idle: which workers of a runtime have nothing to do, and which of them looks after the others.
 //!
-//! An entry that is queued behind a task which runs for long must not wait for it while another worker sleeps. But to wake a worker for
-//! each entry costs more than most entries do. So no worker is woken while one is about to look anyway:
+//! An entry that is queued behind a task which runs for long must not wait for it while another worker sleeps. But to
+//! wake a worker for each entry costs more than most entries do. So no worker is woken while one is about to look
+//! anyway:
 //!
 //! ```text
 //!             wake_idle: wakes an idle worker
@@ -17,16 +18,19 @@
 //!
 //! # The races
 //! Both sides touch a queue and this word, each in the other's order.
-//! 1. A goes idle and finds all queues empty. B queues something and finds no worker idle. So A counts itself ([`Idle::enter`]) before
-//!    it looks, and B looks here after it has queued. Both take the queue's lock: if A looked first, B sees the count.
-//! 2. The watcher ends its watch. B still sees WATCHED and wakes no worker. So a worker that takes back WATCHED or WAKING looks at all
-//!    queues after that ([`Idle::leave`] says when), or wakes the next one.
-//! 3. B sets WAKING and finds no worker that it can wake: the one that was counted is leaving already. Another one may go idle and see
-//!    WAKING before B takes that back. So it does not rely on it, and watches.
-//! 4. A counts itself idle, sees WATCHED, and sleeps. The watcher takes WATCHED back, sees no other worker idle, and looks no further.
-//!    No lock orders these. So there is a fence between the two steps of either: one of them sees what the other did.
-//! 5. A leaves and does not see yet that B sets WAKING. B does not see yet that C is idle, and wakes no worker. A, which has something
-//!    to run, then sees WAKING and relies on it. So there is a fence here too: A sees WAKING as it leaves, or B sees C.
+//! 1. A goes idle and finds all queues empty. B queues something and finds no worker idle. So A counts itself
+//!    ([`Idle::enter`]) before it looks, and B looks here after it has queued. Both take the queue's lock: if A looked
+//!    first, B sees the count.
+//! 2. The watcher ends its watch. B still sees WATCHED and wakes no worker. So a worker that takes back WATCHED or
+//!    WAKING looks at all queues after that ([`Idle::leave`] says when), or wakes the next one.
+//! 3. B sets WAKING and finds no worker that it can wake: the one that was counted is leaving already. Another one may
+//!    go idle and see WAKING before B takes that back. So it does not rely on it, and watches.
+//! 4. A counts itself idle, sees WATCHED, and sleeps. The watcher takes WATCHED back, sees no other worker idle, and
+//!    looks no further. No lock orders these. So there is a fence between the two steps of either: one of them sees
+//!    what the other did.
+//! 5. A leaves and does not see yet that B sets WAKING. B does not see yet that C is idle, and wakes no worker. A,
+//!    which has something to run, then sees WAKING and relies on it. So there is a fence here too: A sees WAKING as it
+//!    leaves, or B sees C.
 
 use crate::sync::atomic::{AtomicU8, AtomicUsize, Ordering, fence};
 
@@ -51,8 +55,8 @@ impl Idle {
         self.count.fetch_add(1, Ordering::AcqRel);
     }
 
-    /// A worker is idle no longer. `is_watcher`: it was the watcher. Returns whether it must look at all queues, or have another
-    /// worker do so.
+    /// A worker is idle no longer. `is_watcher`: it was the watcher. Returns whether it must look at all queues, or
+    /// have another worker do so.
     pub(super) fn leave(&self, is_watcher: bool) -> bool {
         self.count.fetch_sub(1, Ordering::AcqRel);
         // See the fifth race.
@@ -61,7 +65,8 @@ impl Idle {
         is_watcher && self.release(WATCHED) || self.release(WAKING)
     }
 
-    /// An idle worker, of `workers` in all, becomes the watcher. `false` if none is needed, because there is one or all are idle.
+    /// An idle worker, of `workers` in all, becomes the watcher. `false` if none is needed, because there is one or all
+    /// are idle.
     pub(super) fn watch(&self, workers: usize) -> bool {
         // See the fourth race.
         fence(Ordering::SeqCst);
@@ -73,7 +78,8 @@ impl Idle {
         self.count.load(Ordering::Relaxed) > 0 && self.state.load(Ordering::Relaxed) == UNWATCHED
     }
 
-    /// Wakes an idle worker by `wake`, which says whether it has found one. Does nothing if a worker is being woken already.
+    /// Wakes an idle worker by `wake`, which says whether it has found one. Does nothing if a worker is being woken
+    /// already.
     #[cold]
     pub(super) fn wake_idle(&self, wake: impl FnOnce() -> bool) {
         if self.exchange(UNWATCHED, WAKING) {

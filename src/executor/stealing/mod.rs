@@ -1,7 +1,7 @@
 //! Stealing: how the workers of a runtime share what is ready to run.
 //!
-//! [`queues`] has what each worker may run and others may take. [`idle`] says which idle worker looks after the busy ones. [`stealer`]
-//! says when a worker looks at the queues of the others.
+//! [`queues`] has what each worker may run and others may take. [`idle`] says which idle worker looks after the busy
+//! ones. [`stealer`] says when a worker looks at the queues of the others.
 
 mod idle;
 mod queues;

@@ -1,19 +1,20 @@
 //! Queues: what the workers of a runtime may run, where others can reach it.
 //!
-//! Each worker has a [`RemoteQueue`] for what only it may run, and a stealable queue for what any worker may run. In a runtime with one
-//! worker the stealable queue stays empty: everything is in the queue of its thread.
+//! Each worker has a [`RemoteQueue`] for what only it may run, and a stealable queue for what any worker may run. In a
+//! runtime with one worker the stealable queue stays empty: everything is in the queue of its thread.
 //!
 //! * A worker pushes what it wakes to its own queue, so a task runs where its socket is.
 //! * Another thread pushes to the queue of the worker where the task last ran.
-//! * A worker that has nothing to do steals half of another's queue, if it has two entries or more. One is left to the owner, which is
-//!   about to come to it.
-//! * A worker that has run the same task for a millisecond is stuck. Then the last entry is stolen too. Idle workers look for stuck ones,
-//!   and busy ones now and then.
-//! * An entry that was spawned on a certain worker ([`Queues::spawn_on`]) begins there. It is stolen only from a worker that has been
-//!   stuck for longer: a connection belongs to the worker that first waits for it, so to steal it early would undo the choice.
+//! * A worker that has nothing to do steals half of another's queue, if it has two entries or more. One is left to the
+//!   owner, which is about to come to it.
+//! * A worker that has run the same task for a millisecond is stuck. Then the last entry is stolen too. Idle workers
+//!   look for stuck ones, and busy ones now and then.
+//! * An entry that was spawned on a certain worker ([`Queues::spawn_on`]) begins there. It is stolen only from a worker
+//!   that has been stuck for longer: a connection belongs to the worker that first waits for it, so to steal it early
+//!   would undo the choice.
 //!
-//! [`idle`](super::idle) says which worker is woken when something is queued behind a running task, and [`stealer`](super::stealer) when
-//! a worker looks.
+//! [`idle`](super::idle) says which worker is woken when something is queued behind a running task, and
+//! [`stealer`](super::stealer) when a worker looks.
 
 use std::collections::VecDeque;
 use std::task::Waker;
@@ -41,7 +42,8 @@ pub(in crate::executor) struct Remote<E, T> {
 struct Stealable<T> {
     /// The entries that are ready. The next one is the last.
     ready: Vec<T>,
-    /// The entries that come meanwhile. The next one is the first. When `ready` is used up, this is reversed, and the two are swapped.
+    /// The entries that come meanwhile. The next one is the first. When `ready` is used up, this is reversed, and the
+    /// two are swapped.
     later: Vec<T>,
     /// The entries that were spawned on this worker.
     spawned: VecDeque<T>,
@@ -130,8 +132,8 @@ impl<E, T> Queues<E, T> {
         !stealable.running
     }
 
-    /// Queues the tasks that a worker has `deferred` between two batches. The worker is about to run the first of all its entries.
-    /// `has_local`: it has entries that no other worker may run. Returns whether it has any entry.
+    /// Queues the tasks that a worker has `deferred` between two batches. The worker is about to run the first of all
+    /// its entries. `has_local`: it has entries that no other worker may run. Returns whether it has any entry.
     pub(super) fn publish(&self, index: usize, deferred: &mut Vec<T>, has_local: bool) -> bool {
         let mut stealable = self.remotes[index].stealable.lock();
         stealable.running = true;
@@ -172,8 +174,8 @@ impl<E, T> Queues<E, T> {
         (index + 1..self.len()).chain(0..index)
     }
 
-    /// Moves entries of a worker to `stolen`, which is empty. Returns `false` if there is nothing to steal. `unmoved` gets the worker's
-    /// progress, if it has entries, and returns for how long it has been the same.
+    /// Moves entries of a worker to `stolen`, which is empty. Returns `false` if there is nothing to steal. `unmoved`
+    /// gets the worker's progress, if it has entries, and returns for how long it has been the same.
     pub(super) fn steal(
         &self,
         index: usize,
@@ -323,8 +325,8 @@ mod tests {
         assert_eq!((rest(0), rest(1)), (vec![5, 6, 7], vec![2, 3, 4]));
     }
 
-    /// To spawn on a certain worker would be in vain if the next idle worker stole the task. But a worker that is stuck for long must
-    /// not keep it.
+    /// To spawn on a certain worker would be in vain if the next idle worker stole the task. But a worker that is stuck
+    /// for long must not keep it.
     #[test]
     fn long_stuck_worker_loses_spawned_tasks() {
         let queues = two_workers::<u32>();

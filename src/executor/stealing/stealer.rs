@@ -1,11 +1,13 @@
 //! Stealer: when a worker looks at the queues of the others.
 //!
-//! 1. It has no entries of its own ([`Stealer::prepare_idle`]). It counts itself idle, and looks. It keeps what it finds, and if more is
-//!    left there, it has the next worker woken ([`Stealer::begin_batch`]).
-//! 2. It is idle. If no other worker watches, it becomes the watcher: the one idle worker that looks after the busy ones. It blocks for a
-//!    millisecond at most, then for two and for four, and looks again. Once all are idle, none watches.
-//! 3. It is idle no longer ([`Stealer::leave_idle`]). If it was the watcher, or may have been woken to look, a worker must look now. It
-//!    looks itself if it has no entries, and otherwise has the next one woken ([`Stealer::begin_batch`]).
+//! 1. It has no entries of its own ([`Stealer::prepare_idle`]). It counts itself idle, and looks. It keeps what it
+//!    finds, and if more is left there, it has the next worker woken ([`Stealer::begin_batch`]).
+//! 2. It is idle. If no other worker watches, it becomes the watcher: the one idle worker that looks after the busy
+//!    ones. It blocks for a millisecond at most, then for two and for four, and looks again. Once all are idle, none
+//!    watches.
+//! 3. It is idle no longer ([`Stealer::leave_idle`]). If it was the watcher, or may have been woken to look, a worker
+//!    must look now. It looks itself if it has no entries, and otherwise has the next one woken
+//!    ([`Stealer::begin_batch`]).
 //! 4. While it is busy, it looks about every millisecond for workers that are stuck.
 //!
 //! The rule is pure: the time is an argument.
@@ -59,8 +61,8 @@ impl Stealer {
         self.work += entries;
     }
 
-    /// The worker has no entries but those in its stealable queue. Returns whether that is empty, and the worker may block. Then comes
-    /// [`leave_idle`](Stealer::leave_idle). `deferred` is empty, before and after.
+    /// The worker has no entries but those in its stealable queue. Returns whether that is empty, and the worker may
+    /// block. Then comes [`leave_idle`](Stealer::leave_idle). `deferred` is empty, before and after.
     pub(in crate::executor) fn prepare_idle<E, T>(
         &mut self,
         queues: &Queues<E, T>,
@@ -74,7 +76,8 @@ impl Stealer {
         }
         queues.idle.enter();
         self.is_idle = true;
-        // After `enter`: see the first race in `idle`. If it finds something, what is left there must not wait for the end of that.
+        // After `enter`: see the first race in `idle`. If it finds something, what is left there must not wait for the
+        // end of that.
         self.must_look = self.steal(queues, index, Victims::Any, deferred, &now);
         if self.must_look {
             return false;
@@ -88,8 +91,8 @@ impl Stealer {
         self.is_watcher.then_some(self.watch)
     }
 
-    /// The worker is idle no longer, if it was. It has drained its remote queue, so that it cannot be woken any more: no worker would
-    /// answer a wake-up that came after this.
+    /// The worker is idle no longer, if it was. It has drained its remote queue, so that it cannot be woken any more:
+    /// no worker would answer a wake-up that came after this.
     pub(in crate::executor) fn leave_idle<E, T>(&mut self, queues: &Queues<E, T>) {
         if mem::take(&mut self.is_idle) {
             self.watch = if self.is_watcher { LONGEST_WATCH.min(2 * self.watch) } else { FIRST_WATCH };
@@ -97,8 +100,8 @@ impl Stealer {
         }
     }
 
-    /// The worker begins a batch, with the tasks that it has `deferred` and those in its queue. `has_local`: it has entries that no
-    /// other worker may run.
+    /// The worker begins a batch, with the tasks that it has `deferred` and those in its queue. `has_local`: it has
+    /// entries that no other worker may run.
     pub(in crate::executor) fn begin_batch<E, T>(
         &mut self,
         queues: &Queues<E, T>,
@@ -125,7 +128,8 @@ impl Stealer {
         }
     }
 
-    /// Moves entries from another worker's queue to that of `index`, by way of `deferred`. Returns `true` if there were some.
+    /// Moves entries from another worker's queue to that of `index`, by way of `deferred`. Returns `true` if there were
+    /// some.
     fn steal<E, T>(
         &mut self,
         queues: &Queues<E, T>,
@@ -182,8 +186,8 @@ mod tests {
         stealer.begin_batch(queues, index, deferred, false, || now);
     }
 
-    /// Three long tasks come to one of three idle workers. No worker watches, and one that is woken steals one task. The third task would
-    /// wait for the first or the second if that worker did not have another one woken.
+    /// Three long tasks come to one of three idle workers. No worker watches, and one that is woken steals one task.
+    /// The third task would wait for the first or the second if that worker did not have another one woken.
     #[test]
     fn thief_wakes_another_for_rest() {
         let now = Instant::now();

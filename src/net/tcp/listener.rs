@@ -85,7 +85,8 @@ impl TcpListener {
     /// socket(7)).
     ///
     /// # Platform notes
-    /// Whether a socket listens is asked on Linux and Android; elsewhere the first [`accept`](TcpListener::accept) says so.
+    /// Whether a socket listens is asked on Linux and Android; elsewhere the first [`accept`](TcpListener::accept) says
+    /// so.
     pub fn from_std(listener: std::net::TcpListener) -> io::Result<Self> {
         if !sys::may_listen(&listener)? {
             let why = format!("{listener:?} does not listen; call listen(2) first, or pass the socket that does");
@@ -104,21 +105,23 @@ impl TcpListener {
     ///
     /// With the feature `listenfd`.
     ///
-    /// They are the descriptors from 3 on; `LISTEN_FDS` says how many, and `LISTEN_PID` for which process (for any, if it is
-    /// not set). A server so started has its port before it runs, also one that it may not open itself, and no connection is
-    /// refused while it is started again. The listeners become non-blocking and close-on-exec. There are none if the variables
-    /// are not set, or not for this process; and none from the second call on, for they have an owner then.
+    /// They are the descriptors from 3 on; `LISTEN_FDS` says how many, and `LISTEN_PID` for which process (for any, if
+    /// it is not set). A server so started has its port before it runs, also one that it may not open itself, and no
+    /// connection is refused while it is started again. The listeners become non-blocking and close-on-exec. There are
+    /// none if the variables are not set, or not for this process; and none from the second call on, for they have an
+    /// owner then.
     ///
-    /// Call it at the beginning of `main`, before there are other threads: it takes the variables out of the environment, so
-    /// that child processes do not mistake them for their own, and no other thread may read the environment meanwhile.
+    /// Call it at the beginning of `main`, before there are other threads: it takes the variables out of the
+    /// environment, so that child processes do not mistake them for their own, and no other thread may read the
+    /// environment meanwhile.
     ///
     /// # Errors
-    /// `InvalidInput` if one of the descriptors is not a TCP socket that listens, or if `LISTEN_FDS` is not a number: all that
-    /// were passed on are lost then, and the process should end with the error.
+    /// `InvalidInput` if one of the descriptors is not a TCP socket that listens, or if `LISTEN_FDS` is not a number:
+    /// all that were passed on are lost then, and the process should end with the error.
     ///
     /// # Platform notes
-    /// Whether a TCP socket listens is asked on Linux and Android; elsewhere the first
-    /// [`accept`](TcpListener::accept) says so.
+    /// Whether a TCP socket listens is asked on Linux and Android; elsewhere the first [`accept`](TcpListener::accept)
+    /// says so.
     ///
     /// # Examples
     /// ```
@@ -158,18 +161,18 @@ impl TcpListener {
     /// The new stream is non-blocking and close-on-exec.
     ///
     /// # Cancel safety
-    /// Safe. The system call and its result happen in one poll, so a dropped future has taken nothing from the
-    /// queue, and other tasks that accept were woken too.
+    /// Safe. The system call and its result happen in one poll, so a dropped future has taken nothing from the queue,
+    /// and other tasks that accept were woken too.
     ///
     /// # Errors
-    /// A connection that was given up before it was accepted (`ECONNABORTED`, `EPROTO`), and `EINTR`, are passed over. All else
-    /// is reported, and the listener stays usable. When the process or the system is out of descriptors
-    /// (`EMFILE`, `ENFILE`) or memory (`ENOBUFS`, `ENOMEM`), the connection stays in the queue, and the next call fails at
-    /// once in the same way: close something, or wait for something to end, before calling again.
+    /// A connection that was given up before it was accepted (`ECONNABORTED`, `EPROTO`), and `EINTR`, are passed over.
+    /// All else is reported, and the listener stays usable. When the process or the system is out of descriptors
+    /// (`EMFILE`, `ENFILE`) or memory (`ENOBUFS`, `ENOMEM`), the connection stays in the queue, and the next call fails
+    /// at once in the same way: close something, or wait for something to end, before calling again.
     ///
     /// # Platform notes
-    /// On macOS the new descriptor becomes close-on-exec by a second system call. On Linux accept(2) is called only if an event
-    /// or poll(2) has said that there is a connection.
+    /// On macOS the new descriptor becomes close-on-exec by a second system call. On Linux accept(2) is called only if
+    /// an event or poll(2) has said that there is a connection.
     ///
     /// # Examples
     /// See [`TcpListener`].
@@ -179,8 +182,8 @@ impl TcpListener {
 
     /// Accepts the next connection, or stores the waker if there is none.
     ///
-    /// Only the waker of the last call is sure to be woken. Tasks that accept from one listener at the same time should use
-    /// [`accept`](TcpListener::accept).
+    /// Only the waker of the last call is sure to be woken. Tasks that accept from one listener at the same time should
+    /// use [`accept`](TcpListener::accept).
     ///
     /// # Errors
     /// As for [`accept`](TcpListener::accept).
@@ -396,8 +399,9 @@ impl Stream for Incoming<'_> {
 mod tests {
     use super::*;
 
-    /// Only the first connection after an event is accepted without a poll(2) before it. Otherwise each connection that comes alone
-    /// would cost two calls of poll(2), and a process without descriptors would get the error of an accept(2) without a connection.
+    /// Only the first connection after an event is accepted without a poll(2) before it. Otherwise each connection that
+    /// comes alone would cost two calls of poll(2), and a process without descriptors would get the error of an
+    /// accept(2) without a connection.
     #[test]
     fn only_first_accept_skips_poll() {
         let listener = TcpListener::bind_to(([127, 0, 0, 1], 0).into()).expect("a port");

@@ -1,4 +1,4 @@
-//! TCP: listeners, streams, and halves of streams.
+//! TCP: listeners, streams, and the halves of a stream.
 
 mod listener;
 mod split;

@@ -15,19 +15,19 @@ use crate::time::{Duration, timeout};
 
 /// A TCP connection.
 ///
-/// Reads and writes through [`AsyncRead`](crate::io::AsyncRead) and [`AsyncWrite`](crate::io::AsyncWrite), which are implemented for `TcpStream` and for `&TcpStream`, so
-/// that one task can read while another writes. [`split`](TcpStream::split) and [`into_split`](TcpStream::into_split)
-/// give each a half of its own.
+/// Reads and writes through [`AsyncRead`](crate::io::AsyncRead) and [`AsyncWrite`](crate::io::AsyncWrite), which are
+/// implemented for `TcpStream` and for `&TcpStream`, so that one task can read while another writes.
+/// [`split`](TcpStream::split) and [`into_split`](TcpStream::into_split) give each a half of its own.
 ///
 /// # Cancel safety
 /// A read or a write moves bytes only in the poll that returns `Ready`: dropping its future before that loses nothing.
 /// `write_all` and the like may have written a part.
 ///
 /// # Errors
-/// The kernel's, as they are. `WouldBlock` and `Interrupted` are never returned by anything that waits. A reset by the peer
-/// is reported to the reader at least once: the kernel reports it only to whichever operation comes first, so when a
-/// write has met it, the next read that would report a clean end fails with `ConnectionReset` instead. Writing to
-/// a connection that is closed gives `BrokenPipe`, and never a SIGPIPE.
+/// The kernel's, as they are. `WouldBlock` and `Interrupted` are never returned by anything that waits. A reset by the
+/// peer is reported to the reader at least once: the kernel reports it only to whichever operation comes first, so when
+/// a write has met it, the next read that would report a clean end fails with `ConnectionReset` instead. Writing to a
+/// connection that is closed gives `BrokenPipe`, and never a SIGPIPE.
 ///
 /// An empty buffer is read into, and written, at once: `Ok(0)`, which says nothing about the stream.
 ///
@@ -75,9 +75,9 @@ impl TcpStream {
     /// Safe: dropping the future closes the socket.
     ///
     /// # Errors
-    /// Of the last address tried: `ConnectionRefused`, `TimedOut`, `HostUnreachable` and others (see connect(2)). For a name
-    /// also what [`lookup_host`](crate::net::lookup_host) says; `InvalidInput` for what is neither name nor address. An
-    /// error other than a failed connection, outside a runtime: connecting has to wait.
+    /// Of the last address tried: `ConnectionRefused`, `TimedOut`, `HostUnreachable` and others (see connect(2)). For a
+    /// name also what [`lookup_host`](crate::net::lookup_host) says; `InvalidInput` for what is neither name nor
+    /// address. An error other than a failed connection, outside a runtime: connecting has to wait.
     ///
     /// # Examples
     /// See [`TcpStream`].
@@ -183,7 +183,8 @@ impl TcpStream {
 
     /// Waits until there is something to read, an end or an error included.
     ///
-    /// It may return when there is nothing: then [`try_read`](TcpStream::try_read) says `WouldBlock`, and the next call waits.
+    /// It may return when there is nothing: then [`try_read`](TcpStream::try_read) says `WouldBlock`, and the next call
+    /// waits.
     ///
     /// # Cancel safety
     /// Safe.
@@ -220,7 +221,8 @@ impl TcpStream {
 
     /// Waits until something can be written, or the connection has failed.
     ///
-    /// It may return when nothing can: then [`try_write`](TcpStream::try_write) says `WouldBlock`, and the next call waits.
+    /// It may return when nothing can: then [`try_write`](TcpStream::try_write) says `WouldBlock`, and the next call
+    /// waits.
     ///
     /// # Cancel safety
     /// Safe.
@@ -261,14 +263,13 @@ impl TcpStream {
         self.stream.shutdown(how)
     }
 
-    /// Ends a conversation without a reset: shuts down the writing half, then reads and throws away at most `limit` bytes,
-    /// until the peer closes its side.
+    /// Ends a conversation without a reset: shuts down the writing half, then reads and throws away at most `limit`
+    /// bytes, until the peer closes its side.
     ///
-    /// A connection that is dropped while it has unread input is reset by the kernel, and a peer that gets a
-    /// reset may lose what it has not read yet: our last reply. So a server that stops reading early, after an error reply
-    /// say, ends by this. Returns `true` if that end came, `false` as soon as
-    /// `limit` bytes were read without it. A peer that just keeps
-    /// its side open makes this wait: bound it in time too, by a [`timeout`].
+    /// A connection that is dropped while it has unread input is reset by the kernel, and a peer that gets a reset may
+    /// lose what it has not read yet: our last reply. So a server that stops reading early, after an error reply say,
+    /// ends by this. Returns `true` if that end came, `false` as soon as `limit` bytes were read without it. A peer
+    /// that just keeps its side open makes this wait: bound it in time too, by a [`timeout`].
     ///
     /// # Cancel safety
     /// Safe: what was read was to be thrown away.
@@ -352,19 +353,20 @@ impl TcpStream {
 
     /// Sets how long a read may wait before it fails with `TimedOut`.
     ///
-    /// The time runs from the first poll of a read that has to wait after the last one that was ready, failed or timed out,
-    /// or after this was called, and goes on whether or not the future of that read still lives: a read that is begun anew
-    /// in each round of a loop, beside other things, times out as a single one would. Bytes that are there, and the
-    /// end of the stream, are always read, however late. After `TimedOut` the stream is as good as before, nothing is lost, and
-    /// the time starts afresh.
+    /// The time runs from the first poll of a read that has to wait after the last one that was ready, failed or timed
+    /// out, or after this was called, and goes on whether or not the future of that read still lives: a read that is
+    /// begun anew in each round of a loop, beside other things, times out as a single one would. Bytes that are there,
+    /// and the end of the stream, are always read, however late. After `TimedOut` the stream is as good as before,
+    /// nothing is lost, and the time starts afresh.
     ///
-    /// It bounds what goes through `AsyncRead`, and `drain`; not `peek` and `readable`. It is for all tasks that read the
-    /// stream; if one of them waits already, its time begins now. A busy stream does not arm a timer for each read, as a
-    /// [`timeout`] around each would.
+    /// It bounds what goes through `AsyncRead`, and `drain`; not `peek` and `readable`. It is for all tasks that read
+    /// the stream; if one of them waits already, its time begins now. A busy stream does not arm a timer for each read,
+    /// as a [`timeout`] around each would.
     ///
     /// # Errors
-    /// `InvalidInput` for zero. Reads that have to wait outside a runtime, in another executor, fail if no timer runs for
-    /// them yet: nothing would time them. A timer runs in the runtime where a read first had to wait, while that runs.
+    /// `InvalidInput` for zero. Reads that have to wait outside a runtime, in another executor, fail if no timer runs
+    /// for them yet: nothing would time them. A timer runs in the runtime where a read first had to wait, while that
+    /// runs.
     ///
     /// # Examples
     /// Each round of this loop drops a read that waits, and still the peer has 10 ms, not 10 ms from the last tick on.
@@ -408,8 +410,8 @@ impl TcpStream {
     /// Sets how long a write may wait before it fails with `TimedOut`.
     ///
     /// As [`set_read_timeout`](TcpStream::set_read_timeout), for what goes through `AsyncWrite`. Each `poll_write` that
-    /// writes something is an operation of its own: a `write_all` may take this time for every part that the peer takes,
-    /// and when it fails some may have been written.
+    /// writes something is an operation of its own: a `write_all` may take this time for every part that the peer
+    /// takes, and when it fails some may have been written.
     ///
     /// # Errors
     /// As for [`set_read_timeout`](TcpStream::set_read_timeout).
@@ -424,9 +426,10 @@ impl TcpStream {
 
     /// Sets how long the stream may be idle before a read or a write that waits fails with `TimedOut`.
     ///
-    /// As [`set_read_timeout`](TcpStream::set_read_timeout), for both, but each read *and* write that moves bytes pushes the
-    /// time of the other back: a task that waits for requests is left in peace while another still sends a long reply. A
-    /// read and a write that wait both have each its own time. It may be set beside the other two; what is over first counts.
+    /// As [`set_read_timeout`](TcpStream::set_read_timeout), for both, but each read *and* write that moves bytes
+    /// pushes the time of the other back: a task that waits for requests is left in peace while another still sends a
+    /// long reply. A read and a write that wait both have each its own time. It may be set beside the other two; what
+    /// is over first counts.
     ///
     /// # Errors
     /// As for [`set_read_timeout`](TcpStream::set_read_timeout).
