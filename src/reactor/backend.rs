@@ -5,7 +5,8 @@ use mio::{Interest, Token};
 use super::slots::Slots;
 
 /// Whether the backend reports each change once. Only poll(2) does not: mio then disarms a socket that it has reported,
-/// and an operation that meets `WouldBlock` arms it again.
+/// and an operation that meets `WouldBlock` arms it again. An error that stays, such as an entry in the socket's error
+/// queue, is then reported again at once.
 pub(super) const EDGE_TRIGGERED: bool = cfg!(all(
     not(mio_unsupported_force_poll_poll),
     any(
