@@ -8,6 +8,10 @@
 //! The registration runs the loop of the call, the readiness and the waker. When it has returned, the stream looks at
 //! its deadlines: one load if it has none.
 //!
+//! A call that its deadline ends is made once more. `poll_read` and `poll_write` do that by `try_read` and `try_write`,
+//! not by the closure that made the call before: called in two places, the closure is not inlined, which costs an echo
+//! 54 instructions. The vectored ones are rarer, and use one closure for both.
+//!
 //! # Resets
 //! The kernel reports a reset to the first operation that comes. If a write meets it, the next read would report a
 //! clean end. So the write remembers the reset, and that read fails with it instead.
