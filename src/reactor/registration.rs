@@ -171,9 +171,11 @@ impl<S: AsFd> Registration<S> {
         let registry = Registry::current().ok_or_else(no_runtime)?;
         let fd = self.fd();
         let idle = self.link.0.unregister_if(|registered| registered.leave_if_idle_elsewhere(fd));
-        let moves = idle.map(Registered::leave_table).is_some();
+        if let Some(idle) = &idle {
+            drop(idle.leave_table());
+        }
         let registered = registry.register(&self.link.0, fd);
-        if moves && registered.is_err() {
+        if idle.is_some() && registered.is_err() {
             // No reactor watches for the other waiters any more. They try again, and get the error too.
             self.link.0.wake_waiters(Direction::Read);
             self.link.0.wake_waiters(Direction::Write);

@@ -185,8 +185,7 @@ impl Registered {
     /// Takes the socket out of the table and out of the kernel's set. Explicitly, because a duplicate of the descriptor
     /// would keep the kernel's entry alive.
     pub(super) fn leave(self) {
-        let removed = self.registry.table.lock().slots.remove(self.token);
-        if let Some(socket) = removed {
+        if let Some(socket) = self.leave_table() {
             self.registry.leave_kernel(socket.fd);
         }
     }
@@ -202,10 +201,9 @@ impl Registered {
         leaves
     }
 
-    /// Takes the socket out of the table, after it has left the kernel's set.
-    pub(super) fn leave_table(self) {
-        let removed = self.registry.table.lock().slots.remove(self.token);
-        drop(removed);
+    /// Takes the socket out of the table, for the caller to drop outside the lock.
+    pub(super) fn leave_table(&self) -> Option<Socket> {
+        self.registry.table.lock().slots.remove(self.token)
     }
 
     /// Prepares for a wait on this thread. Returns `false` if no thread turns the reactor and this thread has another
