@@ -147,6 +147,12 @@ impl Executor {
         self.stealer.as_ref().and_then(Stealer::watch_timeout)
     }
 
+    /// The next worker that was found stuck in a task.
+    #[inline]
+    pub(crate) fn next_stuck(&mut self) -> Option<usize> {
+        self.stealer.as_mut().and_then(Stealer::next_stuck)
+    }
+
     /// The worker has looked at the kernel. Entries that other threads have pushed come after those that are queued
     /// here.
     #[inline]

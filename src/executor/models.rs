@@ -180,16 +180,27 @@ impl Modelled {
     /// Idles until there is an entry to run, and returns the first.
     fn next(&mut self) -> u32 {
         loop {
-            if self.prepare_idle() {
-                if self.is_watcher() {
-                    // The watch is over, and the worker looks.
-                    thread::yield_now();
-                } else {
-                    self.park();
-                }
-            }
+            self.idle();
             if let Some(next) = self.leave_and_pop() {
                 return next;
+            }
+        }
+    }
+
+    /// Idles until another worker is found stuck, or there is an entry to run.
+    fn find_stuck(&mut self) {
+        while self.leave_and_pop().is_none() && self.stealer.next_stuck().is_none() {
+            self.idle();
+        }
+    }
+
+    /// Waits until it is woken, or until its watch is over.
+    fn idle(&mut self) {
+        if self.prepare_idle() {
+            if self.is_watcher() {
+                thread::yield_now();
+            } else {
+                self.park();
             }
         }
     }
@@ -279,6 +290,40 @@ fn make_all_idle(first: &mut Modelled, second: &mut Modelled) {
     first.leave_idle();
     assert!(first.prepare_idle());
     assert!(!first.is_watcher() && !second.is_watcher(), "all are idle, so none may watch");
+}
+
+/// All workers are idle, and none of them watches. One begins to run an entry and is stuck in it: the other one finds
+/// that, or has stolen the entry.
+#[test]
+fn idle_worker_finds_stuck_one() {
+    model(|| {
+        let [mut stuck, mut other] = workers();
+        make_all_idle(&mut stuck, &mut other);
+        let running = thread::spawn(move || {
+            stuck.leave_idle();
+            stuck.begin_and_be_stuck(vec![1]);
+        });
+        other.park();
+        other.find_stuck();
+        running.join().unwrap();
+    });
+}
+
+/// The same if the other one watches at first, and its watch ends meanwhile.
+#[test]
+fn ending_watch_misses_no_stuck_worker() {
+    model(|| {
+        let [mut stuck, mut other] = workers();
+        stuck.begin_batch(&mut Vec::new(), false);
+        assert!(other.prepare_idle() && other.is_watcher(), "one worker is busy, so the idle one must watch");
+        assert!(stuck.prepare_idle() && !stuck.is_watcher(), "one watcher is enough");
+        let running = thread::spawn(move || {
+            stuck.leave_idle();
+            stuck.begin_and_be_stuck(vec![1]);
+        });
+        other.find_stuck();
+        running.join().unwrap();
+    });
 }
 
 /// A thread spawns an entry on an idle worker and then pushes another one to it. If the worker is stuck in the first,

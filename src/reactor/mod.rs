@@ -1,7 +1,8 @@
 //! The reactor: one mio poll, and the table that maps its tokens to sources.
 //!
 //! Each worker owns a [`Reactor`] and turns it. Sockets share its other half, the [`Registry`]. The reactor blocks in
-//! exactly one place, [`Reactor::turn`].
+//! exactly one place, [`Reactor::turn`]. While a worker is stuck in a task, another one turns its reactor
+//! ([`Reactor::turn_stuck`]).
 //!
 //! # The way of a socket
 //! 1. An operation tries its system call ([`Registration`]). Most calls succeed, and that is all.
@@ -31,7 +32,7 @@ mod waiters;
 
 use std::io;
 use std::sync::Arc;
-use std::task::Waker;
+use std::task::{Wake, Waker};
 use std::time::Duration;
 
 use mio::event::Event;
@@ -115,6 +116,31 @@ impl Reactor {
         }
         Ok(count)
     }
+
+    /// Turns the reactor of another worker, which is stuck in a task, without waiting. Otherwise as
+    /// [`turn`](Reactor::turn). Does nothing if that worker has come to its reactor after all.
+    pub(crate) fn turn_stuck(&mut self, stuck: &Registry, wakers: &mut Vec<Waker>) -> usize {
+        let Some(mut poll) = stuck.poll.try_lock() else { return 0 };
+        let Some(poll) = &mut *poll else { return 0 };
+        let events = self.events.get_or_insert_with(|| mio::Events::with_capacity(EVENT_CAPACITY));
+        // The owner reports an error, when it comes to its reactor.
+        if poll.poll(events, Some(Duration::ZERO)).is_err() {
+            return 0;
+        }
+        let mut sockets = 0;
+        let table = stuck.table.lock();
+        for event in &*events {
+            if let Some(socket) = table.slots.get(event.token().0) {
+                sockets += 1;
+                dispatch_any(&socket.source, event, wakers);
+            } else if event.token() == UNPARK {
+                // The unpark was the owner's, which may be about to block. It gets another one.
+                let _ = stuck.unparker.drain(poll.registry());
+                stuck.unparker.wake_by_ref();
+            }
+        }
+        sockets
+    }
 }
 
 impl Drop for Reactor {
@@ -126,22 +152,25 @@ impl Drop for Reactor {
 /// Stores an event in its source and wakes the waiters.
 #[inline]
 fn dispatch(source: &Source, event: &Event, wakers: &mut Vec<Waker>) {
-    let is_special = event.is_error() || event.is_priority() || event.is_read_closed() || event.is_write_closed();
     // When bytes come to be read, there is room to write too, as a rule.
-    if !is_special && event.is_readable() && event.is_writable() {
+    if event.is_readable() && event.is_writable() && !is_special(event) {
         source.dispatch(const { Report::new(true, true, false) }, wakers);
     } else {
-        dispatch_unusual(source, event, is_special, wakers);
+        dispatch_any(source, event, wakers);
     }
 }
 
-/// As [`dispatch`], for any event. An error and a hang-up concern both directions: the event need not report either of
-/// them ready.
+/// As [`dispatch`], without a path of its own for the usual event. An error and a hang-up concern both directions: the
+/// event need not report either of them ready.
 #[inline(never)]
-fn dispatch_unusual(source: &Source, event: &Event, is_special: bool, wakers: &mut Vec<Waker>) {
+fn dispatch_any(source: &Source, event: &Event, wakers: &mut Vec<Waker>) {
     let readable = event.is_readable() || event.is_read_closed() || event.is_error();
     let writable = event.is_writable() || event.is_write_closed() || event.is_error();
-    source.dispatch(Report::new(readable, writable, is_special), wakers);
+    source.dispatch(Report::new(readable, writable, is_special(event)), wakers);
+}
+
+fn is_special(event: &Event) -> bool {
+    event.is_error() || event.is_priority() || event.is_read_closed() || event.is_write_closed()
 }
 
 /// Handles an event that is no source's.

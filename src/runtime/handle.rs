@@ -58,6 +58,11 @@ impl Part {
         Self { worker, registry, timers, counters: counters.clone() }
     }
 
+    /// The registry and the timers of the worker, unless it has ended.
+    pub(super) fn driver(&self) -> Option<(Arc<Registry>, Arc<Timers>)> {
+        self.registry.upgrade().zip(self.timers.upgrade())
+    }
+
     fn metrics(&self) -> WorkerMetrics {
         let counts = self.counters.read();
         WorkerMetrics {
@@ -86,6 +91,10 @@ impl Handle {
 
     pub(super) fn pool(&self) -> &Arc<Pool> {
         &self.inner.pool
+    }
+
+    pub(super) fn part(&self, index: usize) -> &Part {
+        &self.inner.parts[index]
     }
 
     /// The counters of the worker with this number, or of one that many further round.

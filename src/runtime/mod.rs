@@ -18,10 +18,10 @@
 //!
 //! # Several workers
 //! A task runs on the worker that woke it, mostly where its socket is. It moves when that worker has more to do than
-//! another. A worker that is stuck in one poll of a task, because the task computes or blocks, holds back what belongs
-//! to it: its local tasks, and the sockets and timers that first waited there. Other workers run what is queued behind
-//! that task within milliseconds. The first poll of a connection that [`serve`](crate::net::serve()) has started there
-//! follows after about 50 ms.
+//! another. A worker that is stuck in one poll of a task, because the task computes or blocks, holds back its local
+//! tasks and nothing else. Within milliseconds another worker runs what is queued behind that task, turns the stuck
+//! worker's reactor and fires its timers. The first poll of a connection that [`serve`](crate::net::serve()) has
+//! started there follows after about 50 ms.
 //!
 //! # Metrics
 //! [`Handle::metrics`] reports at any time what each worker has done.

@@ -144,7 +144,8 @@ impl Worker {
         let ran = self.count_ran();
         self.spin.add_work(ran, budget::take_moved());
         self.executor.end_batch(ran);
-        if ran >= MANY || !self.executor.prepare_idle() {
+        let helped = self.help_stuck();
+        if helped || ran >= MANY || !self.executor.prepare_idle() {
             self.look();
         } else if !self.spin() {
             self.park();
@@ -152,6 +153,26 @@ impl Worker {
         self.executor.leave_idle();
         self.timers.fire(&mut self.wakers);
         self.executor.begin_batch();
+    }
+
+    /// Turns the reactors of workers that are stuck in a task, and fires their timers. Returns whether something came of
+    /// it.
+    #[inline]
+    fn help_stuck(&mut self) -> bool {
+        let mut helped = false;
+        while let Some(index) = self.executor.next_stuck() {
+            helped |= self.help(index);
+        }
+        helped
+    }
+
+    #[cold]
+    fn help(&mut self, index: usize) -> bool {
+        let Some((registry, timers)) = self.handle.part(index).driver() else { return false };
+        let events = self.reactor.turn_stuck(&registry, &mut self.wakers);
+        wake_all(&mut self.wakers);
+        self.counters.add_turn(events);
+        timers.fire_stuck(&mut self.wakers) || events > 0
     }
 
     /// Tells the counters how many tasks were run, and returns that.

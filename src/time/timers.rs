@@ -177,6 +177,17 @@ impl Timers {
         wake_all(wakers);
     }
 
+    /// As [`fire`](Timers::fire), for another worker, while this one is stuck in a task. Returns whether a timer was due.
+    pub(crate) fn fire_stuck(&self, wakers: &mut Vec<Waker>) -> bool {
+        let mut inner = self.inner.lock();
+        // The worker may be about to block after all, so `blocked_until` stays.
+        inner.wheel.advance(Instant::now(), wakers);
+        drop(inner);
+        let is_due = !wakers.is_empty();
+        wake_all(wakers);
+        is_due
+    }
+
     /// Ends the worker's timers, and wakes all tasks that wait for them.
     pub(crate) fn close(&self) {
         // A waker that polls where it is woken must find no timers here any more.

@@ -14,6 +14,7 @@ mod local;
 mod settings;
 mod shutdown;
 mod stealing;
+mod stuck;
 mod timers;
 mod wakes;
 

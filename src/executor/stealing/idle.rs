@@ -1,8 +1,8 @@
 //! Idle: which workers of a runtime have nothing to do, and which of them looks after the others.
 //!
-//! An entry that is queued behind a task which runs for long must not wait for it while another worker sleeps. But to
-//! wake a worker for each entry costs more than most entries do. So no worker is woken while one is about to look
-//! anyway:
+//! A worker may be stuck in a task that runs for long. The entries behind that task, and the sockets and timers of the
+//! worker, must not wait while another worker sleeps. But to wake a worker for each entry costs more than most entries
+//! do. So no worker is woken while one is about to look anyway:
 //!
 //! ```text
 //!             wake_idle: wakes an idle worker
@@ -12,9 +12,10 @@
 //!     |    v                                     v
 //!     +-- WATCHED ------------ leave ------------+---> UNWATCHED, and then it looks
 //! ```
-//! * UNWATCHED: a thread that queues something behind a running task, and sees that a worker is idle, wakes one.
+//! * UNWATCHED: a worker that begins to run tasks, or a thread that queues something behind a running task, wakes an
+//!   idle worker if it sees one.
 //! * WAKING: one was woken and has not come yet. A worker that goes idle meanwhile watches all the same.
-//! * WATCHED: one idle worker is the watcher. It sleeps for a millisecond or a few, and then looks.
+//! * WATCHED: one idle worker is the watcher. It sleeps for some milliseconds, and then looks.
 //!
 //! # The races
 //! Both sides touch a queue and this word, each in the other's order.
@@ -22,12 +23,13 @@
 //!    ([`Idle::enter`]) before it looks, and B looks here after it has queued. Both take the queue's lock: if A looked
 //!    first, B sees the count.
 //! 2. The watcher ends its watch. B still sees WATCHED and wakes no worker. So a worker that takes back WATCHED or
-//!    WAKING looks at all queues after that ([`Idle::leave`] says when), or wakes the next one.
+//!    WAKING looks at all others after that ([`Idle::leave`] says when). If it has entries instead, it begins to run
+//!    them, and has another one woken.
 //! 3. B sets WAKING and finds no worker that it can wake: the one that was counted is leaving already. Another one may
 //!    go idle and see WAKING before B takes that back. So it does not rely on it, and watches.
-//! 4. A counts itself idle, sees WATCHED, and sleeps. The watcher takes WATCHED back, sees no other worker idle, and
-//!    looks no further. No lock orders these. So there is a fence between the two steps of either: one of them sees
-//!    what the other did.
+//! 4. A begins to run tasks, sees WATCHED, and is stuck. The watcher takes WATCHED back, sees that all workers are idle,
+//!    and sleeps. No lock orders these. So there is a fence between the two steps of either: one of them sees what the
+//!    other did. So it is if A counts itself idle instead, and relies on the watcher.
 //! 5. A leaves and does not see yet that B sets WAKING. B does not see yet that C is idle, and wakes no worker. A,
 //!    which has something to run, then sees WAKING and relies on it. So there is a fence here too: A sees WAKING as it
 //!    leaves, or B sees C.
@@ -59,21 +61,26 @@ impl Idle {
     /// have another worker do so.
     pub(super) fn leave(&self, is_watcher: bool) -> bool {
         self.count.fetch_sub(1, Ordering::AcqRel);
-        // See the fifth race.
+        // See the fourth and the fifth race.
         fence(Ordering::SeqCst);
         // It takes over the duty of a wake-up that was meant for another worker too. That costs a look at most.
         is_watcher && self.release(WATCHED) || self.release(WAKING)
     }
 
-    /// An idle worker, of `workers` in all, becomes the watcher. `false` if none is needed, because there is one or all
-    /// are idle.
-    pub(super) fn watch(&self, workers: usize) -> bool {
+    /// Whether all `workers` are idle. Asked by an idle one, which need not watch then.
+    pub(super) fn is_everywhere(&self, workers: usize) -> bool {
         // See the fourth race.
         fence(Ordering::SeqCst);
-        self.count.load(Ordering::Acquire) < workers && self.watch_unless_watched()
+        self.count.load(Ordering::Acquire) == workers
     }
 
-    /// Whether a worker should be woken to look after what was just queued.
+    /// An idle worker becomes the watcher. `false` if there is one.
+    pub(super) fn watch(&self) -> bool {
+        let unless_watched = |state| (state != WATCHED).then_some(WATCHED);
+        self.state.fetch_update(Ordering::AcqRel, Ordering::Acquire, unless_watched).is_ok()
+    }
+
+    /// Whether a worker should be woken to watch this one, which is busy.
     pub(super) fn should_wake(&self) -> bool {
         self.count.load(Ordering::Relaxed) > 0 && self.state.load(Ordering::Relaxed) == UNWATCHED
     }
@@ -89,11 +96,6 @@ impl Idle {
                 self.release(WAKING);
             }
         }
-    }
-
-    fn watch_unless_watched(&self) -> bool {
-        let unless_watched = |state| (state != WATCHED).then_some(WATCHED);
-        self.state.fetch_update(Ordering::AcqRel, Ordering::Acquire, unless_watched).is_ok()
     }
 
     fn release(&self, state: u8) -> bool {

@@ -143,13 +143,7 @@ impl<E, T> Queues<E, T> {
         } else {
             stealable.later.append(deferred);
         }
-        let shared = stealable.ready_len() + stealable.spawned.len();
-        drop(stealable);
-        // Any of them may run for long, whichever is the first.
-        if shared > 0 && shared + usize::from(has_local) > 1 {
-            self.wake_idle_if_needed();
-        }
-        shared > 0 || has_local
+        has_local || !stealable.is_empty()
     }
 
     /// Wakes an idle worker, if there is one and none of them looks anyway.
@@ -159,9 +153,10 @@ impl<E, T> Queues<E, T> {
         }
     }
 
-    /// Whether a worker other than this one has entries.
-    pub(super) fn others_have_entries(&self, index: usize) -> bool {
-        self.others(index).any(|other| self.has_entries(other))
+    /// The progress of a worker, and whether it runs tasks.
+    pub(super) fn progress(&self, index: usize) -> (u64, bool) {
+        let stealable = self.remotes[index].stealable.lock();
+        (stealable.progress, stealable.running)
     }
 
     /// Whether a worker has entries that can be stolen.

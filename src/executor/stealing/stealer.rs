@@ -1,14 +1,13 @@
-//! Stealer: when a worker looks at the queues of the others.
+//! Stealer: when a worker looks at the others.
 //!
-//! 1. It has no entries of its own ([`Stealer::prepare_idle`]). It counts itself idle, and looks. It keeps what it
-//!    finds, and if more is left there, it has the next worker woken ([`Stealer::begin_batch`]).
+//! 1. It has no entries of its own ([`Stealer::prepare_idle`]). It counts itself idle, and steals what it finds.
 //! 2. It is idle. If no other worker watches, it becomes the watcher: the one idle worker that looks after the busy
-//!    ones. It blocks for a millisecond at most, then for two and for four, and looks again. Once all are idle, none
-//!    watches.
-//! 3. It is idle no longer ([`Stealer::leave_idle`]). If it was the watcher, or may have been woken to look, a worker
-//!    must look now. It looks itself if it has no entries, and otherwise has the next one woken
-//!    ([`Stealer::begin_batch`]).
-//! 4. While it is busy, it looks about every millisecond for workers that are stuck.
+//!    ones. It blocks for a millisecond at most, then for two and for four, and looks again. It goes on while any
+//!    worker is busy, or was since the last look. Then all sleep, and none watches.
+//! 3. It is idle no longer ([`Stealer::leave_idle`]). If it has entries, and no other worker watches, it has an idle
+//!    one woken ([`Stealer::begin_batch`]): it may be stuck in the first entry. If it has none, it looks which of the
+//!    others are stuck. So does a busy worker, about every millisecond.
+//! 4. The worker's loop turns the reactors of the stuck workers and fires their timers ([`Stealer::next_stuck`]).
 //!
 //! The rule is pure: the time is an argument.
 
@@ -19,17 +18,21 @@ use super::queues::{Queues, STUCK, Victims};
 
 /// One worker's stealing state.
 pub(in crate::executor) struct Stealer {
-    /// For each worker, the progress that it last made while it had entries, and since when.
+    /// For each worker, the progress that it last made, and since when.
     seen: Vec<(u64, Instant)>,
-    /// When it last looked for stuck workers while it was busy.
+    /// The workers that were stuck at the last look, and have not been helped since.
+    stuck: Vec<usize>,
+    /// A worker had made progress at the last look.
+    others_moved: bool,
+    /// When it last looked while it was busy.
     looked: Instant,
-    /// It is the watcher.
-    is_watcher: bool,
-    /// How long it watches before it looks.
-    watch: Duration,
+    /// How long it watches before it looks, if it is the watcher.
+    watch: Option<Duration>,
+    /// The same for the next time that it watches busy workers.
+    next_watch: Duration,
     /// It counts as idle.
     is_idle: bool,
-    /// It was the watcher, or was woken to look, or has stolen something: a worker must look.
+    /// It was the watcher, or was woken to look.
     must_look: bool,
     /// Its work since it last read the clock: entries that it ran, and batches that count as some entries each.
     work: u64,
@@ -39,6 +42,10 @@ pub(in crate::executor) struct Stealer {
 const FIRST_WATCH: Duration = Duration::from_millis(1);
 const LONGEST_WATCH: Duration = Duration::from_millis(4);
 
+/// A watch while all workers are idle. Most requests of a server that is asked now and then come while one is under
+/// way, and then no worker has to be woken.
+const IDLE_WATCH: Duration = Duration::from_millis(6);
+
 /// After so much work a busy worker reads the clock, and looks if it is time.
 const WORK: u64 = 64;
 const BATCH_WORK: u64 = 8;
@@ -47,9 +54,11 @@ impl Stealer {
     pub(in crate::executor) fn new(workers: usize, now: Instant) -> Self {
         Self {
             seen: vec![(u64::MAX, now); workers],
+            stuck: Vec::new(),
+            others_moved: false,
             looked: now,
-            is_watcher: false,
-            watch: FIRST_WATCH,
+            watch: None,
+            next_watch: FIRST_WATCH,
             is_idle: false,
             must_look: false,
             work: 0,
@@ -59,6 +68,11 @@ impl Stealer {
     /// The worker has run `entries` entries.
     pub(in crate::executor) fn add_work(&mut self, entries: u64) {
         self.work += entries;
+    }
+
+    /// The next worker that was stuck at the last look.
+    pub(in crate::executor) fn next_stuck(&mut self) -> Option<usize> {
+        self.stuck.pop()
     }
 
     /// The worker has no entries but those in its stealable queue. Returns whether that is empty, and the worker may
@@ -76,27 +90,32 @@ impl Stealer {
         }
         queues.idle.enter();
         self.is_idle = true;
-        // After `enter`: see the first race in `idle`. If it finds something, what is left there must not wait for the
-        // end of that.
-        self.must_look = self.steal(queues, index, Victims::Any, deferred, &now);
-        if self.must_look {
+        // After `enter`: see the first race in `idle`.
+        if self.steal(queues, index, Victims::Any, deferred, &now) {
             return false;
         }
-        self.is_watcher = queues.idle.watch(queues.len());
+        let all_idle = queues.idle.is_everywhere(queues.len());
+        if (self.others_moved || !all_idle) && queues.idle.watch() {
+            self.watch = Some(if all_idle { IDLE_WATCH } else { self.next_watch });
+            self.next_watch = if all_idle { FIRST_WATCH } else { LONGEST_WATCH.min(2 * self.next_watch) };
+        }
         true
     }
 
     /// How long the idle worker may block at most.
     pub(in crate::executor) fn watch_timeout(&self) -> Option<Duration> {
-        self.is_watcher.then_some(self.watch)
+        self.watch
     }
 
     /// The worker is idle no longer, if it was. It has drained its remote queue, so that it cannot be woken any more:
     /// no worker would answer a wake-up that came after this.
     pub(in crate::executor) fn leave_idle<E, T>(&mut self, queues: &Queues<E, T>) {
         if mem::take(&mut self.is_idle) {
-            self.watch = if self.is_watcher { LONGEST_WATCH.min(2 * self.watch) } else { FIRST_WATCH };
-            self.must_look |= queues.idle.leave(mem::take(&mut self.is_watcher));
+            let was_watcher = self.watch.take().is_some();
+            if !was_watcher {
+                self.next_watch = FIRST_WATCH;
+            }
+            self.must_look = queues.idle.leave(was_watcher);
         }
     }
 
@@ -110,12 +129,12 @@ impl Stealer {
         has_local: bool,
         now: impl Fn() -> Instant,
     ) {
+        let must_look = mem::take(&mut self.must_look);
         if queues.publish(index, deferred, has_local) {
-            self.watch = FIRST_WATCH;
-            // It has entries, so it does not look itself.
-            if mem::take(&mut self.must_look) && queues.idle.should_wake() && queues.others_have_entries(index) {
-                queues.wake_idle_if_needed();
-            }
+            self.next_watch = FIRST_WATCH;
+            queues.wake_idle_if_needed();
+        } else if must_look {
+            self.look(queues, index, now());
         }
         self.work += BATCH_WORK;
         if self.work >= WORK {
@@ -123,7 +142,24 @@ impl Stealer {
             let present = now();
             if present - self.looked >= STUCK {
                 self.looked = present;
+                self.look(queues, index, present);
                 self.steal(queues, index, Victims::Stuck, deferred, &now);
+            }
+        }
+    }
+
+    /// Finds the workers that are stuck: they have run the same task for a while.
+    fn look<E, T>(&mut self, queues: &Queues<E, T>, index: usize, now: Instant) {
+        self.stuck.clear();
+        self.others_moved = false;
+        for other in queues.others(index) {
+            let (progress, running) = queues.progress(other);
+            let (seen, since) = &mut self.seen[other];
+            if *seen != progress {
+                (*seen, *since) = (progress, now);
+                self.others_moved = true;
+            } else if running && now - *since >= STUCK {
+                self.stuck.push(other);
             }
         }
     }

@@ -1,0 +1,101 @@
+//! A worker that is stuck in one poll of a task delays only its local tasks.
+
+use std::io::{Read, Write};
+use std::sync::mpsc;
+
+use crate::support::*;
+use crate::{MS, SEVERAL};
+use futures_lite::future::{self, poll_once};
+use kittiwake::io::{AsyncReadExt, AsyncWriteExt};
+use kittiwake::net::{TcpListener, TcpStream, serve};
+use kittiwake::time::sleep;
+
+/// One handler blocks its worker. All other connections are answered meanwhile, those that wait at that worker's reactor
+/// too. All workers were asleep before: the request that blocks its handler is the only event.
+#[test]
+fn stuck_worker_delays_no_socket() {
+    const CONNECTIONS: usize = 16;
+    for count in SEVERAL {
+        within(move || {
+            let runtime = workers(count);
+            let listener = future::block_on(TcpListener::bind("127.0.0.1:0")).expect("binding does not wait");
+            let address = listener.local_addr().expect("local_addr");
+            let (open, closed) = async_channel::unbounded::<()>();
+            let handler = move |mut stream: TcpStream, _| {
+                let closed = closed.clone();
+                async move {
+                    let mut word = [0];
+                    while stream.read_exact(&mut word).await.is_ok() {
+                        if word == *b"!" {
+                            let _ = closed.recv_blocking();
+                        }
+                        stream.write_all(&word).await?;
+                    }
+                    std::io::Result::Ok(())
+                }
+            };
+            drop(runtime.handle().spawn(serve(listener, handler).into_future()));
+            let mut clients: Vec<_> =
+                (0..CONNECTIONS).map(|_| std::net::TcpStream::connect(address).expect("the server listens")).collect();
+            for client in &mut clients {
+                client.write_all(b"?").expect("write");
+                client.read_exact(&mut [0]).expect("the server answers");
+            }
+            quiet_metrics(&runtime);
+            clients[0].write_all(b"!").expect("write");
+            for round in 0..3 {
+                for client in &mut clients[1..] {
+                    client.write_all(b"?").expect("write");
+                    client.read_exact(&mut [0]).unwrap_or_else(|error| panic!("round {round}: {error}"));
+                }
+            }
+            drop(open);
+            clients[0].read_exact(&mut [0]).expect("the stuck handler goes on");
+        });
+    }
+}
+
+/// A timer that was armed at a worker which is stuck fires.
+#[test]
+fn stuck_worker_delays_no_timer() {
+    for count in SEVERAL {
+        within(move || {
+            let runtime = workers(count);
+            quiet_metrics(&runtime);
+            let (give, given) = mpsc::channel();
+            let (open, closed) = mpsc::channel::<()>();
+            let stuck = runtime.handle().spawn(async move {
+                let mut armed = sleep(10 * MS);
+                assert!(poll_once(&mut armed).await.is_none(), "the deadline has not passed");
+                give.send(armed).expect("the test waits");
+                let _ = closed.recv();
+            });
+            future::block_on(given.recv().expect("the task has armed its timer"));
+            drop(open);
+            future::block_on(stuck).expect("the stuck task goes on");
+        });
+    }
+}
+
+/// A task may block its worker in a foreign executor until a timer and a socket of the runtime are ready.
+#[test]
+fn foreign_block_on_in_task_returns() {
+    for count in SEVERAL {
+        within(move || {
+            let runtime = workers(count);
+            let (mut stream, mut peer) = pair_with_std();
+            let task = runtime.handle().spawn(async move {
+                future::block_on(async {
+                    sleep(10 * MS).await;
+                    assert!(poll_once(stream.read(&mut [0])).await.is_none(), "there is nothing to read yet");
+                    sleep(MS).await;
+                    stream.write_all(b"?").await.expect("write");
+                    stream.read_exact(&mut [0]).await
+                })
+            });
+            peer.read_exact(&mut [0]).expect("the task asks");
+            peer.write_all(b"!").expect("write");
+            future::block_on(task).expect("the task ends").expect("read");
+        });
+    }
+}
