@@ -120,9 +120,9 @@ fn sources_registered_counts_waiting_sockets() {
     });
 }
 
-/// A `block_on` call beside the workers runs its tasks itself, and watches its sockets itself until it returns.
+/// A `block_on` call beside the workers runs its tasks itself. Its sockets and timers wait with a worker.
 #[test]
-fn calls_are_counted_apart() {
+fn calls_sockets_count_at_workers() {
     within(|| {
         let runtime = workers(2);
         on_each_worker(runtime.handle(), 2, |_| ());
@@ -133,14 +133,16 @@ fn calls_are_counted_apart() {
             let _local = spawn_local(sleep(HOUR));
             settle().await;
             let metrics = Handle::current().metrics();
-            assert_eq!(metrics.sources_registered(), 0, "the socket is the call's");
+            assert_eq!(metrics.sources_registered(), 1, "the socket waits with a worker");
+            let armed: Vec<_> = metrics.workers().iter().map(|worker| worker.timers_armed).collect();
+            assert_eq!(armed.iter().sum::<usize>(), 1, "the timer waits with a worker: {armed:?}");
             assert_eq!(metrics.tasks_alive(), 0, "the local task is the call's");
             (ours, peer)
         });
         let after = quiet_metrics(&runtime);
         let polls = |metrics: &[WorkerMetrics]| metrics.iter().map(|worker| worker.polls).sum::<u64>();
         assert_eq!(polls(&before), polls(&after), "no worker has run a task");
-        assert!(after.iter().all(|worker| worker.timers_armed == 0));
+        assert!(after.iter().all(|worker| worker.timers_armed == 0), "the local task has ended with the call");
         let ours = runtime.block_on(async {
             let task = spawn(async move {
                 assert!(poll_once(ours.0.readable()).await.is_none(), "nothing was sent");
@@ -148,7 +150,7 @@ fn calls_are_counted_apart() {
             });
             task.await.expect("the task")
         });
-        assert_eq!(runtime.handle().metrics().sources_registered(), 1, "the socket goes on on a worker");
+        assert_eq!(runtime.handle().metrics().sources_registered(), 1, "the socket stays with its worker");
         drop(ours);
         assert_eq!(runtime.handle().metrics().sources_registered(), 0);
     });

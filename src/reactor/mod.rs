@@ -31,7 +31,7 @@ mod unpark;
 mod waiters;
 
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::task::{Wake, Waker};
 use std::time::Duration;
 
@@ -56,13 +56,14 @@ pub(crate) struct Reactor {
 }
 
 impl Reactor {
-    pub(crate) fn registry(&self) -> &Arc<Registry> {
-        &self.registry
+    /// The reactor of a `block_on` call beside the worker that has `registry`. Sockets wait there, and here only once
+    /// that worker has ended.
+    pub(crate) fn beside(registry: Weak<Registry>) -> Self {
+        Self { registry: Arc::new(Registry::beside(registry)), events: None, timer_fd: TimerFd::default() }
     }
 
-    /// Whether it has descriptors.
-    pub(crate) fn is_open(&self) -> bool {
-        self.registry.opened().is_some()
+    pub(crate) fn registry(&self) -> &Arc<Registry> {
+        &self.registry
     }
 
     /// A waker that ends the block of the thread that turns this reactor.

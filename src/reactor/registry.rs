@@ -19,7 +19,7 @@ use std::io;
 use std::mem::ManuallyDrop;
 use std::os::fd::RawFd;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, OnceLock, Weak};
 
 use mio::Token;
 use mio::unix::SourceFd;
@@ -45,6 +45,8 @@ pub(crate) struct Registry {
     pub(super) table: Mutex<Table>,
     /// A thread turns this reactor.
     is_turned: AtomicBool,
+    /// Sockets register with that one as long as it lives: this one belongs to a `block_on` call beside its worker.
+    beside: Weak<Registry>,
     pub(super) unparker: Arc<Unparker>,
 }
 
@@ -72,6 +74,11 @@ pub(crate) struct Registered {
 }
 
 impl Registry {
+    /// The registry of a `block_on` call beside the worker that has `registry`.
+    pub(super) fn beside(registry: Weak<Self>) -> Self {
+        Self { beside: registry, ..Self::default() }
+    }
+
     /// The registry that was entered on this thread.
     pub(super) fn current() -> Option<Arc<Self>> {
         CURRENT.with(|current| current.borrow().clone())
@@ -95,17 +102,27 @@ impl Registry {
         Ok(self.mio.get_or_init(|| registry))
     }
 
-    /// Has this reactor watch `source`, unless a reactor does already.
+    /// Has this reactor watch `source`, or the one beside which it is, unless a reactor does already.
     pub(super) fn register(self: &Arc<Self>, source: &Arc<Source>, fd: RawFd) -> io::Result<()> {
+        let worker = self.beside.upgrade();
+        for registry in worker.iter().chain([self]) {
+            if registry.register_unless_closed(source, fd)? {
+                return Ok(());
+            }
+        }
+        Err(no_runtime())
+    }
+
+    fn register_unless_closed(self: &Arc<Self>, source: &Arc<Source>, fd: RawFd) -> io::Result<bool> {
         let mio = match self.mio.get() {
             Some(mio) => mio,
             // An operation that a waker polls while the worker ends must not take descriptors.
-            None if self.table.lock().closed => return Err(no_runtime()),
+            None if self.table.lock().closed => return Ok(false),
             None => self.open()?,
         };
         let mut table = self.table.lock();
         if table.closed {
-            return Err(no_runtime());
+            return Ok(false);
         }
         let Ok(token) = table.slots.insert(Socket { source: source.clone(), fd }) else {
             return Err(io::Error::new(
@@ -124,7 +141,7 @@ impl Registry {
         };
         drop(table);
         drop(unused);
-        registered.map(drop)
+        registered.map(|_| true)
     }
 
     /// An error means that the socket is not in the kernel's set, for instance because its owner closed the descriptor.

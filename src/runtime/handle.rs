@@ -4,9 +4,12 @@ use std::cell::RefCell;
 use std::fmt;
 use std::mem::ManuallyDrop;
 use std::panic::{Location, RefUnwindSafe, UnwindSafe};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+use super::builder::{Builder, Kind};
+use super::spin::SpinPolicy;
 use crate::blocking::Pool;
 use crate::executor::{JoinHandle, WorkerRef, Workers};
 use crate::metrics::Counters;
@@ -27,6 +30,9 @@ struct Inner {
     pool: Arc<Pool>,
     /// One for each worker.
     parts: Vec<Part>,
+    /// How many `block_on` calls beside the workers have begun.
+    calls: AtomicUsize,
+    settings: Builder,
 }
 
 /// The parts of a worker beside its executor and its reactor.
@@ -39,7 +45,7 @@ pub(super) struct Services {
 impl Services {
     /// For the worker that owns `reactor`. `clock` is the worker's, which need not be that of this thread.
     pub(super) fn new(reactor: &Reactor, clock: Clock) -> Self {
-        Self { timers: Timers::new(reactor.unparker(), clock.now()), counters: Arc::default() }
+        Self { timers: Timers::new(reactor.unparker(), clock.now(), Weak::new()), counters: Arc::default() }
     }
 }
 
@@ -58,9 +64,16 @@ impl Part {
         Self { worker, registry, timers, counters: counters.clone() }
     }
 
-    /// The registry and the timers of the worker, unless it has ended.
-    pub(super) fn driver(&self) -> Option<(Arc<Registry>, Arc<Timers>)> {
-        self.registry.upgrade().zip(self.timers.upgrade())
+    pub(super) fn registry(&self) -> Weak<Registry> {
+        self.registry.clone()
+    }
+
+    pub(super) fn timers(&self) -> Weak<Timers> {
+        self.timers.clone()
+    }
+
+    pub(super) fn counters(&self) -> Arc<Counters> {
+        self.counters.clone()
     }
 
     fn metrics(&self) -> WorkerMetrics {
@@ -81,12 +94,18 @@ impl Part {
 }
 
 impl Handle {
-    pub(super) fn new(workers: Arc<Workers>, pool: Arc<Pool>, parts: Vec<Part>) -> Self {
-        Self { inner: Arc::new(Inner { workers, pool, parts }) }
+    /// For the runtime of these parts, which was made with these settings.
+    pub(super) fn new(workers: Arc<Workers>, parts: Vec<Part>, settings: Builder) -> Self {
+        let pool = Pool::new(settings.max_blocking_threads);
+        Self { inner: Arc::new(Inner { workers, pool, parts, calls: AtomicUsize::new(0), settings }) }
     }
 
     pub(super) fn workers(&self) -> &Arc<Workers> {
         &self.inner.workers
+    }
+
+    pub(super) fn spin(&self) -> SpinPolicy {
+        SpinPolicy::new(self.inner.settings.spin)
     }
 
     pub(super) fn pool(&self) -> &Arc<Pool> {
@@ -97,9 +116,14 @@ impl Handle {
         &self.inner.parts[index]
     }
 
-    /// The counters of the worker with this number, or of one that many further round.
-    pub(super) fn counters(&self, number: usize) -> Arc<Counters> {
-        self.inner.parts[number % self.inner.parts.len()].counters.clone()
+    /// The worker with which the sockets and timers of a new `block_on` call wait: each in turn. `None` for a
+    /// current-thread runtime, whose worker is not always there.
+    pub(super) fn part_for_call(&self) -> Option<&Part> {
+        if matches!(self.inner.settings.kind, Kind::CurrentThread) {
+            return None;
+        }
+        let call = self.inner.calls.fetch_add(1, Ordering::Relaxed);
+        Some(self.part(call % self.inner.parts.len()))
     }
 }
 
@@ -238,8 +262,7 @@ impl Metrics {
         self.workers.iter().map(|worker| worker.tasks_alive).sum()
     }
 
-    /// The sockets that the workers' reactors watch: those that have waited since they were made. Those of a
-    /// [`block_on`](super::Runtime::block_on) call beside the workers are not among them.
+    /// The sockets that the workers' reactors watch: those that have waited since they were made.
     pub fn sources_registered(&self) -> usize {
         self.workers.iter().map(|worker| worker.sources_registered).sum()
     }

@@ -37,22 +37,17 @@ mod worker;
 
 use std::fmt;
 use std::io;
-use std::panic::{RefUnwindSafe, UnwindSafe, resume_unwind};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::panic::{RefUnwindSafe, UnwindSafe};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
-use crate::blocking::Pool;
 use crate::executor::{self, Executor, WorkerRef, Workers};
 use crate::reactor::Reactor;
-use crate::sync::contain;
-use crate::time::Clock;
 pub use builder::Builder;
 use builder::{Kind, count_cores};
 pub use handle::{Handle, Metrics, TryCurrentError, WorkerMetrics};
 use handle::{Part, Services};
-use spin::SpinPolicy;
 use threads::Threads;
 use worker::Worker;
 
@@ -107,20 +102,8 @@ pub struct Runtime {
 enum Scheduler {
     /// The worker is locked by the thread that is in `block_on`, as long as it is.
     CurrentThread(Box<Mutex<Worker>>),
-    MultiThread(MultiThread),
+    MultiThread(Threads),
 }
-
-struct MultiThread {
-    threads: Threads,
-    /// The loops of `block_on` calls that have ended, for the next ones.
-    idle_callers: Mutex<Vec<Worker>>,
-    /// How many such loops were made.
-    callers: AtomicUsize,
-    spin: Option<Duration>,
-}
-
-/// How many loops are kept for the next `block_on` calls.
-const MAX_IDLE_CALLERS: usize = 16;
 
 impl Runtime {
     /// Makes a multi-thread runtime with the default settings: it has a worker for each core, also where that is one.
@@ -138,7 +121,7 @@ impl Runtime {
     /// is multi-thread. Those made by [`spawn_local`](crate::spawn_local) are dropped before it returns.
     ///
     /// In a multi-thread runtime any number of threads may be in such calls. Each runs its own future and its local
-    /// tasks only. It takes no descriptor, unless a socket has to wait in it: then it takes three until it returns.
+    /// tasks only, and takes no descriptor: its sockets and timers wait with one of the workers.
     ///
     /// # Panics
     /// Inside a runtime, this one or another. If the runtime is a current-thread one and another thread is in its
@@ -152,6 +135,7 @@ impl Runtime {
     /// ```
     #[track_caller]
     pub fn block_on<F: Future>(&self, future: F) -> F::Output {
+        enter::check("Runtime::block_on");
         if size_of::<F>() > executor::LARGE {
             self.block_on_small(Box::pin(future))
         } else {
@@ -161,7 +145,6 @@ impl Runtime {
 
     #[track_caller]
     fn block_on_small<F: Future>(&self, future: F) -> F::Output {
-        enter::check("Runtime::block_on");
         match &self.scheduler {
             Some(Scheduler::CurrentThread(worker)) => {
                 let Some(mut worker) = worker.try_lock() else {
@@ -172,7 +155,7 @@ impl Runtime {
                 };
                 worker.block_on(future)
             }
-            Some(Scheduler::MultiThread(multi_thread)) => multi_thread.block_on(&self.handle, future),
+            Some(Scheduler::MultiThread(_)) => worker::block_on_beside(&self.handle, future),
             None => unreachable!("a runtime that was shut down is gone"),
         }
     }
@@ -227,6 +210,36 @@ impl Runtime {
     }
 }
 
+impl Handle {
+    /// Runs a future to its end on this thread, beside the runtime's workers.
+    ///
+    /// Like [`Runtime::block_on`] of a multi-thread runtime. It does not run the tasks of a current-thread runtime: they
+    /// wait for a thread in that runtime's own `block_on`. If the runtime has ended, or ends meanwhile, the future goes
+    /// on, with a reactor and timers of its own. The tasks that it spawns are then cancelled at once.
+    ///
+    /// # Panics
+    /// Inside a runtime, this one or another. A panic of the future goes on to the caller.
+    ///
+    /// # Examples
+    /// ```
+    /// use kittiwake::time::{Duration, sleep};
+    ///
+    /// let runtime = kittiwake::runtime::Runtime::new()?;
+    /// let handle = runtime.handle().clone();
+    /// std::thread::spawn(move || handle.block_on(sleep(Duration::from_millis(5)))).join().unwrap();
+    /// # std::io::Result::Ok(())
+    /// ```
+    #[track_caller]
+    pub fn block_on<F: Future>(&self, future: F) -> F::Output {
+        enter::check("Handle::block_on");
+        if size_of::<F>() > executor::LARGE {
+            worker::block_on_beside(self, Box::pin(future))
+        } else {
+            worker::block_on_beside(self, future)
+        }
+    }
+}
+
 impl Builder {
     /// Makes the runtime.
     ///
@@ -260,13 +273,8 @@ impl Builder {
             reactors.push(reactor);
         }
         let (handle, workers) = self.make_workers(reactors)?;
-        let multi_thread = MultiThread {
-            threads: Threads::start(workers, handle.workers().clone(), &self.thread_name)?,
-            idle_callers: Mutex::default(),
-            callers: AtomicUsize::new(0),
-            spin: self.spin,
-        };
-        Ok(Runtime { scheduler: Some(Scheduler::MultiThread(multi_thread)), handle })
+        let threads = Threads::start(workers, handle.workers().clone(), &self.thread_name)?;
+        Ok(Runtime { scheduler: Some(Scheduler::MultiThread(threads)), handle })
     }
 
     /// A worker for each reactor.
@@ -278,39 +286,13 @@ impl Builder {
         for (index, (reactor, services)) in reactors.iter().zip(&services).enumerate() {
             parts.push(Part::new(WorkerRef::new(workers.clone(), index), reactor, services));
         }
-        let handle = Handle::new(workers.clone(), Pool::new(self.max_blocking_threads), parts);
+        let handle = Handle::new(workers.clone(), parts, self.clone());
         let mut made = Vec::with_capacity(reactors.len());
         for (index, (reactor, services)) in reactors.into_iter().zip(services).enumerate() {
             let executor = Executor::new(WorkerRef::new(workers.clone(), index));
-            made.push(Worker::new(executor, reactor, services, clock, SpinPolicy::new(self.spin), handle.clone()));
+            made.push(Worker::new(executor, reactor, services, clock, handle.clone()));
         }
         Ok((handle, made))
-    }
-}
-
-impl MultiThread {
-    /// Runs a future on this thread, beside the workers.
-    fn block_on<F: Future>(&self, handle: &Handle, future: F) -> F::Output {
-        let idle = self.idle_callers.lock().pop();
-        let mut caller = idle.unwrap_or_else(|| self.make_caller(handle));
-        // The end of the call is the same if the future panics.
-        let result = contain(|| caller.block_on(future));
-        if let Some(caller) = caller.recycle() {
-            let mut idle = self.idle_callers.lock();
-            if idle.len() < MAX_IDLE_CALLERS {
-                idle.push(caller);
-            }
-        }
-        result.unwrap_or_else(|panic| resume_unwind(panic))
-    }
-
-    fn make_caller(&self, handle: &Handle) -> Worker {
-        let reactor = Reactor::default();
-        let services = Services::new(&reactor, Clock::COMMON);
-        let executor = Executor::beside(handle.workers(), reactor.unparker());
-        let number = self.callers.fetch_add(1, Ordering::Relaxed);
-        Worker::new(executor, reactor, services, Clock::COMMON, SpinPolicy::new(self.spin), handle.clone())
-            .count_with(handle.counters(number))
     }
 }
 
@@ -322,7 +304,7 @@ impl Scheduler {
                 worker.into_inner().shut_down();
                 0
             }
-            Self::MultiThread(mut multi_thread) => multi_thread.threads.shut_down(deadline),
+            Self::MultiThread(mut threads) => threads.shut_down(deadline),
         }
     }
 }

@@ -10,11 +10,12 @@
 //! * A current-thread runtime has one worker: the thread that is in its `block_on`.
 //! * A multi-thread runtime has a thread for each worker, which is in such a call for the runtime's life
 //!   ([`threads`](super::threads)).
-//! * A thread that calls `block_on` beside them runs this loop too, for the call's future and its local tasks. What it
-//!   spawns runs on the workers.
+//! * A thread that calls `block_on` beside them runs this loop too, for the call's future and its local tasks
+//!   ([`block_on_beside`]). What it spawns runs on the workers, and its sockets and timers wait with one of them.
 //!
-//! A thread of the first or the third kind opens its reactor when a socket first has to wait. Until then it parks on a
-//! condition variable and has no descriptor.
+//! A thread of the first kind opens its reactor when a socket first has to wait. Until then it parks on a condition
+//! variable and has no descriptor. A thread of the third kind always does, unless its runtime ends during the call:
+//! then its sockets and timers move to the call's own reactor and wheel.
 //!
 //! # The end of a call
 //! The call may return the output of its future, or its panic. Either way the future is dropped first, then the call's
@@ -33,13 +34,13 @@
 use std::io;
 use std::panic::resume_unwind;
 use std::pin::{Pin, pin};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::task::{Context, Poll, Waker};
 use std::thread;
 use std::time::Duration;
 
 use super::enter::{self, Entered};
-use super::handle::{Handle, Services};
+use super::handle::{Handle, Part, Services};
 use super::spin::{SpinPolicy, Usage};
 use crate::budget;
 use crate::executor::{Entry, Executor, TaskSet};
@@ -77,24 +78,37 @@ pub(super) struct Worker {
     handle: Handle,
 }
 
+/// Runs `future` to its end on this thread, beside the workers of `handle`.
+pub(super) fn block_on_beside<F: Future>(handle: &Handle, future: F) -> F::Output {
+    let mut worker = Worker::beside(handle);
+    let result = contain(|| worker.block_on(future));
+    // No entry comes to the worker any more: its local tasks are gone, and so is the future.
+    let entered = worker.enter();
+    worker.close(Vec::new());
+    drop(entered);
+    result.unwrap_or_else(|panic| resume_unwind(panic))
+}
+
 impl Worker {
-    pub(super) fn new(
-        executor: Executor,
-        reactor: Reactor,
-        services: Services,
-        clock: Clock,
-        spin: SpinPolicy,
-        handle: Handle,
-    ) -> Self {
+    pub(super) fn new(executor: Executor, reactor: Reactor, services: Services, clock: Clock, handle: Handle) -> Self {
+        let spin = handle.spin();
         let Services { timers, counters } = services;
         let task_counters = counters.clone();
         Self { executor, reactor, timers, clock, wakers: Vec::new(), spin, counters, task_counters, ran: 0, handle }
     }
 
-    /// Counts what tasks do on this thread with another worker.
-    pub(super) fn count_with(mut self, counters: Arc<Counters>) -> Self {
-        self.task_counters = counters;
-        self
+    /// The loop of a `block_on` call beside the workers of `handle`.
+    fn beside(handle: &Handle) -> Self {
+        let part = handle.part_for_call();
+        let reactor = Reactor::beside(part.map_or_else(Weak::new, Part::registry));
+        let timers = Timers::new(reactor.unparker(), Clock::COMMON.now(), part.map_or_else(Weak::new, Part::timers));
+        let executor = Executor::beside(handle.workers(), reactor.unparker());
+        let services = Services { timers, counters: Arc::default() };
+        let mut worker = Self::new(executor, reactor, services, Clock::COMMON, handle.clone());
+        if let Some(part) = part {
+            worker.task_counters = part.counters();
+        }
+        worker
     }
 
     /// Runs `future` to its end.
@@ -168,7 +182,8 @@ impl Worker {
 
     #[cold]
     fn help(&mut self, index: usize) -> bool {
-        let Some((registry, timers)) = self.handle.part(index).driver() else { return false };
+        let part = self.handle.part(index);
+        let Some((registry, timers)) = part.registry().upgrade().zip(part.timers().upgrade()) else { return false };
         let events = self.reactor.turn_stuck(&registry, &mut self.wakers);
         wake_all(&mut self.wakers);
         self.counters.add_turn(events);
@@ -340,18 +355,6 @@ impl Worker {
         self.handle.pool().close();
         self.close(none);
         drop(entered);
-    }
-
-    /// Ends the worker of a `block_on` call that has returned, unless nothing refers to it: then it can serve another
-    /// call.
-    pub(super) fn recycle(mut self) -> Option<Self> {
-        if self.reactor.registry().sources() == 0 && !self.reactor.is_open() && self.timers.pending() == 0 {
-            return Some(self);
-        }
-        let entered = self.enter();
-        self.close(Vec::new());
-        drop(entered);
-        None
     }
 
     /// Closes what is the worker's own. `unrun` are the entries that it has not run.

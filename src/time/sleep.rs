@@ -166,12 +166,24 @@ impl Future for Sleep {
                 std::mem::forget(std::mem::replace(&mut this.state, State::Armed(Armed { timers, key })));
                 Poll::Pending
             }
-            None => {
-                this.state = State::Unarmed { ahead: false };
-                Poll::Ready(())
-            }
+            None => poll_passed(this, timers, cx),
         }
     }
+}
+
+/// Polls once the timers of this thread say that the deadline has passed. Those of a `block_on` call beside a worker
+/// always say so: the sleep is armed with that worker.
+#[inline(never)]
+fn poll_passed(sleep: &mut Sleep, mut timers: Arc<Timers>, cx: &mut Context<'_>) -> Poll<()> {
+    sleep.state = State::Unarmed { ahead: false };
+    while !sleep.is_elapsed() {
+        timers = timers.in_service();
+        if let Some(key) = timers.arm(sleep.deadline, cx.waker().clone()) {
+            sleep.state = State::Armed(Armed { timers, key });
+            return Poll::Pending;
+        }
+    }
+    Poll::Ready(())
 }
 
 /// Polls on a thread that is in no runtime. Panics if the future has to wait.

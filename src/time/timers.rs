@@ -17,7 +17,7 @@
 
 use std::cell::Cell;
 use std::mem::ManuallyDrop;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::task::Waker;
 
 use parking_lot::{Mutex, MutexGuard};
@@ -33,6 +33,8 @@ const TICK: u64 = 1 << TICK_BITS;
 /// The timers of one worker.
 pub(crate) struct Timers {
     inner: Mutex<Inner>,
+    /// Sleeps are armed there as long as that worker lives: these are of a `block_on` call beside it.
+    beside: Weak<Timers>,
 }
 
 struct Inner {
@@ -60,10 +62,14 @@ pub(super) enum Status {
 }
 
 impl Timers {
-    pub(crate) fn new(unparker: Waker, origin: Instant) -> Arc<Self> {
-        let wheel = Wheel::new(Ticks { origin }, origin);
+    pub(crate) fn new(unparker: Waker, origin: Instant, beside: Weak<Self>) -> Arc<Self> {
+        let mut wheel = Wheel::new(Ticks { origin }, origin);
+        if beside.strong_count() > 0 {
+            // It takes no timers, and tells every sleep so without a further question: see `Sleep`.
+            wheel.fire_all(&mut Vec::new());
+        }
         let inner = Inner { wheel, blocked_until: Instant::MIN, unparker: Some(unparker) };
-        Arc::new(Self { inner: Mutex::new(inner) })
+        Arc::new(Self { inner: Mutex::new(inner), beside })
     }
 
     /// The timers that a thread's sleeps are armed with.
@@ -74,6 +80,21 @@ impl Timers {
             current.set(timers.clone());
             timers
         })
+    }
+
+    /// The timers of the worker beside which these are. Once it has ended, these.
+    #[cold]
+    pub(super) fn in_service(self: Arc<Self>) -> Arc<Self> {
+        if let Some(worker) = self.beside.upgrade().filter(|worker| worker.inner.lock().unparker.is_some()) {
+            return worker;
+        }
+        let mut inner = self.inner.lock();
+        if inner.wheel.has_ended() {
+            let origin = Instant::now();
+            inner.wheel = Wheel::new(Ticks { origin }, origin);
+        }
+        drop(inner);
+        self
     }
 
     /// Arms a timer. `None` if its deadline has passed, as far as the worker knows.
@@ -191,9 +212,9 @@ impl Timers {
     /// Ends the worker's timers, and wakes all tasks that wait for them.
     pub(crate) fn close(&self) {
         // A waker that polls where it is woken must find no timers here any more.
-        if Self::current().is_some_and(|timers| std::ptr::eq(&raw const *timers, self)) {
-            drop(CURRENT.with(|current| current.take()));
-        }
+        let timers = CURRENT.with(|current| current.take());
+        let is_own = timers.as_ref().is_some_and(|timers| std::ptr::eq(&raw const **timers, self));
+        CURRENT.with(|current| current.set(timers.filter(|_| !is_own)));
         let mut wakers = Vec::new();
         let mut inner = self.inner.lock();
         let unparker = inner.unparker.take();

@@ -261,7 +261,7 @@ impl<S: Scale> Wheel<S> {
         self.next = self.next_slot().map_or(S::NEVER, |(_, start)| self.scale.start_of(start));
     }
 
-    /// Fires all timers, whether they are due or not.
+    /// Fires all timers, whether they are due or not. This is the end of the wheel: every deadline has passed from now on.
     pub(crate) fn fire_all(&mut self, fired: &mut Vec<Waker>) {
         for entry in &mut self.entries {
             (entry.slot, entry.previous, entry.next) = (UNLINKED, None, None);
@@ -271,6 +271,12 @@ impl<S: Scale> Wheel<S> {
         self.new = None;
         self.occupied.fill(0);
         self.first.fill(None);
+        (self.present, self.next) = (S::NEVER, S::NEVER);
+    }
+
+    /// Whether [`fire_all`](Wheel::fire_all) was called.
+    pub(crate) fn has_ended(&self) -> bool {
+        self.present == S::NEVER
     }
 
     /// The number of timers that have neither fired nor been removed.

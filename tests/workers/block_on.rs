@@ -139,7 +139,7 @@ fn spawned_tasks_outlive_the_call() {
     });
 }
 
-/// A connection that was used in a `block_on` call continues in a task after the call, whose reactor has ended.
+/// A connection that was used in a `block_on` call continues in a task after the call.
 #[test]
 fn calls_sockets_continue_in_tasks() {
     const LENGTH: usize = 40_000;
@@ -166,7 +166,7 @@ fn calls_sockets_continue_in_tasks() {
                 let mut ours = ours;
                 let mut first = vec![0; 1 + round % 3];
                 ours.read_exact(&mut first).await.expect("read");
-                // This read waits for an event of the call's reactor.
+                // This read waits for an event.
                 let mut next = [0];
                 let given_up = poll_once(ours.read(&mut next)).await.map(|read| read.expect("read"));
                 first.extend_from_slice(&next[..given_up.unwrap_or(0)]);
@@ -300,6 +300,104 @@ fn calls_timers_continue_after_it() {
                 far.await;
             });
         }
+    });
+}
+
+/// A call may block its thread in a foreign executor, or poll there again and again, until a timer and a socket of the
+/// runtime are ready.
+#[test]
+fn foreign_executor_in_call_goes_on() {
+    for count in [1, 2, 4] {
+        within(move || {
+            let runtime = workers(count);
+            let (mut stream, mut peer) = pair_with_std();
+            runtime.block_on(async {
+                future::block_on(sleep(10 * MS));
+                assert!(poll_once(stream.read(&mut [0])).await.is_none(), "nothing was sent");
+                peer.write_all(b"1").expect("write");
+                future::block_on(stream.read_exact(&mut [0])).expect("read");
+                let mut buf = [0];
+                let mut read = stream.read_exact(&mut buf);
+                let mut polls = 0;
+                while future::block_on(poll_once(&mut read)).is_none() {
+                    polls += 1;
+                    if polls == 2 {
+                        peer.write_all(b"2").expect("write");
+                    }
+                }
+                assert_eq!(buf, *b"2");
+            });
+        });
+    }
+}
+
+/// A call that waits takes no descriptor.
+#[test]
+fn waiting_call_takes_no_descriptor() {
+    in_own_process("block_on::waiting_call_takes_no_descriptor", || {
+        let runtime = workers(2);
+        let (mut stream, mut peer) = pair_with_std();
+        let before = count_of("fd");
+        runtime.block_on(async {
+            assert!(poll_once(stream.read(&mut [0])).await.is_none(), "nothing was sent");
+            assert_eq!(count_of("fd"), before);
+            peer.write_all(b"x").expect("write");
+            stream.read_exact(&mut [0]).await.expect("read");
+        });
+    });
+}
+
+/// The runtime of a `Handle::block_on` call ends while a read and a sleep of the call wait. Both go on.
+#[test]
+fn call_outlives_its_runtime() {
+    for count in [1, 2, 4] {
+        within(move || {
+            let runtime = workers(count);
+            let handle = runtime.handle().clone();
+            let (mut stream, mut peer) = pair_with_std();
+            let (waits, waiting) = mpsc::channel();
+            let call = thread::spawn(move || {
+                handle.block_on(async move {
+                    let deadline = Instant::now() + 50 * MS;
+                    let mut sleep = sleep_until(deadline);
+                    let mut word = [0];
+                    let mut read = stream.read_exact(&mut word);
+                    assert!(poll_once(&mut sleep).await.is_none(), "the deadline has not passed");
+                    assert!(poll_once(&mut read).await.is_none(), "nothing was sent");
+                    waits.send(()).expect("the test waits");
+                    let local = spawn_local(async move {
+                        sleep.await;
+                        assert!(Instant::now() >= deadline, "the timer is early");
+                    });
+                    read.await.expect("the read goes on");
+                    local.await.expect("the sleep goes on");
+                    let refused = spawn(ready(())).await.expect_err("the runtime has ended");
+                    assert!(refused.is_cancelled(), "{refused}");
+                });
+            });
+            waiting.recv().expect("the call waits");
+            drop(runtime);
+            peer.write_all(b"x").expect("write");
+            call.join().expect("the call ends");
+        });
+    }
+}
+
+/// `Handle::block_on` of a current-thread runtime runs its own future, and no task of the runtime.
+#[test]
+fn handle_drives_no_current_thread_runtime() {
+    within(|| {
+        let runtime = one_worker();
+        let task = runtime.handle().spawn(ready(7));
+        let (mut stream, mut peer) = pair_with_std();
+        runtime.handle().block_on(async {
+            assert!(poll_once(stream.read(&mut [0])).await.is_none(), "nothing was sent");
+            peer.write_all(b"x").expect("write");
+            sleep(MS).await;
+            stream.read_exact(&mut [0]).await.expect("read");
+        });
+        assert!(!task.is_finished(), "no thread is in the runtime's own block_on");
+        assert_eq!(runtime.block_on(task).expect("the task runs"), 7);
     });
 }
 
