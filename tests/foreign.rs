@@ -3,6 +3,7 @@
 mod support;
 
 use std::io::{Read, Write};
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
@@ -11,6 +12,7 @@ use futures_lite::future::{block_on, poll_once, try_zip};
 use kittiwake::io::{AsyncReadExt, AsyncWriteExt, Error, ErrorKind};
 use kittiwake::net::{TcpListener, TcpStream};
 use kittiwake::runtime::Runtime;
+use kittiwake::time::{Duration, sleep};
 use support::*;
 
 /// A socket that is made outside a runtime works inside one.
@@ -209,6 +211,41 @@ fn idle_runtime_gives_sockets_up() {
             peer.write_all(b"x").expect("the peer writes");
             assert_eq!(block_on(reader).expect("the task").expect("read"), 1);
             assert_eq!(first.handle().metrics().sources_registered(), 0, "the socket must have moved");
+            second.stop();
+        });
+    }
+}
+
+/// A sleep and a stream's timeout that were armed in a current-thread runtime end in another one, while the first is
+/// idle.
+#[test]
+fn idle_runtime_gives_timers_up() {
+    const SOON: Duration = Duration::from_millis(50);
+    type Waits = Pin<Box<dyn Future<Output = ()> + Send>>;
+    for waits_elsewhere_first in [false, true] {
+        within(move || {
+            let (stream, _peer) = pair_with_std();
+            stream.set_read_timeout(Some(SOON)).expect("set_read_timeout");
+            let (first, second) = (one_worker(), Background::start());
+            let mut sleeps: Waits = Box::pin(sleep(SOON));
+            let mut reads: Waits = Box::pin(async move {
+                let error = (&stream).read(&mut [0; 8]).await.expect_err("nothing was sent");
+                assert_eq!(error.kind(), ErrorKind::TimedOut, "{error}");
+            });
+            let spawn = |waits| second.handle().spawn(waits);
+            let waiting = first.block_on(async {
+                assert!(poll_once(&mut sleeps).await.is_none(), "the deadline has not passed");
+                assert!(poll_once(&mut reads).await.is_none(), "nothing was sent");
+                if !waits_elsewhere_first {
+                    return Err([sleeps, reads]);
+                }
+                let tasks = [sleeps, reads].map(spawn);
+                settle().await;
+                Ok(tasks)
+            });
+            // The first runtime is idle from here on.
+            let tasks = waiting.unwrap_or_else(|waits| waits.map(spawn));
+            tasks.into_iter().for_each(|task| block_on(task).expect("the task ends"));
             second.stop();
         });
     }

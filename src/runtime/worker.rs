@@ -20,8 +20,8 @@
 //! # The end of a call
 //! The call may return the output of its future, or its panic. Either way the future is dropped first, then the call's
 //! local tasks ([`Call`]), on this thread and inside the runtime. Other tasks stay for the next call. A current-thread
-//! runtime turns its reactor no more, and wakes the tasks that wait for its sockets: those that other runtimes run move
-//! their sockets there.
+//! runtime turns its reactor no more, and wakes the tasks that wait for its sockets and timers: those that other runtimes
+//! run move them there.
 //!
 //! # The end of the runtime
 //! 1. [`Worker::shut_down`] refuses new tasks and cancels all tasks.
@@ -400,6 +400,7 @@ impl Drop for Call<'_> {
         let unrun = worker.run_cancelled(TaskSet::Local);
         // Before the queue is left: it may wake tasks of this runtime.
         worker.reactor.registry().stop_turning();
+        worker.timers.stop();
         worker.executor.leave(unrun);
         worker.count_ran();
         worker.clock = time::current_clock();

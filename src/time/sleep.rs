@@ -3,7 +3,8 @@
 //! # Life of a `Sleep`
 //! 1. A new `Sleep` is *unarmed*: it has a deadline and no timer.
 //! 2. The first poll that has to wait arms a timer with the worker of the polling thread.
-//! 3. Later polls ask that timer, and give it the waker of the polling task.
+//! 3. Later polls ask that timer, and give it the waker of the polling task. A poll on the thread of another worker
+//!    moves the timer there: the worker that had it may be a current-thread runtime between two calls.
 //! 4. When the timer has fired, the `Sleep` is ready and unarmed again. When the timer's worker has ended, the `Sleep`
 //!    is unarmed too, and continues at step 2 in the runtime that polls it next.
 //! 5. Dropping the `Sleep` disarms the timer.
@@ -74,8 +75,7 @@ pub fn sleep_until(deadline: Instant) -> Sleep {
 ///
 /// A `Sleep` may be polled again after it was ready. It is then ready again.
 ///
-/// A `Sleep` may move between tasks and threads. Its timer stays with the worker that first polled it, and wakes the
-/// task that polled it last. If the runtime of that worker ends, the `Sleep` wakes its task, and waits on in the
+/// A `Sleep` may move between tasks and threads. Its timer moves along, and wakes the task that polled it last. If the runtime of that worker ends, the `Sleep` wakes its task, and waits on in the
 /// runtime that polls it next.
 #[derive(Debug)]
 #[must_use = "futures do nothing unless awaited"]
@@ -134,7 +134,7 @@ impl Sleep {
     fn poll_known(&mut self, cx: &mut Context<'_>) -> Option<Poll<()>> {
         if let State::Armed(armed) = &self.state {
             let status = armed.timers.poll(armed.key, cx.waker());
-            if status == Status::Pending {
+            if status == Status::Pending && armed.timers.are_current() {
                 return Some(Poll::Pending);
             }
             self.state = State::Unarmed { ahead: false };

@@ -5,6 +5,7 @@
 //! 2. The worker asks until when it may block ([`Timers::prepare_block`]). After each wait it advances the wheel
 //!    ([`Timers::fire`]), which wakes what is due.
 //! 3. When the worker ends ([`Timers::close`]), all waiting tasks are woken. They arm anew where they are polled then.
+//!    So it is when a current-thread runtime leaves `block_on` ([`Timers::stop`]).
 //!
 //! # Never early
 //! The wheel counts ticks of 2^16 ns from the worker's start ([`Ticks`]). Deadlines are rounded up to a tick, the
@@ -112,9 +113,11 @@ impl Timers {
         Some(key)
     }
 
-    /// Ends the block of the worker, for which a deadline has become earlier.
+    /// Ends the block of the worker, for which a deadline has become earlier. The next earlier one need not, until the
+    /// worker blocks again.
     #[cold]
-    fn unpark(&self, inner: MutexGuard<'_, Inner>) {
+    fn unpark(&self, mut inner: MutexGuard<'_, Inner>) {
+        inner.blocked_until = Instant::MIN;
         let unparker = inner.unparker.clone();
         drop(inner);
         if let Some(unparker) = unparker {
@@ -141,6 +144,12 @@ impl Timers {
         drop(inner);
         drop(replaced);
         status
+    }
+
+    /// Whether sleeps that this thread polls are armed here. True, too, if they could be armed nowhere else.
+    pub(super) fn are_current(&self) -> bool {
+        let is_this = |timers: &Self| std::ptr::eq(timers, self) || std::ptr::eq(timers.beside.as_ptr(), self);
+        Self::current().is_none_or(|timers| is_this(&timers))
     }
 
     /// Moves a pending timer to another deadline. Returns `false` if it is not pending.
@@ -207,6 +216,14 @@ impl Timers {
         let is_due = !wakers.is_empty();
         wake_all(wakers);
         is_due
+    }
+
+    /// The worker stops: it is a current-thread runtime's, between two calls. Wakes all tasks that wait for its timers, so
+    /// that those which other runtimes run move them there.
+    pub(crate) fn stop(&self) {
+        let mut wakers = Vec::new();
+        self.inner.lock().wheel.take_wakers(&mut wakers);
+        wake_all(&mut wakers);
     }
 
     /// Ends the worker's timers, and wakes all tasks that wait for them.

@@ -274,6 +274,13 @@ impl<S: Scale> Wheel<S> {
         (self.present, self.next) = (S::NEVER, S::NEVER);
     }
 
+    /// Moves the wakers of all pending timers to `wakers`. The timers stay, and wake no task until they get a
+    /// [waker](Wheel::waker) again.
+    pub(crate) fn take_wakers(&mut self, wakers: &mut Vec<Waker>) {
+        let taken = self.entries.iter_mut().filter_map(|entry| entry.waker.as_mut());
+        wakers.extend(taken.map(|waker| mem::replace(waker, Waker::noop().clone())));
+    }
+
     /// Whether [`fire_all`](Wheel::fire_all) was called.
     pub(crate) fn has_ended(&self) -> bool {
         self.present == S::NEVER
