@@ -57,7 +57,7 @@
 //!   are [`spawn`] and [`task`].
 //! * `blocking`: the threads for [`spawn_blocking`] and for look-ups of names.
 //! * `reactor`: the table of tokens, a socket's source, and the loop that every operation runs.
-//! * `budget`: the cooperative budget; `metrics`: the counters of a worker.
+//! * `budget`: the cooperative budget; `metrics`: the counters of a worker; `current`: a thread-local that is entered.
 //! * `wheel`, a pure timing wheel, and [`time`] on it: clock, timers, `sleep`, `timeout`, `interval`.
 //! * [`net`], [`io`], [`signal`]: the sockets, the traits and the signals that users call.
 //!
@@ -72,6 +72,7 @@
 
 mod blocking;
 mod budget;
+mod current;
 mod executor;
 mod metrics;
 mod reactor;

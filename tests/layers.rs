@@ -16,18 +16,19 @@ use Place::{Functions, Identifiers, Text};
 /// `lib.rs` is no room: it may name every room, and no room may name it or its re-exports.
 const ARROWS: &[(&str, &[&str])] = &[
     ("sync", &[]),
+    ("current", &[]),
     ("metrics", &[]),
     ("budget", &["metrics"]),
     ("executor", &["budget", "sync"]),
-    ("blocking", &["executor"]),
-    ("reactor", &["budget", "sync"]),
+    ("blocking", &["executor", "current"]),
+    ("reactor", &["budget", "current", "sync"]),
     ("wheel", &[]),
-    ("time", &["wheel", "budget", "sync"]),
+    ("time", &["wheel", "budget", "current", "sync"]),
     ("io", &[]),
     ("task", &["executor", "blocking"]),
     ("net", &["reactor", "time", "task", "blocking", "budget", "io", "metrics", "sync"]),
     ("signal", &["reactor"]),
-    ("runtime", &["executor", "reactor", "time", "blocking", "budget", "metrics", "sync"]),
+    ("runtime", &["executor", "reactor", "time", "blocking", "budget", "current", "metrics", "sync"]),
 ];
 
 /// The files, and the folders, that name no I/O, no clock and no thread-local, and whether they may hold an `Instant`.

@@ -7,13 +7,12 @@
 
 mod pool;
 
-use std::cell::RefCell;
-use std::mem::ManuallyDrop;
 use std::panic::Location;
 use std::sync::Arc;
 
 pub(crate) use pool::Pool;
 
+use crate::current::{Current, Entered};
 use crate::executor::{self, JoinHandle, WorkerRef};
 
 /// Runs `closure` on a thread where it may block.
@@ -84,7 +83,7 @@ where
 impl Pool {
     /// The pool of the runtime that this thread has entered.
     pub(crate) fn current() -> Option<Arc<Self>> {
-        CURRENT.with(|current| current.borrow().clone())
+        Current::get(&CURRENT)
     }
 
     /// Runs `closure` on one of these threads. Its task is in the registry of `worker`'s runtime.
@@ -110,26 +109,10 @@ impl Pool {
 
 thread_local! {
     /// The pool of the runtime that this thread has entered.
-    ///
-    /// The cell has no destructor, so the destructor of another thread-local may drop a runtime. Nothing leaks:
-    /// [`Entered`] leaves the cell empty.
-    static CURRENT: ManuallyDrop<RefCell<Option<Arc<Pool>>>> = const { ManuallyDrop::new(RefCell::new(None)) };
-}
-
-/// A guard. While it lives, blocking work from this thread goes to the pool that [`enter`] was given.
-pub(crate) struct Entered {
-    previous: Option<Arc<Pool>>,
+    static CURRENT: Current<Arc<Pool>> = const { Current::none() };
 }
 
 /// Makes `pool` the pool of this thread, until the guard is dropped.
-pub(crate) fn enter(pool: Arc<Pool>) -> Entered {
-    Entered { previous: CURRENT.with(|current| current.replace(Some(pool))) }
-}
-
-impl Drop for Entered {
-    fn drop(&mut self) {
-        // The pool is dropped outside `with`.
-        let entered = CURRENT.with(|current| current.replace(self.previous.take()));
-        drop(entered);
-    }
+pub(crate) fn enter(pool: Arc<Pool>) -> Entered<Arc<Pool>> {
+    Current::enter(&CURRENT, pool)
 }

@@ -42,7 +42,7 @@ use readiness::Report;
 pub(crate) use readiness::{Direction, Snapshot};
 pub(crate) use registration::{Registration, Wait};
 use registry::Source;
-pub(crate) use registry::{Entered, Registry, enter};
+pub(crate) use registry::{Registry, enter};
 use timer_fd::{TimerFd, whole_millis};
 pub(crate) use waiters::WaiterSlot;
 

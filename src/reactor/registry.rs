@@ -14,9 +14,7 @@
 //! The table, then a source, never the other way round. Registering holds both, so that two threads that race to
 //! register one socket see each other. Dispatching holds the table once for a batch of events.
 
-use std::cell::RefCell;
 use std::io;
-use std::mem::ManuallyDrop;
 use std::os::fd::RawFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
@@ -29,6 +27,7 @@ use super::backend::{EDGE_TRIGGERED, INTEREST};
 use super::slots::Slots;
 use super::source;
 use super::unpark::Unparker;
+use crate::current::{Current, Entered};
 use crate::sync::{contain_all, wake_all};
 
 /// A source, registered with one of these reactors.
@@ -81,7 +80,7 @@ impl Registry {
 
     /// The registry that was entered on this thread.
     pub(super) fn current() -> Option<Arc<Self>> {
-        CURRENT.with(|current| current.borrow().clone())
+        Current::get(&CURRENT)
     }
 
     /// mio's registry, if this one has been opened.
@@ -253,25 +252,13 @@ impl Registered {
 }
 
 thread_local! {
-    /// Without a destructor, so that another thread-local's destructor may drop a runtime. [`Entered`] leaves it empty.
-    static CURRENT: ManuallyDrop<RefCell<Option<Arc<Registry>>>> = const { ManuallyDrop::new(RefCell::new(None)) };
+    /// The registry with which sockets that wait on this thread register.
+    static CURRENT: Current<Arc<Registry>> = const { Current::none() };
 }
 
-/// While this lives, sockets that wait on this thread register with its registry.
-pub(crate) struct Entered {
-    previous: Option<Arc<Registry>>,
-}
-
-/// Makes `registry` the one with which sockets that wait on this thread register.
-pub(crate) fn enter(registry: Arc<Registry>) -> Entered {
-    Entered { previous: CURRENT.with(|current| current.replace(Some(registry))) }
-}
-
-impl Drop for Entered {
-    fn drop(&mut self) {
-        let entered = CURRENT.with(|current| current.replace(self.previous.take()));
-        drop(entered);
-    }
+/// Makes `registry` the one of this thread, until the guard is dropped.
+pub(crate) fn enter(registry: Arc<Registry>) -> Entered<Arc<Registry>> {
+    Current::enter(&CURRENT, registry)
 }
 
 /// The error of an operation that has to wait on a thread that no runtime runs on.

@@ -20,19 +20,20 @@
 use std::sync::Arc;
 
 use super::handle::{self, Handle};
-use crate::blocking;
+use crate::blocking::{self, Pool};
+use crate::current::Entered;
 use crate::executor::{self, Executor};
 use crate::metrics;
 use crate::reactor::{self, Registry};
 use crate::time::{self, Clock, Timers};
 
 /// While this lives, the thread is inside the runtime.
-pub(super) struct Entered {
+pub(super) struct InRuntime {
     _executor: executor::Entered,
-    _blocking: blocking::Entered,
-    _reactor: reactor::Entered,
+    _pool: Entered<Arc<Pool>>,
+    _registry: Entered<Arc<Registry>>,
     _time: time::Entered,
-    _handle: handle::Entered,
+    _handle: Entered<Handle>,
     _metrics: metrics::Entered,
 }
 
@@ -44,11 +45,11 @@ pub(super) fn enter(
     timers: &Arc<Timers>,
     clock: Clock,
     handle: &Handle,
-) -> Entered {
-    Entered {
+) -> InRuntime {
+    InRuntime {
         _executor: executor.enter(),
-        _blocking: blocking::enter(handle.pool().clone()),
-        _reactor: reactor::enter(registry.clone()),
+        _pool: blocking::enter(handle.pool().clone()),
+        _registry: reactor::enter(registry.clone()),
         _time: time::enter(timers.clone(), clock),
         _handle: handle::enter(handle.clone()),
         _metrics: metrics::enter(),

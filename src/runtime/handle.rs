@@ -1,8 +1,6 @@
 //! Handles: to spawn on a runtime, and to look at it, from any thread.
 
-use std::cell::RefCell;
 use std::fmt;
-use std::mem::ManuallyDrop;
 use std::panic::{Location, RefUnwindSafe, UnwindSafe};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
@@ -11,6 +9,7 @@ use std::time::Duration;
 use super::builder::{Builder, Kind};
 use super::spin::SpinPolicy;
 use crate::blocking::Pool;
+use crate::current::{Current, Entered};
 use crate::executor::{JoinHandle, WorkerRef, Workers};
 use crate::metrics::Counters;
 use crate::reactor::{Reactor, Registry};
@@ -146,7 +145,7 @@ impl Handle {
     /// # Errors
     /// If the thread is not inside a runtime.
     pub fn try_current() -> Result<Self, TryCurrentError> {
-        CURRENT.with(|current| current.borrow().clone()).ok_or(TryCurrentError(()))
+        Current::get(&CURRENT).ok_or(TryCurrentError(()))
     }
 
     /// Runs a future as a task of this runtime.
@@ -212,25 +211,13 @@ impl Handle {
 }
 
 thread_local! {
-    /// Without a destructor, so that another thread-local's destructor may drop a runtime. [`Entered`] leaves it empty.
-    static CURRENT: ManuallyDrop<RefCell<Option<Handle>>> = const { ManuallyDrop::new(RefCell::new(None)) };
+    /// The handle of the runtime that this thread has entered.
+    static CURRENT: Current<Handle> = const { Current::none() };
 }
 
-/// While this lives, the thread is inside the runtime of its handle.
-pub(super) struct Entered {
-    previous: Option<Handle>,
-}
-
-/// Makes `handle` the one of this thread.
-pub(super) fn enter(handle: Handle) -> Entered {
-    Entered { previous: CURRENT.with(|current| current.replace(Some(handle))) }
-}
-
-impl Drop for Entered {
-    fn drop(&mut self) {
-        let entered = CURRENT.with(|current| current.replace(self.previous.take()));
-        drop(entered);
-    }
+/// Makes `handle` the one of this thread, until the guard is dropped.
+pub(super) fn enter(handle: Handle) -> Entered<Handle> {
+    Current::enter(&CURRENT, handle)
 }
 
 impl UnwindSafe for Handle {}

@@ -39,7 +39,7 @@ use std::task::{Context, Poll, Waker};
 use std::thread;
 use std::time::Duration;
 
-use super::enter::{self, Entered};
+use super::enter::{self, InRuntime};
 use super::handle::{Handle, Part, Services};
 use super::spin::{SpinPolicy, Usage};
 use crate::budget;
@@ -368,7 +368,7 @@ impl Worker {
         self.count_ran();
     }
 
-    fn enter(&self) -> Entered {
+    fn enter(&self) -> InRuntime {
         enter::enter(&self.executor, self.reactor.registry(), &self.timers, self.clock, &self.handle)
     }
 }
@@ -381,7 +381,7 @@ fn usage() -> Option<Usage> {
 /// A `block_on` call. Its drop is the end of the call.
 struct Call<'a> {
     worker: &'a mut Worker,
-    _entered: Entered,
+    _entered: InRuntime,
 }
 
 impl<'a> Call<'a> {

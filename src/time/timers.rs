@@ -16,14 +16,13 @@
 //! `Sleep`. So the worker notes under the lock until when it blocks, and the other thread unparks it if its deadline
 //! comes earlier.
 
-use std::cell::Cell;
-use std::mem::ManuallyDrop;
 use std::sync::{Arc, Weak};
 use std::task::Waker;
 
 use parking_lot::{Mutex, MutexGuard};
 
 use super::clock::{self, Clock, Instant};
+use crate::current::{self, Current};
 use crate::sync::wake_all;
 use crate::wheel::{Key, Scale, Wheel};
 
@@ -75,12 +74,7 @@ impl Timers {
 
     /// The timers that a thread's sleeps are armed with.
     pub(super) fn current() -> Option<Arc<Self>> {
-        // No borrow flag is needed: nothing comes between the two calls.
-        CURRENT.with(|current| {
-            let timers = current.take();
-            current.set(timers.clone());
-            timers
-        })
+        Current::get(&CURRENT)
     }
 
     /// The timers of the worker beside which these are. Once it has ended, these.
@@ -229,9 +223,7 @@ impl Timers {
     /// Ends the worker's timers, and wakes all tasks that wait for them.
     pub(crate) fn close(&self) {
         // A waker that polls where it is woken must find no timers here any more.
-        let timers = CURRENT.with(|current| current.take());
-        let is_own = timers.as_ref().is_some_and(|timers| std::ptr::eq(&raw const **timers, self));
-        CURRENT.with(|current| current.set(timers.filter(|_| !is_own)));
+        Current::leave_if(&CURRENT, |timers| std::ptr::eq(&raw const **timers, self));
         let mut wakers = Vec::new();
         let mut inner = self.inner.lock();
         let unparker = inner.unparker.take();
@@ -273,8 +265,8 @@ impl Inner {
 }
 
 thread_local! {
-    /// Without a destructor, so that another thread-local's destructor may drop a runtime. [`Entered`] leaves it empty.
-    static CURRENT: ManuallyDrop<Cell<Option<Arc<Timers>>>> = const { ManuallyDrop::new(Cell::new(None)) };
+    /// The timers with which sleeps that are polled on this thread are armed.
+    static CURRENT: Current<Arc<Timers>> = const { Current::none() };
 }
 
 /// Whether this thread has timers.
@@ -282,22 +274,20 @@ pub(crate) fn is_entered() -> bool {
     Timers::current().is_some()
 }
 
-/// While this lives, timers polled on this thread are armed here.
+/// A guard. While it lives, sleeps that are polled on this thread go by the timers and the clock that [`enter`] was
+/// given.
 pub(crate) struct Entered {
-    timers: Option<Arc<Timers>>,
+    _timers: current::Entered<Arc<Timers>>,
     clock: Clock,
 }
 
-/// Makes `timers` and `clock` those of this thread.
+/// Makes `timers` and `clock` those of this thread, until the guard is dropped.
 pub(crate) fn enter(timers: Arc<Timers>, clock: Clock) -> Entered {
-    let timers = CURRENT.with(|current| current.replace(Some(timers)));
-    Entered { timers, clock: clock::replace(clock) }
+    Entered { _timers: Current::enter(&CURRENT, timers), clock: clock::replace(clock) }
 }
 
 impl Drop for Entered {
     fn drop(&mut self) {
         clock::replace(self.clock);
-        let entered = CURRENT.with(|current| current.replace(self.timers.take()));
-        drop(entered);
     }
 }
