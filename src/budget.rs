@@ -48,7 +48,6 @@ thread_local! {
 pub(crate) struct Saved(i64);
 
 /// Starts a poll of a task: it has [`PER_POLL`] operations.
-#[inline]
 pub(crate) fn refill() {
     LEFT.set(PER_POLL);
 }
@@ -64,7 +63,6 @@ pub(crate) fn restore(saved: Saved) {
 }
 
 /// `Ready` while there is budget. Otherwise wakes the task and returns `Pending`.
-#[inline]
 pub(crate) fn poll_proceed(cx: &mut Context<'_>) -> Poll<()> {
     if LEFT.get() > 0 { Poll::Ready(()) } else { refuse(cx) }
 }
@@ -85,19 +83,16 @@ fn refuse(cx: &mut Context<'_>) -> Poll<()> {
 }
 
 /// Takes one operation from the budget, after [`poll_proceed`] returned `Ready`.
-#[inline]
 pub(crate) fn spend() {
     LEFT.set(LEFT.get() - 1);
 }
 
 /// Counts the bytes that an operation has moved.
-#[inline]
 pub(crate) fn count_moved(bytes: usize) {
     MOVED.set(MOVED.get().wrapping_add(bytes as u64));
 }
 
 /// The bytes that the operations on this thread have moved since the last call.
-#[inline]
 pub(crate) fn take_moved() -> u64 {
     MOVED.replace(0)
 }
@@ -123,7 +118,6 @@ pub(crate) fn ask_kernel<T>(poll: impl FnOnce() -> T) -> T {
 }
 
 /// Whether the code that polls here is inside [`ask_kernel`].
-#[inline]
 pub(crate) fn asks_kernel() -> bool {
     ASKS_KERNEL.get()
 }

@@ -4,7 +4,7 @@
 //! [`Entered`] leaves it empty.
 
 use std::cell::Cell;
-use std::mem::ManuallyDrop;
+use std::mem::{self, ManuallyDrop};
 use std::thread::LocalKey;
 
 /// The value that a thread has entered, or none.
@@ -28,7 +28,8 @@ impl<T> Current<T> {
     {
         key.with(|current| {
             let value = current.0.take();
-            current.0.set(value.clone());
+            // The cell is empty, so there is nothing to drop. `forget` saves the check.
+            mem::forget(current.0.replace(value.clone()));
             value
         })
     }

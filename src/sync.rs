@@ -57,7 +57,6 @@ thread_local! {
 }
 
 /// Notes that `waker` is the executor's own. The executor calls this before it polls a future with it.
-#[inline]
 pub(crate) fn note_executors(waker: &Waker) {
     EXECUTORS.set(ptr::from_ref(waker.vtable()));
 }
@@ -73,14 +72,12 @@ pub(crate) fn is_executors(waker: &Waker) -> bool {
 /// Wakes all of `wakers` in order. Leaves it empty and keeps its memory.
 ///
 /// If a waker panics, only the panic hook reports it, and the others are still woken.
-#[inline]
 pub(crate) fn wake_all(wakers: &mut Vec<Waker>) {
     if !wakers.is_empty() {
         wake_each(wakers);
     }
 }
 
-#[inline(never)]
 fn wake_each(wakers: &mut Vec<Waker>) {
     let mut pending = wakers.drain(..);
     while pending.len() > 0 {

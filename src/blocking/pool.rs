@@ -105,7 +105,6 @@ impl Pool {
     }
 
     /// Starts a thread, which has been counted already.
-    #[cold]
     fn start(self: &Arc<Self>) {
         let Err(error) = (self.start)(self.clone()) else { return };
         let reason = error.raw_os_error().unwrap_or(libc::EAGAIN);

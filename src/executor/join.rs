@@ -106,16 +106,9 @@ impl<T> Future for JoinHandle<T> {
 impl<T> Drop for JoinHandle<T> {
     fn drop(&mut self) {
         if let Some(task) = self.task.take() {
-            detach(task);
+            task.detach();
         }
     }
-}
-
-// Not inlined, so that the drop of a handle that gave its output is small enough to be. Costs a spawn 8 instructions
-// otherwise.
-#[inline(never)]
-fn detach<T>(task: FallibleTask<Outcome<T>, Metadata>) {
-    task.detach();
 }
 
 // A handle shows nothing of a task that a panic could have left half-changed.

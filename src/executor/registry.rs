@@ -194,7 +194,6 @@ impl TaskRegistry {
     }
 
     /// A list is closed and empty. Returns whether all are.
-    #[cold]
     fn close_list(&self) -> bool {
         self.live_lists.fetch_sub(1, Ordering::AcqRel) == 1
     }

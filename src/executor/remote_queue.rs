@@ -96,7 +96,6 @@ impl<T> RemoteQueue<T> {
         previous.is_ok()
     }
 
-    #[cold]
     fn unpark(&self) {
         let unparker = self.inner.lock().unparker.clone();
         if let Some(unparker) = unparker {
@@ -105,7 +104,6 @@ impl<T> RemoteQueue<T> {
     }
 
     /// Whether the worker was notified since it last [drained](RemoteQueue::drain).
-    #[inline]
     pub(crate) fn is_notified(&self) -> bool {
         self.state.load(Ordering::Acquire) == NOTIFIED
     }
@@ -116,12 +114,10 @@ impl<T> RemoteQueue<T> {
     }
 
     /// The worker is about to block. `false` if it was notified, and must not.
-    #[inline]
     pub(crate) fn prepare_park(&self) -> bool {
         self.prepare(PARKED)
     }
 
-    #[inline]
     fn prepare(&self, state: u8) -> bool {
         match self.state.compare_exchange(AWAKE, state, Ordering::AcqRel, Ordering::Acquire) {
             // From spinning to blocking, or to spinning once more.
@@ -131,7 +127,6 @@ impl<T> RemoteQueue<T> {
     }
 
     /// The worker is awake again. Appends what was pushed to `queue`.
-    #[inline]
     pub(crate) fn drain(&self, queue: &mut Vec<T>) {
         // Before the entries are taken: a push that comes in between is taken now and notifies once more than it need,
         // instead of never.

@@ -73,7 +73,6 @@ impl Workers {
     }
 
     /// Whether tasks may move between workers.
-    #[inline]
     pub(super) fn is_several(&self) -> bool {
         self.len() > 1
     }
@@ -102,7 +101,6 @@ impl Workers {
 }
 
 impl Metadata {
-    #[inline]
     pub(super) fn new(worker: &WorkerRef, kind: Kind) -> Self {
         let is_shared = kind == Kind::Shared && worker.shared_queue != 0;
         Self {
@@ -117,7 +115,6 @@ impl Metadata {
         self.worker.load(Ordering::Relaxed).into()
     }
 
-    #[inline]
     pub(super) fn note_worker(&self, index: usize) {
         self.worker.store(index as u16, Ordering::Relaxed);
     }
@@ -140,7 +137,6 @@ impl WorkerRef {
         self.workers.queues.remote_pushes(self.index)
     }
 
-    #[inline]
     pub(super) fn remote(&self) -> &Remote<Entry, Runnable> {
         self.workers.queues.remote(self.index)
     }

@@ -124,7 +124,6 @@ where
     worker.make(future, Location::caller()).start_on(&worker)
 }
 
-#[cold]
 #[track_caller]
 fn outside(function: &str) -> ! {
     panic!(

@@ -177,7 +177,6 @@ struct Membership {
 }
 
 impl Drop for Membership {
-    #[inline]
     fn drop(&mut self) {
         if self.workers.tasks.remove(self.slot) {
             self.workers.unpark_all();

@@ -79,7 +79,6 @@ struct Expiry {
 
 impl Deadlines {
     /// Whether the stream never had a limit.
-    #[inline]
     pub(super) fn is_empty(&self) -> bool {
         self.0.get().is_none()
     }
@@ -116,7 +115,6 @@ impl Deadlines {
     }
 
     /// An operation has ended, and has moved bytes or not.
-    #[inline]
     pub(super) fn operation_ended(&self, direction: Direction, moved: bool) {
         let Some(both) = self.0.get() else { return };
         both.of(direction).stop();
@@ -128,7 +126,6 @@ impl Deadlines {
     }
 
     /// An operation has to wait. `Ready` if its time is over, with the error.
-    #[inline(never)]
     pub(super) fn poll_expired(&self, cx: &mut Context<'_>, direction: Direction) -> Poll<io::Error> {
         let Some(both) = self.0.get() else { return Poll::Pending };
         let deadline = both.of(direction);
@@ -144,7 +141,6 @@ impl Deadlines {
 }
 
 impl Both {
-    #[inline]
     fn of(&self, direction: Direction) -> &Deadline {
         match direction {
             Direction::Read => &self.read,
@@ -167,7 +163,6 @@ impl Deadline {
     // Relaxed throughout: a time says something about itself only. Two tasks that wait in one direction may both start
     // it, at about the same moment.
 
-    #[inline]
     fn is_waiting(&self) -> bool {
         self.waits_since.load(Ordering::Relaxed) != 0
     }
@@ -179,7 +174,6 @@ impl Deadline {
         now
     }
 
-    #[inline]
     fn stop(&self) {
         self.waits_since.store(0, Ordering::Relaxed);
     }
@@ -249,7 +243,6 @@ impl Wake for Expiry {
     }
 }
 
-#[cold]
 fn timed_out(direction: Direction, which: Limit, limit: Option<Duration>) -> io::Error {
     let limit = limit.unwrap_or_default();
     let message = match (which, direction) {
@@ -262,7 +255,6 @@ fn timed_out(direction: Direction, which: Limit, limit: Option<Duration>) -> io:
     io::Error::new(io::ErrorKind::TimedOut, message)
 }
 
-#[cold]
 fn no_runtime() -> io::Error {
     io::Error::other(
         "a stream with a timeout has to wait, and no kittiwake runtime is running on this thread to time it; \

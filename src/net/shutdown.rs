@@ -114,7 +114,6 @@ impl ShutdownSignal {
     }
 
     /// Whether the signal is triggered.
-    // Inlined because it is one load, which handlers in other crates make for each request.
     pub fn is_triggered(&self) -> bool {
         self.shared.triggered.load(Ordering::Acquire)
     }
@@ -174,7 +173,6 @@ impl ShutdownSignal {
     }
 
     /// Stores the waker. `Ready` if the signal was triggered meanwhile.
-    #[cold]
     fn store_waker(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         // Cloning and dropping a waker may run foreign code, so neither happens under the lock.
         let (stored, kept) = (cx.waker().clone(), cx.waker().clone());
@@ -206,7 +204,6 @@ impl ShutdownSignal {
 impl Future for ShutdownSignal {
     type Output = ();
 
-    // Inlined because handlers poll it beside each read: mostly it is the load and the comparison.
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         if self.is_triggered() {
             return Poll::Ready(());

@@ -28,7 +28,6 @@ const SEND: SendFlags = SendFlags::DONTWAIT.union(SendFlags::NOSIGNAL);
 const SEND: SendFlags = SendFlags::DONTWAIT;
 
 /// recv(2).
-#[inline]
 pub(super) fn recv(socket: &impl AsFd, buf: &mut [u8]) -> io::Result<usize> {
     let (_, received) = rustix::net::recv(socket, buf, RecvFlags::DONTWAIT)?;
     Ok(received)
@@ -47,7 +46,6 @@ pub(super) fn recv_vectored(socket: &impl AsFd, bufs: &mut [IoSliceMut<'_>]) -> 
 }
 
 /// send(2).
-#[inline]
 pub(super) fn send(socket: &impl AsFd, buf: &[u8]) -> io::Result<usize> {
     Ok(rustix::net::send(socket, buf, SEND)?)
 }

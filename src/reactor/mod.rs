@@ -92,7 +92,6 @@ impl Reactor {
     /// for them and appends the others to `wakers`, for the caller to wake. Returns the number of events, unparks among
     /// them. It is 0 if the time ran out or a signal interrupted the wait, and the caller then computes anew how long
     /// to wait.
-    #[inline]
     pub(crate) fn turn(&mut self, timeout: Option<Duration>, wakers: &mut Vec<Waker>) -> io::Result<usize> {
         let mut poll = self.registry.poll.lock();
         let Some(poll) = &mut *poll else {
@@ -151,7 +150,6 @@ impl Drop for Reactor {
 }
 
 /// Stores an event in its source and wakes the waiters.
-#[inline]
 fn dispatch(source: &Source, event: &Event, wakers: &mut Vec<Waker>) {
     // When bytes come to be read, there is room to write too, as a rule.
     if event.is_readable() && event.is_writable() && !is_special(event) {
@@ -163,7 +161,6 @@ fn dispatch(source: &Source, event: &Event, wakers: &mut Vec<Waker>) {
 
 /// As [`dispatch`], without a path of its own for the usual event. An error and a hang-up concern both directions: the
 /// event need not report either of them ready.
-#[inline(never)]
 fn dispatch_any(source: &Source, event: &Event, wakers: &mut Vec<Waker>) {
     let readable = event.is_readable() || event.is_read_closed() || event.is_error();
     let writable = event.is_writable() || event.is_write_closed() || event.is_error();
@@ -175,7 +172,6 @@ fn is_special(event: &Event) -> bool {
 }
 
 /// Handles an event that is no source's.
-#[cold]
 fn handle_internal_event(
     event: &Event,
     mio: &mio::Registry,

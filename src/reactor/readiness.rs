@@ -75,7 +75,6 @@ impl Snapshot {
     const UNKNOWN: u64 = Self::UNREGISTERED | Self::READABLE | Self::WRITABLE;
 
     /// Whether an operation makes its system call before it waits.
-    #[inline]
     pub(crate) fn should_try(self, direction: Direction) -> bool {
         self.0 & direction.bit() != 0
     }
@@ -91,12 +90,10 @@ impl Snapshot {
 
     /// Whether a short transfer proves that the next one would block. A stream that has an end, an error or an urgent
     /// mark in it proves nothing.
-    #[inline]
     pub(crate) fn allows_short_rule(self) -> bool {
         self.0 & Self::NO_SHORT_RULE == 0
     }
 
-    #[inline]
     fn has_same_tick(self, other: Self, direction: Direction) -> bool {
         (self.0 ^ other.0) & direction.tick() == 0
     }
@@ -111,7 +108,6 @@ pub(crate) struct Report {
 
 impl Report {
     /// `special`: the event tells of an end, an error or urgent data.
-    #[inline]
     pub(crate) const fn new(readable: bool, writable: bool, special: bool) -> Self {
         let mut flags = if special { Snapshot::NO_SHORT_RULE } else { 0 };
         let mut ticks = 0;
@@ -126,7 +122,6 @@ impl Report {
         Self { flags, ticks }
     }
 
-    #[inline]
     pub(crate) fn concerns(self, direction: Direction) -> bool {
         self.flags & direction.bit() != 0
     }
@@ -142,20 +137,16 @@ impl Readiness {
     }
 
     /// The word now. Acquires what the last event published.
-    #[inline]
     pub(crate) fn load(&self) -> Snapshot {
         Snapshot(self.0.load(Ordering::Acquire))
     }
 
     /// Whether no event has concerned `direction` since `seen`.
-    #[inline]
     pub(crate) fn is_unchanged(&self, direction: Direction, seen: Snapshot) -> bool {
         self.load().has_same_tick(seen, direction)
     }
 
     /// Adds what an event reports.
-    // Inlined: for the usual event the report is a constant.
-    #[inline]
     pub(crate) fn apply(&self, report: Report) {
         let mut now = self.0.load(Ordering::Relaxed);
         let applied = |now: u64| (now | report.flags).wrapping_add(report.ticks);
@@ -166,7 +157,6 @@ impl Readiness {
     }
 
     /// Takes a direction's bit back. Returns `false`, and leaves it, if an event has come since `seen`.
-    #[inline]
     pub(crate) fn clear(&self, direction: Direction, seen: Snapshot) -> bool {
         let mut now = seen;
         while let Err(actual) =

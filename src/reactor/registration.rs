@@ -72,7 +72,6 @@ impl<S: AsFd> Registration<S> {
         Self { link: Link(Arc::new(Source::new())), socket }
     }
 
-    #[inline]
     pub(crate) fn socket(&self) -> &S {
         &self.socket
     }
@@ -84,7 +83,6 @@ impl<S: AsFd> Registration<S> {
     }
 
     /// Runs `operation` when it can go on, and passes it the word that it runs by. The waker is stored in `slot`.
-    #[inline]
     pub(crate) fn poll_operation<R>(
         &self,
         cx: &mut Context<'_>,
@@ -128,8 +126,6 @@ impl<S: AsFd> Registration<S> {
     }
 
     /// Step 3 of the rule.
-    // Not inlined: most calls have no error to look at and to drop.
-    #[inline(never)]
     fn after_error(&self, direction: Direction, seen: Snapshot, error: io::Error) -> Failed {
         if would_block(&error) {
             return if self.clear(direction, seen) { Failed::Wait } else { Failed::Retry };
@@ -148,7 +144,6 @@ impl<S: AsFd> Registration<S> {
     ///
     /// The loop calls it when the task waits for the first time, its waker is not the executor's, or other tasks wait
     /// too.
-    #[cold]
     fn wait(&self, waker: &Waker, direction: Direction, slot: &mut WaiterSlot<'_>, seen: Snapshot) -> io::Result<bool> {
         // To clone a waker is foreign code, so it comes before the lock.
         let arm = |registered: &Registered| registered.arm(self.fd());
@@ -166,7 +161,6 @@ impl<S: AsFd> Registration<S> {
         Ok(false)
     }
 
-    #[cold]
     fn register(&self) -> io::Result<()> {
         let registry = Registry::current().ok_or_else(no_runtime)?;
         let fd = self.fd();
@@ -189,7 +183,6 @@ impl<S: AsFd> Registration<S> {
 
     /// Notes that a transfer on a stream has moved `transferred` bytes of at most `capacity`. If it is short, the
     /// kernel's buffer is drained, and the next operation waits without a system call.
-    #[inline]
     pub(crate) fn transferred(&self, direction: Direction, seen: Snapshot, capacity: usize, transferred: usize) {
         budget::count_moved(transferred);
         let is_short = transferred < capacity && transferred > 0;

@@ -54,7 +54,6 @@ impl<T> Slots<T> {
     }
 
     /// The value of `token`, unless it has been removed.
-    #[inline]
     pub(crate) fn get(&self, token: usize) -> Option<&T> {
         let entry = self.entries.get(token & SLOT_MASK)?;
         (entry.token == token).then_some(&entry.value)

@@ -95,14 +95,12 @@ impl<R> Source<R> {
     }
 
     /// Step 3 of the rule: `false` if an event has come since `seen`.
-    #[inline]
     pub(crate) fn clear(&self, direction: Direction, seen: Snapshot) -> bool {
         self.readiness.clear(direction, seen)
     }
 
     /// Step 4 of the rule in the usual case: the seat keeps the waker of the task that waits. `Some(true)` if the task
     /// may sleep, `Some(false)` if an event has come since `seen`. `None`, and nothing is done, in all other cases.
-    #[inline]
     pub(crate) fn wait_again(&self, direction: Direction, waker: &Waker, seen: Snapshot) -> Option<bool> {
         let mut inner = self.inner.lock();
         // A seat keeps no waker of a reactor that has ended or is not turned, so the socket is registered.
@@ -184,7 +182,6 @@ impl<R> Source<R> {
     }
 
     /// Makes the next operation in `direction` try, unless the source is registered.
-    #[cold]
     pub(crate) fn assume_ready(&self, direction: Direction) {
         let inner = self.inner.lock();
         if inner.registered.is_none() {

@@ -83,7 +83,6 @@ pub(super) struct Released {
 }
 
 impl Waiters {
-    #[inline]
     fn seat(&mut self, direction: Direction) -> &mut Seat {
         match direction {
             Direction::Read => &mut self.reader,
@@ -96,7 +95,6 @@ impl Waiters {
     }
 
     /// Marks the task in the seat as waiting, if `waker` is its waker and the executor's.
-    #[inline]
     pub(super) fn wait_again(&mut self, direction: Direction, waker: &Waker) -> bool {
         match self.seat(direction) {
             Seat::Executor { waker: kept, waits } if kept.will_wake(waker) => {
@@ -137,7 +135,6 @@ impl Waiters {
     }
 
     /// Wakes all that wait for these directions. The executor's are woken here, the others are moved to `wakers`.
-    #[inline]
     pub(super) fn wake(&mut self, reads: bool, writes: bool, wakers: &mut Vec<Waker>) {
         if reads {
             self.reader.wake(wakers);
@@ -172,7 +169,6 @@ impl Waiters {
     }
 }
 
-#[cold]
 fn take_lists(lists: &mut [List; 2], concerned: [bool; 2], wakers: &mut Vec<Waker>) {
     for (list, is_concerned) in lists.iter_mut().zip(concerned) {
         if is_concerned {
@@ -182,7 +178,6 @@ fn take_lists(lists: &mut [List; 2], concerned: [bool; 2], wakers: &mut Vec<Wake
 }
 
 impl Seat {
-    #[inline]
     fn wake(&mut self, wakers: &mut Vec<Waker>) {
         if let Self::Executor { waker, waits: waits @ true } = self {
             *waits = false;

@@ -169,7 +169,6 @@ impl Builder {
 }
 
 /// The number of workers of a multi-thread runtime that names none.
-#[cold]
 pub(super) fn count_cores() -> usize {
     // Where the system does not say, one is right for most.
     available_parallelism().map_or(1, |cores| cores.get().min(MAX_WORKERS))

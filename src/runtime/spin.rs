@@ -181,7 +181,6 @@ impl SpinPolicy {
         }
     }
 
-    #[cold]
     fn next_window(&mut self, now: Option<Usage>) {
         if let (Some(start), Some(now)) = (self.start, now) {
             // Saturating, here and in `compare`: a test may pause the clock and move it by a century.

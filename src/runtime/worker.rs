@@ -191,7 +191,6 @@ impl Worker {
     }
 
     /// Tells the counters how many tasks were run, and returns that.
-    #[inline]
     fn count_ran(&mut self) -> u64 {
         let ran = std::mem::take(&mut self.ran) as u64;
         self.counters.add_polls(ran);
@@ -200,12 +199,10 @@ impl Worker {
     }
 
     /// Looks at the kernel without waiting.
-    #[inline]
     fn look(&mut self) -> usize {
         self.turn(Some(Duration::ZERO))
     }
 
-    #[inline]
     fn park(&mut self) {
         if self.executor.prepare_park() {
             self.block();
@@ -259,7 +256,6 @@ impl Worker {
     }
 
     /// Spins, if the policy says so for this wait. Returns whether something has come.
-    #[inline]
     fn spin(&mut self) -> bool {
         if time::is_paused() {
             return false;
@@ -268,7 +264,6 @@ impl Worker {
         !longest.is_zero() && self.spin_for(longest)
     }
 
-    #[inline(never)]
     fn spin_for(&mut self, longest: Duration) -> bool {
         if !self.executor.prepare_spin() {
             // Entries have come. The kernel has its turn all the same.
@@ -306,14 +301,12 @@ impl Worker {
         }
     }
 
-    #[inline]
     fn turn(&mut self, timeout: Option<Duration>) -> usize {
         let turned = self.reactor.turn(timeout, &mut self.wakers);
         self.turned(turned)
     }
 
     /// Wakes the tasks that wait for the events of a turn, and returns how many events there were.
-    #[inline]
     fn turned(&mut self, turned: io::Result<usize>) -> usize {
         let events = match turned {
             Ok(events) => events,

@@ -90,7 +90,6 @@ fn system() -> u64 {
 }
 
 /// Converts a duration to nanoseconds. Durations above 584 years become `u64::MAX`.
-#[inline]
 fn nanos(duration: Duration) -> u64 {
     duration.as_secs().saturating_mul(1_000_000_000).saturating_add(u64::from(duration.subsec_nanos()))
 }
@@ -178,7 +177,6 @@ impl Instant {
     }
 
     /// Returns the time from `earlier` to this moment, or zero if `earlier` is later than this moment.
-    #[inline]
     pub fn saturating_duration_since(&self, earlier: Self) -> Duration {
         Duration::from_nanos(self.nanos_since(earlier))
     }
@@ -186,7 +184,6 @@ impl Instant {
     /// Returns the moment `duration` later, or `None` if the clock cannot represent it.
     ///
     /// The clock can represent moments up to 438 years after the start of the system.
-    #[inline]
     pub fn checked_add(&self, duration: Duration) -> Option<Self> {
         self.0.checked_add(nanos(duration)).map(Self)
     }
@@ -215,7 +212,6 @@ impl Instant {
     /// The moment `duration` later, but at most thirty years later.
     ///
     /// Thirty years stand for never: the clock can represent the result.
-    #[inline]
     pub(crate) fn later(self, duration: Duration) -> Self {
         const NEVER: u64 = 30 * 365 * 24 * 60 * 60 * 1_000_000_000;
         Self(self.0.saturating_add(nanos(duration).min(NEVER)))
@@ -224,7 +220,6 @@ impl Instant {
     /// This moment as a number that fits into an atomic.
     ///
     /// The number of the present is never 0: it is at least [`ORIGIN`].
-    #[inline]
     pub(crate) fn to_bits(self) -> u64 {
         self.0
     }
@@ -240,7 +235,6 @@ impl Instant {
     }
 
     /// The nanoseconds from `earlier` to this moment, or 0 if `earlier` is later than this moment.
-    #[inline]
     pub(super) fn nanos_since(self, earlier: Self) -> u64 {
         self.0.saturating_sub(earlier.0)
     }

@@ -36,7 +36,6 @@ use super::{Instant, Sleep, sleep, sleep_until};
 ///     assert!(timeout(Duration::from_millis(1), std::future::pending::<()>()).await.is_err());
 /// });
 /// ```
-#[inline]
 pub fn timeout<F: Future>(duration: Duration, future: F) -> Timeout<F> {
     Timeout { future, sleep: sleep(duration) }
 }
@@ -63,7 +62,6 @@ pub fn timeout<F: Future>(duration: Duration, future: F) -> Timeout<F> {
 ///     assert!(timeout_at(deadline, std::future::pending::<()>()).await.is_err());
 /// });
 /// ```
-#[inline]
 pub fn timeout_at<F: Future>(deadline: Instant, future: F) -> Timeout<F> {
     Timeout { future, sleep: sleep_until(deadline) }
 }
@@ -100,7 +98,6 @@ impl<F> Timeout<F> {
 impl<F: Future> Future for Timeout<F> {
     type Output = Result<F::Output, Elapsed>;
 
-    #[inline]
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
         if let Poll::Ready(output) = this.future.poll(cx) {

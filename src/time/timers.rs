@@ -93,6 +93,7 @@ impl Timers {
     }
 
     /// Arms a timer. `None` if its deadline has passed, as far as the worker knows.
+    // Costs a timer 5 instructions otherwise.
     #[inline]
     pub(super) fn arm(&self, deadline: Instant, waker: Waker) -> Option<Key> {
         let mut inner = self.inner.lock();
@@ -160,7 +161,6 @@ impl Timers {
     }
 
     /// Removes a timer.
-    #[inline(never)]
     pub(super) fn disarm(&self, key: Key) {
         let mut inner = self.inner.lock();
         let removed = inner.wheel.remove(key);
@@ -180,7 +180,6 @@ impl Timers {
 
     /// As [`next_deadline`](Timers::next_deadline), for the worker, which is about to block until then. Another thread
     /// that arms an earlier timer unparks it.
-    #[inline]
     pub(crate) fn prepare_block(&self) -> Option<Instant> {
         let mut inner = self.inner.lock();
         let next = inner.wheel.next();
@@ -189,7 +188,6 @@ impl Timers {
     }
 
     /// Wakes what is due. The worker is awake. `wakers` is empty, before and after.
-    #[inline]
     pub(crate) fn fire(&self, wakers: &mut Vec<Waker>) {
         let mut inner = self.inner.lock();
         inner.blocked_until = Instant::MIN;

@@ -87,7 +87,6 @@ impl Idle {
 
     /// Wakes an idle worker by `wake`, which says whether it has found one. Does nothing if a worker is being woken
     /// already.
-    #[cold]
     pub(super) fn wake_idle(&self, wake: impl FnOnce() -> bool) {
         if self.exchange(UNWATCHED, WAKING) {
             // See the fifth race.

@@ -187,7 +187,6 @@ impl Stealer {
         })
     }
 
-    #[inline(never)]
     fn steal_from<E, T>(
         &mut self,
         queues: &Queues<E, T>,

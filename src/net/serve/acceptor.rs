@@ -63,7 +63,6 @@ impl<L: Listener> Acceptor<L> {
     }
 
     /// Starts a wait and reports the error. Returns the error if it is fatal.
-    #[cold]
     fn failed(&mut self, error: io::Error, connections: &Connections<L::Addr>) -> io::Result<()> {
         if accept_backoff::is_of_one_connection(&error) {
             return Ok(());

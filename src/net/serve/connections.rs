@@ -162,7 +162,6 @@ impl<A: Clone> Connections<A> {
     }
 
     /// Reports the error with which the handler of the connection at `key` has ended.
-    #[cold]
     fn report_failure(&self, key: usize, error: &dyn Display) {
         // The clone under the lock is foreign code, but `Listener::Addr` forbids it to block.
         let table = self.table.lock();
@@ -246,7 +245,6 @@ impl<F, A: Clone> Handler<F, A> {
 impl<F: Future<Output: HandlerOutput>, A: Clone> Future for Handler<F, A> {
     type Output = ();
 
-    // Inlined into the task's poll, so that the wrapper costs two stores and no call.
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let this = self.project();
         this.guard.state = State::Running;
