@@ -1,7 +1,7 @@
 //! Current: the thread-local of a service, such as the pool of the runtime that a thread has entered.
 //!
-//! It has no destructor, so that the destructor of another thread-local may drop a runtime. Nothing leaks, because
-//! [`Entered`] leaves it empty.
+//! It has no destructor, so that it can still be used when the destructor of another thread-local drops a runtime.
+//! Nothing leaks, because [`Entered`] leaves it empty.
 
 use std::cell::Cell;
 use std::mem::{self, ManuallyDrop};
@@ -21,7 +21,7 @@ impl<T> Current<T> {
         Self(ManuallyDrop::new(Cell::new(None)))
     }
 
-    /// The value of this thread. Its `clone` must not come here: the cell is empty meanwhile.
+    /// A clone of this thread's value. `T::clone` must not use this thread-local, which is empty meanwhile.
     pub(crate) fn get(key: &'static LocalKey<Self>) -> Option<T>
     where
         T: Clone,
@@ -39,21 +39,25 @@ impl<T> Current<T> {
         Entered { key, previous: key.with(|current| current.0.replace(Some(value))) }
     }
 
-    /// Leaves the thread without a value, if `condition` holds for the one that it has.
-    pub(crate) fn leave_if(key: &'static LocalKey<Self>, condition: impl FnOnce(&T) -> bool) {
-        let left = key.with(|current| {
-            let mut value = current.0.take();
-            let left = value.take_if(|value| condition(value));
+    /// Whether the thread has no value, or one for which `condition` holds. `condition` must not use this thread-local.
+    pub(crate) fn is_none_or(key: &'static LocalKey<Self>, condition: impl FnOnce(&T) -> bool) -> bool {
+        key.with(|current| {
+            let value = current.0.take();
+            let holds = value.as_ref().is_none_or(condition);
             current.0.set(value);
-            left
-        });
-        drop(left);
+            holds
+        })
+    }
+
+    /// Leaves the thread without a value.
+    pub(crate) fn clear(key: &'static LocalKey<Self>) {
+        drop(key.with(|current| current.0.take()));
     }
 }
 
 impl<T: 'static> Drop for Entered<T> {
     fn drop(&mut self) {
-        // The value is dropped outside `with`: that may be the end of a runtime.
+        // The value is dropped outside `with`, because its drop may use this thread-local.
         let entered = self.key.with(|current| current.0.replace(self.previous.take()));
         drop(entered);
     }

@@ -61,11 +61,11 @@ pub(crate) fn note_executors(waker: &Waker) {
     EXECUTORS.set(ptr::from_ref(waker.vtable()));
 }
 
-/// Whether `waker` belongs to the task, or to the `block_on` call, that is polled on this thread.
+/// Whether `waker` is the executor's: that of the task, or of the `block_on` call, that is polled on this thread, or of
+/// another task of the same type.
 ///
 /// False for the wakers of combinators and of other executors: those may be woken only outside every lock (rule 1).
 pub(crate) fn is_executors(waker: &Waker) -> bool {
-    // The waker of another task of the same type has this vtable, too. It is the executor's as well.
     ptr::eq(waker.vtable(), EXECUTORS.get())
 }
 

@@ -14,9 +14,10 @@
 //!    registers there.
 //!
 //! # The files
-//! `backend` says which events there are. `readiness` is a socket's word, `waiters` its wakers, `source` both together
-//! with the rule that keeps them right. `slots` maps tokens to sources. `registry` is the shared half, `registration` a
-//! socket's end of it. `unpark` and `timer_fd` end a block.
+//! `backend` says which events there are. `readiness` is one atomic word for each socket: which directions are ready.
+//! `waiters` keeps the wakers of the tasks that wait for a socket. `source` joins the two, with the rule that loses no
+//! wake-up. `slots` maps tokens to sources. `registry` is the half of the reactor that sockets share, and
+//! `registration` a socket with its source. `unpark` and `timer_fd` end a block.
 
 mod backend;
 #[cfg(any(test, fuzzing))]
@@ -56,10 +57,10 @@ pub(crate) struct Reactor {
 }
 
 impl Reactor {
-    /// The reactor of a `block_on` call beside the worker that has `registry`. Sockets wait there, and here only once
-    /// that worker has ended.
-    pub(crate) fn beside(registry: Weak<Registry>) -> Self {
-        Self { registry: Arc::new(Registry::beside(registry)), events: None, timer_fd: TimerFd::default() }
+    /// The reactor of a `block_on` call beside the worker that has the registry `worker`. The call's sockets wait at
+    /// that worker's reactor, and at this one only once that worker has ended.
+    pub(crate) fn beside(worker: Weak<Registry>) -> Self {
+        Self { registry: Arc::new(Registry::beside(worker)), events: None, timer_fd: TimerFd::default() }
     }
 
     pub(crate) fn registry(&self) -> &Arc<Registry> {
@@ -89,9 +90,9 @@ impl Reactor {
     }
 
     /// Waits for events, at most `timeout`, or without a limit if it is `None`. Wakes the executor's wakers that wait
-    /// for them and appends the others to `wakers`, for the caller to wake. Returns the number of events, unparks among
-    /// them. It is 0 if the time ran out or a signal interrupted the wait, and the caller then computes anew how long
-    /// to wait.
+    /// for them and appends the others to `wakers`, for the caller to wake. Returns the number of events, also of those
+    /// that are no socket's: an unpark, an expiry of the timerfd. It is 0 if the timeout ended the wait or a signal
+    /// interrupted it. The caller then computes anew how long to wait.
     pub(crate) fn turn(&mut self, timeout: Option<Duration>, wakers: &mut Vec<Waker>) -> io::Result<usize> {
         let mut poll = self.registry.poll.lock();
         let Some(poll) = &mut *poll else {
@@ -117,8 +118,9 @@ impl Reactor {
         Ok(count)
     }
 
-    /// Turns the reactor of another worker, which is stuck in a task, without waiting. Otherwise as
-    /// [`turn`](Reactor::turn). Does nothing if that worker has come to its reactor after all.
+    /// Turns the reactor of another worker, which is stuck in a task. Does not wait, and does nothing if that worker
+    /// has come to its reactor after all. Wakes as [`turn`](Reactor::turn) does, and returns the number of sockets'
+    /// events.
     pub(crate) fn turn_stuck(&mut self, stuck: &Registry, wakers: &mut Vec<Waker>) -> usize {
         let Some(mut poll) = stuck.poll.try_lock() else { return 0 };
         let Some(poll) = &mut *poll else { return 0 };
@@ -133,8 +135,8 @@ impl Reactor {
             if let Some(socket) = table.slots.get(event.token().0) {
                 sockets += 1;
                 dispatch_any(&socket.source, event, wakers);
-            } else if event.token() == UNPARK {
-                // The unpark was the owner's, which may be about to block. It gets another one.
+            } else if [UNPARK, TIMER_FD].contains(&event.token()) {
+                // This event was to end the block of the owner, which may be about to block. An unpark does it now.
                 let _ = stuck.unparker.drain(poll.registry());
                 stuck.unparker.wake_by_ref();
             }
@@ -171,7 +173,7 @@ fn is_special(event: &Event) -> bool {
     event.is_error() || event.is_priority() || event.is_read_closed() || event.is_write_closed()
 }
 
-/// Handles an event that is no source's.
+/// Handles an event whose token is no source's, or no longer.
 fn handle_internal_event(
     event: &Event,
     mio: &mio::Registry,
@@ -185,4 +187,27 @@ fn handle_internal_event(
         _ => {}
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A worker has set its timerfd and is about to block without a limit. A helper that turns its reactor meanwhile
+    /// takes the timerfd's edge. The worker must not sleep for ever.
+    #[test]
+    fn helper_gives_timers_edge_back() {
+        let (mut owner, mut helper) = (Reactor::default(), Reactor::default());
+        owner.registry.open().expect("a poll");
+        let registry = owner.registry.clone();
+        if !owner.timer_fd.set(registry.opened().expect("it is open"), Duration::from_nanos(1), 7) {
+            // This platform, or this backend, has no timerfd.
+            return;
+        }
+        // If the timer has not expired by then, the owner gets the edge itself.
+        std::thread::park_timeout(Duration::from_millis(2));
+        helper.turn_stuck(&registry, &mut Vec::new());
+        let events = owner.turn(Some(Duration::from_secs(10)), &mut Vec::new()).expect("a turn");
+        assert_eq!(events, 1, "the worker would block for ever");
+    }
 }

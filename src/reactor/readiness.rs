@@ -4,14 +4,16 @@
 //!
 //! | bits | name | set when | cleared when |
 //! | --- | --- | --- | --- |
-//! | 0 | `READABLE` | an event concerns reading; the socket leaves a reactor | a read meets `WouldBlock` or is short |
-//! | 1 | `WRITABLE` | an event concerns writing; the socket leaves a reactor | a write meets `WouldBlock` or is short |
+//! | 0 | `READABLE` | an event concerns reading; the socket is made or leaves a reactor | a read meets `WouldBlock` or is short; the socket is registered |
+//! | 1 | `WRITABLE` | an event concerns writing; the socket is made or leaves a reactor | a write meets `WouldBlock` or is short; the socket is registered |
 //! | 2 | `NO_SHORT_RULE` | an event reports an end, an error or urgent data | never |
 //! | 3 | `UNREGISTERED` | the socket is made, or leaves a reactor | the socket is registered |
 //! | 4-31 | read tick | each event that concerns reading adds 1 | |
 //! | 32-63 | write tick | each event that concerns writing adds 1 | |
 //!
 //! # Edges
+//! While no reactor watches the socket, the bits stay set, and every operation tries.
+//!
 //! An event sets a direction's bit, and the system call that follows tells the truth. An error and a hang-up set both
 //! bits, the end of reading sets `READABLE`. No event of the past keeps a direction ready: the next `WouldBlock` clears
 //! the bit.
@@ -170,13 +172,13 @@ impl Readiness {
         true
     }
 
-    /// A reactor is about to watch the socket. Called before the kernel hears of it: the kernel reports at once what is
-    /// already so, and a later clear would take that event back.
+    /// Marks the socket as registered and clears both ready bits. Called before the socket enters the kernel's set: the
+    /// kernel reports at once what is already so, and clearing the bits after that would lose the event.
     pub(crate) fn set_registered(&self) {
         self.0.fetch_and(!Snapshot::UNKNOWN, Ordering::AcqRel);
     }
 
-    /// No reactor watches the socket any more.
+    /// Marks the socket as unregistered and sets both ready bits: every operation tries.
     pub(crate) fn set_unregistered(&self) {
         self.0.fetch_or(Snapshot::UNKNOWN, Ordering::AcqRel);
     }

@@ -20,8 +20,8 @@
 //!
 //! # When an operation tries although the word says no
 //! * The thread asks the kernel ([`budget::asks_kernel`]).
-//! * It cannot register the socket, and has not tried since the last short transfer ([`Source::assume_ready`]): no
-//!   reactor would tell it of what is there.
+//! * Registering the socket fails. After a short transfer the operation has not tried yet, and no reactor would report
+//!   the bytes that have come since ([`Source::assume_ready`]).
 
 use std::future::poll_fn;
 use std::io;
@@ -82,7 +82,8 @@ impl<S: AsFd> Registration<S> {
         self.socket
     }
 
-    /// Runs `operation` when it can go on, and passes it the word that it runs by. The waker is stored in `slot`.
+    /// Runs `operation` when the word says that it can go on, and passes it that word. If it has to wait, the waker is
+    /// stored in `slot`.
     pub(crate) fn poll_operation<R>(
         &self,
         cx: &mut Context<'_>,
@@ -117,9 +118,9 @@ impl<S: AsFd> Registration<S> {
             match self.wait(cx.waker(), direction, &mut slot, seen) {
                 Ok(true) => return Poll::Pending,
                 Ok(false) => {}
-                Err(error) if seen.should_try(direction) => return Poll::Ready(Err(error)),
-                // No reactor will tell of what is there. The last transfer was short, so this operation has not tried
-                // yet.
+                // The operation has tried, or the backend cannot be armed for a socket that is registered.
+                Err(error) if seen.should_try(direction) || seen.is_registered() => return Poll::Ready(Err(error)),
+                // The socket cannot be registered. The last transfer was short, so this operation has not tried yet.
                 Err(_) => source.assume_ready(direction),
             }
         }
@@ -134,16 +135,16 @@ impl<S: AsFd> Registration<S> {
         if error.kind() == io::ErrorKind::Interrupted { Failed::Retry } else { Failed::With(error) }
     }
 
-    /// Clears a direction, unless no reactor watches the socket: then the next operation tries too. `false` if an event
-    /// has come.
+    /// Clears a direction of a registered socket. Returns `false` if an event has come. An unregistered socket stays
+    /// ready, so that each operation tries, and this returns `true`.
     fn clear(&self, direction: Direction, seen: Snapshot) -> bool {
         !seen.is_registered() || self.link.0.clear(direction, seen)
     }
 
     /// Stores the waker, or registers the socket. Returns `true` if the task may sleep.
     ///
-    /// The loop calls it when the task waits for the first time, its waker is not the executor's, or other tasks wait
-    /// too.
+    /// The loop calls it where [`Source::wait_again`] does not do: when the task was not the last one in the seat, its
+    /// waker is foreign, the operation waits in the list, or the backend has no edges.
     fn wait(&self, waker: &Waker, direction: Direction, slot: &mut WaiterSlot<'_>, seen: Snapshot) -> io::Result<bool> {
         // To clone a waker is foreign code, so it comes before the lock.
         let arm = |registered: &Registered| registered.arm(self.fd());
@@ -182,7 +183,7 @@ impl<S: AsFd> Registration<S> {
     }
 
     /// Notes that a transfer on a stream has moved `transferred` bytes of at most `capacity`. If it is short, the
-    /// kernel's buffer is drained, and the next operation waits without a system call.
+    /// kernel's buffer is empty, or full after a write, and the next operation waits without a system call.
     pub(crate) fn transferred(&self, direction: Direction, seen: Snapshot, capacity: usize, transferred: usize) {
         budget::count_moved(transferred);
         let is_short = transferred < capacity && transferred > 0;
@@ -191,7 +192,7 @@ impl<S: AsFd> Registration<S> {
         }
     }
 
-    /// Runs `operation` once, now.
+    /// Runs `operation` now, and does not wait. A call that a signal interrupts is made again.
     pub(crate) fn try_operation<R>(
         &self,
         direction: Direction,

@@ -6,16 +6,19 @@
 //! ([`Registry::register`]). Until then it has no descriptor, and the worker blocks on a condition variable.
 //!
 //! # Turning
-//! A current-thread runtime turns its reactor only while a thread is in its `block_on`. A socket that has to wait
-//! elsewhere meanwhile moves to the reactor of the thread that polls it ([`Registered::arm`]). So that a task which
-//! waits already hears of it, [`Registry::stop_turning`] wakes all waiters: they are polled again, and move.
+//! A current-thread runtime turns its reactor only while a thread is in its `block_on`. At other times the reactor is
+//! idle, and a socket that is registered there moves to the reactor of the next thread on which it has to wait
+//! ([`Registered::arm`] refuses that wait, and the socket is registered anew). A task may have waited before, with a
+//! waker in the idle reactor. So [`Registry::stop_turning`] wakes all waiters: they are polled again, and move.
 //!
 //! # Locks
-//! The table, then a source, never the other way round. Registering holds both, so that two threads that race to
-//! register one socket see each other. Dispatching holds the table once for a batch of events.
+//! The table, then a source, never the other way round. Registering holds both. Two threads that race to register one
+//! socket see each other by the source's mutex, and a thread that registers sees the end of the reactor by the table's.
+//! Dispatching holds the table once for a batch of events.
 
 use std::io;
 use std::os::fd::RawFd;
+use std::ptr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 
@@ -44,8 +47,9 @@ pub(crate) struct Registry {
     pub(super) table: Mutex<Table>,
     /// A thread turns this reactor.
     is_turned: AtomicBool,
-    /// Sockets register with that one as long as it lives: this one belongs to a `block_on` call beside its worker.
-    beside: Weak<Registry>,
+    /// The registry of a worker, with which sockets register instead while that worker lives. Dangling unless this one
+    /// belongs to a `block_on` call beside the workers.
+    worker: Weak<Registry>,
     pub(super) unparker: Arc<Unparker>,
 }
 
@@ -59,8 +63,8 @@ pub(super) struct Table {
 /// A socket in the table.
 ///
 /// `fd` is open as long as the source is [registered](Registered): a [`Registration`](super::Registration) unregisters
-/// before its socket is dropped or handed out. While a reactor ends it may be stale, but nothing is registered there
-/// then.
+/// before its socket is dropped or handed out. While the reactor ends, the descriptor may be closed already, or be
+/// another socket's. That does no harm, because this reactor takes no new sockets then.
 pub(super) struct Socket {
     pub(super) source: Arc<Source>,
     fd: RawFd,
@@ -73,9 +77,9 @@ pub(crate) struct Registered {
 }
 
 impl Registry {
-    /// The registry of a `block_on` call beside the worker that has `registry`.
-    pub(super) fn beside(registry: Weak<Self>) -> Self {
-        Self { beside: registry, ..Self::default() }
+    /// The registry of a `block_on` call beside the worker that has the registry `worker`.
+    pub(super) fn beside(worker: Weak<Self>) -> Self {
+        Self { worker, ..Self::default() }
     }
 
     /// The registry that was entered on this thread.
@@ -101,9 +105,10 @@ impl Registry {
         Ok(self.mio.get_or_init(|| registry))
     }
 
-    /// Has this reactor watch `source`, or the one beside which it is, unless a reactor does already.
+    /// Has a reactor watch `source`, unless one does already: the worker's, if this registry has one and that worker
+    /// lives, or else this one's.
     pub(super) fn register(self: &Arc<Self>, source: &Arc<Source>, fd: RawFd) -> io::Result<()> {
-        let worker = self.beside.upgrade();
+        let worker = self.worker.upgrade();
         for registry in worker.iter().chain([self]) {
             if registry.register_unless_closed(source, fd)? {
                 return Ok(());
@@ -112,10 +117,12 @@ impl Registry {
         Err(no_runtime())
     }
 
+    /// Returns `false` if the reactor has ended.
     fn register_unless_closed(self: &Arc<Self>, source: &Arc<Source>, fd: RawFd) -> io::Result<bool> {
         let mio = match self.mio.get() {
             Some(mio) => mio,
-            // An operation that a waker polls while the worker ends must not take descriptors.
+            // A foreign waker may poll an operation in place while the ending worker wakes it. That must not open the
+            // reactor again.
             None if self.table.lock().closed => return Ok(false),
             None => self.open()?,
         };
@@ -184,7 +191,7 @@ impl Registry {
         drop(table);
         let mut wakers = Vec::new();
         for socket in &sockets {
-            let is_here = |registered: &Registered| std::ptr::eq(&raw const *registered.registry, self);
+            let is_here = |registered: &Registered| ptr::eq(&raw const *registered.registry, self);
             if socket.source.detach_if(&mut wakers, is_here).is_some() {
                 self.leave_kernel(socket.fd);
             }
@@ -207,8 +214,8 @@ impl Registered {
     }
 
     /// Takes the socket out of the kernel's set, if no thread turns the reactor and this thread has another one. Called
-    /// under the source's mutex: the reactor may be turned again, and a thread that registers the socket there at once
-    /// would find it in the set.
+    /// under the source's mutex: otherwise another thread could begin to turn the reactor, register the socket with it
+    /// once more, and get EEXIST.
     pub(super) fn leave_if_idle_elsewhere(&self, fd: RawFd) -> bool {
         let leaves = self.is_idle_elsewhere();
         if leaves {
@@ -232,10 +239,13 @@ impl Registered {
         Ok(true)
     }
 
-    /// Whether no thread turns this reactor, and this thread has another one.
+    /// Whether no thread turns this reactor, and this thread would register its sockets with another one.
     fn is_idle_elsewhere(&self) -> bool {
-        let is_here = |here: Arc<Registry>| Arc::ptr_eq(&here, &self.registry);
-        !self.registry.is_turned.load(Ordering::Relaxed) && Registry::current().is_some_and(|here| !is_here(here))
+        // A `block_on` call beside a worker registers with that worker also before it has started and while it ends.
+        let is_here = |here: &Arc<Registry>| {
+            Arc::ptr_eq(here, &self.registry) || ptr::eq(here.worker.as_ptr(), Arc::as_ptr(&self.registry))
+        };
+        !self.registry.is_turned.load(Ordering::Relaxed) && Registry::current().is_some_and(|here| !is_here(&here))
     }
 
     /// Has a backend without edges report readiness once more.

@@ -16,7 +16,7 @@ const SLOT_BITS: u32 = if usize::BITS == 64 { 32 } else { 22 };
 const SLOT_MASK: usize = (1 << SLOT_BITS) - 1;
 
 /// Values, each under a token that is not given out again for 2^32 insertions
-/// into the same slot (2^10 where a word is 32 bits).
+/// (2^10 where a word is 32 bits).
 pub(crate) struct Slots<T> {
     entries: Slab<Entry<T>>,
     /// The generation of the next insertion; all its bits below `SLOT_BITS`

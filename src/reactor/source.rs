@@ -54,7 +54,8 @@ pub(crate) struct Source<R> {
 }
 
 struct Inner<R> {
-    /// The reactor that watches the socket. `None` exactly while the word says so and the mutex is free.
+    /// The registration with the reactor that watches the socket. While the mutex is free, this is `None` exactly if
+    /// the word says `UNREGISTERED`.
     registered: Option<R>,
     waiters: Waiters,
 }
@@ -83,7 +84,7 @@ impl<R> Source<R> {
         self.readiness.load()
     }
 
-    /// Stores an event and wakes its direction's waiters. Those that are foreign are moved to `wakers`.
+    /// Stores an event and wakes its direction's waiters, by way of `wakers` if their wakers are foreign or listed.
     // Always inlined: for the usual event the report is a constant, and most of this falls away. Costs an echo 20
     // instructions otherwise.
     #[inline(always)]
@@ -103,7 +104,8 @@ impl<R> Source<R> {
     /// may sleep, `Some(false)` if an event has come since `seen`. `None`, and nothing is done, in all other cases.
     pub(crate) fn wait_again(&self, direction: Direction, waker: &Waker, seen: Snapshot) -> Option<bool> {
         let mut inner = self.inner.lock();
-        // A seat keeps no waker of a reactor that has ended or is not turned, so the socket is registered.
+        // The socket is registered if the seat has a waker: when a reactor ends, or is turned no more, all seats of its
+        // sources are emptied.
         if !inner.waiters.wait_again(direction, waker) {
             return None;
         }
@@ -189,12 +191,11 @@ impl<R> Source<R> {
         }
     }
 
-    /// Ends the registration and wakes no waiter. If `condition` does not hold for the registration, it stays.
-    /// `condition` runs under the mutex, and takes the socket out of the kernel's set if another thread may register it
-    /// again.
-    pub(crate) fn unregister_if(&self, condition: impl FnOnce(&R) -> bool) -> Option<R> {
+    /// Ends the registration and wakes no waiter. `leave` runs under the mutex. If it returns `false`, the registration
+    /// stays. If another thread may register the socket again, `leave` takes it out of the kernel's set.
+    pub(crate) fn unregister_if(&self, leave: impl FnOnce(&R) -> bool) -> Option<R> {
         let mut inner = self.inner.lock();
-        let registered = inner.registered.take_if(|registered| condition(registered))?;
+        let registered = inner.registered.take_if(|registered| leave(registered))?;
         self.readiness.set_unregistered();
         Some(registered)
     }

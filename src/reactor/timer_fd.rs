@@ -5,8 +5,8 @@
 //! call. So it is set for the last stretch of a wait only, which is shorter than a millisecond, and once for each
 //! deadline that comes that near. Most timers are cancelled by then.
 //!
-//! Elsewhere the rounding stays. So it does on a backend without edges, where the timerfd would have to be read and
-//! armed again.
+//! On other platforms there is no timerfd. On a backend without edges it is not used either: it would have to be read
+//! and armed again.
 
 use std::time::Duration;
 
@@ -99,8 +99,8 @@ impl TimerFd {
     }
 }
 
-/// The part of a wait of `left` that needs no timerfd: whole milliseconds, which mio does not round. `None` if the rest
-/// is shorter than that, and the timerfd's.
+/// The part of a wait of `left` that needs no timerfd: whole milliseconds, which mio does not round. `None` if `left`
+/// is shorter than a millisecond: such a wait is for the timerfd.
 pub(super) fn whole_millis(left: Duration) -> Option<Duration> {
     if left.is_zero() || left >= MILLISECOND {
         // The system takes no more. The worker then waits again.

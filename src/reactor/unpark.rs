@@ -1,6 +1,7 @@
 //! Unpark: ends a worker's block, from any thread.
 //!
-//! A worker blocks in one of two places: in its reactor, or, while it has none, on a condition variable.
+//! A worker blocks in one of two places: in the poll of its reactor, or, while its reactor is not open, on a condition
+//! variable.
 //!
 //! # The reactor's backend
 //! Where it reports edges, mio's own waker ends the block. mio's poll(2) backend takes the token of a pending wake
@@ -11,8 +12,8 @@
 //! # The race
 //! The worker may open its reactor while another thread is about to unpark it by the condition variable. That loses
 //! nothing. A thread unparks a worker only after it has changed something that the worker looks at before each block,
-//! under a lock or by an atomic swap. If the worker has looked before the change, it had opened its reactor before
-//! that, and the other thread sees the reactor.
+//! under a lock or by an atomic swap. If the worker looks after the change, it does not block. If it looks before the
+//! change, it opened its reactor even earlier, and the other thread sees the open reactor.
 
 use std::io::{self, Read, Write};
 use std::os::fd::AsRawFd;
@@ -33,7 +34,7 @@ use super::backend::{EDGE_TRIGGERED, UNPARK};
 pub(super) struct Unparker {
     /// Set when the worker's reactor is opened.
     backend: OnceLock<Backend>,
-    /// An unpark has come that no block on the condition variable has ended by.
+    /// An unpark has come by the condition variable, and has ended no block yet.
     notified: Mutex<bool>,
     condvar: Condvar,
 }
@@ -48,12 +49,12 @@ impl Unparker {
     /// From now on the worker blocks in the poll of `registry`.
     pub(super) fn open(&self, registry: &Registry) -> io::Result<()> {
         let backend = Backend::new(registry)?;
-        // The worker opens its reactor once, on its own thread.
+        // A reactor is opened once: by the thread that builds the runtime, or by that of the only worker.
         let _ = self.backend.set(backend);
         Ok(())
     }
 
-    /// Blocks the worker, which has no reactor, until it is unparked or `timeout` is over. Returns whether it was
+    /// Blocks the worker, whose reactor is not open, until it is unparked or `timeout` is over. Returns whether it was
     /// unparked.
     pub(super) fn park(&self, timeout: Option<Duration>) -> bool {
         let mut notified = self.notified.lock();
@@ -70,7 +71,7 @@ impl Unparker {
     /// The reactor has reported an unpark: the next one is reported anew.
     pub(super) fn drain(&self, registry: &Registry) -> io::Result<()> {
         let Some(Backend::Pair { receiver, .. }) = self.backend.get() else { return Ok(()) };
-        // Until nothing is left, which would be reported again.
+        // Until the pair is empty: bytes that are left would be reported again.
         while matches!((&*receiver).read(&mut [0; 64]), Ok(64)) {}
         // A byte that is written before or after this is reported.
         registry.reregister(&mut SourceFd(&receiver.as_raw_fd()), UNPARK, Interest::READABLE)

@@ -56,8 +56,8 @@ struct List {
     waiters: Vec<Waiter>,
     /// How many of `waiters` are displaced: at most `capacity`.
     displaced: usize,
-    /// When it is used up, all displaced wakers are woken, and it doubles. Tasks that still wait come back, and fit
-    /// after a few rounds. The others do not come back.
+    /// When it is used up, all displaced wakers are woken and dropped, and it doubles. So the list cannot fill with the
+    /// wakers of tasks that no longer wait. A task that still waits polls again and is stored again.
     capacity: usize,
     next_key: u64,
 }
@@ -69,12 +69,14 @@ struct Waiter {
     displaced: bool,
 }
 
-/// How many displaced wakers fit after each event, and at most. The limit holds a task that polls with a new waker each
-/// time.
+/// How many displaced wakers fit at first, and again after each event.
 const CAPACITY: usize = 8;
+
+/// The limit of that number: a task may poll with a new waker each time.
 const MAX_CAPACITY: usize = 1024;
 
-/// Wakers that have left the table: foreign code, which the caller runs after it has released its lock.
+/// Wakers that were taken out of the waiters. To wake or drop them is foreign code, which the caller runs after it has
+/// released its lock.
 #[derive(Default)]
 #[must_use = "dropped under a lock, a waker may take that lock again"]
 pub(super) struct Released {
@@ -134,7 +136,8 @@ impl Waiters {
         }
     }
 
-    /// Wakes all that wait for these directions. The executor's are woken here, the others are moved to `wakers`.
+    /// Wakes all that wait for these directions. One of the executor's wakers in a seat is woken here. All others are
+    /// moved to `wakers`.
     pub(super) fn wake(&mut self, reads: bool, writes: bool, wakers: &mut Vec<Waker>) {
         if reads {
             self.reader.wake(wakers);

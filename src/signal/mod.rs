@@ -14,8 +14,8 @@
 //! 3. The other end of the pair is registered with the reactor as any socket is. The byte wakes the listener's task.
 //! 4. The task reads all bytes of the pair and reports one signal.
 //!
-//! So a listener reports that at least one signal has arrived since its last report, and not how many. It receives
-//! signals from the call that creates it. The pair keeps them until the first poll, and from one runtime to the next.
+//! So a listener reports that at least one signal has arrived since its last report, and not how many. It reports those
+//! that arrive after it was created. The pair keeps them until the first poll, and from one runtime to the next.
 //! If the pair is full, the handler drops its byte: the listener has bytes to read anyway.
 
 pub mod unix;

@@ -115,13 +115,13 @@ fn drain(mut receiver: &UnixStream) -> io::Result<()> {
 
 impl Drop for Signal {
     fn drop(&mut self) {
-        // This must come before the receiving end is closed. Otherwise the handler could write to a closed socket, and
-        // that raises SIGPIPE.
+        // This must come before the receiving end is closed. Otherwise the handler could write to a socket whose other
+        // end is closed. That raises SIGPIPE, which ends a process that has restored the default action.
         unregister(self.id);
     }
 }
 
-// A panic can interrupt a listener only between two system calls, so it leaves no broken state.
+// A listener has no state that a panic could leave half changed: only its sockets.
 impl UnwindSafe for Signal {}
 impl RefUnwindSafe for Signal {}
 

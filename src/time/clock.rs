@@ -10,7 +10,8 @@ use std::ops::{Add, AddAssign, Sub, SubAssign};
 use std::sync::OnceLock;
 use std::time::Duration;
 
-/// The number that an [`Instant`] has at the start of the system, in nanoseconds.
+/// The number that an [`Instant`] has at the start of the system, in nanoseconds. On platforms other than Linux and
+/// Android the first reading of the clock counts as the start of the system.
 ///
 /// So an instant can represent moments from 146 years before the start of the system to 438 years after it.
 const ORIGIN: u64 = 1 << 62;
@@ -18,15 +19,15 @@ const ORIGIN: u64 = 1 << 62;
 thread_local! {
     /// The clock of the runtime on this thread.
     ///
-    /// Each worker has its own copy. The copies never differ, because only a runtime with one worker can pause its
-    /// clock.
+    /// Each worker has its own copy. The copies of a runtime's workers never differ, because only a current-thread
+    /// runtime can pause its clock.
     static CLOCK: Cell<Clock> = const { Cell::new(Clock::SYSTEM) };
 }
 
 /// The clock of a runtime.
 #[derive(Clone, Copy)]
 pub(crate) enum Clock {
-    /// Runs this many nanoseconds ahead of the system's clock, modulo 2^64.
+    /// Runs this many nanoseconds ahead of [`system`], modulo 2^64.
     Running(u64),
     /// Runs like `Running`, and several workers share it. One worker cannot pause it for the others.
     Common(u64),
@@ -197,8 +198,8 @@ impl Instant {
 
     /// Converts this moment into one of std.
     ///
-    /// The conversion counts from the present of the system's clock. So a moment that a paused clock has jumped to
-    /// becomes a moment as far in the future of std's clock.
+    /// The conversion takes the distance from a moment that both clocks have read once. So a moment that a paused clock
+    /// has jumped to becomes a moment as far in the future of std's clock.
     pub fn into_std(self) -> std::time::Instant {
         let (std, ours) = reference();
         let moment = match self.checked_duration_since(ours) {

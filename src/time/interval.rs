@@ -72,7 +72,7 @@ pub enum MissedTickBehavior {
     Burst,
     /// Drops the missed ticks. The next tick is due a period after the call that returned the late tick.
     Delay,
-    /// Drops the missed ticks. The next tick is due at the first moment from now that is a whole number of periods
+    /// Drops the missed ticks. The next tick is due at the first moment after now that is a whole number of periods
     /// after the late tick.
     Skip,
 }
@@ -105,7 +105,7 @@ impl Interval {
         Poll::Ready(due)
     }
 
-    /// When the next tick is due, if `now` returns the tick that was due at `due`.
+    /// When the next tick is due. The tick that was due at `due` is returned now, at `now`.
     fn next_after(&self, due: Instant, now: Instant) -> Instant {
         let on_time = due.later(self.period);
         // The returned tick is late by no more than a period, so the next one is not missed.

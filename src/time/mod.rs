@@ -18,12 +18,12 @@
 //!
 //! # A clock for tests
 //! A runtime can pause its clock: from the start with [`start_paused`](crate::runtime::Builder::start_paused), or later
-//! with [`pause`]. A paused clock moves only when every task waits. It then jumps to the next deadline, so a test of
-//! minutes takes no time. It may jump up to one tick of 65.5 µs past a deadline.
+//! with [`pause`]. A paused clock moves when a test calls [`advance`], and when every task waits. It then jumps to the
+//! next deadline, so a test of minutes takes no time. It may jump up to one tick of 65.5 µs past a deadline.
 //!
 //! Bytes between sockets take real time, and a jump must not overtake them. So while sockets are registered, the worker
 //! waits 2 ms of real time for the kernel before each jump. A test pays these 2 ms for each deadline that it reaches.
-//! Now and then it also pays them for a stop on the way to a far deadline.
+//! For a far deadline it may pay them some more times, because the timing wheel moves a far timer in steps.
 //!
 //! A jump waits for closures of [`spawn_blocking`](crate::spawn_blocking), because they may wake a task. It does not
 //! wait for any other thread. Other threads do not see the paused clock: [`Instant::now`] follows it only on the
@@ -66,7 +66,8 @@ pub(crate) use timers::{Entered, Timers, enter, is_entered};
 /// From then on the clock moves only when every task waits, and by [`advance`]. Pausing a paused clock does nothing.
 ///
 /// # Panics
-/// Panics outside a runtime, and in a runtime of several workers. [`block_on`](crate::block_on) has one worker.
+/// Panics outside a runtime, and in a multi-thread runtime. [`block_on`](crate::block_on) makes a current-thread
+/// runtime.
 ///
 /// # Examples
 /// See [`advance`].

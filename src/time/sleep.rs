@@ -4,7 +4,8 @@
 //! 1. A new `Sleep` is *unarmed*: it has a deadline and no timer.
 //! 2. The first poll that has to wait arms a timer with the worker of the polling thread.
 //! 3. Later polls ask that timer, and give it the waker of the polling task. A poll on the thread of another worker
-//!    moves the timer there: the worker that had it may be a current-thread runtime between two calls.
+//!    moves the timer to that worker. The worker that had it may belong to a current-thread runtime that no thread
+//!    drives, and would never fire it.
 //! 4. When the timer has fired, the `Sleep` is ready and unarmed again. When the timer's worker has ended, the `Sleep`
 //!    is unarmed too, and continues at step 2 in the runtime that polls it next.
 //! 5. Dropping the `Sleep` disarms the timer.
@@ -75,8 +76,9 @@ pub fn sleep_until(deadline: Instant) -> Sleep {
 ///
 /// A `Sleep` may be polled again after it was ready. It is then ready again.
 ///
-/// A `Sleep` may move between tasks and threads. Its timer moves along, and wakes the task that polled it last. If the runtime of that worker ends, the `Sleep` wakes its task, and waits on in the
-/// runtime that polls it next.
+/// A `Sleep` may move between tasks and threads. Its timer is with the worker that last polled it, and wakes the task
+/// that polled it last. If the runtime of that worker ends, the `Sleep` wakes its task, and waits on in the runtime
+/// that polls it next.
 #[derive(Debug)]
 #[must_use = "futures do nothing unless awaited"]
 pub struct Sleep {
@@ -87,9 +89,8 @@ pub struct Sleep {
 enum State {
     /// The `Sleep` has no timer.
     ///
-    /// `ahead` is true if the deadline was in the future when it was set. The next poll then arms a timer without
-    /// reading the clock: [`sleep`] has read it already. If the deadline has passed meanwhile, the timers find that
-    /// out.
+    /// `ahead` is true if [`sleep`] has just read the clock and the deadline was in the future. The next poll then arms
+    /// a timer without reading the clock again. If the deadline has passed meanwhile, the timers find that out.
     Unarmed { ahead: bool },
     /// The `Sleep` has a timer.
     Armed(Armed),
@@ -171,13 +172,13 @@ impl Future for Sleep {
     }
 }
 
-/// Polls once the timers of this thread say that the deadline has passed. Those of a `block_on` call beside a worker
-/// always say so: the sleep is armed with that worker.
+/// Goes on with a poll after `timers` refused to arm the sleep. Either the deadline has passed, or `timers` are those
+/// of a `block_on` call beside the workers and forward their sleeps.
 #[inline(never)]
 fn poll_passed(sleep: &mut Sleep, mut timers: Arc<Timers>, cx: &mut Context<'_>) -> Poll<()> {
     sleep.state = State::Unarmed { ahead: false };
     while !sleep.is_elapsed() {
-        timers = timers.in_service();
+        timers = timers.forward();
         if let Some(key) = timers.arm(sleep.deadline, cx.waker().clone()) {
             sleep.state = State::Armed(Armed { timers, key });
             return Poll::Pending;

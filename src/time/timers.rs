@@ -4,18 +4,26 @@
 //!    ([`Timers::arm`]).
 //! 2. The worker asks until when it may block ([`Timers::prepare_block`]). After each wait it advances the wheel
 //!    ([`Timers::fire`]), which wakes what is due.
-//! 3. When the worker ends ([`Timers::close`]), all waiting tasks are woken. They arm anew where they are polled then.
-//!    So it is when a current-thread runtime leaves `block_on` ([`Timers::stop`]).
+//! 3. When the worker ends ([`Timers::close`]), all waiting tasks are woken. Each arms its sleep anew, with the timers
+//!    of the thread that then polls it.
+//! 4. When a current-thread runtime leaves `block_on`, no thread advances its wheel ([`Timers::stop`]). All waiting
+//!    tasks are woken then too. A task that another runtime runs moves its timer to that runtime. The other timers
+//!    stay.
+//!
+//! # Beside workers
+//! A `block_on` call beside the workers has timers of its own, and forwards its sleeps to those of one worker
+//! ([`Timers::forward`]): a foreign executor may block the thread of the call, which could then fire no timer. The
+//! call's own timers serve once that worker has ended.
 //!
 //! # Never early
-//! The wheel counts ticks of 2^16 ns from the worker's start ([`Ticks`]). Deadlines are rounded up to a tick, the
-//! present down. A timer fires at its deadline or up to 65 µs after.
+//! The wheel counts ticks of 2^16 ns from the worker's start ([`Ticks`]). Its deadlines are rounded up to a tick, and
+//! the present is rounded down. A timer fires at its deadline or up to 65 µs after.
 //!
 //! # The race
-//! Another thread may reset a timer while the worker blocks until a later deadline: its task moved there with its
-//! `Sleep`. So the worker notes under the lock until when it blocks, and the other thread unparks it if its deadline
-//! comes earlier.
+//! Another thread may arm or reset a timer here while the worker blocks until a later deadline. So the worker notes
+//! under the lock until when it blocks. A thread that sets an earlier deadline unparks the worker.
 
+use std::ptr;
 use std::sync::{Arc, Weak};
 use std::task::Waker;
 
@@ -33,17 +41,18 @@ const TICK: u64 = 1 << TICK_BITS;
 /// The timers of one worker.
 pub(crate) struct Timers {
     inner: Mutex<Inner>,
-    /// Sleeps are armed there as long as that worker lives: these are of a `block_on` call beside it.
-    beside: Weak<Timers>,
+    /// The timers of a worker, to which these forward sleeps while that worker lives. Dangling unless these belong to a
+    /// `block_on` call beside the workers.
+    worker: Weak<Timers>,
 }
 
 struct Inner {
     wheel: Wheel<Ticks>,
-    /// When the worker's block ends by itself. [`Instant::MIN`] while the worker is awake, [`Instant::NEVER`] if only
-    /// an event ends the block.
+    /// The deadline that ends the worker's block, or its spinning. [`Instant::MIN`] while the worker runs tasks,
+    /// [`Instant::NEVER`] if no timer is armed.
     blocked_until: Instant,
-    /// Ends the worker's block, from any thread. `None` once the worker has ended. All timers have fired then, due or
-    /// not. The descriptor behind it must not stay open for sleeps that live on.
+    /// Ends the worker's block, from any thread. `None` once the worker has ended: a sleep that lives on keeps these
+    /// timers, and must not keep the unparker's descriptor open.
     unparker: Option<Waker>,
 }
 
@@ -62,14 +71,15 @@ pub(super) enum Status {
 }
 
 impl Timers {
-    pub(crate) fn new(unparker: Waker, origin: Instant, beside: Weak<Self>) -> Arc<Self> {
+    /// The timers of a worker. If `worker` is not dangling, the timers of a `block_on` call beside that worker.
+    pub(crate) fn new(unparker: Waker, origin: Instant, worker: Weak<Self>) -> Arc<Self> {
         let mut wheel = Wheel::new(Ticks { origin }, origin);
-        if beside.strong_count() > 0 {
-            // It takes no timers, and tells every sleep so without a further question: see `Sleep`.
+        if worker.strong_count() > 0 {
+            // An ended wheel refuses every timer, so that each sleep comes to `forward`. A worker's sleeps pay nothing.
             wheel.fire_all(&mut Vec::new());
         }
         let inner = Inner { wheel, blocked_until: Instant::MIN, unparker: Some(unparker) };
-        Arc::new(Self { inner: Mutex::new(inner), beside })
+        Arc::new(Self { inner: Mutex::new(inner), worker })
     }
 
     /// The timers that a thread's sleeps are armed with.
@@ -77,10 +87,11 @@ impl Timers {
         Current::get(&CURRENT)
     }
 
-    /// The timers of the worker beside which these are. Once it has ended, these.
+    /// The timers with which sleeps are armed instead of these: those of the call's worker. Returns these timers, ready
+    /// for use, if that worker has ended or there is none.
     #[cold]
-    pub(super) fn in_service(self: Arc<Self>) -> Arc<Self> {
-        if let Some(worker) = self.beside.upgrade().filter(|worker| worker.inner.lock().unparker.is_some()) {
+    pub(super) fn forward(self: Arc<Self>) -> Arc<Self> {
+        if let Some(worker) = self.worker.upgrade().filter(|worker| worker.inner.lock().unparker.is_some()) {
             return worker;
         }
         let mut inner = self.inner.lock();
@@ -92,13 +103,13 @@ impl Timers {
         self
     }
 
-    /// Arms a timer. `None` if its deadline has passed, as far as the worker knows.
+    /// Arms a timer. `None` if its deadline has passed, as far as the worker knows, or if these timers take none.
     // Costs a timer 5 instructions otherwise.
     #[inline]
     pub(super) fn arm(&self, deadline: Instant, waker: Waker) -> Option<Key> {
         let mut inner = self.inner.lock();
-        // If so, the waker is dropped after the lock: parameters are dropped last.
         if inner.wheel.has_passed(deadline) {
+            // The waker is dropped after the lock: parameters are dropped last.
             return None;
         }
         let key = inner.wheel.insert(deadline, waker);
@@ -108,8 +119,8 @@ impl Timers {
         Some(key)
     }
 
-    /// Ends the block of the worker, for which a deadline has become earlier. The next earlier one need not, until the
-    /// worker blocks again.
+    /// Ends the block of the worker, which blocks beyond the earliest deadline. Until it blocks again, further early
+    /// deadlines do not unpark it.
     #[cold]
     fn unpark(&self, mut inner: MutexGuard<'_, Inner>) {
         inner.blocked_until = Instant::MIN;
@@ -141,10 +152,10 @@ impl Timers {
         status
     }
 
-    /// Whether sleeps that this thread polls are armed here. True, too, if they could be armed nowhere else.
+    /// Whether this thread would arm a sleep here. Also true outside a runtime, where it could arm none.
     pub(super) fn are_current(&self) -> bool {
-        let is_this = |timers: &Self| std::ptr::eq(timers, self) || std::ptr::eq(timers.beside.as_ptr(), self);
-        Self::current().is_none_or(|timers| is_this(&timers))
+        let is_this = |timers: &Arc<Self>| ptr::eq(&raw const **timers, self) || ptr::eq(timers.worker.as_ptr(), self);
+        Current::is_none_or(&CURRENT, is_this)
     }
 
     /// Moves a pending timer to another deadline. Returns `false` if it is not pending.
@@ -199,10 +210,13 @@ impl Timers {
         wake_all(wakers);
     }
 
-    /// As [`fire`](Timers::fire), for another worker, while this one is stuck in a task. Returns whether a timer was due.
+    /// Fires the timers of a stuck worker, from the thread of another worker. Returns whether a timer was due.
     pub(crate) fn fire_stuck(&self, wakers: &mut Vec<Waker>) -> bool {
         let mut inner = self.inner.lock();
-        // The worker may be about to block after all, so `blocked_until` stays.
+        if inner.wheel.next().is_none() {
+            return false;
+        }
+        // `blocked_until` stays: the stuck worker may have just finished its task, and be about to block.
         inner.wheel.advance(Instant::now(), wakers);
         drop(inner);
         let is_due = !wakers.is_empty();
@@ -210,8 +224,8 @@ impl Timers {
         is_due
     }
 
-    /// The worker stops: it is a current-thread runtime's, between two calls. Wakes all tasks that wait for its timers, so
-    /// that those which other runtimes run move them there.
+    /// Wakes all tasks that wait for these timers, because the thread that advances the wheel leaves its `block_on`
+    /// call. A task that another runtime runs moves its timer to that runtime.
     pub(crate) fn stop(&self) {
         let mut wakers = Vec::new();
         self.inner.lock().wheel.take_wakers(&mut wakers);
@@ -220,8 +234,10 @@ impl Timers {
 
     /// Ends the worker's timers, and wakes all tasks that wait for them.
     pub(crate) fn close(&self) {
-        // A waker that polls where it is woken must find no timers here any more.
-        Current::leave_if(&CURRENT, |timers| std::ptr::eq(&raw const **timers, self));
+        // A foreign waker may poll a sleep while it is woken below. That sleep must not be armed here.
+        if Current::is_none_or(&CURRENT, |timers| ptr::eq(&raw const **timers, self)) {
+            Current::clear(&CURRENT);
+        }
         let mut wakers = Vec::new();
         let mut inner = self.inner.lock();
         let unparker = inner.unparker.take();
@@ -263,7 +279,7 @@ impl Inner {
 }
 
 thread_local! {
-    /// The timers with which sleeps that are polled on this thread are armed.
+    /// The timers of this thread: they arm the sleeps that it polls, or forward them.
     static CURRENT: Current<Arc<Timers>> = const { Current::none() };
 }
 

@@ -33,7 +33,7 @@
 //! # Cost
 //! Each level has a word with one bit for each slot that is not empty. By rule 3 the next slot is the first such bit of
 //! the lowest level that has one. So every method is O(1), except `advance`, which does a bounded amount of work for
-//! each timer, and `fire_all`.
+//! each timer, `fire_all` and `take_wakers`.
 //!
 //! # Moments and ticks
 //! Callers pass moments, and a [`Scale`] turns them into ticks. It rounds deadlines up and the present down, so no
@@ -75,7 +75,7 @@ pub(crate) trait Scale {
 /// Timers, and the moment up to which they have been advanced.
 pub(crate) struct Wheel<S: Scale> {
     scale: S,
-    /// The moment that `advance` last received.
+    /// The moment that [`new`](Wheel::new) or `advance` last received. `S::NEVER` once the wheel has ended.
     present: S::Moment,
     /// The present as a tick. Every timer in a slot has a later tick.
     now: u64,
@@ -221,7 +221,7 @@ impl<S: Scale> Wheel<S> {
     /// `false` may be wrong. A timer that is inserted nevertheless fires in the next call of
     /// [`advance`](Wheel::advance).
     pub(crate) fn has_passed(&self, deadline: S::Moment) -> bool {
-        // `insert` makes the first comparison too. It mostly decides the answer alone.
+        // The first comparison is false for most deadlines, and `insert` makes it anyway.
         deadline < self.next && deadline <= self.present
     }
 
@@ -236,10 +236,11 @@ impl<S: Scale> Wheel<S> {
     /// Advances the present to `now`, and appends the wakers of all timers that fire to `fired`.
     ///
     /// The wakers are in the order of their timers' ticks, and in any order within one tick. The tick of a timer is its
-    /// deadline rounded up; if the timer is due while it is new, the tick is its deadline rounded down. New timers
-    /// whose tick was reached before this call come first, in any order.
+    /// deadline rounded up. There are two exceptions for new timers, which have no slot yet. If such a timer is due,
+    /// its tick is its deadline rounded down. If the previous call already reached that tick, the timer comes first.
     pub(crate) fn advance(&mut self, now: S::Moment, fired: &mut Vec<Waker>) {
-        self.present = now;
+        // An ended wheel stays so.
+        self.present = self.present.max(now);
         if self.next <= now {
             self.fire_due(now, fired);
         }
@@ -261,7 +262,8 @@ impl<S: Scale> Wheel<S> {
         self.next = self.next_slot().map_or(S::NEVER, |(_, start)| self.scale.start_of(start));
     }
 
-    /// Fires all timers, whether they are due or not. This is the end of the wheel: every deadline has passed from now on.
+    /// Fires all timers, whether they are due or not. This is the end of the wheel: it answers from now on that every
+    /// deadline has passed.
     pub(crate) fn fire_all(&mut self, fired: &mut Vec<Waker>) {
         for entry in &mut self.entries {
             (entry.slot, entry.previous, entry.next) = (UNLINKED, None, None);
@@ -312,8 +314,8 @@ impl<S: Scale> Wheel<S> {
 
     /// Empties the list of new timers: it drops vacant entries from the list and gives each timer a slot, or fires it.
     ///
-    /// A timer fires here if its tick has been reached. A timer that is due but whose tick has not been reached gets a
-    /// slot, and [`fire_due`](Wheel::fire_due) fires it in the order of the ticks.
+    /// A timer fires here if its tick is not after `self.now`, the tick of the previous call. A timer that is due by a
+    /// later tick gets a slot, and [`fire_due`](Wheel::fire_due) fires it in the order of the ticks.
     fn place_new(&mut self, present: S::Moment, fired: &mut Vec<Waker>) {
         let mut next = self.new.take();
         while let Some(key) = next {

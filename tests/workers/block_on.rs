@@ -12,7 +12,7 @@ use futures_lite::future::{self, poll_once};
 use kittiwake::io::{AsyncReadExt, AsyncWriteExt};
 use kittiwake::runtime::Handle;
 use kittiwake::task::yield_now;
-use kittiwake::time::{Instant, Sleep, sleep, sleep_until, timeout_at};
+use kittiwake::time::{Instant, Sleep, sleep, sleep_until, timeout, timeout_at};
 use kittiwake::{block_on, spawn, spawn_local};
 
 /// Several threads may be in `block_on` of one runtime at the same time.
@@ -381,6 +381,36 @@ fn call_outlives_its_runtime() {
             call.join().expect("the call ends");
         });
     }
+}
+
+/// The runtime of a `Handle::block_on` call ends, but a stuck task holds its end up. The call goes on meanwhile.
+#[test]
+fn call_times_out_while_runtime_ends() {
+    within(|| {
+        let runtime = workers(2);
+        let stuck = block_workers(runtime.handle(), 1);
+        // One call beside the stuck worker, and one beside the worker that waits for it.
+        let (begins, begun) = mpsc::channel();
+        let (shut, is_shut) = async_channel::bounded::<()>(1);
+        let calls = [(); 2].map(|()| {
+            let (handle, begins, is_shut) = (runtime.handle().clone(), begins.clone(), is_shut.clone());
+            thread::spawn(move || {
+                let (mut stream, _peer) = pair_with_std();
+                handle.block_on(async {
+                    assert!(poll_once(stream.read(&mut [0])).await.is_none(), "nothing was sent");
+                    begins.send(()).expect("the test waits");
+                    is_shut.recv().await.expect_err("nothing is sent");
+                    timeout(10 * MS, stream.read(&mut [0])).await.expect_err("nothing was sent");
+                });
+            })
+        });
+        calls.iter().for_each(|_| begun.recv().expect("the call waits"));
+        let error = runtime.shutdown_timeout(MS).expect_err("a task is stuck");
+        assert!(error.workers_running() > 0, "{error}");
+        drop(shut);
+        calls.into_iter().for_each(|call| call.join().expect("the call ends"));
+        drop(stuck);
+    });
 }
 
 /// `Handle::block_on` of a current-thread runtime runs its own future, and no task of the runtime.

@@ -10,8 +10,8 @@ use kittiwake::io::{AsyncReadExt, AsyncWriteExt};
 use kittiwake::net::{TcpListener, TcpStream, serve};
 use kittiwake::time::sleep;
 
-/// One handler blocks its worker. All other connections are answered meanwhile, those that wait at that worker's reactor
-/// too. All workers were asleep before: the request that blocks its handler is the only event.
+/// One handler blocks its worker. All other connections are answered meanwhile, those that wait at that worker's
+/// reactor too. All workers were asleep before: the request that blocks its handler is the only event.
 #[test]
 fn stuck_worker_delays_no_socket() {
     const CONNECTIONS: usize = 16;
