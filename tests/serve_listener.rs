@@ -49,6 +49,17 @@ fn listener_needs_no_socket() {
     });
 }
 
+/// A client that has given up its connection must not cost the clients behind it theirs when the server stops.
+#[test]
+fn stopping_server_passes_over_lost_client() {
+    kittiwake::block_on(async {
+        let lost = || Err(ErrorKind::ConnectionAborted.into());
+        let listener = Scripted::new([Ok('a'), lost(), Ok('b'), lost(), lost(), Ok('c')]);
+        let server = serve(&listener, |_, _| async {}).with_graceful_shutdown(async {});
+        assert_eq!(server.await.expect("a report").served, 3);
+    });
+}
+
 /// Without a reserve there is no descriptor to turn a client away with: the one that is free serves it.
 #[test]
 fn without_reserve_no_client_is_refused() {

@@ -1,6 +1,7 @@
 //! Deadlines of a stream: how long its reads and its writes may wait.
 //!
-//! A poll trait has no operations, only polls. So a limit bounds a direction of the stream.
+//! `AsyncRead` has no read operation that begins and ends, only polls. A dropped `read` future and the next one look
+//! the same. So a limit bounds a direction of the stream: the time in which its polls have to wait.
 //!
 //! # The rule
 //! 1. A poll tries its system call first. It takes what is there, however late.
@@ -12,8 +13,8 @@
 //! # The timer
 //! A direction has one timer, and operations do not touch it: they only note since when they wait. It fires after the
 //! limit, and wakes the direction's waiters. The task that polls then finds that the time is over, or sets the timer to
-//! the moment when it will be. So a busy stream arms a timer once in each span of its limit, and reads the clock once
-//! for each wait.
+//! the moment when it will be. So a busy stream arms a timer once in each span of its limit. It reads the clock once
+//! for each wait, and once for each transfer in the other direction meanwhile.
 //!
 //! # The races
 //! * The timer may fire while no task waits, and the next one to wait would wait for ever. So firing leaves a mark
@@ -45,7 +46,7 @@ struct Both {
 
 /// The deadlines of one direction.
 struct Deadline {
-    /// Since when an operation waits. 0 if none does.
+    /// Since when the polls of this direction have had to wait. 0 if the last one did not.
     waits_since: AtomicU64,
     /// When the other direction last moved bytes while an operation waited in this one.
     other_moved: AtomicU64,
@@ -87,8 +88,8 @@ impl Deadlines {
         *self.0.get()?.of(direction).settings.lock().limit(which)
     }
 
-    /// Sets a limit. The time begins with the next poll that has to wait. A task that waits already polls at once.
-    /// `waiters` makes a waker of a direction's waiters.
+    /// Sets a limit. The time begins with the next poll that has to wait. A task that is already waiting is woken for
+    /// that. `waiters` makes a waker of a direction's waiters.
     pub(super) fn set_limit(
         &self,
         direction: Direction,
@@ -110,7 +111,7 @@ impl Deadlines {
         let unused = if settings.has_limit() { None } else { settings.timer.take() };
         drop(settings);
         drop(unused);
-        // With the mark: if the timer is set, it is set by other limits.
+        // Sets the mark too: no timer is set by the new limit yet, so the next poll that has to wait must set it.
         deadline.expiry.wake_by_ref();
     }
 
@@ -212,7 +213,7 @@ impl Deadline {
         ready!(Pin::new(timer).poll(&mut Context::from_waker(&waker)));
         self.expiry.has_fired.store(true, Ordering::Relaxed);
         self.stop();
-        // A task that reads again and again under a timeout of nothing must not keep its worker.
+        // A task that reads again and again under a tiny timeout must not keep its worker.
         budget::spend();
         Poll::Ready(timed_out(direction, which, *settings.limit(which)))
     }

@@ -90,7 +90,8 @@ pub trait Listener {
     /// poll the sockets of this crate ask the kernel, even if no event has reported a connection.
     ///
     /// # Errors
-    /// `WouldBlock` if no connection is ready; `Interrupted` if the next call may find one.
+    /// `WouldBlock` if no connection is ready. After an error that concerns one connection, as in the table above, the
+    /// server calls this again at once.
     fn try_accept(&self) -> io::Result<(Self::Stream, Self::Addr)> {
         match ask_kernel(|| self.poll_accept(&mut Context::from_waker(Waker::noop()))) {
             Poll::Ready(accepted) => accepted,
@@ -104,8 +105,8 @@ pub trait Listener {
     /// the descriptor that this frees, and closes that connection, so that the client learns of the failure at once.
     /// Without a reserve such a client waits in the kernel's queue.
     ///
-    /// A duplicate of the listening socket serves best, because it can be opened in every sandbox. It is closed with
-    /// the listener.
+    /// A duplicate of the listening socket serves best, because it can be opened in every sandbox. The server closes
+    /// the reserve before it closes the listener.
     fn reserve(&self) -> Option<OwnedFd> {
         None
     }

@@ -8,13 +8,14 @@
 //! A runtime that ends wakes the tasks that wait for its sockets. Each tries again where it is polled next, and
 //! registers there. Without a runtime on that thread, an operation that has to wait fails, and its error says so. A
 //! current-thread runtime turns its reactor only while a thread is in its `block_on`. When that thread leaves, waiting
-//! tasks are woken in the same way: those that other runtimes run move their sockets there, and the others wait for the
-//! next call.
+//! tasks are woken in the same way. A task of another runtime then moves its socket to that runtime. A task of the
+//! current-thread runtime waits for the next `block_on` call.
 //!
 //! # One reader, one writer, or several
 //! All operations take `&self`, or have a form that does (`AsyncRead for &TcpStream`). One task that reads and one that
 //! writes never disturb each other. Several tasks that read the same stream are all woken when bytes come, and the
-//! first to poll gets them. Beyond 1,024 tasks that poll one stream through `AsyncRead`, some are woken in vain.
+//! first to poll gets them. So all but one are woken in vain. Beyond 1,024 tasks that poll one stream through
+//! `AsyncRead`, some are also woken without an event.
 
 mod addr;
 mod deadline;

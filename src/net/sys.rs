@@ -69,8 +69,8 @@ pub(super) fn shutdown(socket: &impl AsFd, how: Shutdown) -> io::Result<()> {
 }
 
 /// Linux makes a socket and a file before it looks for a connection to give them to. So an accept(2) that finds none
-/// takes ten times as long as poll(2). A server that accepts until there is none would meet one for most connections.
-/// So the listener is polled first, except for the connection that an event has announced.
+/// takes ten times as long as poll(2). A server that accepts until the queue is empty would make such a call after most
+/// connections. So the listener is polled first, except for the connection that an event has announced.
 #[cfg(any(target_os = "linux", target_os = "android"))]
 mod listener {
     use std::io;
@@ -83,7 +83,7 @@ mod listener {
         Ok(rustix::net::sockopt::socket_acceptconn(listener)?)
     }
 
-    /// Whether a connection waits, or the system does not say (poll(2)).
+    /// Whether a connection waits. Also true if poll(2) fails: accept(2) then reports the error.
     pub(in crate::net) fn may_accept(listener: &impl AsFd) -> bool {
         poll(&mut [PollFd::new(listener, PollFlags::IN)], Some(&Timespec::default())) != Ok(0)
     }

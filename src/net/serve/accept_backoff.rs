@@ -6,9 +6,10 @@
 //!    ([`AcceptBackoff::poll_over`]). If that attempt fails, the same wait continues. So there is one wait and one
 //!    report in each span of time, however many connections end in it.
 //! 3. The backoff is over when no attempt has failed for [`LONGEST`] after a wait.
-//! 4. When nothing was accepted during a whole wait and the next one would be of [`LONGEST`], clients have waited in
-//!    the queue for more than a second. If descriptors are what is missing, the server turns those clients away, so
-//!    that each of them learns of it now and not from a timeout of its own ([`Failure::TurnAway`]).
+//! 4. After waits of 10, 20, 40 and so on up to 640 ms, together more than a second, the next wait is one of
+//!    [`LONGEST`]. If nothing was accepted during the last wait, and descriptors are what is missing, the server turns
+//!    the clients in the queue away. So each of them learns of it now and not from a timeout of its own
+//!    ([`Failure::TurnAway`]).
 
 use std::io;
 use std::pin::Pin;

@@ -9,7 +9,8 @@ use super::connections::Connections;
 use super::report::ServeError;
 use crate::net::listener::Listener;
 
-/// Connections that are accepted or turned away in a row in places that the budget of a task does not limit.
+/// Connections that are accepted while the queue is emptied, or turned away, before the worker runs other tasks. The
+/// listener need not spend the task's budget.
 pub(super) const BATCH: usize = 64;
 
 /// A listener that accepts until that fails for good.
@@ -62,7 +63,8 @@ impl<L: Listener> Acceptor<L> {
         }
     }
 
-    /// Starts a wait and reports the error. Returns the error if it is fatal.
+    /// Passes over an error of one connection. Reports any other one, and starts a wait. Returns the error if it is
+    /// fatal.
     fn failed(&mut self, error: io::Error, connections: &Connections<L::Addr>) -> io::Result<()> {
         if accept_backoff::is_of_one_connection(&error) {
             return Ok(());
@@ -82,7 +84,7 @@ impl<L: Listener> Acceptor<L> {
     /// Accepts with the descriptor of the reserve and closes the connection, for each client in the queue.
     ///
     /// `Ready` if accepting fails, for example because another thread was quicker to take the descriptor. `Pending` if
-    /// the queue is empty.
+    /// the queue is empty, or if the task's budget is used up.
     fn poll_turn_away(&mut self, cx: &mut Context<'_>, connections: &Connections<L::Addr>) -> Poll<()> {
         self.reserve = None;
         for _ in 0..BATCH {

@@ -25,7 +25,7 @@ const DRAIN_TIMEOUT: Duration = Duration::from_secs(25);
 /// A server stops when its [signal](Serve::with_shutdown) is triggered, when the future of
 /// [`with_graceful_shutdown`](Serve::with_graceful_shutdown) is ready, or when accepting fails for good. Then
 /// 1. it accepts the connections in the kernel's queue, as far as [`max_connections`](Serve::max_connections) allows,
-///    but no more than 4,096, and closes the listener;
+///    but no more than 4,096, and no more than 64 if accepting has failed for good; then it closes the listener;
 /// 2. it waits for its handlers to end, for the [drain timeout](Serve::drain_timeout) at most;
 /// 3. it aborts the handlers that are still running, and lists their connections as [`open`](crate::net::Report::open).
 ///    A handler is dropped by its own worker, shortly after the report is returned. A handler that blocks its thread
@@ -37,10 +37,10 @@ const DRAIN_TIMEOUT: Duration = Duration::from_secs(25);
 /// Connections that the client has given up are passed over.
 ///
 /// When descriptors or memory run out, or the network fails, the server reports the error and tries again: after 10 ms,
-/// then 20 ms, and so on up to 1 s, and each time one of its connections ends. When there are no descriptors and
-/// nothing was accepted for more than a second, it turns away the clients in the queue: it closes their connections and
-/// counts them as [`refused`](crate::net::Report::refused). For this it keeps one descriptor in
-/// [reserve](Listener::reserve).
+/// then 20 ms, and so on up to 1 s, and each time one of its connections ends. When this has gone on for more than a
+/// second, there are no descriptors and nothing was accepted during the last wait, it turns away the clients in the
+/// queue: it closes their connections and counts them as [`refused`](crate::net::Report::refused). For this it keeps
+/// one descriptor in [reserve](Listener::reserve).
 ///
 /// Any other error is fatal: the server stops as above and ends with the error. [`Listener`] has the table of errors.
 ///

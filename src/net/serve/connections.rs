@@ -185,7 +185,7 @@ pub(super) struct Guard<A: Clone> {
 enum State {
     /// The user's code is running.
     Running,
-    /// The last poll returned `Pending`.
+    /// The handler's future has not been polled yet, or its last poll returned `Pending`.
     Waiting,
     /// The future returned success.
     Served,

@@ -18,13 +18,13 @@ pub struct Report<A = SocketAddr> {
     pub accepted: u64,
     /// Handlers that ended without an error.
     pub served: u64,
-    /// Handlers that ended with `Err`.
+    /// Handlers that ended with `Err`, or that were dropped before they ended.
     pub failed: u64,
     /// Handlers that panicked.
     pub panicked: u64,
     /// Connections that were closed at once because no descriptors were left. They are not in `accepted`.
     pub refused: u64,
-    /// Connections whose handlers were aborted at the end of the drain, the oldest first.
+    /// Connections whose handlers were aborted at the end of the drain or by an immediate shutdown, the oldest first.
     pub open: Vec<Open<A>>,
 }
 

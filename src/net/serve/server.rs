@@ -4,7 +4,7 @@
 //!  Accepting --(1)--> Emptying --(2)--> Draining --(3)--> Ended
 //! ```
 //! 1. [`Serving::stop_accepting`]: the server was asked to stop, or accepting has failed for good.
-//! 2. [`Serving::poll_emptied`]: the kernel's queue is empty, and the listener is closed.
+//! 2. [`Serving::poll_emptied`]: the kernel's queue is empty, or no more of it may be accepted. The listener is closed.
 //! 3. [`Serving::poll_drained`]: no connection is open, or the drain timeout is over. [`Serving::finish`] makes the
 //!    report.
 //!
@@ -17,6 +17,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
+use super::accept_backoff;
 use super::acceptor::{Acceptor, BATCH};
 use super::connections::{Connections, OnError};
 use super::output::HandlerOutput;
@@ -161,6 +162,7 @@ where
         };
         let below_limit = options.max_connections.saturating_sub(service.connections.len());
         let batch = BATCH.min(*left).min(below_limit);
+        // After a fatal error one batch is enough: the next attempt is likely to fail in the same way.
         let mut is_last = batch < BATCH || drain.error.is_some();
         for _ in 0..batch {
             match listener.try_accept() {
@@ -168,8 +170,8 @@ where
                     *left -= 1;
                     service.start(stream, peer);
                 }
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                // The queue is empty, or what is left of it cannot be accepted.
+                Err(error) if accept_backoff::is_of_one_connection(&error) => {}
+                // The queue is empty, or the rest of it cannot be accepted.
                 Err(_) => {
                     is_last = true;
                     break;

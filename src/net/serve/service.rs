@@ -1,7 +1,8 @@
 //! The service: the user's handler, and the choice of the worker that runs it.
 //!
-//! A connection stays with the worker on which its handler first waits for it. So a handler starts on the worker that
-//! has the fewest connections of this server, and not on the worker that has accepted.
+//! A socket is registered with the reactor of the worker on which it first has to wait, and its task mostly runs there
+//! from then on. So a handler starts on the worker that has the fewest connections of this server, and not on the
+//! worker that has accepted.
 
 use std::sync::Arc;
 
@@ -43,7 +44,7 @@ where
 pub(super) struct Placement<F, A: Clone> {
     /// Chooses the worker for the next handler.
     worker: fn(&Connections<A>) -> usize,
-    /// Spawns the handler on that worker.
+    /// Spawns the handler on that worker. The `JoinHandle` is dropped, which detaches the task.
     spawn: fn(usize, Handler<F, A>) -> AbortHandle,
 }
 

@@ -39,13 +39,14 @@ pub struct TcpListener {
     registration: Registration<ListenSocket>,
 }
 
-/// The socket, and what is known of its queue: nothing that decides more than whether to [ask](sys::may_accept) before
-/// accept(2). That there is no connection is always the kernel's word.
+/// The socket, and a hint about its queue. The hint only decides whether the listener asks poll(2)
+/// ([`sys::may_accept`]) before it calls accept(2).
 struct ListenSocket {
     /// mio's, because its `accept` makes the new socket non-blocking and close-on-exec in one system call
     /// where there is one; std's leaves the first to a second call.
     socket: mio::net::TcpListener,
-    /// It was asked last, and there was none: if the reactor has reported the socket since, there is one.
+    /// The last poll(2) or accept(2) found the queue empty. If the reactor has reported the socket since, there is a
+    /// connection, and poll(2) can be left out.
     empty: AtomicBool,
 }
 
@@ -294,11 +295,11 @@ impl Listener for TcpListener {
     type Addr = SocketAddr;
 
     fn poll_accept(&self, cx: &mut Context<'_>) -> Poll<io::Result<(TcpStream, SocketAddr)>> {
-        self.poll_accept(cx)
+        TcpListener::poll_accept(self, cx)
     }
 
     fn try_accept(&self) -> io::Result<(TcpStream, SocketAddr)> {
-        self.try_accept()
+        TcpListener::try_accept(self)
     }
 
     /// A duplicate of the socket, because it can be opened in every file system and sandbox.

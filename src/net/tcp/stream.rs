@@ -77,7 +77,7 @@ impl TcpStream {
     /// # Errors
     /// Of the last address tried: `ConnectionRefused`, `TimedOut`, `HostUnreachable` and others (see connect(2)). For a
     /// name also what [`lookup_host`](crate::net::lookup_host) says; `InvalidInput` for what is neither name nor
-    /// address. An error other than a failed connection, outside a runtime: connecting has to wait.
+    /// address. Outside a runtime it fails, because connecting has to wait.
     ///
     /// # Examples
     /// See [`TcpStream`].
@@ -353,20 +353,19 @@ impl TcpStream {
 
     /// Sets how long a read may wait before it fails with `TimedOut`.
     ///
-    /// The time runs from the first poll of a read that has to wait after the last one that was ready, failed or timed
-    /// out, or after this was called, and goes on whether or not the future of that read still lives: a read that is
+    /// The time begins when a poll of a read has to wait. It ends when a read is ready, fails or times out, and begins
+    /// anew with the next poll that has to wait. It goes on if the future of the read is dropped. So a read that is
     /// begun anew in each round of a loop, beside other things, times out as a single one would. Bytes that are there,
-    /// and the end of the stream, are always read, however late. After `TimedOut` the stream is as good as before,
-    /// nothing is lost, and the time starts afresh.
+    /// and the end of the stream, are always read, however late. After `TimedOut` the stream is as good as before, and
+    /// nothing is lost.
     ///
-    /// It bounds what goes through `AsyncRead`, and `drain`; not `peek` and `readable`. It is for all tasks that read
-    /// the stream; if one of them waits already, its time begins now. A busy stream does not arm a timer for each read,
-    /// as a [`timeout`] around each would.
+    /// The limit bounds reads through `AsyncRead`, and `drain`. It does not bound `peek` and `readable`. It is for all
+    /// tasks that read the stream. If one of them is waiting already, its time begins now. A busy stream does not arm a
+    /// timer for each read, as a [`timeout`] around each would.
     ///
     /// # Errors
-    /// `InvalidInput` for zero. Reads that have to wait outside a runtime, in another executor, fail if no timer runs
-    /// for them yet: nothing would time them. A timer runs in the runtime where a read first had to wait, while that
-    /// runs.
+    /// `InvalidInput` for zero. A read that has to wait outside a runtime, in another executor, fails unless a timer of
+    /// this stream is armed already: no worker would time it.
     ///
     /// # Examples
     /// Each round of this loop drops a read that waits, and still the peer has 10 ms, not 10 ms from the last tick on.
