@@ -10,12 +10,15 @@
 //! An operation that has to wait spends nothing. Otherwise a task that watches 200 idle sockets would use up its budget
 //! by looking, and spin.
 //!
-//! A thread that polls none of our tasks has no limit. A task may block its thread in another executor, against all
-//! advice. No refill comes there, and operations would be refused for ever. So after [`MAX_REFUSALS`] refusals the
-//! budget is refilled.
+//! A thread that polls none of our tasks has no limit.
 //!
-//! The bytes that operations move are counted here too ([`count_moved`]), so that the worker knows how much work it has
-//! done. And [`ask_kernel`] is here, because the code that asks for it and the reactor both know this module.
+//! A task may block its worker's thread in another executor, against all advice. That executor polls again and again
+//! without a refill, and operations would be refused for ever. So after [`MAX_REFUSALS`] refusals the budget is
+//! refilled.
+//!
+//! Two thread-locals of other services are here too, because the code that sets them and the code that reads them both
+//! know this module: the bytes that operations have moved ([`count_moved`]), and whether operations ask the kernel
+//! ([`ask_kernel`]).
 
 use std::cell::Cell;
 use std::task::{Context, Poll};
@@ -82,7 +85,7 @@ fn refuse(cx: &mut Context<'_>) -> Poll<()> {
     Poll::Pending
 }
 
-/// Takes one operation from the budget, after [`poll_proceed`] returned `Ready`.
+/// Takes one operation from the budget, which [`poll_proceed`] has allowed or refused.
 pub(crate) fn spend() {
     LEFT.set(LEFT.get() - 1);
 }
@@ -100,9 +103,8 @@ pub(crate) fn take_moved() -> u64 {
 /// Runs `poll`, in which each socket operation makes its system call, whatever its reactor has reported. `poll` has the
 /// budget of a task's poll.
 ///
-/// For a last look, when a task cannot wait until a reactor has been told, which may be another worker's. The kernel
-/// may have a request that no event has announced yet: a short read has cleared the socket's readiness just before it
-/// came.
+/// A task calls this for its last poll before it gives up, for instance because of a shutdown. The kernel may have a
+/// request that no reactor has reported yet: a short read cleared the socket's readiness just before the request came.
 pub(crate) fn ask_kernel<T>(poll: impl FnOnce() -> T) -> T {
     /// Restores what was there, also if `poll` panics.
     struct Restore(bool, Saved);

@@ -6,7 +6,7 @@
 //!    call.
 //! 2. Some events happen deep inside a task, where the code has no worker at hand. Such an event is counted in a
 //!    thread-local first ([`count_accept`], [`count_budget_yield`]). Adding to a thread-local is one instruction. The
-//!    worker moves these counts to its counters once a turn ([`Counters::take_thread_counts`]).
+//!    worker moves these counts to its counters after each batch ([`Counters::take_thread_counts`]).
 
 use std::cell::Cell;
 use std::sync::atomic::{AtomicU64, Ordering};

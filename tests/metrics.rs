@@ -172,6 +172,24 @@ fn fired_timer_is_not_armed() {
     });
 }
 
+/// A panic of the main future does not spoil the count of polls.
+#[test]
+fn panicking_call_keeps_poll_count() {
+    within(|| {
+        let runtime = one_worker();
+        let panicking = || {
+            runtime.block_on(async {
+                settle().await;
+                std::panic::resume_unwind(Box::new("on purpose"));
+            });
+        };
+        std::panic::catch_unwind(std::panic::AssertUnwindSafe(panicking)).expect_err("the future panics");
+        runtime.block_on(settle());
+        let polls = runtime.handle().metrics().workers()[0].polls;
+        assert!(polls < 1_000, "{polls} polls");
+    });
+}
+
 /// The polls that end the tasks of a runtime are counted.
 #[test]
 fn shutdown_polls_are_counted() {

@@ -769,7 +769,8 @@ fn failed_build_leaves_no_descriptor() {
 }
 
 /// `block_on` runs although peers have used up all descriptors, on both kinds of runtime. Beside workers a socket waits
-/// as always. On the current-thread kind it fails and says why: that runtime first needs descriptors when a socket waits.
+/// as always. On the current-thread kind it fails and says why: that runtime first needs descriptors when a socket
+/// waits.
 #[test]
 fn block_on_needs_no_descriptor() {
     in_own_process("block_on_needs_no_descriptor", || {

@@ -8,8 +8,8 @@
 //!     v            |      v the queue is empty
 //!   gone           +--- idle ---10 s, or the pool is closed---> gone
 //! ```
-//! `threads` counts a thread from before it is started until it is gone, and `idle` while it waits. Both change under
-//! the lock, together with the decision that they were read for.
+//! `threads` counts a thread from before it is started until it is gone, and `idle` while it waits. A thread reads
+//! these counts, decides by them and changes them while it holds the lock.
 //!
 //! # When a thread is started
 //! [`Pool::submit`] pushes the task. If there are now more tasks in the queue than idle threads, it starts one. Testing
@@ -17,10 +17,10 @@
 //! in quick succession would both count on the same thread. The second task would wait for the end of the first.
 //!
 //! # When a thread cannot be started
-//! The task stays in the queue for the other threads. If there is none, the tasks in the queue are cancelled with the
-//! system's error, by a thread that finds `threads` at 0 after its own failure. The thread that failed must not cancel
-//! its task without that test: of two that fail at the same time, each would leave its task to the other's thread for
-//! ever.
+//! The task stays in the queue for the other threads. If there is none, the submitter whose start has failed cancels
+//! all tasks in the queue, with the system's error. It finds that out by `threads`, which it has counted down before:
+//! of two submitters that fail at the same time, the second one finds 0. Otherwise each would leave its task to the
+//! thread of the other for ever.
 //!
 //! # The end
 //! [`Pool::close`] drops the tasks in the queue, wakes the idle threads and waits for no thread. A task that comes
@@ -61,7 +61,7 @@ struct State {
     threads: usize,
     /// How many of them wait for a task. Some may have been notified of one.
     idle: usize,
-    /// How many of them run one.
+    /// How many tasks run, or are being dropped.
     running: usize,
     /// The runtime has ended.
     closed: bool,

@@ -25,9 +25,10 @@ struct Context {
     local_queue: Cell<usize>,
     /// The id of the queue that this worker shares with others, or 0.
     shared_queue: Cell<usize>,
-    /// The worker runs tasks. Otherwise it waits, or handles what it has waited for.
+    /// The worker, one of several, runs tasks. Otherwise it waits, or handles what it has waited for.
     in_batch: Cell<bool>,
-    /// Entries that were woken on this thread, belong to its worker and are in no batch yet.
+    /// Entries that only this worker may run and that are in no batch yet: those woken on this thread, and those
+    /// drained from the remote queue.
     queue: RefCell<Vec<Entry>>,
     /// Tasks that were woken on this thread between two batches and can be stolen.
     deferred: RefCell<Vec<Runnable>>,
@@ -101,22 +102,23 @@ pub(crate) fn is_entered() -> bool {
 
 /// Queues a task where it will be run.
 ///
-/// A plain function, because async-task moves the waker's reference into the entry if nothing has to be captured.
+/// A plain function: async-task keeps a schedule function that captures something in each task, and counts one more
+/// reference while it calls it.
 #[inline]
 pub(super) fn schedule(runnable: Runnable) {
     CONTEXT.with(|context| {
         if runnable.metadata().queue == context.local_queue.get() {
             push_to(&context.queue, Entry::Task(runnable));
         } else {
-            schedule_elsewhere(context, runnable);
+            schedule_shared_or_remote(context, runnable);
         }
     });
 }
 
-/// As [`schedule`], for a task that is not this worker's own.
-// Not inlined: it would cost a runtime with one worker what it saves others.
+/// As [`schedule`], for a task that other workers may run too, or that belongs to another worker.
+// Not inlined, so that `schedule` is small in a runtime with one worker.
 #[inline(never)]
-fn schedule_elsewhere(context: &Context, runnable: Runnable) {
+fn schedule_shared_or_remote(context: &Context, runnable: Runnable) {
     if runnable.metadata().queue != context.shared_queue.get() {
         push_remote(runnable);
     } else if !context.in_batch.get() {
@@ -132,7 +134,7 @@ fn push_remote(runnable: Runnable) {
     let metadata = runnable.metadata();
     let (workers, worker) = (metadata.workers.clone(), metadata.last_worker());
     if workers.is_several() && metadata.kind == Kind::Shared {
-        workers.queues.push_remote(worker, runnable);
+        workers.queues.push_stealable(worker, runnable);
     } else {
         workers.queues.remote(worker).queue.push(Entry::Task(runnable));
     }

@@ -17,22 +17,22 @@ pub(crate) struct Executor {
     worker: WorkerRef,
     /// The workers that run what is spawned on this thread, if it is the thread of a `block_on` call beside them.
     spawns: Option<Arc<Workers>>,
-    /// The entries that are run now. The next one is the last. What is woken meanwhile is in the thread's queue. It
-    /// stays empty in a worker that has others beside it.
+    /// The only worker of a runtime: the entries to run before it takes the thread's queue again. The next one is the
+    /// last.
     batch: Vec<Entry>,
-    /// The same in a worker that has others beside it, and takes turns with its stealable queue.
+    /// One worker of several: the same. These entries take turns with those of its stealable queue.
     local_batch: Vec<Entry>,
     /// `None` if the runtime has one worker.
     stealer: Option<Stealer>,
-    /// The next entry is one that can be stolen, if there is one.
-    shared_next: bool,
+    /// The last entry was taken from the stealable queue, if that had one.
+    was_shared: bool,
 }
 
 impl Executor {
     pub(crate) fn new(worker: WorkerRef) -> Self {
         let workers = &worker.workers;
         let stealer = workers.is_several().then(|| Stealer::new(workers.len(), Instant::now()));
-        Self { worker, spawns: None, batch: Vec::new(), local_batch: Vec::new(), stealer, shared_next: false }
+        Self { worker, spawns: None, batch: Vec::new(), local_batch: Vec::new(), stealer, was_shared: false }
     }
 
     /// The executor of a `block_on` call beside `workers`, which run what is spawned in it.
@@ -70,17 +70,16 @@ impl Executor {
     }
 
     /// The next of the entries that only this worker may run and of those that can be stolen, in turn.
-    // Not inlined: it would keep the way of a runtime with one worker from being. Costs a yield 13 instructions
-    // otherwise.
+    // Not inlined, so that `next` is small enough to be inlined. Costs a yield 13 instructions otherwise.
     #[inline(never)]
     fn next_of_both(&mut self) -> Option<Entry> {
         if !self.local_batch.is_empty() {
-            self.shared_next = !self.shared_next;
-            if !self.shared_next {
+            self.was_shared = !self.was_shared;
+            if !self.was_shared {
                 return self.local_batch.pop();
             }
         }
-        if let Some(task) = self.worker.remote().pop() {
+        if let Some(task) = self.worker.remote().pop_stealable() {
             task.metadata().note_worker(self.worker.index);
             return Some(Entry::Task(task));
         }
@@ -153,8 +152,8 @@ impl Executor {
         self.stealer.as_mut().and_then(Stealer::next_stuck)
     }
 
-    /// The worker has looked at the kernel. Entries that other threads have pushed come after those that are queued
-    /// here.
+    /// Ends an idle period, if the worker was in one, and takes the entries that other threads have pushed. The worker
+    /// calls this after each look at the kernel, so that those entries come after what the events have woken.
     #[inline]
     pub(crate) fn leave_idle(&mut self) {
         self.drain_remote();
@@ -190,7 +189,7 @@ impl Executor {
         self.worker.workers.tasks.cancel_local(self.worker.index);
     }
 
-    /// Whether cancelled tasks have not ended.
+    /// Whether the worker still has to wait for tasks of `set` to end. They have been cancelled.
     pub(crate) fn has_tasks(&self, set: TaskSet) -> bool {
         match set {
             TaskSet::Local => self.worker.workers.tasks.len(self.worker.index, set) > 0,
@@ -198,7 +197,7 @@ impl Executor {
         }
     }
 
-    /// Ends a `block_on` call. `unrun` and all other entries that are left are kept for the next call.
+    /// Ends a `block_on` call. `unrun` and all other tasks that are queued are kept for the next call.
     pub(crate) fn leave(&mut self, mut unrun: Vec<Entry>) {
         unrun.extend(self.batch.drain(..).rev());
         unrun.extend(self.local_batch.drain(..).rev());

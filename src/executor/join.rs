@@ -51,12 +51,12 @@ impl<T> JoinHandle<T> {
         Self { task: Some(task), abort, spawned_at }
     }
 
-    /// Aborts the task: a worker drops its future the next time it would have polled it.
+    /// Aborts the task: it is woken, and the worker that would poll it drops its future instead.
     ///
     /// The handle then gives a [`JoinError`] that says [`is_cancelled`](JoinError::is_cancelled). If the task ended
     /// first, the handle gives its output. May be called from any thread, at any time, and more than once. A closure of
-    /// [`spawn_blocking`](crate::spawn_blocking) that runs goes on. One that waits for a thread is dropped when its
-    /// turn comes.
+    /// [`spawn_blocking`](crate::spawn_blocking) that is running runs to its end. One that waits for a thread is
+    /// dropped when its turn comes.
     ///
     /// # Examples
     /// ```
@@ -93,7 +93,7 @@ impl<T> Future for JoinHandle<T> {
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let task = self.task.as_mut().expect("a JoinHandle was polled after it was ready");
         let outcome = ready!(Pin::new(task).poll(cx));
-        // Detached, because dropping it would cancel the task first, which has come too late.
+        // Detached: dropping it would try to cancel the task, which has ended.
         if let Some(task) = self.task.take() {
             task.detach();
         }

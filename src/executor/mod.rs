@@ -14,7 +14,7 @@
 //! | queue | for | lock | file |
 //! | --- | --- | --- | --- |
 //! | batch | the entries that the worker runs now | none | `executor` |
-//! | the thread's queue | what only this worker may run, woken on its thread | none | `current` |
+//! | the thread's queue | what only this worker may run, until its next batch | none | `current` |
 //! | deferred | tasks that others may steal, woken between two batches | none | `current` |
 //! | remote queue | what only this worker may run, woken elsewhere | yes | `remote_queue` |
 //! | stealable queue | tasks that any worker may run, if there are several | yes | `stealing` |

@@ -256,7 +256,7 @@ fn stuck_worker_loses_remote_push() {
         stuck.begin_and_be_stuck(vec![1]);
         let pushing = thread::spawn({
             let queues = stuck.queues.clone();
-            move || queues.push_remote(0, 2)
+            move || queues.push_stealable(0, 2)
         });
         other.run_until(2);
         pushing.join().unwrap();
@@ -337,7 +337,7 @@ fn push_does_not_wait_for_spawned() {
             let queues = stuck.queues.clone();
             move || {
                 queues.spawn_on(0, 1);
-                queues.push_remote(0, 2);
+                queues.push_stealable(0, 2);
             }
         });
         let running = thread::spawn(move || {

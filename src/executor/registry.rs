@@ -1,7 +1,7 @@
 //! Registry: the tasks of a runtime, so that it can end them.
 //!
-//! Only its wakers refer to a task that waits. The end of the runtime must drop each task all the same, on a worker. So
-//! the registry keeps one waker of each task.
+//! Only its wakers refer to a task that waits. But the end of the runtime must reach each task, and have it dropped on
+//! a worker. So the registry keeps one waker of each task.
 //!
 //! To cancel a task is to note it here and to wake the task. A worker then polls the task, and its wrapper asks here
 //! ([`TaskRegistry::cancelled`]) and drops the future instead of polling it. A count of cancelled tasks keeps the
@@ -67,7 +67,8 @@ struct Tasks {
     last_of_block: u64,
     /// No task may be spawned any more.
     closed: bool,
-    /// A `block_on` call is there to run local tasks.
+    /// The worker's thread is in a `block_on` call, which runs local tasks. A worker of a multi-thread runtime always
+    /// is.
     runs_local: bool,
 }
 
@@ -95,7 +96,7 @@ pub(crate) enum Kind {
 pub(crate) enum TaskSet {
     /// The local tasks of one worker.
     Local,
-    /// All that workers run, which means the end of the runtime.
+    /// All tasks that workers run: all but the blocking ones.
     All,
 }
 
@@ -126,7 +127,7 @@ pub(crate) struct TaskKey {
     pub(super) slot: TaskSlot,
 }
 
-/// The place of an entry. The task itself needs no more to find it, as long as it has one.
+/// The place of a task's entry. While the task has its entry, it finds the entry by this alone, without the id.
 #[derive(Clone, Copy)]
 pub(super) struct TaskSlot {
     /// `None` if the registry refused the task.
@@ -198,7 +199,7 @@ impl TaskRegistry {
         self.live_lists.fetch_sub(1, Ordering::AcqRel) == 1
     }
 
-    /// Whether all tasks are gone, and no new one will come.
+    /// Whether all tasks that workers run are gone, and no new one will come.
     pub(super) fn is_dead(&self) -> bool {
         self.live_lists.load(Ordering::Acquire) == 0
     }
@@ -287,7 +288,7 @@ impl TaskRegistry {
         cancelled.collect()
     }
 
-    /// How many tasks of a list still have their future.
+    /// How many tasks of a list, of those in `set`, still have their future.
     pub(super) fn len(&self, index: usize, set: TaskSet) -> usize {
         self.lists[index].0.lock().len(set)
     }

@@ -11,7 +11,7 @@
 //!   drain
 //! ```
 //! * AWAKE: the worker runs tasks, and will come here before it blocks.
-//! * SPINNING: it has nothing to run, and looks at the kernel and at this word again and again.
+//! * SPINNING: it has nothing to run, and will look at this word again before it blocks. It may spin meanwhile.
 //! * PARKED: it blocks, or is about to. Only its unparker ends that.
 //! * NOTIFIED: something was pushed since it last drained, here or to its stealable queue, or it was woken to look at
 //!   other workers.
@@ -21,9 +21,9 @@
 //!
 //! # The race
 //! The worker finds the queue empty, a push comes, and the worker blocks while the entry lies there. So the worker
-//! parks by a compare-and-swap from AWAKE. If the push's swap came first, the worker does not block. If it comes after,
-//! it sees PARKED and unparks. An unpark that comes before the worker really blocks is kept by the unparker, and ends
-//! the block at once.
+//! parks by a compare-and-swap from AWAKE or SPINNING. If the push's swap came first, the worker does not block. If it
+//! comes after, it sees PARKED and unparks. An unpark that comes before the worker really blocks is kept by the
+//! unparker, and ends the block at once.
 
 use std::task::Waker;
 

@@ -82,7 +82,7 @@ impl Workers {
         (0..self.len()).min_by_key(|index| self.tasks_alive(*index)).unwrap_or(0)
     }
 
-    /// How many tasks of a worker still have their future.
+    /// How many tasks of a worker still have their future. Blocking tasks do not count.
     pub(super) fn tasks_alive(&self, index: usize) -> usize {
         self.tasks.len(index, TaskSet::All)
     }
@@ -127,12 +127,12 @@ impl WorkerRef {
         Self { workers, index, local_queue, shared_queue }
     }
 
-    /// How many tasks that were spawned here still have their future.
+    /// How many tasks that were spawned here still have their future. Blocking tasks do not count.
     pub(crate) fn tasks_alive(&self) -> usize {
         self.workers.tasks_alive(self.index)
     }
 
-    /// How many entries other threads have pushed here.
+    /// How many entries came here from other threads, or were spawned here by number.
     pub(crate) fn remote_wakes(&self) -> u64 {
         self.workers.queues.remote_pushes(self.index)
     }

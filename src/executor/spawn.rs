@@ -71,7 +71,7 @@ where
     spawn_local_named("spawn_local", future)
 }
 
-/// As [`spawn`]. `function` is the name that its caller knows it by.
+/// As [`spawn`]. `function` is the public function that was called, for the panic's message.
 #[track_caller]
 pub(super) fn spawn_named<F>(function: &str, future: F) -> JoinHandle<F::Output>
 where
@@ -92,7 +92,7 @@ where
     }
 }
 
-/// As [`spawn_local`]. `function` is the name that its caller knows it by.
+/// As [`spawn_local`]. `function` is the public function that was called, for the panic's message.
 #[track_caller]
 pub(super) fn spawn_local_named<F>(function: &str, future: F) -> JoinHandle<F::Output>
 where

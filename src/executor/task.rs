@@ -46,7 +46,7 @@ pub(crate) struct NewTask<T> {
 }
 
 impl<T> NewTask<T> {
-    /// Queues the task on its worker, or submits it to its pool.
+    /// Queues the task on its worker. A blocking task is submitted to the pool of its runtime.
     pub(super) fn start(self) -> JoinHandle<T> {
         self.start_with(Runnable::schedule)
     }

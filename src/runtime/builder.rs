@@ -73,8 +73,8 @@ impl Builder {
         Self { kind, thread_name: "kittiwake".to_owned(), spin: None, start_paused: false, max_blocking_threads: 512 }
     }
 
-    /// How many workers a multi-thread runtime has, from 1 to 4,096. By default one for each core. One is a thread of
-    /// its own too.
+    /// How many workers a multi-thread runtime has, from 1 to 4,096. By default one for each core. A single
+    /// worker is a thread of its own too.
     ///
     /// It has no effect on a current-thread runtime.
     ///
@@ -120,9 +120,9 @@ impl Builder {
     ///
     /// By default it finds out by itself. It compares both ways now and then. It spins, for 50 µs at most, where that
     /// takes a quarter off the time between one batch of work and the next and takes at most an eighth more CPU time.
-    /// That is so with few and busy clients on a core of its own: to go to sleep and to be woken can take tens of
-    /// microseconds on a virtual machine, more than the work. A fixed time is for a load that is known better, or where
-    /// latency is worth its CPU time. [`Duration::ZERO`] forbids spinning.
+    /// It goes on while that is at most a quarter more. That is so with few and busy clients on a core of its own: to
+    /// go to sleep and to be woken can take tens of microseconds on a virtual machine, more than the work. A fixed time
+    /// is for a load that is known better, or where latency is worth its CPU time. [`Duration::ZERO`] forbids spinning.
     ///
     /// # Platform notes
     /// The policy needs the CPU time of a thread, which it gets on Linux only. Elsewhere a worker blocks at once by

@@ -11,9 +11,10 @@
 //! | `time::clock` | `CLOCK` | the runtime's |
 //! | `blocking` | `CURRENT`: the pool | the runtime's |
 //! | `runtime::handle` | `CURRENT`: the handle | the runtime's |
-//! | `budget` | `LEFT`, `MOVED`, `ASKS_KERNEL`: operations left, bytes moved, whether to ask the kernel | unlimited |
+//! | `budget` | `LEFT`: operations left | unlimited |
+//! | `budget` | `MOVED`, `ASKS_KERNEL`: bytes moved, whether to ask the kernel | not entered |
 //! | `metrics` | `BUDGET_YIELDS`, `ACCEPTS` | 0 |
-//! | `sync` | `EXECUTORS`: the waker that a future was last polled with | not entered |
+//! | `sync` | `EXECUTORS`: the vtable of the waker with which a future was last polled | not entered |
 //!
 //! These are all thread-locals of the crate. None has a destructor.
 

@@ -34,7 +34,7 @@ struct Inner {
     settings: Builder,
 }
 
-/// The parts of a worker beside its executor and its reactor.
+/// The timers and the counters of a worker.
 #[derive(Clone)]
 pub(super) struct Services {
     pub(super) timers: Arc<Timers>,
@@ -267,8 +267,8 @@ pub struct WorkerMetrics {
     pub sources_registered: usize,
     /// How often it ran a task.
     pub polls: u64,
-    /// How often another thread had it run something: by a wake of a task that the waking thread may not run, by a
-    /// spawn from outside, or by a server that starts a connection here.
+    /// How often another thread pushed something to it: a woken task, a task that was spawned outside the workers, or a
+    /// connection of a server.
     pub remote_wakes: u64,
     /// How often it looked at the kernel.
     pub turns: u64,

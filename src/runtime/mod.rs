@@ -11,7 +11,7 @@
 //! | workers | the thread that is in `block_on` | threads of its own: one for each core, or [`worker_threads`](Builder::worker_threads) |
 //! | tasks run | while a thread is in `block_on` | always |
 //! | `block_on` at the same time | one thread | any number of threads |
-//! | descriptors | three, once a socket has to wait | three for each worker |
+//! | descriptors | three, once a socket has to wait; on Linux one more for the timers | the same for each worker, from the start |
 //! | clock | can be [paused](crate::time::pause) | the system's |
 //!
 //! The meaning of a program does not depend on how many cores the machine has.
@@ -21,7 +21,8 @@
 //! another. A worker that is stuck in one poll of a task, because the task computes or blocks, holds back its local
 //! tasks and nothing else. Within milliseconds another worker runs what is queued behind that task, turns the stuck
 //! worker's reactor and fires its timers. The first poll of a connection that [`serve`](crate::net::serve()) has
-//! started there follows after about 50 ms.
+//! started there follows after about 50 ms. While all workers are stuck, no worker is left to do so. Then a `block_on`
+//! call beside them waits for its sockets and timers too.
 //!
 //! # Metrics
 //! [`Handle::metrics`] reports at any time what each worker has done.
@@ -213,9 +214,12 @@ impl Runtime {
 impl Handle {
     /// Runs a future to its end on this thread, beside the runtime's workers.
     ///
-    /// Like [`Runtime::block_on`] of a multi-thread runtime. It does not run the tasks of a current-thread runtime: they
-    /// wait for a thread in that runtime's own `block_on`. If the runtime has ended, or ends meanwhile, the future goes
-    /// on, with a reactor and timers of its own. The tasks that it spawns are then cancelled at once.
+    /// Like [`Runtime::block_on`] of a multi-thread runtime. If the runtime has ended, or ends meanwhile, the future
+    /// goes on, with a reactor and timers of its own. The tasks that it spawns are then cancelled at once.
+    ///
+    /// It does not run the tasks of a current-thread runtime: they wait for a thread in that runtime's own `block_on`.
+    /// The future's sockets and timers do not need that runtime either, and go by the system's clock, even if the
+    /// runtime's clock is paused.
     ///
     /// # Panics
     /// Inside a runtime, this one or another. A panic of the future goes on to the caller.

@@ -1,9 +1,9 @@
 //! Spinning: whether a worker with nothing to run looks for events again and again before it blocks, and for how long.
 //!
-//! Blocking and being woken costs a thread 3 to 60 µs, most of it on virtual machines. Serving several requests costs
-//! less. A worker that expects the next event soon may *spin* instead: it looks at the kernel and at its posts in a
-//! loop. The gain and the price depend on the machine, on the other users of the core and on the clients. The worker
-//! cannot know them beforehand, so it compares both modes and keeps to the better one.
+//! Blocking and being woken costs a thread 3 to 60 µs. The large figures are those of virtual machines. Serving several
+//! requests costs less. A worker that expects the next event soon may *spin* instead: it looks at the kernel and at its
+//! remote queue in a loop. The gain and the price depend on the machine, on the other users of the core and on the
+//! clients. The worker cannot know them beforehand, so it compares both modes and keeps to the better one.
 //!
 //! # Terms
 //! * A *wait* is one call of [`SpinPolicy::spin_time`]. The worker has nothing to run then.
@@ -46,9 +46,9 @@
 //!
 //! # The caller's part
 //! The worker does not ask while tasks are queued, after it has run several at once, or while the clock is paused. It
-//! reports neither a spin that posts prevented nor one that it cut short, for a timer or to watch other workers. It
-//! reads the clocks: this file is a function of its inputs. Where the system reports no CPU time, the worker blocks
-//! unless a spin time was set.
+//! reports neither a spin that entries of other threads prevented nor one that it cut short, for a timer or to watch
+//! other workers. It reads the clocks: this file is a function of its inputs. Where the system reports no CPU time, the
+//! worker blocks unless a spin time was set.
 
 use std::time::Duration;
 
@@ -146,7 +146,8 @@ impl SpinPolicy {
         self.start = None;
     }
 
-    /// Counts task polls and bytes moved. Call it before every wait, also before one that does not ask for a spin time.
+    /// Counts task polls and bytes moved. Call it each time that the worker looks at the kernel after a batch, also if
+    /// it does not wait then.
     pub(super) fn add_work(&mut self, tasks: u64, bytes: u64) {
         self.work = self.work.wrapping_add(tasks.wrapping_mul(TASK_BYTES).wrapping_add(bytes));
     }

@@ -142,7 +142,7 @@ impl Shutdown {
             drop(state);
             return Poll::Ready(());
         }
-        // Pushes one waker per worker: only the request wakes this future, so it is polled once before.
+        // One waker per worker: only the request wakes this future, so each worker polls it once before the request.
         state.waiters.push(waker);
         Poll::Pending
     }

@@ -14,14 +14,15 @@
 //!   ([`block_on_beside`]). What it spawns runs on the workers, and its sockets and timers wait with one of them.
 //!
 //! A thread of the first kind opens its reactor when a socket first has to wait. Until then it parks on a condition
-//! variable and has no descriptor. A thread of the third kind always does, unless its runtime ends during the call:
-//! then its sockets and timers move to the call's own reactor and wheel.
+//! variable and has no descriptor. A thread of the third kind parks on a condition variable during the whole call, with
+//! two exceptions. If its runtime ends during the call, its sockets and timers move to the call's own reactor and
+//! wheel. In [`Handle::block_on`] of a current-thread runtime they wait there from the start.
 //!
 //! # The end of a call
 //! The call may return the output of its future, or its panic. Either way the future is dropped first, then the call's
 //! local tasks ([`Call`]), on this thread and inside the runtime. Other tasks stay for the next call. A current-thread
-//! runtime turns its reactor no more, and wakes the tasks that wait for its sockets and timers: those that other runtimes
-//! run move them there.
+//! runtime turns its reactor no more, and wakes the tasks that wait for its sockets and timers: those that other
+//! runtimes run move them there.
 //!
 //! # The end of the runtime
 //! 1. [`Worker::shut_down`] refuses new tasks and cancels all tasks.
@@ -56,7 +57,7 @@ const BATCH: i64 = 64;
 /// meanwhile. To declare itself idle costs several times a look, and a look in vain adds little to so much work.
 const MANY: u64 = 8;
 
-/// Real time that bytes on their way between sockets are given before a paused clock jumps.
+/// The real time for which a worker waits before a paused clock jumps, so that bytes between sockets arrive first.
 const GRACE: Duration = Duration::from_millis(2);
 
 /// An executor, and what it waits with.
@@ -70,7 +71,7 @@ pub(super) struct Worker {
     wakers: Vec<Waker>,
     spin: SpinPolicy,
     counters: Arc<Counters>,
-    /// The counters for what tasks do on this thread. A `block_on` call beside workers counts that with one of them.
+    /// The counters for what tasks do on this thread. A `block_on` call beside the workers uses those of one worker.
     task_counters: Arc<Counters>,
     /// How many tasks it has run since it last told the counters. Signed, because it is corrected for the polls of the
     /// main future.
@@ -82,7 +83,8 @@ pub(super) struct Worker {
 pub(super) fn block_on_beside<F: Future>(handle: &Handle, future: F) -> F::Output {
     let mut worker = Worker::beside(handle);
     let result = contain(|| worker.block_on(future));
-    // No entry comes to the worker any more: its local tasks are gone, and so is the future.
+    // The call's own reactor and wheel may have waiters, if the runtime has ended. They are woken inside the runtime,
+    // as at the end of a worker.
     let entered = worker.enter();
     worker.close(Vec::new());
     drop(entered);
@@ -154,6 +156,7 @@ impl Worker {
 
     /// Waits for events, entries of other threads and timers. Only looks for them if there is something to run.
     fn wait(&mut self) {
+        // Wakers that poll in place while the worker waits have no limit.
         budget::suspend();
         let ran = self.count_ran();
         self.spin.add_work(ran, budget::take_moved());
@@ -169,8 +172,8 @@ impl Worker {
         self.executor.begin_batch();
     }
 
-    /// Turns the reactors of workers that are stuck in a task, and fires their timers. Returns whether something came of
-    /// it.
+    /// Turns the reactors of workers that are stuck in a task, and fires their timers. Returns whether something came
+    /// of it.
     #[inline]
     fn help_stuck(&mut self) -> bool {
         let mut helped = false;
@@ -190,9 +193,10 @@ impl Worker {
         timers.fire_stuck(&mut self.wakers) || events > 0
     }
 
-    /// Tells the counters how many tasks were run, and returns that.
+    /// Tells the counters how many tasks were run, and returns that. After a panic of the main future, its batch is not
+    /// counted.
     fn count_ran(&mut self) -> u64 {
-        let ran = std::mem::take(&mut self.ran) as u64;
+        let ran = std::mem::take(&mut self.ran).max(0) as u64;
         self.counters.add_polls(ran);
         self.task_counters.take_thread_counts();
         ran
@@ -234,8 +238,8 @@ impl Worker {
     }
 
     /// Moves the clock to the next deadline, unless the kernel or another thread has something for this one. A blocking
-    /// closure that is out counts as that. The end of the last one wakes its waiting task first, and then unparks this
-    /// thread.
+    /// closure that has not ended counts too: it may wake a task. When the last one ends, it wakes its waiting task
+    /// first, and then unparks this thread.
     fn block_paused(&mut self, deadline: Instant) {
         if self.handle.pool().is_busy(|| self.reactor.unparker()) {
             self.turn(None);
@@ -321,7 +325,7 @@ impl Worker {
     /// Runs cancelled tasks until all of `set` are gone. The entries of other tasks are not run but returned.
     fn run_cancelled(&mut self, set: TaskSet) -> Vec<Entry> {
         let mut unrun = Vec::new();
-        // The tasks that were woken to be cancelled.
+        // Publishes the tasks that were woken to be cancelled.
         self.executor.begin_batch();
         while self.executor.has_tasks(set) {
             match self.executor.next() {
@@ -331,7 +335,7 @@ impl Worker {
                     Executor::run(task);
                 }
                 Some(Entry::Main) => {}
-                // Another thread has woken the last ones and is about to push them.
+                // Another thread is about to push the last ones, or other workers still run theirs.
                 None => self.wait(),
             }
         }
@@ -352,8 +356,8 @@ impl Worker {
 
     /// Closes what is the worker's own. `unrun` are the entries that it has not run.
     fn close(&mut self, unrun: Vec<Entry>) {
-        // The reactor before the timers: the timers wake streams with timeouts, which register elsewhere. Both before
-        // the queue is left: they may wake the future of a call that has ended.
+        // The reactor before the timers: the timers wake streams with timeouts, which then register elsewhere. Both
+        // before `leave`: they may queue an entry for the future of a call that has ended, and `leave` drops it.
         self.reactor.close();
         self.timers.close();
         self.executor.leave(unrun);

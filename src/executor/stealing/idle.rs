@@ -5,12 +5,15 @@
 //! do. So no worker is woken while one is about to look anyway:
 //!
 //! ```text
-//!             wake_idle: wakes an idle worker
-//!   UNWATCHED -------------------------------> WAKING
-//!     ^  \                                       | it comes
-//!     |   \ watch: it idles beside a busy one    |
-//!     |    v                                     v
-//!     +-- WATCHED ------------ leave ------------+---> UNWATCHED, and then it looks
+//!                     wake_idle: wakes an idle worker
+//!   UNWATCHED ----------------------------------------> WAKING
+//!    ^  |  ^                                             |  |
+//!    |  |  +------- leave: a woken worker comes ---------+  |
+//!    |  | watch                                       watch |
+//!    |  v                                                   v
+//!    |  WATCHED <-------------------------------------------+
+//!    |  |
+//!    +--+ leave: the watcher ends its watch
 //! ```
 //! * UNWATCHED: a worker that begins to run tasks, or a thread that queues something behind a running task, wakes an
 //!   idle worker if it sees one.
@@ -26,13 +29,13 @@
 //!    WAKING looks at all others after that ([`Idle::leave`] says when). If it has entries instead, it begins to run
 //!    them, and has another one woken.
 //! 3. B sets WAKING and finds no worker that it can wake: the one that was counted is leaving already. Another one may
-//!    go idle and see WAKING before B takes that back. So it does not rely on it, and watches.
-//! 4. A begins to run tasks, sees WATCHED, and is stuck. The watcher takes WATCHED back, sees that all workers are idle,
-//!    and sleeps. No lock orders these. So there is a fence between the two steps of either: one of them sees what the
-//!    other did. So it is if A counts itself idle instead, and relies on the watcher.
-//! 5. A leaves and does not see yet that B sets WAKING. B does not see yet that C is idle, and wakes no worker. A,
-//!    which has something to run, then sees WAKING and relies on it. So there is a fence here too: A sees WAKING as it
-//!    leaves, or B sees C.
+//!    go idle and see WAKING before B takes that back. So a worker that goes idle does not rely on WAKING: it watches.
+//! 4. A begins to run tasks, sees WATCHED, and is stuck. The watcher takes WATCHED back, sees that all workers are
+//!    idle, and sleeps. No lock orders these. So each of the two has a fence between its two steps, and one of them
+//!    sees what the other did. The same fences serve if A goes idle instead, and relies on the watcher to look.
+//! 5. B sets WAKING, but C has not counted itself idle yet, so B finds no worker to wake. Before B takes WAKING back, A
+//!    leaves with something to run. If A saw UNWATCHED as it left and WAKING when it began to run, it would rely on a
+//!    worker that B did not wake. So A and B have a fence too: A takes WAKING back as it leaves, or B finds C.
 
 use crate::sync::atomic::{AtomicU8, AtomicUsize, Ordering, fence};
 
@@ -85,8 +88,8 @@ impl Idle {
         self.count.load(Ordering::Relaxed) > 0 && self.state.load(Ordering::Relaxed) == UNWATCHED
     }
 
-    /// Wakes an idle worker by `wake`, which says whether it has found one. Does nothing if a worker is being woken
-    /// already.
+    /// Wakes an idle worker by `wake`, which says whether it has found one. Does nothing if a worker watches or is
+    /// being woken already.
     pub(super) fn wake_idle(&self, wake: impl FnOnce() -> bool) {
         if self.exchange(UNWATCHED, WAKING) {
             // See the fifth race.

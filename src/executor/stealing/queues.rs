@@ -8,13 +8,13 @@
 //! * A worker that has nothing to do steals half of another's queue, if it has two entries or more. One is left to the
 //!   owner, which is about to come to it.
 //! * A worker that has run the same task for a millisecond is stuck. Then the last entry is stolen too. Idle workers
-//!   look for stuck ones, and busy ones now and then.
+//!   look for stuck workers, and now and then a busy worker does.
 //! * An entry that was spawned on a certain worker ([`Queues::spawn_on`]) begins there. It is stolen only from a worker
 //!   that has been stuck for longer: a connection belongs to the worker that first waits for it, so to steal it early
 //!   would undo the choice.
 //!
-//! [`idle`](super::idle) says which worker is woken when something is queued behind a running task, and
-//! [`stealer`](super::stealer) when a worker looks.
+//! [`idle`](super::idle) says which worker is woken to look after a busy one, and [`stealer`](super::stealer) when a
+//! worker looks.
 
 use std::collections::VecDeque;
 use std::task::Waker;
@@ -45,13 +45,13 @@ struct Stealable<T> {
     /// The entries that come meanwhile. The next one is the first. When `ready` is used up, this is reversed, and the
     /// two are swapped.
     later: Vec<T>,
-    /// The entries that were spawned on this worker.
+    /// The entries that were spawned on this worker by number ([`Queues::spawn_on`]).
     spawned: VecDeque<T>,
     /// The worker runs tasks: it is neither idle nor about to wake.
     running: bool,
-    /// Changes whenever the worker comes here.
+    /// Changes whenever the worker takes an entry or begins a batch.
     progress: u64,
-    /// How many entries other threads have pushed.
+    /// How many entries were pushed by other threads, or spawned on this worker.
     pushes: u64,
     closed: bool,
 }
@@ -93,7 +93,7 @@ impl<E, T> Queues<E, T> {
     }
 
     /// Pushes a task from a thread that is none of the workers.
-    pub(in crate::executor) fn push_remote(&self, index: usize, task: T) {
+    pub(in crate::executor) fn push_stealable(&self, index: usize, task: T) {
         self.push_from_outside(index, task, |stealable, task| stealable.later.push(task));
     }
 
@@ -122,7 +122,7 @@ impl<E, T> Queues<E, T> {
     /// The next entry of a worker's own queue.
     #[cfg(test)]
     pub(in crate::executor) fn pop(&self, index: usize) -> Option<T> {
-        self.remotes[index].pop()
+        self.remotes[index].pop_stealable()
     }
 
     /// Whether a worker's queue is empty. If so, the worker is about to be idle.
@@ -220,8 +220,8 @@ impl<E, T> Remote<E, T> {
         Self { queue: RemoteQueue::new(unparker), stealable: Mutex::new(stealable) }
     }
 
-    /// The next entry of its worker's queue.
-    pub(in crate::executor) fn pop(&self) -> Option<T> {
+    /// The next entry of the stealable queue, for its worker.
+    pub(in crate::executor) fn pop_stealable(&self) -> Option<T> {
         let mut stealable = self.stealable.lock();
         stealable.progress += 1;
         // In turn, so that new tasks do not starve those that are there.
@@ -298,7 +298,7 @@ mod tests {
         let queues = two_workers::<&str>();
         for _ in 0..3 {
             queues.spawn_on(0, "spawned");
-            queues.push_remote(0, "ready");
+            queues.push_stealable(0, "ready");
         }
         let order: Vec<_> = iter::from_fn(|| queues.pop(0)).collect();
         assert_eq!(order.len(), 6);

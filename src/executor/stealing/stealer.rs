@@ -2,11 +2,13 @@
 //!
 //! 1. It has no entries of its own ([`Stealer::prepare_idle`]). It counts itself idle, and steals what it finds.
 //! 2. It is idle. If no other worker watches, it becomes the watcher: the one idle worker that looks after the busy
-//!    ones. It blocks for a millisecond at most, then for two and for four, and looks again. It goes on while any
-//!    worker is busy, or was since the last look. Then all sleep, and none watches.
-//! 3. It is idle no longer ([`Stealer::leave_idle`]). If it has entries, and no other worker watches, it has an idle
-//!    one woken ([`Stealer::begin_batch`]): it may be stuck in the first entry. If it has none, it looks which of the
-//!    others are stuck. So does a busy worker, about every millisecond.
+//!    ones. It blocks for a millisecond at most, then for two and for four, and looks again. While all workers are
+//!    idle, it blocks for six. Once no worker has been busy since its last look, it stops watching and blocks without a
+//!    limit.
+//! 3. It is idle no longer ([`Stealer::leave_idle`]). If it has entries and no other worker watches, it has an idle one
+//!    woken ([`Stealer::begin_batch`]), because it may be stuck in the first entry. If it has no entries, and was the
+//!    watcher or was woken to watch, it looks which of the others are stuck. A busy worker does so about every
+//!    millisecond.
 //! 4. The worker's loop turns the reactors of the stuck workers and fires their timers ([`Stealer::next_stuck`]).
 //!
 //! The rule is pure: the time is an argument.
@@ -42,8 +44,8 @@ pub(in crate::executor) struct Stealer {
 const FIRST_WATCH: Duration = Duration::from_millis(1);
 const LONGEST_WATCH: Duration = Duration::from_millis(4);
 
-/// A watch while all workers are idle. Most requests of a server that is asked now and then come while one is under
-/// way, and then no worker has to be woken.
+/// A watch while all workers are idle. A request that comes during this watch finds a watcher, so that no worker has to
+/// be woken for it.
 const IDLE_WATCH: Duration = Duration::from_millis(6);
 
 /// After so much work a busy worker reads the clock, and looks if it is time.
@@ -107,8 +109,8 @@ impl Stealer {
         self.watch
     }
 
-    /// The worker is idle no longer, if it was. It has drained its remote queue, so that it cannot be woken any more:
-    /// no worker would answer a wake-up that came after this.
+    /// Ends the worker's idle period, if it is in one. The worker has drained its remote queue before this, and
+    /// [`Idle::wake_idle`](super::idle::Idle::wake_idle) does not choose it from then on: it would not look any more.
     pub(in crate::executor) fn leave_idle<E, T>(&mut self, queues: &Queues<E, T>) {
         if mem::take(&mut self.is_idle) {
             let was_watcher = self.watch.take().is_some();
@@ -179,8 +181,7 @@ impl Stealer {
             queues.has_entries(other) && {
                 let stolen = self.steal_from(queues, other, victims, deferred, now);
                 if stolen {
-                    // A worker that steals while it is busy has more entries.
-                    queues.publish(index, deferred, victims == Victims::Stuck);
+                    queues.publish(index, deferred, false);
                 }
                 stolen
             }
