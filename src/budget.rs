@@ -10,7 +10,7 @@
 //! An operation that has to wait spends nothing. Otherwise a task that watches 200 idle sockets would use up its budget
 //! by looking, and spin.
 //!
-//! A thread that polls none of our tasks has no limit.
+//! A thread that polls neither our tasks nor the future of a `block_on` call has no limit.
 //!
 //! A task may block its worker's thread in another executor, against all advice. That executor polls again and again
 //! without a refill, and operations would be refused for ever. So after [`MAX_REFUSALS`] refusals the budget is

@@ -61,8 +61,8 @@ pub(crate) fn note_executors(waker: &Waker) {
     EXECUTORS.set(ptr::from_ref(waker.vtable()));
 }
 
-/// Whether `waker` is the executor's: that of the task, or of the `block_on` call, that is polled on this thread, or of
-/// another task of the same type.
+/// Whether `waker` is the executor's: it has the vtable that was last noted on this thread. That is the waker of the
+/// task or of the `block_on` call that is polled here, or of another task of the same type.
 ///
 /// False for the wakers of combinators and of other executors: those may be woken only outside every lock (rule 1).
 pub(crate) fn is_executors(waker: &Waker) -> bool {

@@ -2,9 +2,9 @@
 //!
 //! # A thread's queues
 //! A thread has two queues without a lock, in its [`Context`].
-//! * `queue` has what only this worker may run. It collects what is woken while the worker runs a batch. When the batch
-//!   is used up, the worker swaps the two, so that taking an entry touches neither the thread-local nor its borrow
-//!   flag. In a runtime with one worker this is all.
+//! * `queue` has what only this worker may run. It collects what is woken while the worker runs a batch. The executor
+//!   keeps the entries that it runs in a vector of its own. When that is empty, the worker swaps it with `queue`. So
+//!   taking an entry touches neither the thread-local nor its borrow flag. In a runtime with one worker this is all.
 //! * `deferred` has tasks that other workers may steal, and that the reactor and the timers have woken between two
 //!   batches. The worker moves them to its stealable queue when the batch begins. A task that is woken inside a batch
 //!   goes there at once, because the task that woke it may go on for long.
@@ -55,7 +55,7 @@ thread_local! {
 pub(super) struct Current {
     pub(super) worker: WorkerRef,
     /// The workers that run what is spawned here, if this is the thread of a `block_on` call beside them.
-    pub(super) spawns: Option<Arc<Workers>>,
+    pub(super) spawn_workers: Option<Arc<Workers>>,
 }
 
 impl Current {
@@ -63,15 +63,15 @@ impl Current {
         CONTEXT.with(|context| context.worker.borrow().clone())
     }
 
-    /// Passes the worker that a task spawned here belongs to to `make`, which makes a task and runs no foreign code:
-    /// the thread-local is borrowed. `None` outside a runtime.
+    /// Calls `make` with the worker to which new tasks of this thread belong. The thread-local is borrowed meanwhile,
+    /// so `make` must run no foreign code. `None` outside a runtime.
     #[inline]
     pub(super) fn make<R>(make: impl FnOnce(&WorkerRef) -> R) -> Option<R> {
         CONTEXT.with(|context| {
             let current = context.worker.borrow();
-            let Current { worker, spawns } = current.as_ref()?;
+            let Current { worker, spawn_workers } = current.as_ref()?;
             let elsewhere;
-            let worker = match spawns {
+            let worker = match spawn_workers {
                 None => worker,
                 Some(workers) => {
                     elsewhere = WorkerRef::new(workers.clone(), workers.least_loaded());
@@ -90,8 +90,8 @@ impl Current {
     }
 
     /// The workers that run what is spawned here.
-    pub(super) fn spawns(&self) -> &Arc<Workers> {
-        self.spawns.as_ref().unwrap_or(&self.worker.workers)
+    pub(super) fn spawn_workers(&self) -> &Arc<Workers> {
+        self.spawn_workers.as_ref().unwrap_or(&self.worker.workers)
     }
 }
 
@@ -102,8 +102,8 @@ pub(crate) fn is_entered() -> bool {
 
 /// Queues a task where it will be run.
 ///
-/// A plain function: async-task keeps a schedule function that captures something in each task, and counts one more
-/// reference while it calls it.
+/// This function captures nothing. async-task would store a capturing closure in every task, and take one more
+/// reference for each call.
 #[inline]
 pub(super) fn schedule(runnable: Runnable) {
     CONTEXT.with(|context| {

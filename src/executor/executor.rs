@@ -16,15 +16,15 @@ use crate::budget;
 pub(crate) struct Executor {
     worker: WorkerRef,
     /// The workers that run what is spawned on this thread, if it is the thread of a `block_on` call beside them.
-    spawns: Option<Arc<Workers>>,
-    /// The only worker of a runtime: the entries to run before it takes the thread's queue again. The next one is the
-    /// last.
+    spawn_workers: Option<Arc<Workers>>,
+    /// The only worker of a runtime: the entries to run before it takes the thread's queue again. They are in
+    /// reverse order, so that `pop` takes the next one.
     batch: Vec<Entry>,
     /// One worker of several: the same. These entries take turns with those of its stealable queue.
     local_batch: Vec<Entry>,
     /// `None` if the runtime has one worker.
     stealer: Option<Stealer>,
-    /// The last entry was taken from the stealable queue, if that had one.
+    /// The last turn was the stealable queue's. They take turns only while there are local entries.
     was_shared: bool,
 }
 
@@ -32,18 +32,18 @@ impl Executor {
     pub(crate) fn new(worker: WorkerRef) -> Self {
         let workers = &worker.workers;
         let stealer = workers.is_several().then(|| Stealer::new(workers.len(), Instant::now()));
-        Self { worker, spawns: None, batch: Vec::new(), local_batch: Vec::new(), stealer, was_shared: false }
+        Self { worker, spawn_workers: None, batch: Vec::new(), local_batch: Vec::new(), stealer, was_shared: false }
     }
 
     /// The executor of a `block_on` call beside `workers`, which run what is spawned in it.
     pub(crate) fn beside(workers: &Arc<Workers>, unparker: Waker) -> Self {
         let worker = WorkerRef::new(workers.beside(unparker), 0);
-        Self { spawns: Some(workers.clone()), ..Self::new(worker) }
+        Self { spawn_workers: Some(workers.clone()), ..Self::new(worker) }
     }
 
     /// Makes this thread the worker's.
     pub(crate) fn enter(&self) -> Entered {
-        current::enter(Current { worker: self.worker.clone(), spawns: self.spawns.clone() })
+        current::enter(Current { worker: self.worker.clone(), spawn_workers: self.spawn_workers.clone() })
     }
 
     /// Begins a `block_on` call, in which local tasks may be spawned.
@@ -112,7 +112,8 @@ impl Executor {
 
     fn begin_shared_batch(&mut self) {
         let has_local = self.has_local();
-        // Now, and not when the stealable queue is empty, which it may never be.
+        // The worker takes its local entries now. The stealable queue may never be empty, and to wait for that would
+        // starve them.
         if has_local && self.local_batch.is_empty() {
             take_queue(&mut self.local_batch);
         }
@@ -162,13 +163,13 @@ impl Executor {
         }
     }
 
-    /// The worker is about to block. `false` if it must not, because an entry has come.
+    /// The worker is about to block. `false` if it must not, because it was notified.
     #[inline]
     pub(crate) fn prepare_park(&self) -> bool {
         self.worker.remote().queue.prepare_park()
     }
 
-    /// The worker is about to spin. `false` if it need not, because an entry has come.
+    /// The worker is about to spin. `false` if it need not, because it was notified.
     pub(crate) fn prepare_spin(&self) -> bool {
         self.worker.remote().queue.prepare_spin()
     }
@@ -207,7 +208,7 @@ impl Executor {
         self.worker.remote().queue.push_front(unrun);
     }
 
-    /// Refuses all entries from now on. All tasks are gone.
+    /// Refuses all entries from now on. The caller has waited until all tasks have ended.
     pub(crate) fn close(&mut self) {
         self.worker.workers.queues.close(self.worker.index);
     }

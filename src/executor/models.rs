@@ -326,8 +326,8 @@ fn ending_watch_misses_no_stuck_worker() {
     });
 }
 
-/// A thread spawns an entry on an idle worker and then pushes another one to it. If the worker is stuck in the first,
-/// the other worker is woken and runs the second.
+/// A thread spawn_workers an entry on an idle worker and then pushes another one to it. If the worker is stuck in the
+/// first, the other worker is woken and runs the second.
 #[test]
 fn push_does_not_wait_for_spawned() {
     model(|| {

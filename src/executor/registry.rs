@@ -4,8 +4,8 @@
 //! a worker. So the registry keeps one waker of each task.
 //!
 //! To cancel a task is to note it here and to wake the task. A worker then polls the task, and its wrapper asks here
-//! ([`TaskRegistry::cancelled`]) and drops the future instead of polling it. A count of cancelled tasks keeps the
-//! question free for all others.
+//! ([`TaskRegistry::cancelled`]) and drops the future instead of polling it. While no task is
+//! cancelled, a count of them answers the question without a lock.
 //!
 //! An entry is made when the task is spawned. It goes when the task's future is dropped, whether it completed, panicked
 //! or was cancelled.
@@ -41,8 +41,8 @@ pub(crate) struct TaskRegistry {
     ids: Arc<IdSource>,
 }
 
-/// The ids of a runtime's tasks. Each list draws a block of them at a time, so that no spawn writes what another worker
-/// reads.
+/// The ids of a runtime's tasks. Each list draws a block of them at a time, so that few spawns write what another
+/// worker reads.
 pub(crate) struct IdSource(AtomicU64);
 
 /// How many ids a list draws at a time.

@@ -8,7 +8,7 @@
 //!     |   \ push           | push, wake_idle    | push, wake_idle: and unpark
 //!     |    v               v                    v
 //!     +-- NOTIFIED <-------+--------------------+
-//!   drain
+//!   drain, from any state
 //! ```
 //! * AWAKE: the worker runs tasks, and will come here before it blocks.
 //! * SPINNING: it has nothing to run, and will look at this word again before it blocks. It may spin meanwhile.
@@ -45,8 +45,8 @@ struct Inner<T> {
     entries: Vec<T>,
     /// How many were pushed.
     pushes: u64,
-    /// Ends the worker's block. `None` once the queue is closed: it has a descriptor, which must not stay open while
-    /// tasks and threads still refer to a worker that has ended.
+    /// Ends the worker's block. `None` once the queue is closed: the unparker holds a descriptor, which must not stay
+    /// open while tasks and threads still refer to a worker that has ended.
     unparker: Option<Waker>,
 }
 

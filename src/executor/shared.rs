@@ -5,9 +5,9 @@
 //!
 //! # Queue ids
 //! Waking compares two numbers: the id of the task's queue, and those of the queues that this thread's worker takes
-//! from. A local queue is known by the address of its worker's remote queue. The queue that all workers of a runtime
-//! share is known by the address of their [`Workers`], plus one: odd, so that it equals none of the others. A runtime
-//! with one worker has no shared queue, and its id is 0.
+//! from. A local queue is known by the address of its worker's remote queue. All stealable queues of a runtime have
+//! one id, because any worker may run what is in them: the address of the [`Workers`], plus one. It is odd, so that it
+//! equals none of the others. A runtime with one worker uses no stealable queue, and the id is 0.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, Ordering};
@@ -77,7 +77,7 @@ impl Workers {
         self.len() > 1
     }
 
-    /// The worker with the fewest tasks.
+    /// The worker on which the fewest living tasks were spawned.
     pub(super) fn least_loaded(&self) -> usize {
         (0..self.len()).min_by_key(|index| self.tasks_alive(*index)).unwrap_or(0)
     }

@@ -120,7 +120,7 @@ where
     F::Output: Send + 'static,
 {
     let Some(current) = Current::get() else { outside("spawn") };
-    let worker = WorkerRef::new(current.spawns().clone(), worker);
+    let worker = WorkerRef::new(current.spawn_workers().clone(), worker);
     worker.make(future, Location::caller()).start_on(&worker)
 }
 
@@ -134,7 +134,7 @@ fn outside(function: &str) -> ! {
 
 /// How many workers run what is spawned on this thread; 0 outside a runtime.
 pub(crate) fn workers_here() -> usize {
-    Current::get().map_or(0, |current| current.spawns().len())
+    Current::get().map_or(0, |current| current.spawn_workers().len())
 }
 
 /// The worker that a task spawned on this thread belongs to. `None` outside a runtime.

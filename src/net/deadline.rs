@@ -187,7 +187,8 @@ impl Deadline {
     /// The timer has fired, or a limit was set. The time is over, or the timer is set to the moment when it will be.
     #[cold]
     fn poll_timer(&self, cx: &mut Context<'_>, direction: Direction) -> Poll<io::Error> {
-        // Without budget the call was perhaps not tried, and what the kernel has goes before a deadline.
+        // Without budget the poll has perhaps not made its system call. Bytes that are there come before a deadline, so
+        // the task polls again instead of timing out.
         ready!(budget::poll_proceed(cx));
         let mut settings = self.settings.lock();
         // Before the timer is set, because it may fire at once.

@@ -17,7 +17,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use listenfd::ListenFd;
 
-/// True once the descriptors have an owner. It is global because descriptors belong to the whole process.
+/// True once a call has tried to take the descriptors. It is global because descriptors belong to the whole process.
 static TAKEN: AtomicBool = AtomicBool::new(false);
 
 /// Takes the inherited listeners, and sets close-on-exec on their descriptors.

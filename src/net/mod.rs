@@ -8,8 +8,8 @@
 //! A runtime that ends wakes the tasks that wait for its sockets. Each tries again where it is polled next, and
 //! registers there. Without a runtime on that thread, an operation that has to wait fails, and its error says so. A
 //! current-thread runtime turns its reactor only while a thread is in its `block_on`. When that thread leaves, waiting
-//! tasks are woken in the same way. A task of another runtime then moves its socket to that runtime. A task of the
-//! current-thread runtime waits for the next `block_on` call.
+//! tasks are woken in the same way. A task that another runtime runs tries again there, and registers the socket with
+//! its own runtime. A task of the current-thread runtime waits for the next `block_on` call.
 //!
 //! # One reader, one writer, or several
 //! All operations take `&self`, or have a form that does (`AsyncRead for &TcpStream`). One task that reads and one that

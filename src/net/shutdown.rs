@@ -1,7 +1,8 @@
 //! The shutdown signal: a flag that is set once, and the wakers of the tasks that wait for it.
 //!
-//! Each clone has at most one waker in the shared table ([`Waiting`]) and keeps that slot until it is dropped. Polling
-//! a clone again loads the flag and compares two wakers; it takes no lock.
+//! Each clone has at most one waker in the shared table ([`Waiting`]). It keeps that slot until it is dropped or the
+//! signal is triggered. Polling a clone again with the same waker loads the flag and compares two wakers, and takes no
+//! lock.
 //!
 //! # The race
 //! A: polls, finds the flag clear.   B: sets the flag, wakes all wakers.   A: stores its waker.
@@ -146,8 +147,8 @@ impl ShutdownSignal {
     /// after the signal, and in that poll reads, writes and accepts try their system call. Operations that only wait
     /// for readiness do not.
     ///
-    /// Each clone makes this last attempt once. Otherwise a peer that always has more to send would keep the connection
-    /// open for ever.
+    /// Each clone makes this last attempt once, and it ends with the task's budget. Otherwise a peer that always has
+    /// more to send would keep the connection open for ever.
     ///
     /// # Cancel safety
     /// That of `future`, which is dropped when the signal comes first.

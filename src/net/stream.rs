@@ -8,9 +8,9 @@
 //! The registration runs the loop of the call, the readiness and the waker. When it has returned, the stream looks at
 //! its deadlines: one load if it has none.
 //!
-//! A call that its deadline ends is made once more. `poll_read` and `poll_write` do that by `try_read` and `try_write`,
-//! not by the closure that made the call before: called in two places, the closure is not inlined, which costs an echo
-//! 54 instructions. The vectored ones are rarer, and use one closure for both.
+//! When a deadline has passed, the system call is made once more. `poll_read` and `poll_write` do that by `try_read`
+//! and `try_write`. They do not call their first closure again, because the compiler does not inline a closure with two
+//! callers, and that costs an echo 54 instructions. The vectored ones are rarer, and use one closure for both.
 //!
 //! # Resets
 //! The kernel reports a reset to the first operation that comes. If a write meets it, the next read would report a

@@ -78,8 +78,8 @@ impl Reactor {
     }
 
     /// As [`turn`](Reactor::turn), until a deadline that is `left` away, as exactly as the system can. It may return
-    /// earlier, and the caller then computes anew how long to wait. `deadline` is a number that tells one deadline from
-    /// the next.
+    /// earlier, and the caller then computes anew how long to wait. `deadline` identifies the deadline, so that the
+    /// timerfd is not set twice for it.
     pub(crate) fn turn_until(&mut self, left: Duration, deadline: u64, wakers: &mut Vec<Waker>) -> io::Result<usize> {
         let Some(registry) = self.registry.opened() else { return self.turn(Some(left), wakers) };
         match whole_millis(left) {
@@ -161,8 +161,8 @@ fn dispatch(source: &Source, event: &Event, wakers: &mut Vec<Waker>) {
     }
 }
 
-/// As [`dispatch`], without a path of its own for the usual event. An error and a hang-up concern both directions: the
-/// event need not report either of them ready.
+/// As [`dispatch`], without a path of its own for the usual event. An error or a hang-up makes both directions ready,
+/// although the event may report neither.
 fn dispatch_any(source: &Source, event: &Event, wakers: &mut Vec<Waker>) {
     let readable = event.is_readable() || event.is_read_closed() || event.is_error();
     let writable = event.is_writable() || event.is_write_closed() || event.is_error();

@@ -35,7 +35,7 @@ use super::registry::{Registered, Registry, Source, no_runtime};
 use super::source::Stored;
 use super::waiters::WaiterSlot;
 use crate::budget;
-use crate::sync::is_executors;
+use crate::sync::{is_executors, wake_all};
 
 /// A socket and its source.
 pub(crate) struct Registration<S: AsFd> {
@@ -143,8 +143,8 @@ impl<S: AsFd> Registration<S> {
 
     /// Stores the waker, or registers the socket. Returns `true` if the task may sleep.
     ///
-    /// The loop calls it where [`Source::wait_again`] does not do: when the task was not the last one in the seat, its
-    /// waker is foreign, the operation waits in the list, or the backend has no edges.
+    /// The loop calls it if [`Source::wait_again`] did nothing or was not called: when the task was not the last one in
+    /// the seat, its waker is foreign, the operation waits in the list, or the backend has no edges.
     fn wait(&self, waker: &Waker, direction: Direction, slot: &mut WaiterSlot<'_>, seen: Snapshot) -> io::Result<bool> {
         // To clone a waker is foreign code, so it comes before the lock.
         let arm = |registered: &Registered| registered.arm(self.fd());
@@ -171,9 +171,11 @@ impl<S: AsFd> Registration<S> {
         }
         let registered = registry.register(&self.link.0, fd);
         if idle.is_some() && registered.is_err() {
-            // No reactor watches for the other waiters any more. They try again, and get the error too.
-            self.link.0.wake_waiters(Direction::Read);
-            self.link.0.wake_waiters(Direction::Write);
+            // No reactor watches for the other waiters any more. They try again, and get the error too. No seat may
+            // keep a waker: `wait_again` relies on that.
+            let mut wakers = Vec::new();
+            self.link.0.take_waiters(&mut wakers);
+            wake_all(&mut wakers);
         }
         registered
     }

@@ -121,8 +121,8 @@ impl Registry {
     fn register_unless_closed(self: &Arc<Self>, source: &Arc<Source>, fd: RawFd) -> io::Result<bool> {
         let mio = match self.mio.get() {
             Some(mio) => mio,
-            // A foreign waker may poll an operation in place while the ending worker wakes it. That must not open the
-            // reactor again.
+            // A foreign waker may poll an operation in place while the ending worker wakes it. That must not open a
+            // reactor that has ended.
             None if self.table.lock().closed => return Ok(false),
             None => self.open()?,
         };
@@ -241,7 +241,8 @@ impl Registered {
 
     /// Whether no thread turns this reactor, and this thread would register its sockets with another one.
     fn is_idle_elsewhere(&self) -> bool {
-        // A `block_on` call beside a worker registers with that worker also before it has started and while it ends.
+        // A `block_on` call beside a worker registers with that worker. It does so even before that worker has started
+        // and while that worker ends.
         let is_here = |here: &Arc<Registry>| {
             Arc::ptr_eq(here, &self.registry) || ptr::eq(here.worker.as_ptr(), Arc::as_ptr(&self.registry))
         };

@@ -104,8 +104,8 @@ impl<R> Source<R> {
     /// may sleep, `Some(false)` if an event has come since `seen`. `None`, and nothing is done, in all other cases.
     pub(crate) fn wait_again(&self, direction: Direction, waker: &Waker, seen: Snapshot) -> Option<bool> {
         let mut inner = self.inner.lock();
-        // The socket is registered if the seat has a waker: when a reactor ends, or is turned no more, all seats of its
-        // sources are emptied.
+        // The socket is registered if the seat has a waker: the seats are emptied when the reactor ends or is turned no
+        // more, and when a socket that leaves its reactor cannot be registered elsewhere.
         if !inner.waiters.wait_again(direction, waker) {
             return None;
         }
@@ -192,7 +192,7 @@ impl<R> Source<R> {
     }
 
     /// Ends the registration and wakes no waiter. `leave` runs under the mutex. If it returns `false`, the registration
-    /// stays. If another thread may register the socket again, `leave` takes it out of the kernel's set.
+    /// stays. If another thread may register the socket again, `leave` must take it out of the kernel's set.
     pub(crate) fn unregister_if(&self, leave: impl FnOnce(&R) -> bool) -> Option<R> {
         let mut inner = self.inner.lock();
         let registered = inner.registered.take_if(|registered| leave(registered))?;

@@ -1,6 +1,6 @@
 //! TimerFd: ends a wait to the microsecond, where the system can.
 //!
-//! mio waits in whole milliseconds, rounded up. Timers would be a millisecond late on average, more than most replies
+//! mio waits in whole milliseconds, rounded up. Timers would be up to a millisecond late, longer than most replies
 //! take. On Linux a timerfd(2) among the descriptors of the epoll ends the wait in time. Setting it costs a system
 //! call. So it is set for the last stretch of a wait only, which is shorter than a millisecond, and once for each
 //! deadline that comes that near. Most timers are cancelled by then.
@@ -100,7 +100,7 @@ impl TimerFd {
 }
 
 /// The part of a wait of `left` that needs no timerfd: whole milliseconds, which mio does not round. `None` if `left`
-/// is shorter than a millisecond: such a wait is for the timerfd.
+/// is shorter than a millisecond: such a wait is for the timerfd. A wait of zero needs none.
 pub(super) fn whole_millis(left: Duration) -> Option<Duration> {
     if left.is_zero() || left >= MILLISECOND {
         // The system takes no more. The worker then waits again.

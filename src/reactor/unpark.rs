@@ -73,7 +73,7 @@ impl Unparker {
         let Some(Backend::Pair { receiver, .. }) = self.backend.get() else { return Ok(()) };
         // Until the pair is empty: bytes that are left would be reported again.
         while matches!((&*receiver).read(&mut [0; 64]), Ok(64)) {}
-        // A byte that is written before or after this is reported.
+        // The kernel reports a byte whether it is written before or after this call.
         registry.reregister(&mut SourceFd(&receiver.as_raw_fd()), UNPARK, Interest::READABLE)
     }
 }

@@ -11,10 +11,10 @@
 //!
 //! # The executor's wakers
 //! A waker is foreign code, which must not run under a lock. So wakers are collected under the lock and woken after it.
-//! The executor's own wakers are an exception: to wake one queues a task and runs nothing else. They are woken in
-//! place, by reference, and stay in the seat: the next task to wait there is mostly the same one, and it then neither
-//! clones its waker nor drops it. A kept waker keeps the memory of its task until another waker takes the seat, the
-//! reactor ends, or the socket is dropped.
+//! The executor's own wakers are an exception: to wake one queues a task and runs nothing else. In a seat they are
+//! woken in place, by reference, and stay there: the next task to wait there is mostly the same one, and it then
+//! neither clones its waker nor drops it. A kept waker keeps the memory of its task until another waker takes the seat,
+//! the reactor ends, or the socket is dropped.
 //!
 //! Pure: no mio, no I/O, no clock, no lock.
 
@@ -39,7 +39,7 @@ enum Seat {
     Empty,
     /// The waker of a waiting task, foreign code.
     Foreign(Waker),
-    /// One of the executor's wakers. Its task waits, or was woken and has not polled again.
+    /// One of the executor's wakers. Its task waits, or was woken and has not waited again.
     Executor { waker: Waker, waits: bool },
 }
 

@@ -37,7 +37,7 @@ pub(super) enum Kind {
     },
 }
 
-/// Each is a thread with a reactor, and looks at all others now and then.
+/// The most workers. Each has a thread and a reactor, and looks at all others now and then.
 const MAX_WORKERS: usize = 4096;
 
 impl Builder {

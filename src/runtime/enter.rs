@@ -8,7 +8,7 @@
 //! | `executor::current` | `CONTEXT`: the worker, its queues | the worker's, or that of a `block_on` call |
 //! | `reactor::registry` | `CURRENT`: where sockets register | the worker's, or that of a `block_on` call |
 //! | `time::timers` | `CURRENT`: where timers are armed | as for sockets |
-//! | `time::clock` | `CLOCK` | the runtime's |
+//! | `time::clock` | `CLOCK` | the runtime's, or the system's for a call beside its workers |
 //! | `blocking` | `CURRENT`: the pool | the runtime's |
 //! | `runtime::handle` | `CURRENT`: the handle | the runtime's |
 //! | `budget` | `LEFT`: operations left | unlimited |

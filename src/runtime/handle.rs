@@ -25,7 +25,7 @@ pub struct Handle {
 
 struct Inner {
     workers: Arc<Workers>,
-    /// It has neither threads nor closures once the runtime has ended.
+    /// Once the runtime has ended, it starts no closure. Those that run go on.
     pool: Arc<Pool>,
     /// One for each worker.
     parts: Vec<Part>,
@@ -270,7 +270,7 @@ pub struct WorkerMetrics {
     /// How often another thread pushed something to it: a woken task, a task that was spawned outside the workers, or a
     /// connection of a server.
     pub remote_wakes: u64,
-    /// How often it looked at the kernel.
+    /// How often it looked at the kernel, or parked without a reactor.
     pub turns: u64,
     /// Events that the kernel reported.
     pub events: u64,

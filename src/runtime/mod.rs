@@ -11,7 +11,7 @@
 //! | workers | the thread that is in `block_on` | threads of its own: one for each core, or [`worker_threads`](Builder::worker_threads) |
 //! | tasks run | while a thread is in `block_on` | always |
 //! | `block_on` at the same time | one thread | any number of threads |
-//! | descriptors | three, once a socket has to wait; on Linux one more for the timers | the same for each worker, from the start |
+//! | descriptors | three, once a socket has to wait; on Linux one more for the timers | the same for each worker, three of them from the start |
 //! | clock | can be [paused](crate::time::pause) | the system's |
 //!
 //! The meaning of a program does not depend on how many cores the machine has.
@@ -81,9 +81,9 @@ pub fn block_on<F: Future>(future: F) -> F::Output {
 /// Dropping it drops all its tasks, and wakes the tasks of other runtimes that wait for its sockets. It waits for the
 /// poll of a task that is under way on a worker, but not for the closures of [`spawn_blocking`](crate::spawn_blocking)
 /// that run. [`shutdown_timeout`](Runtime::shutdown_timeout) waits for both, and not for ever. It is `Send` and `Sync`.
-/// A task that holds an `Arc` of its own runtime keeps both for ever; give it a [`Handle`]. Dropped by a task on one of
-/// its own workers, it cancels its tasks and does not wait for the workers. Two runtimes that are dropped by each
-/// other's tasks at the same time wait for each other.
+/// A task that holds an `Arc` of its own runtime keeps both for ever; give it a [`Handle`]. If a task on one of its
+/// workers drops the runtime, the drop cancels all tasks and does not wait for the workers. Two runtimes that are
+/// dropped by each other's tasks at the same time wait for each other.
 ///
 /// # Examples
 /// ```
@@ -116,10 +116,10 @@ impl Runtime {
         Builder::new_multi_thread().build()
     }
 
-    /// Runs a future to its end on this thread, and the runtime's tasks beside it.
+    /// Runs a future to its end on this thread. A current-thread runtime also runs its tasks here meanwhile.
     ///
     /// Tasks made by [`spawn`](crate::spawn) outlive the call. They go on in the next one, or meanwhile if the runtime
-    /// is multi-thread. Those made by [`spawn_local`](crate::spawn_local) are dropped before it returns.
+    /// is multi-thread. Those made by [`spawn_local`](crate::spawn_local) on this thread are dropped before it returns.
     ///
     /// In a multi-thread runtime any number of threads may be in such calls. Each runs its own future and its local
     /// tasks only, and takes no descriptor: its sockets and timers wait with one of the workers.
@@ -215,7 +215,8 @@ impl Handle {
     /// Runs a future to its end on this thread, beside the runtime's workers.
     ///
     /// Like [`Runtime::block_on`] of a multi-thread runtime. If the runtime has ended, or ends meanwhile, the future
-    /// goes on, with a reactor and timers of its own. The tasks that it spawns are then cancelled at once.
+    /// goes on, with a reactor and timers of its own. The tasks that it makes by [`spawn`](crate::spawn) are then
+    /// cancelled at once.
     ///
     /// It does not run the tasks of a current-thread runtime: they wait for a thread in that runtime's own `block_on`.
     /// The future's sockets and timers do not need that runtime either, and go by the system's clock, even if the
@@ -321,7 +322,7 @@ impl Drop for Runtime {
     }
 }
 
-// A panic of a call's future leaves the worker in order: the call's end is the same.
+// After a panic of its future, a call ends as it does after a return.
 impl UnwindSafe for Runtime {}
 impl RefUnwindSafe for Runtime {}
 

@@ -23,8 +23,9 @@
 //!      +---------------------+-------------------+---------------------+
 //! ```
 //! 1. *Trial*: after `backoff` windows in one mode there is one of the other mode ([`SpinPolicy::count_down`]). A
-//!    worker that blocks also waits for a window after which spinning is worth trying: one that slept for at least a
-//!    quarter of its time, and on average for at most two spins. A busy worker and an idle one never spin.
+//!    worker that blocks also waits for a window after which spinning is worth trying: one in which it slept for at
+//!    least a quarter of the time, and in which a mean wait was at most twice as long as a spin may last. A busy worker
+//!    and an idle one never spin.
 //! 2. *Comparison*: the trial is compared with the window before it ([`SpinPolicy::compare`]). Spinning is better if
 //!    work takes at most 3/4 of the time that it takes with blocking, and at most 9/8 of the CPU time. For a worker
 //!    that spins already the limit is 10/8, so that noise does not change its mode. The time shows the gain: spinning

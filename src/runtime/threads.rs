@@ -91,7 +91,7 @@ impl Threads {
         // Refuses new tasks at once, before the first worker takes notice of the request.
         self.workers.cancel_all();
         self.shutdown.request();
-        // Compares threads: a task of this runtime may be in another runtime's `block_on`, which is entered then.
+        // Compares threads: a task of this runtime may be dropping another runtime, which is entered then.
         let here = thread::current().id();
         if threads.is_empty() || threads.iter().any(|thread| thread.thread().id() == here) {
             return 0;

@@ -156,7 +156,8 @@ impl Worker {
 
     /// Waits for events, entries of other threads and timers. Only looks for them if there is something to run.
     fn wait(&mut self) {
-        // Wakers that poll in place while the worker waits have no limit.
+        // A foreign waker may poll a future in place while it is woken below. That poll has no limit. The next entry
+        // that is run refills the budget.
         budget::suspend();
         let ran = self.count_ran();
         self.spin.add_work(ran, budget::take_moved());
@@ -270,10 +271,11 @@ impl Worker {
 
     fn spin_for(&mut self, longest: Duration) -> bool {
         if !self.executor.prepare_spin() {
-            // Entries have come. The kernel has its turn all the same.
+            // Entries have come. The worker looks at the kernel all the same.
             self.look();
             return true;
         }
+        // A waker that was woken by a look may have queued an entry without an event.
         self.look_until_found(longest) || self.executor.has_local()
     }
 
@@ -395,7 +397,7 @@ impl Drop for Call<'_> {
         let worker = &mut *self.worker;
         worker.executor.cancel_local();
         let unrun = worker.run_cancelled(TaskSet::Local);
-        // Before the queue is left: it may wake tasks of this runtime.
+        // Before `leave`, which keeps the tasks that are woken here.
         worker.reactor.registry().stop_turning();
         worker.timers.stop();
         worker.executor.leave(unrun);

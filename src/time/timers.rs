@@ -75,7 +75,8 @@ impl Timers {
     pub(crate) fn new(unparker: Waker, origin: Instant, worker: Weak<Self>) -> Arc<Self> {
         let mut wheel = Wheel::new(Ticks { origin }, origin);
         if worker.strong_count() > 0 {
-            // An ended wheel refuses every timer, so that each sleep comes to `forward`. A worker's sleeps pay nothing.
+            // An ended wheel refuses every timer, so that each sleep comes to `forward`. So `arm` needs no check of
+            // its own for that.
             wheel.fire_all(&mut Vec::new());
         }
         let inner = Inner { wheel, blocked_until: Instant::MIN, unparker: Some(unparker) };
@@ -87,8 +88,8 @@ impl Timers {
         Current::get(&CURRENT)
     }
 
-    /// The timers with which sleeps are armed instead of these: those of the call's worker. Returns these timers, ready
-    /// for use, if that worker has ended or there is none.
+    /// Returns the timers of the call's worker. If that worker has ended, or there is none, returns these timers, ready
+    /// for use.
     #[cold]
     pub(super) fn forward(self: Arc<Self>) -> Arc<Self> {
         if let Some(worker) = self.worker.upgrade().filter(|worker| worker.inner.lock().unparker.is_some()) {
@@ -103,7 +104,7 @@ impl Timers {
         self
     }
 
-    /// Arms a timer. `None` if its deadline has passed, as far as the worker knows, or if these timers take none.
+    /// Arms a timer. Returns `None` if the wheel knows that the deadline has passed, or if the wheel has ended.
     // Costs a timer 5 instructions otherwise.
     #[inline]
     pub(super) fn arm(&self, deadline: Instant, waker: Waker) -> Option<Key> {

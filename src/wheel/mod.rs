@@ -32,8 +32,8 @@
 //!
 //! # Cost
 //! Each level has a word with one bit for each slot that is not empty. By rule 3 the next slot is the first such bit of
-//! the lowest level that has one. So every method is O(1), except `advance`, which does a bounded amount of work for
-//! each timer, `fire_all` and `take_wakers`.
+//! the lowest level that has one. `fire_all` and `take_wakers` visit every entry. `advance` does a bounded amount of
+//! work for each timer. All other methods are O(1).
 //!
 //! # Moments and ticks
 //! Callers pass moments, and a [`Scale`] turns them into ticks. It rounds deadlines up and the present down, so no
@@ -77,9 +77,10 @@ pub(crate) struct Wheel<S: Scale> {
     scale: S,
     /// The moment that [`new`](Wheel::new) or `advance` last received. `S::NEVER` once the wheel has ended.
     present: S::Moment,
-    /// The present as a tick. Every timer in a slot has a later tick.
+    /// The tick up to which slots have been emptied. Every timer in a slot has a later tick.
     now: u64,
-    /// No timer fires before this moment. It has no meaning while `pending` is 0.
+    /// No timer fires before this moment. It has no meaning while `pending` is 0, unless the wheel has ended:
+    /// `S::NEVER` then.
     next: S::Moment,
     /// The number of timers that have neither fired nor been removed.
     pending: usize,
@@ -222,7 +223,7 @@ impl<S: Scale> Wheel<S> {
     /// [`advance`](Wheel::advance).
     pub(crate) fn has_passed(&self, deadline: S::Moment) -> bool {
         // The first comparison is false for most deadlines, and `insert` makes it anyway.
-        deadline < self.next && deadline <= self.present
+        deadline <= self.next && deadline <= self.present
     }
 
     /// The moment by which the caller should call [`advance`](Wheel::advance), or `None` if no timer is pending.

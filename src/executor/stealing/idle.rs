@@ -32,10 +32,14 @@
 //!    go idle and see WAKING before B takes that back. So a worker that goes idle does not rely on WAKING: it watches.
 //! 4. A begins to run tasks, sees WATCHED, and is stuck. The watcher takes WATCHED back, sees that all workers are
 //!    idle, and sleeps. No lock orders these. So each of the two has a fence between its two steps, and one of them
-//!    sees what the other did. The same fences serve if A goes idle instead, and relies on the watcher to look.
-//! 5. B sets WAKING, but C has not counted itself idle yet, so B finds no worker to wake. Before B takes WAKING back, A
-//!    leaves with something to run. If A saw UNWATCHED as it left and WAKING when it began to run, it would rely on a
-//!    worker that B did not wake. So A and B have a fence too: A takes WAKING back as it leaves, or B finds C.
+//!    sees what the other did.
+//! 5. A counts itself idle, sees WATCHED, and sleeps. The watcher takes WATCHED back and begins to run a task. It sees
+//!    no idle worker, and has none woken. The fences of the fourth race prevent this too: A watches, or the watcher
+//!    sees A.
+//! 6. B sets WAKING, but C has not announced in its remote queue that it is idle, so B finds no worker to wake. Before
+//!    B takes WAKING back, A leaves with something to run. If A saw UNWATCHED as it left and WAKING when it began to
+//!    run, it would rely on a worker that B did not wake. So A and B have a fence too: A takes WAKING back as it
+//!    leaves, or B finds C.
 
 use crate::sync::atomic::{AtomicU8, AtomicUsize, Ordering, fence};
 
@@ -64,13 +68,13 @@ impl Idle {
     /// have another worker do so.
     pub(super) fn leave(&self, is_watcher: bool) -> bool {
         self.count.fetch_sub(1, Ordering::AcqRel);
-        // See the fourth and the fifth race.
+        // See the fourth, the fifth and the sixth race.
         fence(Ordering::SeqCst);
         // It takes over the duty of a wake-up that was meant for another worker too. That costs a look at most.
         is_watcher && self.release(WATCHED) || self.release(WAKING)
     }
 
-    /// Whether all `workers` are idle. Asked by an idle one, which need not watch then.
+    /// Whether all `workers` are idle. Asked by an idle one, which then need not watch for long.
     pub(super) fn is_everywhere(&self, workers: usize) -> bool {
         // See the fourth race.
         fence(Ordering::SeqCst);
@@ -92,7 +96,7 @@ impl Idle {
     /// being woken already.
     pub(super) fn wake_idle(&self, wake: impl FnOnce() -> bool) {
         if self.exchange(UNWATCHED, WAKING) {
-            // See the fifth race.
+            // See the sixth race.
             fence(Ordering::SeqCst);
             if !wake() {
                 self.release(WAKING);

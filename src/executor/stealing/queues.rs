@@ -5,8 +5,8 @@
 //!
 //! * A worker pushes what it wakes to its own queue, so a task runs where its socket is.
 //! * Another thread pushes to the queue of the worker where the task last ran.
-//! * A worker that has nothing to do steals half of another's queue, if it has two entries or more. One is left to the
-//!   owner, which is about to come to it.
+//! * An idle worker steals half of the entries of another worker, rounded down. So it leaves a single entry to the
+//!   owner, which is about to run it.
 //! * A worker that has run the same task for a millisecond is stuck. Then the last entry is stolen too. Idle workers
 //!   look for stuck workers, and now and then a busy worker does.
 //! * An entry that was spawned on a certain worker ([`Queues::spawn_on`]) begins there. It is stolen only from a worker
@@ -40,10 +40,9 @@ pub(in crate::executor) struct Remote<E, T> {
 
 /// The entries that a worker runs, unless another one steals them.
 struct Stealable<T> {
-    /// The entries that are ready. The next one is the last.
+    /// The entries that come first, in reverse order: `pop` takes the next one.
     ready: Vec<T>,
-    /// The entries that come meanwhile. The next one is the first. When `ready` is used up, this is reversed, and the
-    /// two are swapped.
+    /// The entries behind those, in order. When `ready` is empty, the two are swapped and reversed.
     later: Vec<T>,
     /// The entries that were spawned on this worker by number ([`Queues::spawn_on`]).
     spawned: VecDeque<T>,
@@ -62,7 +61,7 @@ pub(super) const STUCK: Duration = Duration::from_millis(1);
 /// The same for the entries that were spawned on it: longer than a thread may have to wait for a core.
 const STUCK_FOR_LONG: Duration = Duration::from_millis(50);
 
-/// How many entries are stolen from a stuck worker at a time.
+/// How many ready entries, and how many spawned ones, are stolen from a stuck worker at a time.
 const STEAL_FROM_STUCK: usize = 64;
 
 /// The workers to steal from.

@@ -109,8 +109,8 @@ impl Stealer {
         self.watch
     }
 
-    /// Ends the worker's idle period, if it is in one. The worker has drained its remote queue before this, and
-    /// [`Idle::wake_idle`](super::idle::Idle::wake_idle) does not choose it from then on: it would not look any more.
+    /// Ends the worker's idle period, if it is in one. The worker has drained its remote queue before this. That has
+    /// set the queue's state to AWAKE, and no thread that wants an idle worker chooses this one any more.
     pub(in crate::executor) fn leave_idle<E, T>(&mut self, queues: &Queues<E, T>) {
         if mem::take(&mut self.is_idle) {
             let was_watcher = self.watch.take().is_some();

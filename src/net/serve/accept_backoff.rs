@@ -33,9 +33,9 @@ struct Wait {
     /// The end of the wait.
     sleep: Sleep,
     length: Duration,
-    /// The next attempt is made when the wait is over or fewer connections than this are open. `None`: it is made at
-    /// once.
-    open: Option<usize>,
+    /// The next attempt is made when the wait is over, or when fewer connections than this are open. `None`: there is
+    /// no wait, and the next attempt is made at once.
+    retry_below: Option<usize>,
     /// A connection was accepted since the wait began.
     has_accepted: bool,
 }
@@ -58,13 +58,14 @@ impl AcceptBackoff {
         let last = self.wait.as_mut().filter(|last| now < last.sleep.deadline() + LONGEST);
         let (length, has_accepted) = match last {
             Some(last) if now < last.sleep.deadline() => {
-                last.open = Some(open);
+                last.retry_below = Some(open);
                 return Failure::SameWait;
             }
             Some(last) => (LONGEST.min(2 * last.length), last.has_accepted),
             None => (SHORTEST, true),
         };
-        self.wait = Some(Wait { sleep: sleep_until(now + length), length, open: Some(open), has_accepted: false });
+        self.wait =
+            Some(Wait { sleep: sleep_until(now + length), length, retry_below: Some(open), has_accepted: false });
         let is_long = length == LONGEST && !has_accepted;
         if is_long && lacks_descriptors(error) { Failure::TurnAway } else { Failure::NewWait }
     }
@@ -72,32 +73,32 @@ impl AcceptBackoff {
     /// A connection was accepted. Returns whether accepting had failed before, at any time.
     pub(super) fn succeeded(&mut self) -> bool {
         let Some(wait) = &mut self.wait else { return false };
-        (wait.open, wait.has_accepted) = (None, true);
+        (wait.retry_below, wait.has_accepted) = (None, true);
         true
     }
 
     /// The queue was found empty: the next attempt only has to wait for a client.
     pub(super) fn queue_emptied(&mut self) {
         if let Some(wait) = &mut self.wait {
-            wait.open = None;
+            wait.retry_below = None;
         }
     }
 
     /// Waits until the next attempt.
     pub(super) fn poll_over<A: Clone>(&mut self, cx: &mut Context<'_>, connections: &Connections<A>) -> Poll<()> {
-        let Some(Wait { sleep, open, .. }) = &mut self.wait else { return Poll::Ready(()) };
-        let Some(below) = *open else { return Poll::Ready(()) };
+        let Some(Wait { sleep, retry_below, .. }) = &mut self.wait else { return Poll::Ready(()) };
+        let Some(below) = *retry_below else { return Poll::Ready(()) };
         if connections.poll_below(cx, below).is_pending() && Pin::new(sleep).poll(cx).is_pending() {
             return Poll::Pending;
         }
-        *open = None;
+        *retry_below = None;
         Poll::Ready(())
     }
 }
 
 /// Whether a connection was given up before it was accepted, or the call was interrupted. The next call may succeed at
 /// once.
-pub(super) fn is_of_one_connection(error: &io::Error) -> bool {
+pub(super) fn may_retry_at_once(error: &io::Error) -> bool {
     use io::ErrorKind::{ConnectionAborted, ConnectionReset, Interrupted};
     matches!(error.kind(), ConnectionAborted | ConnectionReset | Interrupted)
 }
@@ -105,10 +106,10 @@ pub(super) fn is_of_one_connection(error: &io::Error) -> bool {
 /// Whether accepting may succeed after a wait.
 ///
 /// The first group is a lack of resources, which ends when something is closed or freed. The second group are the
-/// errors of a network or a firewall that accept(2) lists under "Error handling" and "ERRORS". Those concern one
-/// connection, and accept(2) advises to try again. But a fault of that kind often lasts, and EPERM may leave the
+/// errors of a network or a firewall that accept(2) lists under "Error handling" and "ERRORS". accept(2) advises to try
+/// again at once. But a fault of that kind often lasts, and EPERM may leave the
 /// connection in the queue, so an immediate attempt would fail in the same way and the server would spin.
-pub(super) fn may_pass(error: &io::Error) -> bool {
+pub(super) fn may_retry_later(error: &io::Error) -> bool {
     const RESOURCES: &[i32] = &[libc::ENOBUFS, libc::ENOMEM];
     const NETWORK: &[i32] = &[
         libc::EPERM,

@@ -9,15 +9,16 @@ use super::connections::Connections;
 use super::report::ServeError;
 use crate::net::listener::Listener;
 
-/// Connections that are accepted while the queue is emptied, or turned away, before the worker runs other tasks. The
-/// listener need not spend the task's budget.
+/// Connections that are accepted while the queue is emptied, or turned away, before the worker runs other tasks. This
+/// bounds the work of a poll although these attempts spend no budget.
 pub(super) const BATCH: usize = 64;
 
 /// A listener that accepts until that fails for good.
 pub(super) struct Acceptor<L> {
-    listener: L,
     /// A descriptor to close when no other is left. `None` if the listener has none, or if it could not be opened.
+    /// Declared, and so closed, before the listener.
     reserve: Option<OwnedFd>,
+    listener: L,
     backoff: AcceptBackoff,
     /// The reserve is being used to turn away the clients in the queue.
     turning_away: bool,
@@ -66,10 +67,10 @@ impl<L: Listener> Acceptor<L> {
     /// Passes over an error of one connection. Reports any other one, and starts a wait. Returns the error if it is
     /// fatal.
     fn failed(&mut self, error: io::Error, connections: &Connections<L::Addr>) -> io::Result<()> {
-        if accept_backoff::is_of_one_connection(&error) {
+        if accept_backoff::may_retry_at_once(&error) {
             return Ok(());
         }
-        if !accept_backoff::may_pass(&error) {
+        if !accept_backoff::may_retry_later(&error) {
             connections.report_error(&ServeError::Accept(&error));
             return Err(error);
         }
@@ -83,21 +84,23 @@ impl<L: Listener> Acceptor<L> {
 
     /// Accepts with the descriptor of the reserve and closes the connection, for each client in the queue.
     ///
-    /// `Ready` if accepting fails, for example because another thread was quicker to take the descriptor. `Pending` if
-    /// the queue is empty, or if the task's budget is used up.
+    /// `Ready` once the queue is empty, or accepting fails, for example because another thread was quicker to take the
+    /// descriptor. `Pending` after [`BATCH`] clients: the worker runs other tasks first.
     fn poll_turn_away(&mut self, cx: &mut Context<'_>, connections: &Connections<L::Addr>) -> Poll<()> {
         self.reserve = None;
         for _ in 0..BATCH {
-            let accepted = self.listener.poll_accept(cx);
-            if !matches!(accepted, Poll::Ready(Ok(_))) {
-                self.turning_away = false;
-                self.reserve = self.listener.reserve();
-                if accepted.is_pending() {
-                    self.backoff.queue_emptied();
+            match self.listener.try_accept() {
+                Ok(_) => connections.refuse(),
+                Err(error) if accept_backoff::may_retry_at_once(&error) => {}
+                Err(error) => {
+                    self.turning_away = false;
+                    self.reserve = self.listener.reserve();
+                    if error.kind() == io::ErrorKind::WouldBlock {
+                        self.backoff.queue_emptied();
+                    }
+                    return Poll::Ready(());
                 }
-                return accepted.map(drop);
             }
-            connections.refuse();
         }
         self.reserve = self.listener.reserve();
         cx.waker().wake_by_ref();

@@ -45,7 +45,7 @@ struct Table<A> {
     by_worker: Vec<usize>,
     /// The worker that [`Connections::least_loaded`] returned last.
     last_worker: usize,
-    /// The numbers of the report. Its list of open connections is filled by [`Connections::close`].
+    /// The numbers of the report. Its list of open connections stays empty: [`Connections::close`] makes that list.
     report: Report<A>,
     /// The server's waker, while it waits until fewer than `below` connections are open.
     waiter: Option<Waker>,
@@ -201,7 +201,7 @@ impl<A: Clone> Guard<A> {
 
 impl<A: Clone> Drop for Guard<A> {
     fn drop(&mut self) {
-        // The second case is a panic in the destructor of the user's future.
+        // A panic in the handler's poll leaves `Running`. The second case is a panic in the destructor of its future.
         let panicked = self.state == State::Running || std::thread::panicking();
         let mut table = self.connections.table.lock();
         // If there is no entry, the server has ended and has counted the connection as open.

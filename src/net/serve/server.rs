@@ -170,7 +170,7 @@ where
                     *left -= 1;
                     service.start(stream, peer);
                 }
-                Err(error) if accept_backoff::is_of_one_connection(&error) => {}
+                Err(error) if accept_backoff::may_retry_at_once(&error) => {}
                 // The queue is empty, or the rest of it cannot be accepted.
                 Err(_) => {
                     is_last = true;

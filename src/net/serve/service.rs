@@ -24,7 +24,7 @@ where
     H: Fn(L::Stream, L::Addr) -> F,
     F: Future<Output: HandlerOutput>,
 {
-    /// Serves a connection.
+    /// Inserts a connection, calls the handler, and spawns its future.
     // Not inlined, because the handler's future passes through this frame and may be large.
     #[inline(never)]
     pub(super) fn start(&self, stream: L::Stream, peer: L::Addr) {

@@ -45,8 +45,8 @@ struct ListenSocket {
     /// mio's, because its `accept` makes the new socket non-blocking and close-on-exec in one system call
     /// where there is one; std's leaves the first to a second call.
     socket: mio::net::TcpListener,
-    /// The last poll(2) or accept(2) found the queue empty. If the reactor has reported the socket since, there is a
-    /// connection, and poll(2) can be left out.
+    /// The last poll(2) found the queue empty. If the reactor has reported the socket since, there is a connection, and
+    /// poll(2) can be left out.
     empty: AtomicBool,
 }
 
@@ -162,8 +162,8 @@ impl TcpListener {
     /// The new stream is non-blocking and close-on-exec.
     ///
     /// # Cancel safety
-    /// Safe. The system call and its result happen in one poll, so a dropped future has taken nothing from the queue,
-    /// and other tasks that accept were woken too.
+    /// Safe. The system call and its result happen in one poll, so a dropped future has taken no connection. Nor can it
+    /// swallow a wake-up: an event wakes all tasks that accept.
     ///
     /// # Errors
     /// A connection that was given up before it was accepted (`ECONNABORTED`, `EPROTO`), and `EINTR`, are passed over.
@@ -355,10 +355,11 @@ impl ListenSocket {
         self.accept(seen.is_reported(Direction::Read))
     }
 
-    /// Accepts one connection; `reported`: the reactor has said that there are some. What a peer has given up already
-    /// counts as an interruption: the loop tries the next one, within its budget.
+    /// Accepts one connection. `reported`: the reactor has reported that there are some. A connection that its peer has
+    /// given up counts as an interruption, so that the caller tries again.
     fn accept(&self, reported: bool) -> io::Result<(TcpStream, SocketAddr)> {
-        // Relaxed: if two tasks accept at a time, it is a call more or less.
+        // Relaxed: if two tasks race, one of them makes a poll(2) or an accept(2) in vain. Nothing else depends on the
+        // hint.
         let is_new = self.empty.swap(false, Ordering::Relaxed) && reported;
         if !is_new && !sys::may_accept(&self.socket) {
             self.empty.store(true, Ordering::Relaxed);

@@ -123,7 +123,7 @@ impl TcpStream {
 
     /// Waits for a connect in progress to succeed or fail.
     async fn connected(&self) -> io::Result<()> {
-        // After the reactor has reported something: until then there is no error, and no peer.
+        // Until the first event the socket has neither an error nor a peer, and the check could not tell.
         self.writable().await?;
         self.stream.registration().operate(Direction::Write, |_, _| connected(self.socket())).await
     }
@@ -368,7 +368,8 @@ impl TcpStream {
     /// this stream is armed already: no worker would time it.
     ///
     /// # Examples
-    /// Each round of this loop drops a read that waits, and still the peer has 10 ms, not 10 ms from the last tick on.
+    /// Each round of this loop drops a read that waits. The 10 ms run from the first of them, and a tick does not begin
+    /// them anew.
     /// ```
     /// use futures_lite::future;
     /// use kittiwake::io::AsyncReadExt;
@@ -511,7 +512,7 @@ impl AsRawFd for TcpStream {
     }
 }
 
-// A panic interrupts a system call or none: a socket has no state of ours to be left half-changed.
+// A panic leaves no state of a stream half changed.
 impl UnwindSafe for TcpStream {}
 impl RefUnwindSafe for TcpStream {}
 
