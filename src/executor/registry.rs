@@ -14,7 +14,7 @@
 //! in the list of the worker that it was spawned on. Which worker runs it makes no difference.
 
 use std::fmt;
-use std::num::{NonZeroI32, NonZeroU32, NonZeroU64};
+use std::num::{NonZeroI32, NonZeroU32};
 use std::sync::Arc;
 use std::task::Waker;
 
@@ -23,7 +23,7 @@ use crate::sync::{Mutex, wake_all};
 
 /// The id of a task. No other task of its runtime has had it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Id(NonZeroU64);
+pub struct Id(u64);
 
 impl fmt::Display for Id {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -310,9 +310,9 @@ impl Tasks {
         if self.last_id == self.last_of_block {
             self.draw_ids(ids);
         }
+        // The ids of 64 bits never run out in practice.
         self.last_id += 1;
-        // It is at least 1, and never runs out in practice.
-        Id(NonZeroU64::new(self.last_id).unwrap_or(NonZeroU64::MAX))
+        Id(self.last_id)
     }
 
     #[cold]
