@@ -153,7 +153,7 @@ pub(super) fn schedule_main(worker: &WorkerRef) {
 }
 
 /// Pushes to a queue of this thread.
-// The rare cases get the entry passed on, so that the usual one keeps nothing for them.
+// The rare cases are calls that take the entry, so that the usual path saves no registers for them.
 #[inline]
 fn push_to<T>(queue: &RefCell<Vec<T>>, entry: T) {
     match queue.try_borrow_mut() {

@@ -17,10 +17,11 @@ pub(crate) struct Executor {
     worker: WorkerRef,
     /// The workers that run what is spawned on this thread, if it is the thread of a `block_on` call beside them.
     spawn_workers: Option<Arc<Workers>>,
-    /// The only worker of a runtime: the entries to run before it takes the thread's queue again. They are in
-    /// reverse order, so that `pop` takes the next one.
+    /// Used if the runtime has one worker: the entries to run before the worker takes the thread's queue again. They
+    /// are in reverse order, so that `pop` takes the next one.
     batch: Vec<Entry>,
-    /// One worker of several: the same. These entries take turns with those of its stealable queue.
+    /// Used if the runtime has several workers: the local entries to run before the worker takes the thread's queue
+    /// again, also reversed. They take turns with the entries of the stealable queue.
     local_batch: Vec<Entry>,
     /// `None` if the runtime has one worker.
     stealer: Option<Stealer>,

@@ -140,7 +140,7 @@ pub(super) struct TaskSlot {
 type Key = NonZeroU32;
 
 impl TaskKey {
-    /// Whether the registry refused the task, because its runtime has ended.
+    /// Whether the registry refused the task, because its runtime has ended, or the `block_on` call of a local task.
     pub(super) fn is_refused(self) -> bool {
         self.slot.key.is_none()
     }
@@ -259,7 +259,8 @@ impl TaskRegistry {
         wake_all(&mut wakers);
     }
 
-    /// Refuses new tasks in all lists, and cancels those that are there. Returns `true` if there was none at all.
+    /// Refuses new tasks in all lists, and cancels those that are there. Returns `true` if no task that
+    /// workers run is left in any list, and none was before.
     pub(super) fn cancel_all(&self) -> bool {
         let mut was_empty = false;
         for list in &self.lists {

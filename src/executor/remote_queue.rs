@@ -128,8 +128,8 @@ impl<T> RemoteQueue<T> {
 
     /// The worker is awake again. Appends what was pushed to `queue`.
     pub(crate) fn drain(&self, queue: &mut Vec<T>) {
-        // Before the entries are taken: a push that comes in between is taken now and notifies once more than it need,
-        // instead of never.
+        // The state is reset first. In the other order, this swap could erase the NOTIFIED of a push that came after
+        // the entries were taken.
         if self.state.swap(AWAKE, Ordering::AcqRel) == NOTIFIED {
             queue.append(&mut self.inner.lock().entries);
         }

@@ -68,7 +68,7 @@ impl<T> NewTask<T> {
         let Self { runnable, task, key, location } = self;
         let abort = AbortHandle::new(key, runnable.metadata().workers.clone());
         if key.is_refused() {
-            // Its runtime has ended: it is dropped unrun.
+            // Its runtime has ended, or the `block_on` call of a local task: it is dropped unrun.
             drop(runnable);
         } else {
             start(runnable);

@@ -133,7 +133,7 @@ impl Deadlines {
         if deadline.expiry.has_fired.load(Ordering::Acquire) {
             return deadline.poll_timer(cx, direction);
         }
-        // If the timer fires now, it wakes this task: its waker is stored already.
+        // If the timer fires now, this task hears of it: its waker is stored, or was woken for want of budget.
         if !deadline.is_waiting() {
             deadline.start();
         }
@@ -161,8 +161,8 @@ impl Deadline {
         }
     }
 
-    // Relaxed throughout: a time says something about itself only. Two tasks that wait in one direction may both start
-    // it, at about the same moment.
+    // Relaxed throughout: no other memory is published through these times. Two tasks that wait in one direction may
+    // both start the clock, at about the same moment.
 
     fn is_waiting(&self) -> bool {
         self.waits_since.load(Ordering::Relaxed) != 0

@@ -13,15 +13,16 @@ use crate::budget::ask_kernel;
 /// socket type, connections wrapped in TLS, or only the connections that pass a test.
 ///
 /// # Errors
-/// An error of [`poll_accept`](Listener::poll_accept) concerns the listener as a whole. A failure that concerns one
-/// connection, such as a failed handshake, must not become one: drop the connection and accept the next.
+/// An error of [`poll_accept`](Listener::poll_accept) concerns the listener as a whole. A failure of one connection,
+/// such as a failed handshake, should not be returned, unless it is of a kind in the first row: drop the connection and
+/// accept the next.
 ///
 /// The server decides by the error what to do:
 ///
 /// | error | what the server does |
 /// | --- | --- |
 /// | the kind is `Interrupted`, `ConnectionAborted` or `ConnectionReset` | accepts the next connection at once |
-/// | `EMFILE`, `ENFILE`, `ENOBUFS`, `ENOMEM` and the network errors of accept(2) | reports it, waits, and tries again |
+/// | `EMFILE`, `ENFILE`, `ENOBUFS`, `ENOMEM` and the network errors of accept(2), but for `EPROTO` and `EOPNOTSUPP` | reports it, waits, and tries again |
 /// | any other | drains and ends with the error |
 ///
 /// # Examples
@@ -84,7 +85,8 @@ pub trait Listener {
 
     /// Accepts a connection that is ready now, and never waits.
     ///
-    /// A server that was asked to stop calls this until the kernel's queue is empty, and then closes the listener.
+    /// A server that was asked to stop calls this until the kernel's queue is empty or its limit is reached, and then
+    /// closes the listener. A server that turns clients away accepts them by this, too.
     ///
     /// The provided method polls [`poll_accept`](Listener::poll_accept) once, with a waker that does nothing. In that
     /// poll the sockets of this crate ask the kernel, even if no event has reported a connection.

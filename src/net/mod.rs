@@ -1,9 +1,9 @@
 //! TCP sockets.
 //!
 //! # Where a socket is registered
-//! A socket makes its system calls at once. It is registered with a reactor only when an operation first has to wait:
-//! with the reactor of the runtime that polls it. So a socket may be made anywhere, and works from any thread and in
-//! any executor once it is registered.
+//! A socket makes its system calls at once. It is registered with a reactor only when an operation first has to wait,
+//! as `readable`, `writable` and `connect` always do: with the reactor of the runtime that polls it. So a socket may be
+//! made anywhere, and works from any thread and in any executor once it is registered.
 //!
 //! A runtime that ends wakes the tasks that wait for its sockets. Each tries again where it is polled next, and
 //! registers there. Without a runtime on that thread, an operation that has to wait fails, and its error says so. A

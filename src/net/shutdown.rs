@@ -32,8 +32,8 @@ use crate::sync::wake_all;
 /// until the [drain timeout](crate::net::Serve::drain_timeout). Its handler should therefore wait for the signal and
 /// the next request at the same time, which is what [`run_until_triggered`](ShutdownSignal::run_until_triggered) does.
 ///
-/// A signal ends every server that was given to it by [`with_shutdown`](crate::net::Serve::with_shutdown). A handler
-/// may trigger it too.
+/// Triggering the signal stops every server that has a clone of it by
+/// [`with_shutdown`](crate::net::Serve::with_shutdown). A handler may trigger it too.
 ///
 /// # Cancel safety
 /// Safe. The future may be dropped at any time, and polled again after it was ready: it stays ready.
@@ -147,8 +147,8 @@ impl ShutdownSignal {
     /// after the signal, and in that poll reads, writes and accepts try their system call. Operations that only wait
     /// for readiness do not.
     ///
-    /// Each clone makes this last attempt once, and it ends with the task's budget. Otherwise a peer that always has
-    /// more to send would keep the connection open for ever.
+    /// Each clone makes this last attempt once, with the budget of one poll. Otherwise a peer that always has more to
+    /// send would keep the connection open for ever.
     ///
     /// # Cancel safety
     /// That of `future`, which is dropped when the signal comes first.

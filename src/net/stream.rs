@@ -5,8 +5,9 @@
 //! ```text
 //! TcpStream::poll_read -> Stream::poll_read -> Registration::poll_operation -> sys::recv -> recv(2)
 //! ```
-//! The registration runs the loop of the call, the readiness and the waker. When it has returned, the stream looks at
-//! its deadlines: one load if it has none.
+//! The registration runs the loop of the call, the readiness and the waker. The closure that makes the call notes its
+//! result in the stream's deadlines. A poll that has to wait looks at them afterwards. Each costs one load if there are
+//! none.
 //!
 //! When a deadline has passed, the system call is made once more. `poll_read` and `poll_write` do that by `try_read`
 //! and `try_write`. They do not call their first closure again, because the compiler does not inline a closure with two
@@ -227,7 +228,7 @@ impl<S: AsFd> Stream<S> {
         Err(error)
     }
 
-    /// An operation that would block goes on. Any other error ends it.
+    /// An operation that would block or was interrupted goes on. Any other error ends it.
     #[cold]
     fn note_failure(&self, direction: Direction, error: &io::Error) {
         if !matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) {

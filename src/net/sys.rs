@@ -1,4 +1,4 @@
-//! Sys: the system calls of sockets, and all that differs between systems.
+//! Sys: the system calls of sockets, and most of what differs between systems.
 //!
 //! Every transfer passes `MSG_DONTWAIT`. A socket of this crate is non-blocking, but that is a setting of the open
 //! file, which all duplicates of the descriptor share. A duplicate that other code makes blocking must not block a

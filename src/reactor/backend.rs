@@ -4,9 +4,9 @@ use mio::{Interest, Token};
 
 use super::slots::Slots;
 
-/// Whether the backend reports each change once. Only poll(2) does not: mio then disarms a socket that it has reported,
-/// and an operation that meets `WouldBlock` arms it again. An error that stays, such as an entry in the socket's error
-/// queue, is then reported again at once.
+/// Whether the backend reports each change once. Only poll(2) does not, and a platform that is not listed is treated
+/// like it: mio then disarms a socket that it has reported, and an operation that meets `WouldBlock` arms it again. An
+/// error that stays, such as an entry in the socket's error queue, is then reported again at once.
 pub(super) const EDGE_TRIGGERED: bool = cfg!(all(
     not(mio_unsupported_force_poll_poll),
     any(
@@ -22,9 +22,9 @@ pub(super) const EDGE_TRIGGERED: bool = cfg!(all(
     )
 ));
 
-/// Whether a short read or write on a TCP stream proves that the kernel's buffer is drained. It does where the backend
-/// reports the next change as a new edge, and where urgent data is reported too ([`INTEREST`]): a read stops at the
-/// urgent mark although more bytes may follow.
+/// Whether a short transfer on a TCP stream proves that the kernel's buffer is empty after a read, or full after a
+/// write. It does where the backend reports the next change as a new edge, and reports urgent data too ([`INTEREST`]).
+/// A read that stops at the urgent mark is short although more bytes may follow.
 pub(super) const SHORT_MEANS_DRAINED: bool = EDGE_TRIGGERED && cfg!(any(target_os = "linux", target_os = "android"));
 
 /// Every socket is registered for both directions, once. Most connections need both, and each change of the interest

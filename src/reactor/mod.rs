@@ -58,7 +58,8 @@ pub(crate) struct Reactor {
 
 impl Reactor {
     /// The reactor of a `block_on` call beside the worker that has the registry `worker`. The call's sockets wait at
-    /// that worker's reactor, and at this one only once that worker has ended.
+    /// that worker's reactor. They wait at this one once that worker has ended, and from the start if `worker` is
+    /// dangling.
     pub(crate) fn beside(worker: Weak<Registry>) -> Self {
         Self { registry: Arc::new(Registry::beside(worker)), events: None, timer_fd: TimerFd::default() }
     }
@@ -89,8 +90,8 @@ impl Reactor {
         }
     }
 
-    /// Waits for events, at most `timeout`, or without a limit if it is `None`. Wakes the executor's wakers that wait
-    /// for them and appends the others to `wakers`, for the caller to wake. Returns the number of events, also of those
+    /// Waits for events, at most `timeout`, or without a limit if it is `None`. Wakes the executor's wakers that are in
+    /// a seat, and appends all others to `wakers`, for the caller to wake. Returns the number of events, also of those
     /// that are no socket's: an unpark, an expiry of the timerfd. It is 0 if the timeout ended the wait or a signal
     /// interrupted it. The caller then computes anew how long to wait.
     pub(crate) fn turn(&mut self, timeout: Option<Duration>, wakers: &mut Vec<Waker>) -> io::Result<usize> {
@@ -136,7 +137,7 @@ impl Reactor {
                 sockets += 1;
                 dispatch_any(&socket.source, event, wakers);
             } else if [UNPARK, TIMER_FD].contains(&event.token()) {
-                // This event was to end the block of the owner, which may be about to block. An unpark does it now.
+                // This poll has taken an edge that was to end the owner's next block. An unpark does that instead.
                 let _ = stuck.unparker.drain(poll.registry());
                 stuck.unparker.wake_by_ref();
             }
@@ -153,7 +154,7 @@ impl Drop for Reactor {
 
 /// Stores an event in its source and wakes the waiters.
 fn dispatch(source: &Source, event: &Event, wakers: &mut Vec<Waker>) {
-    // When bytes come to be read, there is room to write too, as a rule.
+    // The usual event: a readable socket mostly has room to write too, and both are reported.
     if event.is_readable() && event.is_writable() && !is_special(event) {
         source.dispatch(const { Report::new(true, true, false) }, wakers);
     } else {

@@ -12,8 +12,8 @@
 //! | 32-63 | write tick | each event that concerns writing adds 1 | |
 //!
 //! # Edges
-//! While no reactor watches the socket, the bits stay set, and every operation tries. Only a short transfer clears a
-//! bit: the next operation then registers the socket before it tries.
+//! While no reactor watches the socket, the bits stay set, so that operations try without registering. The exception is
+//! a short transfer: it clears the bit, and the next operation registers the socket first.
 //!
 //! An event sets a direction's bit, and the system call that follows tells the truth. An error and a hang-up set both
 //! bits, the end of reading sets `READABLE`. No event of the past keeps a direction ready: the next `WouldBlock` clears

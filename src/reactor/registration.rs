@@ -3,9 +3,10 @@
 //! ```text
 //!  not ready ------------------------------+
 //!      ^                                   v
-//! load the word -> try the call -> WouldBlock -> clear -> [register] -> store the waker, look again -> Pending
-//!      ^                  |                        | an event came                     | an event came
-//!      +------------------|------------------------+-----------------------------------+
+//! load the word -> try the call -> WouldBlock -> clear -> store the waker, look again -> Pending
+//!      ^                  |                        | an event came      | an event came, or the socket
+//!      |                  |                        |                    | was unregistered: register it
+//!      +------------------|------------------------+--------------------+
 //!                         v
 //!                       Ready
 //! ```

@@ -26,7 +26,7 @@
 //!                  1 register                     2 event
 //!  unregistered ---------------> registered <----------------+
 //!       ^                          |     |                   |
-//!       |  3 unregister, detach    |     +--- waits, ready --+
+//!       |  3 unregister, detach    |     +-------------------+
 //!       +--------------------------+
 //! ```
 //! 1. [`Source::register`]: the first operation that waits asks its thread's reactor to watch the socket.

@@ -100,7 +100,8 @@ impl TimerFd {
 }
 
 /// The part of a wait of `left` that needs no timerfd: whole milliseconds, which mio does not round. `None` if `left`
-/// is shorter than a millisecond: such a wait is for the timerfd. A wait of zero needs none.
+/// is shorter than a millisecond: such a wait is for
+/// the timerfd. A wait of zero is returned as it is.
 pub(super) fn whole_millis(left: Duration) -> Option<Duration> {
     if left.is_zero() || left >= MILLISECOND {
         // The system takes no more. The worker then waits again.

@@ -12,8 +12,9 @@
 //! # The race
 //! The worker may open its reactor while another thread is about to unpark it by the condition variable. That loses
 //! nothing. A thread unparks a worker only after it has changed something that the worker looks at before each block,
-//! under a lock or by an atomic swap. If the worker looks after the change, it does not block. If it looks before the
-//! change, it opened its reactor even earlier, and the other thread sees the open reactor.
+//! under a lock or by an atomic swap. If the worker looks after the change, it does not block. The worker
+//! opens its reactor before its last look. So if that look misses the change, the reactor was open before the change,
+//! and the other thread sees it open.
 
 use std::io::{self, Read, Write};
 use std::os::fd::AsRawFd;
@@ -49,7 +50,7 @@ impl Unparker {
     /// From now on the worker blocks in the poll of `registry`.
     pub(super) fn open(&self, registry: &Registry) -> io::Result<()> {
         let backend = Backend::new(registry)?;
-        // A reactor is opened once: by the thread that builds the runtime, or by that of the only worker.
+        // A reactor is opened once: by the thread that builds the runtime, or by the thread that turns it.
         let _ = self.backend.set(backend);
         Ok(())
     }

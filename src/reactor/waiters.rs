@@ -72,7 +72,8 @@ struct Waiter {
 /// How many displaced wakers fit at first, and again after each event.
 const CAPACITY: usize = 8;
 
-/// The limit of that number: a task may poll with a new waker each time.
+/// `capacity` doubles no further than this. Without a limit, a task that polls with a new waker each time would grow
+/// the list for ever.
 const MAX_CAPACITY: usize = 1024;
 
 /// Wakers that were taken out of the waiters. To wake or drop them is foreign code, which the caller runs after it has

@@ -270,14 +270,14 @@ pub struct WorkerMetrics {
     /// How often another thread pushed something to it: a woken task, a task that was spawned outside the workers, or a
     /// connection of a server.
     pub remote_wakes: u64,
-    /// How often it looked at the kernel, or parked without a reactor.
+    /// How often it looked for events or blocked, with a reactor or without.
     pub turns: u64,
-    /// Events that the kernel reported.
+    /// Events that its turns have reported, unparks among them.
     pub events: u64,
-    /// How long it has slept.
+    /// How long it has slept. Not counted while the clock is paused.
     pub parked: Duration,
-    /// How often a task had used up its budget of socket operations, and had to give way. This and the next count also
-    /// have the share of the `block_on` calls beside the workers.
+    /// How often a task, or the future of a `block_on` call, had used up its budget of socket operations, and had to
+    /// give way. This and the next count also have the share of the `block_on` calls beside the workers.
     pub budget_yields: u64,
     /// Connections that were accepted here.
     pub accepts: u64,

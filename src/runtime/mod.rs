@@ -20,9 +20,9 @@
 //! A task runs on the worker that woke it, mostly where its socket is. It moves when that worker has more to do than
 //! another. A worker that is stuck in one poll of a task, because the task computes or blocks, holds back its local
 //! tasks and nothing else. Within milliseconds another worker runs what is queued behind that task, turns the stuck
-//! worker's reactor and fires its timers. The first poll of a connection that [`serve`](crate::net::serve()) has
-//! started there follows after about 50 ms. While all workers are stuck, no worker is left to do so. Then a `block_on`
-//! call beside them waits for its sockets and timers too.
+//! worker's reactor and fires its timers. A connection that [`serve`](crate::net::serve()) has started there, and that
+//! was not polled yet, is taken over after about 50 ms. While all workers are stuck, no worker is left to do so. Then a
+//! `block_on` call beside them waits for its sockets and timers too.
 //!
 //! # Metrics
 //! [`Handle::metrics`] reports at any time what each worker has done.
@@ -80,10 +80,10 @@ pub fn block_on<F: Future>(future: F) -> F::Output {
 ///
 /// Dropping it drops all its tasks, and wakes the tasks of other runtimes that wait for its sockets. It waits for the
 /// poll of a task that is under way on a worker, but not for the closures of [`spawn_blocking`](crate::spawn_blocking)
-/// that run. [`shutdown_timeout`](Runtime::shutdown_timeout) waits for both, and not for ever. It is `Send` and `Sync`.
-/// A task that holds an `Arc` of its own runtime keeps both for ever; give it a [`Handle`]. If a task on one of its
-/// workers drops the runtime, the drop cancels all tasks and does not wait for the workers. Two runtimes that are
-/// dropped by each other's tasks at the same time wait for each other.
+/// that run. [`shutdown_timeout`](Runtime::shutdown_timeout) waits for both, and not for ever. A `Runtime` is `Send`
+/// and `Sync`. A task that holds an `Arc` of its own runtime keeps both for ever; give it a [`Handle`]. If a task on
+/// one of its workers drops the runtime, the drop cancels all tasks and does not wait for the workers. Two runtimes
+/// that are dropped by each other's tasks at the same time wait for each other.
 ///
 /// # Examples
 /// ```

@@ -1,16 +1,18 @@
 //! Spinning: whether a worker with nothing to run looks for events again and again before it blocks, and for how long.
 //!
-//! Blocking and being woken costs a thread 3 to 60 µs. The large figures are those of virtual machines. Serving several
-//! requests costs less. A worker that expects the next event soon may *spin* instead: it looks at the kernel and at its
-//! remote queue in a loop. The gain and the price depend on the machine, on the other users of the core and on the
-//! clients. The worker cannot know them beforehand, so it compares both modes and keeps to the better one.
+//! Blocking and being woken costs a thread 3 to 60 µs. The large figures are those of virtual machines. That can be
+//! more than the work for several requests. A worker that expects the next event soon may *spin* instead: it looks at
+//! the kernel and at its remote queue in a loop. The gain and the price depend on the machine, on the other users of
+//! the core and on the clients. The worker cannot know them beforehand, so it compares both modes and keeps to the
+//! better one.
 //!
 //! # Terms
 //! * A *wait* is one call of [`SpinPolicy::spin_time`]. The worker has nothing to run then.
 //! * A *window* is [`WINDOW`] waits in one [`Mode`]. The clocks are read once between two windows.
 //! * *Work* is task polls and bytes moved; [`TASK_BYTES`] weigh as much as one poll. Polls alone would favour spinning:
-//!   a spinning worker finds a stream in smaller pieces and polls its task more often for the same bytes. They still
-//!   favour it for short connections, which bring few bytes: each event of a connection then has a poll of its own.
+//!   a spinning worker finds a stream in smaller pieces and polls its task more often for the same bytes. Even with the
+//!   bytes, the measure favours spinning for short connections: they bring few bytes, and each event has a poll of its
+//!   own.
 //! * The *cost* of a window is its time and its CPU time per unit of work. A window without work has none, and changes
 //!   nothing.
 //! * A *hit* is a spin that found something. A *miss* is one that lasted its whole time and found nothing.
@@ -155,7 +157,8 @@ impl SpinPolicy {
 
     /// Starts a wait and returns how long it spins at most before it blocks; zero means that it blocks at once.
     ///
-    /// Calls `read_clocks` once per window. It returns `None` if the system reports no CPU time.
+    /// Calls `read_clocks` once per window. `read_clocks` returns `None` if the system reports no CPU
+    /// time.
     pub(super) fn spin_time(&mut self, read_clocks: impl FnOnce() -> Option<Usage>) -> Duration {
         if let Some(fixed) = self.fixed {
             return fixed;

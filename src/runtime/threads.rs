@@ -84,8 +84,8 @@ impl Threads {
 
     /// Shuts the workers down and waits until their threads have exited, or until `deadline`.
     ///
-    /// Returns the number of workers that still run then; their threads are detached. On a thread of this runtime it
-    /// does not wait and returns 0.
+    /// Returns the number of workers that still run then; their threads are detached. On one of its workers'
+    /// threads it does not wait and returns 0.
     pub(super) fn shut_down(&mut self, deadline: Option<Instant>) -> usize {
         let threads = mem::take(&mut self.threads);
         // Refuses new tasks at once, before the first worker takes notice of the request.

@@ -21,8 +21,8 @@
 //! # The end of a call
 //! The call may return the output of its future, or its panic. Either way the future is dropped first, then the call's
 //! local tasks ([`Call`]), on this thread and inside the runtime. Other tasks stay for the next call. A current-thread
-//! runtime turns its reactor no more, and wakes the tasks that wait for its sockets and timers: those that other
-//! runtimes run move them there.
+//! runtime turns its reactor no more until its next call, and wakes the tasks that wait for its sockets and timers. A
+//! task that another runtime runs then moves them to that runtime.
 //!
 //! # The end of the runtime
 //! 1. [`Worker::shut_down`] refuses new tasks and cancels all tasks.
@@ -53,7 +53,7 @@ use crate::time::{self, Clock, Instant, Timers};
 /// Entries run between two looks at the kernel.
 const BATCH: i64 = 64;
 
-/// After so many entries a worker looks at the kernel once more before it counts itself idle. Mostly an event has come
+/// After so many tasks a worker looks at the kernel once more before it counts itself idle. Mostly an event has come
 /// meanwhile. To declare itself idle costs several times a look, and a look in vain adds little to so much work.
 const MANY: u64 = 8;
 
@@ -154,7 +154,8 @@ impl Worker {
         }
     }
 
-    /// Waits for events, entries of other threads and timers. Only looks for them if there is something to run.
+    /// Waits for events, entries of other threads and timers. If there is something to run, it looks once and does not
+    /// block.
     fn wait(&mut self) {
         // A foreign waker may poll a future in place while it is woken below. That poll has no limit. The next entry
         // that is run refills the budget.
@@ -238,9 +239,9 @@ impl Worker {
         self.counters.add_parked(Instant::now().saturating_duration_since(start).as_nanos() as u64);
     }
 
-    /// Moves the clock to the next deadline, unless the kernel or another thread has something for this one. A blocking
-    /// closure that has not ended counts too: it may wake a task. When the last one ends, it wakes its waiting task
-    /// first, and then unparks this thread.
+    /// Moves the clock to the next deadline, unless the kernel or another thread has something for this worker. A
+    /// blocking closure that has not ended counts too: it may wake a task. When the last one ends, it wakes its waiting
+    /// task first, and then unparks this thread.
     fn block_paused(&mut self, deadline: Instant) {
         if self.handle.pool().is_busy(|| self.reactor.unparker()) {
             self.turn(None);
@@ -275,8 +276,7 @@ impl Worker {
             self.look();
             return true;
         }
-        // A waker that was woken by a look may have queued an entry without an event.
-        self.look_until_found(longest) || self.executor.has_local()
+        self.look_until_found(longest)
     }
 
     /// Looks for events and entries until there are some, `longest` is over, or a timer is due.

@@ -26,8 +26,8 @@
 //!    ([`Idle::enter`]) before it looks, and B looks here after it has queued. Both take the queue's lock: if A looked
 //!    first, B sees the count.
 //! 2. The watcher ends its watch. B still sees WATCHED and wakes no worker. So a worker that takes back WATCHED or
-//!    WAKING looks at all others after that ([`Idle::leave`] says when). If it has entries instead, it begins to run
-//!    them, and has another one woken.
+//!    WAKING looks at all others after that ([`Idle::leave`] returns `true` then). If it has entries instead, it begins
+//!    to run them, and has another one woken.
 //! 3. B sets WAKING and finds no worker that it can wake: the one that was counted is leaving already. Another one may
 //!    go idle and see WAKING before B takes that back. So a worker that goes idle does not rely on WAKING: it watches.
 //! 4. A begins to run tasks, sees WATCHED, and is stuck. The watcher takes WATCHED back, sees that all workers are
@@ -38,8 +38,9 @@
 //!    sees A.
 //! 6. B sets WAKING, but C has not announced in its remote queue that it is idle, so B finds no worker to wake. Before
 //!    B takes WAKING back, A leaves with something to run. If A saw UNWATCHED as it left and WAKING when it began to
-//!    run, it would rely on a worker that B did not wake. So A and B have a fence too: A takes WAKING back as it
-//!    leaves, or B finds C.
+//!    run, it would rely on a worker that B did not wake. A sees UNWATCHED become WAKING only after B has looked for
+//!    idle workers, and C has not been found. So A and B have a fence too: A takes WAKING back as it leaves, or B sees
+//!    that C is idle and wakes it.
 
 use crate::sync::atomic::{AtomicU8, AtomicUsize, Ordering, fence};
 
@@ -74,7 +75,7 @@ impl Idle {
         is_watcher && self.release(WATCHED) || self.release(WAKING)
     }
 
-    /// Whether all `workers` are idle. Asked by an idle one, which then need not watch for long.
+    /// Whether all `workers` are idle. Asked by an idle one, to choose whether and how long it watches.
     pub(super) fn is_everywhere(&self, workers: usize) -> bool {
         // See the fourth race.
         fence(Ordering::SeqCst);

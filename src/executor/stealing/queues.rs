@@ -48,7 +48,7 @@ struct Stealable<T> {
     spawned: VecDeque<T>,
     /// The worker runs tasks: it is neither idle nor about to wake.
     running: bool,
-    /// Changes whenever the worker takes an entry or begins a batch.
+    /// Changes whenever the worker looks for a stealable entry or begins a batch.
     progress: u64,
     /// How many entries were pushed by other threads, or spawned on this worker.
     pushes: u64,
@@ -168,8 +168,8 @@ impl<E, T> Queues<E, T> {
         (index + 1..self.len()).chain(0..index)
     }
 
-    /// Moves entries of a worker to `stolen`, which is empty. Returns `false` if there is nothing to steal. `unmoved`
-    /// gets the worker's progress, if it has entries, and returns for how long it has been the same.
+    /// Moves entries of a worker to `stolen`, which is empty. Returns `false` if there is nothing to steal. If the
+    /// worker has entries, `unmoved` is called with its progress, and returns for how long that has not changed.
     pub(super) fn steal(
         &self,
         index: usize,

@@ -78,7 +78,8 @@ impl Stealer {
     }
 
     /// The worker has no entries but those in its stealable queue. Returns whether that is empty, and the worker may
-    /// block. Then comes [`leave_idle`](Stealer::leave_idle). `deferred` is empty, before and after.
+    /// block. The caller calls [`leave_idle`](Stealer::leave_idle) afterwards in any
+    /// case. `deferred` is empty, before and after.
     pub(in crate::executor) fn prepare_idle<E, T>(
         &mut self,
         queues: &Queues<E, T>,

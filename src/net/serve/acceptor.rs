@@ -64,8 +64,8 @@ impl<L: Listener> Acceptor<L> {
         }
     }
 
-    /// Passes over an error of one connection. Reports any other one, and starts a wait. Returns the error if it is
-    /// fatal.
+    /// Passes over an error after which the next attempt may succeed at once. Reports a fatal error and returns it. Any
+    /// other one starts a wait, and is reported unless the last wait still runs.
     fn failed(&mut self, error: io::Error, connections: &Connections<L::Addr>) -> io::Result<()> {
         if accept_backoff::may_retry_at_once(&error) {
             return Ok(());

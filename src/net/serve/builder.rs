@@ -143,7 +143,8 @@ impl<L: Listener, H, F> Serve<L, H, F> {
     /// Calls `report` for each error: see [`ServeError`]. By default errors are not reported.
     ///
     /// Errors of handlers are reported by their tasks, on any worker's thread. A failure to accept is reported once for
-    /// each wait that it causes, which is about once a second while it lasts. A panic in `report` is contained.
+    /// each wait that it causes, which is about once a second while it lasts. It is not reported while the server stops
+    /// or turns clients away. A panic in `report` is contained.
     ///
     /// # Examples
     /// ```

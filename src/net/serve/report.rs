@@ -10,7 +10,7 @@ use std::time::Duration;
 ///
 /// Each of the `accepted` connections is counted in exactly one of `served`, `failed`, `panicked` and `open`.
 ///
-/// `Display` prints one line, and one more for each open connection, ten at most.
+/// `Display` prints one line, and one more for each open connection, ten at most, and then the number of the others.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Report<A = SocketAddr> {

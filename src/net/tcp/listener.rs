@@ -42,8 +42,8 @@ pub struct TcpListener {
 /// The socket, and a hint about its queue. The hint only decides whether the listener asks poll(2)
 /// ([`sys::may_accept`]) before it calls accept(2).
 struct ListenSocket {
-    /// mio's, because its `accept` makes the new socket non-blocking and close-on-exec in one system call
-    /// where there is one; std's leaves the first to a second call.
+    /// mio's, because its `accept` makes the new socket non-blocking and close-on-exec in one system call where there
+    /// is one. With std's listener, non-blocking takes another system call.
     socket: mio::net::TcpListener,
     /// The last poll(2) found the queue empty. If the reactor has reported the socket since, there is a connection, and
     /// poll(2) can be left out.
@@ -107,10 +107,10 @@ impl TcpListener {
     /// With the feature `listenfd`.
     ///
     /// They are the descriptors from 3 on; `LISTEN_FDS` says how many, and `LISTEN_PID` for which process (for any, if
-    /// it is not set). A server so started has its port before it runs, also one that it may not open itself, and no
-    /// connection is refused while it is started again. The listeners become non-blocking and close-on-exec. There are
-    /// none if the variables are not set, or not for this process; and none from the second call on, for they have an
-    /// owner then.
+    /// it is not set). A server so started has its port before it runs, even a privileged port that it could not bind
+    /// itself. No connection is refused while it is started again. The listeners become non-blocking and close-on-exec.
+    /// There are none if the variables are not set, or not for this process; and none from the second call on, for they
+    /// have an owner then.
     ///
     /// Call it at the beginning of `main`, before there are other threads: it takes the variables out of the
     /// environment, so that child processes do not mistake them for their own, and no other thread may read the

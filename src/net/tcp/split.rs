@@ -34,7 +34,7 @@ pub struct OwnedReadHalf {
 #[derive(Debug)]
 pub struct OwnedWriteHalf {
     stream: Arc<TcpStream>,
-    /// Not when it is reunited, or told to forget.
+    /// Whether the drop shuts down the writing half. `reunite` and `forget` clear this.
     shuts_down: bool,
 }
 

@@ -141,8 +141,8 @@ impl TcpStream {
         Self { stream: Stream::new(socket.into()) }
     }
 
-    /// Gives the stream back as one of std's, out of the reactor and blocking again. So is every duplicate of its
-    /// descriptor: they have that setting in common.
+    /// Gives the stream back as one of std's, out of the reactor and blocking again. Every duplicate of its
+    /// descriptor becomes blocking too, because duplicates share that setting.
     ///
     /// # Errors
     /// If it cannot be made blocking (fcntl(2)).
@@ -268,7 +268,7 @@ impl TcpStream {
     ///
     /// A connection that is dropped while it has unread input is reset by the kernel, and a peer that gets a reset may
     /// lose what it has not read yet: our last reply. So a server that stops reading early, after an error reply say,
-    /// ends by this. Returns `true` if that end came, `false` as soon as `limit` bytes were read without it. A peer
+    /// ends with this. Returns `true` if the peer has closed its side, and `false` once `limit` bytes were read. A peer
     /// that just keeps its side open makes this wait: bound it in time too, by a [`timeout`].
     ///
     /// # Cancel safety
@@ -426,10 +426,10 @@ impl TcpStream {
 
     /// Sets how long the stream may be idle before a read or a write that waits fails with `TimedOut`.
     ///
-    /// As [`set_read_timeout`](TcpStream::set_read_timeout), for both, but each read *and* write that moves bytes
-    /// pushes the time of the other back: a task that waits for requests is left in peace while another still sends a
-    /// long reply. A read and a write that wait both have each its own time. It may be set beside the other two; what
-    /// is over first counts.
+    /// As [`set_read_timeout`](TcpStream::set_read_timeout), for both directions. But each read *and* write that moves
+    /// bytes pushes the time of the other back: a task that waits for requests is left in peace while another still
+    /// sends a long reply. A read and a write that wait are timed separately. This timeout can be combined with the
+    /// read timeout and the write timeout. The one that is over first applies.
     ///
     /// # Errors
     /// As for [`set_read_timeout`](TcpStream::set_read_timeout).
