@@ -2,9 +2,10 @@
 //!
 //! # A thread's queues
 //! A thread has two queues without a lock, in its [`Context`].
-//! * `queue` has what only this worker may run. It collects what is woken while the worker runs a batch. The executor
-//!   keeps the entries that it runs in a vector of its own. When that is empty, the worker swaps it with `queue`. So
-//!   taking an entry touches neither the thread-local nor its borrow flag. In a runtime with one worker this is all.
+//! * `queue` has what only this worker may run: what is woken on this thread, and what is drained from the remote
+//!   queue. The executor keeps the entries that it has taken in a vector of its own. When that is empty, the worker
+//!   swaps it with `queue`. So taking an entry touches neither the thread-local nor its borrow flag. In a runtime with
+//!   one worker this is all.
 //! * `deferred` has tasks that other workers may steal, and that the reactor and the timers have woken between two
 //!   batches. The worker moves them to its stealable queue when the batch begins. A task that is woken inside a batch
 //!   goes there at once, because the task that woke it may go on for long.
@@ -27,7 +28,7 @@ struct Context {
     shared_queue: Cell<usize>,
     /// The worker, one of several, runs tasks. Otherwise it waits, or handles what it has waited for.
     in_batch: Cell<bool>,
-    /// Entries that only this worker may run and that are in no batch yet: those woken on this thread, and those
+    /// Entries that only this worker may run and that it has not taken yet: those woken on this thread, and those
     /// drained from the remote queue.
     queue: RefCell<Vec<Entry>>,
     /// Tasks that were woken on this thread between two batches and can be stolen.

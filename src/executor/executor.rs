@@ -19,10 +19,10 @@ pub(crate) struct Executor {
     spawn_workers: Option<Arc<Workers>>,
     /// Used if the runtime has one worker: the entries to run before the worker takes the thread's queue again. They
     /// are in reverse order, so that `pop` takes the next one.
-    batch: Vec<Entry>,
+    taken: Vec<Entry>,
     /// Used if the runtime has several workers: the local entries to run before the worker takes the thread's queue
     /// again, also reversed. They take turns with the entries of the stealable queue.
-    local_batch: Vec<Entry>,
+    local_taken: Vec<Entry>,
     /// `None` if the runtime has one worker.
     stealer: Option<Stealer>,
     /// The last turn was the stealable queue's. They take turns only while there are local entries.
@@ -33,7 +33,7 @@ impl Executor {
     pub(crate) fn new(worker: WorkerRef) -> Self {
         let workers = &worker.workers;
         let stealer = workers.is_several().then(|| Stealer::new(workers.len(), Instant::now()));
-        Self { worker, spawn_workers: None, batch: Vec::new(), local_batch: Vec::new(), stealer, was_shared: false }
+        Self { worker, spawn_workers: None, taken: Vec::new(), local_taken: Vec::new(), stealer, was_shared: false }
     }
 
     /// The executor of a `block_on` call beside `workers`, which run what is spawned in it.
@@ -56,38 +56,38 @@ impl Executor {
     /// The next entry to run.
     #[inline]
     pub(crate) fn next(&mut self) -> Option<Entry> {
-        let next = self.batch.pop();
+        let next = self.taken.pop();
         if next.is_some() { next } else { self.next_of_queues() }
     }
 
-    /// The next entry, once the batch is used up.
+    /// The next entry, once those that were taken are used up.
     #[inline]
     fn next_of_queues(&mut self) -> Option<Entry> {
         if self.stealer.is_some() {
             return self.next_of_both();
         }
-        take_queue(&mut self.batch);
-        self.batch.pop()
+        take_queue(&mut self.taken);
+        self.taken.pop()
     }
 
     /// The next of the entries that only this worker may run and of those that can be stolen, in turn.
     // Not inlined, so that `next` is small enough to be inlined. Costs a yield 13 instructions otherwise.
     #[inline(never)]
     fn next_of_both(&mut self) -> Option<Entry> {
-        if !self.local_batch.is_empty() {
+        if !self.local_taken.is_empty() {
             self.was_shared = !self.was_shared;
             if !self.was_shared {
-                return self.local_batch.pop();
+                return self.local_taken.pop();
             }
         }
         if let Some(task) = self.worker.remote().pop_stealable() {
             task.metadata().note_worker(self.worker.index);
             return Some(Entry::Task(task));
         }
-        if self.local_batch.is_empty() {
-            take_queue(&mut self.local_batch);
+        if self.local_taken.is_empty() {
+            take_queue(&mut self.local_taken);
         }
-        self.local_batch.pop()
+        self.local_taken.pop()
     }
 
     /// Runs a task, with the budget of a poll.
@@ -100,7 +100,7 @@ impl Executor {
     /// Whether the worker has entries that only it may run.
     #[inline]
     pub(crate) fn has_local(&self) -> bool {
-        !self.batch.is_empty() || !self.local_batch.is_empty() || with_queue(|queue| !queue.is_empty())
+        !self.taken.is_empty() || !self.local_taken.is_empty() || with_queue(|queue| !queue.is_empty())
     }
 
     /// Begins a batch: the entries that the worker has waited for may be run, here or elsewhere.
@@ -115,8 +115,8 @@ impl Executor {
         let has_local = self.has_local();
         // The worker takes its local entries now. The stealable queue may never be empty, and to wait for that would
         // starve them.
-        if has_local && self.local_batch.is_empty() {
-            take_queue(&mut self.local_batch);
+        if has_local && self.local_taken.is_empty() {
+            take_queue(&mut self.local_taken);
         }
         if let Some(stealer) = &mut self.stealer {
             let WorkerRef { workers, index, .. } = &self.worker;
@@ -201,8 +201,8 @@ impl Executor {
 
     /// Ends a `block_on` call. `unrun` and all other tasks that are queued are kept for the next call.
     pub(crate) fn leave(&mut self, mut unrun: Vec<Entry>) {
-        unrun.extend(self.batch.drain(..).rev());
-        unrun.extend(self.local_batch.drain(..).rev());
+        unrun.extend(self.taken.drain(..).rev());
+        unrun.extend(self.local_taken.drain(..).rev());
         with_queue(|queue| unrun.append(queue));
         with_deferred(|deferred| unrun.extend(deferred.drain(..).map(Entry::Task)));
         unrun.retain(|entry| matches!(entry, Entry::Task(_)));
@@ -220,11 +220,11 @@ impl Executor {
     }
 }
 
-/// A batch is used up: the entries that were woken meanwhile are the next one.
+/// Takes the entries of the thread's queue. Those that were taken before are used up.
 #[inline]
-fn take_queue(batch: &mut Vec<Entry>) {
-    with_queue(|queue| mem::swap(batch, queue));
-    batch.reverse();
+fn take_queue(taken: &mut Vec<Entry>) {
+    with_queue(|queue| mem::swap(taken, queue));
+    taken.reverse();
 }
 
 /// As [`Executor::prepare_idle`], for a worker that has others beside it and no entries of its own.

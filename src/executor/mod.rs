@@ -13,8 +13,8 @@
 //! # The queues
 //! | queue | for | lock | file |
 //! | --- | --- | --- | --- |
-//! | batch | the entries that the worker runs now | none | `executor` |
-//! | the thread's queue | what only this worker may run, until its next batch | none | `current` |
+//! | taken | what the worker has taken from the thread's queue, and runs next | none | `executor` |
+//! | the thread's queue | what only this worker may run, until it takes it | none | `current` |
 //! | deferred | tasks that others may steal, woken between two batches | none | `current` |
 //! | remote queue | what only this worker may run, woken elsewhere | yes | `remote_queue` |
 //! | stealable queue | tasks that any worker may run, if there are several | yes | `stealing` |
