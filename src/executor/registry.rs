@@ -259,8 +259,8 @@ impl TaskRegistry {
         wake_all(&mut wakers);
     }
 
-    /// Refuses new tasks in all lists, and cancels those that are there. Returns `true` if no task that
-    /// workers run is left in any list, and none was before.
+    /// Refuses new tasks in all lists, and cancels those that are there. Returns `true` if this call has
+    /// closed the last list that was alive, so that no [`remove`](TaskRegistry::remove) will report it.
     pub(super) fn cancel_all(&self) -> bool {
         let mut was_empty = false;
         for list in &self.lists {

@@ -108,7 +108,7 @@ impl<T> RemoteQueue<T> {
         self.state.load(Ordering::Acquire) == NOTIFIED
     }
 
-    /// The worker will look here again and again, without blocking. `false` if it was notified.
+    /// The worker has nothing to run, and will look here again before it blocks. `false` if it was notified.
     pub(crate) fn prepare_spin(&self) -> bool {
         self.prepare(SPINNING)
     }

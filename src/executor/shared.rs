@@ -5,7 +5,7 @@
 //!
 //! # Queue ids
 //! Waking compares two numbers: the id of the task's queue, and those of the queues that this thread's worker takes
-//! from. A local queue is known by the address of its worker's remote queue. All stealable queues of a runtime have
+//! from. A local queue is known by the address of its worker's [`Remote`]. All stealable queues of a runtime have
 //! one id, because any worker may run what is in them: the address of the [`Workers`], plus one. It is odd, so that it
 //! equals none of the others. A runtime with one worker uses no stealable queue, and the id is 0.
 
@@ -38,8 +38,8 @@ pub(crate) struct Metadata {
     pub(super) workers: Arc<Workers>,
     /// The id of the queue that it goes to.
     pub(super) queue: usize,
-    /// The worker that last ran it, or that runs it first. Other threads push it there. Only the thread that runs the
-    /// task writes this.
+    /// The worker that last ran it, or, before that, the one that it was spawned on. Other threads push it there. Only
+    /// the thread that runs the task writes this.
     worker: AtomicU16,
     pub(super) kind: Kind,
 }

@@ -118,12 +118,12 @@ impl Builder {
 
     /// How long a worker that has nothing to do spins before it blocks: it looks for events again and again.
     ///
-    /// By default it finds out by itself. It compares both ways now and then. It begins to spin, for 50 µs at
-    /// most, if that takes a quarter off the time for a piece of work and takes at most an eighth more CPU time. It
-    /// continues while it still saves that, for at most a quarter more CPU time. Few and busy clients have this effect,
-    /// if the worker has a core of its own: to go to sleep and to be woken can take tens of microseconds on a virtual
-    /// machine, more than the work. A fixed time
-    /// is for a load that is known better, or where latency is worth its CPU time. [`Duration::ZERO`] forbids spinning.
+    /// By default it finds out by itself. It compares both ways now and then. It begins to spin, for 50 µs at most, if
+    /// that takes a quarter off the time for a piece of work and takes at most an eighth more CPU time. It continues
+    /// while it still saves that, for at most a quarter more CPU time. Spinning pays with few and busy clients, if the
+    /// worker has a core of its own: to go to sleep and to be woken can take tens of microseconds on a virtual machine,
+    /// more than the work. A fixed time is for a load that is known better, or where latency is worth its CPU time.
+    /// [`Duration::ZERO`] forbids spinning.
     ///
     /// # Platform notes
     /// The policy needs the CPU time of a thread, which it gets on Linux only. Elsewhere a worker blocks at once by

@@ -115,8 +115,8 @@ impl Handle {
         &self.inner.parts[index]
     }
 
-    /// The worker with which the sockets and timers of a new `block_on` call wait: each in turn. `None` for a
-    /// current-thread runtime, whose worker is not always there.
+    /// The worker with which the sockets and timers of a new `block_on` call wait: the calls take the workers in turn.
+    /// `None` for a current-thread runtime, whose worker is not always there.
     pub(super) fn part_for_call(&self) -> Option<&Part> {
         if matches!(self.inner.settings.kind, Kind::CurrentThread) {
             return None;
@@ -150,7 +150,7 @@ impl Handle {
 
     /// Runs a future as a task of this runtime.
     ///
-    /// Like [`spawn`](crate::spawn), from any thread. On the thread of one of the runtime's workers the task begins
+    /// Like [`spawn`](crate::spawn), from any thread. On the thread of one of the runtime's workers the task is queued
     /// there, from elsewhere on the worker with the fewest tasks. If the runtime has ended, the future is dropped at
     /// once, and the handle says that the task was cancelled.
     ///
@@ -231,7 +231,7 @@ impl fmt::Debug for Handle {
 
 /// The figures of a runtime's workers, as [`Handle::metrics`] found them.
 ///
-/// Counts of a worker's batch of tasks show when the batch is over.
+/// A batch of tasks is counted once it is over.
 #[derive(Clone, Debug)]
 pub struct Metrics {
     workers: Vec<WorkerMetrics>,
@@ -267,8 +267,7 @@ pub struct WorkerMetrics {
     pub sources_registered: usize,
     /// How often it ran a task.
     pub polls: u64,
-    /// How often another thread pushed something to it: a woken task, a task that was spawned outside the workers, or a
-    /// connection of a server.
+    /// How often another thread pushed something to it, such as a woken task, or a server started a connection here.
     pub remote_wakes: u64,
     /// How often it looked for events or blocked, with a reactor or without.
     pub turns: u64,

@@ -36,11 +36,11 @@
 //! 5. A counts itself idle, sees WATCHED, and sleeps. The watcher takes WATCHED back and begins to run a task. It sees
 //!    no idle worker, and has none woken. The fences of the fourth race prevent this too: A watches, or the watcher
 //!    sees A.
-//! 6. B sets WAKING, but C has not announced in its remote queue that it is idle, so B finds no worker to wake. Before
-//!    B takes WAKING back, A leaves with something to run. If A saw UNWATCHED as it left and WAKING when it began to
-//!    run, it would rely on a worker that B did not wake. A sees UNWATCHED become WAKING only after B has looked for
-//!    idle workers, and C has not been found. So A and B have a fence too: A takes WAKING back as it leaves, or B sees
-//!    that C is idle and wakes it.
+//! 6. B sets WAKING and looks for an idle worker, but C has not announced in its remote queue that it is idle. So B
+//!    wakes no worker. Before B takes WAKING back, A leaves with something to run, and relies on the worker that B
+//!    seems to wake. A relies on that only if it sees C counted as idle, and C announces itself before it is counted.
+//!    Without a fence in A and one in B, A could still read UNWATCHED as it leaves, although B looked for C too early.
+//!    With them, A takes WAKING back as it leaves, or B finds C.
 
 use crate::sync::atomic::{AtomicU8, AtomicUsize, Ordering, fence};
 

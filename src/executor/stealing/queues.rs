@@ -46,7 +46,7 @@ struct Stealable<T> {
     later: Vec<T>,
     /// The entries that were spawned on this worker by number ([`Queues::spawn_on`]).
     spawned: VecDeque<T>,
-    /// The worker runs tasks: it is neither idle nor about to wake.
+    /// The worker runs tasks. Set when it begins a batch, cleared when it goes idle.
     running: bool,
     /// Changes whenever the worker looks for a stealable entry or begins a batch.
     progress: u64,

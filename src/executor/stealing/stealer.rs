@@ -11,7 +11,7 @@
 //!    millisecond.
 //! 4. The worker's loop turns the reactors of the stuck workers and fires their timers ([`Stealer::next_stuck`]).
 //!
-//! The rule is pure: the time is an argument.
+//! It reads no clock: the time is an argument.
 
 use std::mem;
 use std::time::{Duration, Instant};
@@ -40,7 +40,7 @@ pub(in crate::executor) struct Stealer {
     work: u64,
 }
 
-/// The first watch, and the longest.
+/// The first watch of busy workers, and the longest.
 const FIRST_WATCH: Duration = Duration::from_millis(1);
 const LONGEST_WATCH: Duration = Duration::from_millis(4);
 
