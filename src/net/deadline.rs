@@ -184,7 +184,8 @@ impl Deadline {
         self.other_moved.store(Instant::now().to_bits(), Ordering::Relaxed);
     }
 
-    /// The timer has fired, or a limit was set. The time is over, or the timer is set to the moment when it will be.
+    /// The timer has fired, or a limit was set. Returns the error if the time is over. Otherwise sets the timer to the
+    /// end of the time.
     #[cold]
     fn poll_timer(&self, cx: &mut Context<'_>, direction: Direction) -> Poll<io::Error> {
         // Without budget the poll has perhaps not made its system call. Bytes that are there come before a deadline, so

@@ -13,16 +13,16 @@ use crate::budget::ask_kernel;
 /// socket type, connections wrapped in TLS, or only the connections that pass a test.
 ///
 /// # Errors
-/// An error of [`poll_accept`](Listener::poll_accept) concerns the listener as a whole. A failure of one connection,
-/// such as a failed handshake, should not be returned, unless it is of a kind in the first row: drop the connection and
-/// accept the next.
+/// An error of [`poll_accept`](Listener::poll_accept) concerns the listener as a whole. Do not return the failure of
+/// one connection, such as a failed handshake: drop that connection and accept the next. Only the kinds in the first
+/// row may be returned for it.
 ///
 /// The server decides by the error what to do:
 ///
 /// | error | what the server does |
 /// | --- | --- |
 /// | the kind is `Interrupted`, `ConnectionAborted` or `ConnectionReset` | accepts the next connection at once |
-/// | `EMFILE`, `ENFILE`, `ENOBUFS`, `ENOMEM` and the network errors of accept(2), but for `EPROTO` and `EOPNOTSUPP` | reports it, waits, and tries again |
+/// | `EMFILE`, `ENFILE`, `ENOBUFS`, `ENOMEM` and the network errors of accept(2), but for `EPROTO` and `EOPNOTSUPP`; also `EPERM` and `ETIMEDOUT` | reports it, waits, and tries again |
 /// | any other | drains and ends with the error |
 ///
 /// # Examples

@@ -1,9 +1,10 @@
 //! TCP sockets.
 //!
 //! # Where a socket is registered
-//! A socket makes its system calls at once. It is registered with a reactor only when an operation first has to wait,
-//! as `readable`, `writable` and `connect` always do: with the reactor of the runtime that polls it. So a socket may be
-//! made anywhere, and works from any thread and in any executor once it is registered.
+//! A socket makes its system calls at once. It is registered with a reactor only when an operation first has to wait.
+//! On an unregistered socket, `readable`, `writable` and `connect` always wait. The reactor is that of the runtime that
+//! polls the operation. So a socket may be made anywhere, and works from any thread and in any executor once it is
+//! registered.
 //!
 //! A runtime that ends wakes the tasks that wait for its sockets. Each tries again where it is polled next, and
 //! registers there. Without a runtime on that thread, an operation that has to wait fails, and its error says so. A
@@ -14,8 +15,8 @@
 //! # One reader, one writer, or several
 //! All operations take `&self`, or have a form that does (`AsyncRead for &TcpStream`). One task that reads and one that
 //! writes never disturb each other. Several tasks that read the same stream are all woken when bytes come, and the
-//! first to poll gets them. So all but one are woken in vain. Beyond 1,024 tasks that poll one stream through
-//! `AsyncRead`, some are also woken without an event.
+//! first to poll gets them. So all but one are woken in vain. From the tenth task that polls one stream through
+//! `AsyncRead` on, some are also woken without an event.
 
 mod addr;
 mod deadline;

@@ -4,9 +4,9 @@ use mio::{Interest, Token};
 
 use super::slots::Slots;
 
-/// Whether the backend reports each change once. Only poll(2) does not, and a platform that is not listed is treated
-/// like it: mio then disarms a socket that it has reported, and an operation that meets `WouldBlock` arms it again. An
-/// error that stays, such as an entry in the socket's error queue, is then reported again at once.
+/// Whether the backend reports each change once. poll(2) does not: there mio disarms a socket once it has reported it,
+/// and an operation that meets `WouldBlock` arms it again. An error that stays, such as an entry in the socket's error
+/// queue, is then reported again at once. A platform that is not listed is treated like poll(2).
 pub(super) const EDGE_TRIGGERED: bool = cfg!(all(
     not(mio_unsupported_force_poll_poll),
     any(

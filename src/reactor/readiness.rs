@@ -4,8 +4,8 @@
 //!
 //! | bits | name | set when | cleared when |
 //! | --- | --- | --- | --- |
-//! | 0 | `READABLE` | an event concerns reading; the socket is made or leaves a reactor | a read meets `WouldBlock` or is short; the socket is registered |
-//! | 1 | `WRITABLE` | an event concerns writing; the socket is made or leaves a reactor | a write meets `WouldBlock` or is short; the socket is registered |
+//! | 0 | `READABLE` | an event concerns reading; the socket is made, leaves a reactor or cannot be registered | a read meets `WouldBlock` or is short; the socket is registered |
+//! | 1 | `WRITABLE` | an event concerns writing; the socket is made, leaves a reactor or cannot be registered | a write meets `WouldBlock` or is short; the socket is registered |
 //! | 2 | `NO_SHORT_RULE` | an event reports an end, an error or urgent data | never |
 //! | 3 | `UNREGISTERED` | the socket is made, or leaves a reactor | the socket is registered |
 //! | 4-31 | read tick | each event that concerns reading adds 1 | |

@@ -120,8 +120,11 @@ impl<S: AsFd> Registration<S> {
                 Ok(true) => return Poll::Pending,
                 Ok(false) => {}
                 // The operation has tried, or the backend cannot be armed for a socket that is registered.
-                Err(error) if seen.should_try(direction) || seen.is_registered() => return Poll::Ready(Err(error)),
-                // The socket cannot be registered. The last transfer was short, so this operation has not tried yet.
+                Err(error) if seen.should_try(direction) || source.load().is_registered() => {
+                    return Poll::Ready(Err(error));
+                }
+                // The socket cannot be registered, and this operation has not tried yet: the last transfer was short,
+                // or the socket has just left its reactor.
                 Err(_) => source.assume_ready(direction),
             }
         }
@@ -153,7 +156,8 @@ impl<S: AsFd> Registration<S> {
         match stored {
             Stored::Sleep => return Ok(true),
             Stored::Retry => {}
-            // The kernel reports at once what is already so. That event ends the wait if there is nothing to wait for.
+            // The loop then stores the waker. If the socket is already ready, the kernel reports that at once, and the
+            // event wakes the task.
             Stored::Unregistered(waker) => {
                 let registered = self.register();
                 drop(waker);

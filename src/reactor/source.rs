@@ -66,7 +66,8 @@ pub(crate) enum Stored {
     Sleep,
     /// It is stored, and an event has come: the operation tries again.
     Retry,
-    /// It is not stored, because no reactor of use watches the socket. The caller registers the socket. The waker comes
+    /// It is not stored, because no reactor watches the socket, or only an idle one that this thread must leave. The
+    /// caller registers the socket. The waker comes
     /// back, because dropping it is foreign code.
     Unregistered(Waker),
 }
@@ -104,8 +105,8 @@ impl<R> Source<R> {
     /// may sleep, `Some(false)` if an event has come since `seen`. `None`, and nothing is done, in all other cases.
     pub(crate) fn wait_again(&self, direction: Direction, waker: &Waker, seen: Snapshot) -> Option<bool> {
         let mut inner = self.inner.lock();
-        // The socket is registered if the seat has a waker: the seats are emptied when the reactor ends or is turned no
-        // more, and when a socket that leaves its reactor cannot be registered elsewhere.
+        // The socket is registered, or just being moved, if the seat has a waker: the seats are emptied when the
+        // reactor ends or is turned no more, and when a socket that leaves its reactor cannot be registered elsewhere.
         if !inner.waiters.wait_again(direction, waker) {
             return None;
         }
@@ -192,7 +193,8 @@ impl<R> Source<R> {
     }
 
     /// Ends the registration and wakes no waiter. `leave` runs under the mutex. If it returns `false`, the registration
-    /// stays. If another thread may register the socket again, `leave` must take it out of the kernel's set.
+    /// stays. If another thread may register the socket as soon as the mutex is
+    /// free, `leave` must take it out of the kernel's set itself.
     pub(crate) fn unregister_if(&self, leave: impl FnOnce(&R) -> bool) -> Option<R> {
         let mut inner = self.inner.lock();
         let registered = inner.registered.take_if(|registered| leave(registered))?;

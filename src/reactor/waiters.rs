@@ -14,7 +14,7 @@
 //! The executor's own wakers are an exception: to wake one queues a task and runs nothing else. In a seat they are
 //! woken in place, by reference, and stay there: the next task to wait there is mostly the same one, and it then
 //! neither clones its waker nor drops it. A kept waker keeps the memory of its task until another waker takes the seat,
-//! the reactor ends, or the socket is dropped.
+//! the reactor ends or is turned no more, or the socket moves or is dropped.
 //!
 //! Pure: no mio, no I/O, no clock, no lock.
 
@@ -56,7 +56,8 @@ struct List {
     waiters: Vec<Waiter>,
     /// How many of `waiters` are displaced: at most `capacity`.
     displaced: usize,
-    /// When it is used up, all displaced wakers are woken and dropped, and it doubles. So the list cannot fill with the
+    /// How many displaced wakers the list holds. When one more comes, all of them are woken and dropped, and the
+    /// capacity doubles. So the list cannot fill with the
     /// wakers of tasks that no longer wait. A task that still waits polls again and is stored again.
     capacity: usize,
     next_key: u64,

@@ -320,7 +320,7 @@ impl AsRawFd for TcpListener {
     }
 }
 
-// A panic interrupts a system call or none, and leaves nothing of ours half-changed.
+// A panic leaves no state of a listener half changed.
 impl UnwindSafe for TcpListener {}
 impl RefUnwindSafe for TcpListener {}
 

@@ -94,7 +94,7 @@ impl TcpStream {
     /// `TimedOut` if the time is over; else as for [`connect`](TcpStream::connect).
     ///
     /// # Panics
-    /// When it has to wait, outside a runtime.
+    /// If it began to wait in a runtime and is then polled outside one.
     ///
     /// # Examples
     /// ```
