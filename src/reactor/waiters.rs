@@ -193,6 +193,7 @@ impl Seat {
     }
 
     /// Empties the seat.
+    // An echo costs 8.5 % more without this.
     #[inline(never)]
     fn take(&mut self, wakers: &mut Vec<Waker>) {
         match mem::take(self) {

