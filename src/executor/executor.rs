@@ -98,7 +98,7 @@ impl Executor {
     }
 
     /// Whether the worker has entries that only it may run.
-    pub(crate) fn has_local(&self) -> bool {
+    fn has_local(&self) -> bool {
         !self.taken.is_empty() || !self.local_taken.is_empty() || with_queue(|queue| !queue.is_empty())
     }
 

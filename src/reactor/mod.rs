@@ -101,7 +101,7 @@ impl Reactor {
             // An unpark counts, as the event that reports one does: the worker then looks at its deadlines anew.
             return Ok(usize::from(self.registry.unparker.park(timeout)));
         };
-        let events = self.events.get_or_insert_with(|| mio::Events::with_capacity(EVENT_CAPACITY));
+        let events = self.events.get_or_insert_with(new_events);
         match poll.poll(events, timeout) {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => return Ok(0),
             result => result?,
@@ -125,7 +125,7 @@ impl Reactor {
     pub(crate) fn turn_stuck(&mut self, stuck: &Registry, wakers: &mut Vec<Waker>) -> usize {
         let Some(mut poll) = stuck.poll.try_lock() else { return 0 };
         let Some(poll) = &mut *poll else { return 0 };
-        let events = self.events.get_or_insert_with(|| mio::Events::with_capacity(EVENT_CAPACITY));
+        let events = self.events.get_or_insert_with(new_events);
         // The owner reports an error, when it comes to its reactor.
         if poll.poll(events, Some(Duration::ZERO)).is_err() {
             return 0;
@@ -150,6 +150,10 @@ impl Drop for Reactor {
     fn drop(&mut self) {
         self.close();
     }
+}
+
+fn new_events() -> mio::Events {
+    mio::Events::with_capacity(EVENT_CAPACITY)
 }
 
 /// Stores an event in its source and wakes the waiters.

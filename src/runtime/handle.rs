@@ -51,9 +51,9 @@ impl Services {
 /// A handle's references to a worker. They keep no descriptor open.
 pub(super) struct Part {
     worker: WorkerRef,
-    registry: Weak<Registry>,
-    timers: Weak<Timers>,
-    counters: Arc<Counters>,
+    pub(super) registry: Weak<Registry>,
+    pub(super) timers: Weak<Timers>,
+    pub(super) counters: Arc<Counters>,
 }
 
 impl Part {
@@ -61,18 +61,6 @@ impl Part {
         let Services { timers, counters } = services;
         let (registry, timers) = (Arc::downgrade(reactor.registry()), Arc::downgrade(timers));
         Self { worker, registry, timers, counters: counters.clone() }
-    }
-
-    pub(super) fn registry(&self) -> Weak<Registry> {
-        self.registry.clone()
-    }
-
-    pub(super) fn timers(&self) -> Weak<Timers> {
-        self.timers.clone()
-    }
-
-    pub(super) fn counters(&self) -> Arc<Counters> {
-        self.counters.clone()
     }
 
     fn metrics(&self) -> WorkerMetrics {

@@ -35,13 +35,13 @@
 use std::io;
 use std::panic::resume_unwind;
 use std::pin::{Pin, pin};
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::thread;
 use std::time::Duration;
 
 use super::enter::{self, InRuntime};
-use super::handle::{Handle, Part, Services};
+use super::handle::{Handle, Services};
 use super::spin::{SpinPolicy, Usage};
 use crate::budget;
 use crate::executor::{Entry, Executor, TaskSet};
@@ -102,13 +102,15 @@ impl Worker {
     /// The loop of a `block_on` call beside the workers of `handle`.
     fn beside(handle: &Handle) -> Self {
         let part = handle.part_for_call();
-        let reactor = Reactor::beside(part.map_or_else(Weak::new, Part::registry));
-        let timers = Timers::new(reactor.unparker(), Clock::COMMON.now(), part.map_or_else(Weak::new, Part::timers));
+        let (registry, timers) =
+            part.map_or_else(Default::default, |part| (part.registry.clone(), part.timers.clone()));
+        let reactor = Reactor::beside(registry);
+        let timers = Timers::new(reactor.unparker(), Clock::COMMON.now(), timers);
         let executor = Executor::beside(handle.workers(), reactor.unparker());
         let services = Services { timers, counters: Arc::default() };
         let mut worker = Self::new(executor, reactor, services, Clock::COMMON, handle.clone());
         if let Some(part) = part {
-            worker.task_counters = part.counters();
+            worker.task_counters = part.counters.clone();
         }
         worker
     }
@@ -186,7 +188,7 @@ impl Worker {
 
     fn help(&mut self, index: usize) -> bool {
         let part = self.handle.part(index);
-        let Some((registry, timers)) = part.registry().upgrade().zip(part.timers().upgrade()) else { return false };
+        let Some((registry, timers)) = part.registry.upgrade().zip(part.timers.upgrade()) else { return false };
         let events = self.reactor.turn_stuck(&registry, &mut self.wakers);
         wake_all(&mut self.wakers);
         self.counters.add_turn(events);
