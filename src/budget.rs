@@ -1,15 +1,22 @@
-//! The cooperative budget: how many socket operations one poll of a task may do.
+//! The cooperative budget: how many operations one poll of a task may do.
 //!
-//! A socket that is always ready never returns `Pending` by itself. A task that loops on it would keep its worker for
-//! ever. So
-//! 1. the executor gives each poll of a task [`PER_POLL`] operations ([`refill`]);
+//! A socket that is always ready never returns `Pending` by itself, nor does a timer whose deadline has passed, a task
+//! that has ended, or a signal that is triggered. A task that loops on one of them would keep its worker for ever. So
+//! 1. the executor gives each poll of a task 128 operations ([`refill`]);
 //! 2. each operation that comes to a result takes one ([`spend`]);
-//! 3. once none is left, [`poll_proceed`] wakes the task and returns `Pending`, and the task goes to the back of the
-//!    queue.
+//! 3. once none is left, [`poll_proceed`] wakes the task and returns `Pending`, and the task runs again after all other
+//!    ready tasks of its worker.
 //!
 //! An operation that has to wait spends nothing. Otherwise a task that watches 200 idle sockets would use up its budget
 //! by looking, and spin.
 //!
+//! # The limit of time
+//! A task may work for long between two operations. So the operations come in slices of [`SLICE`], and before each
+//! further slice the clock is read. The budget is used up early if [`LONGEST`] has passed since the clock was first
+//! read in this batch of polls ([`begin_batch`], [`batch_time`]). A timer that does not have to wait reads the clock
+//! anyway, and so it goes by the time at each operation ([`poll_proceed_by_time`]).
+//!
+//! # Polls that have no limit
 //! A thread that polls neither our tasks nor the future of a `block_on` call has no limit.
 //!
 //! A task may block its worker's thread in another executor, against all advice. That executor polls again and again
@@ -21,12 +28,19 @@
 //! ([`ask_kernel`]).
 
 use std::cell::Cell;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use crate::metrics;
+use crate::system_clock::monotonic;
 
-/// Socket operations in one poll of a task. tokio settled on the same figure.
-pub(crate) const PER_POLL: i64 = 128;
+/// Operations between two readings of the clock.
+const SLICE: i64 = 16;
+
+/// Slices in one poll of a task. They make 128 operations. tokio settled on the same figure.
+const SLICES: i64 = 8;
+
+/// The time after which the tasks of a batch get no further slice, in nanoseconds.
+const LONGEST: u64 = 1_000_000;
 
 /// Refusals in one poll of a task before its budget is refilled: more than the sockets that one task is likely to
 /// watch.
@@ -38,57 +52,144 @@ const UNLIMITED: i64 = i64::MAX;
 // Each is a thread-local of its own, so that an operation reaches it by one instruction. In one struct they cost an
 // echo 12.
 thread_local! {
-    /// Operations left. Below zero, the number of refusals.
+    /// Operations left in this slice. Below zero, the number of refusals.
     static LEFT: Cell<i64> = const { Cell::new(UNLIMITED) };
+    /// Slices left after this one.
+    static SLICES_LEFT: Cell<i64> = const { Cell::new(0) };
+    /// When the clock was first read in this batch of polls. 0 if it was not.
+    static SINCE: Cell<u64> = const { Cell::new(0) };
+    /// The strongest way in which a task of this batch has given way.
+    static GAVE_WAY: Cell<GaveWay> = const { Cell::new(GaveWay::None) };
     /// Bytes that operations have moved since the last [`take_moved`].
     static MOVED: Cell<u64> = const { Cell::new(0) };
     /// Operations make their system call although no event has come.
     static ASKS_KERNEL: Cell<bool> = const { Cell::new(false) };
 }
 
+/// How a task gives way to others.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum GaveWay {
+    None,
+    /// It yielded.
+    Yielded,
+    /// It has used up its budget.
+    UsedUp,
+}
+
 /// The budget that [`suspend`] took away, for [`restore`].
 #[derive(Clone, Copy)]
-pub(crate) struct Saved(i64);
+pub(crate) struct Saved {
+    left: i64,
+    slices_left: i64,
+}
 
-/// Starts a poll of a task: it has [`PER_POLL`] operations.
+/// Starts a poll of a task: it has 128 operations.
 pub(crate) fn refill() {
-    LEFT.set(PER_POLL);
+    LEFT.set(SLICE);
+    SLICES_LEFT.set(SLICES - 1);
 }
 
 /// Takes the limit away and returns what was left.
 pub(crate) fn suspend() -> Saved {
-    Saved(LEFT.replace(UNLIMITED))
+    Saved { left: LEFT.replace(UNLIMITED), slices_left: SLICES_LEFT.get() }
 }
 
 /// Puts back what [`suspend`] took away.
 pub(crate) fn restore(saved: Saved) {
-    LEFT.set(saved.0);
+    LEFT.set(saved.left);
+    SLICES_LEFT.set(saved.slices_left);
 }
 
 /// `Ready` while there is budget. Otherwise wakes the task and returns `Pending`.
 pub(crate) fn poll_proceed(cx: &mut Context<'_>) -> Poll<()> {
-    if LEFT.get() > 0 { Poll::Ready(()) } else { refuse(cx) }
+    if LEFT.get() > 0 { Poll::Ready(()) } else { next_slice(cx) }
 }
 
-// An echo costs 0.7 % more without this.
-#[cold]
-fn refuse(cx: &mut Context<'_>) -> Poll<()> {
-    let left = LEFT.get();
-    if left == -MAX_REFUSALS {
-        refill();
-        return Poll::Ready(());
+/// As [`poll_proceed`], and goes by the time too. For an operation that has just read the clock, so that a second
+/// reading is no matter.
+pub(crate) fn poll_proceed_by_time(cx: &mut Context<'_>) -> Poll<()> {
+    if LEFT.get() > 0 && LEFT.get() <= SLICE && is_late() {
+        use_up();
     }
-    if left == 0 {
-        metrics::count_budget_yield();
-    }
+    poll_proceed(cx)
+}
+
+/// Takes one operation from the budget. `Ready` if there was one, as [`poll_proceed`].
+pub(crate) fn poll_spend(cx: &mut Context<'_>) -> Poll<()> {
+    ready!(poll_proceed(cx));
     spend();
-    cx.waker().wake_by_ref();
-    Poll::Pending
+    Poll::Ready(())
 }
 
 /// Takes one operation from the budget, which [`poll_proceed`] has allowed or refused.
 pub(crate) fn spend() {
     LEFT.set(LEFT.get() - 1);
+}
+
+/// Takes the next slice, if there is one and the batch is not late. Otherwise refuses.
+// An echo costs 0.7 % more without this.
+#[cold]
+fn next_slice(cx: &mut Context<'_>) -> Poll<()> {
+    let left = LEFT.get();
+    if left == 0 && SLICES_LEFT.get() > 0 && !is_late() {
+        SLICES_LEFT.set(SLICES_LEFT.get() - 1);
+        LEFT.set(SLICE);
+        return Poll::Ready(());
+    }
+    if left == -MAX_REFUSALS {
+        refill();
+        SINCE.set(0);
+        return Poll::Ready(());
+    }
+    if left == 0 {
+        GAVE_WAY.set(GaveWay::UsedUp);
+        metrics::count_budget_yield();
+    }
+    use_up();
+    spend();
+    cx.waker().wake_by_ref();
+    Poll::Pending
+}
+
+/// Takes away what is left.
+fn use_up() {
+    LEFT.set(LEFT.get().min(0));
+    SLICES_LEFT.set(0);
+}
+
+/// Whether an operation of this poll was refused.
+pub(crate) fn has_refused() -> bool {
+    LEFT.get() < 0
+}
+
+/// Begins a batch of polls, at `now`. 0 if the caller has not read the clock.
+pub(crate) fn begin_batch(now: u64) {
+    SINCE.set(now);
+    GAVE_WAY.set(GaveWay::None);
+}
+
+/// Notes that a task yields.
+pub(crate) fn note_yield() {
+    if GAVE_WAY.get() == GaveWay::None {
+        GAVE_WAY.set(GaveWay::Yielded);
+    }
+}
+
+/// The strongest way in which a task of this batch has given way.
+pub(crate) fn gave_way() -> GaveWay {
+    GAVE_WAY.get()
+}
+
+/// How long this batch of polls has lasted, at `now`. The first reading of the clock in a batch counts as its begin.
+pub(crate) fn batch_time(now: u64) -> u64 {
+    if SINCE.get() == 0 {
+        SINCE.set(now);
+    }
+    now.saturating_sub(SINCE.get())
+}
+
+fn is_late() -> bool {
+    batch_time(monotonic()) >= LONGEST
 }
 
 /// Counts the bytes that an operation has moved.
@@ -101,6 +202,21 @@ pub(crate) fn take_moved() -> u64 {
     MOVED.replace(0)
 }
 
+/// Runs `poll` with the budget of a task's poll, whatever is left of the present one.
+pub(crate) fn with_fresh<T>(poll: impl FnOnce() -> T) -> T {
+    /// Restores what was there, also if `poll` panics.
+    struct Restore(Saved, u64);
+    impl Drop for Restore {
+        fn drop(&mut self) {
+            restore(self.0);
+            SINCE.set(self.1);
+        }
+    }
+    let _restore = Restore(suspend(), SINCE.take());
+    refill();
+    poll()
+}
+
 /// Runs `poll`, in which each socket operation makes its system call, whatever its reactor has reported. `poll` has the
 /// budget of a task's poll.
 ///
@@ -108,16 +224,14 @@ pub(crate) fn take_moved() -> u64 {
 /// request that no reactor has reported yet: a short read cleared the socket's readiness just before the request came.
 pub(crate) fn ask_kernel<T>(poll: impl FnOnce() -> T) -> T {
     /// Restores what was there, also if `poll` panics.
-    struct Restore(bool, Saved);
+    struct Restore(bool);
     impl Drop for Restore {
         fn drop(&mut self) {
             ASKS_KERNEL.set(self.0);
-            restore(self.1);
         }
     }
-    let _restore = Restore(ASKS_KERNEL.replace(true), suspend());
-    refill();
-    poll()
+    let _restore = Restore(ASKS_KERNEL.replace(true));
+    with_fresh(poll)
 }
 
 /// Whether the code that polls here is inside [`ask_kernel`].
@@ -129,6 +243,8 @@ pub(crate) fn asks_kernel() -> bool {
 mod tests {
     use super::*;
     use std::task::Waker;
+
+    const PER_POLL: i64 = SLICE * SLICES;
 
     /// A poll gets exactly its budget, and a refill gives it back.
     #[test]
@@ -149,7 +265,7 @@ mod tests {
     fn refusals_end_at_their_limit() {
         let mut cx = Context::from_waker(Waker::noop());
         refill();
-        (0..PER_POLL).for_each(|_| spend());
+        (0..PER_POLL).for_each(|_| assert!(poll_spend(&mut cx).is_ready()));
         let refusals = (0..=MAX_REFUSALS).take_while(|_| poll_proceed(&mut cx).is_pending()).count();
         assert_eq!(refusals as i64, MAX_REFUSALS);
         assert!(poll_proceed(&mut cx).is_ready());

@@ -57,7 +57,8 @@
 //!   are [`spawn`] and [`task`].
 //! * `blocking`: the threads for [`spawn_blocking`] and for look-ups of names.
 //! * `reactor`: the table of tokens, a socket's source, and the loop that every operation runs.
-//! * `budget`: the cooperative budget; `metrics`: the counters of a worker; `current`: a thread-local that is entered.
+//! * `budget`: the cooperative budget; `metrics`: the counters of a worker; `current`: a thread-local that is entered;
+//!   `system_clock`: readings of the clocks.
 //! * `wheel`, a pure timing wheel, and [`time`] on it: clock, timers, `sleep`, `timeout`, `interval`.
 //! * [`net`], [`io`], [`signal`]: the sockets, the traits and the signals that users call.
 //!
@@ -77,6 +78,7 @@ mod executor;
 mod metrics;
 mod reactor;
 mod sync;
+mod system_clock;
 mod wheel;
 
 pub mod io;

@@ -1,5 +1,7 @@
 //! Tasks: handles on them, sets of them, and giving way.
 
 pub use crate::blocking::spawn_blocking;
-pub use crate::executor::{AbortHandle, Id, JoinError, JoinHandle, JoinSet, YieldNow, spawn, spawn_local, yield_now};
+pub use crate::executor::{
+    AbortHandle, Id, JoinError, JoinHandle, JoinSet, YieldNow, consume_budget, spawn, spawn_local, yield_now,
+};
 pub(crate) use crate::executor::{spawn_on, workers_here};

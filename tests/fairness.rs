@@ -432,7 +432,8 @@ async fn pace(operations: Counter, most: Counter) {
 #[track_caller]
 fn check_turn(most: &Counter) {
     assert!(most.get() <= BUDGET, "one turn did {} operations, but the limit is {BUDGET}", most.get());
-    assert!(most.get() > BUDGET / 2, "the handler was not busy enough: {} operations in a turn", most.get());
+    // On a slow machine a turn ends by its time, after 16 operations or more.
+    assert!(most.get() >= BUDGET / 8, "the handler was not busy enough: {} operations in a turn", most.get());
 }
 
 /// Is always ready and counts its polls.

@@ -11,6 +11,7 @@ use async_task::FallibleTask;
 use super::outcome::{Cause, JoinError, Outcome};
 use super::registry::{CancelReason, Id, TaskKey};
 use super::shared::{Metadata, Workers};
+use crate::budget;
 
 /// Waits for a task to end, and gives its output.
 ///
@@ -91,6 +92,17 @@ impl<T> Future for JoinHandle<T> {
     type Output = Result<T, JoinError>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        ready!(budget::poll_proceed(cx));
+        let result = ready!(self.poll_join(cx));
+        budget::spend();
+        Poll::Ready(result)
+    }
+}
+
+impl<T> JoinHandle<T> {
+    /// As `poll`, without spending the budget of the task that polls.
+    #[inline]
+    pub(super) fn poll_join(&mut self, cx: &mut Context<'_>) -> Poll<Result<T, JoinError>> {
         let task = self.task.as_mut().expect("a JoinHandle was polled after it was ready");
         let outcome = ready!(Pin::new(task).poll(cx));
         // Detached: dropping it would try to cancel the task, which has ended.

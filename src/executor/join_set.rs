@@ -6,9 +6,8 @@
 use std::collections::VecDeque;
 use std::fmt;
 use std::future::poll_fn;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, Wake, Waker};
+use std::task::{Context, Poll, Wake, Waker, ready};
 
 use parking_lot::Mutex;
 use slab::Slab;
@@ -17,6 +16,7 @@ use super::join::{AbortHandle, JoinHandle};
 use super::outcome::JoinError;
 use super::registry::Id;
 use super::spawn::{spawn_local_named, spawn_named};
+use crate::budget;
 
 /// Tasks that belong together: joined in the order in which they end, and aborted when the
 /// set is dropped.
@@ -184,12 +184,14 @@ impl<T> JoinSet<T> {
     }
 
     fn poll_join_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<(Id, Result<T, JoinError>)>> {
+        ready!(budget::poll_proceed(cx));
         // Before looking: a task that ends meanwhile finds it.
         let waker = cx.waker().clone();
         let replaced = self.ended.inner.lock().waiter.replace(waker);
         drop(replaced);
         let poll = self.poll_ended();
         if poll.is_ready() {
+            budget::spend();
             let unused = self.ended.inner.lock().waiter.take();
             drop(unused);
         }
@@ -228,7 +230,8 @@ impl<T> JoinSet<T> {
 
 impl<T> Member<T> {
     fn poll(&mut self) -> Poll<Result<T, JoinError>> {
-        Pin::new(&mut self.handle).poll(&mut Context::from_waker(&self.waker))
+        // Without a budget: a refusal would wake the member and not the task that polls the set.
+        self.handle.poll_join(&mut Context::from_waker(&self.waker))
     }
 }
 

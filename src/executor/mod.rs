@@ -40,7 +40,7 @@ mod task;
 mod yield_now;
 
 pub(crate) use current::{Entered, is_entered};
-pub(crate) use executor::Executor;
+pub(crate) use executor::{Executor, MainWaker};
 pub use join::{AbortHandle, JoinHandle};
 pub use join_set::JoinSet;
 pub use outcome::JoinError;
@@ -50,4 +50,4 @@ pub(crate) use shared::{Entry, WorkerRef, Workers};
 pub use spawn::{spawn, spawn_local};
 pub(crate) use spawn::{spawn_on, spawning_worker, workers_here};
 pub(crate) use task::{BlockingTask, LARGE, spawn_blocking_on};
-pub use yield_now::{YieldNow, yield_now};
+pub use yield_now::{YieldNow, consume_budget, yield_now};

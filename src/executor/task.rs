@@ -23,10 +23,10 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use async_task::{Builder, Task};
+use async_task::{Builder, Task, WithInfo};
 use pin_project_lite::pin_project;
 
-use super::current::schedule;
+use super::current::{schedule, schedule_local};
 use super::join::{AbortHandle, JoinHandle};
 use super::outcome::{Cause, Outcome};
 use super::registry::{CancelReason, Kind, TaskKey, TaskSlot};
@@ -95,7 +95,7 @@ where
     F::Output: 'static,
 {
     build(worker, Kind::Local, location, |task, key| {
-        task.spawn_local(|metadata| TaskFuture::new(future, metadata, key), schedule)
+        task.spawn_local(|metadata| TaskFuture::new(future, metadata, key), WithInfo(schedule_local))
     })
 }
 

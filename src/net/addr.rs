@@ -9,7 +9,7 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6, ToSocketAddrs as _};
 
 use crate::blocking::try_spawn_blocking;
-use crate::task::JoinHandle;
+use crate::task::{JoinHandle, consume_budget};
 use sealed::Target;
 
 /// A type that [`bind`](super::TcpListener::bind), [`connect`](super::TcpStream::connect) and [`lookup_host`] convert
@@ -57,7 +57,11 @@ pub async fn lookup_host<A: ToSocketAddrs>(host: A) -> io::Result<impl Iterator<
 /// Converts `addrs` into addresses, in the order in which a client should try them.
 pub(super) async fn resolve(addrs: impl ToSocketAddrs) -> io::Result<Vec<SocketAddr>> {
     match addrs.to_target()? {
-        Target::Addresses(addresses) => Ok(addresses),
+        Target::Addresses(addresses) => {
+            // Nothing is waited for here, and a task may loop on it.
+            consume_budget().await;
+            Ok(addresses)
+        }
         Target::Name(name, port) => look_up(name, port).await,
     }
 }

@@ -215,7 +215,8 @@ impl Deadline {
         let timer = settings.timer.get_or_insert_with(|| sleep_until(end));
         timer.reset(end);
         let waker = Waker::from(self.expiry.clone());
-        ready!(Pin::new(timer).poll(&mut Context::from_waker(&waker)));
+        // The budget was asked above. A refusal here would wake this direction's waiters under the lock of the settings.
+        ready!(budget::with_fresh(|| Pin::new(timer).poll(&mut Context::from_waker(&waker))));
         self.expiry.has_fired.store(true, Ordering::Relaxed);
         self.stop();
         // A task that reads again and again under a tiny timeout must not keep its worker.

@@ -21,7 +21,7 @@ use std::task::{Context, Poll, Waker, ready};
 use parking_lot::Mutex;
 use slab::Slab;
 
-use crate::budget::ask_kernel;
+use crate::budget::{self, ask_kernel};
 use crate::sync::wake_all;
 
 /// Asks servers and their handlers to stop: all clones are triggered together, once and for good.
@@ -160,7 +160,7 @@ impl ShutdownSignal {
         poll_fn(|cx| match future.as_mut().poll(cx) {
             Poll::Ready(output) => Poll::Ready(Some(output)),
             Poll::Pending => {
-                ready!(Pin::new(&mut *self).poll(cx));
+                ready!(self.poll_triggered(cx));
                 if mem::replace(&mut self.has_asked_kernel, true) {
                     return Poll::Ready(None);
                 }
@@ -171,6 +171,19 @@ impl ShutdownSignal {
             }
         })
         .await
+    }
+
+    /// As the public `poll`, without spending budget: a future that always uses up its budget must not hide the signal
+    /// from [`run_until_triggered`](ShutdownSignal::run_until_triggered).
+    pub(super) fn poll_triggered(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.is_triggered() {
+            return Poll::Ready(());
+        }
+        match &self.waiting {
+            // The waker stays in the table until the signal is triggered, which wakes it.
+            Some(waiting) if waiting.waker.will_wake(cx.waker()) => Poll::Pending,
+            _ => self.store_waker(cx),
+        }
     }
 
     /// Stores the waker. `Ready` if the signal was triggered meanwhile.
@@ -206,14 +219,8 @@ impl Future for ShutdownSignal {
     type Output = ();
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        if self.is_triggered() {
-            return Poll::Ready(());
-        }
-        match &self.waiting {
-            // The waker stays in the table until the signal is triggered, which wakes it.
-            Some(waiting) if waiting.waker.will_wake(cx.waker()) => Poll::Pending,
-            _ => self.store_waker(cx),
-        }
+        ready!(self.poll_triggered(cx));
+        budget::poll_spend(cx)
     }
 }
 

@@ -29,6 +29,7 @@
 //!
 //! The loop itself is in `worker.rs`, and is the place to begin reading.
 
+mod batch;
 mod builder;
 mod enter;
 mod handle;

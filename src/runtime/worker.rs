@@ -1,7 +1,7 @@
 //! The worker: the loop that everything runs in.
 //!
 //! ```text
-//! run a batch of at most 64 entries -> wait for events -> take what other threads pushed -> fire timers -> again
+//! run a batch of entries -> wait for events -> take what other threads pushed -> fire timers -> again
 //! ```
 //! To wait is to block when there is nothing to run. When there is, or when much was run, the worker looks at the
 //! kernel once instead. So neither tasks nor sockets starve each other, and an idle worker uses no CPU.
@@ -40,18 +40,17 @@ use std::task::{Context, Poll, Waker};
 use std::thread;
 use std::time::Duration;
 
+use super::batch::Batch;
 use super::enter::{self, InRuntime};
 use super::handle::{Handle, Services};
 use super::spin::{SpinPolicy, Usage};
-use crate::budget;
-use crate::executor::{Entry, Executor, TaskSet};
+use crate::budget::{self, GaveWay};
+use crate::executor::{Entry, Executor, MainWaker, TaskSet};
 use crate::metrics::Counters;
 use crate::reactor::Reactor;
 use crate::sync::{contain, note_executors, wake_all};
+use crate::system_clock::{monotonic, thread_cpu};
 use crate::time::{self, Clock, Instant, Timers};
-
-/// Entries run between two looks at the kernel.
-const BATCH: i64 = 64;
 
 /// After so many tasks a worker looks at the kernel once more before it counts itself idle. Mostly an event has come
 /// meanwhile. To declare itself idle costs several times a look, and a look in vain adds little to so much work.
@@ -76,6 +75,7 @@ pub(super) struct Worker {
     /// How many tasks it has run since it last told the counters. Signed, because it is corrected for the polls of the
     /// main future.
     ran: i64,
+    batch: Batch,
     handle: Handle,
 }
 
@@ -96,7 +96,8 @@ impl Worker {
         let spin = handle.spin();
         let Services { timers, counters } = services;
         let task_counters = counters.clone();
-        Self { executor, reactor, timers, clock, wakers: Vec::new(), spin, counters, task_counters, ran: 0, handle }
+        let (wakers, batch) = (Vec::new(), Batch::new());
+        Self { executor, reactor, timers, clock, wakers, spin, counters, task_counters, ran: 0, batch, handle }
     }
 
     /// The loop of a `block_on` call beside the workers of `handle`.
@@ -130,35 +131,57 @@ impl Worker {
         let waker = main.waker();
         let mut cx = Context::from_waker(&waker);
         waker.wake_by_ref();
-        self.executor.begin_batch();
+        budget::begin_batch(0);
         self.spin.discard_window();
         loop {
-            let mut left = BATCH;
-            while left > 0 {
-                match self.executor.next() {
-                    Some(Entry::Task(task)) => Executor::run(task),
-                    Some(Entry::Main) => {
+            let mut left = self.batch.begin(self.executor.begin_batch());
+            let mut cut_at = 0;
+            while let Some(next) = self.executor.next() {
+                match next {
+                    Entry::Task(task) => Executor::run(task),
+                    Entry::Main => {
                         main.begin_poll();
                         note_executors(&waker);
-                        if let Poll::Ready(output) = future.as_mut().poll(&mut cx) {
-                            self.ran += BATCH - left;
-                            return output;
-                        }
+                        let poll = future.as_mut().poll(&mut cx);
                         // This was no task.
                         self.ran -= 1;
+                        if let Poll::Ready(output) = poll {
+                            self.ran += self.batch.end(left - 1) as i64;
+                            return output;
+                        }
+                        MainWaker::end_poll();
                     }
-                    None => break,
                 }
                 left -= 1;
+                if left == 0 {
+                    if !self.executor.has_ready() {
+                        break;
+                    }
+                    let now = monotonic();
+                    let Some(next) = self.batch.next(budget::batch_time(now)) else {
+                        cut_at = now;
+                        break;
+                    };
+                    left = next;
+                }
             }
-            self.ran += BATCH - left;
-            self.wait();
+            match budget::gave_way() {
+                GaveWay::None => {}
+                GaveWay::Yielded => self.executor.end_yielding_batch(),
+                // The time of the next batch begins now, although this one is not cut.
+                GaveWay::UsedUp => cut_at = monotonic(),
+            }
+            self.ran += self.batch.end(left) as i64;
+            self.wait(cut_at);
         }
     }
 
     /// Waits for events, entries of other threads and timers. If there is something to run, it looks once and does not
     /// block.
-    fn wait(&mut self) {
+    ///
+    /// The last batch was cut at `cut_at`. 0 if it has run all entries. Then the next batch begins after the wait.
+    fn wait(&mut self, cut_at: u64) {
+        budget::begin_batch(cut_at);
         // A foreign waker may poll a future in place while it is woken below. That poll has no limit. The next entry
         // that is run refills the budget.
         budget::suspend();
@@ -173,7 +196,6 @@ impl Worker {
         }
         self.executor.leave_idle();
         self.timers.fire(&mut self.wakers);
-        self.executor.begin_batch();
     }
 
     /// Turns the reactors of workers that are stuck in a task, and fires their timers. Returns whether something came
@@ -226,8 +248,8 @@ impl Worker {
                 Some(deadline) => self.block_paused(deadline),
             };
         }
-        let start = Instant::now();
-        let left = deadline.map(|deadline| (deadline.saturating_duration_since(start), deadline));
+        let start = monotonic();
+        let left = deadline.map(|deadline| (deadline.saturating_duration_since(Instant::now()), deadline));
         match (left, self.executor.watch_timeout()) {
             (Some((left, _)), Some(watch)) if watch < left => drop(self.turn(Some(watch))),
             (Some((left, deadline)), _) => {
@@ -236,7 +258,9 @@ impl Worker {
             }
             (None, watch) => drop(self.turn(watch)),
         }
-        self.counters.add_parked(Instant::now().saturating_duration_since(start).as_nanos() as u64);
+        let end = monotonic();
+        budget::begin_batch(end);
+        self.counters.add_parked(end.saturating_sub(start));
     }
 
     /// Moves the clock to the next deadline, unless the kernel or another thread has something for this worker. A
@@ -338,7 +362,10 @@ impl Worker {
                 }
                 Some(Entry::Main) => {}
                 // Another thread is about to push the last ones, or other workers still run theirs.
-                None => self.wait(),
+                None => {
+                    self.wait(0);
+                    self.executor.begin_batch();
+                }
             }
         }
         unrun
@@ -374,7 +401,7 @@ impl Worker {
 
 /// The clocks of this thread.
 fn usage() -> Option<Usage> {
-    Some(Usage { time: Instant::now().to_bits(), cpu: time::thread_cpu()? })
+    Some(Usage { time: Instant::now().to_bits(), cpu: thread_cpu()? })
 }
 
 /// A `block_on` call. Its drop is the end of the call.

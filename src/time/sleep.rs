@@ -12,11 +12,12 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use super::Instant;
 use super::timers::{Status, Timers};
+use crate::budget;
 use crate::wheel::Key;
 
 /// Waits for `duration`.
@@ -136,15 +137,17 @@ impl Sleep {
     fn poll_known(&mut self, cx: &mut Context<'_>) -> Option<Poll<()>> {
         if let State::Armed(armed) = &self.state {
             let status = armed.timers.poll(armed.key, cx.waker());
-            if status == Status::Pending && armed.timers.are_current() {
+            let stays = status == Status::Pending && armed.timers.are_current();
+            // A pending timer may be due already: its worker has not looked at it yet.
+            if stays && !self.is_elapsed() {
                 return Some(Poll::Pending);
             }
             self.state = State::Unarmed { ahead: false };
             if status == Status::Fired {
-                return Some(Poll::Ready(()));
+                return Some(budget::poll_spend(cx));
             }
         }
-        self.is_elapsed().then_some(Poll::Ready(()))
+        self.is_elapsed().then(|| poll_elapsed(cx))
     }
 }
 
@@ -187,6 +190,14 @@ fn poll_passed(sleep: &mut Sleep, mut timers: Arc<Timers>, cx: &mut Context<'_>)
             return Poll::Pending;
         }
     }
+    poll_elapsed(cx)
+}
+
+/// The deadline has passed, and the sleep did not have to wait for it. The sleep has no timer. So if the budget is used
+/// up, the next poll finds the same.
+fn poll_elapsed(cx: &mut Context<'_>) -> Poll<()> {
+    ready!(budget::poll_proceed_by_time(cx));
+    budget::spend();
     Poll::Ready(())
 }
 

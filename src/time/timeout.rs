@@ -4,12 +4,13 @@ use std::error::Error;
 use std::fmt;
 use std::io;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use pin_project_lite::pin_project;
 
 use super::{Instant, Sleep, sleep, sleep_until};
+use crate::budget;
 
 /// Runs `future` for at most `duration`.
 ///
@@ -99,11 +100,31 @@ impl<F: Future> Future for Timeout<F> {
     type Output = Result<F::Output, Elapsed>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let this = self.project();
-        if let Poll::Ready(output) = this.future.poll(cx) {
+        let mut this = self.project();
+        let had_budget = !budget::has_refused();
+        if let Poll::Ready(output) = this.future.as_mut().poll(cx) {
             return Poll::Ready(Ok(output));
         }
+        if had_budget && budget::has_refused() {
+            return budget::with_fresh(|| poll_again(this.future, this.sleep, cx));
+        }
         Pin::new(this.sleep).poll(cx).map(|()| Err(Elapsed(())))
+    }
+}
+
+/// Looks at the time after `future` has used up the task's budget. Without this, the time would never be over for a
+/// future that always uses up its budget. The poll that was refused may have left data unread, so `future` is polled
+/// once more.
+#[cold]
+fn poll_again<F: Future>(
+    future: Pin<&mut F>,
+    sleep: &mut Sleep,
+    cx: &mut Context<'_>,
+) -> Poll<Result<F::Output, Elapsed>> {
+    ready!(Pin::new(sleep).poll(cx));
+    match future.poll(cx) {
+        Poll::Ready(output) => Poll::Ready(Ok(output)),
+        Poll::Pending => Poll::Ready(Err(Elapsed(()))),
     }
 }
 

@@ -132,8 +132,8 @@ impl<E, T> Queues<E, T> {
     }
 
     /// Queues the tasks that a worker has `deferred` between two batches. The worker is about to run the first of all
-    /// its entries. `has_local`: it has entries that no other worker may run. Returns whether it has any entry.
-    pub(super) fn publish(&self, index: usize, deferred: &mut Vec<T>, has_local: bool) -> bool {
+    /// its entries. Returns how many can be stolen.
+    pub(super) fn publish(&self, index: usize, deferred: &mut Vec<T>) -> usize {
         let mut stealable = self.remotes[index].stealable.lock();
         stealable.running = true;
         stealable.progress += 1;
@@ -142,7 +142,7 @@ impl<E, T> Queues<E, T> {
         } else {
             stealable.later.append(deferred);
         }
-        has_local || !stealable.is_empty()
+        stealable.len()
     }
 
     /// Wakes an idle worker, if there is one and none of them looks anyway.
@@ -156,11 +156,6 @@ impl<E, T> Queues<E, T> {
     pub(super) fn progress(&self, index: usize) -> (u64, bool) {
         let stealable = self.remotes[index].stealable.lock();
         (stealable.progress, stealable.running)
-    }
-
-    /// Whether a worker has entries that can be stolen.
-    pub(super) fn has_entries(&self, index: usize) -> bool {
-        !self.remotes[index].stealable.lock().is_empty()
     }
 
     /// The other workers, for each worker in another order.
@@ -217,6 +212,11 @@ impl<E, T> Remote<E, T> {
         let (ready, later, spawned) = (Vec::new(), Vec::new(), VecDeque::new());
         let stealable = Stealable { ready, later, spawned, running: false, progress: 0, pushes: 0, closed: false };
         Self { queue: RemoteQueue::new(unparker), stealable: Mutex::new(stealable) }
+    }
+
+    /// Whether the worker has entries that can be stolen.
+    pub(in crate::executor) fn has_stealable(&self) -> bool {
+        !self.stealable.lock().is_empty()
     }
 
     /// The next entry of the stealable queue, for its worker.
@@ -279,8 +279,12 @@ impl<T> Stealable<T> {
         }
     }
 
+    fn len(&self) -> usize {
+        self.ready_len() + self.spawned.len()
+    }
+
     fn is_empty(&self) -> bool {
-        self.ready_len() + self.spawned.len() == 0
+        self.len() == 0
     }
 }
 
@@ -309,13 +313,13 @@ mod tests {
     #[test]
     fn entries_keep_their_order() {
         let queues = two_workers::<u32>();
-        queues.publish(0, &mut vec![1, 2, 3, 4], false);
+        queues.publish(0, &mut vec![1, 2, 3, 4]);
         queues.push(0, 5);
         assert_eq!(queues.pop(0), Some(1));
-        queues.publish(0, &mut vec![6, 7], false);
+        queues.publish(0, &mut vec![6, 7]);
         let mut stolen = Vec::new();
         assert!(queues.steal(0, Victims::Any, &mut stolen, |_| Duration::ZERO));
-        queues.publish(1, &mut stolen, false);
+        queues.publish(1, &mut stolen);
         let rest = |index| iter::from_fn(|| queues.pop(index)).collect::<Vec<_>>();
         assert_eq!((rest(0), rest(1)), (vec![5, 6, 7], vec![2, 3, 4]));
     }
@@ -325,7 +329,7 @@ mod tests {
     #[test]
     fn long_stuck_worker_loses_spawned_tasks() {
         let queues = two_workers::<u32>();
-        queues.publish(0, &mut vec![1, 2], false);
+        queues.publish(0, &mut vec![1, 2]);
         queues.spawn_on(0, 3);
         let steal = |victims, stuck_for| {
             let mut stolen = Vec::new();

@@ -123,7 +123,7 @@ impl Stealer {
     }
 
     /// The worker begins a batch, with the tasks that it has `deferred` and those in its queue. `has_local`: it has
-    /// entries that no other worker may run.
+    /// entries that no other worker may run. Returns how many can be stolen.
     pub(in crate::executor) fn begin_batch<E, T>(
         &mut self,
         queues: &Queues<E, T>,
@@ -131,9 +131,10 @@ impl Stealer {
         deferred: &mut Vec<T>,
         has_local: bool,
         now: impl Fn() -> Instant,
-    ) {
+    ) -> usize {
         let must_look = mem::take(&mut self.must_look);
-        if queues.publish(index, deferred, has_local) {
+        let stealable = queues.publish(index, deferred);
+        if has_local || stealable > 0 {
             self.next_watch = FIRST_WATCH;
             queues.wake_idle_if_needed();
         } else if must_look {
@@ -149,6 +150,7 @@ impl Stealer {
                 self.steal(queues, index, Victims::Stuck, deferred, &now);
             }
         }
+        stealable
     }
 
     /// Finds the workers that are stuck: they have run the same task for a while.
@@ -179,10 +181,10 @@ impl Stealer {
     ) -> bool {
         // Most queues are empty, and then this is all.
         queues.others(index).any(|other| {
-            queues.has_entries(other) && {
+            queues.remote(other).has_stealable() && {
                 let stolen = self.steal_from(queues, other, victims, deferred, now);
                 if stolen {
-                    queues.publish(index, deferred, false);
+                    queues.publish(index, deferred);
                 }
                 stolen
             }
@@ -251,7 +253,7 @@ mod tests {
         let now = Instant::now();
         let queues = queues();
         let (mut watcher, mut idle) = (Stealer::new(3, now), Stealer::new(3, now));
-        queues.publish(0, &mut vec![1, 2], false);
+        queues.publish(0, &mut vec![1, 2]);
         assert_eq!(queues.pop(0), Some(1), "and it is stuck in it");
         assert!(watcher.prepare_idle(&queues, 1, &mut Vec::new(), || now) && watcher.watch_timeout().is_some());
         assert!(idle.prepare_idle(&queues, 2, &mut Vec::new(), || now) && idle.watch_timeout().is_none());

@@ -126,7 +126,7 @@ where
     F: Future<Output: HandlerOutput>,
 {
     fn is_asked_to_stop(&mut self, cx: &mut Context<'_>) -> bool {
-        let is_triggered = |signal: &mut ShutdownSignal| Pin::new(signal).poll(cx).is_ready();
+        let is_triggered = |signal: &mut ShutdownSignal| signal.poll_triggered(cx).is_ready();
         self.options.shutdown.as_mut().is_some_and(is_triggered) || is_ready(&mut self.options.graceful, cx)
     }
 

@@ -1,0 +1,402 @@
+//! No task starves beside one that always has something ready: a timer that is due, a task that has ended, a signal
+//! that is triggered, a piece of its own work.
+//!
+//! The laws are counted in pieces of work, and not in time.
+
+mod support;
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::mpsc;
+use std::thread;
+
+use futures_util::future::{join_all, pending, select_all};
+use futures_util::stream::{FuturesUnordered, StreamExt};
+use kittiwake::io::AsyncReadExt;
+use kittiwake::net::{ShutdownSignal, TcpStream, lookup_host};
+use kittiwake::runtime::Runtime;
+use kittiwake::task::{JoinHandle, JoinSet, consume_budget, yield_now};
+use kittiwake::time::{Duration, Instant, Interval, MissedTickBehavior, interval, sleep, sleep_until, timeout};
+use support::{block_workers, listener, one_worker, pair_with_std, within, workers};
+
+const MS: Duration = Duration::from_millis(1);
+
+/// A loop that goes on until the flag is set.
+type Loop = fn(Arc<AtomicBool>) -> Pin<Box<dyn Future<Output = ()> + Send>>;
+
+/// Repeats an expression, with a variable that is initialized once.
+macro_rules! until_done {
+    ($variable:ident = $initial:expr, $body:expr) => {
+        |done| {
+            Box::pin(async move {
+                #[allow(unused_mut, unused_variables)]
+                let mut $variable = $initial;
+                while !done.load(Ordering::Relaxed) {
+                    $body;
+                }
+            })
+        }
+    };
+}
+
+/// Works for so long, without awaiting.
+fn work(length: Duration) {
+    let end = std::time::Instant::now() + length;
+    while std::time::Instant::now() < end {}
+}
+
+fn ready_loops() -> Vec<(&'static str, Loop)> {
+    vec![
+        ("sleep(ZERO)", until_done!(none = (), sleep(Duration::ZERO).await)),
+        ("interval(1 ns)", until_done!(ticks = interval(Duration::from_nanos(1)), ticks.tick().await)),
+        (
+            "a late interval, Burst",
+            until_done!(ticks = late(MissedTickBehavior::Burst), tick_and_work(&mut ticks).await),
+        ),
+        (
+            "a late interval, Delay",
+            until_done!(ticks = late(MissedTickBehavior::Delay), tick_and_work(&mut ticks).await),
+        ),
+        ("sleep_until(past)", until_done!(past = Instant::now(), sleep_until(past).await)),
+        ("timeout(ZERO)", until_done!(none = (), assert!(timeout(Duration::ZERO, pending::<()>()).await.is_err()))),
+        ("joins", until_done!(tasks = Vec::new(), join_next(&mut tasks).await)),
+        ("a JoinSet", until_done!(set = JoinSet::new(), join_next_of_set(&mut set).await)),
+        ("a triggered signal", until_done!(signal = triggered(), signal.triggered().await)),
+        ("lookup_host of a literal", until_done!(none = (), drop(lookup_host("127.0.0.1:80").await))),
+        ("consume_budget", until_done!(none = (), consume_budget().await)),
+        ("yield_now", until_done!(none = (), yield_now().await)),
+        (
+            "join! of 500 reads",
+            until_done!(streams = floods(500).await, drop(join_all(streams.iter().map(read_one)).await)),
+        ),
+        (
+            "select! of 500 reads",
+            until_done!(streams = floods(500).await, {
+                drop(select_all(streams.iter().map(|stream| Box::pin(read_one(stream)))).await);
+            }),
+        ),
+        (
+            "FuturesUnordered of 500 reads",
+            until_done!(streams = floods(500).await, {
+                let mut reads: FuturesUnordered<_> = streams.iter().map(read_one).collect();
+                while reads.next().await.is_some() {}
+            }),
+        ),
+    ]
+}
+
+async fn tick_and_work(ticks: &mut Interval) {
+    ticks.tick().await;
+    work(2 * MS);
+}
+
+async fn join_next(tasks: &mut Vec<JoinHandle<()>>) {
+    if tasks.is_empty() {
+        tasks.extend((0..10_000).map(|_| kittiwake::spawn(async {})));
+    }
+    tasks.pop().expect("there are some").await.expect("it ends");
+}
+
+async fn join_next_of_set(set: &mut JoinSet<()>) {
+    if set.is_empty() {
+        (0..10_000).for_each(|_| drop(set.spawn(async {})));
+    }
+    set.join_next().await.expect("there are some").expect("it ends");
+}
+
+fn late(behavior: MissedTickBehavior) -> Interval {
+    let mut ticks = interval(MS);
+    ticks.set_missed_tick_behavior(behavior);
+    ticks
+}
+
+fn triggered() -> ShutdownSignal {
+    let signal = ShutdownSignal::new();
+    signal.trigger();
+    signal
+}
+
+/// One stream that never runs dry, cloned: reads of 1 byte from a megabyte, again and again.
+async fn floods(count: usize) -> Vec<Arc<TcpStream>> {
+    let (listener, address) = listener().await;
+    let mut writer = std::net::TcpStream::connect(address).expect("connect");
+    let (reader, _) = listener.accept().await.expect("accept");
+    let reader = Arc::new(reader);
+    thread::spawn(move || {
+        use std::io::Write;
+        while writer.write_all(&[0; 4096]).is_ok() {}
+    });
+    vec![reader; count]
+}
+
+async fn read_one(stream: &Arc<TcpStream>) {
+    (&**stream).read_exact(&mut [0]).await.expect("the writer goes on");
+}
+
+fn runtimes() -> [Runtime; 3] {
+    [one_worker(), workers(2), workers(4)]
+}
+
+/// A neighbour's timer fires while the loop goes on. On several workers, each has such a loop.
+#[test]
+fn ready_loop_starves_no_timer() {
+    for (name, ready_loop) in ready_loops() {
+        for runtime in runtimes() {
+            let done = Arc::new(AtomicBool::new(false));
+            let count = runtime.handle().metrics().workers().len();
+            within(move || {
+                let handle = runtime.handle();
+                let loops: Vec<_> = (0..count).map(|_| handle.spawn(ready_loop(done.clone()))).collect();
+                runtime.block_on(async {
+                    for _ in 0..4 {
+                        let neighbours: Vec<_> = (0..count).map(|_| kittiwake::spawn(sleep(10 * MS))).collect();
+                        for neighbour in neighbours {
+                            neighbour.await.unwrap_or_else(|error| panic!("{name}: {error}"));
+                        }
+                    }
+                    assert!(!loops.iter().any(JoinHandle::is_finished), "{name}: the loop goes on beside it");
+                    done.store(true, Ordering::Relaxed);
+                    for task in loops {
+                        task.await.unwrap_or_else(|error| panic!("{name}: {error}"));
+                    }
+                });
+            });
+        }
+    }
+}
+
+/// A loop over timers that are due can be aborted, and ends with its runtime.
+#[test]
+fn ready_loop_can_be_aborted() {
+    for runtime in runtimes() {
+        within(move || {
+            let endless = async {
+                loop {
+                    sleep(Duration::ZERO).await;
+                }
+            };
+            let task = runtime.handle().spawn(endless);
+            drop(runtime.handle().spawn(async {
+                loop {
+                    sleep(Duration::ZERO).await;
+                }
+            }));
+            runtime.block_on(async {
+                sleep(MS).await;
+                task.abort();
+                assert!(task.await.unwrap_err().is_cancelled());
+            });
+            drop(runtime);
+        });
+    }
+}
+
+/// A future that is ready once the task has budget again counts as finished, although the time is over.
+#[test]
+fn timeout_without_budget_polls_once_more() {
+    within(|| {
+        kittiwake::block_on(async {
+            let (mut stream, mut peer) = pair_with_std();
+            std::io::Write::write_all(&mut peer, &[0; 1000]).expect("write");
+            stream.readable().await.expect("readable");
+            for read in 0..1000 {
+                let result = timeout(Duration::ZERO, stream.read_exact(&mut [0])).await;
+                assert!(result.is_ok(), "the time was over at read {read} of 1,000, and all bytes are there");
+            }
+        });
+    });
+}
+
+/// A future that always uses up its budget has its time all the same.
+#[test]
+fn timeout_ends_endless_flood() {
+    for runtime in runtimes() {
+        within(move || {
+            runtime
+                .block_on(runtime.handle().spawn(async {
+                    let streams = floods(1).await;
+                    let endless = async {
+                        loop {
+                            read_one(&streams[0]).await;
+                        }
+                    };
+                    assert!(timeout(20 * MS, endless).await.is_err());
+                }))
+                .unwrap();
+        });
+    }
+}
+
+/// Pieces of work, with a note of how many came after a deadline.
+#[derive(Default)]
+struct Pieces {
+    late: AtomicUsize,
+}
+
+impl Pieces {
+    /// A piece has ended.
+    fn ended(&self, deadline: Instant) {
+        if Instant::now() >= deadline {
+            self.late.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}
+
+/// Sleeps for 1 ms beside a task that works in pieces, `rounds` times. Returns the most pieces that ended between the
+/// deadline and the end of the sleep. Pieces shorter than 1 ms do not count.
+fn pieces_before_sleeper(runtime: &Runtime, rounds: usize, length: fn(usize) -> Duration) -> usize {
+    let count = runtime.handle().metrics().workers().len();
+    let (mut most, mut busy) = (0, Vec::new());
+    let pieces: Arc<Vec<Pieces>> = Arc::new((0..count).map(|_| Pieces::default()).collect());
+    let deadline = Arc::new(std::sync::Mutex::new(Instant::now() + Duration::from_secs(3600)));
+    for worker in 0..count {
+        let (pieces, deadline) = (pieces.clone(), deadline.clone());
+        busy.push(runtime.handle().spawn(async move {
+            for piece in 0.. {
+                work(length(piece));
+                let deadline = *deadline.lock().unwrap();
+                if length(piece) >= MS {
+                    pieces[worker].ended(deadline);
+                }
+                yield_now().await;
+            }
+        }));
+    }
+    runtime.block_on(async {
+        for _ in 0..rounds {
+            let (next, pieces) = (deadline.clone(), pieces.clone());
+            let late = kittiwake::spawn(async move {
+                let end = Instant::now() + MS;
+                *next.lock().unwrap() = end;
+                pieces.iter().for_each(|pieces| pieces.late.store(0, Ordering::Relaxed));
+                sleep_until(end).await;
+                // Of the worker that runs this task, or fewer.
+                pieces.iter().map(|pieces| pieces.late.load(Ordering::Relaxed)).min().unwrap()
+            });
+            most = most.max(late.await.unwrap());
+        }
+        busy.iter().for_each(JoinHandle::abort);
+    });
+    most
+}
+
+/// A timer waits for few pieces of a task that yields after each, however long they are.
+#[test]
+fn yielding_task_delays_timer_by_few_pieces() {
+    let lengths: [fn(usize) -> Duration; 3] = [|_| MS, |_| 5 * MS, |_| 20 * MS];
+    for length in lengths {
+        for runtime in [one_worker(), workers(2)] {
+            within(move || {
+                let most = pieces_before_sleeper(&runtime, 10, length);
+                // Two pieces, what runs in 1 ms, and the pieces that are on their way.
+                let longest = 4 + MS.div_duration_f64(length(0)) as usize;
+                assert!(most <= longest, "{most} pieces of {:?} ran before the timer", length(0));
+            });
+        }
+    }
+}
+
+/// The same when the pieces grow from nothing to 20 ms while the task runs.
+#[test]
+fn growing_pieces_delay_timer_by_few() {
+    for runtime in [one_worker(), workers(2)] {
+        within(move || {
+            let most = pieces_before_sleeper(&runtime, 100, |piece| {
+                if piece % 1000 < 990 { Duration::from_micros(1) } else { 20 * MS }
+            });
+            let count = runtime.handle().metrics().workers().len();
+            assert!(most <= 9, "{most} long pieces ran before the timer on {count} workers");
+        });
+    }
+}
+
+/// A timer waits for at most one budget of a task that reads a flood and works after each read. Another one may pass
+/// until the timer's tick, and on a busy machine the thread may be kept from looking.
+#[test]
+fn flood_with_work_delays_timer_by_one_budget() {
+    for runtime in [one_worker(), workers(2)] {
+        within(move || {
+            let pieces = Arc::new(Pieces::default());
+            let deadline = Arc::new(std::sync::Mutex::new(Instant::now() + Duration::from_secs(3600)));
+            let flood = runtime.handle().spawn({
+                let (pieces, deadline) = (pieces.clone(), deadline.clone());
+                async move {
+                    let streams = floods(1).await;
+                    loop {
+                        (&*streams[0]).read_exact(&mut [0; 1024]).await.expect("the writer goes on");
+                        work(Duration::from_micros(20));
+                        let deadline = *deadline.lock().unwrap();
+                        pieces.ended(deadline);
+                    }
+                }
+            });
+            runtime.block_on(async {
+                for _ in 0..50 {
+                    let end = Instant::now() + MS;
+                    *deadline.lock().unwrap() = end;
+                    pieces.late.store(0, Ordering::Relaxed);
+                    kittiwake::spawn(sleep_until(end)).await.unwrap();
+                    let late = pieces.late.load(Ordering::Relaxed);
+                    assert!(late <= 3 * 128, "{late} reads ran before the timer");
+                }
+                flood.abort();
+            });
+        });
+    }
+}
+
+/// A task that another thread has spawned or woken before a yield has run after it.
+#[test]
+fn posted_task_runs_before_yield_ends() {
+    within(|| {
+        let runtime = one_worker();
+        let handle = runtime.handle().clone();
+        let (ask, asked) = mpsc::channel::<Arc<AtomicBool>>();
+        let (answer, answered) = mpsc::channel();
+        let poster = thread::spawn(move || {
+            for ran in asked {
+                drop(handle.spawn(async move { ran.store(true, Ordering::Relaxed) }));
+                answer.send(()).unwrap();
+            }
+        });
+        runtime.block_on(async move {
+            for round in 0..200 {
+                let ran = Arc::new(AtomicBool::new(false));
+                ask.send(ran.clone()).unwrap();
+                answered.recv().unwrap();
+                yield_now().await;
+                assert!(ran.load(Ordering::Relaxed), "round {round}: the task was posted before the yield");
+            }
+        });
+        poster.join().unwrap();
+    });
+}
+
+/// A local task that yields resumes after the shared tasks that were ready, however many.
+#[test]
+fn local_yield_waits_for_shared_tasks() {
+    for count in [1, 10, 200] {
+        within(move || {
+            let runtime = workers(2);
+            let handle = runtime.handle().clone();
+            // So that the other worker steals none of the tasks.
+            let _blocked = block_workers(&handle, 1);
+            let task = handle.spawn(async move { kittiwake::spawn_local(yield_to_shared(count)).await });
+            runtime.block_on(task).expect("the task runs").expect("the local task runs");
+        });
+    }
+}
+
+async fn yield_to_shared(count: usize) {
+    for round in 0..100 {
+        let ran = Arc::new(AtomicUsize::new(0));
+        for _ in 0..count {
+            let ran = ran.clone();
+            drop(kittiwake::spawn(async move { ran.fetch_add(1, Ordering::Relaxed) }));
+        }
+        yield_now().await;
+        assert_eq!(ran.load(Ordering::Relaxed), count, "round {round}");
+    }
+}
