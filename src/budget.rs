@@ -40,7 +40,7 @@ const SLICE: i64 = 16;
 const SLICES: i64 = 8;
 
 /// The time after which the tasks of a batch get no further slice, in nanoseconds.
-const LONGEST: u64 = 1_000_000;
+const LONGEST: u64 = 750_000;
 
 /// Refusals in one poll of a task before its budget is refilled: more than the sockets that one task is likely to
 /// watch.

@@ -1,7 +1,7 @@
 //! Current: the worker of this thread, and where a woken task goes.
 //!
 //! # A thread's queues
-//! A thread has four queues without a lock, in its [`Context`].
+//! A thread has three queues without a lock, in its [`Context`].
 //! * `queue` has what only this worker may run: what is woken on this thread, and what is drained from the remote
 //!   queue. The executor keeps the entries that it has taken in a vector of its own. When that is empty, the worker
 //!   swaps it with `queue`. So taking an entry touches neither the thread-local nor its borrow flag. In a runtime with
@@ -9,7 +9,6 @@
 //! * `yielded` has local tasks that were woken while they ran, and so give way, if the runtime has several workers. They
 //!   run after all that is ready in both `queue` and the stealable queue. In a runtime with one worker, the back of
 //!   `queue` is behind all that is ready.
-//! * `refused` has tasks that have used up their budget. They run after all that the next look at the kernel wakes.
 //! * `deferred` has tasks that other workers may steal, and that the reactor and the timers have woken between two
 //!   batches. The worker moves them to its stealable queue when the batch begins. A task that is woken inside a batch
 //!   goes there at once, because the task that woke it may go on for long.
@@ -39,8 +38,6 @@ struct Context {
     queue: RefCell<Vec<Entry>>,
     /// Entries as those of `queue` that were woken while they ran, if the runtime has several workers.
     yielded: RefCell<Vec<Entry>>,
-    /// Tasks that have used up their budget in this batch.
-    refused: RefCell<Vec<Entry>>,
     /// Tasks that were woken on this thread between two batches and can be stolen.
     deferred: RefCell<Vec<Runnable>>,
     worker: RefCell<Option<Current>>,
@@ -56,7 +53,6 @@ thread_local! {
             in_batch: Cell::new(false),
             queue: RefCell::new(Vec::new()),
             yielded: RefCell::new(Vec::new()),
-            refused: RefCell::new(Vec::new()),
             deferred: RefCell::new(Vec::new()),
             worker: RefCell::new(None),
         })
@@ -152,10 +148,8 @@ fn schedule_shared_or_remote(context: &Context, runnable: Runnable) {
         push_remote(runnable);
     } else if !context.in_batch.get() {
         push_to(&context.deferred, runnable);
-    } else if budget::has_refused() {
-        push_to(&context.refused, Entry::Task(runnable));
     } else if let Some(Current { worker, .. }) = &*context.worker.borrow() {
-        worker.workers.queues.push(worker.index, runnable);
+        worker.workers.queues.push(worker.index, runnable, budget::has_refused());
     }
 }
 
@@ -216,29 +210,6 @@ pub(super) fn with_yielded<R>(with: impl FnOnce(&mut Vec<Entry>) -> R) -> R {
     CONTEXT.with(|context| with(&mut context.yielded.borrow_mut()))
 }
 
-/// Runs `with` with the queue of what has used up its budget.
-pub(super) fn with_refused<R>(with: impl FnOnce(&mut Vec<Entry>) -> R) -> R {
-    CONTEXT.with(|context| with(&mut context.refused.borrow_mut()))
-}
-
-/// The entry that was run last has used up its budget. If it is in the thread's queue, moves it behind what the next
-/// look at the kernel wakes. It was the last one to be queued, or it is the future of the `block_on` call.
-#[cold]
-pub(super) fn move_refused(is_main: bool) {
-    CONTEXT.with(|context| {
-        if context.shared_queue.get() != 0 {
-            return;
-        }
-        let mut queue = context.queue.borrow_mut();
-        let index = if is_main {
-            queue.iter().rposition(|entry| matches!(entry, Entry::Main))
-        } else {
-            queue.len().checked_sub(1)
-        };
-        context.refused.borrow_mut().extend(index.map(|index| queue.remove(index)));
-    });
-}
-
 /// Runs `with` with the queue of tasks to be published.
 pub(super) fn with_deferred<R>(with: impl FnOnce(&mut Vec<Runnable>) -> R) -> R {
     CONTEXT.with(|context| with(&mut context.deferred.borrow_mut()))
@@ -255,7 +226,6 @@ pub(crate) struct Entered {
     previous: Option<Current>,
     queue: Vec<Entry>,
     yielded: Vec<Entry>,
-    refused: Vec<Entry>,
     deferred: Vec<Runnable>,
     in_batch: bool,
     budget: budget::Saved,
@@ -268,7 +238,6 @@ pub(super) fn enter(current: Current) -> Entered {
         previous,
         queue: context.queue.take(),
         yielded: context.yielded.take(),
-        refused: context.refused.take(),
         deferred: context.deferred.take(),
         in_batch: context.in_batch.replace(false),
         budget: budget::suspend(),
@@ -291,9 +260,8 @@ impl Drop for Entered {
         CONTEXT.with(|context| {
             let queue = context.queue.replace(mem::take(&mut self.queue));
             let yielded = context.yielded.replace(mem::take(&mut self.yielded));
-            let refused = context.refused.replace(mem::take(&mut self.refused));
             let deferred = context.deferred.replace(mem::take(&mut self.deferred));
-            let are_empty = queue.is_empty() && yielded.is_empty() && refused.is_empty() && deferred.is_empty();
+            let are_empty = queue.is_empty() && yielded.is_empty() && deferred.is_empty();
             debug_assert!(are_empty, "Executor::leave takes what is left");
             context.in_batch.set(self.in_batch);
         });

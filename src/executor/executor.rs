@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Wake, Waker};
 use std::time::{Duration, Instant};
 
-use super::current::{self, Current, Entered, schedule_main, with_deferred, with_queue, with_refused, with_yielded};
+use super::current::{self, Current, Entered, schedule_main, with_deferred, with_queue, with_yielded};
 use super::registry::{Kind, TaskSet};
 use super::shared::{Entry, Runnable, WorkerRef, Workers};
 use super::stealing::Stealer;
@@ -23,6 +23,11 @@ pub(crate) struct Executor {
     /// Used if the runtime has several workers: the local entries to run before the worker takes the thread's queue
     /// again, also reversed. They take turns with the entries of the stealable queue.
     local_taken: Vec<Entry>,
+    /// Used if the runtime has one worker: the entries that have used up their budget. They run after the next look at
+    /// the kernel, when nothing else is ready.
+    refused: Vec<Entry>,
+    /// There were some in `refused` when this batch began.
+    has_waiting_refused: bool,
     /// `None` if the runtime has one worker.
     stealer: Option<Stealer>,
     /// The last turn was the stealable queue's. They take turns only while there are local entries.
@@ -41,6 +46,8 @@ impl Executor {
             spawn_workers: None,
             taken: Vec::new(),
             local_taken: Vec::new(),
+            refused: Vec::new(),
+            has_waiting_refused: false,
             stealer,
             was_shared: false,
             before_yielded: 0,
@@ -85,6 +92,17 @@ impl Executor {
             return self.next_otherwise();
         }
         with_queue(|queue| mem::swap(&mut self.taken, queue));
+        self.taken.reverse();
+        let next = self.taken.pop();
+        if next.is_some() || self.refused.is_empty() { next } else { self.next_refused() }
+    }
+
+    /// The next of the entries that had used up their budget. Nothing else is ready, and the worker has looked at the
+    /// kernel since.
+    #[cold]
+    fn next_refused(&mut self) -> Option<Entry> {
+        self.has_waiting_refused = false;
+        mem::swap(&mut self.taken, &mut self.refused);
         self.taken.reverse();
         self.taken.pop()
     }
@@ -164,18 +182,34 @@ impl Executor {
     }
 
     /// Runs a task, with the budget of a poll.
-    pub(crate) fn run(task: Runnable) {
+    pub(crate) fn run(&mut self, task: Runnable) {
+        self.move_if_refused();
         budget::refill();
-        if task.run() && budget::has_refused() {
-            current::move_refused(false);
+        task.run();
+    }
+
+    /// The next entry is about to run, or the batch is over. If the last one has used up its budget, moves it from the
+    /// thread's queue to those that come last.
+    // To look here, and not after the run of a task, is what an echo takes fewest instructions for.
+    #[inline]
+    pub(crate) fn move_if_refused(&mut self) {
+        if budget::has_refused() {
+            self.move_refused();
+        }
+    }
+
+    #[cold]
+    fn move_refused(&mut self) {
+        if self.stealer.is_none() {
+            // A task was queued after its poll. The future of a `block_on` call may have others behind it, and then one
+            // of these comes last instead.
+            with_queue(|queue| self.refused.extend(queue.pop()));
         }
     }
 
     /// Whether the worker has entries that only it may run.
     fn has_local(&self) -> bool {
-        self.local_len() > 0
-            || with_yielded(|yielded| !yielded.is_empty())
-            || with_refused(|refused| !refused.is_empty())
+        self.local_len() > 0 || !self.refused.is_empty() || with_yielded(|yielded| !yielded.is_empty())
     }
 
     /// How many entries only this worker may run, without those that give way.
@@ -197,12 +231,13 @@ impl Executor {
         if self.stealer.is_some() {
             return self.begin_shared_batch();
         }
-        with_refused(|refused| {
-            if !refused.is_empty() {
-                with_queue(|queue| queue.append(refused));
-            }
-        });
-        self.local_len()
+        let ready = self.local_len();
+        if self.has_waiting_refused {
+            // They have waited for a whole batch, in which something else was always ready.
+            with_queue(|queue| queue.append(&mut self.refused));
+        }
+        self.has_waiting_refused = !self.refused.is_empty();
+        ready
     }
 
     fn begin_shared_batch(&mut self) -> usize {
@@ -215,10 +250,8 @@ impl Executor {
         let (has_local, local) = (self.has_local(), self.local_len());
         let Some(stealer) = &mut self.stealer else { return local };
         let WorkerRef { workers, index, .. } = &self.worker;
-        let stealable = with_deferred(|deferred| {
-            with_refused(|refused| deferred.extend(refused.drain(..).filter_map(Entry::into_task)));
-            stealer.begin_batch(&workers.queues, *index, deferred, has_local, Instant::now)
-        });
+        let stealable =
+            with_deferred(|deferred| stealer.begin_batch(&workers.queues, *index, deferred, has_local, Instant::now));
         current::set_in_batch(true);
         if self.before_yielded == 0 && with_yielded(|yielded| !yielded.is_empty()) {
             // One more: it is counted before an entry is run, and not after.
@@ -300,7 +333,7 @@ impl Executor {
         unrun.extend(self.local_taken.drain(..).rev());
         with_queue(|queue| unrun.append(queue));
         with_yielded(|yielded| unrun.append(yielded));
-        with_refused(|refused| unrun.append(refused));
+        unrun.append(&mut self.refused);
         with_deferred(|deferred| unrun.extend(deferred.drain(..).map(Entry::Task)));
         unrun.retain(|entry| matches!(entry, Entry::Task(_)));
         self.worker.remote().queue.push_front(unrun);
@@ -336,13 +369,6 @@ impl Entry {
     pub(crate) fn is_local(&self) -> bool {
         matches!(self, Self::Task(task) if task.metadata().kind == Kind::Local)
     }
-
-    fn into_task(self) -> Option<Runnable> {
-        match self {
-            Self::Task(task) => Some(task),
-            Self::Main => None,
-        }
-    }
 }
 
 /// Wakes the future of a `block_on` call. It is queued as a task is.
@@ -357,13 +383,6 @@ struct Main {
 impl MainWaker {
     pub(crate) fn waker(&self) -> Waker {
         Waker::from(self.0.clone())
-    }
-
-    /// The future has to wait, or gives way.
-    pub(crate) fn end_poll() {
-        if budget::has_refused() {
-            current::move_refused(true);
-        }
     }
 
     /// The entry was taken, and the future is about to be polled. A wake from now on queues another entry. Acquires

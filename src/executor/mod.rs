@@ -40,7 +40,7 @@ mod task;
 mod yield_now;
 
 pub(crate) use current::{Entered, is_entered};
-pub(crate) use executor::{Executor, MainWaker};
+pub(crate) use executor::Executor;
 pub use join::{AbortHandle, JoinHandle};
 pub use join_set::JoinSet;
 pub use outcome::JoinError;

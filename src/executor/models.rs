@@ -225,7 +225,7 @@ fn idle_worker_steals_pushed_entry() {
         let [mut stuck, mut other] = workers();
         let running = thread::spawn(move || {
             stuck.begin_and_be_stuck(vec![1]);
-            stuck.queues.push(stuck.index, 2);
+            stuck.queues.push(stuck.index, 2, false);
         });
         other.run_until(2);
         running.join().unwrap();
@@ -272,7 +272,7 @@ fn busy_watcher_has_another_look() {
         assert!(watcher.prepare_idle() && watcher.is_watcher(), "one worker is busy, so an idle one must watch");
         let pushing = thread::spawn({
             let queues = stuck.queues.clone();
-            move || queues.push(0, 2)
+            move || queues.push(0, 2, false)
         });
         let watching = thread::spawn(move || {
             watcher.leave_idle();

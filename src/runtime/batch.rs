@@ -17,7 +17,7 @@ const MOST: usize = 64;
 const CLOCKED: usize = 8;
 
 /// The longest that a batch may last, in nanoseconds, but for the last [`CLOCKED`] entries.
-const LONGEST: u64 = 1_000_000;
+const LONGEST: u64 = 1_500_000;
 
 /// How many entries a worker runs in a batch.
 pub(super) struct Batch {

@@ -45,7 +45,7 @@ use super::enter::{self, InRuntime};
 use super::handle::{Handle, Services};
 use super::spin::{SpinPolicy, Usage};
 use crate::budget::{self, GaveWay};
-use crate::executor::{Entry, Executor, MainWaker, TaskSet};
+use crate::executor::{Entry, Executor, TaskSet};
 use crate::metrics::Counters;
 use crate::reactor::Reactor;
 use crate::sync::{contain, note_executors, wake_all};
@@ -138,7 +138,7 @@ impl Worker {
             let mut cut_at = 0;
             while let Some(next) = self.executor.next() {
                 match next {
-                    Entry::Task(task) => Executor::run(task),
+                    Entry::Task(task) => self.executor.run(task),
                     Entry::Main => {
                         main.begin_poll();
                         note_executors(&waker);
@@ -149,7 +149,6 @@ impl Worker {
                             self.ran += self.batch.end(left - 1) as i64;
                             return output;
                         }
-                        MainWaker::end_poll();
                     }
                 }
                 left -= 1;
@@ -165,6 +164,7 @@ impl Worker {
                     left = next;
                 }
             }
+            self.executor.move_if_refused();
             match budget::gave_way() {
                 GaveWay::None => {}
                 GaveWay::Yielded => self.executor.end_yielding_batch(),
@@ -358,7 +358,7 @@ impl Worker {
                 Some(entry) if set == TaskSet::Local && !entry.is_local() => unrun.push(entry),
                 Some(Entry::Task(task)) => {
                     self.ran += 1;
-                    Executor::run(task);
+                    self.executor.run(task);
                 }
                 Some(Entry::Main) => {}
                 // Another thread is about to push the last ones, or other workers still run theirs.

@@ -44,6 +44,11 @@ struct Stealable<T> {
     ready: Vec<T>,
     /// The entries behind those, in order. When `ready` is empty, the two are swapped and reversed.
     later: Vec<T>,
+    /// The entries that have used up their budget. They run when nothing else is ready.
+    refused: Vec<T>,
+    /// There were some in `refused` when this batch began. If something else is always ready, they come to `later` when
+    /// the next one begins.
+    has_waiting_refused: bool,
     /// The entries that were spawned on this worker by number ([`Queues::spawn_on`]).
     spawned: VecDeque<T>,
     /// The worker runs tasks. Set when it begins a batch, cleared when it goes idle.
@@ -85,9 +90,13 @@ impl<E, T> Queues<E, T> {
         &self.remotes[index]
     }
 
-    /// Pushes what a worker has woken while it runs a task. It is queued behind that task.
-    pub(in crate::executor) fn push(&self, index: usize, task: T) {
-        self.remotes[index].stealable.lock().later.push(task);
+    /// Pushes what a worker has woken while it runs a task. It is queued behind that task. If the task that runs has used
+    /// up its budget, this may be it, and comes last of all.
+    pub(in crate::executor) fn push(&self, index: usize, task: T, is_refused: bool) {
+        let mut stealable = self.remotes[index].stealable.lock();
+        let queue = if is_refused { &mut stealable.refused } else { &mut stealable.later };
+        queue.push(task);
+        drop(stealable);
         self.wake_idle_if_needed();
     }
 
@@ -142,6 +151,10 @@ impl<E, T> Queues<E, T> {
         } else {
             stealable.later.append(deferred);
         }
+        if stealable.has_waiting_refused {
+            stealable.release_refused();
+        }
+        stealable.has_waiting_refused = !stealable.refused.is_empty();
         stealable.len()
     }
 
@@ -199,6 +212,7 @@ impl<E, T> Queues<E, T> {
         let remote = &self.remotes[index];
         let mut stealable = remote.stealable.lock();
         stealable.closed = true;
+        stealable.release_refused();
         let mut left: Vec<T> = iter::from_fn(|| stealable.pop_ready()).collect();
         left.extend(stealable.spawned.drain(..));
         drop(stealable);
@@ -209,8 +223,17 @@ impl<E, T> Queues<E, T> {
 
 impl<E, T> Remote<E, T> {
     fn new(unparker: Waker) -> Self {
-        let (ready, later, spawned) = (Vec::new(), Vec::new(), VecDeque::new());
-        let stealable = Stealable { ready, later, spawned, running: false, progress: 0, pushes: 0, closed: false };
+        let stealable = Stealable {
+            ready: Vec::new(),
+            later: Vec::new(),
+            refused: Vec::new(),
+            has_waiting_refused: false,
+            spawned: VecDeque::new(),
+            running: false,
+            progress: 0,
+            pushes: 0,
+            closed: false,
+        };
         Self { queue: RemoteQueue::new(unparker), stealable: Mutex::new(stealable) }
     }
 
@@ -246,7 +269,16 @@ impl<T> Stealable<T> {
     #[inline(never)]
     fn pop_later(&mut self) -> Option<T> {
         self.turn_over();
+        if self.ready.is_empty() {
+            self.release_refused();
+            self.turn_over();
+        }
         self.ready.pop()
+    }
+
+    fn release_refused(&mut self) {
+        self.later.append(&mut self.refused);
+        self.has_waiting_refused = false;
     }
 
     /// `ready` is used up: what came later is ready now.
@@ -260,6 +292,7 @@ impl<T> Stealable<T> {
 
     /// Moves entries to `stolen`. The worker has not come here for `unmoved`.
     fn steal(&mut self, victims: Victims, unmoved: Duration, stolen: &mut Vec<T>) {
+        self.release_refused();
         let stuck_for = if self.running { unmoved } else { Duration::ZERO };
         let (ready, spawned) = if stuck_for < STUCK {
             (if victims == Victims::Any { self.ready_len() / 2 } else { 0 }, 0)
@@ -280,7 +313,7 @@ impl<T> Stealable<T> {
     }
 
     fn len(&self) -> usize {
-        self.ready_len() + self.spawned.len()
+        self.ready_len() + self.refused.len() + self.spawned.len()
     }
 
     fn is_empty(&self) -> bool {
@@ -314,7 +347,7 @@ mod tests {
     fn entries_keep_their_order() {
         let queues = two_workers::<u32>();
         queues.publish(0, &mut vec![1, 2, 3, 4]);
-        queues.push(0, 5);
+        queues.push(0, 5, false);
         assert_eq!(queues.pop(0), Some(1));
         queues.publish(0, &mut vec![6, 7]);
         let mut stolen = Vec::new();
@@ -338,7 +371,7 @@ mod tests {
         };
         assert!(steal(Victims::Stuck, Duration::ZERO).is_empty(), "it is not stuck");
         assert_eq!(steal(Victims::Any, Duration::ZERO), [1], "half of two");
-        queues.push(0, 5);
+        queues.push(0, 5, false);
         assert_eq!(steal(Victims::Stuck, STUCK), [2, 5], "the entry that was there, and the one that came later");
         assert_eq!(steal(Victims::Stuck, STUCK_FOR_LONG), [3]);
         queues.spawn_on(0, 4);
