@@ -81,15 +81,34 @@ fn skip_keeps_the_schedule() {
 /// A tick that is late by less than a period changes nothing.
 #[test]
 fn slightly_late_tick_changes_nothing() {
-    use MissedTickBehavior::{Burst, Delay, Skip};
+    use MissedTickBehavior::{Burst, Skip};
     run_paused(|| async {
-        for behavior in [Burst, Delay, Skip] {
+        for behavior in [Burst, Skip] {
             let mut interval = interval(PERIOD);
             interval.set_missed_tick_behavior(behavior);
             let start = interval.tick().await;
             advance(Duration::from_millis(150)).await;
             assert_eq!(interval.tick().await, start + PERIOD, "{behavior:?}: the late tick must keep its time");
             assert_eq!(interval.tick().await, start + PERIOD * 2, "{behavior:?}: the next tick must keep its time");
+        }
+    });
+}
+
+/// With `Delay`, a whole period follows a tick that is late by more than 5 ms. A tick that is less late changes nothing.
+#[test]
+fn whole_period_follows_delayed_tick() {
+    run_paused(|| async {
+        for (late, next) in [(4, 100), (6, 106), (90, 190)] {
+            let mut interval = interval(PERIOD);
+            interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
+            let start = interval.tick().await + PERIOD;
+            advance(PERIOD + Duration::from_millis(late)).await;
+            assert_eq!(interval.tick().await, start);
+            assert_eq!(
+                interval.tick().await - start,
+                Duration::from_millis(next),
+                "after a tick that was {late} ms late"
+            );
         }
     });
 }

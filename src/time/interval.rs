@@ -61,6 +61,9 @@ pub struct Interval {
     missed: MissedTickBehavior,
 }
 
+/// How late a tick may be before [`MissedTickBehavior::Delay`] counts the next period from its return.
+const LATE: Duration = Duration::from_millis(5);
+
 /// How an [`Interval`] goes on after missed ticks.
 ///
 /// A tick is late if [`tick`](Interval::tick) returns it after its due time. If the tick is late by more than a period,
@@ -70,7 +73,8 @@ pub enum MissedTickBehavior {
     /// Returns the missed ticks at once, one after the other, until the interval is on time again.
     #[default]
     Burst,
-    /// Drops the missed ticks. The next tick is due a period after the call that returned the late tick.
+    /// Drops the missed ticks. After a tick that is late by more than 5 ms or a period, the next one is due a whole period
+    /// after the call that returned it.
     Delay,
     /// Drops the missed ticks. The next tick is due at the first moment after now that is a whole number of periods
     /// after the late tick.
@@ -108,20 +112,16 @@ impl Interval {
     /// When the next tick is due. The tick that was due at `due` is returned now, at `now`.
     fn next_after(&self, due: Instant, now: Instant) -> Instant {
         let on_time = due.later(self.period);
-        // The returned tick is late by no more than a period, so the next one is not missed.
-        if now <= on_time {
-            return on_time;
-        }
         match self.missed {
-            MissedTickBehavior::Burst => on_time,
-            MissedTickBehavior::Delay => now.later(self.period),
-            MissedTickBehavior::Skip => {
+            MissedTickBehavior::Delay if now > on_time.min(due.later(LATE)) => now.later(self.period),
+            MissedTickBehavior::Skip if now > on_time => {
                 let into_period = (now - due).as_nanos() % self.period.as_nanos();
                 // The remainder is smaller than the period, which is a `Duration`. So the remainder fits into one too.
                 let into_period =
                     Duration::new((into_period / 1_000_000_000) as u64, (into_period % 1_000_000_000) as u32);
                 now.later(self.period - into_period)
             }
+            _ => on_time,
         }
     }
 
