@@ -32,6 +32,8 @@ impl fmt::Display for Id {
 }
 
 /// The tasks that were spawned in one runtime and still have their future.
+// Aligned, as each poll of a task reads it: the counts of the `Arc` that it is in change with each spawn.
+#[repr(align(128))]
 pub(crate) struct TaskRegistry {
     /// How many of them are cancelled.
     cancelled: AtomicUsize,

@@ -26,6 +26,8 @@ use crate::executor::remote_queue::RemoteQueue;
 use crate::sync::Mutex;
 
 /// The queues of a runtime's workers: of `E` for one of them, of `T` for any.
+// Aligned, so that the count of idle workers is on no line that each poll of a task reads.
+#[repr(align(128))]
 pub(in crate::executor) struct Queues<E, T> {
     remotes: Box<[Remote<E, T>]>,
     pub(super) idle: Idle,
