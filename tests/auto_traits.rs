@@ -53,7 +53,7 @@ fn signals_are_send_and_sync() {
 /// Sockets, tasks and runtimes may be used across `catch_unwind`.
 #[test]
 fn public_types_are_unwind_safe() {
-    unwind_safe::<(Runtime, Handle, TcpListener, TcpStream, JoinHandle<u8>, AbortHandle, Signal)>();
+    unwind_safe::<(Runtime, Handle, TcpListener, TcpStream, JoinHandle<u8>, JoinSet<u8>, AbortHandle, Signal)>();
 }
 
 /// Futures and streams are `Unpin`.

@@ -351,6 +351,10 @@ fn closure_without_thread_fails() {
         run(|| async {
             let error = spawn_blocking(|| ()).await.expect_err("there is no thread");
             assert!(error.is_cancelled() && !error.is_panic());
+            assert!(
+                std::error::Error::source(&error).is_some_and(<dyn std::error::Error>::is::<std::io::Error>),
+                "{error:?}"
+            );
             assert!(error.to_string().contains("no thread can be started"), "{error}");
             assert!(error.to_string().contains("os error 11"), "the error must contain the system's reason: {error}");
             let error = lookup_host("localhost:80").await.map(Iterator::count).expect_err("there is no thread");

@@ -6,6 +6,7 @@
 use std::collections::VecDeque;
 use std::fmt;
 use std::future::poll_fn;
+use std::panic::{RefUnwindSafe, UnwindSafe};
 use std::sync::Arc;
 use std::task::{Context, Poll, Wake, Waker, ready};
 
@@ -263,6 +264,10 @@ impl<T: 'static> JoinSet<T> {
         self.insert(spawn_local_named("JoinSet::spawn_local", future))
     }
 }
+
+// A set shows nothing of a task that a panic could have left half-changed.
+impl<T> UnwindSafe for JoinSet<T> {}
+impl<T> RefUnwindSafe for JoinSet<T> {}
 
 impl<T> Drop for JoinSet<T> {
     fn drop(&mut self) {

@@ -153,4 +153,11 @@ impl fmt::Debug for JoinError {
     }
 }
 
-impl std::error::Error for JoinError {}
+impl std::error::Error for JoinError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match &self.cause {
+            Cause::NoThread(error) => Some(error),
+            Cause::Cancelled | Cause::Panicked(_) => None,
+        }
+    }
+}
