@@ -2,9 +2,11 @@
 
 use std::error::Error;
 use std::fmt;
-use std::io;
+use std::io::{self, IoSlice, IoSliceMut};
 use std::net::{Shutdown, SocketAddr};
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 
 use super::stream::TcpStream;
 use crate::net::stream::impl_io;
@@ -54,15 +56,6 @@ impl TcpStream {
     }
 }
 
-fn reunite(read: OwnedReadHalf, mut write: OwnedWriteHalf) -> Result<TcpStream, ReuniteError> {
-    if !Arc::ptr_eq(&read.stream, &write.stream) {
-        return Err(ReuniteError(read, write));
-    }
-    write.shuts_down = false;
-    drop(write);
-    Ok(Arc::into_inner(read.stream).expect("a stream has two owned halves, and one is gone"))
-}
-
 impl OwnedReadHalf {
     /// Puts the two halves of a stream together again.
     ///
@@ -83,7 +76,11 @@ impl OwnedReadHalf {
     /// # }).unwrap();
     /// ```
     pub fn reunite(self, other: OwnedWriteHalf) -> Result<TcpStream, ReuniteError> {
-        reunite(self, other)
+        if !Arc::ptr_eq(&self.stream, &other.stream) {
+            return Err(ReuniteError(self, other));
+        }
+        other.forget();
+        Ok(Arc::into_inner(self.stream).expect("a stream has two owned halves, and one is gone"))
     }
 }
 
@@ -93,7 +90,7 @@ impl OwnedWriteHalf {
     /// # Errors
     /// If they are of different streams; the error gives them back.
     pub fn reunite(self, other: OwnedReadHalf) -> Result<TcpStream, ReuniteError> {
-        reunite(other, self)
+        other.reunite(self)
     }
 
     /// Drops the half without shutting anything down.
@@ -111,14 +108,12 @@ impl Drop for OwnedWriteHalf {
     }
 }
 
-impl_io!(read for ReadHalf<'_>, this => this.0.stream);
-impl_io!(read for OwnedReadHalf, this => this.stream.stream);
-impl_io!(write for WriteHalf<'_>, this => this.0.stream);
-impl_io!(write for OwnedWriteHalf, this => this.stream.stream);
+/// Implements a half by its field `$stream`. Each method calls the stream's method of the same name.
+macro_rules! half {
+    (read for $type:ty, $stream:tt) => {
+        impl_io!(read for $type, $stream.stream);
+        half!(both for $type, $stream);
 
-/// The methods of the halves besides reading and writing. Each calls the stream's method of the same name.
-macro_rules! methods {
-    (read for $type:ty) => {
         impl $type {
             /// Reads without taking the bytes away; see [`TcpStream::peek`].
             ///
@@ -128,7 +123,7 @@ macro_rules! methods {
             /// # Errors
             /// As for reading.
             pub async fn peek(&self, buf: &mut [u8]) -> io::Result<usize> {
-                self.stream().peek(buf).await
+                self.$stream.peek(buf).await
             }
 
             /// Waits until there is something to read; see [`TcpStream::readable`].
@@ -139,7 +134,7 @@ macro_rules! methods {
             /// # Errors
             /// If the socket cannot be registered.
             pub async fn readable(&self) -> io::Result<()> {
-                self.stream().readable().await
+                self.$stream.readable().await
             }
 
             /// Reads what is there, without waiting; see [`TcpStream::try_read`].
@@ -147,12 +142,12 @@ macro_rules! methods {
             /// # Errors
             /// `WouldBlock` if nothing is there; else as for reading.
             pub fn try_read(&self, buf: &mut [u8]) -> io::Result<usize> {
-                self.stream().try_read(buf)
+                self.$stream.try_read(buf)
             }
 
             /// How long a read may wait; see [`TcpStream::read_timeout`].
             pub fn read_timeout(&self) -> Option<Duration> {
-                self.stream().read_timeout()
+                self.$stream.read_timeout()
             }
 
             /// Sets how long a read may wait; see [`TcpStream::set_read_timeout`].
@@ -160,11 +155,14 @@ macro_rules! methods {
             /// # Errors
             /// `InvalidInput` for zero.
             pub fn set_read_timeout(&self, timeout: Option<Duration>) -> io::Result<()> {
-                self.stream().set_read_timeout(timeout)
+                self.$stream.set_read_timeout(timeout)
             }
         }
     };
-    (write for $type:ty) => {
+    (write for $type:ty, $stream:tt) => {
+        impl_io!(write for $type, $stream.stream);
+        half!(both for $type, $stream);
+
         impl $type {
             /// Waits until something can be written; see [`TcpStream::writable`].
             ///
@@ -174,7 +172,7 @@ macro_rules! methods {
             /// # Errors
             /// If the socket cannot be registered.
             pub async fn writable(&self) -> io::Result<()> {
-                self.stream().writable().await
+                self.$stream.writable().await
             }
 
             /// Writes what can be written, without waiting; see [`TcpStream::try_write`].
@@ -182,12 +180,12 @@ macro_rules! methods {
             /// # Errors
             /// `WouldBlock` if nothing can; else as for writing.
             pub fn try_write(&self, buf: &[u8]) -> io::Result<usize> {
-                self.stream().try_write(buf)
+                self.$stream.try_write(buf)
             }
 
             /// How long a write may wait; see [`TcpStream::write_timeout`].
             pub fn write_timeout(&self) -> Option<Duration> {
-                self.stream().write_timeout()
+                self.$stream.write_timeout()
             }
 
             /// Sets how long a write may wait; see [`TcpStream::set_write_timeout`].
@@ -195,20 +193,15 @@ macro_rules! methods {
             /// # Errors
             /// `InvalidInput` for zero.
             pub fn set_write_timeout(&self, timeout: Option<Duration>) -> io::Result<()> {
-                self.stream().set_write_timeout(timeout)
+                self.$stream.set_write_timeout(timeout)
             }
         }
     };
-    (both for $type:ty, $this:ident => $stream:expr) => {
+    (both for $type:ty, $stream:tt) => {
         impl $type {
-            fn stream(&self) -> &TcpStream {
-                let $this = self;
-                $stream
-            }
-
             /// How long the whole stream may be idle; see [`TcpStream::idle_timeout`].
             pub fn idle_timeout(&self) -> Option<Duration> {
-                self.stream().idle_timeout()
+                self.$stream.idle_timeout()
             }
 
             /// Sets how long the whole stream may be idle; see [`TcpStream::set_idle_timeout`].
@@ -216,7 +209,7 @@ macro_rules! methods {
             /// # Errors
             /// `InvalidInput` for zero.
             pub fn set_idle_timeout(&self, timeout: Option<Duration>) -> io::Result<()> {
-                self.stream().set_idle_timeout(timeout)
+                self.$stream.set_idle_timeout(timeout)
             }
 
             /// The peer's address.
@@ -224,7 +217,7 @@ macro_rules! methods {
             /// # Errors
             /// `NotConnected` once the connection has ended.
             pub fn peer_addr(&self) -> io::Result<SocketAddr> {
-                self.stream().peer_addr()
+                self.$stream.peer_addr()
             }
 
             /// The address of this end.
@@ -232,40 +225,31 @@ macro_rules! methods {
             /// # Errors
             /// See getsockname(2).
             pub fn local_addr(&self) -> io::Result<SocketAddr> {
-                self.stream().local_addr()
+                self.$stream.local_addr()
             }
         }
 
         impl AsRef<TcpStream> for $type {
             /// The whole stream.
             fn as_ref(&self) -> &TcpStream {
-                self.stream()
+                &self.$stream
             }
         }
     };
 }
 
-methods!(read for ReadHalf<'_>);
-methods!(read for OwnedReadHalf);
-methods!(write for WriteHalf<'_>);
-methods!(write for OwnedWriteHalf);
-methods!(both for ReadHalf<'_>, this => this.0);
-methods!(both for WriteHalf<'_>, this => this.0);
-methods!(both for OwnedReadHalf, this => &this.stream);
-methods!(both for OwnedWriteHalf, this => &this.stream);
+half!(read for ReadHalf<'_>, 0);
+half!(read for OwnedReadHalf, stream);
+half!(write for WriteHalf<'_>, 0);
+half!(write for OwnedWriteHalf, stream);
 
 /// The halves given to `reunite` are of different streams. Holds them both.
+#[derive(Debug)]
 pub struct ReuniteError(pub OwnedReadHalf, pub OwnedWriteHalf);
 
 impl fmt::Display for ReuniteError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("the two halves are of different streams")
-    }
-}
-
-impl fmt::Debug for ReuniteError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("ReuniteError").field(&self.0).field(&self.1).finish()
     }
 }
 

@@ -2,10 +2,12 @@
 
 use std::fmt;
 use std::future::poll_fn;
-use std::io;
+use std::io::{self, IoSlice, IoSliceMut};
 use std::net::{Shutdown, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::panic::{RefUnwindSafe, UnwindSafe};
+use std::pin::Pin;
+use std::task::{Context, Poll};
 
 use crate::net::addr::{ToSocketAddrs, try_each};
 use crate::net::deadline::Limit;
@@ -495,10 +497,10 @@ fn connected(socket: &std::net::TcpStream) -> io::Result<()> {
     }
 }
 
-impl_io!(read for TcpStream, this => this.stream);
-impl_io!(write for TcpStream, this => this.stream);
-impl_io!(read for &TcpStream, this => this.stream);
-impl_io!(write for &TcpStream, this => this.stream);
+impl_io!(read for TcpStream, stream);
+impl_io!(write for TcpStream, stream);
+impl_io!(read for &TcpStream, stream);
+impl_io!(write for &TcpStream, stream);
 
 impl AsFd for TcpStream {
     fn as_fd(&self) -> BorrowedFd<'_> {
