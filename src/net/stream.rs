@@ -19,10 +19,10 @@
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::net::Shutdown;
-use std::ops::Deref;
+use std::ops::{Deref, Range};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use super::deadline::{Deadlines, Limit};
@@ -76,8 +76,7 @@ impl<S: AsFd> Stream<S> {
             return Poll::Ready(Ok(0));
         }
         match self.registration.poll_operation(cx, Direction::Read, WaiterSlot::Seat, |socket, seen| {
-            let received = sys::recv(socket, buf);
-            self.received(seen, buf.len(), received)
+            self.received(seen, buf.len(), sys::recv(socket, buf))
         }) {
             Poll::Pending if !self.deadlines.is_empty() => {
                 self.poll_deadline(cx, Direction::Read, || self.try_read(buf))
@@ -91,15 +90,13 @@ impl<S: AsFd> Stream<S> {
         cx: &mut Context<'_>,
         bufs: &mut [IoSliceMut<'_>],
     ) -> Poll<io::Result<usize>> {
-        let bufs = skip_leading_empty_mut(bufs);
+        let passed = passed_slices(bufs);
+        let bufs = &mut bufs[passed];
         let capacity = bufs.iter().map(|buf| buf.len()).sum();
         if capacity == 0 {
             return Poll::Ready(Ok(0));
         }
-        let mut read = |socket: &Socket<S>, seen| {
-            let received = sys::recv_vectored(socket, bufs);
-            self.received(seen, capacity, received)
-        };
+        let mut read = |socket: &Socket<S>, seen| self.received(seen, capacity, sys::recv_vectored(socket, bufs));
         match self.registration.poll_operation(cx, Direction::Read, WaiterSlot::Seat, &mut read) {
             Poll::Pending if !self.deadlines.is_empty() => {
                 self.poll_deadline(cx, Direction::Read, || self.registration.try_operation(Direction::Read, read))
@@ -125,8 +122,7 @@ impl<S: AsFd> Stream<S> {
     }
 
     pub(super) fn poll_write_vectored(&self, cx: &mut Context<'_>, bufs: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
-        let bufs = &bufs[count_leading_empty(bufs)..];
-        let bufs = &bufs[..bufs.len().min(MAX_SLICES)];
+        let bufs = &bufs[passed_slices(bufs)];
         let capacity = bufs.iter().map(|buf| buf.len()).sum();
         if capacity == 0 {
             return Poll::Ready(Ok(0));
@@ -145,10 +141,8 @@ impl<S: AsFd> Stream<S> {
         if buf.is_empty() {
             return Ok(0);
         }
-        self.registration.try_operation(Direction::Read, |socket, seen| {
-            let received = sys::recv(socket, buf);
-            self.received(seen, buf.len(), received)
-        })
+        self.registration
+            .try_operation(Direction::Read, |socket, seen| self.received(seen, buf.len(), sys::recv(socket, buf)))
     }
 
     /// Writes what can be written, without waiting.
@@ -220,18 +214,13 @@ impl<S: AsFd> Stream<S> {
         }
     }
 
-    fn failed(&self, direction: Direction, error: io::Error) -> io::Result<usize> {
-        if !self.deadlines.is_empty() {
-            self.note_failure(direction, &error);
-        }
-        Err(error)
-    }
-
     /// An operation that would block or was interrupted goes on. Any other error ends it.
-    fn note_failure(&self, direction: Direction, error: &io::Error) {
-        if !matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) {
+    fn failed(&self, direction: Direction, error: io::Error) -> io::Result<usize> {
+        use io::ErrorKind::{Interrupted, WouldBlock};
+        if !self.deadlines.is_empty() && !matches!(error.kind(), WouldBlock | Interrupted) {
             self.deadlines.operation_ended(direction, false);
         }
+        Err(error)
     }
 
     fn transferred(&self, direction: Direction, seen: Snapshot, capacity: usize, transferred: usize) -> usize {
@@ -250,10 +239,8 @@ impl<S: AsFd> Stream<S> {
         direction: Direction,
         retry: impl FnOnce() -> io::Result<usize>,
     ) -> Poll<io::Result<usize>> {
-        match self.deadlines.poll_expired(cx, direction) {
-            Poll::Pending => Poll::Pending,
-            Poll::Ready(expired) => Poll::Ready(retry_expired(retry, expired)),
-        }
+        let expired = ready!(self.deadlines.poll_expired(cx, direction));
+        Poll::Ready(retry_expired(retry, expired))
     }
 }
 
@@ -273,17 +260,11 @@ fn reset() -> io::Error {
     io::Error::from_raw_os_error(libc::ECONNRESET)
 }
 
-/// The slices to read into: at most [`MAX_SLICES`], and the first is not empty.
-fn skip_leading_empty_mut<'a, 'b>(bufs: &'a mut [IoSliceMut<'b>]) -> &'a mut [IoSliceMut<'b>] {
-    let empty = count_leading_empty(bufs);
-    let count = (bufs.len() - empty).min(MAX_SLICES);
-    &mut bufs[empty..empty + count]
-}
-
-/// How many empty slices come first. If the first [`MAX_SLICES`] were all empty, the call would move nothing, which
-/// looks like an end.
-fn count_leading_empty<B: Deref<Target = [u8]>>(bufs: &[B]) -> usize {
-    bufs.iter().take_while(|buf| buf.is_empty()).count()
+/// The slices that the system call gets: at most [`MAX_SLICES`], and the first is not empty. If the first
+/// [`MAX_SLICES`] were all empty, the call would move nothing, which looks like an end.
+fn passed_slices<B: Deref<Target = [u8]>>(bufs: &[B]) -> Range<usize> {
+    let start = bufs.iter().take_while(|buf| buf.is_empty()).count();
+    start..bufs.len().min(start + MAX_SLICES)
 }
 
 /// Implements `AsyncRead` or `AsyncWrite` for a type that has a [`Stream`] in the field `$field`.
