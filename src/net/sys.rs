@@ -8,23 +8,19 @@ use std::io::{self, IoSlice, IoSliceMut};
 use std::net::Shutdown;
 use std::os::fd::AsFd;
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::{RecvAncillaryBuffer, RecvFlags, SendAncillaryBuffer, SendFlags};
+use socket2::SockRef;
 
 /// The most slices that one recvmsg(2) or sendmsg(2) takes (`IOV_MAX`). The next call takes the rest of a longer list.
 pub(super) const MAX_SLICES: usize = 1024;
 
 /// A write to a closed connection is an error, not a signal.
-#[cfg(not(any(
-    target_os = "macos",
-    target_os = "ios",
-    target_os = "tvos",
-    target_os = "watchos",
-    target_os = "visionos"
-)))]
+#[cfg(not(target_vendor = "apple"))]
 const SEND: SendFlags = SendFlags::DONTWAIT.union(SendFlags::NOSIGNAL);
 /// Apple's systems have a socket option for that instead. mio and socket2 set it when they make a socket, and accepted
 /// sockets inherit it.
-#[cfg(any(target_os = "macos", target_os = "ios", target_os = "tvos", target_os = "watchos", target_os = "visionos"))]
+#[cfg(target_vendor = "apple")]
 const SEND: SendFlags = SendFlags::DONTWAIT;
 
 /// recv(2).
@@ -57,51 +53,30 @@ pub(super) fn send_vectored(socket: &impl AsFd, bufs: &[IoSlice<'_>]) -> io::Res
 
 /// shutdown(2). To do it again, or after the connection has ended, is no error.
 pub(super) fn shutdown(socket: &impl AsFd, how: Shutdown) -> io::Result<()> {
-    let how = match how {
-        Shutdown::Read => rustix::net::Shutdown::Read,
-        Shutdown::Write => rustix::net::Shutdown::Write,
-        Shutdown::Both => rustix::net::Shutdown::Both,
-    };
-    match rustix::net::shutdown(socket, how) {
-        Err(rustix::io::Errno::NOTCONN) => Ok(()),
-        result => Ok(result?),
+    match SockRef::from(socket).shutdown(how) {
+        Err(error) if error.kind() == io::ErrorKind::NotConnected => Ok(()),
+        result => result,
     }
 }
 
+/// Whether the socket listens (`SO_ACCEPTCONN`, socket(7)). A socket that does not would never have a connection.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+pub(super) fn may_listen(listener: &impl AsFd) -> io::Result<bool> {
+    Ok(rustix::net::sockopt::socket_acceptconn(listener)?)
+}
+/// Not every other system has the option. There accept(2) answers the question.
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+pub(super) fn may_listen(_: &impl AsFd) -> io::Result<bool> {
+    Ok(true)
+}
+
+/// Whether a connection waits. Also true if poll(2) fails: accept(2) then reports the error.
+///
 /// Linux makes a socket and a file before it looks for a connection to give them to. So an accept(2) that finds none
 /// takes ten times as long as poll(2). A server that accepts until the queue is empty would make such a call after most
-/// connections. So the listener is polled first, except for the connection that an event has announced.
-#[cfg(any(target_os = "linux", target_os = "android"))]
-mod listener {
-    use std::io;
-    use std::os::fd::AsFd;
-
-    use rustix::event::{PollFd, PollFlags, Timespec, poll};
-
-    /// Whether the socket listens (`SO_ACCEPTCONN`, socket(7)). A socket that does not would never have a connection.
-    pub(in crate::net) fn may_listen(listener: &impl AsFd) -> io::Result<bool> {
-        Ok(rustix::net::sockopt::socket_acceptconn(listener)?)
-    }
-
-    /// Whether a connection waits. Also true if poll(2) fails: accept(2) then reports the error.
-    pub(in crate::net) fn may_accept(listener: &impl AsFd) -> bool {
-        poll(&mut [PollFd::new(listener, PollFlags::IN)], Some(&Timespec::default())) != Ok(0)
-    }
+/// connections. So the listener is polled first, except for the connection that an event has announced. On other
+/// systems this is always true, and accept(2) answers the question.
+pub(super) fn may_accept(listener: &impl AsFd) -> bool {
+    let is_polled = cfg!(any(target_os = "linux", target_os = "android"));
+    !is_polled || poll(&mut [PollFd::new(listener, PollFlags::IN)], Some(&Timespec::default())) != Ok(0)
 }
-
-/// Elsewhere accept(2) answers both questions.
-#[cfg(not(any(target_os = "linux", target_os = "android")))]
-mod listener {
-    use std::io;
-    use std::os::fd::AsFd;
-
-    pub(in crate::net) fn may_listen(_: &impl AsFd) -> io::Result<bool> {
-        Ok(true)
-    }
-
-    pub(in crate::net) fn may_accept(_: &impl AsFd) -> bool {
-        true
-    }
-}
-
-pub(super) use listener::{may_accept, may_listen};
