@@ -38,8 +38,7 @@ pub(super) fn listeners() -> io::Result<Vec<std::net::TcpListener>> {
     let mut passed = ListenFd::from_env();
     (0..passed.len())
         .map(|index| {
-            let listener = passed.take_tcp_listener(index);
-            let listener = listener.map_err(wrong)?;
+            let listener = passed.take_tcp_listener(index).map_err(wrong)?;
             Ok(listener.expect("each index is taken once"))
         })
         .collect()

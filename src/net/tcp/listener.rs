@@ -36,16 +36,11 @@ use crate::reactor::{Direction, Registration, Snapshot, Wait, WaiterSlot};
 /// # }).unwrap();
 /// ```
 pub struct TcpListener {
-    registration: Registration<ListenSocket>,
-}
-
-/// The socket, and a hint about its queue. The hint only decides whether the listener asks poll(2)
-/// ([`sys::may_accept`]) before it calls accept(2).
-struct ListenSocket {
-    /// mio's, because its `accept` makes the new socket non-blocking and close-on-exec in one system call where there
-    /// is one. With std's listener, non-blocking takes another system call.
-    socket: mio::net::TcpListener,
-    /// The last poll(2) found the queue empty. If the reactor has reported the socket since, there is a connection, and
+    /// The socket is mio's, because its `accept` makes the new socket non-blocking and close-on-exec in one system call
+    /// where there is one. With std's listener, non-blocking takes another system call.
+    registration: Registration<mio::net::TcpListener>,
+    /// A hint, which only decides whether the listener asks poll(2) ([`sys::may_accept`]) before it calls accept(2). The
+    /// last poll(2) found the queue empty. If the reactor has reported the socket since, there is a connection, and
     /// poll(2) can be left out.
     empty: AtomicBool,
 }
@@ -98,8 +93,8 @@ impl TcpListener {
 
     fn from_listening(listener: std::net::TcpListener) -> io::Result<Self> {
         listener.set_nonblocking(true)?;
-        let socket = mio::net::TcpListener::from_std(listener);
-        Ok(Self { registration: Registration::new(ListenSocket { socket, empty: AtomicBool::new(false) }) })
+        let registration = Registration::new(mio::net::TcpListener::from_std(listener));
+        Ok(Self { registration, empty: AtomicBool::new(false) })
     }
 
     /// The listeners that the parent of this process has opened for it: socket activation, as systemd does it.
@@ -152,7 +147,7 @@ impl TcpListener {
     /// # Errors
     /// If it cannot be made blocking (fcntl(2)).
     pub fn into_std(self) -> io::Result<std::net::TcpListener> {
-        let listener = std::net::TcpListener::from(OwnedFd::from(self.registration.into_socket().socket));
+        let listener = std::net::TcpListener::from(OwnedFd::from(self.registration.into_socket()));
         listener.set_nonblocking(false)?;
         Ok(listener)
     }
@@ -178,7 +173,7 @@ impl TcpListener {
     /// # Examples
     /// See [`TcpListener`].
     pub fn accept(&self) -> Accept<'_> {
-        Accept { wait: self.registration.waiter(Direction::Read) }
+        Accept { listener: self, wait: self.registration.waiter(Direction::Read) }
     }
 
     /// Accepts the next connection, or stores the waker if there is none.
@@ -192,7 +187,7 @@ impl TcpListener {
     /// # Examples
     /// See [`Listener`].
     pub fn poll_accept(&self, cx: &mut Context<'_>) -> Poll<io::Result<(TcpStream, SocketAddr)>> {
-        self.registration.poll_operation(cx, Direction::Read, WaiterSlot::Seat, ListenSocket::accept_seen)
+        self.registration.poll_operation(cx, Direction::Read, WaiterSlot::Seat, |_, seen| self.accept_seen(seen))
     }
 
     /// Accepts a connection that is in the kernel's queue, and never waits.
@@ -218,12 +213,7 @@ impl TcpListener {
     /// # }).unwrap();
     /// ```
     pub fn try_accept(&self) -> io::Result<(TcpStream, SocketAddr)> {
-        loop {
-            match self.registration.socket().accept(false) {
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                accepted => return accepted,
-            }
-        }
+        self.registration.try_operation(Direction::Read, |_, _| self.accept_one(false))
     }
 
     /// The connections as a [`Stream`] that never ends.
@@ -286,7 +276,29 @@ impl TcpListener {
     }
 
     fn socket(&self) -> &mio::net::TcpListener {
-        &self.registration.socket().socket
+        self.registration.socket()
+    }
+
+    fn accept_seen(&self, seen: Snapshot) -> io::Result<(TcpStream, SocketAddr)> {
+        self.accept_one(seen.is_reported(Direction::Read))
+    }
+
+    /// Accepts one connection. `reported`: the reactor has reported that there are some. A connection that its peer has
+    /// given up counts as an interruption, so that the caller tries again.
+    fn accept_one(&self, reported: bool) -> io::Result<(TcpStream, SocketAddr)> {
+        // Relaxed: if two tasks race, one of them makes a poll(2) or an accept(2) in vain. Nothing else depends on the
+        // hint.
+        let is_new = self.empty.swap(false, Ordering::Relaxed) && reported;
+        if !is_new && !sys::may_accept(self.socket()) {
+            self.empty.store(true, Ordering::Relaxed);
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
+        let (stream, peer) = self.socket().accept().map_err(|error| match error.raw_os_error() {
+            Some(libc::ECONNABORTED | libc::EPROTO) => io::ErrorKind::Interrupted.into(),
+            _ => error,
+        })?;
+        metrics::count_accept();
+        Ok((TcpStream::from_nonblocking(stream.into()), peer))
     }
 }
 
@@ -333,50 +345,22 @@ impl fmt::Debug for TcpListener {
 /// The future of [`TcpListener::accept`].
 #[must_use = "futures do nothing unless awaited"]
 pub struct Accept<'a> {
-    wait: Wait<'a, ListenSocket>,
+    listener: &'a TcpListener,
+    wait: Wait<'a, mio::net::TcpListener>,
 }
 
 impl Future for Accept<'_> {
     type Output = io::Result<(TcpStream, SocketAddr)>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        self.wait.poll_operation(cx, ListenSocket::accept_seen)
+        let listener = self.listener;
+        self.wait.poll_operation(cx, |_, seen| listener.accept_seen(seen))
     }
 }
 
 impl fmt::Debug for Accept<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Accept").finish_non_exhaustive()
-    }
-}
-
-impl ListenSocket {
-    fn accept_seen(&self, seen: Snapshot) -> io::Result<(TcpStream, SocketAddr)> {
-        self.accept(seen.is_reported(Direction::Read))
-    }
-
-    /// Accepts one connection. `reported`: the reactor has reported that there are some. A connection that its peer has
-    /// given up counts as an interruption, so that the caller tries again.
-    fn accept(&self, reported: bool) -> io::Result<(TcpStream, SocketAddr)> {
-        // Relaxed: if two tasks race, one of them makes a poll(2) or an accept(2) in vain. Nothing else depends on the
-        // hint.
-        let is_new = self.empty.swap(false, Ordering::Relaxed) && reported;
-        if !is_new && !sys::may_accept(&self.socket) {
-            self.empty.store(true, Ordering::Relaxed);
-            return Err(io::ErrorKind::WouldBlock.into());
-        }
-        let (stream, peer) = self.socket.accept().map_err(|error| match error.raw_os_error() {
-            Some(libc::ECONNABORTED | libc::EPROTO) => io::ErrorKind::Interrupted.into(),
-            _ => error,
-        })?;
-        metrics::count_accept();
-        Ok((TcpStream::from_nonblocking(stream.into()), peer))
-    }
-}
-
-impl AsFd for ListenSocket {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.socket.as_fd()
     }
 }
 
@@ -407,15 +391,15 @@ mod tests {
     #[test]
     fn only_first_accept_skips_poll() {
         let listener = TcpListener::bind_to(([127, 0, 0, 1], 0).into()).expect("a port");
-        let socket = listener.registration.socket();
-        let is_empty = || socket.empty.load(Ordering::Relaxed);
-        let none = |reported| assert_eq!(socket.accept(reported).expect_err("none").kind(), io::ErrorKind::WouldBlock);
+        let is_empty = || listener.empty.load(Ordering::Relaxed);
+        let none =
+            |reported| assert_eq!(listener.accept_one(reported).expect_err("none").kind(), io::ErrorKind::WouldBlock);
         none(false);
         assert!(is_empty(), "an event comes before the next one");
         none(false);
         assert!(is_empty(), "no event has come: it was asked again");
         let client = std::net::TcpStream::connect(listener.local_addr().unwrap()).expect("the listener's queue");
-        let (_, peer) = socket.accept(true).expect("on loopback it is there once it is connected");
+        let (_, peer) = listener.accept_one(true).expect("on loopback it is there once it is connected");
         assert_eq!((peer, is_empty()), (client.local_addr().unwrap(), false), "there may be more");
         none(true);
         assert!(is_empty());

@@ -119,15 +119,10 @@ impl TcpStream {
         // The call first, then the registration: a socket that is not connecting
         // yet would be reported as closed.
         let stream = Self::from_nonblocking(mio::net::TcpStream::connect(addr)?.into());
-        stream.connected().await?;
-        Ok(stream)
-    }
-
-    /// Waits for a connect in progress to succeed or fail.
-    async fn connected(&self) -> io::Result<()> {
         // Until the first event the socket has neither an error nor a peer, and the check could not tell.
-        self.writable().await?;
-        self.stream.registration().operate(Direction::Write, |_, _| connected(self.socket())).await
+        stream.writable().await?;
+        stream.stream.registration().operate(Direction::Write, |_, _| connected(stream.socket())).await?;
+        Ok(stream)
     }
 
     /// Takes a stream of std's, and makes it non-blocking.
