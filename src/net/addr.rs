@@ -93,13 +93,12 @@ async fn look_up(name: String, port: u16) -> io::Result<Vec<SocketAddr>> {
              do so inside kittiwake::block_on, or use an IP address"
         )));
     };
-    match (&mut AbortOnDrop(lookup).0).await {
-        Ok(Ok(addresses)) if addresses.is_empty() => {
+    match (&mut AbortOnDrop(lookup).0).await.unwrap_or_else(|error| Err(io::Error::other(error))) {
+        Ok(addresses) if addresses.is_empty() => {
             Err(io::Error::new(io::ErrorKind::NotFound, format!("{name:?} has no address")))
         }
-        Ok(Ok(addresses)) => Ok(addresses),
-        Ok(Err(error)) => Err(io::Error::new(error.kind(), format!("{name:?} cannot be looked up: {error}"))),
-        Err(error) => Err(io::Error::other(format!("{name:?} cannot be looked up: {error}"))),
+        Ok(addresses) => Ok(addresses),
+        Err(error) => Err(io::Error::new(error.kind(), format!("{name:?} cannot be looked up: {error}"))),
     }
 }
 
@@ -109,12 +108,6 @@ struct AbortOnDrop(JoinHandle<io::Result<Vec<SocketAddr>>>);
 impl Drop for AbortOnDrop {
     fn drop(&mut self) {
         self.0.abort();
-    }
-}
-
-impl From<SocketAddr> for Target {
-    fn from(addr: SocketAddr) -> Self {
-        Self::Addresses(vec![addr])
     }
 }
 
@@ -149,12 +142,12 @@ macro_rules! impl_to_target {
 }
 
 impl_to_target! {
-    SocketAddr, this => Ok(Target::from(*this));
-    SocketAddrV4, this => Ok(Target::from(SocketAddr::V4(*this)));
-    SocketAddrV6, this => Ok(Target::from(SocketAddr::V6(*this)));
-    (IpAddr, u16), this => Ok(Target::from(SocketAddr::from(*this)));
-    (Ipv4Addr, u16), this => Ok(Target::from(SocketAddr::from(*this)));
-    (Ipv6Addr, u16), this => Ok(Target::from(SocketAddr::from(*this)));
+    SocketAddr, this => Ok(Target::Addresses(vec![*this]));
+    SocketAddrV4, this => Ok(Target::Addresses(vec![SocketAddr::V4(*this)]));
+    SocketAddrV6, this => Ok(Target::Addresses(vec![SocketAddr::V6(*this)]));
+    (IpAddr, u16), this => Ok(Target::Addresses(vec![SocketAddr::from(*this)]));
+    (Ipv4Addr, u16), this => Ok(Target::Addresses(vec![SocketAddr::from(*this)]));
+    (Ipv6Addr, u16), this => Ok(Target::Addresses(vec![SocketAddr::from(*this)]));
     [SocketAddr], this => Ok(Target::Addresses(this.to_vec()));
     Vec<SocketAddr>, this => Ok(Target::Addresses(this.clone()));
     str, this => parse(this);
@@ -172,7 +165,7 @@ impl<T: sealed::ToSocketAddrs + ?Sized> sealed::ToSocketAddrs for &T {
 /// Parses `address:port` or `name:port`.
 fn parse(text: &str) -> io::Result<Target> {
     if let Ok(addr) = text.parse::<SocketAddr>() {
-        return Ok(addr.into());
+        return Ok(Target::Addresses(vec![addr]));
     }
     let port = text.rsplit_once(':').and_then(|(host, port)| Some((host, port.parse().ok()?)));
     match port {
@@ -187,7 +180,7 @@ fn parse(text: &str) -> io::Result<Target> {
 /// Parses an IP address, or accepts `host` as a name if it can be one.
 fn parse_host(host: &str, port: u16) -> io::Result<Target> {
     if let Ok(ip) = host.parse::<IpAddr>() {
-        return Ok(SocketAddr::new(ip, port).into());
+        return Ok(Target::Addresses(vec![SocketAddr::new(ip, port)]));
     }
     // The resolver would take some hosts with these characters for names and ask the network about them. A colon is
     // allowed in an address with a zone (RFC 4007), such as fe80::1%eth0: only the resolver knows the zones.
