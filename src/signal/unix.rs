@@ -102,15 +102,11 @@ impl Signal {
 /// Reads all bytes of the pair, so that many signals cause one wake. Fails with `WouldBlock` if there are none.
 fn drain(mut receiver: &UnixStream) -> io::Result<()> {
     let mut bytes = [0; 256];
-    let mut received = false;
-    loop {
-        match receiver.read(&mut bytes) {
-            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
-            Ok(_) => received = true,
-            Err(_) if received => return Ok(()),
-            Err(error) => return Err(error),
-        }
+    if receiver.read(&mut bytes)? == 0 {
+        return Err(io::ErrorKind::UnexpectedEof.into());
     }
+    while receiver.read(&mut bytes).is_ok_and(|read| read > 0) {}
+    Ok(())
 }
 
 impl Drop for Signal {
