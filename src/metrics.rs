@@ -10,38 +10,26 @@
 
 use std::cell::Cell;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
 
 /// The counters of one worker, on cache lines of their own.
 #[derive(Default)]
 #[repr(align(128))]
 pub(crate) struct Counters {
-    polls: Counter,
-    turns: Counter,
-    events: Counter,
-    parked_nanos: Counter,
-    budget_yields: Counter,
-    accepts: Counter,
+    pub(crate) polls: Counter,
+    pub(crate) turns: Counter,
+    pub(crate) events: Counter,
+    pub(crate) parked_nanos: Counter,
+    pub(crate) budget_yields: Counter,
+    pub(crate) accepts: Counter,
 }
 
-/// The values of [`Counters`] at one moment. Each value counts from the start of the worker.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Counts {
-    pub(crate) polls: u64,
-    pub(crate) turns: u64,
-    pub(crate) events: u64,
-    pub(crate) parked: Duration,
-    pub(crate) budget_yields: u64,
-    pub(crate) accepts: u64,
-}
-
-/// A number that every thread reads.
+/// A number that every thread reads. It begins with its worker.
 #[derive(Default)]
-struct Counter(AtomicU64);
+pub(crate) struct Counter(AtomicU64);
 
 impl Counter {
     /// Adds `more` to a number that only one thread writes. So a load and a store are enough.
-    fn add(&self, more: u64) {
+    pub(crate) fn add(&self, more: u64) {
         self.0.store(self.0.load(Ordering::Relaxed).wrapping_add(more), Ordering::Relaxed);
     }
 
@@ -50,7 +38,7 @@ impl Counter {
         self.0.fetch_add(more, Ordering::Relaxed);
     }
 
-    fn get(&self) -> u64 {
+    pub(crate) fn get(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
     }
 }
@@ -92,11 +80,6 @@ impl Drop for Entered {
 }
 
 impl Counters {
-    /// Adds `polls` polls of tasks.
-    pub(crate) fn add_polls(&self, polls: u64) {
-        self.polls.add(polls);
-    }
-
     /// Moves the counts of this thread to these counters, which another thread may write too.
     pub(crate) fn take_thread_counts(&self) {
         if BUDGET_YIELDS.get() | ACCEPTS.get() != 0 {
@@ -109,22 +92,5 @@ impl Counters {
     pub(crate) fn add_turn(&self, events: usize) {
         self.turns.add(1);
         self.events.add(events as u64);
-    }
-
-    /// Adds `nanos` nanoseconds for which the worker was parked.
-    pub(crate) fn add_parked(&self, nanos: u64) {
-        self.parked_nanos.add(nanos);
-    }
-
-    /// Returns the current values.
-    pub(crate) fn read(&self) -> Counts {
-        Counts {
-            polls: self.polls.get(),
-            turns: self.turns.get(),
-            events: self.events.get(),
-            parked: Duration::from_nanos(self.parked_nanos.get()),
-            budget_yields: self.budget_yields.get(),
-            accepts: self.accepts.get(),
-        }
     }
 }

@@ -64,18 +64,18 @@ impl Part {
     }
 
     fn metrics(&self) -> WorkerMetrics {
-        let counts = self.counters.read();
+        let counters = &self.counters;
         WorkerMetrics {
             tasks_alive: self.worker.tasks_alive(),
             timers_armed: self.timers.upgrade().map_or(0, |timers| timers.pending()),
             sources_registered: self.registry.upgrade().map_or(0, |registry| registry.sources()),
-            polls: counts.polls,
+            polls: counters.polls.get(),
             remote_wakes: self.worker.remote_wakes(),
-            turns: counts.turns,
-            events: counts.events,
-            parked: counts.parked,
-            budget_yields: counts.budget_yields,
-            accepts: counts.accepts,
+            turns: counters.turns.get(),
+            events: counters.events.get(),
+            parked: Duration::from_nanos(counters.parked_nanos.get()),
+            budget_yields: counters.budget_yields.get(),
+            accepts: counters.accepts.get(),
         }
     }
 }

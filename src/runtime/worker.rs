@@ -221,7 +221,7 @@ impl Worker {
     /// counted.
     fn count_ran(&mut self) -> u64 {
         let ran = std::mem::take(&mut self.ran).max(0) as u64;
-        self.counters.add_polls(ran);
+        self.counters.polls.add(ran);
         self.task_counters.take_thread_counts();
         ran
     }
@@ -260,7 +260,7 @@ impl Worker {
         }
         let end = monotonic();
         budget::begin_batch(end);
-        self.counters.add_parked(end.saturating_sub(start));
+        self.counters.parked_nanos.add(end.saturating_sub(start));
     }
 
     /// Moves the clock to the next deadline, unless the kernel or another thread has something for this worker. A
