@@ -35,8 +35,9 @@
 //!    thread polls it and however often it moves between tasks.
 //! 2. **Dropping a future cancels it**, and nothing is lost: no byte read and thrown away, no accepted connection
 //!    dropped unseen.
-//! 3. **One connection cannot starve the others.** A poll of a task does at most 128 socket operations that it awaits,
-//!    and the kernel is looked at again after at most 64 tasks.
+//! 3. **One connection cannot starve the others**, nor can any await that is ready at once. A poll of a task does at most
+//!    128 operations that it awaits, and the kernel is looked at again after at most 64 polls. Both are fewer if they
+//!    take long: after about a millisecond.
 //! 4. **A panic in a task ends that task alone**, and its `JoinHandle` says so. Exceptions are `panic = "abort"`, and a
 //!    destructor that panics while another panic unwinds: Rust ends the process then.
 //! 5. **An idle runtime uses no CPU.** A busy one makes the system calls of a hand-written loop, and two more: one look

@@ -69,3 +69,60 @@ impl Batch {
         ran
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Runs a batch of entries that take `each` nanoseconds, without end. Returns how many it had.
+    fn run(batch: &mut Batch, ready: usize, each: u64) -> usize {
+        let (mut left, mut lasted) = (batch.begin(ready), 0);
+        loop {
+            lasted += left as u64 * each;
+            match batch.next(lasted) {
+                Some(next) => left = next,
+                None => return batch.end(0),
+            }
+        }
+    }
+
+    /// Quick entries come in batches of 64, however many are ready.
+    #[test]
+    fn quick_entries_fill_the_batch() {
+        for ready in [0, 1, 64, 1000] {
+            assert_eq!(run(&mut Batch::new(), ready, 10), MOST, "{ready} were ready");
+        }
+    }
+
+    /// Once entries take long, a batch has one of them. If they grow long in the middle of a batch, it has at most as
+    /// many of them as lie between two readings of the clock.
+    #[test]
+    fn long_entries_shrink_the_batch() {
+        let mut batch = Batch::new();
+        run(&mut batch, 1, 10);
+        assert_eq!(run(&mut batch, 1, 20_000_000), CLOCKED);
+        for _ in 0..5 {
+            assert_eq!(run(&mut batch, 1, 20_000_000), 1);
+        }
+    }
+
+    /// A batch has at most twice as many entries as the last one, until they take too long.
+    #[test]
+    fn batch_grows_by_doubling() {
+        let mut batch = Batch::new();
+        run(&mut batch, 1, 20_000_000);
+        let sizes: Vec<_> = (0..8).map(|_| run(&mut batch, 1, 10)).collect();
+        assert_eq!(sizes, [1, 2, 4, 8, 16, 32, 64, 64]);
+    }
+
+    /// If the last batch left nothing behind, the entries that are ready are run before the clock is read.
+    #[test]
+    fn ready_entries_need_no_clock() {
+        let mut batch = Batch::new();
+        assert_eq!(batch.begin(32), 32);
+        assert_eq!(batch.end(0), 32);
+        run(&mut batch, 1, 10);
+        assert_eq!(batch.begin(32), CLOCKED, "the last batch left entries behind");
+        assert_eq!(batch.end(3), CLOCKED - 3, "the queue was empty");
+    }
+}
