@@ -91,8 +91,7 @@ impl Executor {
         if self.stealer.is_some() || has_to_wait {
             return self.next_otherwise();
         }
-        with_queue(|queue| mem::swap(&mut self.taken, queue));
-        self.taken.reverse();
+        take_queue(&mut self.taken);
         let next = self.taken.pop();
         if next.is_some() || self.refused.is_empty() { next } else { self.next_refused() }
     }
@@ -173,12 +172,12 @@ impl Executor {
         if self.is_notified() {
             self.drain_remote();
         }
-        with_queue(|queue| append(&mut self.local_taken, queue));
+        take_queue(&mut self.local_taken);
         if self.local_taken.is_empty() {
             self.before_yielded = 0;
-            with_yielded(|yielded| append(&mut self.local_taken, yielded));
+            with_yielded(|yielded| mem::swap(&mut self.local_taken, yielded));
+            self.local_taken.reverse();
         }
-        self.local_taken.reverse();
     }
 
     /// Runs a task, with the budget of a poll.
@@ -244,8 +243,7 @@ impl Executor {
         // The worker takes its local entries now. The stealable queue may never be empty, and to wait for that would
         // starve them.
         if self.local_taken.is_empty() {
-            with_queue(|queue| append(&mut self.local_taken, queue));
-            self.local_taken.reverse();
+            take_queue(&mut self.local_taken);
         }
         let (has_local, local) = (self.has_local(), self.local_len());
         let Some(stealer) = &mut self.stealer else { return local };
@@ -350,13 +348,10 @@ impl Executor {
     }
 }
 
-/// Moves the entries of `queue` to the end of `taken`.
-fn append(taken: &mut Vec<Entry>, queue: &mut Vec<Entry>) {
-    if taken.is_empty() {
-        mem::swap(taken, queue);
-    } else {
-        taken.append(queue);
-    }
+/// Takes the entries of the thread's queue. Those that were taken before are used up.
+fn take_queue(taken: &mut Vec<Entry>) {
+    with_queue(|queue| mem::swap(taken, queue));
+    taken.reverse();
 }
 
 /// As [`Executor::prepare_idle`], for a worker that has others beside it and no entries of its own.
