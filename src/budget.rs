@@ -14,7 +14,7 @@
 //! A task may work for long between two operations. So the operations come in slices of [`SLICE`], and before each
 //! further slice the clock is read. The budget is used up early if [`LONGEST`] has passed since the clock was first
 //! read in this batch of polls ([`begin_batch`], [`batch_time`]). A timer that does not have to wait reads the clock
-//! anyway, and so it goes by the time at each operation ([`poll_proceed_by_time`]).
+//! anyway, and so it goes by the time at each operation ([`poll_spend_by_time`]).
 //!
 //! # Polls that have no limit
 //! A thread that polls neither our tasks nor the future of a `block_on` call has no limit.
@@ -67,7 +67,7 @@ thread_local! {
 }
 
 /// How a task gives way to others.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum GaveWay {
     None,
     /// It yielded.
@@ -105,20 +105,20 @@ pub(crate) fn poll_proceed(cx: &mut Context<'_>) -> Poll<()> {
     if LEFT.get() > 0 { Poll::Ready(()) } else { next_slice(cx) }
 }
 
-/// As [`poll_proceed`], and goes by the time too. For an operation that has just read the clock, so that a second
-/// reading is no matter.
-pub(crate) fn poll_proceed_by_time(cx: &mut Context<'_>) -> Poll<()> {
-    if LEFT.get() > 0 && LEFT.get() <= SLICE && is_late() {
-        use_up();
-    }
-    poll_proceed(cx)
-}
-
 /// Takes one operation from the budget. `Ready` if there was one, as [`poll_proceed`].
 pub(crate) fn poll_spend(cx: &mut Context<'_>) -> Poll<()> {
     ready!(poll_proceed(cx));
     spend();
     Poll::Ready(())
+}
+
+/// As [`poll_spend`], and goes by the time too. For an operation that has just read the clock, so that a second reading
+/// is no matter.
+pub(crate) fn poll_spend_by_time(cx: &mut Context<'_>) -> Poll<()> {
+    if LEFT.get() > 0 && LEFT.get() <= SLICE && is_late() {
+        use_up();
+    }
+    poll_spend(cx)
 }
 
 /// Takes one operation from the budget, which [`poll_proceed`] has allowed or refused.

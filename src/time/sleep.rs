@@ -12,7 +12,7 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use super::Instant;
@@ -147,7 +147,8 @@ impl Sleep {
                 return Some(budget::poll_spend(cx));
             }
         }
-        self.is_elapsed().then(|| poll_elapsed(cx))
+        // Without a budget the next poll finds the same.
+        self.is_elapsed().then(|| budget::poll_spend_by_time(cx))
     }
 }
 
@@ -190,15 +191,7 @@ fn poll_passed(sleep: &mut Sleep, mut timers: Arc<Timers>, cx: &mut Context<'_>)
             return Poll::Pending;
         }
     }
-    poll_elapsed(cx)
-}
-
-/// The deadline has passed, and the sleep did not have to wait for it. The sleep has no timer. So if the budget is used
-/// up, the next poll finds the same.
-fn poll_elapsed(cx: &mut Context<'_>) -> Poll<()> {
-    ready!(budget::poll_proceed_by_time(cx));
-    budget::spend();
-    Poll::Ready(())
+    budget::poll_spend_by_time(cx)
 }
 
 /// Polls on a thread that is in no runtime. Panics if the future has to wait.
