@@ -80,6 +80,10 @@ pub(super) struct TimerFd {
 
 const MILLISECOND: Duration = Duration::from_millis(1);
 
+/// More than what Linux lets a wait be late, so that it can join wake-ups: a thousandth of the wait, of a niced process
+/// a two-hundredth, and 100 ms at most (`select_estimate_accuracy` in the kernel's fs/select.c).
+const LATENESS: Duration = Duration::from_millis(110);
+
 impl TimerFd {
     /// Makes the next wait end when `left` is over, which is less than a second. `deadline` is a number that tells one
     /// deadline from the next. Returns `false` where the system cannot.
@@ -100,15 +104,16 @@ impl TimerFd {
 }
 
 /// The part of a wait of `left` that needs no timerfd: whole milliseconds, which mio does not round. `None` if `left`
-/// is shorter than a millisecond: such a wait is for
-/// the timerfd. A wait of zero is returned as it is.
+/// is shorter than a millisecond: such a wait is for the timerfd. A wait of zero is returned as it is.
+///
+/// A long wait is cut short by what Linux may be late, and the worker then waits once more for the rest.
 pub(super) fn whole_millis(left: Duration) -> Option<Duration> {
-    if left.is_zero() || left >= MILLISECOND {
-        // The system takes no more. The worker then waits again.
-        let millis = left.as_millis().min(i32::MAX as u128) as u64;
-        return Some(Duration::from_millis(millis));
+    if left.is_zero() {
+        return Some(left);
     }
-    None
+    // The system takes no more than an `i32`.
+    let millis = (left - LATENESS.min(left / 128)).as_millis().min(i32::MAX as u128) as u64;
+    (left >= MILLISECOND).then(|| Duration::from_millis(millis.max(1)))
 }
 
 #[cfg(test)]
@@ -126,5 +131,27 @@ mod tests {
         assert_eq!(whole_millis(nanos(1_000_000)), Some(MILLISECOND));
         assert_eq!(whole_millis(nanos(1_999_999)), Some(MILLISECOND));
         assert_eq!(whole_millis(Duration::MAX), Some(Duration::from_millis(i32::MAX as u64)));
+    }
+
+    /// However late the system ends each wait, the last millisecond is left for the timerfd. That takes two waits more
+    /// at most than a system that is never late.
+    #[test]
+    fn late_wait_ends_before_deadline() {
+        for late_by in [0, 1000, 200] {
+            for sleep in (1..=60_000).map(Duration::from_millis) {
+                let (mut left, mut waits) = (sleep - Duration::from_micros(10), 0);
+                while let Some(wait) = whole_millis(left) {
+                    let late = wait.checked_div(late_by).unwrap_or_default().min(Duration::from_millis(100));
+                    let woken = wait + late.max(Duration::from_micros(60));
+                    assert!(woken < left + MILLISECOND, "a wait of {left:?} ends {:?} late", woken - left);
+                    left = left.saturating_sub(woken);
+                    waits += 1;
+                    if left.is_zero() {
+                        break;
+                    }
+                }
+                assert!(waits <= 3, "{waits} waits for {sleep:?}");
+            }
+        }
     }
 }
