@@ -148,6 +148,17 @@ fn sleeps_end_in_deadline_order() {
     });
 }
 
+/// Sleeps that are a microsecond apart, far closer than the wheel's tick, end in the order of their deadlines too.
+#[test]
+fn sleeps_of_one_tick_end_in_deadline_order() {
+    run_paused(|| async {
+        let start = Instant::now() + HOUR;
+        let log = sleepers((0..1000).map(|i| start + Duration::from_micros(i * 619 % 1000))).await;
+        assert_eq!(log.len(), 1000, "every sleeper must wake");
+        assert!(log.is_sorted_by_key(|(deadline, _)| *deadline), "sleepers woke in another order: {log:?}");
+    });
+}
+
 /// Returns each deadline and the time at which its sleeper woke, in the order of the wakes.
 async fn sleepers(deadlines: impl Iterator<Item = Instant>) -> Vec<(Instant, Instant)> {
     let log = Arc::new(Mutex::new(Vec::new()));

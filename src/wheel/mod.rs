@@ -94,6 +94,8 @@ pub(crate) struct Wheel<S: Scale> {
     entries: Vec<Entry<S::Moment>>,
     /// The head of the list of vacant entries.
     free: Link,
+    /// The timers that fire in this call of `advance`. Empty otherwise, and kept for its memory.
+    due: Vec<Key>,
 }
 
 /// The next or previous entry of a list, or `None` at its end.
@@ -146,6 +148,7 @@ impl<S: Scale> Wheel<S> {
             first: [None; LEVELS * SLOTS],
             entries: vec![Entry::vacant(present)],
             free: None,
+            due: Vec::new(),
         }
     }
 
@@ -237,9 +240,7 @@ impl<S: Scale> Wheel<S> {
 
     /// Advances the present to `now`, and appends the wakers of all timers that fire to `fired`.
     ///
-    /// The wakers are in the order of their timers' ticks, and in any order within one tick. The tick of a timer is its
-    /// deadline rounded up. There are two exceptions for new timers, which have no slot yet. If such a timer is due,
-    /// its tick is its deadline rounded down. If the previous call already reached that tick, the timer comes first.
+    /// The wakers are in the order of the deadlines.
     pub(crate) fn advance(&mut self, now: S::Moment, fired: &mut Vec<Waker>) {
         // An ended wheel stays so.
         self.present = self.present.max(now);
@@ -251,17 +252,28 @@ impl<S: Scale> Wheel<S> {
     /// Fires every timer that is due at `present`, and finds the next moment at which there is work to do.
     fn fire_due(&mut self, present: S::Moment, fired: &mut Vec<Waker>) {
         let now = self.scale.tick_at(present);
-        self.place_new(present, fired);
+        self.place_new(present);
         while let Some((slot, start)) = self.next_slot() {
             if start > now {
                 break;
             }
             // `now` moves first: `move_down` chooses the new slots relative to it.
             self.now = self.now.max(start);
-            self.move_down(slot, fired);
+            self.move_down(slot);
         }
         self.now = self.now.max(now);
+        self.fire(fired);
         self.next = self.next_slot().map_or(S::NEVER, |(_, start)| self.scale.start_of(start));
+    }
+
+    /// Fires the timers that were found to be due.
+    fn fire(&mut self, fired: &mut Vec<Waker>) {
+        let Self { due, entries, .. } = self;
+        self.pending -= due.len();
+        if due.len() > 1 {
+            due.sort_by_key(|key| entries[key.index()].deadline);
+        }
+        fired.extend(due.drain(..).filter_map(|key| entries[key.index()].waker.take()));
     }
 
     /// Fires all timers, whether they are due or not. This is the end of the wheel: it answers from now on that every
@@ -314,43 +326,38 @@ impl<S: Scale> Wheel<S> {
         Some((Slot::new(level, present + ahead), start))
     }
 
-    /// Empties the list of new timers: it drops vacant entries from the list and gives each timer a slot, or fires it.
-    ///
-    /// A timer fires here if its tick is not after `self.now`, the tick of the previous call. A timer that is due by a
-    /// later tick gets a slot, and [`fire_due`](Wheel::fire_due) fires it in the order of the ticks.
-    fn place_new(&mut self, present: S::Moment, fired: &mut Vec<Waker>) {
+    /// Empties the list of new timers: it drops vacant entries from the list and gives each timer a slot, unless the
+    /// timer is due.
+    fn place_new(&mut self, present: S::Moment) {
         let mut next = self.new.take();
         while let Some(key) = next {
             let deadline = self.entry(key).deadline;
-            // A deadline that is due is rounded down. Rounded up, it could lie after the present tick and fire a tick
-            // late.
-            let tick = if deadline <= present { self.scale.tick_at(deadline) } else { self.scale.tick_from(deadline) };
-            self.entry(key).tick = tick;
-            next = self.fire_or_place(key, fired);
+            // A timer that is due fires in this call. Rounded up, its deadline could lie after the present tick.
+            self.entry(key).tick = if deadline <= present { self.now } else { self.scale.tick_from(deadline) };
+            next = self.place(key);
         }
     }
 
-    /// Fires every timer of a slot that is due, and moves the others of the slot down.
-    fn move_down(&mut self, slot: Slot, fired: &mut Vec<Waker>) {
+    /// Finds the timers of a slot that are due, and moves the others of the slot down.
+    fn move_down(&mut self, slot: Slot) {
         self.occupied[slot.level()] &= !slot.bit();
         let mut next = self.first[slot.index()].take();
         while let Some(key) = next {
-            next = self.fire_or_place(key, fired);
+            next = self.place(key);
         }
     }
 
-    /// Fires a timer if it is due, or else gives it a slot. Returns the next entry of its list.
+    /// Notes that a timer is due, or else gives it a slot. Returns the next entry of its list.
     ///
     /// The caller has taken the whole list, so the entry's old links are stale. A vacant entry is only unlinked.
-    fn fire_or_place(&mut self, key: Key, fired: &mut Vec<Waker>) -> Link {
+    fn place(&mut self, key: Key) -> Link {
         let now = self.now;
         let entry = self.entry(key);
         let next = entry.next.take();
         (entry.slot, entry.previous) = (UNLINKED, None);
         if entry.waker.is_some() {
             if entry.tick <= now {
-                fired.extend(entry.waker.take());
-                self.pending -= 1;
+                self.due.push(key);
             } else {
                 let slot = slot_of(now, entry.tick);
                 self.link(key, slot);

@@ -3,6 +3,7 @@
 //! The unit test of this module runs random scripts. The fuzz target `wheel` searches for scripts that fail.
 
 use std::collections::BTreeMap;
+use std::ptr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Wake, Waker};
@@ -175,6 +176,8 @@ impl World {
         let mut fired = Vec::new();
         self.wheel.advance(now, &mut fired);
         self.now = now;
+        let deadlines = fired.iter().map(|waker| self.deadline_of(waker));
+        assert!(deadlines.is_sorted(), "timers fired in another order than that of their deadlines");
         fired.into_iter().for_each(Waker::wake);
         for timer in &mut self.timers {
             // A timer may fire from its deadline on. It must fire once the tick after its deadline begins.
@@ -189,6 +192,11 @@ impl World {
             }
         }
         self.check_nothing_due();
+    }
+
+    fn deadline_of(&self, waker: &Waker) -> u64 {
+        let is_its = |timer: &&Timer| ptr::eq(Arc::as_ptr(&timer.token).cast(), waker.data());
+        self.timers.iter().find(is_its).expect("a timer of this wheel").deadline
     }
 
     fn check(&self) {
