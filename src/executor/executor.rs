@@ -11,6 +11,7 @@ use super::registry::{Kind, TaskSet};
 use super::shared::{Entry, Runnable, WorkerRef, Workers};
 use super::stealing::Stealer;
 use crate::budget::{self, GaveWay};
+use crate::sync::shrink;
 
 /// The half of the executor that a worker owns.
 pub(crate) struct Executor {
@@ -290,6 +291,17 @@ impl Executor {
         if let Some(stealer) = &mut self.stealer {
             stealer.leave_idle(&self.worker.workers.queues);
         }
+    }
+
+    /// Gives memory back that a spike has left.
+    pub(crate) fn shrink(&mut self) {
+        for queue in [&mut self.taken, &mut self.local_taken, &mut self.refused] {
+            shrink(queue);
+        }
+        with_queue(shrink);
+        with_yielded(shrink);
+        with_deferred(shrink);
+        self.worker.remote().shrink();
     }
 
     /// The worker is about to block. `false` if it must not, because it was notified.

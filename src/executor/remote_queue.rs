@@ -27,8 +27,8 @@
 
 use std::task::Waker;
 
-use crate::sync::Mutex;
 use crate::sync::atomic::{AtomicU8, Ordering};
+use crate::sync::{Mutex, shrink};
 
 const AWAKE: u8 = 0;
 const SPINNING: u8 = 1;
@@ -133,6 +133,11 @@ impl<T> RemoteQueue<T> {
         if self.state.swap(AWAKE, Ordering::AcqRel) == NOTIFIED {
             queue.append(&mut self.inner.lock().entries);
         }
+    }
+
+    /// Gives memory back that a spike has left.
+    pub(super) fn shrink(&self) {
+        shrink(&mut self.inner.lock().entries);
     }
 
     /// Puts `entries`, which the worker leaves unrun, before all others.

@@ -48,7 +48,7 @@ use crate::budget::{self, GaveWay};
 use crate::executor::{Entry, Executor, TaskSet};
 use crate::metrics::Counters;
 use crate::reactor::Reactor;
-use crate::sync::{contain, note_executors, wake_all};
+use crate::sync::{contain, note_executors, shrink, wake_all};
 use crate::system_clock::{monotonic, thread_cpu};
 use crate::time::{self, Clock, Instant, Timers};
 
@@ -232,11 +232,19 @@ impl Worker {
     }
 
     fn park(&mut self) {
+        self.shrink();
         if self.executor.prepare_park() {
             self.block();
         } else {
             self.look();
         }
+    }
+
+    /// Gives memory back that a spike has left. Tasks that are to be woken for that are in `wakers` then.
+    #[inline(never)]
+    fn shrink(&mut self) {
+        shrink(&mut self.wakers);
+        self.executor.shrink();
     }
 
     /// Blocks until something comes.

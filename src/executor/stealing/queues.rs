@@ -23,7 +23,7 @@ use std::{iter, mem};
 
 use super::idle::Idle;
 use crate::executor::remote_queue::RemoteQueue;
-use crate::sync::Mutex;
+use crate::sync::{Mutex, shrink};
 
 /// The queues of a runtime's workers: of `E` for one of them, of `T` for any.
 // Aligned, so that the count of idle workers is on no line that each poll of a task reads.
@@ -242,6 +242,18 @@ impl<E, T> Remote<E, T> {
     /// Whether the worker has entries that can be stolen.
     pub(in crate::executor) fn has_stealable(&self) -> bool {
         !self.stealable.lock().is_empty()
+    }
+
+    /// Gives memory back that a spike has left.
+    pub(in crate::executor) fn shrink(&self) {
+        self.queue.shrink();
+        let Stealable { ready, later, refused, spawned, .. } = &mut *self.stealable.lock();
+        for queue in [ready, later, refused] {
+            shrink(queue);
+        }
+        if spawned.is_empty() {
+            *spawned = VecDeque::new();
+        }
     }
 
     /// The next entry of the stealable queue, for its worker.
