@@ -159,6 +159,24 @@ fn sleeps_of_one_tick_end_in_deadline_order() {
     });
 }
 
+/// When a spike of sleeps has passed, the few that are left still end at their deadlines.
+#[test]
+fn sleeps_outlive_a_spike() {
+    run_paused(|| async {
+        let start = Instant::now();
+        for _ in 0..3 {
+            let spike: Vec<_> = (0..10_000).map(|_| kittiwake::spawn(sleep(DAY))).collect();
+            let left = kittiwake::spawn(async move { sleepers((1..9).map(|i| Instant::now() + HOUR * i)).await });
+            sleep(HOUR / 2).await;
+            spike.iter().for_each(kittiwake::task::JoinHandle::abort);
+            let log = left.await.expect("the sleepers");
+            assert_eq!(log.len(), 8, "every sleeper must wake");
+            log.iter().for_each(|(deadline, now)| assert_at(*now, *deadline));
+        }
+        assert!(start.elapsed() < DAY + HOUR, "the clock has jumped too far: {:?}", start.elapsed());
+    });
+}
+
 /// Returns each deadline and the time at which its sleeper woke, in the order of the wakes.
 async fn sleepers(deadlines: impl Iterator<Item = Instant>) -> Vec<(Instant, Instant)> {
     let log = Arc::new(Mutex::new(Vec::new()));

@@ -233,7 +233,7 @@ impl Worker {
 
     fn park(&mut self) {
         self.shrink();
-        if self.executor.prepare_park() {
+        if self.wakers.is_empty() && self.executor.prepare_park() {
             self.block();
         } else {
             self.look();
@@ -245,6 +245,7 @@ impl Worker {
     fn shrink(&mut self) {
         shrink(&mut self.wakers);
         self.executor.shrink();
+        self.timers.shrink(&mut self.wakers);
     }
 
     /// Blocks until something comes.

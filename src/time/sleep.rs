@@ -16,9 +16,8 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use super::Instant;
-use super::timers::{Status, Timers};
+use super::timers::{Status, TimerKey, Timers};
 use crate::budget;
-use crate::wheel::Key;
 
 /// Waits for `duration`.
 ///
@@ -100,7 +99,7 @@ enum State {
 /// A timer, which is disarmed when this is dropped.
 struct Armed {
     timers: Arc<Timers>,
-    key: Key,
+    key: TimerKey,
 }
 
 impl Sleep {

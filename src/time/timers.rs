@@ -10,6 +10,11 @@
 //!    tasks are woken then too. A task that another runtime runs moves its timer to that runtime. The other timers
 //!    stay.
 //!
+//! # Memory
+//! Its timers keep their places in the wheel, so the wheel cannot shrink. When a worker is about to block and its wheel
+//! has far more memory than it needs, the wheel is replaced by an empty one ([`Timers::shrink`]), and all waiting tasks
+//! are woken. Each arms its sleep anew, as at 3. A key has the generation of its wheel, so an old key finds no timer.
+//!
 //! # Beside workers
 //! A `block_on` call beside the workers has timers of its own, and forwards its sleeps to those of one worker
 //! ([`Timers::forward`]): a foreign executor may block the thread of the call, which could then fire no timer. The
@@ -48,6 +53,8 @@ pub(crate) struct Timers {
 
 struct Inner {
     wheel: Wheel<Ticks>,
+    /// Tells this wheel from those that it has replaced.
+    generation: u32,
     /// The deadline that ends the worker's block, or its spinning. [`Instant::MIN`] while the worker runs tasks,
     /// [`Instant::NEVER`] if no timer is armed.
     blocked_until: Instant,
@@ -61,12 +68,19 @@ struct Ticks {
     origin: Instant,
 }
 
+/// A timer of one worker.
+#[derive(Clone, Copy)]
+pub(super) struct TimerKey {
+    key: Key,
+    generation: u32,
+}
+
 /// The state of a timer.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Status {
     Pending,
     Fired,
-    /// Its worker has ended.
+    /// Its wheel has ended.
     Closed,
 }
 
@@ -79,7 +93,7 @@ impl Timers {
             // its own for that.
             wheel.fire_all(&mut Vec::new());
         }
-        let inner = Inner { wheel, blocked_until: Instant::MIN, unparker: Some(unparker) };
+        let inner = Inner { wheel, generation: 0, blocked_until: Instant::MIN, unparker: Some(unparker) };
         Arc::new(Self { inner: Mutex::new(inner), worker })
     }
 
@@ -96,8 +110,7 @@ impl Timers {
         }
         let mut inner = self.inner.lock();
         if inner.wheel.has_ended() {
-            let origin = Instant::now();
-            inner.wheel = Wheel::new(Ticks { origin }, origin);
+            inner.renew();
         }
         drop(inner);
         self
@@ -106,13 +119,13 @@ impl Timers {
     /// Arms a timer. Returns `None` if the wheel knows that the deadline has passed, or if the wheel has ended.
     // Costs a timer 5 instructions otherwise.
     #[inline]
-    pub(super) fn arm(&self, deadline: Instant, waker: Waker) -> Option<Key> {
+    pub(super) fn arm(&self, deadline: Instant, waker: Waker) -> Option<TimerKey> {
         let mut inner = self.inner.lock();
         if inner.wheel.has_passed(deadline) {
             // The waker is dropped after the lock: parameters are dropped last.
             return None;
         }
-        let key = inner.wheel.insert(deadline, waker);
+        let key = TimerKey { key: inner.wheel.insert(deadline, waker), generation: inner.generation };
         if deadline < inner.blocked_until {
             self.unpark(inner);
         }
@@ -131,10 +144,10 @@ impl Timers {
     }
 
     /// The state of a timer. While it is pending, it wakes `waker` from now on.
-    pub(super) fn poll(&self, key: Key, waker: &Waker) -> Status {
+    pub(super) fn poll(&self, key: TimerKey, waker: &Waker) -> Status {
         let mut inner = self.inner.lock();
         let status = inner.status(key);
-        if status != Status::Pending || inner.wheel.waker(key).is_some_and(|known| known.will_wake(waker)) {
+        if status != Status::Pending || inner.wheel.waker(key.key).is_some_and(|known| known.will_wake(waker)) {
             return status;
         }
         // Cloning is foreign code, which must not run under the lock. Meanwhile the timer may fire.
@@ -143,7 +156,7 @@ impl Timers {
         let mut inner = self.inner.lock();
         let status = inner.status(key);
         let replaced = match status {
-            Status::Pending => inner.wheel.waker(key).map(|known| std::mem::replace(known, waker)),
+            Status::Pending => inner.wheel.waker(key.key).map(|known| std::mem::replace(known, waker)),
             _ => Some(waker),
         };
         drop(inner);
@@ -158,11 +171,11 @@ impl Timers {
     }
 
     /// Moves a pending timer to another deadline. Returns `false` if it is not pending.
-    pub(super) fn reset(&self, key: Key, deadline: Instant) -> bool {
+    pub(super) fn reset(&self, key: TimerKey, deadline: Instant) -> bool {
         let mut inner = self.inner.lock();
         let is_pending = inner.status(key) == Status::Pending;
         if is_pending {
-            inner.wheel.reset(key, deadline);
+            inner.wheel.reset(key.key, deadline);
             if deadline < inner.blocked_until {
                 self.unpark(inner);
             }
@@ -171,9 +184,9 @@ impl Timers {
     }
 
     /// Removes a timer.
-    pub(super) fn disarm(&self, key: Key) {
+    pub(super) fn disarm(&self, key: TimerKey) {
         let mut inner = self.inner.lock();
-        let removed = inner.wheel.remove(key);
+        let removed = if key.generation == inner.generation { inner.wheel.remove(key.key) } else { None };
         drop(inner);
         drop(removed);
     }
@@ -195,6 +208,17 @@ impl Timers {
         let next = inner.wheel.next();
         inner.blocked_until = next.unwrap_or(Instant::NEVER);
         next
+    }
+
+    /// Gives memory back that a spike has left, from a worker that is about to block. The tasks of the timers that are
+    /// left are to be woken: their wakers are appended to `wakers`.
+    #[cold]
+    pub(crate) fn shrink(&self, wakers: &mut Vec<Waker>) {
+        let mut inner = self.inner.lock();
+        if inner.wheel.is_sparse() {
+            inner.wheel.fire_all(wakers);
+            inner.renew();
+        }
     }
 
     /// Wakes what is due. The worker is awake. `wakers` is empty, before and after.
@@ -241,6 +265,7 @@ impl Timers {
         let mut inner = self.inner.lock();
         let unparker = inner.unparker.take();
         inner.wheel.fire_all(&mut wakers);
+        inner.generation = inner.generation.wrapping_add(1);
         drop(inner);
         drop(unparker);
         wake_all(&mut wakers);
@@ -266,14 +291,22 @@ impl Scale for Ticks {
 }
 
 impl Inner {
-    fn status(&self, key: Key) -> Status {
-        if self.unparker.is_none() {
+    fn status(&self, TimerKey { key, generation }: TimerKey) -> Status {
+        if generation != self.generation {
             Status::Closed
         } else if self.wheel.has_fired(key) {
             Status::Fired
         } else {
             Status::Pending
         }
+    }
+
+    /// Replaces a wheel that has ended by an empty one.
+    #[cold]
+    fn renew(&mut self) {
+        let origin = Instant::now();
+        self.wheel = Wheel::new(Ticks { origin }, origin);
+        self.generation = self.generation.wrapping_add(1);
     }
 }
 
@@ -302,5 +335,33 @@ pub(crate) fn enter(timers: Arc<Timers>, clock: Clock) -> Entered {
 impl Drop for Entered {
     fn drop(&mut self) {
         clock::replace(self.clock);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A spike of timers leaves little memory. The tasks of those that are left are woken, and their keys name no timer
+    /// of the new wheel.
+    #[test]
+    fn spike_of_timers_leaves_little_memory() {
+        let timers = Timers::new(Waker::noop().clone(), Instant::now(), Weak::new());
+        let arm = || timers.arm(Instant::NEVER, Waker::noop().clone()).expect("a deadline in the future");
+        let mut keys: Vec<_> = (0..100_000).map(|_| arm()).collect();
+        let mut wakers = Vec::new();
+        timers.shrink(&mut wakers);
+        assert_eq!((wakers.len(), timers.pending()), (0, 100_000), "timers in use were given back");
+        keys.drain(10..).for_each(|key| timers.disarm(key));
+        timers.shrink(&mut wakers);
+        assert_eq!((wakers.len(), timers.pending()), (10, 0), "the tasks of all timers that are left are woken");
+        assert!(!timers.inner.lock().wheel.is_sparse(), "the new wheel has too much memory");
+        let new = arm();
+        for old in keys {
+            assert!(timers.poll(old, Waker::noop()) == Status::Closed, "an old key found a timer");
+            assert!(!timers.reset(old, Instant::now()), "an old key moved a timer");
+            timers.disarm(old);
+        }
+        assert!(timers.poll(new, Waker::noop()) == Status::Pending, "an old key disarmed a timer");
     }
 }

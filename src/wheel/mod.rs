@@ -55,6 +55,9 @@ const SLOT_MASK: u64 = SLOTS as u64 - 1;
 /// The number of ticks that the wheel spans. Deadlines farther away are parked.
 const SPAN: u64 = 1 << (SLOT_BITS * LEVELS as u32);
 
+/// The wheel is not [sparse](Wheel::is_sparse) with so many entries or fewer.
+const KEPT: usize = 512;
+
 /// The conversion between moments and ticks.
 pub(crate) trait Scale {
     type Moment: Copy + Ord;
@@ -300,6 +303,12 @@ impl<S: Scale> Wheel<S> {
     /// Whether [`fire_all`](Wheel::fire_all) was called.
     pub(crate) fn has_ended(&self) -> bool {
         self.present == S::NEVER
+    }
+
+    /// Whether the wheel has far more memory than its pending timers need.
+    pub(crate) fn is_sparse(&self) -> bool {
+        let capacity = self.entries.capacity();
+        capacity > KEPT && self.pending < capacity / 4
     }
 
     /// The number of timers that have neither fired nor been removed.
