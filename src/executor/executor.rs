@@ -277,6 +277,11 @@ impl Executor {
         self.stealer.as_ref().and_then(Stealer::watch_timeout)
     }
 
+    /// The stuck workers whose events and timers must end the block of this idle worker.
+    pub(crate) fn beside_stuck(&self) -> impl Iterator<Item = usize> {
+        self.stealer.iter().flat_map(Stealer::beside_stuck)
+    }
+
     /// The next worker that was found stuck in a task.
     pub(crate) fn next_stuck(&mut self) -> Option<usize> {
         self.stealer.as_mut().and_then(Stealer::next_stuck)

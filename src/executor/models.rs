@@ -164,8 +164,9 @@ impl Modelled {
         self.stealer.prepare_idle(&self.queues, self.index, &mut Vec::new(), || self.clock.now())
     }
 
+    /// Whether it blocks for a while only. A worker beside a stuck one does so too at first, but must not need to.
     fn is_watcher(&self) -> bool {
-        self.stealer.watch_timeout().is_some()
+        self.stealer.watch_timeout().is_some() && self.stealer.beside_stuck().next().is_none()
     }
 
     fn park(&self) {
@@ -243,6 +244,24 @@ fn idle_worker_steals_deferred_entry() {
             stuck.leave_idle();
             stuck.begin_and_be_stuck(vec![1, 2]);
         });
+        other.next();
+        running.join().unwrap();
+    });
+}
+
+/// A worker finds another one stuck, and sleeps without a limit. The other one ends its task, gets two entries and is
+/// stuck in the first: the worker is woken, and runs the second.
+#[test]
+fn worker_beside_stuck_one_misses_no_entry() {
+    model(|| {
+        let [mut stuck, mut other] = workers();
+        stuck.begin_and_be_stuck(vec![1]);
+        for _ in 0..2 {
+            other.idle();
+            other.leave_and_pop();
+        }
+        assert_eq!(other.stealer.next_stuck(), Some(0), "it made no progress between two looks");
+        let running = thread::spawn(move || stuck.begin_and_be_stuck(vec![2, 3]));
         other.next();
         running.join().unwrap();
     });

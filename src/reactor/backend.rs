@@ -42,3 +42,6 @@ pub(super) const UNPARK: Token = Token(Slots::<()>::RESERVED[0]);
 
 /// The token of the timerfd.
 pub(super) const TIMER_FD: Token = Token(Slots::<()>::RESERVED[1]);
+
+/// The token of other workers' reactors.
+pub(super) const WATCHED: Token = Token(Slots::<()>::RESERVED[2]);

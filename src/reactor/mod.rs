@@ -32,13 +32,17 @@ mod unpark;
 mod waiters;
 
 use std::io;
+use std::os::fd::{AsRawFd, RawFd};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
-use std::task::{Wake, Waker};
+use std::task::Waker;
 use std::time::Duration;
 
+use mio::Interest;
 use mio::event::Event;
+use mio::unix::SourceFd;
 
-use backend::{EVENT_CAPACITY, TIMER_FD, UNPARK};
+use backend::{EDGE_TRIGGERED, EVENT_CAPACITY, TIMER_FD, UNPARK, WATCHED};
 use readiness::Report;
 pub(crate) use readiness::{Direction, Snapshot};
 pub(crate) use registration::{Registration, Wait};
@@ -54,6 +58,8 @@ pub(crate) struct Reactor {
     /// Made at the first turn: a reactor that no socket opens needs no buffer.
     events: Option<mio::Events>,
     timer_fd: TimerFd,
+    /// The reactors of stuck workers that this one watches, with the descriptors of their polls.
+    watched: Vec<(Arc<Registry>, RawFd)>,
 }
 
 impl Reactor {
@@ -61,7 +67,9 @@ impl Reactor {
     /// that worker's reactor. They wait at this one once that worker has ended, and from the start if `worker` is
     /// dangling.
     pub(crate) fn beside(worker: Weak<Registry>) -> Self {
-        Self { registry: Arc::new(Registry::beside(worker)), events: None, timer_fd: TimerFd::default() }
+        let mut reactor = Self::default();
+        reactor.registry = Arc::new(Registry::beside(worker));
+        reactor
     }
 
     pub(crate) fn registry(&self) -> &Arc<Registry> {
@@ -94,7 +102,7 @@ impl Reactor {
     /// a seat, and appends all others to `wakers`, for the caller to wake. Returns the number of events, also of those
     /// that are no socket's: an unpark, an expiry of the timerfd. It is 0 if the timeout ended the wait or a signal
     /// interrupted it. The caller then computes anew how long to wait.
-    pub(crate) fn turn(&mut self, timeout: Option<Duration>, wakers: &mut Vec<Waker>) -> io::Result<usize> {
+    pub(crate) fn turn(&mut self, mut timeout: Option<Duration>, wakers: &mut Vec<Waker>) -> io::Result<usize> {
         let mut poll = self.registry.poll.lock();
         let Some(poll) = &mut *poll else {
             drop(poll);
@@ -102,11 +110,17 @@ impl Reactor {
             return Ok(usize::from(self.registry.unparker.park(timeout)));
         };
         let events = self.events.get_or_insert_with(new_events);
+        let mut count = 0;
+        if self.registry.misses_edge.load(Ordering::Relaxed) {
+            self.registry.misses_edge.store(false, Ordering::Relaxed);
+            self.timer_fd.expired();
+            timeout = Some(Duration::ZERO);
+            count = 1;
+        }
         match poll.poll(events, timeout) {
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => return Ok(0),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => return Ok(count),
             result => result?,
         }
-        let mut count = 0;
         let table = self.registry.table.lock();
         for event in &*events {
             count += 1;
@@ -137,12 +151,44 @@ impl Reactor {
                 sockets += 1;
                 dispatch_any(&socket.source, event, wakers);
             } else if [UNPARK, TIMER_FD].contains(&event.token()) {
-                // This poll has taken an edge that was to end the owner's next block. An unpark does that instead.
+                // This poll has taken an edge that was to end the owner's next block. Another unpark would do that too,
+                // but end at once each block of a worker that watches.
                 let _ = stuck.unparker.drain(poll.registry());
-                stuck.unparker.wake_by_ref();
+                stuck.misses_edge.store(true, Ordering::Relaxed);
             }
         }
         sockets
+    }
+
+    /// Has the events of a stuck worker's reactor end the blocks of this one, too, until [`unwatch`](Reactor::unwatch).
+    /// Returns `false` if another reactor does so already.
+    ///
+    /// # Errors
+    /// If the system cannot, for want of descriptors or because it has no edges, and if that worker has come to its
+    /// reactor after all.
+    pub(crate) fn watch(&mut self, stuck: &Arc<Registry>) -> io::Result<bool> {
+        let own = self.registry.opened().filter(|_| EDGE_TRIGGERED).ok_or(io::ErrorKind::Unsupported)?;
+        let poll = stuck.poll.try_lock().ok_or(io::ErrorKind::ResourceBusy)?;
+        let poll = poll.as_ref().ok_or(io::ErrorKind::NotConnected)?;
+        if stuck.is_watched.swap(true, Ordering::AcqRel) {
+            return Ok(false);
+        }
+        // The descriptor of an epoll or a kqueue is readable while that has events.
+        let fd = poll.as_raw_fd();
+        let registered = own.register(&mut SourceFd(&fd), WATCHED, Interest::READABLE);
+        registered.inspect_err(|_| stuck.is_watched.store(false, Ordering::Release))?;
+        self.watched.push((stuck.clone(), fd));
+        Ok(true)
+    }
+
+    /// Watches no reactor any more.
+    pub(crate) fn unwatch(&mut self) {
+        for (stuck, fd) in self.watched.drain(..) {
+            // Not under the lock of its poll: its worker may block meanwhile. If that poll has been closed, which only the
+            // end of the runtime does, this is an error or concerns a socket of an ending worker.
+            let _ = self.registry.opened().map(|own| own.deregister(&mut SourceFd(&fd)));
+            stuck.is_watched.store(false, Ordering::Release);
+        }
     }
 }
 
@@ -197,6 +243,41 @@ fn handle_internal_event(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// The events of a reactor end the block of one that watches it, and none after that. The other one may block in
+    /// its poll when the watch ends.
+    #[test]
+    fn events_of_watched_reactor_end_block() {
+        let (mut watcher, mut stuck) = (Reactor::default(), Reactor::default());
+        watcher.registry.open().expect("a poll");
+        stuck.registry.open().expect("a poll");
+        let (unparker, own_unparker) = (stuck.unparker(), watcher.unparker());
+        let watched = watcher.watch(&stuck.registry);
+        assert_eq!(watched.is_ok(), EDGE_TRIGGERED, "{watched:?}");
+        if !EDGE_TRIGGERED {
+            return;
+        }
+        let turn = |watcher: &mut Reactor| {
+            own_unparker.wake_by_ref();
+            watcher.turn(Some(Duration::from_secs(10)), &mut Vec::new()).expect("a turn")
+        };
+        assert_eq!(turn(&mut watcher), 1, "the stuck worker has no event");
+        unparker.wake_by_ref();
+        assert_eq!(turn(&mut watcher), 2, "the stuck worker's event ends the block");
+        let registry = stuck.registry.clone();
+        let owner = std::thread::spawn(move || {
+            for _ in 0..2 {
+                stuck.turn(Some(Duration::from_secs(10)), &mut Vec::new()).expect("a turn");
+            }
+        });
+        while !registry.poll.is_locked() && !owner.is_finished() {
+            std::thread::yield_now();
+        }
+        watcher.unwatch();
+        unparker.wake_by_ref();
+        owner.join().expect("the owner turns");
+        assert_eq!(turn(&mut watcher), 1, "it is watched no more");
+    }
 
     /// A worker has set its timerfd and is about to block without a limit. A helper that turns its reactor meanwhile
     /// takes the timerfd's edge. The worker must not sleep for ever.

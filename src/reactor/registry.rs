@@ -44,6 +44,10 @@ pub(crate) struct Registry {
     /// `None` until the registry is opened, and once its worker has ended. The worker holds the lock only while it
     /// turns.
     pub(super) poll: Mutex<Option<mio::Poll>>,
+    /// Another worker has taken an edge that was to end the next block. Used under the lock of `poll`.
+    pub(super) misses_edge: AtomicBool,
+    /// The reactor of another worker reports the events of this one.
+    pub(super) is_watched: AtomicBool,
     pub(super) table: Mutex<Table>,
     /// A thread turns this reactor.
     is_turned: AtomicBool,

@@ -56,6 +56,9 @@ use crate::time::{self, Clock, Instant, Timers};
 /// meanwhile. To declare itself idle costs several times a look, and a look in vain adds little to so much work.
 const MANY: u64 = 8;
 
+/// How long a worker blocks at most if the system cannot watch the reactor of a stuck worker.
+const UNWATCHED: Duration = Duration::from_millis(4);
+
 /// The real time for which a worker waits before a paused clock jumps, so that bytes between sockets arrive first.
 const GRACE: Duration = Duration::from_millis(2);
 
@@ -257,9 +260,10 @@ impl Worker {
                 Some(deadline) => self.block_paused(deadline),
             };
         }
+        let watch = self.watch_stuck();
         let start = monotonic();
         let left = deadline.map(|deadline| (deadline.saturating_duration_since(Instant::now()), deadline));
-        match (left, self.executor.watch_timeout()) {
+        match (left, watch) {
             (Some((left, _)), Some(watch)) if watch < left => drop(self.turn(Some(watch))),
             (Some((left, deadline)), _) => {
                 let turned = self.reactor.turn_until(left, deadline.to_bits(), &mut self.wakers);
@@ -267,9 +271,27 @@ impl Worker {
             }
             (None, watch) => drop(self.turn(watch)),
         }
+        self.reactor.unwatch();
         let end = monotonic();
         budget::begin_batch(end);
         self.counters.parked_nanos.add(end.saturating_sub(start));
+    }
+
+    /// Has the events and the timers of stuck workers end the block that follows. Returns how long that may be at most.
+    fn watch_stuck(&mut self) -> Option<Duration> {
+        let mut limit = self.executor.watch_timeout();
+        for index in self.executor.beside_stuck() {
+            let part = self.handle.part(index);
+            let Some((registry, timers)) = part.registry.upgrade().zip(part.timers.upgrade()) else { continue };
+            let left = match self.reactor.watch(&registry) {
+                // Another worker watches it.
+                Ok(false) => None,
+                Ok(true) => timers.prepare_block().map(|next| next.saturating_duration_since(Instant::now())),
+                Err(_) => Some(UNWATCHED),
+            };
+            limit = limit.into_iter().chain(left).min();
+        }
+        limit
     }
 
     /// Moves the clock to the next deadline, unless the kernel or another thread has something for this worker. A

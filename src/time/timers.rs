@@ -202,7 +202,8 @@ impl Timers {
     }
 
     /// As [`next_deadline`](Timers::next_deadline), for the worker, which is about to block until then. Another thread
-    /// that arms an earlier timer unparks it.
+    /// that arms an earlier timer unparks it. Also for a worker that watches the reactor of this one, which is stuck: the
+    /// unpark is an event of that reactor.
     pub(crate) fn prepare_block(&self) -> Option<Instant> {
         let mut inner = self.inner.lock();
         let next = inner.wheel.next();

@@ -8,6 +8,8 @@ use crate::{MS, SEVERAL};
 use futures_lite::future::{self, poll_once};
 use kittiwake::io::{AsyncReadExt, AsyncWriteExt};
 use kittiwake::net::{TcpListener, TcpStream, serve};
+#[cfg(not(mio_unsupported_force_poll_poll))]
+use kittiwake::runtime::Runtime;
 use kittiwake::time::sleep;
 
 /// One handler blocks its worker. All other connections are answered meanwhile, those that wait at that worker's
@@ -52,6 +54,80 @@ fn stuck_worker_delays_no_socket() {
             drop(open);
             clients[0].read_exact(&mut [0]).expect("the stuck handler goes on");
         });
+    }
+}
+
+/// Workers that have nothing to do beside a stuck one sleep without a limit. Still they answer its sockets, and run
+/// what is queued there.
+#[cfg(not(mio_unsupported_force_poll_poll))]
+#[test]
+fn workers_sleep_beside_stuck_one() {
+    for count in SEVERAL {
+        within(move || {
+            let runtime = workers(count);
+            let handle = runtime.handle().clone();
+            let (mut stream, mut peer) = pair_with_std();
+            let (begin, begun) = mpsc::channel();
+            let (go_on, goes_on) = mpsc::channel();
+            let stuck = runtime.handle().spawn(async move {
+                assert!(poll_once(stream.read(&mut [0])).await.is_none(), "there is nothing to read yet");
+                let echo = kittiwake::spawn(async move {
+                    let mut word = [0];
+                    while stream.read_exact(&mut word).await.is_ok() {
+                        stream.write_all(&word).await.expect("write");
+                    }
+                });
+                begin.send(()).expect("the test waits");
+                goes_on.recv().expect("the test says when");
+                echo
+            });
+            begun.recv().expect("the task runs");
+            // Each step finds the other workers asleep. Workers that look now and then would never be quiet.
+            for word in [b"1", b"2"] {
+                wait_until_asleep(&runtime);
+                peer.write_all(word).expect("write");
+                peer.read_exact(&mut [0]).expect("another worker answers");
+            }
+            wait_until_asleep(&runtime);
+            future::block_on(handle.spawn(async {})).expect("another worker runs it");
+            wait_until_asleep(&runtime);
+            go_on.send(()).expect("the task waits");
+            drop(peer);
+            future::block_on(future::block_on(stuck).expect("the stuck task ends")).expect("the echo ends");
+        });
+    }
+}
+
+/// The same for a timer that the stuck task arms while they sleep: a foreign executor in it waits for that timer.
+#[cfg(not(mio_unsupported_force_poll_poll))]
+#[test]
+fn timer_of_stuck_task_wakes_sleeping_worker() {
+    for count in SEVERAL {
+        within(move || {
+            let runtime = workers(count);
+            let (go_on, goes_on) = mpsc::channel();
+            let stuck = runtime.handle().spawn(async move {
+                goes_on.recv().expect("the test says when");
+                future::block_on(sleep(10 * MS));
+            });
+            wait_until_asleep(&runtime);
+            go_on.send(()).expect("the task waits");
+            future::block_on(stuck).expect("the stuck task ends");
+        });
+    }
+}
+
+/// Waits until the workers beside a stuck one have slept for longer than they do while they still look now and then.
+#[cfg(not(mio_unsupported_force_poll_poll))]
+fn wait_until_asleep(runtime: &Runtime) {
+    let mut last = quiet_metrics(runtime);
+    loop {
+        std::thread::park_timeout(100 * MS);
+        let now = quiet_metrics(runtime);
+        if now == last {
+            return;
+        }
+        last = now;
     }
 }
 

@@ -41,6 +41,9 @@
 //!    seems to wake. A relies on that only if it sees C counted as idle, and C announces itself before it is counted.
 //!    Without a fence in A and one in B, A could still read UNWATCHED as it leaves, although B looked for C too early.
 //!    With them, A takes WAKING back as it leaves, or B finds C.
+//! 7. A looks and finds B stuck, the only busy worker. B ends its task, takes two entries and is stuck in the first,
+//!    while A goes idle without a watch. So A counts itself idle and then asks, under the lock of B's queue, whether B is
+//!    still in the same task. If B takes the entries after that, it sees A and wakes it.
 
 use crate::sync::atomic::{AtomicU8, AtomicUsize, Ordering, fence};
 

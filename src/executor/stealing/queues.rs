@@ -66,7 +66,7 @@ struct Stealable<T> {
 pub(super) const STUCK: Duration = Duration::from_millis(1);
 
 /// The same for the entries that were spawned on it: longer than a thread may have to wait for a core.
-const STUCK_FOR_LONG: Duration = Duration::from_millis(50);
+pub(super) const STUCK_FOR_LONG: Duration = Duration::from_millis(50);
 
 /// How many ready entries, and how many spawned ones, are stolen from a stuck worker at a time.
 const STEAL_FROM_STUCK: usize = 64;

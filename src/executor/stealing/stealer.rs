@@ -3,8 +3,9 @@
 //! 1. It has no entries of its own ([`Stealer::prepare_idle`]). It counts itself idle, and steals what it finds.
 //! 2. It is idle. If no other worker watches, it becomes the watcher: the one idle worker that looks after the busy
 //!    ones. It blocks for a millisecond at most, then for two and for four, and looks again. While all workers are
-//!    idle, it blocks for six. Once no worker has been busy since its last look, it stops watching and blocks without a
-//!    limit.
+//!    idle, it blocks for eleven. Once no worker has been busy since its last look, it stops watching and blocks without
+//!    a limit. It also stops when all busy workers are stuck ([`Stealer::beside_stuck`]): then the kernel wakes it for
+//!    their sockets, their timers for a timer, and a thread that queues something there for that.
 //! 3. It is idle no longer ([`Stealer::leave_idle`]). If it has entries and no other worker watches, it has an idle one
 //!    woken ([`Stealer::begin_batch`]), because it may be stuck in the first entry. If it has no entries, and was the
 //!    watcher or was woken to watch, it looks which of the others are stuck. A busy worker does so about every
@@ -16,14 +17,22 @@
 use std::mem;
 use std::time::{Duration, Instant};
 
-use super::queues::{Queues, STUCK, Victims};
+use super::queues::{Queues, STUCK, STUCK_FOR_LONG, Victims};
 
 /// One worker's stealing state.
 pub(in crate::executor) struct Stealer {
     /// For each worker, the progress that it last made, and since when.
     seen: Vec<(u64, Instant)>,
-    /// The workers that were stuck at the last look, and have not been helped since.
-    stuck: Vec<usize>,
+    /// The workers that were stuck at the last look, and their progress.
+    stuck: Vec<(usize, u64)>,
+    /// How many of them have not been helped since.
+    unhelped: usize,
+    /// They have been for long.
+    are_stuck_for_long: bool,
+    /// It has looked, and has run no entry since.
+    has_just_looked: bool,
+    /// It is idle, and all workers that are not are stuck.
+    is_beside_stuck: bool,
     /// A worker had made progress at the last look.
     others_moved: bool,
     /// When it last looked while it was busy.
@@ -45,8 +54,8 @@ const FIRST_WATCH: Duration = Duration::from_millis(1);
 const LONGEST_WATCH: Duration = Duration::from_millis(4);
 
 /// A watch while all workers are idle. A request that comes during this watch finds a watcher, so that no worker has to
-/// be woken for it.
-const IDLE_WATCH: Duration = Duration::from_millis(6);
+/// be woken for it. With 100 requests a second or more, each comes during one.
+const IDLE_WATCH: Duration = Duration::from_millis(11);
 
 /// After so much work a busy worker reads the clock, and looks if it is time.
 const WORK: u64 = 64;
@@ -57,6 +66,10 @@ impl Stealer {
         Self {
             seen: vec![(u64::MAX, now); workers],
             stuck: Vec::new(),
+            unhelped: 0,
+            are_stuck_for_long: false,
+            has_just_looked: false,
+            is_beside_stuck: false,
             others_moved: false,
             looked: now,
             watch: None,
@@ -74,7 +87,14 @@ impl Stealer {
 
     /// The next worker that was stuck at the last look.
     pub(in crate::executor) fn next_stuck(&mut self) -> Option<usize> {
-        self.stuck.pop()
+        self.unhelped = self.unhelped.checked_sub(1)?;
+        Some(self.stuck[self.unhelped].0)
+    }
+
+    /// The stuck workers, if this one is idle and all others are idle or stuck. It does not watch then, and is woken for
+    /// what is queued. The events and timers of the stuck workers must end its block.
+    pub(in crate::executor) fn beside_stuck(&self) -> impl Iterator<Item = usize> {
+        self.stuck.iter().map(|(other, _)| *other).filter(|_| self.is_beside_stuck)
     }
 
     /// The worker has no entries but those in its stealable queue. Returns whether that is empty, and the worker may
@@ -97,17 +117,28 @@ impl Stealer {
         if self.steal(queues, index, Victims::Any, deferred, &now) {
             return false;
         }
+        self.is_beside_stuck = mem::take(&mut self.has_just_looked) && self.are_others_stuck(queues);
         let all_idle = queues.idle.is_everywhere(queues.len());
-        if (self.others_moved || !all_idle) && queues.idle.watch() {
+        if !self.is_beside_stuck && (self.others_moved || !all_idle) && queues.idle.watch() {
             self.watch = Some(if all_idle { IDLE_WATCH } else { self.next_watch });
             self.next_watch = if all_idle { FIRST_WATCH } else { LONGEST_WATCH.min(2 * self.next_watch) };
         }
         true
     }
 
+    /// Whether all workers that are not idle are stuck, in the same tasks as at the last look. The worker counts as idle
+    /// before this: see the seventh race in `idle`.
+    fn are_others_stuck<E, T>(&self, queues: &Queues<E, T>) -> bool {
+        let is_in_same_task = |(other, progress): &(usize, u64)| queues.progress(*other).0 == *progress;
+        !self.stuck.is_empty()
+            && queues.idle.is_everywhere(queues.len() - self.stuck.len())
+            && self.stuck.iter().all(is_in_same_task)
+    }
+
     /// How long the idle worker may block at most.
     pub(in crate::executor) fn watch_timeout(&self) -> Option<Duration> {
-        self.watch
+        // Entries that were spawned on a stuck worker can be stolen by then.
+        if self.is_beside_stuck && !self.are_stuck_for_long { Some(STUCK_FOR_LONG) } else { self.watch }
     }
 
     /// Ends the worker's idle period, if it is in one. The worker has drained its remote queue before this. That has
@@ -118,7 +149,7 @@ impl Stealer {
             if !was_watcher {
                 self.next_watch = FIRST_WATCH;
             }
-            self.must_look = queues.idle.leave(was_watcher);
+            self.must_look = queues.idle.leave(was_watcher) || mem::take(&mut self.is_beside_stuck);
         }
     }
 
@@ -133,6 +164,7 @@ impl Stealer {
         now: impl Fn() -> Instant,
     ) -> usize {
         let must_look = mem::take(&mut self.must_look);
+        self.has_just_looked = false;
         let stealable = queues.publish(index, deferred);
         if has_local || stealable > 0 {
             self.next_watch = FIRST_WATCH;
@@ -157,6 +189,7 @@ impl Stealer {
     fn look<E, T>(&mut self, queues: &Queues<E, T>, index: usize, now: Instant) {
         self.stuck.clear();
         self.others_moved = false;
+        self.are_stuck_for_long = true;
         for other in queues.others(index) {
             let (progress, running) = queues.progress(other);
             let (seen, since) = &mut self.seen[other];
@@ -164,9 +197,12 @@ impl Stealer {
                 (*seen, *since) = (progress, now);
                 self.others_moved = true;
             } else if running && now - *since >= STUCK {
-                self.stuck.push(other);
+                self.stuck.push((other, progress));
+                self.are_stuck_for_long &= now - *since >= STUCK_FOR_LONG;
             }
         }
+        self.unhelped = self.stuck.len();
+        self.has_just_looked = true;
     }
 
     /// Moves entries from another worker's queue to that of `index`, by way of `deferred`. Returns `true` if there were
@@ -245,6 +281,34 @@ mod tests {
         wake(&queues, 1, &mut workers[1], &mut Vec::new(), now);
         assert_eq!(queues.pop(1), Some(2), "and is stuck in it");
         assert!(queues.remote(2).queue.is_notified(), "the third task would wait for the first or the second");
+    }
+
+    /// A worker that has found the only busy one stuck looks no more until it is woken, and looks then. It blocks without
+    /// a limit once it may steal whatever is queued there. If the other one is in another task by then, it watches.
+    #[test]
+    fn worker_beside_stuck_one_rests() {
+        let queues = queues();
+        let start = Instant::now();
+        let mut stealer = Stealer::new(3, start);
+        queues.idle.enter();
+        queues.publish(0, &mut vec![1]);
+        assert_eq!(queues.pop(0), Some(1), "and it is stuck in it");
+        // It does not know before its second look that the other one makes no progress.
+        let limits = [(0, Some(FIRST_WATCH)), (1, Some(2 * FIRST_WATCH)), (3, Some(STUCK_FOR_LONG)), (53, None)];
+        for (millis, limit) in limits {
+            let now = start + Duration::from_millis(millis);
+            wake(&queues, 1, &mut stealer, &mut Vec::new(), now);
+            assert!(stealer.prepare_idle(&queues, 1, &mut Vec::new(), || now));
+            assert_eq!(stealer.watch_timeout(), limit, "after {millis} ms");
+            assert_eq!(stealer.beside_stuck().count(), usize::from(millis >= 3), "after {millis} ms");
+        }
+        let now = start + Duration::from_millis(60);
+        wake(&queues, 1, &mut stealer, &mut Vec::new(), now);
+        assert_eq!(stealer.next_stuck(), Some(0), "woken, it helps the stuck worker");
+        queues.publish(0, &mut vec![2]);
+        assert_eq!(queues.pop(0), Some(2), "the worker was not stuck for ever");
+        assert!(stealer.prepare_idle(&queues, 1, &mut Vec::new(), || now));
+        assert!(stealer.beside_stuck().count() == 0 && stealer.watch_timeout().is_some(), "it must watch");
     }
 
     /// A watcher gets an entry before it has looked. Entries behind a stuck task would wait until it has run its own.
