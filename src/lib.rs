@@ -59,7 +59,7 @@
 //! * `blocking`: the threads for [`spawn_blocking`] and for look-ups of names.
 //! * `reactor`: the table of tokens, a socket's source, and the loop that every operation runs.
 //! * `budget`: the cooperative budget; `metrics`: the counters of a worker; `current`: a thread-local that is entered;
-//!   `system_clock`: readings of the clocks.
+//!   `system_clock`: readings of the clocks; `live_threads`: the threads of a runtime that have not ended.
 //! * `wheel`, a pure timing wheel, and [`time`] on it: clock, timers, `sleep`, `timeout`, `interval`.
 //! * [`net`], [`io`], [`signal`]: the sockets, the traits and the signals that users call.
 //!
@@ -76,6 +76,7 @@ mod blocking;
 mod budget;
 mod current;
 mod executor;
+mod live_threads;
 mod metrics;
 mod reactor;
 mod sync;

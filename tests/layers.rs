@@ -17,11 +17,12 @@ use Place::{Functions, Identifiers, Text};
 const ARROWS: &[(&str, &[&str])] = &[
     ("sync", &[]),
     ("current", &[]),
+    ("live_threads", &[]),
     ("metrics", &[]),
     ("system_clock", &[]),
     ("budget", &["metrics", "system_clock"]),
     ("executor", &["budget", "sync"]),
-    ("blocking", &["executor", "current"]),
+    ("blocking", &["executor", "current", "live_threads"]),
     ("reactor", &["budget", "current", "sync"]),
     ("wheel", &[]),
     ("time", &["wheel", "budget", "current", "sync", "system_clock"]),
@@ -29,7 +30,21 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("task", &["executor", "blocking"]),
     ("net", &["reactor", "time", "task", "blocking", "budget", "io", "metrics", "sync"]),
     ("signal", &["reactor"]),
-    ("runtime", &["executor", "reactor", "time", "blocking", "budget", "current", "metrics", "sync", "system_clock"]),
+    (
+        "runtime",
+        &[
+            "executor",
+            "reactor",
+            "time",
+            "blocking",
+            "budget",
+            "current",
+            "live_threads",
+            "metrics",
+            "sync",
+            "system_clock",
+        ],
+    ),
 ];
 
 /// The files, and the folders, that name no I/O, no clock and no thread-local, and whether they may hold an `Instant`.

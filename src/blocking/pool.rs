@@ -23,19 +23,21 @@
 //! thread of the other for ever.
 //!
 //! # The end
-//! [`Pool::close`] drops the tasks in the queue, wakes the idle threads and waits for no thread. A task that comes
-//! later is dropped too. A thread that runs a task goes when the task ends.
+//! [`Pool::release_threads`] wakes the idle threads, which then end, and waits for no thread. A thread that runs a task
+//! drops the tasks in the queue when its own task ends, and ends too. A task that comes later is dropped at once.
+//! [`Pool::close`] also drops the tasks in the queue itself. So a runtime whose workers are stuck, and do not get to
+//! close the pool, starts no more closures either.
 
 use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
 use std::task::Waker;
-use std::thread;
 use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use crate::executor::BlockingTask;
+use crate::live_threads::LiveThreads;
 
 /// How long a thread waits for another task before it ends.
 const KEEP_ALIVE: Duration = Duration::from_secs(10);
@@ -48,8 +50,8 @@ pub(crate) struct Pool {
     state: Mutex<State>,
     /// There is a task for an idle thread, or no more will come.
     task: Condvar,
-    /// A thread has gone, after the end.
-    gone: Condvar,
+    /// The threads, until the destructors of their thread-locals have run.
+    live: LiveThreads,
     most_threads: usize,
     keep_alive: Duration,
     /// [`start_thread`], except in tests.
@@ -79,7 +81,7 @@ impl Pool {
         Arc::new(Self {
             state: Mutex::new(state),
             task: Condvar::new(),
-            gone: Condvar::new(),
+            live: LiveThreads::default(),
             most_threads,
             keep_alive,
             start,
@@ -109,7 +111,7 @@ impl Pool {
         let Err(error) = (self.start)(self.clone()) else { return };
         let reason = error.raw_os_error().unwrap_or(libc::EAGAIN);
         let mut state = self.state.lock();
-        self.leave(&mut state);
+        state.threads -= 1;
         while state.threads == 0 && take(&mut state, |task| task.cancel_without_thread(reason)) {}
     }
 
@@ -118,12 +120,12 @@ impl Pool {
         let mut state = self.state.lock();
         loop {
             // The closure's panic does not come out of this.
-            while take(&mut state, BlockingTask::run) {}
+            while state.closed && take(&mut state, drop) || take(&mut state, BlockingTask::run) {}
             if state.closed || !self.idle(&mut state) {
                 break;
             }
         }
-        self.leave(&mut state);
+        state.threads -= 1;
     }
 
     /// Waits for a task. Returns `false` if none came for long, and the thread ends.
@@ -139,14 +141,6 @@ impl Pool {
         !state.queue.is_empty() || state.closed
     }
 
-    /// Counts a thread out.
-    fn leave(&self, state: &mut State) {
-        state.threads -= 1;
-        if state.closed {
-            self.gone.notify_all();
-        }
-    }
-
     /// Whether a task waits or runs. If so, `waker` is woken when that is over. By then the waiter of the last task has
     /// been woken.
     pub(crate) fn is_busy(&self, waker: impl FnOnce() -> Waker) -> bool {
@@ -159,30 +153,29 @@ impl Pool {
         true
     }
 
+    /// Ends the idle threads, and those that run a task when that ends. Tasks that have not begun are dropped there.
+    pub(crate) fn release_threads(&self) {
+        self.state.lock().closed = true;
+        self.task.notify_all();
+    }
+
     /// Ends the pool, without waiting for its threads. Tasks that have not begun are dropped.
     pub(crate) fn close(&self) {
+        self.release_threads();
         let mut state = self.state.lock();
-        state.closed = true;
-        self.task.notify_all();
         // It has a descriptor, which a task that goes on must not keep open.
         let on_idle = state.on_idle.take();
         MutexGuard::unlocked(&mut state, || drop(on_idle));
         while take(&mut state, drop) {}
     }
 
-    /// Waits until the threads of a closed pool are gone, at most until `deadline`. Returns how many tasks run even
-    /// then.
-    pub(crate) fn wait_until_gone(&self, deadline: Option<Instant>) -> usize {
-        let mut state = self.state.lock();
-        let some_live = |state: &mut State| state.threads > 0;
-        match deadline {
-            Some(deadline) => {
-                // In time or not, the number of tasks is returned.
-                let _ = self.gone.wait_while_until(&mut state, some_live, deadline);
-            }
-            None => self.gone.wait_while(&mut state, some_live),
-        }
-        state.running
+    /// Waits until the threads of a closed pool have ended, at most until `deadline`. Returns how many threads run a
+    /// task even then, and how many others have not ended.
+    pub(crate) fn wait_for_threads(&self, deadline: Option<Instant>) -> (usize, usize) {
+        let left = self.live.wait(deadline);
+        // Without those tasks that another thread drops.
+        let running = self.state.lock().running.min(left);
+        (running, left - running)
     }
 }
 
@@ -209,7 +202,8 @@ impl State {
 }
 
 fn start_thread(pool: Arc<Pool>) -> io::Result<()> {
-    thread::Builder::new().name(THREAD_NAME.to_owned()).spawn(move || pool.work()).map(drop)
+    let live = pool.live.clone();
+    live.start(THREAD_NAME.to_owned(), move || pool.work()).map(drop)
 }
 
 #[cfg(test)]
@@ -219,6 +213,7 @@ mod tests {
     use futures_lite::future::block_on;
     use std::panic::Location;
     use std::sync::{Barrier, mpsc};
+    use std::thread;
 
     fn worker() -> WorkerRef {
         WorkerRef::new(Workers::new(vec![Waker::noop().clone()]), 0)
@@ -380,9 +375,9 @@ mod tests {
         pool.close();
         assert!(block_on(waiting).unwrap_err().is_cancelled());
         assert!(block_on(spawn(&pool, || ())).unwrap_err().is_cancelled(), "too late");
-        assert_eq!(pool.wait_until_gone(Some(Instant::now())), 1, "one runs");
+        assert_eq!(pool.wait_for_threads(Some(Instant::now())), (1, 0), "one runs");
         drop(end);
-        assert_eq!(pool.wait_until_gone(None), 0);
+        assert_eq!(pool.wait_for_threads(None), (0, 0));
         assert!(block_on(running).unwrap(), "what runs gives its output");
         assert_eq!(pool.state.lock().threads, 0);
     }

@@ -16,7 +16,8 @@
 //! | `metrics` | `BUDGET_YIELDS`, `ACCEPTS` | 0 |
 //! | `sync` | `EXECUTORS`: the vtable of the waker with which a future was last polled | not entered |
 //!
-//! These are all thread-locals of the crate. None has a destructor.
+//! These are all thread-locals of the crate, apart from the one of `live_threads`, which belongs to no runtime that a
+//! thread is inside of. None of these has a destructor.
 
 use std::sync::Arc;
 

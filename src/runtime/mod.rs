@@ -81,8 +81,8 @@ pub fn block_on<F: Future>(future: F) -> F::Output {
 ///
 /// Dropping it drops all its tasks, and wakes the tasks of other runtimes that wait for its sockets. It waits for the
 /// poll of a task that is under way on a worker, but not for the closures of [`spawn_blocking`](crate::spawn_blocking)
-/// that run. [`shutdown_timeout`](Runtime::shutdown_timeout) waits for both, and not for ever. A `Runtime` is `Send`
-/// and `Sync`. A task that holds an `Arc` of its own runtime keeps both for ever; give it a [`Handle`]. If a task on
+/// that run. [`shutdown_timeout`](Runtime::shutdown_timeout) waits for both, and not for ever.
+/// [`shutdown_background`](Runtime::shutdown_background) waits for neither. A `Runtime` is `Send` and `Sync`. A task that holds an `Arc` of its own runtime keeps both for ever; give it a [`Handle`]. If a task on
 /// one of its workers drops the runtime, the drop cancels all tasks and does not wait for the workers. Two runtimes
 /// that are dropped by each other's tasks at the same time wait for each other.
 ///
@@ -167,17 +167,24 @@ impl Runtime {
         &self.handle
     }
 
-    /// Ends the runtime as its drop does, but waits no longer than `timeout` for its workers. Then it waits for the
-    /// closures of [`spawn_blocking`](crate::spawn_blocking) that run, until that time is over.
+    /// Ends the runtime as its drop does, but waits no longer than `timeout`.
     ///
-    /// Only the wait is bounded. The destructors of a current-thread runtime's tasks run on this thread, first, and
-    /// take the time they take. So do those of closures that have not begun.
+    /// In this time it waits for the workers, for the closures of [`spawn_blocking`](crate::spawn_blocking) that run,
+    /// and for the ends of their threads, with the destructors of the thread-locals.
+    ///
+    /// The tasks of a current-thread runtime are dropped on this thread, and so are closures that have not begun there.
+    /// Their destructors come first, and no timeout can interrupt them.
     ///
     /// # Errors
-    /// If workers or closures run even then. They go on, each on its thread: a worker until its tasks are gone.
+    /// If a thread of the runtime has not ended in time. The error says how many workers, tasks and closures are left.
+    /// They go on, each on its thread: a worker until all tasks are gone.
     ///
     /// # Panics
     /// Inside a runtime, this one or another: it would hold up its worker. The runtime is dropped then.
+    ///
+    /// # Platform notes
+    /// Where the system does not run the destructors of thread-locals in the reverse order of their first use, a thread
+    /// that still runs some may not be reported. Linux, macOS and the BSDs run them in this order.
     ///
     /// # Examples
     /// ```
@@ -200,14 +207,50 @@ impl Runtime {
     pub fn shutdown_timeout(mut self, timeout: Duration) -> Result<(), ShutdownTimeout> {
         enter::check("Runtime::shutdown_timeout");
         // `None` is too far away for the clock to show it.
-        let deadline = Instant::now().checked_add(timeout);
-        let workers_running = self.scheduler.take().map_or(0, |scheduler| scheduler.shut_down(deadline));
+        let left = self.shut_down(Instant::now().checked_add(timeout));
+        if left.threads() == 0 { Ok(()) } else { Err(left) }
+    }
+
+    /// Ends the runtime as its drop does, but waits for nothing. So it may be called inside a runtime.
+    ///
+    /// All tasks are cancelled, and each worker drops its own when the poll that is under way has ended. Closures of
+    /// [`spawn_blocking`](crate::spawn_blocking) that run go on. Those that have not begun never begin.
+    ///
+    /// The tasks of a current-thread runtime are dropped on this thread, before this returns. Closures that have not
+    /// begun there are dropped too.
+    ///
+    /// # Examples
+    /// ```
+    /// let (kept, dropped) = std::sync::mpsc::channel::<()>();
+    /// kittiwake::block_on(async {
+    ///     let runtime = kittiwake::runtime::Runtime::new()?;
+    ///     runtime.handle().spawn(async move {
+    ///         let _kept = kept;
+    ///         std::future::pending::<()>().await;
+    ///     });
+    ///     runtime.shutdown_background();
+    ///     std::io::Result::Ok(())
+    /// })?;
+    /// assert!(dropped.recv().is_err(), "a worker drops the task");
+    /// # std::io::Result::Ok(())
+    /// ```
+    pub fn shutdown_background(mut self) {
+        self.shut_down(Some(Instant::now()));
+    }
+
+    /// Ends the runtime, and waits until `deadline` at most. Returns what is left.
+    fn shut_down(&mut self, deadline: Option<Instant>) -> ShutdownTimeout {
         let pool = self.handle.pool();
-        // The workers have closed it, unless one of them is stuck.
-        pool.close();
-        match (workers_running, pool.wait_until_gone(deadline)) {
-            (0, 0) => Ok(()),
-            (workers_running, closures_running) => Err(ShutdownTimeout { workers_running, closures_running }),
+        // The workers close it, but one of them may be stuck.
+        pool.release_threads();
+        let (workers_running, workers_ending) =
+            self.scheduler.take().map_or((0, 0), |scheduler| scheduler.shut_down(deadline));
+        let (closures_running, pool_ending) = pool.wait_for_threads(deadline);
+        ShutdownTimeout {
+            workers_running,
+            tasks_alive: self.handle.metrics().tasks_alive(),
+            threads_ending: workers_ending + pool_ending,
+            closures_running,
         }
     }
 }
@@ -303,12 +346,13 @@ impl Builder {
 }
 
 impl Scheduler {
-    /// Ends the tasks. Returns how many workers have not finished in time.
-    fn shut_down(self, deadline: Option<Instant>) -> usize {
+    /// Ends the tasks. Returns how many workers have not finished in time, and how many of their threads have not ended
+    /// besides.
+    fn shut_down(self, deadline: Option<Instant>) -> (usize, usize) {
         match self {
             Self::CurrentThread(worker) => {
                 worker.into_inner().shut_down();
-                0
+                (0, 0)
             }
             Self::MultiThread(mut threads) => threads.shut_down(deadline),
         }
@@ -333,10 +377,12 @@ impl fmt::Debug for Runtime {
     }
 }
 
-/// The error of [`Runtime::shutdown_timeout`]: workers or blocking closures have not finished in time.
+/// The error of [`Runtime::shutdown_timeout`]: threads of the runtime have not ended in time.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ShutdownTimeout {
     workers_running: usize,
+    tasks_alive: usize,
+    threads_ending: usize,
     closures_running: usize,
 }
 
@@ -346,22 +392,42 @@ impl ShutdownTimeout {
         self.workers_running
     }
 
+    /// How many tasks had not been dropped when the time was over. One of them has not returned from its poll, or a
+    /// destructor blocks.
+    pub fn tasks_alive(&self) -> usize {
+        self.tasks_alive
+    }
+
+    /// How many threads had nothing left to run when the time was over, and had not ended. Mostly the destructor of a
+    /// thread-local blocks.
+    pub fn threads_ending(&self) -> usize {
+        self.threads_ending
+    }
+
     /// How many closures ran when the time was over. They go on.
     pub fn closures_running(&self) -> usize {
         self.closures_running
+    }
+
+    fn threads(&self) -> usize {
+        self.workers_running + self.threads_ending + self.closures_running
     }
 }
 
 impl fmt::Display for ShutdownTimeout {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let count = |count: usize, what: &str| format!("{count} {what}{}", if count == 1 { "" } else { "s" });
-        let closures = count(self.closures_running, "blocking closure");
-        let went_on = match (self.workers_running, self.closures_running) {
-            (0, _) => closures,
-            (workers, 0) => count(workers, "worker"),
-            (workers, _) => format!("{} and {closures}", count(workers, "worker")),
-        };
-        write!(f, "the runtime was told to end, but {went_on} went on when the time for that was over")
+        let left = [
+            (self.workers_running, "worker"),
+            (self.tasks_alive, "task"),
+            (self.threads_ending, "ending thread"),
+            (self.closures_running, "blocking closure"),
+        ];
+        let left: Vec<_> = left
+            .iter()
+            .filter(|(count, _)| *count > 0)
+            .map(|(count, what)| format!("{count} {what}{}", if *count == 1 { "" } else { "s" }))
+            .collect();
+        write!(f, "the runtime did not end in time: {} went on", left.join(", "))
     }
 }
 

@@ -6,7 +6,8 @@
 //! 2. *Run*: each thread is in a `block_on` call, whose future waits for the shutdown request ([`Shutdown`]). So there
 //!    is one loop, for the runtime's own threads and for a caller's.
 //! 3. *Shut down*: [`Threads::shut_down`] cancels all tasks, refuses new ones and requests the shutdown. Each worker
-//!    runs its tasks until no worker has any left; then its thread exits.
+//!    runs its tasks until no worker has any left; then its thread exits. A caller with a deadline does not join the
+//!    threads, because the destructors of their thread-locals may block.
 //!
 //! A panic that leaves a worker's loop aborts the process, for example if the reactor fails. The worker could never end
 //! its tasks, and their sockets would hang for ever.
@@ -20,41 +21,39 @@ use std::task::{Context, Poll, Waker};
 use std::thread;
 use std::time::Instant;
 
-use parking_lot::{Condvar, Mutex};
+use parking_lot::Mutex;
 
 use super::worker::Worker;
 use crate::executor::Workers;
+use crate::live_threads::LiveThreads;
 use crate::sync::{contain, wake_all};
 
 /// The worker threads of a runtime. Dropping it shuts them down.
 pub(super) struct Threads {
     workers: Arc<Workers>,
     shutdown: Arc<Shutdown>,
+    live: LiveThreads,
     /// Empty after the first [`shut_down`](Threads::shut_down).
     threads: Vec<thread::JoinHandle<()>>,
 }
 
-/// The shutdown request, and the count of threads that still run.
-struct Shutdown {
-    state: Mutex<State>,
-    /// Notified when a worker has shut down.
-    exited: Condvar,
-}
+/// The shutdown request.
+#[derive(Default)]
+struct Shutdown(Mutex<State>);
 
+#[derive(Default)]
 struct State {
     requested: bool,
     /// The wakers of the workers' `block_on` calls.
     waiters: Vec<Waker>,
-    /// Workers that have not shut down yet.
-    running: usize,
+    /// How many workers have shut down.
+    finished: usize,
 }
 
 impl Threads {
     /// Starts a thread for each worker.
     pub(super) fn start(runners: Vec<Worker>, workers: Arc<Workers>, name: &str) -> io::Result<Self> {
-        let state = State { requested: false, waiters: Vec::new(), running: 0 };
-        let shutdown = Arc::new(Shutdown { state: Mutex::new(state), exited: Condvar::new() });
-        let mut threads = Self { workers, shutdown, threads: Vec::new() };
+        let mut threads = Self { workers, shutdown: Arc::default(), live: LiveThreads::default(), threads: Vec::new() };
         for worker in runners {
             threads.start_one(worker, name)?;
         }
@@ -62,31 +61,23 @@ impl Threads {
     }
 
     fn start_one(&mut self, worker: Worker, name: &str) -> io::Result<()> {
-        let name = format!("{name}-{}", self.threads.len());
+        let index = self.threads.len();
         let shutdown = self.shutdown.clone();
-        shutdown.state.lock().running += 1;
-        let started = thread::Builder::new().name(name).spawn({
-            let shutdown = shutdown.clone();
-            move || run(worker, &shutdown)
-        });
-        match started {
-            Ok(thread) => self.threads.push(thread),
-            Err(error) => {
-                shutdown.state.lock().running -= 1;
-                let number = self.threads.len() + 1;
-                let message =
-                    format!("no thread for worker {number}: {error}; use fewer workers, or raise the limit on threads");
-                return Err(io::Error::new(error.kind(), message));
-            }
-        }
+        let thread = self.live.start(format!("{name}-{index}"), move || run(worker, &shutdown)).map_err(|error| {
+            let number = index + 1;
+            let message =
+                format!("no thread for worker {number}: {error}; use fewer workers, or raise the limit on threads");
+            io::Error::new(error.kind(), message)
+        })?;
+        self.threads.push(thread);
         Ok(())
     }
 
     /// Shuts the workers down and waits until their threads have exited, or until `deadline`.
     ///
-    /// Returns the number of workers that still run then; their threads are detached. On one of its workers'
-    /// threads it does not wait and returns 0.
-    pub(super) fn shut_down(&mut self, deadline: Option<Instant>) -> usize {
+    /// Returns how many workers still run then, and how many other threads have not exited. All of these are detached.
+    /// On one of its workers' threads it does not wait.
+    pub(super) fn shut_down(&mut self, deadline: Option<Instant>) -> (usize, usize) {
         let threads = mem::take(&mut self.threads);
         // Refuses new tasks at once, before the first worker takes notice of the request.
         self.workers.cancel_all();
@@ -94,14 +85,16 @@ impl Threads {
         // Compares threads: a task of this runtime may be dropping another runtime, which is entered then.
         let here = thread::current().id();
         if threads.is_empty() || threads.iter().any(|thread| thread.thread().id() == here) {
-            return 0;
+            return (0, 0);
         }
-        let running = self.shutdown.wait(deadline);
-        if running == 0 {
-            // Each thread only has to return.
+        let count = threads.len();
+        if deadline.is_none() {
             threads.into_iter().for_each(|thread| drop(thread.join()));
         }
-        running
+        // In this order: a worker that is counted as running afterwards had a live thread before.
+        let live = self.live.wait(deadline);
+        let running = count - self.shutdown.0.lock().finished;
+        (running, live - running)
     }
 }
 
@@ -122,13 +115,12 @@ fn run(mut worker: Worker, shutdown: &Shutdown) {
         // The panic hook has reported the reason.
         process::abort();
     }
-    shutdown.state.lock().running -= 1;
-    shutdown.exited.notify_all();
+    shutdown.0.lock().finished += 1;
 }
 
 impl Shutdown {
     fn request(&self) {
-        let mut state = self.state.lock();
+        let mut state = self.0.lock();
         state.requested = true;
         let mut waiters = mem::take(&mut state.waiters);
         drop(state);
@@ -137,7 +129,7 @@ impl Shutdown {
 
     fn poll_requested(&self, cx: &mut Context<'_>) -> Poll<()> {
         let waker = cx.waker().clone();
-        let mut state = self.state.lock();
+        let mut state = self.0.lock();
         if state.requested {
             drop(state);
             return Poll::Ready(());
@@ -145,19 +137,5 @@ impl Shutdown {
         // One waker per worker: only the request wakes this future, so each worker polls it once before the request.
         state.waiters.push(waker);
         Poll::Pending
-    }
-
-    /// Waits until no worker runs, or until `deadline`. Returns the number that still run.
-    fn wait(&self, deadline: Option<Instant>) -> usize {
-        let mut state = self.state.lock();
-        let is_running = |state: &mut State| state.running > 0;
-        match deadline {
-            Some(deadline) => {
-                // On a timeout, too, the count below is the result.
-                let _ = self.exited.wait_while_until(&mut state, is_running, deadline);
-            }
-            None => self.exited.wait_while(&mut state, is_running),
-        }
-        state.running
     }
 }

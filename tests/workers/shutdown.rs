@@ -1,5 +1,6 @@
 //! The end of a runtime of several workers.
 
+use std::cell::RefCell;
 use std::future::{Future, pending, poll_fn, ready};
 use std::io::{Read, Write};
 use std::sync::atomic::Ordering::SeqCst;
@@ -12,7 +13,7 @@ use crate::support::*;
 use crate::{HOUR, MS, SEVERAL, assert_cancelled};
 use futures_lite::future::{self, poll_once};
 use kittiwake::io::AsyncReadExt;
-use kittiwake::runtime::{Handle, Runtime};
+use kittiwake::runtime::{Builder, Handle, Runtime};
 use kittiwake::task::{JoinHandle, yield_now};
 use kittiwake::time::sleep;
 use kittiwake::{spawn, spawn_blocking, spawn_local};
@@ -275,6 +276,108 @@ fn shutdown_reports_blocked_worker() {
     });
 }
 
+/// The time of `shutdown_timeout` includes the destructors of the threads' thread-locals, which may block.
+#[test]
+fn timeout_includes_thread_local_destructors() {
+    type Blocks = OnDrop<Box<dyn FnOnce()>>;
+    thread_local! {
+        static BLOCKS: RefCell<Option<Blocks>> = const { RefCell::new(None) };
+    }
+    within(|| {
+        for count in SEVERAL {
+            let runtime = workers(count);
+            let (end, ended) = mpsc::channel::<()>();
+            let ended = Arc::new(Mutex::new(ended));
+            let block = move || {
+                let ended = ended.clone();
+                BLOCKS.set(Some(OnDrop::new(Box::new(move || assert!(ended.lock().unwrap().recv().is_err())))));
+            };
+            on_each_worker(runtime.handle(), count, {
+                let block = block.clone();
+                move |_| block()
+            });
+            future::block_on(runtime.handle().spawn_blocking(block)).expect("the closure runs");
+            let error = runtime.shutdown_timeout(20 * MS).expect_err("the threads' destructors block");
+            // On a slow machine, a thread may not have come to its destructors.
+            let threads = error.workers_running() + error.closures_running() + error.threads_ending();
+            assert_eq!(threads, count + 1, "each thread must be reported once: {error}");
+            drop(end);
+        }
+    });
+}
+
+/// The time of `shutdown_timeout` does not wait for the destructors of closures that have not begun, and none of them
+/// begins, although the workers are stuck.
+#[test]
+fn timeout_includes_queued_closures() {
+    within(|| {
+        let runtime = few_blocking_threads(2, 1);
+        let handle = runtime.handle().clone();
+        let blocked = block_workers(&handle, 2);
+        let ((end, ended), (begin, begun)) = (mpsc::channel::<()>(), mpsc::channel());
+        let running = handle.spawn_blocking(move || {
+            begin.send(()).unwrap();
+            let _ = ended.recv();
+        });
+        begun.recv().expect("the closure begins");
+        let (open, closed) = mpsc::channel::<()>();
+        let blocks = OnDrop::new(move || assert!(closed.recv().is_err()));
+        let queued = handle.spawn_blocking(move || drop(blocks));
+        let error = runtime.shutdown_timeout(20 * MS).expect_err("the workers and a closure are stuck");
+        assert_eq!((error.workers_running(), error.tasks_alive(), error.closures_running()), (2, 2, 1), "{error}");
+        assert_eq!(error.threads_ending(), 0);
+        assert_eq!(
+            error.to_string(),
+            "the runtime did not end in time: 2 workers, 2 tasks, 1 blocking closure went on"
+        );
+        drop(end);
+        future::block_on(running).expect("a running closure continues to its end");
+        drop(open);
+        assert_cancelled(queued);
+        drop(blocked);
+    });
+}
+
+/// `shutdown_background` waits for no task and for no closure, and can be called on a worker. All tasks are cancelled.
+#[test]
+fn background_shutdown_waits_for_nothing() {
+    within(|| {
+        for count in SEVERAL {
+            let runtime = few_blocking_threads(count, 1);
+            let handle = runtime.handle().clone();
+            let waiting: Vec<_> = (0..10).map(|_| handle.spawn(pending::<()>())).collect();
+            let ((end, ended), (begin, begun)) = (mpsc::channel::<()>(), mpsc::channel());
+            let running = handle.spawn_blocking(move || {
+                begin.send(()).unwrap();
+                ended.recv().is_err()
+            });
+            begun.recv().expect("the closure begins");
+            let queued = handle.spawn_blocking(|| ());
+            let blocked = (count > 1).then(|| block_workers(&handle, count - 1));
+            let ending = handle.spawn(async move { runtime.shutdown_background() });
+            future::block_on(ending).expect("the task ends by itself");
+            wait_until_spawn_fails(&handle);
+            drop(end);
+            assert!(future::block_on(running).expect("a running closure continues to its end"));
+            assert_cancelled(queued);
+            drop(blocked);
+            waiting.into_iter().for_each(assert_cancelled);
+        }
+    });
+}
+
+/// `shutdown_background` of a current-thread runtime drops the tasks before it returns, also inside another runtime.
+#[test]
+fn background_shutdown_drops_own_tasks() {
+    run(|| async {
+        let (runtime, drops) = (one_worker(), Arc::new(AtomicUsize::new(0)));
+        let task = runtime.handle().spawn(hold(Counted(drops.clone())));
+        runtime.shutdown_background();
+        assert_eq!(drops.load(SeqCst), 1);
+        assert_cancelled(task);
+    });
+}
+
 /// A drop of the runtime waits for a poll that is under way.
 #[test]
 fn drop_waits_for_running_task() {
@@ -505,6 +608,11 @@ fn wait_until_spawn_fails(handle: &Handle) {
     while future::block_on(handle.spawn(async {})).is_ok() {
         thread::yield_now();
     }
+}
+
+/// A runtime of `count` workers with at most `limit` blocking threads.
+fn few_blocking_threads(count: usize, limit: usize) -> Runtime {
+    Builder::new_multi_thread().worker_threads(count).max_blocking_threads(limit).build().expect("a runtime")
 }
 
 /// Waits until the process has at most `threads` threads, and asserts the number of its descriptors.
