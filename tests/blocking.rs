@@ -9,6 +9,7 @@ use std::sync::{Arc, Barrier};
 use std::thread;
 
 use futures_lite::future;
+use kittiwake::net::lookup_host;
 use kittiwake::runtime::{Builder, Handle, Runtime};
 use kittiwake::task::JoinHandle;
 use kittiwake::time::{Duration, Instant, pause, sleep};
@@ -140,6 +141,25 @@ fn thread_limit_holds() {
                 closure.await.expect("the closure runs");
             }
             assert_eq!(most.load(Ordering::SeqCst), 3);
+        });
+    });
+}
+
+/// A look-up of a name does not wait for the closures that have all threads of the limit.
+#[test]
+fn blocked_closures_delay_no_lookup() {
+    within(|| {
+        let runtime = blocking_threads(1);
+        runtime.block_on(async {
+            let (closure, end) = running_closure().await;
+            let queued = spawn_blocking(|| ());
+            for _ in 0..20 {
+                assert!(lookup_host("localhost:80").await.expect("localhost has an address").count() > 0);
+            }
+            assert!(!queued.is_finished(), "only one closure may run");
+            drop(end);
+            closure.await.expect("the closure ends");
+            queued.await.expect("the closure runs");
         });
     });
 }

@@ -4,13 +4,15 @@
 //!    the id and the panic containment of any other task.
 //! 2. A thread of the runtime's [pool] runs this task. A worker never runs it.
 //! 3. Each runtime has one pool. The pool has no thread before the first closure.
+//!
+//! Look-ups of names are such closures too. [`Work`] tells them from those of the user.
 
 mod pool;
 
 use std::panic::Location;
 use std::sync::Arc;
 
-pub(crate) use pool::Pool;
+pub(crate) use pool::{Pool, Work};
 
 use crate::current::{Current, Entered};
 use crate::executor::{self, JoinHandle, WorkerRef};
@@ -22,7 +24,8 @@ use crate::executor::{self, JoinHandle, WorkerRef};
 ///
 /// The runtime starts a thread if none is idle, up to
 /// [`max_blocking_threads`](crate::runtime::Builder::max_blocking_threads) threads. At that limit, closures wait for a
-/// thread in the order of the calls. A thread that has been idle for 10 seconds ends.
+/// thread in the order of the calls. A thread that has been idle for 10 seconds ends. A new closure gets the thread
+/// that was idle last, so that the others end after a burst.
 ///
 /// The closure runs on no worker. So `spawn` and [`Handle::current`](crate::runtime::Handle::current) panic in it: move
 /// a [`Handle`](crate::runtime::Handle) into the closure to use the runtime there.
@@ -41,7 +44,7 @@ use crate::executor::{self, JoinHandle, WorkerRef};
 /// # Errors
 /// The handle returns a [`JoinError`](crate::task::JoinError) if the closure panics, and if it was cancelled. It also
 /// returns one if the system cannot start a thread and the pool has none. If the pool has a thread, the closure waits
-/// for it instead.
+/// for it instead, and the start is tried again with the next closure and when a closure ends.
 ///
 /// # Panics
 /// Panics outside a runtime. [`Handle::spawn_blocking`](crate::runtime::Handle::spawn_blocking) works there.
@@ -61,7 +64,7 @@ where
     T: Send + 'static,
 {
     // `unwrap_or_else` would report this file as the place of the panic, and not the caller's.
-    let Some(handle) = try_spawn_blocking(closure) else {
+    let Some(handle) = try_spawn(Work::Closure, closure) else {
         panic!(
             "kittiwake::spawn_blocking was called outside a runtime: call it inside kittiwake::block_on or \
              Runtime::block_on, or use Handle::spawn_blocking from elsewhere"
@@ -72,12 +75,12 @@ where
 
 /// Runs `closure` as [`spawn_blocking`] does. Returns `None` outside a runtime.
 #[track_caller]
-pub(crate) fn try_spawn_blocking<C, T>(closure: C) -> Option<JoinHandle<T>>
+pub(crate) fn try_spawn<C, T>(work: Work, closure: C) -> Option<JoinHandle<T>>
 where
     C: FnOnce() -> T + Send + 'static,
     T: Send + 'static,
 {
-    Some(Pool::current()?.spawn(&executor::spawning_worker()?, closure, Location::caller()))
+    Some(Pool::current()?.spawn(&executor::spawning_worker()?, work, closure, Location::caller()))
 }
 
 impl Pool {
@@ -90,6 +93,7 @@ impl Pool {
     pub(crate) fn spawn<C, T>(
         self: &Arc<Self>,
         worker: &WorkerRef,
+        work: Work,
         closure: C,
         location: &'static Location<'static>,
     ) -> JoinHandle<T>
@@ -98,7 +102,7 @@ impl Pool {
         T: Send + 'static,
     {
         let pool = self.clone();
-        let submit = move |task| pool.submit(task);
+        let submit = move |task| pool.submit(work, task);
         if size_of::<C>() > executor::LARGE {
             executor::spawn_blocking_on(worker, Box::new(closure), location, submit)
         } else {

@@ -1,35 +1,47 @@
-//! The pool: a queue of blocking tasks, and the threads that run them.
+//! The pool: the queues of blocking tasks, and the threads that run them.
 //!
 //! # The life of a thread
 //! ```text
-//!  starting --> looks at the queue --task--> runs it --+
-//!     |            ^      |  ^                         |
-//!     | fails      |      |  +-------------------------+
-//!     v            |      v the queue is empty
-//!   gone           +--- idle ---10 s, or the pool is closed---> gone
+//!  coming --> looks at the queues --task--> runs it --+
+//!   |  ^             ^      |                         |
+//!   |  |             +------|-------------------------+
+//!   |  | called             v there is no task for it
+//!   |  +----------------- idle --10 s, or the pool is closed--> gone
+//!   | fails to start                                              ^
+//!   +-------------------------------------------------------------+
 //! ```
-//! `threads` counts a thread from before it is started until it is gone, and `idle` while it waits. A thread reads
-//! these counts, decides by them and changes them while it holds the lock.
+//! A thread reads the counts of [`State`], decides by them and changes them while it holds the lock.
 //!
-//! # When a thread is started
-//! [`Pool::submit`] pushes the task. If there are now more tasks in the queue than idle threads, it starts one. Testing
-//! `idle == 0` would be wrong here. A thread that was notified counts as idle until it has the lock again, so two tasks
-//! in quick succession would both count on the same thread. The second task would wait for the end of the first.
+//! # When a thread is called
+//! [`Pool::call_thread`] compares the number of tasks that may run with that of the threads that are coming: they were
+//! started or woken, and have not had the lock since. If there are more tasks, it wakes an idle thread, or starts one.
+//! To count the idle threads would be wrong here. Two tasks in quick succession would both count on the same thread,
+//! and the second would wait for the end of the first.
+//!
+//! It wakes the thread that went idle last. So a few tasks keep a few threads busy, and the others end.
 //!
 //! # When a thread cannot be started
-//! The task stays in the queue for the other threads. If there is none, the submitter whose start has failed cancels
-//! all tasks in the queue, with the system's error. It finds that out by `threads`, which it has counted down before:
-//! of two submitters that fail at the same time, the second one finds 0. Otherwise each would leave its task to the
-//! thread of the other for ever.
+//! The task stays in its queue. Each new task tries to start a thread again, and so does each thread that has run a
+//! task, once, while tasks are left for which no thread comes.
+//! 1. A thread that goes idle meanwhile may have found no task, and a later task may count on the thread that cannot be
+//!    started. So a failure wakes an idle thread.
+//! 2. If the pool has no thread, the caller whose start has failed cancels all tasks, with the system's error. It finds
+//!    that out by `threads`, which it has counted down before: of two callers that fail at the same time, the second
+//!    one finds 0. Otherwise each would leave its task to the thread of the other for ever.
+//!
+//! # Look-ups
+//! Closures may block for ever. So they may not have all threads: look-ups of names have a queue of their own, and
+//! [`LOOKUP_THREADS`] threads more. Any thread runs both, and takes a closure first.
 //!
 //! # The end
 //! [`Pool::release_threads`] wakes the idle threads, which then end, and waits for no thread. A thread that runs a task
-//! drops the tasks in the queue when its own task ends, and ends too. A task that comes later is dropped at once.
-//! [`Pool::close`] also drops the tasks in the queue itself. So a runtime whose workers are stuck, and do not get to
+//! drops the tasks in the queues when its own task ends, and ends too. A task that comes later is dropped at once.
+//! [`Pool::close`] also drops the tasks in the queues itself. So a runtime whose workers are stuck, and do not get to
 //! close the pool, starts no more closures either.
 
 use std::collections::VecDeque;
 use std::io;
+use std::mem;
 use std::sync::Arc;
 use std::task::Waker;
 use std::time::{Duration, Instant};
@@ -42,29 +54,46 @@ use crate::live_threads::LiveThreads;
 /// How long a thread waits for another task before it ends.
 const KEEP_ALIVE: Duration = Duration::from_secs(10);
 
+/// How many threads the pool may have beyond its limit, while look-ups wait.
+const LOOKUP_THREADS: usize = 4;
+
 /// The name of the pool's threads. The system may cut it short.
 const THREAD_NAME: &str = "kittiwake-blocking";
 
 /// The threads of one runtime for blocking work.
 pub(crate) struct Pool {
     state: Mutex<State>,
-    /// There is a task for an idle thread, or no more will come.
-    task: Condvar,
     /// The threads, until the destructors of their thread-locals have run.
     live: LiveThreads,
-    most_threads: usize,
+    /// How many closures run at a time.
+    max_closures: usize,
     keep_alive: Duration,
     /// [`start_thread`], except in tests.
     start: fn(Arc<Pool>) -> io::Result<()>,
 }
 
+/// The kind of a blocking task.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Work {
+    /// A closure of the user's.
+    Closure,
+    /// A look-up of a name.
+    LookUp,
+}
+
+#[derive(Default)]
 struct State {
-    queue: VecDeque<BlockingTask>,
+    closures: VecDeque<BlockingTask>,
+    lookups: VecDeque<BlockingTask>,
     threads: usize,
-    /// How many of them wait for a task. Some may have been notified of one.
-    idle: usize,
+    /// The threads that wait to be called, in the order in which they went idle.
+    idle: Vec<Arc<Condvar>>,
+    /// How many threads were started or woken, and have not looked at the queues since.
+    coming: usize,
     /// How many tasks run, or are being dropped.
     running: usize,
+    /// How many of them are closures.
+    running_closures: usize,
     /// The runtime has ended.
     closed: bool,
     /// Woken when no task waits or runs any more. It is the unparker of a worker whose clock stands still until then.
@@ -72,80 +101,115 @@ struct State {
 }
 
 impl Pool {
-    pub(crate) fn new(most_threads: usize) -> Arc<Self> {
-        Self::with(most_threads, KEEP_ALIVE, start_thread)
+    /// A pool that runs at most `max_closures` closures at a time.
+    pub(crate) fn new(max_closures: usize) -> Arc<Self> {
+        Self::with(max_closures, KEEP_ALIVE, start_thread)
     }
 
-    fn with(most_threads: usize, keep_alive: Duration, start: fn(Arc<Pool>) -> io::Result<()>) -> Arc<Self> {
-        let state = State { queue: VecDeque::new(), threads: 0, idle: 0, running: 0, closed: false, on_idle: None };
-        Arc::new(Self {
-            state: Mutex::new(state),
-            task: Condvar::new(),
-            live: LiveThreads::default(),
-            most_threads,
-            keep_alive,
-            start,
-        })
+    fn with(max_closures: usize, keep_alive: Duration, start: fn(Arc<Pool>) -> io::Result<()>) -> Arc<Self> {
+        Arc::new(Self { state: Mutex::default(), live: LiveThreads::default(), max_closures, keep_alive, start })
     }
 
     /// Makes a thread run `task`.
-    pub(super) fn submit(self: &Arc<Self>, task: BlockingTask) {
+    pub(super) fn submit(self: &Arc<Self>, work: Work, task: BlockingTask) {
         let mut state = self.state.lock();
         if state.closed {
             // Dropped unrun, after the lock.
             drop(state);
             return drop(task);
         }
-        state.queue.push_back(task);
-        if state.queue.len() <= state.idle {
-            self.task.notify_one();
-        } else if state.threads < self.most_threads {
+        match work {
+            Work::Closure => state.closures.push_back(task),
+            Work::LookUp => state.lookups.push_back(task),
+        }
+        self.call_thread(&mut state);
+    }
+
+    /// Wakes or starts a thread, if more tasks may run than threads are coming.
+    fn call_thread(self: &Arc<Self>, state: &mut MutexGuard<'_, State>) {
+        let free = self.max_closures - state.running_closures;
+        let may_run = state.closures.len().min(free) + state.lookups.len();
+        if may_run <= state.coming || state.closed || state.wake_idle() {
+            return;
+        }
+        if state.threads < self.max_closures.saturating_add(LOOKUP_THREADS) {
             state.threads += 1;
-            drop(state);
-            self.start();
+            state.coming += 1;
+            if let Err(error) = MutexGuard::unlocked(state, || (self.start)(self.clone())) {
+                self.not_started(state, &error);
+            }
         }
     }
 
-    /// Starts a thread, which has been counted already.
-    fn start(self: &Arc<Self>) {
-        let Err(error) = (self.start)(self.clone()) else { return };
-        let reason = error.raw_os_error().unwrap_or(libc::EAGAIN);
-        let mut state = self.state.lock();
+    /// A thread that was called could not be started.
+    fn not_started(&self, state: &mut MutexGuard<'_, State>, error: &io::Error) {
         state.threads -= 1;
-        while state.threads == 0 && take(&mut state, |task| task.cancel_without_thread(reason)) {}
+        state.coming -= 1;
+        state.wake_idle();
+        let reason = error.raw_os_error().unwrap_or(libc::EAGAIN);
+        while state.threads == 0 && self.take(state, |task| task.cancel_without_thread(reason)) {}
     }
 
     /// Runs tasks, on a thread of the pool.
-    fn work(&self) {
+    fn work(self: &Arc<Self>) {
+        let call = Arc::new(Condvar::new());
         let mut state = self.state.lock();
         loop {
+            // Before this thread takes a task, it is one of those that are coming.
+            self.call_thread(&mut state);
+            state.coming -= 1;
+            let run = if state.closed { drop } else { BlockingTask::run };
             // The closure's panic does not come out of this.
-            while state.closed && take(&mut state, drop) || take(&mut state, BlockingTask::run) {}
-            if state.closed || !self.idle(&mut state) {
+            if self.take(&mut state, run) {
+                state.coming += 1;
+            } else if state.closed || !self.idle(&mut state, &call) {
                 break;
             }
         }
         state.threads -= 1;
     }
 
-    /// Waits for a task. Returns `false` if none came for long, and the thread ends.
-    fn idle(&self, state: &mut MutexGuard<'_, State>) -> bool {
+    /// Waits until this thread is called by its `call`. Returns `false` if that did not happen for long, and the thread
+    /// ends.
+    fn idle(&self, state: &mut MutexGuard<'_, State>, call: &Arc<Condvar>) -> bool {
         let until = Instant::now() + self.keep_alive;
-        state.idle += 1;
-        // A task may come between the end of the time and the lock, and has counted on this thread.
-        let mut in_time = true;
-        while state.queue.is_empty() && !state.closed && in_time {
-            in_time = !self.task.wait_until(state, until).timed_out();
+        state.idle.push(call.clone());
+        let position = |state: &State| state.idle.iter().position(|idle| Arc::ptr_eq(idle, call));
+        // Its time may be over when it has been called, but has not had the lock. It comes then all the same.
+        let _ = call.wait_while_until(state, |state| position(state).is_some(), until);
+        match position(state) {
+            Some(position) => {
+                state.idle.remove(position);
+                false
+            }
+            None => true,
         }
-        state.idle -= 1;
-        !state.queue.is_empty() || state.closed
+    }
+
+    /// Takes the next task that may run, if there is one, and passes it to `run` outside the lock. A task is foreign
+    /// code, run or dropped.
+    fn take(&self, state: &mut MutexGuard<'_, State>, run: impl FnOnce(BlockingTask)) -> bool {
+        let is_closure = state.running_closures < self.max_closures && !state.closures.is_empty();
+        let queue = if is_closure { &mut state.closures } else { &mut state.lookups };
+        let Some(task) = queue.pop_front() else { return false };
+        state.running += 1;
+        state.running_closures += usize::from(is_closure);
+        MutexGuard::unlocked(state, || run(task));
+        state.running -= 1;
+        state.running_closures -= usize::from(is_closure);
+        if state.has_no_task() {
+            if let Some(waker) = state.on_idle.take() {
+                MutexGuard::unlocked(state, || waker.wake());
+            }
+        }
+        true
     }
 
     /// Whether a task waits or runs. If so, `waker` is woken when that is over. By then the waiter of the last task has
     /// been woken.
     pub(crate) fn is_busy(&self, waker: impl FnOnce() -> Waker) -> bool {
         let mut state = self.state.lock();
-        if state.is_idle() {
+        if state.has_no_task() {
             return false;
         }
         // The worker's own unparker, which runs no foreign code.
@@ -155,8 +219,9 @@ impl Pool {
 
     /// Ends the idle threads, and those that run a task when that ends. Tasks that have not begun are dropped there.
     pub(crate) fn release_threads(&self) {
-        self.state.lock().closed = true;
-        self.task.notify_all();
+        let mut state = self.state.lock();
+        state.closed = true;
+        while state.wake_idle() {}
     }
 
     /// Ends the pool, without waiting for its threads. Tasks that have not begun are dropped.
@@ -165,39 +230,34 @@ impl Pool {
         let mut state = self.state.lock();
         // It has a descriptor, which a task that goes on must not keep open.
         let on_idle = state.on_idle.take();
-        MutexGuard::unlocked(&mut state, || drop(on_idle));
-        while take(&mut state, drop) {}
+        let unrun = [mem::take(&mut state.closures), mem::take(&mut state.lookups)];
+        drop(state);
+        drop(on_idle);
+        unrun.into_iter().flatten().for_each(drop);
     }
 
     /// Waits until the threads of a closed pool have ended, at most until `deadline`. Returns how many threads run a
     /// task even then, and how many others have not ended.
     pub(crate) fn wait_for_threads(&self, deadline: Option<Instant>) -> (usize, usize) {
         let left = self.live.wait(deadline);
-        // Without those tasks that another thread drops.
+        // A caller may be cancelling a task for which no thread could be started.
         let running = self.state.lock().running.min(left);
         (running, left - running)
     }
 }
 
-/// Takes the next task, if there is one, and passes it to `run` outside the lock. A task is foreign code, run or
-/// dropped.
-fn take(state: &mut MutexGuard<'_, State>, run: impl FnOnce(BlockingTask)) -> bool {
-    let Some(task) = state.queue.pop_front() else { return false };
-    state.running += 1;
-    MutexGuard::unlocked(state, || run(task));
-    state.running -= 1;
-    if state.is_idle() {
-        if let Some(waker) = state.on_idle.take() {
-            MutexGuard::unlocked(state, || waker.wake());
-        }
-    }
-    true
-}
-
 impl State {
+    /// Wakes the thread that went idle last. Returns `false` if none is idle.
+    fn wake_idle(&mut self) -> bool {
+        let Some(thread) = self.idle.pop() else { return false };
+        self.coming += 1;
+        thread.notify_one();
+        true
+    }
+
     /// Whether no task waits or runs.
-    fn is_idle(&self) -> bool {
-        self.queue.is_empty() && self.running == 0
+    fn has_no_task(&self) -> bool {
+        self.closures.is_empty() && self.lookups.is_empty() && self.running == 0
     }
 }
 
@@ -212,6 +272,7 @@ mod tests {
     use crate::executor::{JoinHandle, WorkerRef, Workers};
     use futures_lite::future::block_on;
     use std::panic::Location;
+    use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
     use std::sync::{Barrier, mpsc};
     use std::thread;
 
@@ -220,7 +281,7 @@ mod tests {
     }
 
     fn spawn<T: Send + 'static>(pool: &Arc<Pool>, closure: impl FnOnce() -> T + Send + 'static) -> JoinHandle<T> {
-        pool.spawn(&worker(), closure, Location::caller())
+        pool.spawn(&worker(), Work::Closure, closure, Location::caller())
     }
 
     /// Waits until the pool's state is as it should become.
@@ -239,19 +300,19 @@ mod tests {
         let pool = Pool::new(8);
         let first = block_on(spawn(&pool, || thread::current().id())).unwrap();
         for _ in 0..100 {
-            until(&pool, |state| state.idle == 1);
+            until(&pool, |state| state.idle.len() == 1);
             assert_eq!(block_on(spawn(&pool, || thread::current().id())).unwrap(), first);
         }
         pool.close();
     }
 
-    /// The race in the module's doc: both count on the one idle thread, and the first waits for the second.
+    /// The race of the module's doc: both count on the one idle thread, and the first waits for the second.
     #[test]
     fn two_tasks_get_two_threads() {
         for _ in 0..200 {
             let pool = Pool::new(8);
             block_on(spawn(&pool, || ())).unwrap();
-            until(&pool, |state| state.idle == 1);
+            until(&pool, |state| state.idle.len() == 1);
             let barrier = Arc::new(Barrier::new(2));
             let jobs = [(); 2].map(|()| {
                 let barrier = barrier.clone();
@@ -273,6 +334,47 @@ mod tests {
         assert_eq!(block_on(spawn(&pool, || 1)).unwrap(), 1, "and the next job gets a new one");
     }
 
+    /// Runs `count` closures at the same time, and waits until their threads are idle.
+    fn burst(pool: &Arc<Pool>, count: usize) {
+        let barrier = Arc::new(Barrier::new(count));
+        let jobs: Vec<_> = (0..count)
+            .map(|_| {
+                let barrier = barrier.clone();
+                spawn(pool, move || _ = barrier.wait())
+            })
+            .collect();
+        jobs.into_iter().for_each(|job| block_on(job).unwrap());
+        until(pool, |state| state.idle.len() == count);
+    }
+
+    /// A few tasks must keep few threads. If the tasks went around, no thread would ever be idle for long.
+    #[test]
+    fn newest_idle_thread_is_called() {
+        let pool = Pool::new(8);
+        burst(&pool, 4);
+        let mut ids = Vec::new();
+        for _ in 0..100 {
+            ids.push(block_on(spawn(&pool, || thread::current().id())).unwrap());
+            until(&pool, |state| state.idle.len() == 4);
+        }
+        ids.dedup();
+        assert_eq!(ids.len(), 1, "one thread must run them all");
+        pool.close();
+    }
+
+    /// A pool that was busy once must shrink although tasks come more often than its threads' time ends.
+    #[test]
+    fn pool_shrinks_under_trickle() {
+        let pool = Pool::with(8, Duration::from_millis(100), start_thread);
+        burst(&pool, 4);
+        let deadline = Instant::now() + Duration::from_secs(60);
+        while pool.state.lock().threads > 1 {
+            block_on(spawn(&pool, || ())).unwrap();
+            assert!(Instant::now() < deadline, "the pool keeps {} threads", pool.state.lock().threads);
+        }
+        pool.close();
+    }
+
     /// A thread whose time is over at the moment when a task counts on it must take the task.
     #[test]
     fn ending_thread_loses_no_task() {
@@ -283,7 +385,7 @@ mod tests {
             let until = Instant::now() + Duration::from_micros(30 + round % 100);
             while Instant::now() < until {}
         }
-        until(&pool, |state| state.threads == 0 && state.idle == 0 && state.running == 0);
+        until(&pool, |state| state.threads == 0 && state.idle.is_empty() && state.running == 0);
     }
 
     fn no_thread<T>() -> io::Result<T> {
@@ -316,6 +418,85 @@ mod tests {
         let first = spawn(&pool, move || ended.recv().is_err());
         let second = spawn(&pool, || 2);
         assert!(!second.is_finished(), "it waits");
+        drop(end);
+        assert!(block_on(first).unwrap());
+        assert_eq!(block_on(second).unwrap(), 2);
+        pool.close();
+    }
+
+    /// A system that starts no thread for a moment must not leave the tasks to one thread for ever. But a start that is
+    /// tried again and again would spin.
+    #[test]
+    fn failed_start_is_tried_after_each_task() {
+        static STARTS: AtomicUsize = AtomicUsize::new(0);
+        let pool = Pool::with(8, KEEP_ALIVE, |pool| match STARTS.fetch_add(1, Relaxed) {
+            1 | 2 => no_thread(),
+            _ => start_thread(pool),
+        });
+        let (end, ended) = mpsc::channel::<()>();
+        let first = spawn(&pool, move || ended.recv().is_err());
+        until(&pool, |state| state.running == 1);
+        let barrier = Arc::new(Barrier::new(2));
+        let both = [(); 2].map(|()| {
+            let barrier = barrier.clone();
+            spawn(&pool, move || _ = barrier.wait())
+        });
+        assert_eq!(STARTS.load(Relaxed), 3, "each task tries to start a thread");
+        drop(end);
+        until(&pool, |state| state.threads == 2);
+        assert!(block_on(first).unwrap());
+        both.into_iter().for_each(|job| block_on(job).unwrap());
+        assert_eq!(STARTS.load(Relaxed), 4, "the thread that ran the first task tries once");
+        pool.close();
+    }
+
+    /// A thread that goes idle while another is being started may have been passed over. It must be called if that
+    /// start fails.
+    #[test]
+    fn failed_start_wakes_idle_thread() {
+        static START: Barrier = Barrier::new(2);
+        static STARTS: AtomicUsize = AtomicUsize::new(0);
+        let pool = Pool::with(8, KEEP_ALIVE, |pool| {
+            if STARTS.fetch_add(1, Relaxed) == 0 {
+                return start_thread(pool);
+            }
+            START.wait();
+            START.wait();
+            no_thread()
+        });
+        let (end, ended) = mpsc::channel::<()>();
+        let first = spawn(&pool, move || ended.recv().is_err());
+        let second = thread::spawn({
+            let pool = pool.clone();
+            move || spawn(&pool, || 2)
+        });
+        START.wait();
+        drop(end);
+        assert!(block_on(first).unwrap());
+        until(&pool, |state| state.idle.len() == 1);
+        let third = spawn(&pool, || 3);
+        assert_eq!(pool.state.lock().idle.len(), 1, "the task counts on the thread that is being started");
+        START.wait();
+        assert_eq!(block_on(second.join().unwrap()).unwrap(), 2);
+        assert_eq!(block_on(third).unwrap(), 3);
+        pool.close();
+    }
+
+    /// Closures that block must hold up no look-up, and look-ups must not let more closures run than the limit.
+    #[test]
+    fn lookups_have_threads_of_their_own() {
+        let pool = Pool::new(1);
+        let (end, ended) = mpsc::channel::<()>();
+        let first = spawn(&pool, move || ended.recv().is_err());
+        let second = spawn(&pool, || 2);
+        let barrier = Arc::new(Barrier::new(LOOKUP_THREADS));
+        let lookups = [(); LOOKUP_THREADS].map(|()| {
+            let barrier = barrier.clone();
+            pool.spawn(&worker(), Work::LookUp, move || _ = barrier.wait(), Location::caller())
+        });
+        lookups.into_iter().for_each(|lookup| block_on(lookup).unwrap());
+        until(&pool, |state| state.idle.len() == LOOKUP_THREADS);
+        assert!(!second.is_finished(), "only one closure may run");
         drop(end);
         assert!(block_on(first).unwrap());
         assert_eq!(block_on(second).unwrap(), 2);

@@ -3,12 +3,13 @@
 //! 1. [`sealed::ToSocketAddrs::to_target`] parses the argument of a bind or connect. It yields addresses or a name. It
 //!    never waits.
 //! 2. [`look_up`] resolves a name. It calls std, which calls the system's resolver with its files and settings. The
-//!    resolver blocks, so the call runs on the runtime's threads for [blocking work](crate::spawn_blocking).
+//!    resolver blocks, so the call runs on the runtime's threads for [blocking work](crate::spawn_blocking), of which a few
+//!    are for look-ups only.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6, ToSocketAddrs as _};
 
-use crate::blocking::try_spawn_blocking;
+use crate::blocking::{self, Work};
 use crate::task::{JoinHandle, consume_budget};
 use sealed::Target;
 
@@ -83,7 +84,7 @@ where
 
 /// Looks up the addresses of `name` on a thread for blocking work.
 async fn look_up(name: String, port: u16) -> io::Result<Vec<SocketAddr>> {
-    let lookup = try_spawn_blocking({
+    let lookup = blocking::try_spawn(Work::LookUp, {
         let name = name.clone();
         move || (name.as_str(), port).to_socket_addrs().map(Vec::from_iter)
     });

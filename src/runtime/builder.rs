@@ -142,11 +142,26 @@ impl Builder {
         self
     }
 
-    /// How many threads the runtime starts at most for [`spawn_blocking`](crate::spawn_blocking) and for look-ups of
-    /// names, from 1 on. 512 by default. They are started when they are needed.
+    /// How many closures of [`spawn_blocking`](crate::spawn_blocking) run at a time at most, from 1 on. 512 by default.
+    /// Each has a thread, which is started when it is needed.
+    ///
+    /// Look-ups of names use these threads too, and up to 4 more. So closures that block hold up no look-up.
     ///
     /// # Panics
     /// If it is 0: no closure could ever run.
+    ///
+    /// # Examples
+    /// ```
+    /// let runtime = kittiwake::runtime::Builder::new_multi_thread().max_blocking_threads(1).build()?;
+    /// let (end, ended) = std::sync::mpsc::channel::<()>();
+    /// let closure = runtime.handle().spawn_blocking(move || ended.recv().is_err());
+    /// // The name is looked up although the only closure blocks.
+    /// let addresses = runtime.block_on(kittiwake::net::lookup_host("localhost:80"))?;
+    /// assert!(addresses.count() > 0);
+    /// drop(end);
+    /// assert!(runtime.block_on(closure).unwrap());
+    /// # std::io::Result::Ok(())
+    /// ```
     #[must_use]
     #[track_caller]
     pub fn max_blocking_threads(mut self, max: usize) -> Self {

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::builder::{Builder, Kind};
 use super::spin::SpinPolicy;
-use crate::blocking::Pool;
+use crate::blocking::{Pool, Work};
 use crate::current::{Current, Entered};
 use crate::executor::{JoinHandle, WorkerRef, Workers};
 use crate::metrics::Counters;
@@ -177,7 +177,7 @@ impl Handle {
         C: FnOnce() -> T + Send + 'static,
         T: Send + 'static,
     {
-        self.inner.pool.spawn(&self.spawning_worker(), closure, Location::caller())
+        self.inner.pool.spawn(&self.spawning_worker(), Work::Closure, closure, Location::caller())
     }
 
     fn spawning_worker(&self) -> WorkerRef {
