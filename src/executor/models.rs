@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use loom::sync::Notify;
 use loom::thread;
 
-use super::registry::{IdSource, Kind, TaskKey, TaskRegistry};
+use super::registry::{IdSource, Kind, LOCAL, SHARED, TaskKey, TaskRegistry};
 use super::remote_queue::RemoteQueue;
 use super::stealing::{Queues, Stealer};
 use crate::sync::atomic::{AtomicU8, Ordering};
@@ -403,7 +403,7 @@ fn last_task_unparks_waiting_worker() {
         let ending = [insert(0), insert(1)].map(|key| {
             let (queues, tasks) = (queues.clone(), tasks.clone());
             thread::spawn(move || {
-                if tasks.remove(key.slot) {
+                if tasks.remove::<SHARED>(key.slot) {
                     queues.unpark_all();
                 }
             })
@@ -480,8 +480,8 @@ impl LocalEntry {
         self.was_run = true;
         let task = self.task.clone();
         assert_eq!(task.state.swap(RUNNING, Ordering::AcqRel), SCHEDULED, "only a scheduled task has an entry");
-        if tasks.cancelled(key.slot).is_some() {
-            tasks.remove(key.slot);
+        if tasks.cancelled::<LOCAL>(key.slot).is_some() {
+            tasks.remove::<LOCAL>(key.slot);
             task.state.swap(DONE, Ordering::AcqRel);
             return;
         }
