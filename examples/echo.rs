@@ -14,7 +14,7 @@ fn main() {
     let args: Vec<_> = args.iter().map(String::as_str).collect();
     let (number, rest) =
         if let ["--workers", number, rest @ ..] = &args[..] { (*number, rest) } else { ("1", &args[..]) };
-    let Ok(workers @ 1..=4096) = number.parse() else { fail(&format!("{number:?} workers? From 1 to 4096; {USAGE}")) };
+    let Ok(workers @ 1..=1024) = number.parse() else { fail(&format!("{number:?} workers? From 1 to 1024; {USAGE}")) };
     let address = match *rest {
         [] => "127.0.0.1:7000",
         ["-h" | "--help"] => return println!("{USAGE}"),

@@ -233,7 +233,7 @@ fn mistake_prints_one_line() {
             ("echo", &["-p", "127.0.0.1:0"], "unknown option -p"),
             ("echo", &["--workers"], "unknown option --workers"),
             ("echo", &["--workers", "many"], "\"many\" workers"),
-            ("echo", &["--workers", "0"], "From 1 to 4096"),
+            ("echo", &["--workers", "0"], "From 1 to 1024"),
             ("echo", &["--workers", "2", "-p"], "unknown option -p"),
             ("echo", &["nonsense"], "nonsense"),
             ("echo", &["127.0.0.1"], "127.0.0.1"),
