@@ -335,3 +335,53 @@ fn bytes_after_first_read_are_reported() {
         }
     });
 }
+
+/// A peek waits if its offset is beyond the bytes that are there. It leaves these bytes to the readers, does not spin,
+/// and is woken by the next bytes.
+#[test]
+#[cfg(target_os = "linux")]
+fn peek_beyond_bytes_spares_readers() {
+    run(|| async {
+        for is_registered in [true, false] {
+            let (stream, mut peer) = pair_with_std();
+            if is_registered {
+                assert!(poll_once((&stream).read(&mut [0; 8])).await.is_none(), "there is nothing to read yet");
+            }
+            peer.write_all(b"hello").expect("the peer writes");
+            wait_readable(&stream);
+            if !set_peek_offset(&stream, 5) {
+                return eprintln!("skipped: there is no perl, or the kernel has no SO_PEEK_OFF for TCP");
+            }
+            let ((waker, wakes), mut buf) = (counting_waker(), [0; 8]);
+            let mut peek = Box::pin(stream.peek(&mut buf));
+            assert!(poll_with(&waker, &mut peek).is_pending(), "the offset is beyond the bytes");
+            if cfg!(not(mio_unsupported_force_poll_poll)) {
+                for _ in 0..10 {
+                    settle().await;
+                    assert!(poll_with(&waker, &mut peek).is_pending(), "the offset is beyond the bytes");
+                }
+                assert!(wakes.get() <= 2, "bytes before the offset woke the peek {} times", wakes.get());
+            }
+            // This waits for ever if the peek has hidden the bytes.
+            stream.readable().await.expect("readable");
+            let read =
+                poll_once((&stream).read(&mut [0; 8])).await.expect("the peek has hidden the bytes from the read");
+            assert_eq!(read.expect("read"), 5);
+            // Reading has moved the offset to the next byte.
+            peer.write_all(b"more").expect("the peer writes");
+            assert_eq!(peek.await.expect("peek"), 4);
+            assert_eq!(&buf[..4], b"more");
+        }
+    });
+}
+
+/// Sets `SO_PEEK_OFF` of a socket. It is a property of the socket, so a child process can set it.
+#[cfg(target_os = "linux")]
+fn set_peek_offset(stream: &TcpStream, offset: i32) -> bool {
+    use std::os::fd::AsFd;
+    const SO_PEEK_OFF: i32 = 42;
+    let set = format!("setsockopt(STDIN, {}, {SO_PEEK_OFF}, {offset}) or exit 1", libc::SOL_SOCKET);
+    let socket = stream.as_fd().try_clone_to_owned().expect("a duplicate");
+    let status = std::process::Command::new("perl").args(["-e", &set]).stdin(socket).status();
+    status.is_ok_and(|status| status.success())
+}

@@ -17,6 +17,7 @@
 //! The kernel reports a reset to the first operation that comes. If a write meets it, the next read would report a
 //! clean end. So the write remembers the reset, and that read fails with it instead.
 
+use std::future::poll_fn;
 use std::io::{self, IoSlice, IoSliceMut};
 use std::net::Shutdown;
 use std::ops::{Deref, Range};
@@ -159,12 +160,18 @@ impl<S: AsFd> Stream<S> {
         if buf.is_empty() {
             return Ok(0);
         }
-        self.registration
-            .operate(Direction::Read, |socket, _| match sys::peek(socket, buf)? {
-                0 if self.registration.socket().was_reset.swap(false, Ordering::Relaxed) => Err(reset()),
-                peeked => Ok(peeked),
-            })
-            .await
+        let mut wait = self.registration.waiter(Direction::Read);
+        poll_fn(|cx| {
+            loop {
+                match ready!(wait.poll_operation(cx, |socket, seen| self.peeked(seen, sys::peek(socket, buf))))? {
+                    Ok(peeked) => return Poll::Ready(Ok(peeked)),
+                    // On the poll(2) backend the next turn reports the bytes again, and the peek looks in vain. No system
+                    // needs that backend and has SO_PEEK_OFF.
+                    Err(seen) => ready!(wait.poll_event(cx, seen))?,
+                }
+            }
+        })
+        .await
     }
 
     /// Shuts down one half of the stream, or both.
@@ -198,6 +205,17 @@ impl<S: AsFd> Stream<S> {
             Ok(0) if self.registration.socket().was_reset.swap(false, Ordering::Relaxed) => Err(reset()),
             Ok(received) => Ok(self.transferred(Direction::Read, seen, capacity, received)),
             Err(error) => self.failed(Direction::Read, error),
+        }
+    }
+
+    /// Notes the result of a peek. `Ok(Err(seen))` if the peek has to wait and a read does not: the socket's `SO_PEEK_OFF` is beyond the bytes that are there. The direction then stays ready,
+    /// because the kernel would not report these bytes to a reader again.
+    fn peeked(&self, seen: Snapshot, peeked: io::Result<usize>) -> io::Result<Result<usize, Snapshot>> {
+        match peeked {
+            Ok(0) if self.registration.socket().was_reset.swap(false, Ordering::Relaxed) => Err(reset()),
+            Ok(peeked) => Ok(Ok(peeked)),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock && sys::is_readable(self.socket()) => Ok(Err(seen)),
+            Err(error) => Err(error),
         }
     }
 

@@ -70,7 +70,12 @@ pub(super) fn may_listen(_: &impl AsFd) -> io::Result<bool> {
     Ok(true)
 }
 
-/// Whether a connection waits. Also true if poll(2) fails: accept(2) then reports the error.
+/// Whether poll(2) finds the socket readable. Also true if poll(2) fails: a system call that reads reports the error.
+pub(super) fn is_readable(socket: &impl AsFd) -> bool {
+    poll(&mut [PollFd::new(socket, PollFlags::IN)], Some(&Timespec::default())) != Ok(0)
+}
+
+/// Whether a connection waits.
 ///
 /// Linux makes a socket and a file before it looks for a connection to give them to. So an accept(2) that finds none
 /// takes ten times as long as poll(2). A server that accepts until the queue is empty would make such a call after most
@@ -78,5 +83,5 @@ pub(super) fn may_listen(_: &impl AsFd) -> io::Result<bool> {
 /// systems this is always true, and accept(2) answers the question.
 pub(super) fn may_accept(listener: &impl AsFd) -> bool {
     let is_polled = cfg!(any(target_os = "linux", target_os = "android"));
-    !is_polled || poll(&mut [PollFd::new(listener, PollFlags::IN)], Some(&Timespec::default())) != Ok(0)
+    !is_polled || is_readable(listener)
 }

@@ -300,11 +300,15 @@ impl<S: AsFd> Wait<'_, S> {
                 budget::spend();
                 return Poll::Ready(Ok(()));
             }
-            let mut slot = WaiterSlot::Listed(&mut self.key);
-            if self.registration.wait(cx.waker(), self.direction, &mut slot, seen)? {
-                return Poll::Pending;
-            }
+            ready!(self.poll_event(cx, seen))?;
         }
+    }
+
+    /// Waits for an event that `seen` does not have, also if the direction is ready. May return early once.
+    pub(crate) fn poll_event(&mut self, cx: &mut Context<'_>, seen: Snapshot) -> Poll<io::Result<()>> {
+        let mut slot = WaiterSlot::Listed(&mut self.key);
+        let sleeps = self.registration.wait(cx.waker(), self.direction, &mut slot, seen)?;
+        if sleeps { Poll::Pending } else { Poll::Ready(Ok(())) }
     }
 
     fn remove_waiter(&mut self) {

@@ -151,7 +151,8 @@ impl TcpStream {
 
     /// Reads without taking the bytes away: the next read gets them again.
     ///
-    /// Waits until there is something, and returns `Ok(0)` at the end of the stream.
+    /// Waits until there is something, and returns `Ok(0)` at the end of the stream. If the socket has a peek offset
+    /// (`SO_PEEK_OFF`, socket(7)), it waits for bytes beyond the offset.
     ///
     /// # Cancel safety
     /// Safe: nothing is taken.
