@@ -135,7 +135,7 @@ fn reset_wakes_writer_with_error() {
 #[test]
 fn reader_sees_the_writers_reset() {
     let writes: [fn(&TcpStream) -> Operation<'_>; 3] = [by_write, by_write_vectored, by_try_write];
-    let reads: [fn(&TcpStream) -> Operation<'_>; 4] = [by_read, by_read_vectored, by_try_read, by_peek];
+    let reads: [fn(&TcpStream) -> Operation<'_>; 3] = [by_read, by_read_vectored, by_try_read];
     for write in writes {
         for read in reads {
             run(move || async move {
@@ -151,6 +151,29 @@ fn reader_sees_the_writers_reset() {
                 assert_eq!(read(&stream).await.expect("read"), 0, "a broken pipe must not count as a second reset");
             });
         }
+    }
+}
+
+/// A peek takes nothing, so a reset that a peek reports is also reported to the next peek and to the reader, whether
+/// the peek or a write has met it.
+#[test]
+fn peek_leaves_the_reset() {
+    for is_written in [false, true] {
+        run(move || async move {
+            let (stream, peer) = registered().await;
+            reset(peer);
+            if is_written {
+                let error = by_write(&stream).await.expect_err("the peer is gone");
+                assert_eq!(error.kind(), ErrorKind::ConnectionReset, "{error}");
+            }
+            for read in [by_peek, by_peek, by_read] {
+                let error = read(&stream).await.expect_err("the reset is still there");
+                assert_eq!(error.kind(), ErrorKind::ConnectionReset, "{error}");
+            }
+            for read in [by_peek, by_read] {
+                assert_eq!(read(&stream).await.expect("read"), 0, "the reset must be reported to the reader once");
+            }
+        });
     }
 }
 

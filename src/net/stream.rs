@@ -14,8 +14,8 @@
 //! callers, and that costs an echo 54 instructions. The vectored ones are rarer, and use one closure for both.
 //!
 //! # Resets
-//! The kernel reports a reset to the first operation that comes. If a write meets it, the next read would report a
-//! clean end. So the write remembers the reset, and that read fails with it instead.
+//! The kernel reports a reset to the first operation that comes. If a write or a peek meets it, the next read would
+//! report a clean end. So they remember the reset, and that read fails with it instead.
 
 use std::future::poll_fn;
 use std::io::{self, IoSlice, IoSliceMut};
@@ -39,7 +39,7 @@ pub(super) struct Stream<S: AsFd> {
 /// The socket, and a flag beside it: apart, they would cost each connection 16 bytes more.
 pub(super) struct Socket<S> {
     socket: S,
-    /// A write has met a reset, which the kernel does not report to a reader any more.
+    /// A write or a peek has met a reset, which the kernel does not report to a reader any more.
     was_reset: AtomicBool,
 }
 
@@ -208,14 +208,15 @@ impl<S: AsFd> Stream<S> {
         }
     }
 
-    /// Notes the result of a peek. `Ok(Err(seen))` if the peek has to wait and a read does not: the socket's `SO_PEEK_OFF` is beyond the bytes that are there. The direction then stays ready,
+    /// Notes the result of a peek, which leaves a reset to the next read. `Ok(Err(seen))` if the peek has to wait and a
+    /// read does not: the socket's `SO_PEEK_OFF` is beyond the bytes that are there. The direction then stays ready,
     /// because the kernel would not report these bytes to a reader again.
     fn peeked(&self, seen: Snapshot, peeked: io::Result<usize>) -> io::Result<Result<usize, Snapshot>> {
         match peeked {
-            Ok(0) if self.registration.socket().was_reset.swap(false, Ordering::Relaxed) => Err(reset()),
+            Ok(0) if self.registration.socket().was_reset.load(Ordering::Relaxed) => Err(reset()),
             Ok(peeked) => Ok(Ok(peeked)),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock && sys::is_readable(self.socket()) => Ok(Err(seen)),
-            Err(error) => Err(error),
+            Err(error) => Err(self.remember_reset(error)),
         }
     }
 
@@ -223,13 +224,15 @@ impl<S: AsFd> Stream<S> {
     fn sent(&self, seen: Snapshot, capacity: usize, sent: io::Result<usize>) -> io::Result<usize> {
         match sent {
             Ok(sent) => Ok(self.transferred(Direction::Write, seen, capacity, sent)),
-            Err(error) => {
-                if error.kind() == io::ErrorKind::ConnectionReset {
-                    self.registration.socket().was_reset.store(true, Ordering::Relaxed);
-                }
-                self.failed(Direction::Write, error)
-            }
+            Err(error) => self.failed(Direction::Write, self.remember_reset(error)),
         }
+    }
+
+    fn remember_reset(&self, error: io::Error) -> io::Error {
+        if error.kind() == io::ErrorKind::ConnectionReset {
+            self.registration.socket().was_reset.store(true, Ordering::Relaxed);
+        }
+        error
     }
 
     /// An operation that would block or was interrupted goes on. Any other error ends it.
@@ -273,7 +276,7 @@ fn retry_expired(retry: impl FnOnce() -> io::Result<usize>, expired: io::Error) 
     }
 }
 
-/// The error of a read that would report an end where a write has met a reset.
+/// The error of a read or a peek that would report an end where another operation has met a reset.
 fn reset() -> io::Error {
     io::Error::from_raw_os_error(libc::ECONNRESET)
 }

@@ -28,7 +28,7 @@ use crate::time::{Duration, timeout};
 /// # Errors
 /// The kernel's, as they are. `WouldBlock` and `Interrupted` are never returned by anything that waits. A reset by the
 /// peer is reported to the reader at least once: the kernel reports it only to whichever operation comes first, so when
-/// a write has met it, the next read that would report a clean end fails with `ConnectionReset` instead. Writing to a
+/// a write or a peek has met it, the next read that would report a clean end fails with `ConnectionReset` instead. Writing to a
 /// connection that is closed gives `BrokenPipe`, and never a SIGPIPE.
 ///
 /// An empty buffer is read into, and written, at once: `Ok(0)`, which says nothing about the stream.
