@@ -16,6 +16,8 @@
 //! the moment when it will be. So a busy stream arms a timer once in each span of its limit. It reads the clock once
 //! for each wait, and once for each transfer in the other direction meanwhile.
 //!
+//! A thread outside any runtime has no timers. There the timer goes back to the runtime that it was last set in.
+//!
 //! # The races
 //! * The timer may fire while no task waits, and the next one to wait would wait for ever. So firing leaves a mark
 //!   ([`Expiry::has_fired`]), at which the timer is set anew.
@@ -23,9 +25,8 @@
 //!   waiters.
 
 use std::io;
-use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, OnceLock, Weak};
 use std::task::{Context, Poll, Wake, Waker, ready};
 use std::time::Duration;
 
@@ -33,7 +34,7 @@ use parking_lot::Mutex;
 
 use crate::budget;
 use crate::reactor::Direction;
-use crate::time::{self, Instant, Sleep, sleep_until};
+use crate::time::{Instant, Sleep, Timers, sleep_until};
 
 /// The deadlines of a stream, if it has ever had some.
 #[derive(Default)]
@@ -68,6 +69,8 @@ struct Settings {
     operation: Option<Duration>,
     idle: Option<Duration>,
     timer: Option<Sleep>,
+    /// The timers that the timer was last armed with. A thread outside any runtime arms it with them again.
+    timers: Weak<Timers>,
 }
 
 /// The waker of a direction's timer.
@@ -207,18 +210,20 @@ impl Deadline {
         let ends = [(end(since, settings.operation), Limit::Operation), (end(idle_since, settings.idle), Limit::Idle)];
         let first = ends.into_iter().filter_map(|(end, which)| Some((end?, which))).min_by_key(|(end, _)| *end);
         let Some((end, which)) = first else { return Poll::Pending };
-        if !time::is_entered() && Instant::now() < end {
-            self.expiry.has_fired.store(true, Ordering::Relaxed);
-            self.stop();
-            return Poll::Ready(no_runtime());
-        }
-        let timer = settings.timer.get_or_insert_with(|| sleep_until(end));
+        let Settings { timer, timers, .. } = &mut *settings;
+        let timer = timer.get_or_insert_with(|| sleep_until(end));
         timer.reset(end);
         let waker = Waker::from(self.expiry.clone());
         // The budget was asked above. A refusal here would wake this direction's waiters under the lock of the settings.
-        ready!(budget::with_fresh(|| Pin::new(timer).poll(&mut Context::from_waker(&waker))));
+        let polled = budget::with_fresh(|| timer.poll_anywhere(&mut Context::from_waker(&waker), timers));
+        if polled == Some(Poll::Pending) {
+            return Poll::Pending;
+        }
         self.expiry.has_fired.store(true, Ordering::Relaxed);
         self.stop();
+        if polled.is_none() {
+            return Poll::Ready(no_runtime());
+        }
         // A task that reads again and again under a tiny timeout must not keep its worker.
         budget::spend();
         Poll::Ready(timed_out(direction, which, *settings.limit(which)))
@@ -264,7 +269,8 @@ fn timed_out(direction: Direction, which: Limit, limit: Option<Duration>) -> io:
 
 fn no_runtime() -> io::Error {
     io::Error::other(
-        "a stream with a timeout has to wait, and no kittiwake runtime is running on this thread to time it; \
+        "a stream with a timeout has to wait, and no kittiwake runtime is running on this thread to time it, nor did \
+         it wait before in one that still runs; \
          poll it inside kittiwake::block_on or in a task, or take the timeout away",
     )
 }

@@ -11,12 +11,12 @@
 //! 5. Dropping the `Sleep` disarms the timer.
 
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use super::Instant;
-use super::timers::{Status, TimerKey, Timers};
+use super::timers::{Status, TimerKey, Timers, is_entered};
 use crate::budget;
 
 /// Waits for `duration`.
@@ -128,6 +128,31 @@ impl Sleep {
 }
 
 impl Sleep {
+    /// Polls on any thread. Outside a runtime, a timer is armed with the `last` timers that this sleep has used. Returns
+    /// `None` if the sleep has to wait and no such timers live.
+    pub(crate) fn poll_anywhere(&mut self, cx: &mut Context<'_>, last: &mut Weak<Timers>) -> Option<Poll<()>> {
+        let poll = if is_entered() {
+            Pin::new(&mut *self).poll(cx)
+        } else if let Some(poll) = self.poll_known(cx) {
+            poll
+        } else {
+            let timers = last.upgrade()?;
+            match timers.arm(self.deadline, cx.waker().clone()) {
+                Some(key) => {
+                    self.state = State::Armed(Armed { timers, key });
+                    Poll::Pending
+                }
+                None if self.is_elapsed() => Poll::Ready(()),
+                // Their worker has ended.
+                None => return None,
+            }
+        };
+        if let State::Armed(armed) = &self.state {
+            *last = Arc::downgrade(&armed.timers);
+        }
+        Some(poll)
+    }
+
     /// Polls without arming a timer. Returns `None` if the future has to wait and has no timer that can wake its task.
     ///
     /// This function is not inlined, because the first poll of [`sleep`] does not need it.

@@ -362,8 +362,8 @@ impl TcpStream {
     /// timer for each read, as a [`timeout`] around each would.
     ///
     /// # Errors
-    /// `InvalidInput` for zero. A read that has to wait outside a runtime, in another executor, fails unless a timer of
-    /// this stream is armed already: no worker would time it.
+    /// `InvalidInput` for zero. In another executor, outside a runtime, the runtime in which the stream last waited under
+    /// a timeout goes on to time it. A read that has to wait there fails if there is no such runtime, or it has ended.
     ///
     /// # Examples
     /// Each round of this loop drops a read that waits. The 10 ms run from the first of them, and a tick does not begin
