@@ -115,6 +115,22 @@ fn incoming_never_ends() {
     });
 }
 
+/// The reserve is a file of its own, so that closing it makes room for a connection also if the system has too many open
+/// files. It is close-on-exec, or a child process would keep the file open.
+#[test]
+#[cfg(target_os = "linux")]
+fn reserve_is_its_own_file() {
+    use kittiwake::net::Listener;
+    use std::os::fd::AsRawFd;
+    run(|| async {
+        let (listener, _) = listener().await;
+        let reserve = listener.reserve().expect("a descriptor is free");
+        let file = |fd| std::fs::read_link(format!("/proc/self/fd/{fd}")).expect("the name of the open file");
+        assert_ne!(file(reserve.as_raw_fd()), file(listener.as_raw_fd()), "the reserve is a duplicate of the listener");
+        assert_ne!(descriptor_flags(&reserve) & libc::O_CLOEXEC, 0, "the reserve must be close-on-exec");
+    });
+}
+
 /// Every socket is non-blocking and close-on-exec.
 #[test]
 #[cfg(target_os = "linux")]

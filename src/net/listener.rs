@@ -107,8 +107,8 @@ pub trait Listener {
     /// the descriptor that this frees, and closes that connection, so that the client learns of the failure at once.
     /// Without a reserve such a client waits in the kernel's queue.
     ///
-    /// A duplicate of the listening socket serves best, because it can be opened in every sandbox. The server closes
-    /// the reserve before it closes the listener.
+    /// The descriptor must be the only one of its file. To close a duplicate of the listening socket would help against
+    /// `EMFILE`, but not against `ENFILE`.
     fn reserve(&self) -> Option<OwnedFd> {
         None
     }

@@ -314,9 +314,13 @@ impl Listener for TcpListener {
         TcpListener::try_accept(self)
     }
 
-    /// A duplicate of the socket, because it can be opened in every file system and sandbox.
+    /// A new socket. Closing a duplicate frees no file, so it would not help against `ENFILE`. It is the fallback in a
+    /// sandbox that allows no new socket.
     fn reserve(&self) -> Option<OwnedFd> {
-        self.as_fd().try_clone_to_owned().ok()
+        match Socket::new(Domain::for_address(self.local_addr().ok()?), Type::STREAM, None) {
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => self.as_fd().try_clone_to_owned().ok(),
+            socket => socket.ok().map(OwnedFd::from),
+        }
     }
 }
 
