@@ -385,7 +385,6 @@ fn dropped_server_aborts_its_handlers() {
             assert_eq!(read_all(client).await, b"");
         }
         std::net::TcpStream::connect(server.address).expect_err("the listener is closed");
-        assert!(!server.shutdown.is_triggered(), "a dropped server must not trigger the tied shutdown");
     });
 }
 
@@ -459,6 +458,21 @@ fn tied_servers_end_together() {
         let second = start(|stream, _| answer(stream), |serve| serve.with_shutdown(&shutdown)).await;
         stop.trigger();
         first.task.await.unwrap().expect("the task ends without an error");
+        second.task.await.unwrap().expect("the task ends without an error");
+    });
+}
+
+/// Servers that are tied to one shutdown end together also when one of them is dropped. A program of several servers
+/// would otherwise run on without it.
+#[test]
+fn dropped_server_ends_its_twin() {
+    run(|| async {
+        let first = start(|stream, _| answer(stream), |serve| serve).await;
+        let shutdown = first.shutdown.clone();
+        let second = start(|stream, _| answer(stream), |serve| serve.with_shutdown(&shutdown)).await;
+        first.task.abort();
+        assert!(first.task.await.unwrap_err().is_cancelled());
+        assert!(shutdown.is_triggered(), "the dropped server has not triggered the shutdown");
         second.task.await.unwrap().expect("the task ends without an error");
     });
 }

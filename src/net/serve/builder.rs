@@ -45,8 +45,8 @@ const DRAIN_TIMEOUT: Duration = Duration::from_secs(25);
 /// Any other error is fatal: the server stops as above and ends with the error. [`Listener`] has the table of errors.
 ///
 /// # Cancel safety
-/// Dropping the server closes the listener, resets the connections in the kernel's queue, and aborts all handlers. Its
-/// signal is not triggered.
+/// Dropping the server closes the listener, resets the connections in the kernel's queue, and aborts all handlers. It
+/// triggers the server's [signal](Serve::with_shutdown).
 ///
 /// # Errors
 /// The fatal error of the listener. The end of the runtime, while the server is accepting, is one too.
@@ -119,7 +119,7 @@ impl<L: Listener, H, F> Serve<L, H, F> {
     /// Stops the server when `signal` is triggered, and triggers `signal` when the server stops for another reason.
     ///
     /// A handler that has a clone of the signal learns in this way that the server stops. Servers that share a signal
-    /// stop together. A server that is dropped does not trigger it.
+    /// stop together, also when one of them is dropped while it runs.
     ///
     /// Connections from the kernel's queue are accepted after the signal was triggered. Their handlers should answer a
     /// first request before they look at it.

@@ -95,6 +95,12 @@ impl<L: Listener, H, F> Serving<L, H, F> {
     fn connections(&self) -> &Connections<L::Addr> {
         &self.service.connections
     }
+
+    fn trigger_shutdown(&self) {
+        if let Some(shutdown) = &self.options.shutdown {
+            shutdown.trigger();
+        }
+    }
 }
 
 impl<L: Listener, H, F> Future for Serving<L, H, F>
@@ -204,12 +210,6 @@ where
         let report = self.connections().close();
         error.map_or(Ok(report), Err)
     }
-
-    fn trigger_shutdown(&self) {
-        if let Some(shutdown) = &self.options.shutdown {
-            shutdown.trigger();
-        }
-    }
 }
 
 impl<L> Phase<L> {
@@ -228,6 +228,7 @@ fn is_ready(signal: &mut Option<Signal>, cx: &mut Context<'_>) -> bool {
 
 impl<L: Listener, H, F> Drop for Serving<L, H, F> {
     fn drop(&mut self) {
+        self.trigger_shutdown();
         // Aborts the handlers. The report has no reader.
         let _ = self.connections().close();
     }
