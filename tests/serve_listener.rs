@@ -60,6 +60,49 @@ fn stopping_server_passes_over_lost_client() {
     });
 }
 
+/// An error of one connection says nothing of the next, so no client waits for it.
+#[test]
+fn network_errors_delay_no_client() {
+    const NETWORK: [i32; 11] = [
+        libc::EPERM,
+        libc::ETIMEDOUT,
+        libc::ENETDOWN,
+        libc::EPROTO,
+        libc::ENOPROTOOPT,
+        libc::EHOSTDOWN,
+        libc::EHOSTUNREACH,
+        libc::EOPNOTSUPP,
+        libc::ENETUNREACH,
+        libc::ECONNABORTED,
+        libc::EINTR,
+    ];
+    assert_eq!(wait_after(NETWORK), Duration::ZERO, "the server has waited");
+}
+
+/// If the errors of single connections do not end, the server waits. EPERM may leave the connection in the queue, and the
+/// server would spin.
+#[test]
+fn endless_network_errors_spin_no_server() {
+    let waited = wait_after([libc::EPERM; 200]);
+    assert!(waited > Duration::from_secs(10), "the server has waited for {waited:?} only");
+}
+
+/// How long a client waits behind these errors, on a paused clock.
+fn wait_after(errors: impl IntoIterator<Item = i32>) -> Duration {
+    Builder::new_current_thread().start_paused(true).build().expect("a runtime").block_on(async {
+        let errors = errors.into_iter().map(|code| Err(io::Error::from_raw_os_error(code)));
+        let (signal, start) = (ShutdownSignal::new(), Instant::now());
+        let handler = |_, _| {
+            let signal = signal.clone();
+            async move { signal.trigger() }
+        };
+        let listener = Scripted::new(errors.chain([Ok('a')]));
+        let report = serve(&listener, handler).with_shutdown(&signal).await.expect("no error is fatal");
+        assert_eq!(report.served, 1);
+        start.elapsed()
+    })
+}
+
 /// Without a reserve there is no descriptor to turn a client away with: the one that is free serves it.
 #[test]
 fn without_reserve_no_client_is_refused() {

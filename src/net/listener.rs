@@ -14,15 +14,16 @@ use crate::budget::ask_kernel;
 ///
 /// # Errors
 /// An error of [`poll_accept`](Listener::poll_accept) concerns the listener as a whole. Do not return the failure of
-/// one connection, such as a failed handshake: drop that connection and accept the next. Only the kinds in the first
-/// row may be returned for it.
+/// one connection, such as a failed handshake: drop that connection and accept the next. Only the errors in the
+/// first two rows may be returned for it.
 ///
 /// The server decides by the error what to do:
 ///
 /// | error | what the server does |
 /// | --- | --- |
-/// | the kind is `Interrupted`, `ConnectionAborted` or `ConnectionReset` | accepts the next connection at once |
-/// | `EMFILE`, `ENFILE`, `ENOBUFS`, `ENOMEM` and the network errors of accept(2), but for `EPROTO` and `EOPNOTSUPP`; also `EPERM` and `ETIMEDOUT` | reports it, waits, and tries again |
+/// | the kind is `Interrupted`, `ConnectionAborted` or `ConnectionReset`; `EPROTO` | accepts the next connection at once |
+/// | the other network errors of accept(2), such as `ENETDOWN` and `EHOSTUNREACH`; `EPERM`, `ETIMEDOUT` | the same; after 64 of them in a row, as the next row; `EOPNOTSUPP`, as the last |
+/// | `EMFILE`, `ENFILE`, `ENOBUFS`, `ENOMEM` | reports it, waits, and tries again |
 /// | any other | drains and ends with the error |
 ///
 /// # Examples

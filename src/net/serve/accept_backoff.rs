@@ -22,11 +22,17 @@ use crate::time::{Instant, Sleep, sleep_until};
 const SHORTEST: Duration = Duration::from_millis(10);
 const LONGEST: Duration = Duration::from_secs(1);
 
+/// Errors of single connections that are passed over before a connection is accepted. More of them are no longer those
+/// of single connections: EPERM may leave the connection in the queue, and a fault of the network may last.
+const PASSED_OVER: u32 = 64;
+
 /// The backoff of one server.
 #[derive(Default)]
 pub(super) struct AcceptBackoff {
     /// The last wait, which may be over.
     wait: Option<Wait>,
+    /// Errors of single connections since a connection was accepted.
+    passed_over: u32,
 }
 
 struct Wait {
@@ -52,6 +58,15 @@ pub(super) enum Failure {
 }
 
 impl AcceptBackoff {
+    /// Whether the next attempt may succeed at once after this error.
+    pub(super) fn passes_over(&mut self, error: &io::Error) -> bool {
+        if !concerns_one_connection(error) {
+            return may_retry_at_once(error);
+        }
+        self.passed_over = self.passed_over.saturating_add(1);
+        self.passed_over <= PASSED_OVER
+    }
+
     /// Accepting has failed while `open` connections were open.
     pub(super) fn failed(&mut self, error: &io::Error, open: usize) -> Failure {
         let now = Instant::now();
@@ -72,6 +87,7 @@ impl AcceptBackoff {
 
     /// A connection was accepted. Returns whether accepting had failed before, at any time.
     pub(super) fn succeeded(&mut self) -> bool {
+        self.passed_over = 0;
         let Some(wait) = &mut self.wait else { return false };
         (wait.retry_below, wait.has_accepted) = (None, true);
         true
@@ -100,17 +116,12 @@ impl AcceptBackoff {
 /// once.
 pub(super) fn may_retry_at_once(error: &io::Error) -> bool {
     use io::ErrorKind::{ConnectionAborted, ConnectionReset, Interrupted};
-    matches!(error.kind(), ConnectionAborted | ConnectionReset | Interrupted)
+    matches!(error.kind(), ConnectionAborted | ConnectionReset | Interrupted) || is_one_of(error, &[libc::EPROTO])
 }
 
-/// Whether accepting may succeed after a wait.
-///
-/// The first group is a lack of resources, which ends when something is closed or freed. The second group are the
-/// errors of a network or a firewall that accept(2) lists under "Error handling" and "ERRORS". accept(2) advises to try
-/// again at once. But a fault of that kind often lasts, and EPERM may leave the
-/// connection in the queue, so an immediate attempt would fail in the same way and the server would spin.
-pub(super) fn may_retry_later(error: &io::Error) -> bool {
-    const RESOURCES: &[i32] = &[libc::ENOBUFS, libc::ENOMEM];
+/// Whether the network or a firewall has failed one connection: the errors that accept(2) lists under "Error handling"
+/// and "ERRORS". It advises to try again at once.
+fn concerns_one_connection(error: &io::Error) -> bool {
     const NETWORK: &[i32] = &[
         libc::EPERM,
         libc::ENETDOWN,
@@ -118,15 +129,26 @@ pub(super) fn may_retry_later(error: &io::Error) -> bool {
         libc::EHOSTDOWN,
         libc::EHOSTUNREACH,
         libc::ENOPROTOOPT,
+        libc::EOPNOTSUPP,
         libc::ETIMEDOUT,
         #[cfg(any(target_os = "linux", target_os = "android"))]
         libc::ENONET,
     ];
-    let is_listed = |code| RESOURCES.contains(&code) || NETWORK.contains(&code);
-    lacks_descriptors(error) || error.raw_os_error().is_some_and(is_listed)
+    is_one_of(error, NETWORK)
+}
+
+/// Whether accepting may succeed after a wait: when something is closed or freed, or the network works again. Again and
+/// again, EOPNOTSUPP says that the listener is no stream socket.
+pub(super) fn may_retry_later(error: &io::Error) -> bool {
+    let is_of_network = concerns_one_connection(error) && !is_one_of(error, &[libc::EOPNOTSUPP]);
+    lacks_descriptors(error) || is_one_of(error, &[libc::ENOBUFS, libc::ENOMEM]) || is_of_network
 }
 
 /// Whether the process or the system has no descriptor left, so that closing one helps.
 fn lacks_descriptors(error: &io::Error) -> bool {
-    matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE))
+    is_one_of(error, &[libc::EMFILE, libc::ENFILE])
+}
+
+fn is_one_of(error: &io::Error, codes: &[i32]) -> bool {
+    error.raw_os_error().is_some_and(|code| codes.contains(&code))
 }

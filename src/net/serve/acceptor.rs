@@ -67,7 +67,7 @@ impl<L: Listener> Acceptor<L> {
     /// Passes over an error after which the next attempt may succeed at once. Reports a fatal error and returns it. Any
     /// other one starts a wait, and is reported unless the last wait still runs.
     fn failed(&mut self, error: io::Error, connections: &Connections<L::Addr>) -> io::Result<()> {
-        if accept_backoff::may_retry_at_once(&error) {
+        if self.backoff.passes_over(&error) {
             return Ok(());
         }
         if !accept_backoff::may_retry_later(&error) {

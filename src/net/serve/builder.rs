@@ -34,7 +34,8 @@ const DRAIN_TIMEOUT: Duration = Duration::from_secs(25);
 /// [`with_immediate_shutdown`](Serve::with_immediate_shutdown) leads to step 3 at any time.
 ///
 /// # When accepting fails
-/// Connections that the client has given up are passed over.
+/// Connections that the client has given up are passed over, and so are those that the network or a firewall has failed,
+/// up to 64 in a row.
 ///
 /// When descriptors or memory run out, or the network fails, the server reports the error and tries again: after 10 ms,
 /// then 20 ms, and so on up to 1 s, and each time one of its connections ends. When this has gone on for more than a
