@@ -676,6 +676,61 @@ fn descriptor_exhaustion_refuses_clients() {
     });
 }
 
+/// A server that stops without a descriptor waits for one. Closing the listener would reset the clients in its queue.
+#[test]
+#[cfg(target_os = "linux")]
+fn stopping_server_waits_for_descriptors() {
+    in_own_process("stopping_server_waits_for_descriptors", || {
+        paused_runtime().block_on(async {
+            let (server, mut clients, hoard) = stop_without_descriptors(Duration::from_secs(25)).await;
+            clients.iter_mut().for_each(|client| client.write_all(b"x").expect("the client writes"));
+            sleep(Duration::from_millis(200)).await;
+            drop(hoard);
+            let report = server.end().await;
+            assert_eq!((report.accepted, report.served, report.refused), (4, 4, 0));
+            for client in clients {
+                assert_eq!(read_all(client).await, b"y");
+            }
+        });
+    });
+}
+
+/// A server that stops and gets no descriptor turns away the clients in its queue, at the latest when the drain ends. Each
+/// client reads an end instead of a reset, and the report counts it.
+#[test]
+#[cfg(target_os = "linux")]
+fn stopping_server_refuses_without_descriptors() {
+    in_own_process("stopping_server_refuses_without_descriptors", || {
+        for drain in [Duration::ZERO, Duration::from_millis(100), Duration::from_secs(25)] {
+            paused_runtime().block_on(async {
+                let (server, clients, hoard) = stop_without_descriptors(drain).await;
+                let start = kittiwake::time::Instant::now();
+                let report = server.end().await;
+                assert_eq!((report.accepted, report.served, report.refused), (1, 1, 3), "the drain lasted {drain:?}");
+                assert!(start.elapsed() < Duration::from_secs(5), "the server waited for {:?}", start.elapsed());
+                drop(hoard);
+                for mut client in clients {
+                    let read = client.read(&mut [0]).expect("the server closed the connection without a reset");
+                    assert_eq!(read, 0, "the server must close the connection without an answer");
+                }
+            });
+        }
+    });
+}
+
+/// A server that has served a client and was asked to stop, with three clients in its queue and no descriptor left.
+#[cfg(target_os = "linux")]
+async fn stop_without_descriptors(drain: Duration) -> (Server, Vec<std::net::TcpStream>, Vec<File>) {
+    let server = start(|stream, _| answer(stream), |serve| serve.drain_timeout(drain)).await;
+    let mut first = server.connect();
+    first.write_all(b"x").expect("the client writes");
+    assert_eq!(read_all(first).await, b"y");
+    let clients: Vec<_> = (0..3).map(|_| server.connect()).collect();
+    let hoard = take_all_descriptors();
+    server.shutdown.trigger();
+    (server, clients, hoard)
+}
+
 /// A hundred thousand connections leave no memory, socket or task.
 #[test]
 #[cfg(target_os = "linux")]

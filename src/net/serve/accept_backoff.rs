@@ -93,8 +93,8 @@ impl AcceptBackoff {
         true
     }
 
-    /// The queue was found empty: the next attempt only has to wait for a client.
-    pub(super) fn queue_emptied(&mut self) {
+    /// The next attempt does not wait: the queue was found empty, or the server stops.
+    pub(super) fn retry_at_once(&mut self) {
         if let Some(wait) = &mut self.wait {
             wait.retry_below = None;
         }

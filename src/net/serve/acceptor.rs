@@ -13,7 +13,7 @@ use crate::net::listener::Listener;
 /// bounds the work of a poll although these attempts spend no budget.
 pub(super) const BATCH: usize = 64;
 
-/// A listener that accepts until that fails for good.
+/// A listener that accepts until that fails for good, or until it was stopped and its queue is empty.
 pub(super) struct Acceptor<L> {
     /// A descriptor to close when no other is left. `None` if the listener has none, or if it could not be opened.
     /// Declared, and so closed, before the listener.
@@ -22,6 +22,8 @@ pub(super) struct Acceptor<L> {
     backoff: AcceptBackoff,
     /// The reserve is being used to turn away the clients in the queue.
     turning_away: bool,
+    /// The server stops. No attempt waits for a client, and failures are not reported.
+    stopping: bool,
 }
 
 /// A connection; `None` if the attempt has failed and another one may succeed; or a fatal error.
@@ -30,15 +32,17 @@ type Attempt<L> = io::Result<Option<(<L as Listener>::Stream, <L as Listener>::A
 impl<L: Listener> Acceptor<L> {
     pub(super) fn new(listener: L) -> Self {
         let reserve = listener.reserve();
-        Self { listener, reserve, backoff: AcceptBackoff::default(), turning_away: false }
+        Self { listener, reserve, backoff: AcceptBackoff::default(), turning_away: false, stopping: false }
     }
 
-    /// Returns the listener. The reserve is closed.
-    pub(super) fn into_listener(self) -> L {
-        self.listener
+    /// From now on accepts only the connections in the queue. The next attempt is made at once.
+    pub(super) fn stop(&mut self) {
+        self.stopping = true;
+        self.backoff.retry_at_once();
     }
 
-    /// Makes one attempt to accept a connection, once the backoff allows it.
+    /// Makes one attempt to accept a connection, once the backoff allows it. An empty queue is an error if the server
+    /// stops.
     pub(super) fn poll_attempt(
         &mut self,
         cx: &mut Context<'_>,
@@ -48,7 +52,8 @@ impl<L: Listener> Acceptor<L> {
             ready!(self.poll_turn_away(cx, connections));
         }
         ready!(self.backoff.poll_over(cx, connections));
-        Poll::Ready(match ready!(self.listener.poll_accept(cx)) {
+        let accepted = if self.stopping { self.listener.try_accept() } else { ready!(self.listener.poll_accept(cx)) };
+        Poll::Ready(match accepted {
             Ok(connection) => {
                 self.succeeded();
                 Ok(Some(connection))
@@ -71,22 +76,28 @@ impl<L: Listener> Acceptor<L> {
             return Ok(());
         }
         if !accept_backoff::may_retry_later(&error) {
-            connections.report_error(&ServeError::Accept(&error));
+            self.report(&error, connections);
             return Err(error);
         }
         let failure = self.backoff.failed(&error, connections.len());
         self.turning_away = failure == Failure::TurnAway && self.reserve.is_some();
         if failure != Failure::SameWait {
-            connections.report_error(&ServeError::Accept(&error));
+            self.report(&error, connections);
         }
         Ok(())
+    }
+
+    fn report(&self, error: &io::Error, connections: &Connections<L::Addr>) {
+        if !self.stopping {
+            connections.report_error(&ServeError::Accept(error));
+        }
     }
 
     /// Accepts with the descriptor of the reserve and closes the connection, for each client in the queue.
     ///
     /// `Ready` once the queue is empty, or accepting fails, for example because another thread was quicker to take the
     /// descriptor. `Pending` after [`BATCH`] clients: the worker runs other tasks first.
-    fn poll_turn_away(&mut self, cx: &mut Context<'_>, connections: &Connections<L::Addr>) -> Poll<()> {
+    pub(super) fn poll_turn_away(&mut self, cx: &mut Context<'_>, connections: &Connections<L::Addr>) -> Poll<()> {
         self.reserve = None;
         for _ in 0..BATCH {
             match self.listener.try_accept() {
@@ -96,7 +107,7 @@ impl<L: Listener> Acceptor<L> {
                     self.turning_away = false;
                     self.reserve = self.listener.reserve();
                     if error.kind() == io::ErrorKind::WouldBlock {
-                        self.backoff.queue_emptied();
+                        self.backoff.retry_at_once();
                     }
                     return Poll::Ready(());
                 }

@@ -17,7 +17,6 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
-use super::accept_backoff;
 use super::acceptor::{Acceptor, BATCH};
 use super::connections::{Connections, OnError};
 use super::output::HandlerOutput;
@@ -62,7 +61,7 @@ enum Phase<L> {
     Accepting { acceptor: Acceptor<L> },
     /// The server stops. Clients in the kernel's queue believe that they are connected, and closing the listener would
     /// reset them: up to `left` of them are still accepted.
-    Emptying { listener: L, left: usize, drain: Drain },
+    Emptying { acceptor: Acceptor<L>, left: usize, drain: Drain },
     /// The listener is closed, and handlers are still running.
     Draining { drain: Drain },
     /// The report has been returned.
@@ -156,42 +155,52 @@ where
     fn stop_accepting(&mut self, error: Option<io::Error>) {
         self.trigger_shutdown();
         let drain = Drain { timeout: sleep(self.options.drain_timeout), error };
-        if let Phase::Accepting { acceptor } = mem::replace(&mut self.phase, Phase::Ended) {
-            self.phase = Phase::Emptying { listener: acceptor.into_listener(), left: QUEUE, drain };
+        if let Phase::Accepting { mut acceptor } = mem::replace(&mut self.phase, Phase::Ended) {
+            acceptor.stop();
+            self.phase = Phase::Emptying { acceptor, left: QUEUE, drain };
         }
     }
 
     /// Accepts the connections in the kernel's queue, and closes the listener.
     fn poll_emptied(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let Self { phase: Phase::Emptying { listener, left, drain }, service, options } = self else {
+        ready!(self.poll_queue(cx));
+        self.phase = match mem::replace(&mut self.phase, Phase::Ended) {
+            Phase::Emptying { drain, .. } => Phase::Draining { drain },
+            phase => phase,
+        };
+        Poll::Ready(())
+    }
+
+    /// Accepts and serves the connections in the kernel's queue until it is empty, or no more of it may be accepted.
+    fn poll_queue(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let Self { phase: Phase::Emptying { acceptor, left, drain }, service, options } = self else {
             return Poll::Ready(());
         };
-        let below_limit = options.max_connections.saturating_sub(service.connections.len());
-        let batch = BATCH.min(*left).min(below_limit);
-        // After a fatal error one batch is enough: the next attempt is likely to fail in the same way.
-        let mut is_last = batch < BATCH || drain.error.is_some();
-        for _ in 0..batch {
-            match listener.try_accept() {
-                Ok((stream, peer)) => {
+        for _ in 0..BATCH {
+            if *left == 0 || service.connections.len() >= options.max_connections {
+                return Poll::Ready(());
+            }
+            match acceptor.poll_attempt(cx, &service.connections) {
+                Poll::Ready(Ok(Some((stream, peer)))) => {
                     *left -= 1;
                     service.start(stream, peer);
                 }
-                Err(error) if accept_backoff::may_retry_at_once(&error) => {}
+                Poll::Ready(Ok(None)) => {}
                 // The queue is empty, or the rest of it cannot be accepted.
-                Err(_) => {
-                    is_last = true;
-                    break;
+                Poll::Ready(Err(_)) => return Poll::Ready(()),
+                // The acceptor waits for a descriptor. At the end of the drain it turns away the clients that are left.
+                Poll::Pending => {
+                    ready!(Pin::new(&mut drain.timeout).poll(cx));
+                    return acceptor.poll_turn_away(cx, &service.connections);
                 }
             }
         }
-        if !is_last {
-            cx.waker().wake_by_ref();
-            return Poll::Pending;
+        if drain.error.is_some() {
+            // After a fatal error one batch is enough: the next attempt is likely to fail in the same way.
+            return Poll::Ready(());
         }
-        if let Phase::Emptying { drain, .. } = mem::replace(&mut self.phase, Phase::Ended) {
-            self.phase = Phase::Draining { drain };
-        }
-        Poll::Ready(())
+        cx.waker().wake_by_ref();
+        Poll::Pending
     }
 
     /// Waits until no connection is open or the drain timeout is over.
