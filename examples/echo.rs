@@ -44,7 +44,7 @@ async fn serve(address: &str) -> io::Result<Report> {
         or(interrupt.recv(), terminate.recv()).await;
     };
     // A client that is silent for that second has all its answers. `serve` shows how to end without this wait.
-    server.with_immediate_shutdown(signals).drain_timeout(Duration::from_secs(1)).await
+    Ok(server.with_immediate_shutdown(signals).drain_timeout(Duration::from_secs(1)).await?)
 }
 
 async fn echo(mut stream: TcpStream, shutdown: ShutdownSignal) -> io::Result<()> {

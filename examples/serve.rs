@@ -34,7 +34,7 @@ async fn serve(address: &str) -> io::Result<Report> {
     let (listener, shutdown) = (TcpListener::bind(address).await?, ShutdownSignal::new());
     println!("serve: listening on {}", listener.local_addr()?);
     let server = net::serve(listener, |stream, _| echo(stream, shutdown.clone())).with_shutdown(&shutdown);
-    server.with_graceful_shutdown(first).with_immediate_shutdown(second).await
+    Ok(server.with_graceful_shutdown(first).with_immediate_shutdown(second).await?)
 }
 
 /// Waits until `count` signals have arrived from this call on. Ctrl-C and SIGTERM both count.

@@ -7,8 +7,8 @@ use std::net::SocketAddr;
 use std::panic::{RefUnwindSafe, UnwindSafe};
 
 use kittiwake::net::{
-    Accept, Incoming, OwnedReadHalf, OwnedWriteHalf, ReadHalf, Report, Serve, Serving, ShutdownSignal, TcpListener,
-    TcpStream, WriteHalf,
+    Accept, Incoming, OwnedReadHalf, OwnedWriteHalf, ReadHalf, Report, Serve, ServeError, Serving, ShutdownSignal,
+    TcpListener, TcpStream, WriteHalf,
 };
 use kittiwake::runtime::{Builder, Handle, Metrics, Runtime, ShutdownTimeout};
 use kittiwake::signal::CtrlC;
@@ -32,7 +32,7 @@ fn servers_are_send() {
     type Handler = fn(TcpStream, SocketAddr) -> Ready<()>;
     fn send<T: Send>() {}
     send::<(Serve<TcpListener, Handler, Ready<()>>, Serving<TcpListener, Handler, Ready<()>>)>();
-    send_and_sync::<(ShutdownSignal, Report)>();
+    send_and_sync::<(ShutdownSignal, Report, ServeError)>();
     unwind_safe::<(ShutdownSignal, Report)>();
     unpin::<(Serving<TcpListener, Handler, PhantomPinned>, ShutdownSignal)>();
 }

@@ -13,7 +13,7 @@ use std::{env, fs};
 
 use futures_lite::future::{poll_once, try_zip};
 use kittiwake::io::{AsyncReadExt, AsyncWriteExt, Result};
-use kittiwake::net::{ServeError, ShutdownSignal, TcpStream, lookup_host, serve};
+use kittiwake::net::{Failure, ShutdownSignal, TcpStream, lookup_host, serve};
 use kittiwake::runtime::Builder;
 use kittiwake::spawn_blocking;
 #[cfg(not(mio_unsupported_force_poll_poll))]
@@ -100,7 +100,7 @@ fn serve_survives_exhausted_resources() {
             let (reports, shutdown) = (Arc::new(Mutex::new(Vec::new())), ShutdownSignal::new());
             let recorded = reports.clone();
             let serving = serve(listener, |_, _| async {}).with_shutdown(&shutdown).on_error(move |error| {
-                let ServeError::Accept(error) = error else { panic!("{error}") };
+                let Failure::Accept(error) = error else { panic!("{error}") };
                 recorded.lock().unwrap().push(error.raw_os_error().expect("the error is the kernel's own"));
             });
             let server = kittiwake::spawn(serving.into_future());

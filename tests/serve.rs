@@ -17,7 +17,9 @@ use std::time::Duration;
 
 use futures_lite::future::poll_once;
 use kittiwake::io::{AsyncReadExt, AsyncWriteExt};
-use kittiwake::net::{HandlerOutput, Report, Serve, ShutdownSignal, TcpListener, TcpStream, serve, serve_local};
+use kittiwake::net::{
+    HandlerOutput, Report, Serve, ServeError, ShutdownSignal, TcpListener, TcpStream, serve, serve_local,
+};
 use kittiwake::task::JoinHandle;
 use kittiwake::time::sleep;
 use support::{
@@ -388,7 +390,7 @@ fn dropped_server_aborts_its_handlers() {
     });
 }
 
-/// A fatal error of the listener ends the server after a drain, instead of endless retries.
+/// A fatal error of the listener ends the server after a drain, instead of endless retries. The report is not lost.
 #[test]
 #[cfg(target_os = "linux")]
 fn fatal_error_ends_server_after_drain() {
@@ -407,8 +409,9 @@ fn fatal_error_ends_server_after_drain() {
         assert!(!server.is_finished(), "one connection is open");
         client.write_all(b"x").expect("the client writes");
         assert_eq!(read_all(client).await, b"y");
-        let error = server.await.unwrap().expect_err("the server ends with the error");
+        let ServeError { error, report, .. } = server.await.unwrap().expect_err("the server ends with the error");
         assert_eq!(error.raw_os_error(), Some(libc::EINVAL), "{error}");
+        assert_eq!((report.accepted, report.served), (1, 1), "{report}");
         assert_eq!(errors.sorted(), [format!("cannot accept connections: {error}")]);
     });
 }
@@ -779,7 +782,7 @@ type TestServe<H, F> = Serve<TcpListener, H, F>;
 struct Server {
     address: SocketAddr,
     shutdown: ShutdownSignal,
-    task: JoinHandle<io::Result<Report>>,
+    task: JoinHandle<Result<Report, ServeError>>,
     /// Counts the calls of the handler. The server's future is inside a task and cannot be asked.
     calls: Arc<AtomicUsize>,
 }
@@ -860,7 +863,7 @@ async fn read_all(client: std::net::TcpStream) -> Vec<u8> {
 struct ErrorLog(Arc<Mutex<Vec<String>>>);
 
 impl ErrorLog {
-    fn listen(&self) -> impl Fn(&kittiwake::net::ServeError<'_>) + Send + Sync + 'static {
+    fn listen(&self) -> impl Fn(&kittiwake::net::Failure<'_>) + Send + Sync + 'static {
         let errors = self.0.clone();
         move |error| errors.lock().unwrap().push(error.to_string())
     }

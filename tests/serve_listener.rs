@@ -42,8 +42,8 @@ fn listener_needs_no_socket() {
         let seen = errors.clone();
         let server = serve(&listener, handler);
         let server = server.on_error(move |error| seen.lock().unwrap().push(error.to_string()));
-        let error = server.await.expect_err("the last error is fatal");
-        assert_eq!(error.kind(), ErrorKind::InvalidData);
+        let end = server.await.expect_err("the last error is fatal");
+        assert_eq!((end.error.kind(), end.report.served, end.report.failed), (ErrorKind::InvalidData, 1, 1));
         let errors = errors.lock().unwrap();
         assert_eq!(*errors, ["cannot accept connections: invalid data", "\"client b\": no"]);
     });

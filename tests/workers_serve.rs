@@ -11,7 +11,7 @@ use std::thread::{self, ThreadId};
 
 use futures_lite::future;
 use kittiwake::io::{AsyncReadExt, AsyncWriteExt};
-use kittiwake::net::{Report, ShutdownSignal, TcpStream, serve, serve_local};
+use kittiwake::net::{Report, ServeError, ShutdownSignal, TcpStream, serve, serve_local};
 use kittiwake::runtime::Runtime;
 use kittiwake::spawn_local;
 use kittiwake::task::JoinHandle;
@@ -381,7 +381,7 @@ type TestServe = kittiwake::net::Serve<kittiwake::net::TcpListener, Handler, Han
 struct Server {
     address: SocketAddr,
     shutdown: ShutdownSignal,
-    task: JoinHandle<io::Result<Report>>,
+    task: JoinHandle<Result<Report, ServeError>>,
 }
 
 fn start<F>(

@@ -31,7 +31,7 @@ mod tcp;
 
 pub use addr::{ToSocketAddrs, lookup_host};
 pub use listener::Listener;
-pub use serve::{HandlerOutput, Open, Report, Serve, ServeError, Serving, serve, serve_local};
+pub use serve::{Failure, HandlerOutput, Open, Report, Serve, ServeError, Serving, serve, serve_local};
 pub use shutdown::ShutdownSignal;
 pub use std::net::Shutdown;
 pub use tcp::{

@@ -9,7 +9,7 @@
 //! 4. After waits of 10, 20, 40 and so on up to 640 ms, together more than a second, the next wait is one of
 //!    [`LONGEST`]. If nothing was accepted during the last wait, and descriptors are what is missing, the server turns
 //!    the clients in the queue away. So each of them learns of it now and not from a timeout of its own
-//!    ([`Failure::TurnAway`]).
+//!    ([`Consequence::TurnAway`]).
 
 use std::io;
 use std::pin::Pin;
@@ -48,7 +48,7 @@ struct Wait {
 
 /// The consequence of a failure.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Failure {
+pub(super) enum Consequence {
     /// The wait that has begun continues. It was reported before.
     SameWait,
     /// A new wait begins.
@@ -68,13 +68,13 @@ impl AcceptBackoff {
     }
 
     /// Accepting has failed while `open` connections were open.
-    pub(super) fn failed(&mut self, error: &io::Error, open: usize) -> Failure {
+    pub(super) fn failed(&mut self, error: &io::Error, open: usize) -> Consequence {
         let now = Instant::now();
         let last = self.wait.as_mut().filter(|last| now < last.sleep.deadline() + LONGEST);
         let (length, has_accepted) = match last {
             Some(last) if now < last.sleep.deadline() => {
                 last.retry_below = Some(open);
-                return Failure::SameWait;
+                return Consequence::SameWait;
             }
             Some(last) => (LONGEST.min(2 * last.length), last.has_accepted),
             None => (SHORTEST, true),
@@ -82,7 +82,7 @@ impl AcceptBackoff {
         self.wait =
             Some(Wait { sleep: sleep_until(now + length), length, retry_below: Some(open), has_accepted: false });
         let is_long = length == LONGEST && !has_accepted;
-        if is_long && lacks_descriptors(error) { Failure::TurnAway } else { Failure::NewWait }
+        if is_long && lacks_descriptors(error) { Consequence::TurnAway } else { Consequence::NewWait }
     }
 
     /// A connection was accepted. Returns whether accepting had failed before, at any time.

@@ -4,9 +4,9 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::task::{Context, Poll, ready};
 
-use super::accept_backoff::{self, AcceptBackoff, Failure};
+use super::accept_backoff::{self, AcceptBackoff, Consequence};
 use super::connections::Connections;
-use super::report::ServeError;
+use super::report::Failure;
 use crate::net::listener::Listener;
 
 /// Connections that are accepted while the queue is emptied, or turned away, before the worker runs other tasks. This
@@ -79,9 +79,9 @@ impl<L: Listener> Acceptor<L> {
             self.report(&error, connections);
             return Err(error);
         }
-        let failure = self.backoff.failed(&error, connections.len());
-        self.turning_away = failure == Failure::TurnAway && self.reserve.is_some();
-        if failure != Failure::SameWait {
+        let consequence = self.backoff.failed(&error, connections.len());
+        self.turning_away = consequence == Consequence::TurnAway && self.reserve.is_some();
+        if consequence != Consequence::SameWait {
             self.report(&error, connections);
         }
         Ok(())
@@ -89,7 +89,7 @@ impl<L: Listener> Acceptor<L> {
 
     fn report(&self, error: &io::Error, connections: &Connections<L::Addr>) {
         if !self.stopping {
-            connections.report_error(&ServeError::Accept(error));
+            connections.report_error(&Failure::Accept(error));
         }
     }
 

@@ -1,11 +1,10 @@
 //! The builder: a server's options, and their documentation.
 
 use std::fmt;
-use std::io;
 
 use super::connections::OnError;
 use super::output::HandlerOutput;
-use super::report::{Report, ServeError};
+use super::report::{Failure, Report, ServeError};
 use super::server::{Options, Serving};
 use super::service::Placement;
 use crate::net::listener::Listener;
@@ -52,7 +51,7 @@ const DRAIN_TIMEOUT: Duration = Duration::from_secs(25);
 /// triggers the server's [signal](Serve::with_shutdown).
 ///
 /// # Errors
-/// The fatal error of the listener. The end of the runtime, while the server is accepting, is one too.
+/// The fatal error of the listener, with the report. The end of the runtime, while the server is accepting, is one too.
 ///
 /// # Panics
 /// When a client connects while the server is polled outside a runtime.
@@ -143,7 +142,7 @@ impl<L: Listener, H, F> Serve<L, H, F> {
         self
     }
 
-    /// Calls `report` for each error: see [`ServeError`]. By default errors are not reported.
+    /// Calls `report` for each error: see [`Failure`]. By default errors are not reported.
     ///
     /// Errors of handlers are reported by their tasks, on any worker's thread. A failure to accept is reported once for
     /// each wait that it causes, which is about once a second while it lasts. It is not reported while the server stops
@@ -158,7 +157,7 @@ impl<L: Listener, H, F> Serve<L, H, F> {
     /// # Ok(())
     /// # }
     /// ```
-    pub fn on_error(mut self, report: impl Fn(&ServeError<'_, L::Addr>) + Send + Sync + 'static) -> Self {
+    pub fn on_error(mut self, report: impl Fn(&Failure<'_, L::Addr>) + Send + Sync + 'static) -> Self {
         self.on_error = Some(Box::new(report));
         self
     }
@@ -169,7 +168,7 @@ where
     H: Fn(L::Stream, L::Addr) -> F,
     F: Future<Output: HandlerOutput>,
 {
-    type Output = io::Result<Report<L::Addr>>;
+    type Output = Result<Report<L::Addr>, ServeError<L::Addr>>;
     type IntoFuture = Serving<L, H, F>;
 
     fn into_future(self) -> Serving<L, H, F> {

@@ -26,12 +26,12 @@ use slab::Slab;
 
 use super::output::HandlerOutput;
 use super::output::sealed::Sealed as _;
-use super::report::{Open, Report, ServeError};
+use super::report::{Failure, Open, Report};
 use crate::sync::contain_all;
 use crate::task::AbortHandle;
 use crate::time::Instant;
 
-pub(super) type OnError<A> = Box<dyn Fn(&ServeError<'_, A>) + Send + Sync>;
+pub(super) type OnError<A> = Box<dyn Fn(&Failure<'_, A>) + Send + Sync>;
 
 /// The state that a server shares with its handlers.
 pub(super) struct Connections<A> {
@@ -69,7 +69,7 @@ impl<A: Clone> Connections<A> {
     }
 
     /// Passes an error to the user's `on_error`.
-    pub(super) fn report_error(&self, error: &ServeError<'_, A>) {
+    pub(super) fn report_error(&self, error: &Failure<'_, A>) {
         if let Some(on_error) = &self.on_error {
             contain_all(|| on_error(error));
         }
@@ -168,7 +168,7 @@ impl<A: Clone> Connections<A> {
         let peer = table.open.get(key).map(|connection| connection.peer.clone());
         drop(table);
         if let Some(peer) = peer {
-            self.report_error(&ServeError::Handler { peer, error });
+            self.report_error(&Failure::Handler { peer, error });
         }
     }
 }
@@ -217,7 +217,7 @@ impl<A: Clone> Drop for Guard<A> {
         let waiter = if table.open.len() < table.below { table.waiter.take() } else { None };
         drop(table);
         if panicked {
-            self.connections.report_error(&ServeError::Panic { peer: connection.peer });
+            self.connections.report_error(&Failure::Panic { peer: connection.peer });
         }
         if let Some(waiter) = waiter {
             contain_all(|| waiter.wake());

@@ -39,7 +39,7 @@ mod report;
 
 pub use builder::Serve;
 pub use output::HandlerOutput;
-pub use report::{Open, Report, ServeError};
+pub use report::{Failure, Open, Report, ServeError};
 pub use server::Serving;
 
 use super::listener::Listener;

@@ -1,4 +1,4 @@
-//! The report of a server, and the errors that it reports while it runs.
+//! The report of a server, the error with which it ends, and the failures that it reports while it runs.
 
 use std::error::Error;
 use std::fmt;
@@ -54,13 +54,39 @@ impl<A: fmt::Debug> fmt::Display for Report<A> {
     }
 }
 
-/// An error that [`on_error`](super::Serve::on_error) receives.
+/// The fatal error with which a [server](super::serve()) has ended, and its report.
 ///
-/// It costs one connection, or some time. Only an [`Accept`](ServeError::Accept) error may also end the server.
+/// `?` converts it into the [`io::Error`], and drops the report.
+#[derive(Debug)]
 #[non_exhaustive]
-pub enum ServeError<'a, A = SocketAddr> {
+pub struct ServeError<A = SocketAddr> {
+    /// The error of the listener.
+    pub error: io::Error,
+    /// The numbers of the server, as it would have returned them without the error.
+    pub report: Report<A>,
+}
+
+impl<A> fmt::Display for ServeError<A> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "the server has ended, because it cannot accept connections: {}", self.error)
+    }
+}
+
+impl<A: fmt::Debug> Error for ServeError<A> {}
+
+impl<A> From<ServeError<A>> for io::Error {
+    fn from(error: ServeError<A>) -> Self {
+        error.error
+    }
+}
+
+/// A failure that [`on_error`](super::Serve::on_error) receives.
+///
+/// It costs one connection, or some time. Only an [`Accept`](Failure::Accept) error may also end the server.
+#[non_exhaustive]
+pub enum Failure<'a, A = SocketAddr> {
     /// Accepting failed, mostly for lack of descriptors or memory. The server tries again by itself. If the error is
-    /// fatal, the server also ends with it.
+    /// fatal, the server also ends with it, as a [`ServeError`].
     Accept(&'a io::Error),
     /// A handler ended with an error.
     Handler {
@@ -76,7 +102,7 @@ pub enum ServeError<'a, A = SocketAddr> {
     },
 }
 
-impl<A: fmt::Debug> fmt::Display for ServeError<'_, A> {
+impl<A: fmt::Debug> fmt::Display for Failure<'_, A> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Accept(error) => write!(f, "cannot accept connections: {error}"),
@@ -86,10 +112,10 @@ impl<A: fmt::Debug> fmt::Display for ServeError<'_, A> {
     }
 }
 
-impl<A: fmt::Debug> fmt::Debug for ServeError<'_, A> {
+impl<A: fmt::Debug> fmt::Debug for Failure<'_, A> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "ServeError({self})")
+        write!(f, "Failure({self})")
     }
 }
 
-impl<A: fmt::Debug> Error for ServeError<'_, A> {}
+impl<A: fmt::Debug> Error for Failure<'_, A> {}

@@ -20,7 +20,7 @@ use std::task::{Context, Poll, ready};
 use super::acceptor::{Acceptor, BATCH};
 use super::connections::{Connections, OnError};
 use super::output::HandlerOutput;
-use super::report::Report;
+use super::report::{Report, ServeError};
 use super::service::{Placement, Service};
 use crate::net::listener::Listener;
 use crate::net::shutdown::ShutdownSignal;
@@ -107,7 +107,7 @@ where
     H: Fn(L::Stream, L::Addr) -> F,
     F: Future<Output: HandlerOutput>,
 {
-    type Output = io::Result<Report<L::Addr>>;
+    type Output = Result<Report<L::Addr>, ServeError<L::Addr>>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = &mut *self;
@@ -213,11 +213,14 @@ where
     }
 
     /// Closes the listener, if that has not been done, aborts handlers that are still running, and returns the report.
-    fn finish(&mut self) -> io::Result<Report<L::Addr>> {
+    fn finish(&mut self) -> Result<Report<L::Addr>, ServeError<L::Addr>> {
         self.trigger_shutdown();
         let error = mem::replace(&mut self.phase, Phase::Ended).into_error();
         let report = self.connections().close();
-        error.map_or(Ok(report), Err)
+        match error {
+            None => Ok(report),
+            Some(error) => Err(ServeError { error, report }),
+        }
     }
 }
 
