@@ -2,14 +2,19 @@
 
 mod support;
 
+use std::future::pending;
 use std::io::{IoSlice, IoSliceMut, Read, Write};
+use std::os::fd::AsFd;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Poll, Waker};
+use std::time::Duration;
 
 use futures_lite::future::{poll_once, try_zip, zip};
-use kittiwake::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, Error, Result};
+use kittiwake::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, Error, ErrorKind, Result};
 use kittiwake::net::{Shutdown, TcpStream};
 use kittiwake::task::yield_now;
+use kittiwake::time::sleep;
 use support::*;
 
 const MIB: usize = 1 << 20;
@@ -354,6 +359,73 @@ fn blocking_std_stream_blocks_no_worker() {
         peer.write_all(b"x").expect("the peer writes");
         assert_eq!(&reader.await.expect("the task").expect("read"), b"x");
     });
+}
+
+/// A duplicate of the descriptor that other code makes blocking blocks no worker, because each transfer says that it does
+/// not wait. The other tasks run on while it waits.
+#[test]
+fn blocking_duplicate_blocks_no_worker() {
+    for transfer in [read_on, read_vectored_on, peek_on, write_on, write_vectored_on, try_read_on, try_write_on] {
+        run(move || async move {
+            let (stream, _peer) = pair_with_std();
+            let duplicate = std::net::TcpStream::from(stream.as_fd().try_clone_to_owned().expect("a duplicate"));
+            duplicate.set_nonblocking(false).expect("blocking");
+            let waits = kittiwake::spawn(async move { transfer(&stream).await });
+            sleep(Duration::from_millis(1)).await;
+            settle().await;
+            assert!(!waits.is_finished(), "the transfer must wait: {:?}", waits.await);
+        });
+    }
+}
+
+// Transfers that must wait for a peer that neither reads nor writes.
+
+type Transfer<'a> = Pin<Box<dyn Future<Output = Result<()>> + Send + 'a>>;
+
+fn read_on(mut stream: &TcpStream) -> Transfer<'_> {
+    Box::pin(async move { stream.read(&mut [0; 8]).await.map(drop) })
+}
+
+fn read_vectored_on(mut stream: &TcpStream) -> Transfer<'_> {
+    Box::pin(async move { stream.read_vectored(&mut [IoSliceMut::new(&mut [0; 8])]).await.map(drop) })
+}
+
+fn peek_on(stream: &TcpStream) -> Transfer<'_> {
+    Box::pin(async move { stream.peek(&mut [0; 8]).await.map(drop) })
+}
+
+fn write_on(mut stream: &TcpStream) -> Transfer<'_> {
+    Box::pin(async move { stream.write_all(&vec![7; 64 * MIB]).await })
+}
+
+fn write_vectored_on(mut stream: &TcpStream) -> Transfer<'_> {
+    Box::pin(async move {
+        let bytes = vec![7; 64 * MIB];
+        loop {
+            stream.write_vectored(&[IoSlice::new(&bytes), IoSlice::new(&bytes)]).await?;
+        }
+    })
+}
+
+fn try_read_on(stream: &TcpStream) -> Transfer<'_> {
+    Box::pin(async move {
+        match stream.try_read(&mut [0; 8]) {
+            Err(error) if error.kind() == ErrorKind::WouldBlock => pending().await,
+            result => result.map(drop),
+        }
+    })
+}
+
+fn try_write_on(stream: &TcpStream) -> Transfer<'_> {
+    Box::pin(async move {
+        let bytes = vec![7; 64 * MIB];
+        loop {
+            match stream.try_write(&bytes) {
+                Err(error) if error.kind() == ErrorKind::WouldBlock => pending().await,
+                result => result.map(drop)?,
+            }
+        }
+    })
 }
 
 /// A stream that is converted to std blocks and is deregistered.

@@ -82,7 +82,7 @@ impl TcpListener {
     ///
     /// # Platform notes
     /// Whether a socket listens is asked on Linux and Android; elsewhere the first [`accept`](TcpListener::accept) says
-    /// so.
+    /// so. No duplicate of the listener may be made blocking while it is used: see [`accept`](TcpListener::accept).
     pub fn from_std(listener: std::net::TcpListener) -> io::Result<Self> {
         if !sys::may_listen(&listener)? {
             let why = format!("{listener:?} does not listen; call listen(2) first, or pass the socket that does");
@@ -169,6 +169,11 @@ impl TcpListener {
     /// # Platform notes
     /// On macOS the new descriptor becomes close-on-exec by a second system call. On Linux accept(2) is called only if
     /// an event or poll(2) has said that there is a connection.
+    ///
+    /// Reads and writes of a stream never block, whatever the setting of its descriptor. accept(2) has no flag for that.
+    /// Non-blocking is a setting of the socket, which all duplicates of its descriptor share, also those in other
+    /// processes. If other code makes a duplicate of the listener blocking, accept(2) may block the worker. On Linux it
+    /// then does so only if another thread or process takes the announced connection first.
     ///
     /// # Examples
     /// See [`TcpListener`].
