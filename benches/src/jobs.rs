@@ -91,6 +91,29 @@ impl MemoryJob {
     }
 }
 
+/// A job about latencies beside tasks that take much time. `latency/` has the jobs' bodies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum LatencyJob {
+    /// Tasks work for a while, yield, and go on: the lateness of `sleep(1 ms)` beside them.
+    YieldPieces,
+    /// Tasks whose every await is ready: the lateness of a timer of 10 ms beside them, or of `sleep(1 ms)` and an echo
+    /// beside a connection that is always readable.
+    ReadyLoop,
+    /// Workers that are stuck in a task: the round trips of the other connections, and the lateness of timers.
+    Stuck,
+}
+
+impl LatencyJob {
+    pub fn name(self) -> String {
+        name(&self)
+    }
+
+    /// One sentence about the job.
+    pub fn describe(self) -> String {
+        self.to_possible_value().and_then(|value| value.get_help().map(ToString::to_string)).unwrap_or_default()
+    }
+}
+
 /// The name of a value on the command line.
 fn name(value: &impl ValueEnum) -> String {
     value.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default()

@@ -15,7 +15,7 @@ use rustix::process::{Signal, set_parent_process_death_signal};
 use rustix::thread::{CpuSet, sched_setaffinity};
 use socket2::{Domain, Socket, Type};
 
-use crate::jobs::{Handler, MemoryJob};
+use crate::jobs::{Handler, LatencyJob, MemoryJob};
 use crate::memory;
 
 /// The length of the accept queue: more connections than any job opens at once.
@@ -40,13 +40,15 @@ pub struct Program {
     pub task: Task,
 }
 
-/// The two kinds of tasks.
+/// The kinds of tasks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Subcommand)]
 pub enum Task {
     /// Serve connections until a signal comes.
     Serve { handler: Handler },
     /// Do an in-memory job n times and print the nanoseconds.
     Memory { job: MemoryJob, n: u64 },
+    /// Do a latency job whose cases last so many milliseconds, and print the samples.
+    Latency { job: LatencyJob, millis: u64 },
 }
 
 impl Program {

@@ -6,6 +6,10 @@
 //! short slices that go round the runtimes, A B C A B C, so other work of the machine affects all of them alike. A slice
 //! gives the number of answers, the server's own CPU time (`/proc/<pid>/task/*/schedstat`) and the latencies.
 //!
+//! # A latency job
+//! A program does all cases of the job once and prints its samples. It is not pinned, and its clients are its own threads.
+//! The runtimes take turns.
+//!
 //! # Ratios slice by slice
 //! A shared machine is fast for some seconds and slow for others, by more than the runtimes differ. Two neighbouring
 //! slices meet the same machine, so their ratio is more reliable than the ratio of two averages. The table gives the
@@ -17,8 +21,8 @@
 //! and of more, so that start and end cancel. The timed runs are separate.
 //!
 //! # Files
-//! `args` is the command line, and `plan` has the tables of runtimes and jobs. `sockets` and `in_memory` do the two kinds
-//! of jobs. `load` is the load generator, `programs` and `server` are the child processes, and `tools` is strace and
+//! `args` is the command line, and `plan` has the tables of runtimes and jobs. `sockets`, `in_memory` and
+//! `latency` do the three kinds of jobs. `load` is the load generator, `programs` and `server` are the child processes, and `tools` is strace and
 //! callgrind. `stats` has medians and intervals. `table`, `chart` and `report` are the output, and `check` compares the
 //! recorded instruction counts.
 
@@ -26,6 +30,7 @@ mod args;
 mod chart;
 mod check;
 mod in_memory;
+mod latency;
 mod load;
 mod machine;
 mod plan;
@@ -89,6 +94,7 @@ fn measure(options: &Options) -> Result<bool> {
         let outcome = match job {
             Job::Memory(job) => in_memory::run(*job, &runtimes, options, tools),
             Job::Socket(job) => sockets::run(job, &runtimes, options, tools),
+            Job::Latency(job) => latency::run(*job, &runtimes, options),
         };
         match outcome {
             Ok(sections) => report.add(&job.name(), sections)?,
@@ -101,10 +107,7 @@ fn measure(options: &Options) -> Result<bool> {
 
 /// The programs that the jobs need.
 fn programs(jobs: &[Job], runtimes: &[Runtime]) -> Vec<&'static str> {
-    let needed = |job: &Job| {
-        let on_sockets = job.is_on_sockets();
-        runtimes.iter().filter_map(move |runtime| if on_sockets { runtime.serve } else { runtime.memory })
-    };
+    let needed = |job: &Job| runtimes.iter().filter_map(|runtime| job.program(runtime)).collect::<Vec<_>>();
     let mut programs: Vec<&str> = jobs.iter().flat_map(needed).collect();
     programs.sort_unstable();
     programs.dedup();

@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use clap::ValueEnum;
 use clap::builder::PossibleValue;
-use kittiwake_benches::{Handler, MemoryJob};
+use kittiwake_benches::{Handler, LatencyJob, MemoryJob};
 
 /// The runtime that the socket jobs compare the others with by default.
 pub(crate) const FLOOR: &str = "by_hand_epoll";
@@ -25,6 +25,8 @@ pub(crate) struct Runtime {
     pub(crate) pinned: bool,
     /// The program for the in-memory jobs, if this way to start the runtime has them.
     pub(crate) memory: Option<&'static str>,
+    /// The program for the latency jobs, if this way to start the runtime has them.
+    pub(crate) latency: Option<&'static str>,
     /// The in-memory jobs that the runtime cannot do.
     pub(crate) lacks: &'static [MemoryJob],
     /// True if the programs need the feature `peers`.
@@ -36,14 +38,26 @@ pub(crate) const RUNTIMES: [Runtime; 16] = [
     Runtime { name: FLOOR, serve: Some("by_hand_epoll"), peer: false, ..PEER },
     Runtime { name: "by_hand_mio", serve: Some("by_hand_mio"), peer: false, ..PEER },
     KITTIWAKE,
-    Runtime { name: "kittiwake_no_spin", arguments: &["--spin", "0"], memory: None, ..KITTIWAKE },
-    Runtime { name: "kittiwake_2", arguments: &["--workers", "2"], ..KITTIWAKE_2_NO_SPIN },
+    Runtime { name: "kittiwake_no_spin", arguments: &["--spin", "0"], memory: None, latency: None, ..KITTIWAKE },
+    Runtime { name: "kittiwake_2", arguments: &["--workers", "2"], latency: KITTIWAKE.latency, ..KITTIWAKE_2_NO_SPIN },
     KITTIWAKE_2_NO_SPIN,
     // The cost of two workers where they cannot gain anything: compare it with kittiwake_no_spin.
     Runtime { name: "kittiwake_2_pinned", pinned: true, ..KITTIWAKE_2_NO_SPIN },
-    Runtime { name: "tokio", arguments: &["--driver", "current_thread"], memory: Some("memory_tokio"), ..TOKIO },
+    Runtime {
+        name: "tokio",
+        arguments: &["--driver", "current_thread"],
+        memory: Some("memory_tokio"),
+        latency: Some("latency_tokio"),
+        ..TOKIO
+    },
     Runtime { name: "tokio_mt_1", arguments: &["--driver", "multi_thread", "--workers", "1"], ..TOKIO },
-    Runtime { name: "tokio_mt_2", arguments: &["--driver", "multi_thread", "--workers", "2"], workers: 2, ..TOKIO },
+    Runtime {
+        name: "tokio_mt_2",
+        arguments: &["--driver", "multi_thread", "--workers", "2"],
+        workers: 2,
+        latency: Some("latency_tokio"),
+        ..TOKIO
+    },
     Runtime { name: "smol", serve: Some("serve_smol"), memory: Some("memory_smol"), ..PEER },
     Runtime { name: "monoio", arguments: &["--driver", "epoll"], memory: Some("memory_monoio"), ..MONOIO },
     Runtime { name: "monoio_uring", arguments: &["--driver", "io_uring"], ..MONOIO },
@@ -57,6 +71,7 @@ pub(crate) const KITTIWAKE: Runtime = Runtime {
     serve: Some("serve_kittiwake"),
     guarded: true,
     memory: Some("memory_kittiwake"),
+    latency: Some("latency_kittiwake"),
     peer: false,
     ..PEER
 };
@@ -66,6 +81,7 @@ const KITTIWAKE_2_NO_SPIN: Runtime = Runtime {
     arguments: &["--workers", "2", "--spin", "0"],
     workers: 2,
     memory: None,
+    latency: None,
     ..KITTIWAKE
 };
 
@@ -82,6 +98,7 @@ const PEER: Runtime = Runtime {
     workers: 1,
     pinned: false,
     memory: None,
+    latency: None,
     lacks: &[],
     peer: true,
 };
@@ -104,6 +121,7 @@ impl Runtime {
 pub(crate) enum Job {
     Socket(SocketJob),
     Memory(MemoryJob),
+    Latency(LatencyJob),
 }
 
 /// A job on sockets.
@@ -140,7 +158,7 @@ pub(crate) const PAUSES: &[u64] = &[1, 5, 10, 20, 30, 45, 70, 100, 300, 1_000, 1
 pub(crate) const QUICK_PAUSES: &[u64] = &[1, 20, 45, 300];
 
 #[rustfmt::skip] // One job is one or two lines.
-const SOCKET_JOBS: [SocketJob; 15] = [
+const SOCKET_JOBS: [SocketJob; 16] = [
     ping("ping-1", 1, "Ping-pong of 64 bytes on 1 connection"),
     SocketJob { quick: false, ..ping("ping-2", 2, "Ping-pong of 64 bytes on 2 connections") },
     SocketJob { quick: false, ..ping("ping-4", 4, "Ping-pong of 64 bytes on 4 connections") },
@@ -153,8 +171,9 @@ const SOCKET_JOBS: [SocketJob; 15] = [
     SocketJob { instructions: true, quick: false,
         ..job("big-8", Kind::PingPong { connections: 8, bytes: 65536 }, Handler::Echo64K,
         "Ping-pong of 64 KiB on 8 connections, buffer of 64 KiB") },
-    SocketJob { instructions: true, ..job("churn", Kind::Churn { in_flight: 16 }, Handler::Echo4K,
-        "Connect, one ping-pong of 64 bytes, close; 16 at a time. A request is one connection") },
+    churn("churn-16", 16, "Connect, one ping-pong of 64 bytes, close; 16 at a time. A request is one connection"),
+    SocketJob { quick: false,
+        ..churn("churn-200", 200, "Connect, one ping-pong of 64 bytes, close; 200 at a time. A request is one connection") },
     job("stream", Kind::Stream, Handler::Discard,
         "The client sends as fast as it can; the server discards all and sends the total at the end. A request is 64 KiB"),
     job("slow", Kind::PingPong { connections: 64, bytes: 64 }, Handler::Slow,
@@ -172,19 +191,25 @@ const fn ping(name: &'static str, connections: usize, what: &'static str) -> Soc
     SocketJob { instructions: true, ..ping }
 }
 
+const fn churn(name: &'static str, in_flight: usize, what: &'static str) -> SocketJob {
+    SocketJob { instructions: true, ..job(name, Kind::Churn { in_flight }, Handler::Echo4K, what) }
+}
+
 const fn job(name: &'static str, kind: Kind, handler: Handler, what: &'static str) -> SocketJob {
     SocketJob { name, kind, handler, what, instructions: false, quick: true, quick_counts: false }
 }
 
 pub(crate) fn jobs() -> impl Iterator<Item = Job> {
     let memory = MemoryJob::value_variants().iter().copied().map(Job::Memory);
-    SOCKET_JOBS.into_iter().map(Job::Socket).chain(memory)
+    let latency = LatencyJob::value_variants().iter().copied().map(Job::Latency);
+    SOCKET_JOBS.into_iter().map(Job::Socket).chain(latency).chain(memory)
 }
 
 /// The names that `--jobs` takes.
 pub(crate) fn job_names() -> Vec<PossibleValue> {
     let memory = MemoryJob::value_variants().iter().filter_map(ValueEnum::to_possible_value);
-    SOCKET_JOBS.iter().map(|job| PossibleValue::new(job.name)).chain(memory).collect()
+    let latency = LatencyJob::value_variants().iter().filter_map(ValueEnum::to_possible_value);
+    SOCKET_JOBS.iter().map(|job| PossibleValue::new(job.name)).chain(latency).chain(memory).collect()
 }
 
 impl Job {
@@ -192,21 +217,32 @@ impl Job {
         match self {
             Self::Socket(job) => job.name.to_owned(),
             Self::Memory(job) => job.name(),
+            Self::Latency(job) => job.name(),
+        }
+    }
+
+    /// The program that does the job on a runtime, if there is one.
+    pub(crate) fn program(&self, runtime: &Runtime) -> Option<&'static str> {
+        match self {
+            Self::Socket(_) => runtime.serve,
+            Self::Memory(_) => runtime.memory,
+            Self::Latency(_) => runtime.latency,
         }
     }
 
     pub(crate) fn is_on_sockets(&self) -> bool {
-        matches!(self, Self::Socket(_))
+        !matches!(self, Self::Memory(_))
     }
 
     pub(crate) fn is_quick(&self) -> bool {
-        !matches!(self, Self::Socket(SocketJob { quick: false, .. }))
+        !matches!(self, Self::Socket(SocketJob { quick: false, .. }) | Self::Latency(_))
     }
 
     fn describe(&self) -> String {
         match self {
             Self::Socket(job) => job.what.to_owned(),
             Self::Memory(job) => job.describe(),
+            Self::Latency(job) => job.describe(),
         }
     }
 }
@@ -216,7 +252,8 @@ pub(crate) fn list() -> String {
     let mut text = String::from("runtimes\n");
     for runtime in RUNTIMES {
         let serve = [&[runtime.serve.unwrap_or_default()], runtime.arguments].concat().join(" ");
-        let _ = writeln!(text, "  {:<19} {serve:<45} {}", runtime.name, runtime.memory.unwrap_or_default());
+        let [memory, latency] = [runtime.memory, runtime.latency].map(Option::unwrap_or_default);
+        let _ = writeln!(text, "  {:<19} {serve:<45} {memory:<17} {latency}", runtime.name);
     }
     let (sockets, memory): (Vec<Job>, Vec<Job>) = jobs().partition(Job::is_on_sockets);
     for (title, jobs) in [("socket jobs", sockets), ("in-memory jobs", memory)] {
