@@ -24,8 +24,8 @@
 //! refilled.
 //!
 //! Two thread-locals of other services are here too, because the code that sets them and the code that reads them both
-//! know this module: the bytes that operations have moved ([`count_moved`]), and whether operations ask the kernel
-//! ([`ask_kernel`]).
+//! know this module: the work that was done on this thread ([`count_moved`], [`count_events`]), and whether operations
+//! ask the kernel ([`ask_kernel`]).
 
 use std::cell::Cell;
 use std::task::{Context, Poll, ready};
@@ -46,6 +46,9 @@ const LONGEST: u64 = 750_000;
 /// watch.
 const MAX_REFUSALS: i64 = 10_000;
 
+/// The bytes that weigh as much as an event of [`count_events`]: those of a small request and its answer.
+const EVENT_BYTES: u64 = 128;
+
 /// The budget of a thread that polls none of our tasks. It never runs out in practice.
 const UNLIMITED: i64 = i64::MAX;
 
@@ -60,8 +63,8 @@ thread_local! {
     static SINCE: Cell<u64> = const { Cell::new(0) };
     /// The strongest way in which a task of this batch has given way.
     static GAVE_WAY: Cell<GaveWay> = const { Cell::new(GaveWay::None) };
-    /// Bytes that operations have moved since the last [`take_moved`].
-    static MOVED: Cell<u64> = const { Cell::new(0) };
+    /// Work since the last [`take_work`], in bytes.
+    static WORK: Cell<u64> = const { Cell::new(0) };
     /// Operations make their system call although no event has come.
     static ASKS_KERNEL: Cell<bool> = const { Cell::new(false) };
 }
@@ -192,14 +195,19 @@ fn is_late() -> bool {
     batch_time(monotonic()) >= LONGEST
 }
 
-/// Counts the bytes that an operation has moved.
+/// Counts the bytes that an operation has moved, as work.
 pub(crate) fn count_moved(bytes: usize) {
-    MOVED.set(MOVED.get().wrapping_add(bytes as u64));
+    WORK.set(WORK.get().wrapping_add(bytes as u64));
 }
 
-/// The bytes that the operations on this thread have moved since the last call.
-pub(crate) fn take_moved() -> u64 {
-    MOVED.replace(0)
+/// Counts accepted connections, fired timers, or entries that other threads have pushed, as work.
+pub(crate) fn count_events(events: usize) {
+    WORK.set(WORK.get().wrapping_add((events as u64).wrapping_mul(EVENT_BYTES)));
+}
+
+/// The work that was done on this thread since the last call, in bytes.
+pub(crate) fn take_work() -> u64 {
+    WORK.replace(0)
 }
 
 /// Runs `poll` with the budget of a task's poll, whatever is left of the present one.

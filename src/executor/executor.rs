@@ -118,7 +118,7 @@ impl Executor {
             return self.next_of_both();
         }
         // A task that yields is in the thread's queue. The entries that other threads have pushed come first.
-        self.worker.remote().queue.drain(&mut self.taken);
+        budget::count_events(self.worker.remote().queue.drain(&mut self.taken));
         with_queue(|queue| self.taken.append(queue));
         self.taken.reverse();
         self.taken.pop()
@@ -129,7 +129,7 @@ impl Executor {
     pub(crate) fn end_yielding_batch(&mut self) {
         if self.stealer.is_none() && self.is_notified() {
             let mut posted = Vec::new();
-            self.worker.remote().queue.drain(&mut posted);
+            budget::count_events(self.worker.remote().queue.drain(&mut posted));
             with_queue(|queue| {
                 posted.append(queue);
                 *queue = posted;
@@ -326,7 +326,8 @@ impl Executor {
 
     /// Takes the entries that other threads have pushed. They come after those that are queued here.
     pub(crate) fn drain_remote(&mut self) {
-        with_queue(|queue| self.worker.remote().queue.drain(queue));
+        let drained = with_queue(|queue| self.worker.remote().queue.drain(queue));
+        budget::count_events(drained);
     }
 
     /// Cancels this worker's local tasks, and accepts no new ones. They end when they are run.

@@ -126,13 +126,17 @@ impl<T> RemoteQueue<T> {
         }
     }
 
-    /// The worker is awake again. Appends what was pushed to `queue`.
-    pub(crate) fn drain(&self, queue: &mut Vec<T>) {
+    /// The worker is awake again. Appends what was pushed to `queue`, and returns how many entries that are.
+    pub(crate) fn drain(&self, queue: &mut Vec<T>) -> usize {
         // The state is reset first. In the other order, this swap could erase the NOTIFIED of a push that came after
         // the entries were taken.
-        if self.state.swap(AWAKE, Ordering::AcqRel) == NOTIFIED {
-            queue.append(&mut self.inner.lock().entries);
+        if self.state.swap(AWAKE, Ordering::AcqRel) != NOTIFIED {
+            return 0;
         }
+        let entries = &mut self.inner.lock().entries;
+        let count = entries.len();
+        queue.append(entries);
+        count
     }
 
     /// Gives memory back that a spike has left.

@@ -189,7 +189,7 @@ impl Worker {
         // that is run refills the budget.
         budget::suspend();
         let ran = self.count_ran();
-        self.spin.add_work(ran, budget::take_moved());
+        self.spin.add_work(budget::take_work());
         self.executor.end_batch(ran);
         let helped = self.help_stuck();
         if helped || ran >= MANY || !self.executor.prepare_idle() {
@@ -461,5 +461,36 @@ impl Drop for Call<'_> {
         worker.executor.leave(unrun);
         worker.count_ran();
         worker.clock = time::current_clock();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+
+    use super::*;
+    use crate::runtime::Builder;
+
+    /// A fired timer and an entry that another thread has pushed are work for the spin policy. They weigh the same.
+    #[test]
+    fn timers_and_pushed_entries_are_work() {
+        let runtime = Builder::new_current_thread().start_paused(true).build().unwrap();
+        runtime.block_on(async {
+            budget::take_work();
+            time::sleep(Duration::from_millis(1)).await;
+            let timer = budget::take_work();
+            let mut was_polled = false;
+            poll_fn(|cx| {
+                let waker = cx.waker().clone();
+                if std::mem::replace(&mut was_polled, true) {
+                    return Poll::Ready(());
+                }
+                thread::spawn(move || waker.wake());
+                Poll::Pending
+            })
+            .await;
+            assert!(timer > 0, "a timer is no work");
+            assert_eq!(budget::take_work(), timer, "an entry weighs as much as a timer");
+        });
     }
 }

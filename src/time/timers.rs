@@ -35,6 +35,7 @@ use std::task::Waker;
 use parking_lot::{Mutex, MutexGuard};
 
 use super::clock::{self, Clock, Instant};
+use crate::budget;
 use crate::current::{self, Current};
 use crate::sync::wake_all;
 use crate::wheel::{Key, Scale, Wheel};
@@ -231,6 +232,7 @@ impl Timers {
         }
         inner.wheel.advance(Instant::now(), wakers);
         drop(inner);
+        budget::count_events(wakers.len());
         wake_all(wakers);
     }
 

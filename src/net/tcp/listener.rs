@@ -13,6 +13,7 @@ use futures_lite::Stream;
 use socket2::{Domain, Protocol, Socket, Type};
 
 use super::stream::TcpStream;
+use crate::budget;
 use crate::metrics;
 use crate::net::addr::{ToSocketAddrs, try_each};
 use crate::net::listener::Listener;
@@ -303,6 +304,7 @@ impl TcpListener {
             _ => error,
         })?;
         metrics::count_accept();
+        budget::count_events(1);
         Ok((TcpStream::from_nonblocking(stream.into()), peer))
     }
 }
@@ -416,5 +418,15 @@ mod tests {
         assert!(!is_empty(), "accept(2) was called in vain: others take what events announce");
         none(true);
         assert!(is_empty(), "and so it was asked");
+    }
+
+    /// An accepted connection is work for the spin policy, however few bytes it brings.
+    #[test]
+    fn accepted_connection_is_work() {
+        let listener = TcpListener::bind_to(([127, 0, 0, 1], 0).into()).expect("a port");
+        let _client = std::net::TcpStream::connect(listener.local_addr().unwrap()).expect("the listener's queue");
+        budget::take_work();
+        listener.accept_one(true).expect("on loopback it is there once it is connected");
+        assert!(budget::take_work() > 0, "accepting a connection is no work");
     }
 }
