@@ -1,6 +1,8 @@
 //! The reactor's contract with its backend: which events it asks for, and what they prove.
 
-use mio::{Interest, Token};
+use std::os::fd::RawFd;
+
+use mio::{Interest, Poll, Token};
 
 use super::slots::Slots;
 
@@ -21,6 +23,22 @@ pub(super) const EDGE_TRIGGERED: bool = cfg!(all(
         target_os = "openbsd",
     )
 ));
+
+/// The descriptor of a poll, which is readable while the poll has events. `None` where there is none.
+#[cfg(all(
+    not(mio_unsupported_force_poll_poll),
+    any(target_os = "android", target_os = "freebsd", target_os = "linux", target_os = "macos")
+))]
+pub(super) fn descriptor(poll: &Poll) -> Option<RawFd> {
+    Some(std::os::fd::AsRawFd::as_raw_fd(poll))
+}
+#[cfg(not(all(
+    not(mio_unsupported_force_poll_poll),
+    any(target_os = "android", target_os = "freebsd", target_os = "linux", target_os = "macos")
+)))]
+pub(super) fn descriptor(_: &Poll) -> Option<RawFd> {
+    None
+}
 
 /// Whether a short transfer on a TCP stream proves that the kernel's buffer is empty after a read, or full after a
 /// write. It does where the backend reports the next change as a new edge, and reports urgent data too ([`INTEREST`]).
