@@ -70,7 +70,7 @@ pub(crate) fn is_executors(waker: &Waker) -> bool {
 }
 
 /// So many entries [`shrink`] leaves room for.
-const KEPT: usize = 512;
+pub(crate) const KEPT: usize = 512;
 
 /// Wakes all of `wakers` in order. Leaves it empty and keeps its memory.
 ///

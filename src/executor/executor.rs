@@ -307,6 +307,7 @@ impl Executor {
         with_yielded(shrink);
         with_deferred(shrink);
         self.worker.remote().shrink();
+        self.worker.workers.tasks.shrink(self.worker.index);
     }
 
     /// The worker is about to block. `false` if it must not, because it was notified.
