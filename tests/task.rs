@@ -12,8 +12,8 @@ use std::sync::{Arc, Mutex, mpsc};
 use std::task::{Context, Poll, Waker};
 
 use kittiwake::runtime::{Handle, Runtime};
-use kittiwake::task::{JoinError, JoinHandle, yield_now};
-use kittiwake::{spawn, spawn_local};
+use kittiwake::task::{JoinError, JoinHandle, JoinSet, yield_now};
+use kittiwake::{spawn, spawn_blocking, spawn_local};
 use support::{Counted, PATIENCE, counting_waker, hold, one_worker, run, within};
 
 // ---- panics ----
@@ -624,25 +624,72 @@ fn spawn_after_shutdown_is_cancelled() {
 /// One mebibyte, or less in an unoptimised build, where every move copies the future.
 const LARGE: usize = if cfg!(debug_assertions) { 320 << 10 } else { 1 << 20 };
 
+/// The size of a large output.
+const OUTPUT: usize = if cfg!(debug_assertions) { 64 << 10 } else { 128 << 10 };
+
 /// A very large future does not overflow a thread's stack of 2 MiB. The functions that it passes through must not
 /// each hold a copy.
 #[test]
 fn large_future_overflows_no_stack() {
-    let on_a_small_stack = |name: &str, test: fn() -> u64| {
-        let (done, waiting) = mpsc::channel();
-        let thread = std::thread::Builder::new().name(name.to_owned()).stack_size(2 << 20);
-        thread.spawn(move || done.send(test()).unwrap()).unwrap();
-        assert_eq!(waiting.recv_timeout(PATIENCE).expect("the future ends"), LARGE as u64);
-    };
-    on_a_small_stack("block_on", || kittiwake::block_on(large()));
-    on_a_small_stack("Runtime::block_on", || Runtime::new().unwrap().block_on(large()));
-    on_a_small_stack("spawn", || kittiwake::block_on(async { spawn(large()).await.unwrap() }));
-    on_a_small_stack("spawn_local", || kittiwake::block_on(async { spawn_local(large()).await.unwrap() }));
-    on_a_small_stack("Handle::spawn", || {
+    let test = |name: &str, test: fn() -> u64| assert_eq!(on_a_small_stack(name, test), LARGE as u64);
+    test("block_on", || kittiwake::block_on(large()));
+    test("Runtime::block_on", || Runtime::new().unwrap().block_on(large()));
+    test("spawn", || kittiwake::block_on(async { spawn(large()).await.unwrap() }));
+    test("spawn_local", || kittiwake::block_on(async { spawn_local(large()).await.unwrap() }));
+    test("Handle::spawn", || {
         let runtime = Runtime::new().unwrap();
         let task = runtime.handle().spawn(large());
         runtime.block_on(task).unwrap()
     });
+    test("JoinSet::spawn", || {
+        kittiwake::block_on(async {
+            let mut set = JoinSet::new();
+            set.spawn(large());
+            set.join_next().await.unwrap().unwrap()
+        })
+    });
+    test("JoinSet::spawn_local", || {
+        kittiwake::block_on(async {
+            let mut set = JoinSet::new();
+            set.spawn_local(large());
+            set.join_next().await.unwrap().unwrap()
+        })
+    });
+}
+
+/// The same with large outputs. Those of a set pass through more functions.
+#[test]
+fn large_output_overflows_no_stack() {
+    let test = |name: &str, test: fn() -> u8| assert_eq!(on_a_small_stack(name, test), 1);
+    test("block_on", || kittiwake::block_on(make())[OUTPUT - 1]);
+    test("spawn", || kittiwake::block_on(async { spawn(make()).await.unwrap()[OUTPUT - 1] }));
+    test("spawn_local", || kittiwake::block_on(async { spawn_local(make()).await.unwrap()[OUTPUT - 1] }));
+    test("spawn_blocking", || kittiwake::block_on(async { spawn_blocking(|| [1; OUTPUT]).await.unwrap()[OUTPUT - 1] }));
+    test("Handle::spawn", || {
+        let runtime = Runtime::new().unwrap();
+        let task = runtime.handle().spawn(make());
+        runtime.block_on(task).unwrap()[OUTPUT - 1]
+    });
+    test("JoinSet::spawn", || {
+        kittiwake::block_on(async {
+            let mut set = JoinSet::new();
+            set.spawn(async { [1; OUTPUT / 2] });
+            set.join_next().await.unwrap().unwrap()[OUTPUT / 2 - 1]
+        })
+    });
+}
+
+/// An output of [`large_output_overflows_no_stack`].
+async fn make() -> [u8; OUTPUT] {
+    [1; OUTPUT]
+}
+
+/// Runs `test` on a thread with a stack of 2 MiB.
+fn on_a_small_stack<T: Send + 'static>(name: &str, test: fn() -> T) -> T {
+    let (done, waiting) = mpsc::channel();
+    let thread = std::thread::Builder::new().name(name.to_owned()).stack_size(2 << 20);
+    thread.spawn(move || done.send(test()).unwrap()).unwrap();
+    waiting.recv_timeout(PATIENCE).expect("the test ends")
 }
 
 /// A future that is large because of its state while it runs. Making it costs no stack here.

@@ -103,7 +103,7 @@ impl Pool {
     {
         let pool = self.clone();
         let submit = move |task| pool.submit(work, task);
-        if size_of::<C>() > executor::LARGE {
+        if executor::is_large::<C>() {
             executor::spawn_blocking_on(worker, Box::new(closure), location, submit)
         } else {
             executor::spawn_blocking_on(worker, closure, location, submit)

@@ -43,8 +43,8 @@ pub struct JoinSet<T> {
 
 struct Member<T> {
     handle: JoinHandle<T>,
-    /// The result of a task that had ended when it was added.
-    result: Option<Result<T, JoinError>>,
+    /// The result of a task that had ended when it was added. In a box, so that a member is small.
+    result: Option<Box<Result<T, JoinError>>>,
     /// A [`Note`] of this member's key.
     waker: Waker,
 }
@@ -205,7 +205,7 @@ impl<T> JoinSet<T> {
             let key = self.ended.inner.lock().keys.pop_front();
             let Some(key) = key else { break };
             let Some(member) = self.members.get_mut(key) else { continue };
-            let poll = member.result.take().map_or_else(|| member.poll(), Poll::Ready);
+            let poll = member.result.take().map_or_else(|| member.poll(), |result| Poll::Ready(*result));
             if let Poll::Ready(result) = poll {
                 let id = self.members.remove(key).handle.id();
                 return Poll::Ready(Some((id, result)));
@@ -222,7 +222,7 @@ impl<T> JoinSet<T> {
         let member = vacant.insert(Member { handle, result: None, waker });
         // Leaves the note with the task now, so that notes come in the order in which tasks end.
         if let Poll::Ready(result) = member.poll() {
-            member.result = Some(result);
+            member.result = Some(Box::new(result));
             note.wake();
         }
         abort

@@ -49,5 +49,5 @@ pub(crate) use registry::TaskSet;
 pub(crate) use shared::{Entry, WorkerRef, Workers};
 pub use spawn::{spawn, spawn_local};
 pub(crate) use spawn::{spawn_on, spawning_worker, workers_here};
-pub(crate) use task::{BlockingTask, LARGE, spawn_blocking_on};
+pub(crate) use task::{BlockingTask, boxed, is_large, spawn_blocking_on};
 pub use yield_now::{YieldNow, consume_budget, yield_now};

@@ -62,6 +62,12 @@ impl<T> Outcome<T> {
     }
 }
 
+impl<T> Outcome<Box<T>> {
+    pub(super) fn unbox(self) -> Outcome<T> {
+        Outcome(Some(self.take().map(|output| *output)))
+    }
+}
+
 impl<T> Drop for Outcome<T> {
     fn drop(&mut self) {
         if let Some(unwanted) = self.0.take() {

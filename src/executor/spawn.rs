@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::current::Current;
 use super::join::JoinHandle;
 use super::shared::{WorkerRef, Workers};
-use super::task::{self, LARGE};
+use super::task::{self, is_large};
 
 /// Runs a future as a task of the current runtime, beside its caller.
 ///
@@ -79,7 +79,7 @@ where
     F::Output: Send + 'static,
 {
     let location = Location::caller();
-    let new = if size_of::<F>() > LARGE {
+    let new = if is_large::<F>() {
         let future = Box::pin(future);
         Current::make(|worker| task::shared(worker, future, location))
     } else {
@@ -100,7 +100,7 @@ where
     F::Output: 'static,
 {
     let location = Location::caller();
-    let new = if size_of::<F>() > LARGE {
+    let new = if is_large::<F>() {
         let future = Box::pin(future);
         Current::make_local(|worker| task::local(worker, future, location))
     } else {
@@ -164,7 +164,7 @@ impl WorkerRef {
         F: Future + Send + 'static,
         F::Output: Send + 'static,
     {
-        if size_of::<F>() > LARGE {
+        if is_large::<F>() {
             task::shared(self, Box::pin(future), location)
         } else {
             task::shared(self, future, location)

@@ -33,9 +33,19 @@ use super::registry::{BLOCKING, CancelReason, Kind, LOCAL, SHARED, TaskKey, Task
 use super::shared::{Metadata, Runnable, WorkerRef, Workers};
 use crate::sync::{contain, contain_all, note_executors};
 
-/// Futures above this size, in bytes, are boxed before they are passed on: each function that they pass through copies
-/// them to its own frame.
-pub(crate) const LARGE: usize = 16 * 1024;
+/// Futures and outputs above this size, in bytes, are boxed before they are passed on: each function that they pass
+/// through copies them to its own frame.
+const LARGE: usize = 16 * 1024;
+
+/// Whether a value should be boxed before it is passed on.
+pub(crate) const fn is_large<T>() -> bool {
+    size_of::<T>() > LARGE
+}
+
+/// Puts a future in a box, and its output in another one.
+pub(crate) fn boxed<F: Future>(future: F) -> Pin<Box<BoxOutput<F>>> {
+    Box::pin(BoxOutput { future })
+}
 
 /// A new task in the registry of its runtime.
 pub(crate) struct NewTask<T> {
@@ -115,10 +125,8 @@ where
 {
     let task = build(worker, Kind::Blocking, location, |task, key| {
         let submit = move |runnable| submit(BlockingTask { runnable, key });
-        task.spawn(
-            |metadata| TaskFuture::new(Closure(Some(closure)), Membership::<BLOCKING>::new(metadata, key)),
-            submit,
-        )
+        let future = Closure(Some(closure));
+        task.spawn(|metadata| TaskFuture::new(future, Membership::<BLOCKING>::new(metadata, key)), submit)
     });
     task.start()
 }
@@ -209,26 +217,57 @@ impl<F: Future, const KIND: usize> Future for TaskFuture<F, Membership<KIND>> {
     #[inline]
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         note_executors(cx.waker());
-        let mut this = self.project();
+        let this = self.project();
         // Asked here, after async-task has noted that the task runs. If it were asked earlier, a thread that cancels
         // the task in between would wake a task that is still scheduled, which does nothing. The task would be polled,
         // and sleep.
         let cancelled = this.membership.workers.tasks.cancelled::<KIND>(this.membership.slot);
-        let polled = contain(|| match this.future.as_mut().as_pin_mut() {
-            Some(future) if cancelled.is_none() => future.poll(cx).map(Some),
-            _ => Poll::Ready(None),
-        });
-        let outcome = match polled {
-            Ok(Poll::Pending) => return Poll::Pending,
-            Ok(Poll::Ready(Some(output))) => Outcome::output(output),
-            Ok(Poll::Ready(None)) => Outcome::none(Cause::cancelled(cancelled.unwrap_or(CancelReason::ABORTED))),
-            Err(panic) => Outcome::none(Cause::panic(panic)),
-        };
-        // The future is dropped before its handle hears of the end. A panic of that drop becomes the outcome.
-        match contain(|| this.future.set(None)) {
-            Ok(()) => Poll::Ready(outcome),
-            Err(panic) => Poll::Ready(Outcome::none(Cause::panic(panic))),
+        if is_large::<F::Output>() {
+            poll_contained(this.future, cx, cancelled, Box::new).map(Outcome::unbox)
+        } else {
+            poll_contained(this.future, cx, cancelled, |output| output)
         }
+    }
+}
+
+/// Polls the future, or drops it if the task is cancelled. Contains its panics.
+#[inline]
+fn poll_contained<F: Future, T>(
+    mut future: Pin<&mut Option<F>>,
+    cx: &mut Context<'_>,
+    cancelled: Option<CancelReason>,
+    output: impl FnOnce(F::Output) -> T,
+) -> Poll<Outcome<T>> {
+    let polled = contain(|| match future.as_mut().as_pin_mut() {
+        Some(future) if cancelled.is_none() => future.poll(cx).map(|ready| Some(output(ready))),
+        _ => Poll::Ready(None),
+    });
+    let outcome = match polled {
+        Ok(Poll::Pending) => return Poll::Pending,
+        Ok(Poll::Ready(Some(output))) => Outcome::output(output),
+        Ok(Poll::Ready(None)) => Outcome::none(Cause::cancelled(cancelled.unwrap_or(CancelReason::ABORTED))),
+        Err(panic) => Outcome::none(Cause::panic(panic)),
+    };
+    // The future is dropped before its handle hears of the end. A panic of that drop becomes the outcome.
+    match contain(|| future.set(None)) {
+        Ok(()) => Poll::Ready(outcome),
+        Err(panic) => Poll::Ready(Outcome::none(Cause::panic(panic))),
+    }
+}
+
+pin_project! {
+    /// Puts the output of a future in a box.
+    pub(crate) struct BoxOutput<F> {
+        #[pin]
+        future: F,
+    }
+}
+
+impl<F: Future> Future for BoxOutput<F> {
+    type Output = Box<F::Output>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        self.project().future.poll(cx).map(Box::new)
     }
 }
 

@@ -44,7 +44,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
-use crate::executor::{self, Executor, WorkerRef, Workers};
+use crate::executor::{self, Executor, WorkerRef, Workers, is_large};
 use crate::reactor::Reactor;
 pub use builder::Builder;
 use builder::{Kind, count_cores};
@@ -138,8 +138,8 @@ impl Runtime {
     #[track_caller]
     pub fn block_on<F: Future>(&self, future: F) -> F::Output {
         enter::check("Runtime::block_on");
-        if size_of::<F>() > executor::LARGE {
-            self.block_on_small(Box::pin(future))
+        if is_large::<F>() || is_large::<F::Output>() {
+            *self.block_on_small(executor::boxed(future))
         } else {
             self.block_on_small(future)
         }
@@ -281,8 +281,8 @@ impl Handle {
     #[track_caller]
     pub fn block_on<F: Future>(&self, future: F) -> F::Output {
         enter::check("Handle::block_on");
-        if size_of::<F>() > executor::LARGE {
-            worker::block_on_beside(self, Box::pin(future))
+        if is_large::<F>() || is_large::<F::Output>() {
+            *worker::block_on_beside(self, executor::boxed(future))
         } else {
             worker::block_on_beside(self, future)
         }
