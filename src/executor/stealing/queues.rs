@@ -22,6 +22,7 @@ use std::time::Duration;
 use std::{iter, mem};
 
 use super::idle::Idle;
+use crate::budget;
 use crate::executor::remote_queue::RemoteQueue;
 use crate::sync::{Mutex, shrink};
 
@@ -59,6 +60,8 @@ struct Stealable<T> {
     progress: u64,
     /// How many entries were pushed by other threads, or spawned on this worker.
     pushes: u64,
+    /// How many of them the worker has counted as [work](budget::count_events).
+    counted_pushes: u64,
     closed: bool,
 }
 
@@ -157,6 +160,8 @@ impl<E, T> Queues<E, T> {
             stealable.release_refused();
         }
         stealable.has_waiting_refused = !stealable.refused.is_empty();
+        let pushes = stealable.pushes;
+        budget::count_events((pushes - mem::replace(&mut stealable.counted_pushes, pushes)) as usize);
         stealable.len()
     }
 
@@ -234,6 +239,7 @@ impl<E, T> Remote<E, T> {
             running: false,
             progress: 0,
             pushes: 0,
+            counted_pushes: 0,
             closed: false,
         };
         Self { queue: RemoteQueue::new(unparker), stealable: Mutex::new(stealable) }
@@ -341,6 +347,19 @@ mod tests {
 
     fn two_workers<T>() -> Queues<(), T> {
         Queues::new(vec![Waker::noop().clone(), Waker::noop().clone()])
+    }
+
+    /// Tasks that other threads have woken are work for the spin policy, once.
+    #[test]
+    fn pushes_are_counted_as_work() {
+        let queues = Queues::<u32, u32>::new(vec![std::task::Waker::noop().clone(); 2]);
+        budget::count_events(3);
+        let three = budget::take_work();
+        (0..3).for_each(|entry| queues.push_stealable(0, entry));
+        queues.publish(0, &mut Vec::new());
+        assert_eq!(budget::take_work(), three);
+        queues.publish(0, &mut Vec::new());
+        assert_eq!(budget::take_work(), 0, "they were counted twice");
     }
 
     /// A server that accepts faster than it serves would never come to the connections that it has accepted.
