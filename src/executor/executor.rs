@@ -277,6 +277,11 @@ impl Executor {
         self.stealer.as_ref().and_then(Stealer::watch_timeout)
     }
 
+    /// The workers that were stuck when this one last looked.
+    pub(crate) fn stuck(&self) -> impl Iterator<Item = usize> {
+        self.stealer.iter().flat_map(Stealer::stuck)
+    }
+
     /// The stuck workers whose events and timers must end the block of this idle worker.
     pub(crate) fn beside_stuck(&self) -> impl Iterator<Item = usize> {
         self.stealer.iter().flat_map(Stealer::beside_stuck)

@@ -58,8 +58,16 @@ pub(crate) struct Reactor {
     /// Made at the first turn: a reactor that no socket opens needs no buffer.
     events: Option<mio::Events>,
     timer_fd: TimerFd,
-    /// The reactors of stuck workers that this one watches, with the descriptors of their polls.
-    watched: Vec<(Arc<Registry>, RawFd)>,
+    watched: Vec<Watched>,
+}
+
+/// The reactor of a worker that is or was stuck, in the kernel's set of another one.
+struct Watched {
+    registry: Arc<Registry>,
+    /// The descriptor of its poll.
+    fd: RawFd,
+    /// The worker that watches is about to block, or blocks.
+    is_active: bool,
 }
 
 impl Reactor {
@@ -160,7 +168,7 @@ impl Reactor {
         sockets
     }
 
-    /// Has the events of a stuck worker's reactor end the blocks of this one, too, until [`unwatch`](Reactor::unwatch).
+    /// Has the events of a stuck worker's reactor end the next block of this one, too.
     /// Returns `false` if another reactor does so already.
     ///
     /// # Errors
@@ -173,20 +181,42 @@ impl Reactor {
         if stuck.is_watched.swap(true, Ordering::AcqRel) {
             return Ok(false);
         }
-        let registered = own.register(&mut SourceFd(&fd), WATCHED, Interest::READABLE);
+        let known = self.watched.iter_mut().find(|watched| Arc::ptr_eq(&watched.registry, stuck));
+        let registered = match &known {
+            // To add an epoll takes time in proportion to its sockets. This does not, and reports what is ready as well.
+            Some(_) => own.reregister(&mut SourceFd(&fd), WATCHED, Interest::READABLE),
+            None => own.register(&mut SourceFd(&fd), WATCHED, Interest::READABLE),
+        };
         registered.inspect_err(|_| stuck.is_watched.store(false, Ordering::Release))?;
-        self.watched.push((stuck.clone(), fd));
+        match known {
+            Some(watched) => watched.is_active = true,
+            None => self.watched.push(Watched { registry: stuck.clone(), fd, is_active: true }),
+        }
         Ok(true)
     }
 
-    /// Watches no reactor any more.
+    /// The block is over: another reactor may watch those that this one has watched.
     pub(crate) fn unwatch(&mut self) {
-        for (stuck, fd) in self.watched.drain(..) {
-            // Not under the lock of its poll: its worker may block meanwhile. If that poll has been closed, which only the
-            // end of the runtime does, this is an error or concerns a socket of an ending worker.
-            let _ = self.registry.opened().map(|own| own.deregister(&mut SourceFd(&fd)));
-            stuck.is_watched.store(false, Ordering::Release);
+        for watched in &mut self.watched {
+            if std::mem::take(&mut watched.is_active) {
+                watched.registry.is_watched.store(false, Ordering::Release);
+            }
         }
+    }
+
+    /// Takes the reactors that it has watched out of the kernel's set, unless they are `stuck`. Each of their events
+    /// would end a block of this one.
+    pub(crate) fn forget_unless(&mut self, stuck: impl Fn(&Arc<Registry>) -> bool) {
+        let own = self.registry.opened();
+        self.watched.retain(|watched| {
+            let stays = stuck(&watched.registry);
+            if !stays {
+                // Without the lock of that poll: its worker may hold it while it blocks. If the poll has been closed, at
+                // the end of the runtime, the descriptor may be that of a socket of this worker, which ends too.
+                let _ = own.map(|own| own.deregister(&mut SourceFd(&watched.fd)));
+            }
+            stays
+        });
     }
 }
 
@@ -273,6 +303,7 @@ mod tests {
             std::thread::yield_now();
         }
         watcher.unwatch();
+        watcher.forget_unless(|_| false);
         unparker.wake_by_ref();
         owner.join().expect("the owner turns");
         assert_eq!(turn(&mut watcher), 1, "it is watched no more");

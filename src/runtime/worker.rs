@@ -35,6 +35,7 @@
 use std::io;
 use std::panic::resume_unwind;
 use std::pin::{Pin, pin};
+use std::ptr;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::thread;
@@ -291,6 +292,10 @@ impl Worker {
             };
             limit = limit.into_iter().chain(left).min();
         }
+        let stuck = |registry: &Arc<_>| {
+            self.executor.stuck().any(|index| ptr::eq(self.handle.part(index).registry.as_ptr(), Arc::as_ptr(registry)))
+        };
+        self.reactor.forget_unless(stuck);
         limit
     }
 
@@ -318,7 +323,8 @@ impl Worker {
 
     /// Spins, if the policy says so for this wait. Returns whether something has come.
     fn spin(&mut self) -> bool {
-        if time::is_paused() {
+        // While it spins, it would not look at the sockets and timers of a stuck worker.
+        if time::is_paused() || self.executor.beside_stuck().next().is_some() {
             return false;
         }
         let longest = self.spin.spin_time(usage);

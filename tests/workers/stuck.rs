@@ -8,9 +8,10 @@ use crate::{MS, SEVERAL};
 use futures_lite::future::{self, poll_once};
 use kittiwake::io::{AsyncReadExt, AsyncWriteExt};
 use kittiwake::net::{TcpListener, TcpStream, serve};
+use kittiwake::runtime::Builder;
 #[cfg(not(mio_unsupported_force_poll_poll))]
 use kittiwake::runtime::Runtime;
-use kittiwake::time::sleep;
+use kittiwake::time::{Duration, sleep};
 
 /// One handler blocks its worker. All other connections are answered meanwhile, those that wait at that worker's
 /// reactor too. All workers were asleep before: the request that blocks its handler is the only event.
@@ -115,6 +116,38 @@ fn timer_of_stuck_task_wakes_sleeping_worker() {
             future::block_on(stuck).expect("the stuck task ends");
         });
     }
+}
+
+/// A worker that spins for as long as it is idle answers the sockets of a stuck one too.
+#[test]
+fn spinning_worker_delays_no_socket() {
+    within(|| {
+        let runtime = Builder::new_multi_thread().worker_threads(2).spin(Duration::MAX).build().expect("two workers");
+        let (mut stream, mut peer) = pair_with_std();
+        let (begin, begun) = mpsc::channel();
+        let (open, closed) = mpsc::channel::<()>();
+        let stuck = runtime.handle().spawn(async move {
+            assert!(poll_once(stream.read(&mut [0])).await.is_none(), "there is nothing to read yet");
+            let echo = kittiwake::spawn(async move {
+                let mut word = [0];
+                while stream.read_exact(&mut word).await.is_ok() {
+                    stream.write_all(&word).await.expect("write");
+                }
+            });
+            begin.send(()).expect("the test waits");
+            let _ = closed.recv();
+            echo
+        });
+        begun.recv().expect("the task runs");
+        for _ in 0..3 {
+            // By now the other worker has found this one stuck.
+            std::thread::park_timeout(10 * MS);
+            peer.write_all(b"?").expect("write");
+            peer.read_exact(&mut [0]).expect("the other worker answers");
+        }
+        drop((open, peer));
+        future::block_on(future::block_on(stuck).expect("the stuck task ends")).expect("the echo ends");
+    });
 }
 
 /// Waits until the workers beside a stuck one have slept for longer than they do while they still look now and then.

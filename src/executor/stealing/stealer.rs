@@ -91,10 +91,15 @@ impl Stealer {
         Some(self.stuck[self.unhelped].0)
     }
 
+    /// The workers that were stuck at the last look.
+    pub(in crate::executor) fn stuck(&self) -> impl Iterator<Item = usize> {
+        self.stuck.iter().map(|(other, _)| *other)
+    }
+
     /// The stuck workers, if this one is idle and all others are idle or stuck. It does not watch then, and is woken for
     /// what is queued. The events and timers of the stuck workers must end its block.
     pub(in crate::executor) fn beside_stuck(&self) -> impl Iterator<Item = usize> {
-        self.stuck.iter().map(|(other, _)| *other).filter(|_| self.is_beside_stuck)
+        self.stuck().filter(|_| self.is_beside_stuck)
     }
 
     /// The worker has no entries but those in its stealable queue. Returns whether that is empty, and the worker may
