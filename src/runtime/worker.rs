@@ -49,13 +49,16 @@ use crate::budget::{self, GaveWay};
 use crate::executor::{Entry, Executor, TaskSet};
 use crate::metrics::Counters;
 use crate::reactor::Reactor;
-use crate::sync::{contain, note_executors, shrink, wake_all};
+use crate::sync::{KEPT, contain, note_executors, shrink, wake_all};
 use crate::system_clock::{monotonic, thread_cpu};
 use crate::time::{self, Clock, Instant, Timers};
 
 /// After so many tasks a worker looks at the kernel once more before it counts itself idle. Mostly an event has come
 /// meanwhile. To declare itself idle costs several times a look, and a look in vain adds little to so much work.
 const MANY: u64 = 8;
+
+/// How long after a spike of tasks a worker gives memory back.
+const SHRINK_AFTER: Duration = Duration::from_millis(500);
 
 /// How long a worker blocks at most if the system cannot watch the reactor of a stuck worker.
 const UNWATCHED: Duration = Duration::from_millis(4);
@@ -80,6 +83,10 @@ pub(super) struct Worker {
     /// main future.
     ran: i64,
     batch: Batch,
+    /// How many tasks it has run since it last gave memory back, and when it will do so next. `None` unless those are so
+    /// many that it has memory to give.
+    ran_lately: u64,
+    shrink_at: Option<std::time::Instant>,
     handle: Handle,
 }
 
@@ -100,8 +107,21 @@ impl Worker {
         let spin = handle.spin();
         let Services { timers, counters } = services;
         let task_counters = counters.clone();
-        let (wakers, batch) = (Vec::new(), Batch::new());
-        Self { executor, reactor, timers, clock, wakers, spin, counters, task_counters, ran: 0, batch, handle }
+        Self {
+            executor,
+            reactor,
+            timers,
+            clock,
+            wakers: Vec::new(),
+            spin,
+            counters,
+            task_counters,
+            ran: 0,
+            batch: Batch::new(),
+            ran_lately: 0,
+            shrink_at: None,
+            handle,
+        }
     }
 
     /// The loop of a `block_on` call beside the workers of `handle`.
@@ -227,6 +247,7 @@ impl Worker {
         let ran = std::mem::take(&mut self.ran).max(0) as u64;
         self.counters.polls.add(ran);
         self.task_counters.take_thread_counts();
+        self.ran_lately += ran;
         ran
     }
 
@@ -236,24 +257,35 @@ impl Worker {
     }
 
     fn park(&mut self) {
-        self.shrink();
+        let limit = self.shrink_if_due();
         if self.wakers.is_empty() && self.executor.prepare_park() {
-            self.block();
+            self.block(limit);
         } else {
             self.look();
         }
     }
 
-    /// Gives memory back that a spike has left. Tasks that are to be woken for that are in `wakers` then.
+    /// Gives memory back that a spike has left, some time after it: spikes may come one after the other. Returns how long
+    /// the worker may block before that. Tasks that are to be woken for it are in `wakers` then.
     #[inline(never)]
-    fn shrink(&mut self) {
+    fn shrink_if_due(&mut self) -> Option<Duration> {
+        if self.ran_lately < KEPT as u64 {
+            return None;
+        }
+        let now = std::time::Instant::now();
+        let due = *self.shrink_at.get_or_insert(now + SHRINK_AFTER);
+        if now < due {
+            return Some(due - now);
+        }
+        (self.ran_lately, self.shrink_at) = (0, None);
         shrink(&mut self.wakers);
         self.executor.shrink();
         self.timers.shrink(&mut self.wakers);
+        None
     }
 
     /// Blocks until something comes.
-    fn block(&mut self) {
+    fn block(&mut self, limit: Option<Duration>) {
         let deadline = self.timers.prepare_block();
         if time::is_paused() {
             return match deadline {
@@ -261,7 +293,7 @@ impl Worker {
                 Some(deadline) => self.block_paused(deadline),
             };
         }
-        let watch = self.watch_stuck();
+        let watch = self.watch_stuck().into_iter().chain(limit).min();
         let start = monotonic();
         let left = deadline.map(|deadline| (deadline.saturating_duration_since(Instant::now()), deadline));
         match (left, watch) {
