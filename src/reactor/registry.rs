@@ -42,7 +42,7 @@ pub(crate) struct Registry {
     /// Set when the registry is opened.
     mio: OnceLock<mio::Registry>,
     /// `None` until the registry is opened, and once its worker has ended. The worker holds the lock only while it
-    /// turns.
+    /// turns, and another one for a moment while this one is stuck.
     pub(super) poll: Mutex<Option<mio::Poll>>,
     /// Another worker has taken an edge that was to end the next block. Used under the lock of `poll`.
     pub(super) misses_edge: AtomicBool,
@@ -160,6 +160,11 @@ impl Registry {
         if let Some(mio) = self.mio.get() {
             let _ = mio.deregister(&mut SourceFd(&fd));
         }
+    }
+
+    /// Gives memory back that a spike of sockets has left.
+    pub(crate) fn shrink(&self) {
+        self.table.lock().slots.shrink();
     }
 
     /// How many sources are registered here.

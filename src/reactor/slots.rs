@@ -65,6 +65,13 @@ impl<T> Slots<T> {
         Some(self.entries.remove(token & SLOT_MASK).value)
     }
 
+    /// If far more values were here than there are, gives the memory back that lies behind the last one.
+    pub(crate) fn shrink(&mut self) {
+        if self.entries.len() < self.entries.capacity() / 4 {
+            self.entries.shrink_to_fit();
+        }
+    }
+
     /// Removes all values.
     pub(crate) fn take_all(&mut self) -> Vec<T> {
         self.entries.drain().map(|entry| entry.value).collect()
@@ -95,6 +102,19 @@ mod tests {
         assert_eq!(slots.get(old), None, "a stale token found the new owner of its slot");
         assert_eq!(slots.remove(old), None, "a stale token removed the new owner of its slot");
         assert_eq!(slots.get(new), Some(&"new"));
+    }
+
+    /// A spike of values leaves no memory, and the values that are left keep their tokens.
+    #[test]
+    fn spike_leaves_no_memory() {
+        let mut slots = Slots::default();
+        let first = slots.insert(0).unwrap();
+        let spike: Vec<_> = (1..10_000).map(|value| slots.insert(value).unwrap()).collect();
+        spike.iter().for_each(|token| assert!(slots.remove(*token).is_some()));
+        slots.shrink();
+        assert!(slots.entries.capacity() < 100, "room for {} values is left", slots.entries.capacity());
+        let second = slots.insert(1).unwrap();
+        assert_eq!((slots.get(first), slots.get(second), slots.get(spike[0])), (Some(&0), Some(&1), None));
     }
 
     #[test]

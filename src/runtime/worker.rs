@@ -280,6 +280,7 @@ impl Worker {
         (self.ran_lately, self.shrink_at) = (0, None);
         shrink(&mut self.wakers);
         self.executor.shrink();
+        self.reactor.registry().shrink();
         self.timers.shrink(&mut self.wakers);
         None
     }
