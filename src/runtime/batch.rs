@@ -4,9 +4,10 @@
 //! 2. Fewer if they take long: a batch ends when the clock says that it has lasted for [`LONGEST`]. The next batch has
 //!    only as many entries as fit into that time. Each further batch has at most twice as many, until there is one that
 //!    takes too long.
-//! 3. The clock is read after [`CLOCKED`] entries, or after fewer in a small batch, with one exception: if the last batch left no entry behind, the
-//!    entries that are ready when the batch begins are run first. None of them has waited for long. If the time of the
-//!    batch's begin is not known then, one more entry is run before the next reading.
+//! 3. The clock is read after [`CLOCKED`] entries, or after fewer in a small batch.
+//! 4. If the last batch left no entry behind, the entries that are ready when this one begins have not waited for long.
+//!    They are run before the clock is first read. If the time of the batch's begin is not known then, one more entry is
+//!    run before the next reading.
 //!
 //! The time is an argument.
 

@@ -6,8 +6,9 @@
 //! 3. Later polls ask that timer, and give it the waker of the polling task. A poll on the thread of another worker
 //!    moves the timer to that worker. The worker that had it may belong to a current-thread runtime that no thread
 //!    drives, and would never fire it.
-//! 4. When the timer has fired, the `Sleep` is ready and unarmed again. When the timer's worker has ended, the `Sleep`
-//!    is unarmed too, and continues at step 2 in the runtime that polls it next.
+//! 4. When the timer has fired, the `Sleep` is ready and unarmed again. When the timer's worker has ended, or
+//!    has given the memory of a spike back, the `Sleep` is unarmed too, and continues at step 2 in the runtime that polls
+//!    it next.
 //! 5. Dropping the `Sleep` disarms the timer.
 
 use std::pin::Pin;

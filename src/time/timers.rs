@@ -11,7 +11,7 @@
 //!    stay.
 //!
 //! # Memory
-//! Its timers keep their places in the wheel, so the wheel cannot shrink. When a worker is about to block and its wheel
+//! A timer keeps its place in the wheel, so the wheel cannot shrink. When a worker is about to block and its wheel
 //! has far more memory than it needs, the wheel is replaced by an empty one ([`Timers::shrink`]), and all waiting tasks
 //! are woken. Each arms its sleep anew, as at 3. A key has the generation of its wheel, so an old key finds no timer.
 //!

@@ -154,7 +154,8 @@ impl Stealer {
             if !was_watcher {
                 self.next_watch = FIRST_WATCH;
             }
-            self.must_look = queues.idle.leave(was_watcher) || mem::take(&mut self.is_beside_stuck);
+            let was_beside_stuck = mem::take(&mut self.is_beside_stuck);
+            self.must_look = queues.idle.leave(was_watcher) || was_beside_stuck;
         }
     }
 
