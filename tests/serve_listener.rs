@@ -3,6 +3,8 @@
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind, Read};
 use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
 use std::pin::pin;
 use std::sync::Mutex;
 use std::task::{Context, Poll};
@@ -121,6 +123,20 @@ fn without_reserve_no_client_is_refused() {
     });
 }
 
+/// Clients that reconnect as fast as they are turned away must not keep a stopping server from its end.
+#[test]
+fn reconnecting_clients_keep_no_server() {
+    Builder::new_current_thread().build().expect("a runtime").block_on(async {
+        let (flood, signal) = (Flood::default(), ShutdownSignal::new());
+        let server = serve(&flood, |(), _| async {}).with_shutdown(&signal).drain_timeout(Duration::from_millis(20));
+        let mut server = pin!(server.into_future());
+        assert!(poll_once(&mut server).await.is_none(), "there is no descriptor to accept with");
+        signal.trigger();
+        let report = timeout(Duration::from_secs(20), server).await.expect("the drain timeout has an end");
+        assert_eq!(report.expect("no error is fatal").refused, 4_096);
+    });
+}
+
 /// A listener that never waits must not keep its worker from other tasks.
 #[test]
 fn busy_listener_lets_others_run() {
@@ -160,6 +176,36 @@ impl Listener for Plain {
 
     fn poll_accept(&self, cx: &mut Context<'_>) -> Poll<io::Result<(TcpStream, SocketAddr)>> {
         self.0.poll_accept(cx)
+    }
+}
+
+/// A listener without descriptors, except for the reserve, and with another client in its queue at any time.
+#[derive(Default)]
+struct Flood {
+    /// The other end of the reserve. It reads an end of file while the reserve is closed.
+    reserved: Mutex<Option<UnixStream>>,
+}
+
+impl Listener for &Flood {
+    type Stream = ();
+    type Addr = &'static str;
+
+    fn poll_accept(&self, _: &mut Context<'_>) -> Poll<io::Result<((), &'static str)>> {
+        Poll::Ready(self.try_accept())
+    }
+
+    fn try_accept(&self) -> io::Result<((), &'static str)> {
+        match self.reserved.lock().unwrap().as_mut().expect("the server has a reserve").read(&mut [0]) {
+            Ok(0) => Ok(((), "client")),
+            _ => Err(io::Error::from_raw_os_error(libc::EMFILE)),
+        }
+    }
+
+    fn reserve(&self) -> Option<OwnedFd> {
+        let (reserve, reserved) = UnixStream::pair().expect("a pair of sockets");
+        reserved.set_nonblocking(true).expect("a non-blocking socket");
+        *self.reserved.lock().unwrap() = Some(reserved);
+        Some(reserve.into())
     }
 }
 

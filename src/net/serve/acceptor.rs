@@ -22,8 +22,9 @@ pub(super) struct Acceptor<L> {
     backoff: AcceptBackoff,
     /// The reserve is being used to turn away the clients in the queue.
     turning_away: bool,
-    /// The server stops. No attempt waits for a client, and failures are not reported.
-    stopping: bool,
+    /// `Some` once the server stops. No attempt waits for a client then, and failures are not reported. The number is
+    /// how many clients may still be accepted or turned away.
+    left: Option<usize>,
 }
 
 /// A connection; `None` if the attempt has failed and another one may succeed; or a fatal error.
@@ -32,13 +33,24 @@ type Attempt<L> = io::Result<Option<(<L as Listener>::Stream, <L as Listener>::A
 impl<L: Listener> Acceptor<L> {
     pub(super) fn new(listener: L) -> Self {
         let reserve = listener.reserve();
-        Self { listener, reserve, backoff: AcceptBackoff::default(), turning_away: false, stopping: false }
+        Self { listener, reserve, backoff: AcceptBackoff::default(), turning_away: false, left: None }
     }
 
-    /// From now on accepts only the connections in the queue. The next attempt is made at once.
-    pub(super) fn stop(&mut self) {
-        self.stopping = true;
+    /// From now on accepts only the connections in the queue, and at most `max` of them. The next attempt is made at
+    /// once.
+    pub(super) fn stop(&mut self, max: usize) {
+        self.left = Some(max);
         self.backoff.retry_at_once();
+    }
+
+    /// Whether the server stops, and as many clients as it may still take have been accepted or turned away.
+    pub(super) fn is_done(&self) -> bool {
+        self.left == Some(0)
+    }
+
+    /// Counts a client that was accepted or turned away.
+    fn count(&mut self) {
+        self.left = self.left.map(|left| left.saturating_sub(1));
     }
 
     /// Makes one attempt to accept a connection, once the backoff allows it. An empty queue is an error if the server
@@ -49,13 +61,16 @@ impl<L: Listener> Acceptor<L> {
         connections: &Connections<L::Addr>,
     ) -> Poll<Attempt<L>> {
         if self.turning_away {
-            ready!(self.poll_turn_away(cx, connections));
+            // The next attempt may be one too many.
+            return self.poll_turn_away(cx, connections).map(|()| Ok(None));
         }
         ready!(self.backoff.poll_over(cx, connections));
-        let accepted = if self.stopping { self.listener.try_accept() } else { ready!(self.listener.poll_accept(cx)) };
+        let accepted =
+            if self.left.is_some() { self.listener.try_accept() } else { ready!(self.listener.poll_accept(cx)) };
         Poll::Ready(match accepted {
             Ok(connection) => {
                 self.succeeded();
+                self.count();
                 Ok(Some(connection))
             }
             // The listener is still ready, so the next attempt needs no event.
@@ -88,21 +103,29 @@ impl<L: Listener> Acceptor<L> {
     }
 
     fn report(&self, error: &io::Error, connections: &Connections<L::Addr>) {
-        if !self.stopping {
+        if self.left.is_none() {
             connections.report_error(&Failure::Accept(error));
         }
     }
 
     /// Accepts with the descriptor of the reserve and closes the connection, for each client in the queue.
     ///
-    /// `Ready` once the queue is empty, or accepting fails, for example because another thread was quicker to take the
-    /// descriptor. `Pending` after [`BATCH`] clients: the worker runs other tasks first.
+    /// `Ready` once the queue is empty, or the server stops and no more clients are [left](Self::is_done) to it, or
+    /// accepting fails, for example because another thread was quicker to take the descriptor. `Pending` after [`BATCH`]
+    /// clients: the worker runs other tasks first.
     pub(super) fn poll_turn_away(&mut self, cx: &mut Context<'_>, connections: &Connections<L::Addr>) -> Poll<()> {
         self.reserve = None;
         for _ in 0..BATCH {
+            if self.is_done() {
+                return Poll::Ready(());
+            }
             match self.listener.try_accept() {
-                Ok(_) => connections.refuse(),
-                Err(error) if accept_backoff::may_retry_at_once(&error) => {}
+                Ok(_) => {
+                    connections.refuse();
+                    self.count();
+                }
+                // Counted, because such an error takes a client off the queue.
+                Err(error) if accept_backoff::may_retry_at_once(&error) => self.count(),
                 Err(error) => {
                     self.turning_away = false;
                     self.reserve = self.listener.reserve();

@@ -26,7 +26,7 @@ const DRAIN_TIMEOUT: Duration = Duration::from_secs(25);
 /// 1. it accepts the connections in the kernel's queue, as far as [`max_connections`](Serve::max_connections) allows,
 ///    but no more than 4,096, and no more than 64 if accepting has failed for good; then it closes the listener; without
 ///    descriptors it tries again as [below](Serve#when-accepting-fails), and at the end of the drain timeout it turns the
-///    clients away;
+///    clients away, as many of these 4,096 as are left;
 /// 2. it waits for its handlers to end, for the [drain timeout](Serve::drain_timeout) at most;
 /// 3. it aborts the handlers that are still running, and lists their connections as [`open`](crate::net::Report::open).
 ///    A handler is dropped by its own worker, shortly after the report is returned. A handler that blocks its thread

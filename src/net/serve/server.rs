@@ -30,8 +30,8 @@ use crate::time::{Duration, Sleep, sleep};
 /// listener spends none.
 const ATTEMPTS: usize = 256;
 
-/// Connections of the kernel's queue that a server accepts when it stops, at most. This is the longest queue that Linux
-/// allows by default. Connections beyond it have come while the queue was being emptied.
+/// Clients in the kernel's queue that a server accepts or turns away when it stops, at most. This is the longest queue
+/// that Linux allows by default. Clients beyond it have come while the queue was being emptied.
 const QUEUE: usize = 4096;
 
 pub(super) type Signal = Pin<Box<dyn Future<Output = ()> + Send>>;
@@ -60,8 +60,8 @@ enum Phase<L> {
     /// Connections are accepted and served.
     Accepting { acceptor: Acceptor<L> },
     /// The server stops. Clients in the kernel's queue believe that they are connected, and closing the listener would
-    /// reset them: up to `left` of them are still accepted.
-    Emptying { acceptor: Acceptor<L>, left: usize, drain: Drain },
+    /// reset them: the [`QUEUE`] first ones are still accepted.
+    Emptying { acceptor: Acceptor<L>, drain: Drain },
     /// The listener is closed, and handlers are still running.
     Draining { drain: Drain },
     /// The report has been returned.
@@ -156,8 +156,8 @@ where
         self.trigger_shutdown();
         let drain = Drain { timeout: sleep(self.options.drain_timeout), error };
         if let Phase::Accepting { mut acceptor } = mem::replace(&mut self.phase, Phase::Ended) {
-            acceptor.stop();
-            self.phase = Phase::Emptying { acceptor, left: QUEUE, drain };
+            acceptor.stop(QUEUE);
+            self.phase = Phase::Emptying { acceptor, drain };
         }
     }
 
@@ -173,18 +173,15 @@ where
 
     /// Accepts and serves the connections in the kernel's queue until it is empty, or no more of it may be accepted.
     fn poll_queue(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let Self { phase: Phase::Emptying { acceptor, left, drain }, service, options } = self else {
+        let Self { phase: Phase::Emptying { acceptor, drain }, service, options } = self else {
             return Poll::Ready(());
         };
         for _ in 0..BATCH {
-            if *left == 0 || service.connections.len() >= options.max_connections {
+            if acceptor.is_done() || service.connections.len() >= options.max_connections {
                 return Poll::Ready(());
             }
             match acceptor.poll_attempt(cx, &service.connections) {
-                Poll::Ready(Ok(Some((stream, peer)))) => {
-                    *left -= 1;
-                    service.start(stream, peer);
-                }
+                Poll::Ready(Ok(Some((stream, peer)))) => service.start(stream, peer),
                 Poll::Ready(Ok(None)) => {}
                 // The queue is empty, or the rest of it cannot be accepted.
                 Poll::Ready(Err(_)) => return Poll::Ready(()),
