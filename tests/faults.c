@@ -6,6 +6,8 @@
  * The rule "timestamps:0:0:0 " has the kernel report when the bytes of a socket with TCP_NODELAY have left, in the
  * socket's error queue.
  *
+ * A look-up of the name "wait-FD.invalid" sends a byte to the socket FD, waits for its end of file, and fails.
+ *
  * A write to a socket that could raise SIGPIPE always ends the process. If the program makes the system call itself,
  * the process ends when the write does raise the signal.
  * The destructor prints on stderr how often each rule was used.
@@ -213,6 +215,13 @@ int pthread_create(pthread_t *restrict thread, const pthread_attr_t *restrict at
 int getaddrinfo(const char *restrict name, const char *restrict service, const struct addrinfo *restrict hints,
                 struct addrinfo **restrict found)
 {
+    int fd;
+    char byte;
+    if (name && sscanf(name, "wait-%d.invalid", &fd) == 1) {
+        send(fd, "", 1, MSG_NOSIGNAL);
+        recv(fd, &byte, 1, 0);
+        return EAI_FAIL;
+    }
     return fails("getaddrinfo") ? errno : REAL(getaddrinfo)(name, service, hints, found);
 }
 

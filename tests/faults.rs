@@ -5,7 +5,10 @@
 mod support;
 
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::io::{IoSlice, IoSliceMut};
+use std::io::{IoSlice, IoSliceMut, Read as _};
+use std::net::SocketAddr;
+use std::os::fd::IntoRawFd;
+use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::Command;
 use std::sync::{Arc, Mutex};
@@ -16,8 +19,9 @@ use kittiwake::io::{AsyncReadExt, AsyncWriteExt, Result};
 use kittiwake::net::{Failure, ShutdownSignal, TcpStream, lookup_host, serve};
 use kittiwake::runtime::Builder;
 use kittiwake::spawn_blocking;
+use kittiwake::time::Duration;
 #[cfg(not(mio_unsupported_force_poll_poll))]
-use kittiwake::time::{Duration, Elapsed, timeout};
+use kittiwake::time::{Elapsed, timeout};
 use support::*;
 
 /// A rule for one function: its name, the errno, the number of the first call to fail (counted from 1), and the
@@ -408,6 +412,37 @@ fn dropped_lookup_never_begins() {
             });
         });
     });
+}
+
+/// Look-ups that wait for a silent name server do not take the threads of closures.
+#[test]
+fn hanging_lookups_delay_no_closure() {
+    with_faults("hanging_lookups_delay_no_closure", &[], || {
+        within(|| {
+            let runtime = blocking_threads(1);
+            runtime.block_on(async {
+                let (_lookups, mut end) = hanging_lookups(8).await;
+                end.set_read_timeout(Some(Duration::from_millis(100))).expect("a timeout for reads");
+                assert!(end.read(&mut [0]).is_err(), "with this limit no more than 4 look-ups may run");
+                assert_eq!(spawn_blocking(|| 7).await.expect("the closure runs"), 7);
+            });
+        });
+    });
+}
+
+/// Begins `count` look-ups that wait until the socket is dropped, and waits until 4 of them are in the resolver.
+async fn hanging_lookups(
+    count: usize,
+) -> (Vec<impl Future<Output = Result<impl Iterator<Item = SocketAddr>>> + Unpin>, UnixStream) {
+    let (mut end, resolver) = UnixStream::pair().expect("a pair of sockets");
+    // Left open: a look-up may still use it when the test ends.
+    let name = format!("wait-{}.invalid:80", resolver.into_raw_fd());
+    let mut lookups: Vec<_> = (0..count).map(|_| Box::pin(lookup_host(name.clone()))).collect();
+    for lookup in &mut lookups {
+        assert!(poll_once(lookup).await.is_none(), "the look-up waits");
+    }
+    end.read_exact(&mut [0; 4]).expect("4 look-ups begin");
+    (lookups, end)
 }
 
 /// Sends and receives in each form of transfer, in both directions at once, and compares the bytes.

@@ -5,7 +5,8 @@
 //! 2. A thread of the runtime's [pool] runs this task. A worker never runs it.
 //! 3. Each runtime has one pool. The pool has no thread before the first closure.
 //!
-//! Look-ups of names are such closures too. [`Work`] tells them from those of the user.
+//! Look-ups of names are such closures too. [`Work`] tells them from those of the user, and each kind has a limit of its
+//! own.
 
 mod pool;
 
@@ -22,9 +23,9 @@ use crate::executor::{self, JoinHandle, WorkerRef};
 /// Use it for work that waits without a future: files, name look-ups, locks that are held for long, and the blocking
 /// client of a database. Use it also for computations that take more than some tens of microseconds.
 ///
-/// The runtime starts a thread if none is idle, up to
-/// [`max_blocking_threads`](crate::runtime::Builder::max_blocking_threads) threads. At that limit, closures wait for a
-/// thread in the order of the calls. A thread that has been idle for 10 seconds ends. A new closure gets the thread
+/// The runtime starts a thread if none is idle. At most
+/// [`max_blocking_threads`](crate::runtime::Builder::max_blocking_threads) closures run at a time. At that limit, further
+/// closures wait in the order of the calls. A thread that has been idle for 10 seconds ends. A new closure gets the thread
 /// that was idle last, so that the others end after a burst.
 ///
 /// The closure runs on no worker. So `spawn` and [`Handle::current`](crate::runtime::Handle::current) panic in it: move

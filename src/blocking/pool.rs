@@ -30,8 +30,13 @@
 //!    one finds 0. Otherwise each would leave its task to the thread of the other for ever.
 //!
 //! # Look-ups
-//! Closures may block for ever. So they may not have all threads: look-ups of names have a queue of their own, and
-//! [`LOOKUP_THREADS`] threads more. Any thread runs both, and takes a closure first.
+//! Closures may block for ever, and so may look-ups of names: the resolver may wait for a server that does not answer.
+//! So each kind has a [`Queue`] with a limit of its own, and neither can take the threads of the other. The limits are
+//! the same, except that at least [`MIN_LOOKUPS`] look-ups may run. Any thread runs both kinds, and takes a closure
+//! first.
+//!
+//! There are never more threads than both limits allow together. A thread is started only if no thread is idle, and if
+//! more tasks may run than threads are coming.
 //!
 //! # The end
 //! [`Pool::release_threads`] wakes the idle threads, which then end, and waits for no thread. A thread that runs a task
@@ -54,8 +59,8 @@ use crate::live_threads::LiveThreads;
 /// How long a thread waits for another task before it ends.
 const KEEP_ALIVE: Duration = Duration::from_secs(10);
 
-/// How many threads the pool may have beyond its limit, while look-ups wait.
-const LOOKUP_THREADS: usize = 4;
+/// How many look-ups may run at a time, however few closures may.
+const MIN_LOOKUPS: usize = 4;
 
 /// The name of the pool's threads. The system may cut it short.
 const THREAD_NAME: &str = "kittiwake-blocking";
@@ -65,8 +70,6 @@ pub(crate) struct Pool {
     state: Mutex<State>,
     /// The threads, until the destructors of their thread-locals have run.
     live: LiveThreads,
-    /// How many closures run at a time.
-    max_closures: usize,
     keep_alive: Duration,
     /// [`start_thread`], except in tests.
     start: fn(Arc<Pool>) -> io::Result<()>,
@@ -81,23 +84,27 @@ pub(crate) enum Work {
     LookUp,
 }
 
-#[derive(Default)]
 struct State {
-    closures: VecDeque<BlockingTask>,
-    lookups: VecDeque<BlockingTask>,
+    closures: Queue,
+    lookups: Queue,
     threads: usize,
     /// The threads that wait to be called, in the order in which they went idle.
     idle: Vec<Arc<Condvar>>,
     /// How many threads were started or woken, and have not looked at the queues since.
     coming: usize,
-    /// How many tasks run, or are being dropped.
-    running: usize,
-    /// How many of them are closures.
-    running_closures: usize,
     /// The runtime has ended.
     closed: bool,
     /// Woken when no task waits or runs any more. It is the unparker of a worker whose clock stands still until then.
     on_idle: Option<Waker>,
+}
+
+/// The blocking tasks of one kind.
+struct Queue {
+    waiting: VecDeque<BlockingTask>,
+    /// How many run, or are being dropped.
+    running: usize,
+    /// How many may do so at a time.
+    limit: usize,
 }
 
 impl Pool {
@@ -107,7 +114,8 @@ impl Pool {
     }
 
     fn with(max_closures: usize, keep_alive: Duration, start: fn(Arc<Pool>) -> io::Result<()>) -> Arc<Self> {
-        Arc::new(Self { state: Mutex::default(), live: LiveThreads::default(), max_closures, keep_alive, start })
+        let state = Mutex::new(State::new(max_closures));
+        Arc::new(Self { state, live: LiveThreads::default(), keep_alive, start })
     }
 
     /// Makes a thread run `task`.
@@ -118,26 +126,20 @@ impl Pool {
             drop(state);
             return drop(task);
         }
-        match work {
-            Work::Closure => state.closures.push_back(task),
-            Work::LookUp => state.lookups.push_back(task),
-        }
+        state.queue(work).waiting.push_back(task);
         self.call_thread(&mut state);
     }
 
     /// Wakes or starts a thread, if more tasks may run than threads are coming.
     fn call_thread(self: &Arc<Self>, state: &mut MutexGuard<'_, State>) {
-        let free = self.max_closures - state.running_closures;
-        let may_run = state.closures.len().min(free) + state.lookups.len();
+        let may_run = state.closures.may_run() + state.lookups.may_run();
         if may_run <= state.coming || state.closed || state.wake_idle() {
             return;
         }
-        if state.threads < self.max_closures.saturating_add(LOOKUP_THREADS) {
-            state.threads += 1;
-            state.coming += 1;
-            if let Err(error) = MutexGuard::unlocked(state, || (self.start)(self.clone())) {
-                self.not_started(state, &error);
-            }
+        state.threads += 1;
+        state.coming += 1;
+        if let Err(error) = MutexGuard::unlocked(state, || (self.start)(self.clone())) {
+            self.not_started(state, &error);
         }
     }
 
@@ -189,14 +191,10 @@ impl Pool {
     /// Takes the next task that may run, if there is one, and passes it to `run` outside the lock. A task is foreign
     /// code, run or dropped.
     fn take(&self, state: &mut MutexGuard<'_, State>, run: impl FnOnce(BlockingTask)) -> bool {
-        let is_closure = state.running_closures < self.max_closures && !state.closures.is_empty();
-        let queue = if is_closure { &mut state.closures } else { &mut state.lookups };
-        let Some(task) = queue.pop_front() else { return false };
-        state.running += 1;
-        state.running_closures += usize::from(is_closure);
+        let work = if state.closures.may_run() > 0 { Work::Closure } else { Work::LookUp };
+        let Some(task) = state.queue(work).begin() else { return false };
         MutexGuard::unlocked(state, || run(task));
-        state.running -= 1;
-        state.running_closures -= usize::from(is_closure);
+        state.queue(work).running -= 1;
         if state.has_no_task() {
             if let Some(waker) = state.on_idle.take() {
                 MutexGuard::unlocked(state, || waker.wake());
@@ -230,7 +228,7 @@ impl Pool {
         let mut state = self.state.lock();
         // It has a descriptor, which a task that goes on must not keep open.
         let on_idle = state.on_idle.take();
-        let unrun = [mem::take(&mut state.closures), mem::take(&mut state.lookups)];
+        let unrun = [mem::take(&mut state.closures.waiting), mem::take(&mut state.lookups.waiting)];
         drop(state);
         drop(on_idle);
         unrun.into_iter().flatten().for_each(drop);
@@ -241,12 +239,36 @@ impl Pool {
     pub(crate) fn wait_for_threads(&self, deadline: Option<Instant>) -> (usize, usize) {
         let left = self.live.wait(deadline);
         // A caller may be cancelling a task for which no thread could be started.
-        let running = self.state.lock().running.min(left);
+        let running = self.state.lock().running().min(left);
         (running, left - running)
     }
 }
 
 impl State {
+    fn new(max_closures: usize) -> Self {
+        Self {
+            closures: Queue::new(max_closures),
+            lookups: Queue::new(max_closures.max(MIN_LOOKUPS)),
+            threads: 0,
+            idle: Vec::new(),
+            coming: 0,
+            closed: false,
+            on_idle: None,
+        }
+    }
+
+    fn queue(&mut self, work: Work) -> &mut Queue {
+        match work {
+            Work::Closure => &mut self.closures,
+            Work::LookUp => &mut self.lookups,
+        }
+    }
+
+    /// How many tasks run, or are being dropped.
+    fn running(&self) -> usize {
+        self.closures.running + self.lookups.running
+    }
+
     /// Wakes the thread that went idle last. Returns `false` if none is idle.
     fn wake_idle(&mut self) -> bool {
         let Some(thread) = self.idle.pop() else { return false };
@@ -257,7 +279,27 @@ impl State {
 
     /// Whether no task waits or runs.
     fn has_no_task(&self) -> bool {
-        self.closures.is_empty() && self.lookups.is_empty() && self.running == 0
+        self.closures.waiting.is_empty() && self.lookups.waiting.is_empty() && self.running() == 0
+    }
+}
+
+impl Queue {
+    fn new(limit: usize) -> Self {
+        Self { waiting: VecDeque::new(), running: 0, limit }
+    }
+
+    /// How many of the tasks that wait may run.
+    fn may_run(&self) -> usize {
+        self.waiting.len().min(self.limit - self.running)
+    }
+
+    /// Takes the next task that may run, if there is one, and counts it as running.
+    fn begin(&mut self) -> Option<BlockingTask> {
+        if self.may_run() == 0 {
+            return None;
+        }
+        self.running += 1;
+        self.waiting.pop_front()
     }
 }
 
@@ -385,7 +427,7 @@ mod tests {
             let until = Instant::now() + Duration::from_micros(30 + round % 100);
             while Instant::now() < until {}
         }
-        until(&pool, |state| state.threads == 0 && state.idle.is_empty() && state.running == 0);
+        until(&pool, |state| state.threads == 0 && state.idle.is_empty() && state.running() == 0);
     }
 
     fn no_thread<T>() -> io::Result<T> {
@@ -435,7 +477,7 @@ mod tests {
         });
         let (end, ended) = mpsc::channel::<()>();
         let first = spawn(&pool, move || ended.recv().is_err());
-        until(&pool, |state| state.running == 1);
+        until(&pool, |state| state.running() == 1);
         let barrier = Arc::new(Barrier::new(2));
         let both = [(); 2].map(|()| {
             let barrier = barrier.clone();
@@ -482,25 +524,51 @@ mod tests {
         pool.close();
     }
 
+    fn look_up<T: Send + 'static>(pool: &Arc<Pool>, closure: impl FnOnce() -> T + Send + 'static) -> JoinHandle<T> {
+        pool.spawn(&worker(), Work::LookUp, closure, Location::caller())
+    }
+
     /// Closures that block must hold up no look-up, and look-ups must not let more closures run than the limit.
     #[test]
-    fn lookups_have_threads_of_their_own() {
+    fn closures_hold_up_no_lookup() {
         let pool = Pool::new(1);
         let (end, ended) = mpsc::channel::<()>();
         let first = spawn(&pool, move || ended.recv().is_err());
         let second = spawn(&pool, || 2);
-        let barrier = Arc::new(Barrier::new(LOOKUP_THREADS));
-        let lookups = [(); LOOKUP_THREADS].map(|()| {
+        let barrier = Arc::new(Barrier::new(MIN_LOOKUPS));
+        let lookups = [(); MIN_LOOKUPS].map(|()| {
             let barrier = barrier.clone();
-            pool.spawn(&worker(), Work::LookUp, move || _ = barrier.wait(), Location::caller())
+            look_up(&pool, move || _ = barrier.wait())
         });
         lookups.into_iter().for_each(|lookup| block_on(lookup).unwrap());
-        until(&pool, |state| state.idle.len() == LOOKUP_THREADS);
+        until(&pool, |state| state.idle.len() == MIN_LOOKUPS);
         assert!(!second.is_finished(), "only one closure may run");
         drop(end);
         assert!(block_on(first).unwrap());
         assert_eq!(block_on(second).unwrap(), 2);
         pool.close();
+    }
+
+    /// Look-ups that wait for a silent server must hold up no closure, and have a limit too.
+    #[test]
+    fn lookups_hold_up_no_closure() {
+        for (max, limit) in [(1, MIN_LOOKUPS), (6, 6)] {
+            let pool = Pool::new(max);
+            let end = Arc::new(Barrier::new(limit + 1));
+            let lookups: Vec<_> = (0..2 * limit)
+                .map(|_| {
+                    let end = end.clone();
+                    look_up(&pool, move || _ = end.wait())
+                })
+                .collect();
+            until(&pool, |state| state.threads == limit && state.running() == limit);
+            burst(&pool, max);
+            until(&pool, |state| state.threads == max + limit && state.running() == limit);
+            end.wait();
+            end.wait();
+            lookups.into_iter().for_each(|lookup| block_on(lookup).unwrap());
+            pool.close();
+        }
     }
 
     /// The other race in the module's doc: each of two that fail leaves its task to the other's thread.
@@ -551,7 +619,7 @@ mod tests {
         let pool = Pool::new(1);
         let (end, ended) = mpsc::channel::<()>();
         let running = spawn(&pool, move || ended.recv().is_err());
-        until(&pool, |state| state.running == 1);
+        until(&pool, |state| state.running() == 1);
         let waiting = spawn(&pool, || ());
         pool.close();
         assert!(block_on(waiting).unwrap_err().is_cancelled());

@@ -3,8 +3,8 @@
 //! 1. [`sealed::ToSocketAddrs::to_target`] parses the argument of a bind or connect. It yields addresses or a name. It
 //!    never waits.
 //! 2. [`look_up`] resolves a name. It calls std, which calls the system's resolver with its files and settings. The
-//!    resolver blocks, so the call runs on the runtime's threads for [blocking work](crate::spawn_blocking), of which a few
-//!    are for look-ups only.
+//!    resolver blocks, so the call runs on one of the runtime's threads for [blocking work](crate::spawn_blocking).
+//!    Look-ups and closures have a limit each, so neither kind holds up the other.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6, ToSocketAddrs as _};

@@ -145,7 +145,9 @@ impl Builder {
     /// How many closures of [`spawn_blocking`](crate::spawn_blocking) run at a time at most, from 1 on. 512 by default.
     /// Each has a thread, which is started when it is needed.
     ///
-    /// Look-ups of names use these threads too, and up to 4 more. So closures that block hold up no look-up.
+    /// Look-ups of names run on such threads too, and have a limit of their own: the same number, but at least 4. So
+    /// closures that block hold up no look-up, and look-ups hold up no closure. The runtime has at most `2 * max` threads
+    /// for blocking work, or `max + 4` if `max` is less than 4.
     ///
     /// # Panics
     /// If it is 0: no closure could ever run.
