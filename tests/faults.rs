@@ -395,14 +395,15 @@ fn dropped_lookup_never_begins() {
         within(|| {
             let runtime = blocking_threads(1);
             runtime.block_on(async {
-                let (end, ended) = std::sync::mpsc::channel::<()>();
-                let blocking = spawn_blocking(move || ended.recv().is_err());
+                let (lookups, end) = hanging_lookups(4).await;
                 assert!(
                     poll_once(TcpStream::connect("localhost:80")).await.is_none(),
                     "the lookup must wait for a thread"
                 );
                 drop(end);
-                assert!(blocking.await.expect("the closure ends"));
+                for lookup in lookups {
+                    lookup.await.map(Iterator::count).expect_err("the name does not exist");
+                }
                 let error = lookup_host("localhost:80")
                     .await
                     .map(Iterator::count)
