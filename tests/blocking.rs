@@ -435,7 +435,7 @@ fn shutdown_timeout_reports_running_closures() {
         let (closures, ends): (Vec<_>, Vec<_>) = (0..2).map(|_| runtime.block_on(running_closure())).unzip();
         let left = runtime.shutdown_timeout(Duration::from_millis(20)).expect_err("two closures run");
         assert_eq!(left.closures_running(), 2);
-        assert!(left.to_string().contains("2 blocking closures"), "{left}");
+        assert!(left.to_string().contains("2 blocking tasks"), "{left}");
         drop(ends);
         closures
             .into_iter()

@@ -431,6 +431,20 @@ fn hanging_lookups_delay_no_closure() {
     });
 }
 
+/// The error of `shutdown_timeout` counts look-ups, and does not call them closures.
+#[test]
+fn shutdown_timeout_counts_lookups() {
+    with_faults("shutdown_timeout_counts_lookups", &[], || {
+        within(|| {
+            let runtime = blocking_threads(1);
+            let (_lookups, _end) = runtime.block_on(hanging_lookups(4));
+            let left = runtime.shutdown_timeout(Duration::from_millis(20)).expect_err("the look-ups hang");
+            assert_eq!((left.closures_running(), left.threads_ending()), (4, 0), "{left}");
+            assert!(left.to_string().contains("4 blocking tasks"), "{left}");
+        });
+    });
+}
+
 /// Begins `count` look-ups that wait until the socket is dropped, and waits until 4 of them are in the resolver.
 async fn hanging_lookups(
     count: usize,

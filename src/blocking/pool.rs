@@ -235,7 +235,7 @@ impl Pool {
     }
 
     /// Waits until the threads of a closed pool have ended, at most until `deadline`. Returns how many threads run a
-    /// task even then, and how many others have not ended.
+    /// closure or a look-up even then, and how many others have not ended.
     pub(crate) fn wait_for_threads(&self, deadline: Option<Instant>) -> (usize, usize) {
         let left = self.live.wait(deadline);
         // A caller may be cancelling a task for which no thread could be started.

@@ -169,15 +169,15 @@ impl Runtime {
 
     /// Ends the runtime as its drop does, but waits no longer than `timeout`.
     ///
-    /// In this time it waits for the workers, for the closures of [`spawn_blocking`](crate::spawn_blocking) that run,
-    /// and for the ends of their threads, with the destructors of the thread-locals.
+    /// In this time it waits for the workers, for the closures of [`spawn_blocking`](crate::spawn_blocking) and the
+    /// look-ups of names that run, and for the ends of their threads, with the destructors of the thread-locals.
     ///
     /// The tasks of a current-thread runtime are dropped on this thread, and so are closures that have not begun there.
     /// Their destructors come first, and no timeout can interrupt them.
     ///
     /// # Errors
-    /// If a thread of the runtime has not ended in time. The error says how many workers, tasks and closures are left.
-    /// They go on, each on its thread: a worker until all tasks are gone.
+    /// If a thread of the runtime has not ended in time. The error says how many workers, tasks, closures and look-ups are
+    /// left. They go on, each on its thread: a worker until all tasks are gone.
     ///
     /// # Panics
     /// Inside a runtime, this one or another: it would hold up its worker. The runtime is dropped then.
@@ -404,7 +404,8 @@ impl ShutdownTimeout {
         self.threads_ending
     }
 
-    /// How many closures ran when the time was over. They go on.
+    /// How many blocking tasks ran when the time was over: closures of [`spawn_blocking`](crate::spawn_blocking), and
+    /// look-ups of names. They go on.
     pub fn closures_running(&self) -> usize {
         self.closures_running
     }
@@ -420,7 +421,7 @@ impl fmt::Display for ShutdownTimeout {
             (self.workers_running, "worker"),
             (self.tasks_alive, "task"),
             (self.threads_ending, "ending thread"),
-            (self.closures_running, "blocking closure"),
+            (self.closures_running, "blocking task"),
         ];
         let left: Vec<_> = left
             .iter()

@@ -264,7 +264,7 @@ fn shutdown_reports_blocked_worker() {
             assert!((1..=count).contains(&error.workers_running()), "{error:?}");
             assert_eq!(error.closures_running(), 1);
             let message = error.to_string();
-            assert!(message.contains("worker") && message.contains("1 blocking closure"), "{message}");
+            assert!(message.contains("worker") && message.contains("1 blocking task"), "{message}");
             wait_until_spawn_fails(&handle);
             drop(blocked);
             drop(end);
@@ -326,10 +326,7 @@ fn timeout_includes_queued_closures() {
         let error = runtime.shutdown_timeout(20 * MS).expect_err("the workers and a closure are stuck");
         assert_eq!((error.workers_running(), error.tasks_alive(), error.closures_running()), (2, 2, 1), "{error}");
         assert_eq!(error.threads_ending(), 0);
-        assert_eq!(
-            error.to_string(),
-            "the runtime did not end in time: 2 workers, 2 tasks, 1 blocking closure went on"
-        );
+        assert_eq!(error.to_string(), "the runtime did not end in time: 2 workers, 2 tasks, 1 blocking task went on");
         drop(end);
         future::block_on(running).expect("a running closure continues to its end");
         drop(open);
