@@ -44,9 +44,11 @@
 //! [`Pool::close`] also drops the tasks in the queues itself. So a runtime whose workers are stuck, and do not get to
 //! close the pool, starts no more closures either.
 
+use std::cell::Cell;
 use std::collections::VecDeque;
 use std::io;
 use std::mem;
+use std::ptr;
 use std::sync::Arc;
 use std::task::Waker;
 use std::time::{Duration, Instant};
@@ -154,6 +156,7 @@ impl Pool {
 
     /// Runs tasks, on a thread of the pool.
     fn work(self: &Arc<Self>) {
+        THREAD_OF.set(Arc::as_ptr(self));
         let call = Arc::new(Condvar::new());
         let mut state = self.state.lock();
         loop {
@@ -235,9 +238,11 @@ impl Pool {
     }
 
     /// Waits until the threads of a closed pool have ended, at most until `deadline`. Returns how many threads run a
-    /// closure or a look-up even then, and how many others have not ended.
+    /// closure or a look-up even then, and how many others have not ended. On one of these threads it does not wait,
+    /// because it would wait for itself.
     pub(crate) fn wait_for_threads(&self, deadline: Option<Instant>) -> (usize, usize) {
-        let left = self.live.wait(deadline);
+        let is_of_pool = THREAD_OF.get() == ptr::from_ref(self);
+        let left = self.live.wait(if is_of_pool { Some(Instant::now()) } else { deadline });
         // A caller may be cancelling a task for which no thread could be started.
         let running = self.state.lock().running().min(left);
         (running, left - running)
@@ -306,6 +311,11 @@ impl Queue {
 fn start_thread(pool: Arc<Pool>) -> io::Result<()> {
     let live = pool.live.clone();
     live.start(THREAD_NAME.to_owned(), move || pool.work()).map(drop)
+}
+
+thread_local! {
+    /// The address of the pool that started this thread, which keeps the pool. Null on other threads.
+    static THREAD_OF: Cell<*const Pool> = const { Cell::new(ptr::null()) };
 }
 
 #[cfg(test)]

@@ -172,6 +172,8 @@ impl Runtime {
     /// In this time it waits for the workers, for the closures of [`spawn_blocking`](crate::spawn_blocking) and the
     /// look-ups of names that run, and for the ends of their threads, with the destructors of the thread-locals.
     ///
+    /// Inside a blocking closure of this runtime it waits for the workers only. The error then counts this closure.
+    ///
     /// The tasks of a current-thread runtime are dropped on this thread, and so are closures that have not begun there.
     /// Their destructors come first, and no timeout can interrupt them.
     ///
