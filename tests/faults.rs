@@ -6,7 +6,6 @@ mod support;
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::{IoSlice, IoSliceMut, Read as _};
-use std::net::SocketAddr;
 use std::os::fd::IntoRawFd;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
@@ -14,7 +13,7 @@ use std::process::Command;
 use std::sync::{Arc, Mutex};
 use std::{env, fs};
 
-use futures_lite::future::{poll_once, try_zip};
+use futures_lite::future::{Boxed, FutureExt as _, poll_once, try_zip};
 use kittiwake::io::{AsyncReadExt, AsyncWriteExt, Result};
 use kittiwake::net::{Failure, ShutdownSignal, TcpStream, lookup_host, serve};
 use kittiwake::runtime::Builder;
@@ -402,7 +401,7 @@ fn dropped_lookup_never_begins() {
                 );
                 drop(end);
                 for lookup in lookups {
-                    lookup.await.map(Iterator::count).expect_err("the name does not exist");
+                    lookup.await.expect_err("the name does not exist");
                 }
                 let error = lookup_host("localhost:80")
                     .await
@@ -445,14 +444,38 @@ fn shutdown_timeout_counts_lookups() {
     });
 }
 
+/// A lookup ends with its runtime: with its result if it has begun, and otherwise with an error.
+#[test]
+fn lookup_ends_with_its_runtime() {
+    with_faults("lookup_ends_with_its_runtime", &[], || {
+        within(|| {
+            let runtime = blocking_threads(1);
+            let (mut lookups, end) = runtime.block_on(hanging_lookups(5));
+            drop(runtime);
+            let error_of = |lookup: Boxed<Result<usize>>| {
+                kittiwake::block_on(lookup).expect_err("the name does not exist").to_string()
+            };
+            let waits = error_of(lookups.pop().expect("5 look-ups"));
+            assert!(waits.contains(".invalid\" cannot be looked up: ") && waits.contains("cancelled"), "{waits}");
+            drop(end);
+            for lookup in lookups {
+                let begun = error_of(lookup);
+                assert!(begun.contains("failed to lookup address information"), "{begun}");
+            }
+        });
+    });
+}
+
 /// Begins `count` look-ups that wait until the socket is dropped, and waits until 4 of them are in the resolver.
-async fn hanging_lookups(
-    count: usize,
-) -> (Vec<impl Future<Output = Result<impl Iterator<Item = SocketAddr>>> + Unpin>, UnixStream) {
+async fn hanging_lookups(count: usize) -> (Vec<Boxed<Result<usize>>>, UnixStream) {
     let (mut end, resolver) = UnixStream::pair().expect("a pair of sockets");
     // Left open: a look-up may still use it when the test ends.
     let name = format!("wait-{}.invalid:80", resolver.into_raw_fd());
-    let mut lookups: Vec<_> = (0..count).map(|_| Box::pin(lookup_host(name.clone()))).collect();
+    let look_up = |_| {
+        let name = name.clone();
+        async move { lookup_host(name).await.map(Iterator::count) }.boxed()
+    };
+    let mut lookups: Vec<_> = (0..count).map(look_up).collect();
     for lookup in &mut lookups {
         assert!(poll_once(lookup).await.is_none(), "the look-up waits");
     }

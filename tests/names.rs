@@ -5,9 +5,8 @@ mod support;
 
 use std::net::SocketAddr;
 
-use futures_lite::future::{poll_once, try_zip};
+use futures_lite::future::try_zip;
 use kittiwake::net::{TcpListener, TcpStream, lookup_host};
-use kittiwake::runtime::Runtime;
 use kittiwake::spawn;
 use support::*;
 
@@ -100,40 +99,13 @@ fn name_outside_a_runtime_fails() {
     });
 }
 
-/// A dropped lookup delays no lookup behind it.
+/// A lookup that begins after the end of its runtime fails at once. No thread would ever run it.
 #[test]
-fn dropped_lookup_delays_no_other() {
+fn lookup_after_its_runtime_fails() {
     within(|| {
-        let runtime = blocking_threads(1);
-        runtime.block_on(async {
-            for _ in 0..100 {
-                // It waits for a thread, runs, or has ended already.
-                drop(poll_once(lookup_host("localhost:80")).await);
-                drop(poll_once(TcpListener::bind("localhost:0")).await);
-            }
-            assert!(lookup_host("localhost:80").await.is_ok(), "the next lookup must succeed");
-        });
-    });
-}
-
-/// A lookup ends with its runtime: with its result if it runs, or else with an error. After that every lookup fails.
-#[test]
-fn lookup_ends_with_its_runtime() {
-    within(|| {
-        let runtime = blocking_threads(1);
-        let handle = runtime.handle().clone();
-        let mut lookup = Box::pin(lookup_host("localhost:80"));
-        let ended = runtime.block_on(poll_once(&mut lookup)).is_some();
-        drop(runtime);
-        let is_expected = |error: std::io::Error| {
-            assert!(error.to_string().contains("\"localhost\" cannot be looked up: "), "{error}");
-        };
-        if !ended {
-            let lookup = Runtime::new().expect("another").block_on(lookup).map(Iterator::count);
-            lookup.map_or_else(is_expected, |count| assert!(count > 0, "localhost has an address"));
-        }
-        let late = handle.block_on(lookup_host("localhost:80")).map(Iterator::count);
-        is_expected(late.expect_err("the runtime has ended"));
+        let handle = one_worker().handle().clone();
+        let error = handle.block_on(lookup_host("localhost:80")).map(Iterator::count).expect_err("there is no thread");
+        assert!(error.to_string().contains("\"localhost\" cannot be looked up: "), "{error}");
     });
 }
 
