@@ -209,8 +209,9 @@ impl<S: AsFd> Stream<S> {
     }
 
     /// Notes the result of a peek, which leaves a reset to the next read. `Ok(Err(seen))` if the peek has to wait and a
-    /// read does not: the socket's `SO_PEEK_OFF` is beyond the bytes that are there. The direction then stays ready,
-    /// because the kernel would not report these bytes to a reader again.
+    /// read does not. Either the socket's `SO_PEEK_OFF` is beyond the bytes that are there, or bytes arrived between
+    /// recv(2) and poll(2). The direction then stays ready, because the kernel would not report these bytes to a reader
+    /// again.
     fn peeked(&self, seen: Snapshot, peeked: io::Result<usize>) -> io::Result<Result<usize, Snapshot>> {
         match peeked {
             Ok(0) if self.registration.socket().was_reset.load(Ordering::Relaxed) => Err(reset()),
