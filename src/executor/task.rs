@@ -47,6 +47,9 @@ pub(crate) fn boxed<F: Future>(future: F) -> Pin<Box<BoxOutput<F>>> {
     Box::pin(BoxOutput { future })
 }
 
+/// The poll of a future up to this size, in bytes, may be inlined. A burst of small tasks costs 2.4 % more if it is not.
+const SMALL: usize = 64;
+
 /// A new task in the registry of its runtime.
 pub(crate) struct NewTask<T> {
     runnable: Runnable,
@@ -213,8 +216,8 @@ impl<F: Future, M> TaskFuture<F, M> {
 impl<F: Future, const KIND: usize> Future for TaskFuture<F, Membership<KIND>> {
     type Output = Outcome<F::Output>;
 
-    // A burst costs 4.2 % more without this.
-    #[inline]
+    // A burst costs 4.0 % more without this, and an echo 5 %.
+    #[inline(always)]
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         note_executors(cx.waker());
         let this = self.project();
@@ -231,7 +234,7 @@ impl<F: Future, const KIND: usize> Future for TaskFuture<F, Membership<KIND>> {
 }
 
 /// Polls the future, or drops it if the task is cancelled. Contains its panics.
-#[inline]
+#[inline(always)]
 fn poll_contained<F: Future, T>(
     mut future: Pin<&mut Option<F>>,
     cx: &mut Context<'_>,
@@ -239,7 +242,7 @@ fn poll_contained<F: Future, T>(
     output: impl FnOnce(F::Output) -> T,
 ) -> Poll<Outcome<T>> {
     let polled = contain(|| match future.as_mut().as_pin_mut() {
-        Some(future) if cancelled.is_none() => future.poll(cx).map(|ready| Some(output(ready))),
+        Some(future) if cancelled.is_none() => poll_inline_if_small(future, cx).map(|ready| Some(output(ready))),
         _ => Poll::Ready(None),
     });
     let outcome = match polled {
@@ -269,6 +272,19 @@ impl<F: Future> Future for BoxOutput<F> {
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         self.project().future.poll(cx).map(Box::new)
     }
+}
+
+#[inline(always)]
+fn poll_inline_if_small<F: Future>(future: Pin<&mut F>, cx: &mut Context<'_>) -> Poll<F::Output> {
+    if size_of::<F>() > SMALL { poll_large(future, cx) } else { future.poll(cx) }
+}
+
+/// Polls a large future. Its code must not be in both places where async-task polls a wrapper: the compiler inlines less
+/// of code that is there twice.
+// A served echo costs 5 % more without this.
+#[inline(never)]
+fn poll_large<F: Future>(future: Pin<&mut F>, cx: &mut Context<'_>) -> Poll<F::Output> {
+    future.poll(cx)
 }
 
 /// The future of a blocking task: it calls the closure, and is never polled again.
