@@ -87,7 +87,7 @@ where
     };
     // Not `unwrap_or_else`: the panic points to the caller.
     match new {
-        Some(new) => new.start(),
+        Some(new) => new.start_shared(),
         None => outside(function),
     }
 }
@@ -156,7 +156,7 @@ impl WorkerRef {
         F: Future + Send + 'static,
         F::Output: Send + 'static,
     {
-        self.make(future, location).start()
+        self.make(future, location).start_shared()
     }
 
     fn make<F>(&self, future: F, location: &'static Location<'static>) -> task::NewTask<F::Output>

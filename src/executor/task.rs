@@ -64,6 +64,11 @@ impl<T> NewTask<T> {
         self.start_with(Runnable::schedule)
     }
 
+    /// As [`start`](NewTask::start), for a task that was made by [`shared`].
+    pub(super) fn start_shared(self) -> JoinHandle<T> {
+        self.start_with(schedule)
+    }
+
     /// Queues the task on `worker`, where it begins.
     pub(super) fn start_on(self, worker: &WorkerRef) -> JoinHandle<T> {
         self.start_with(|runnable| {
