@@ -37,8 +37,11 @@ use crate::budget;
 /// });
 /// ```
 pub struct JoinHandle<T> {
-    /// `None` once it gave its output.
+    /// `None` while it is dropped. The task is not detached before: a second call of `detach` would keep the compiler
+    /// from inlining it.
     task: Option<FallibleTask<Outcome<T>, Metadata>>,
+    /// It gave its output.
+    was_ready: bool,
     abort: AbortHandle,
     spawned_at: &'static Location<'static>,
 }
@@ -49,7 +52,7 @@ impl<T> JoinHandle<T> {
         abort: AbortHandle,
         spawned_at: &'static Location<'static>,
     ) -> Self {
-        Self { task: Some(task), abort, spawned_at }
+        Self { task: Some(task), was_ready: false, abort, spawned_at }
     }
 
     /// Aborts the task: it is woken, and the worker that would poll it drops its future instead.
@@ -103,12 +106,9 @@ impl<T> JoinHandle<T> {
     /// As `poll`, without spending the budget of the task that polls.
     #[inline]
     pub(super) fn poll_join(&mut self, cx: &mut Context<'_>) -> Poll<Result<T, JoinError>> {
-        let task = self.task.as_mut().expect("a JoinHandle was polled after it was ready");
+        let task = self.task.as_mut().filter(|_| !self.was_ready).expect("a JoinHandle was polled after it was ready");
         let outcome = ready!(Pin::new(task).poll(cx));
-        // Detached: dropping it would try to cancel the task, which has ended.
-        if let Some(task) = self.task.take() {
-            task.detach();
-        }
+        self.was_ready = true;
         // `None`: the task was dropped without being run.
         let result = outcome.map_or(Err(Cause::Cancelled), Outcome::take);
         Poll::Ready(result.map_err(|cause| JoinError::new(self.id(), cause)))
