@@ -144,7 +144,6 @@ pub(crate) struct TaskKey {
     /// Tells whether the entry is still this task's.
     pub(super) id: Id,
     pub(super) slot: TaskSlot,
-    kind: Kind,
 }
 
 /// The place in the table of its kind where a task's entry was made. While the task has its entry, it finds the entry by
@@ -153,19 +152,27 @@ pub(crate) struct TaskKey {
 pub(super) struct TaskSlot {
     /// `None` if the registry refused the task.
     key: Option<Key>,
-    /// The list, and the generation of the table then.
+    /// The table as it was then.
     generation: Generation,
 }
 
-/// The worker whose list a table is in, in the lower 16 bits. How often the table's entries have [moved
-/// together](Table::shrink), in the upper 16.
-// One number, because a spawn that copies two takes 15 instructions more.
-#[derive(Clone, Copy, Default, PartialEq, Eq, Hash)]
+/// A table in one of its generations: the number of the worker whose list it is in, in 14 bits; the kind of its tasks, in
+/// two; how often its entries have [moved together](Table::shrink), in 16.
+// One number, because a spawn that copies three takes 15 instructions more.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
 struct Generation(u32);
 
 impl Generation {
+    fn new(list: usize, kind: usize) -> Self {
+        Self(list as u32 | (kind as u32) << 14)
+    }
+
     fn list(self) -> usize {
-        self.0 as usize & 0xffff
+        self.0 as usize & 0x3fff
+    }
+
+    fn kind(self) -> usize {
+        self.0 as usize >> 14 & 3
     }
 
     fn next(self) -> Option<Self> {
@@ -186,7 +193,7 @@ impl TaskKey {
 impl TaskRegistry {
     /// An empty registry for `workers` workers.
     pub(super) fn new(workers: usize, ids: Arc<IdSource>) -> Self {
-        let lists = (0..workers as u32).map(|index| List(Mutex::new(Tasks::new(Generation(index))))).collect();
+        let lists = (0..workers).map(|index| List(Mutex::new(Tasks::new(index)))).collect();
         Self { cancelled: AtomicUsize::new(0), live_lists: AtomicUsize::new(workers), lists, ids }
     }
 
@@ -206,7 +213,7 @@ impl TaskRegistry {
         let table = &mut tasks.tables[kind as usize];
         let key = (!is_refused).then(|| table.vacant_key());
         let slot = TaskSlot { key, generation: table.generation };
-        let task = TaskKey { id, slot, kind };
+        let task = TaskKey { id, slot };
         // Called in one place, so that it is inlined, however large it is.
         let (waker, made) = make(task);
         if let Some(key) = key {
@@ -252,7 +259,7 @@ impl TaskRegistry {
     pub(super) fn cancel(&self, key: TaskKey, reason: CancelReason) {
         let mut tasks = self.list(key.slot).lock();
         let waker = tasks.find(key).map(|entry| {
-            self.note_cancelled(entry, key.kind, reason);
+            self.note_cancelled(entry, key.slot.generation.kind(), reason);
             // A clone of our own task's waker runs no foreign code.
             entry.waker.clone()
         });
@@ -264,10 +271,10 @@ impl TaskRegistry {
 
     /// Notes that a task is cancelled. The caller wakes it after that. async-task's state orders this before the poll
     /// that follows.
-    fn note_cancelled(&self, entry: &mut Entry, kind: Kind, reason: CancelReason) {
+    fn note_cancelled(&self, entry: &mut Entry, kind: usize, reason: CancelReason) {
         if entry.cancelled.is_none() {
             entry.cancelled = Some(reason);
-            if kind != Kind::Blocking {
+            if kind != BLOCKING {
                 self.cancelled.fetch_add(1, Ordering::Release);
             }
         }
@@ -300,7 +307,7 @@ impl TaskRegistry {
         let mut tasks = self.lists[index].0.lock();
         tasks.runs_local = true;
         // Those of earlier calls are gone. Their places must not be looked at when this call ends.
-        tasks.tables[LOCAL] = Table::new(Generation(index as u32));
+        tasks.tables[LOCAL] = Table::new(Generation::new(index, LOCAL));
     }
 
     /// Refuses new local tasks in one list, and cancels those that are there.
@@ -339,7 +346,7 @@ impl TaskRegistry {
         // Most calls end without local tasks, and then no entry is looked at.
         let count = table.occupied();
         let cancelled = table.entries.iter_mut().flatten().take(count).map(|entry| {
-            self.note_cancelled(entry, kind, CancelReason::ABORTED);
+            self.note_cancelled(entry, kind as usize, CancelReason::ABORTED);
             entry.waker.clone()
         });
         cancelled.collect()
@@ -363,8 +370,8 @@ impl IdSource {
 }
 
 impl Tasks {
-    fn new(generation: Generation) -> Self {
-        let tables = std::array::from_fn(|_| Table::new(generation));
+    fn new(list: usize) -> Self {
+        let tables = std::array::from_fn(|kind| Table::new(Generation::new(list, kind)));
         Self { tables, last_id: 0, last_of_block: 0, closed: false, runs_local: false }
     }
 
@@ -385,7 +392,7 @@ impl Tasks {
     }
 
     fn find(&mut self, key: TaskKey) -> Option<&mut Entry> {
-        self.tables[key.kind as usize].find(key.slot).filter(|entry| entry.id == key.id)
+        self.tables[key.slot.generation.kind()].find(key.slot).filter(|entry| entry.id == key.id)
     }
 
     fn len(&self, set: TaskSet) -> usize {
