@@ -27,6 +27,9 @@ pub(super) struct Batch {
     size: usize,
     /// The entries that the worker was told to run, in this batch.
     granted: usize,
+    /// The entries to run between two readings of the clock. A batch is small after one that took long, and the next
+    /// entry may take as long again.
+    clocked: usize,
     /// The last batch ended before its entries did.
     is_cut: bool,
     /// How long the batch had lasted at the last reading of the clock. 0 if there was none.
@@ -35,12 +38,12 @@ pub(super) struct Batch {
 
 impl Batch {
     pub(super) fn new() -> Self {
-        Self { size: MOST, granted: 0, is_cut: false, lasted: 0 }
+        Self { size: MOST, granted: 0, clocked: CLOCKED, is_cut: false, lasted: 0 }
     }
 
     /// Begins a batch, with so many entries `ready`. Returns how many to run before the clock is read.
     pub(super) fn begin(&mut self, ready: usize) -> usize {
-        let most = if self.is_cut { self.clocked() } else { ready.max(1) };
+        let most = if self.is_cut { self.clocked } else { ready.max(1) };
         self.is_cut = false;
         self.lasted = 0;
         self.granted = most.min(self.size);
@@ -51,19 +54,13 @@ impl Batch {
     /// that is not known. Returns how many more to run, or `None` if the batch is over.
     pub(super) fn next(&mut self, lasted: u64) -> Option<usize> {
         self.lasted = lasted;
-        let next = if lasted == 0 { 1 } else { self.clocked() }.min(self.size - self.granted);
+        let next = if lasted == 0 { 1 } else { self.clocked }.min(self.size - self.granted);
         if next == 0 || lasted >= LONGEST {
             self.is_cut = true;
             return None;
         }
         self.granted += next;
         Some(next)
-    }
-
-    /// How many entries to run between two readings of the clock. A batch is small after one that took long, and the next
-    /// entry may take as long again.
-    fn clocked(&self) -> usize {
-        (self.size / 8).clamp(1, CLOCKED)
     }
 
     /// Ends the batch, with `left` of the granted entries not run. Returns how many were run.
@@ -74,6 +71,7 @@ impl Batch {
         } else {
             (ran * LONGEST as usize / self.lasted as usize).max(1)
         };
+        self.clocked = (self.size / 8).clamp(1, CLOCKED);
         ran
     }
 }
