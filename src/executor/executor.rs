@@ -30,7 +30,7 @@ pub(crate) struct Executor {
     /// There were some in `refused` when this batch began.
     has_waiting_refused: bool,
     /// `None` if the runtime has one worker.
-    stealer: Option<Stealer>,
+    stealer: Option<Box<Stealer>>,
     /// The last turn was the stealable queue's. They take turns only while there are local entries.
     was_shared: bool,
     /// Used if the runtime has several workers: how many entries run before the local tasks that gave way in an earlier
@@ -41,7 +41,7 @@ pub(crate) struct Executor {
 impl Executor {
     pub(crate) fn new(worker: WorkerRef) -> Self {
         let workers = &worker.workers;
-        let stealer = workers.is_several().then(|| Stealer::new(workers.len(), Instant::now()));
+        let stealer = workers.is_several().then(|| Box::new(Stealer::new(workers.len(), Instant::now())));
         Self {
             worker,
             spawn_workers: None,
@@ -279,22 +279,22 @@ impl Executor {
 
     /// How long the idle worker may block at most, before it looks at the others' queues.
     pub(crate) fn watch_timeout(&self) -> Option<Duration> {
-        self.stealer.as_ref().and_then(Stealer::watch_timeout)
+        self.stealer.as_ref().and_then(|stealer| stealer.watch_timeout())
     }
 
     /// The workers that were stuck when this one last looked.
     pub(crate) fn stuck(&self) -> impl Iterator<Item = usize> {
-        self.stealer.iter().flat_map(Stealer::stuck)
+        self.stealer.iter().flat_map(|stealer| stealer.stuck())
     }
 
     /// The stuck workers whose events and timers must end the block of this idle worker.
     pub(crate) fn beside_stuck(&self) -> impl Iterator<Item = usize> {
-        self.stealer.iter().flat_map(Stealer::beside_stuck)
+        self.stealer.iter().flat_map(|stealer| stealer.beside_stuck())
     }
 
     /// The next worker that was found stuck in a task.
     pub(crate) fn next_stuck(&mut self) -> Option<usize> {
-        self.stealer.as_mut().and_then(Stealer::next_stuck)
+        self.stealer.as_mut().and_then(|stealer| stealer.next_stuck())
     }
 
     /// Ends an idle period, if the worker was in one, and takes the entries that other threads have pushed. The worker
