@@ -29,7 +29,7 @@ use crate::budget;
 struct Context {
     /// The id of the queue that only this worker takes from, or 0. A number, because waking has only to compare it.
     local_queue: Cell<usize>,
-    /// The id of the queue that this worker shares with others, or 0.
+    /// The id of the queue that this worker shares with others. If it is alone, that of its local queue, or 0.
     shared_queue: Cell<usize>,
     /// The worker, one of several, runs tasks. Otherwise it waits, or handles what it has waited for.
     in_batch: Cell<bool>,
@@ -131,7 +131,7 @@ pub(super) fn schedule(runnable: Runnable) {
 #[inline]
 pub(super) fn schedule_local(runnable: Runnable, info: ScheduleInfo) {
     CONTEXT.with(|context| {
-        if info.woken_while_running && context.shared_queue.get() != 0 {
+        if info.woken_while_running && context.shared_queue != context.local_queue {
             push_to(&context.yielded, Entry::Task(runnable));
         } else {
             schedule(runnable);

@@ -7,7 +7,8 @@
 //! Waking compares two numbers: the id of the task's queue, and those of the queues that this thread's worker takes
 //! from. A local queue is known by the address of its worker's [`Remote`]. All stealable queues of a runtime have
 //! one id, because any worker may run what is in them: the address of the [`Workers`], plus one. It is odd, so that it
-//! equals none of the others. A runtime with one worker uses no stealable queue, and the id is 0.
+//! equals none of the others. A runtime with one worker uses no stealable queue: its tasks go to the local queue, and the
+//! ids are equal.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, Ordering};
@@ -102,10 +103,9 @@ impl Workers {
 
 impl Metadata {
     pub(super) fn new(worker: &WorkerRef, kind: Kind) -> Self {
-        let is_shared = kind == Kind::Shared && worker.shared_queue != 0;
         Self {
             workers: worker.workers.clone(),
-            queue: if is_shared { worker.shared_queue } else { worker.local_queue },
+            queue: if kind == Kind::Shared { worker.shared_queue } else { worker.local_queue },
             worker: AtomicU16::new(worker.index as u16),
             kind,
         }
@@ -123,7 +123,7 @@ impl Metadata {
 impl WorkerRef {
     pub(crate) fn new(workers: Arc<Workers>, index: usize) -> Self {
         let local_queue = std::ptr::from_ref(workers.queues.remote(index)).addr();
-        let shared_queue = if workers.is_several() { Arc::as_ptr(&workers).addr() | 1 } else { 0 };
+        let shared_queue = if workers.is_several() { Arc::as_ptr(&workers).addr() | 1 } else { local_queue };
         Self { workers, index, local_queue, shared_queue }
     }
 
