@@ -144,7 +144,7 @@ impl<T> fmt::Debug for JoinHandle<T> {
 /// Made by [`JoinHandle::abort_handle`] and by [`JoinSet`](super::JoinSet)'s `spawn`.
 #[derive(Clone)]
 pub struct AbortHandle {
-    key: TaskKey,
+    pub(super) key: TaskKey,
     workers: Arc<Workers>,
 }
 

@@ -54,7 +54,7 @@ const SMALL: usize = 64;
 pub(crate) struct NewTask<T> {
     runnable: Runnable,
     task: Task<Outcome<T>, Metadata>,
-    key: TaskKey,
+    abort: AbortHandle,
     location: &'static Location<'static>,
 }
 
@@ -83,9 +83,8 @@ impl<T> NewTask<T> {
     // Always inlined: the parts of the task stay in registers. Costs a spawn 20 instructions otherwise.
     #[inline(always)]
     fn start_with(self, start: impl FnOnce(Runnable)) -> JoinHandle<T> {
-        let Self { runnable, task, key, location } = self;
-        let abort = AbortHandle::new(key, runnable.metadata().workers.clone());
-        if key.is_refused() {
+        let Self { runnable, task, abort, location } = self;
+        if abort.key.is_refused() {
             // Its runtime has ended, or the `block_on` call of a local task: it is dropped unrun.
             drop(runnable);
         } else {
@@ -150,7 +149,7 @@ fn build<T>(
         let (runnable, task) = spawn(Builder::new().metadata(Metadata::new(worker, kind)), key);
         (runnable.waker(), (runnable, task))
     });
-    NewTask { runnable, task, key, location }
+    NewTask { runnable, task, abort: AbortHandle::new(key, worker.workers.clone()), location }
 }
 
 /// A closure that is to run on a thread that may block. Dropped, it ends unrun.
