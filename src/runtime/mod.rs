@@ -82,9 +82,11 @@ pub fn block_on<F: Future>(future: F) -> F::Output {
 /// Dropping it drops all its tasks, and wakes the tasks of other runtimes that wait for its sockets. It waits for the
 /// poll of a task that is under way on a worker, but not for the closures of [`spawn_blocking`](crate::spawn_blocking)
 /// that run. [`shutdown_timeout`](Runtime::shutdown_timeout) waits for both, and not for ever.
-/// [`shutdown_background`](Runtime::shutdown_background) waits for neither. A `Runtime` is `Send` and `Sync`. A task that holds an `Arc` of its own runtime keeps both for ever; give it a [`Handle`]. If a task on
-/// one of its workers drops the runtime, the drop cancels all tasks and does not wait for the workers. Two runtimes
-/// that are dropped by each other's tasks at the same time wait for each other.
+/// [`shutdown_background`](Runtime::shutdown_background) waits for neither.
+///
+/// A `Runtime` is `Send` and `Sync`. A task that holds an `Arc` of its own runtime keeps both for ever; give it a
+/// [`Handle`]. If a task on one of its workers drops the runtime, the drop cancels all tasks and does not wait for the
+/// workers. Two runtimes that are dropped by each other's tasks at the same time wait for each other.
 ///
 /// # Examples
 /// ```
