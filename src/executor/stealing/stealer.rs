@@ -3,7 +3,7 @@
 //! 1. It has no entries of its own ([`Stealer::prepare_idle`]). It counts itself idle, and steals what it finds.
 //! 2. It is idle. If no other worker watches, it becomes the watcher: the one idle worker that looks after the busy
 //!    ones. It blocks for a millisecond at most, then for two and for four, and looks again. While all workers are
-//!    idle, it blocks for eleven. Once no worker has been busy since its last look, it stops watching and blocks without
+//!    idle, it blocks for eight. Once no worker has been busy since its last look, it stops watching and blocks without
 //!    a limit. It also stops when all busy workers are stuck ([`Stealer::beside_stuck`]): then the kernel wakes it for
 //!    their sockets, their timers for a timer, and a thread that queues something there for that.
 //! 3. It is idle no longer ([`Stealer::leave_idle`]). If it has entries and no other worker watches, it has an idle one
@@ -54,8 +54,8 @@ const FIRST_WATCH: Duration = Duration::from_millis(1);
 const LONGEST_WATCH: Duration = Duration::from_millis(4);
 
 /// A watch while all workers are idle. A request that comes during this watch finds a watcher, so that no worker has to
-/// be woken for it. With 100 requests a second or more, each comes during one.
-const IDLE_WATCH: Duration = Duration::from_millis(11);
+/// be woken for it. A worker that gets stuck during it is found one millisecond after it, at the latest.
+const IDLE_WATCH: Duration = Duration::from_millis(8);
 
 /// After so much work a busy worker reads the clock, and looks if it is time.
 const WORK: u64 = 64;
