@@ -8,9 +8,8 @@ use crate::{MS, SEVERAL};
 use futures_lite::future::{self, poll_once};
 use kittiwake::io::{AsyncReadExt, AsyncWriteExt};
 use kittiwake::net::{TcpListener, TcpStream, serve};
-use kittiwake::runtime::Builder;
-#[cfg(not(mio_unsupported_force_poll_poll))]
-use kittiwake::runtime::Runtime;
+use kittiwake::runtime::{Builder, Runtime};
+use kittiwake::task::JoinHandle;
 use kittiwake::time::{Duration, sleep};
 
 /// One handler blocks its worker. All other connections are answered meanwhile, those that wait at that worker's
@@ -67,34 +66,16 @@ fn workers_sleep_beside_stuck_one() {
         within(move || {
             let runtime = workers(count);
             let handle = runtime.handle().clone();
-            let (mut stream, mut peer) = pair_with_std();
-            let (begin, begun) = mpsc::channel();
-            let (go_on, goes_on) = mpsc::channel();
-            let stuck = runtime.handle().spawn(async move {
-                assert!(poll_once(stream.read(&mut [0])).await.is_none(), "there is nothing to read yet");
-                let echo = kittiwake::spawn(async move {
-                    let mut word = [0];
-                    while stream.read_exact(&mut word).await.is_ok() {
-                        stream.write_all(&word).await.expect("write");
-                    }
-                });
-                begin.send(()).expect("the test waits");
-                goes_on.recv().expect("the test says when");
-                echo
-            });
-            begun.recv().expect("the task runs");
+            let mut stuck = StuckWorker::new(&runtime);
             // Each step finds the other workers asleep. Workers that look now and then would never be quiet.
             for word in [b"1", b"2"] {
                 wait_until_asleep(&runtime);
-                peer.write_all(word).expect("write");
-                peer.read_exact(&mut [0]).expect("another worker answers");
+                stuck.ask(word);
             }
             wait_until_asleep(&runtime);
             future::block_on(handle.spawn(async {})).expect("another worker runs it");
             wait_until_asleep(&runtime);
-            go_on.send(()).expect("the task waits");
-            drop(peer);
-            future::block_on(future::block_on(stuck).expect("the stuck task ends")).expect("the echo ends");
+            stuck.end();
         });
     }
 }
@@ -123,10 +104,29 @@ fn timer_of_stuck_task_wakes_sleeping_worker() {
 fn spinning_worker_delays_no_socket() {
     within(|| {
         let runtime = Builder::new_multi_thread().worker_threads(2).spin(Duration::MAX).build().expect("two workers");
-        let (mut stream, mut peer) = pair_with_std();
+        let mut stuck = StuckWorker::new(&runtime);
+        for _ in 0..3 {
+            // By now the other worker has found this one stuck.
+            std::thread::park_timeout(10 * MS);
+            stuck.ask(b"?");
+        }
+        stuck.end();
+    });
+}
+
+/// A worker that is stuck in a task, and a connection of another task that waits at its reactor.
+struct StuckWorker {
+    task: JoinHandle<JoinHandle<()>>,
+    peer: std::net::TcpStream,
+    go_on: mpsc::Sender<()>,
+}
+
+impl StuckWorker {
+    fn new(runtime: &Runtime) -> Self {
+        let (mut stream, peer) = pair_with_std();
         let (begin, begun) = mpsc::channel();
-        let (open, closed) = mpsc::channel::<()>();
-        let stuck = runtime.handle().spawn(async move {
+        let (go_on, goes_on) = mpsc::channel();
+        let task = runtime.handle().spawn(async move {
             assert!(poll_once(stream.read(&mut [0])).await.is_none(), "there is nothing to read yet");
             let echo = kittiwake::spawn(async move {
                 let mut word = [0];
@@ -135,19 +135,25 @@ fn spinning_worker_delays_no_socket() {
                 }
             });
             begin.send(()).expect("the test waits");
-            let _ = closed.recv();
+            goes_on.recv().expect("the test says when");
             echo
         });
         begun.recv().expect("the task runs");
-        for _ in 0..3 {
-            // By now the other worker has found this one stuck.
-            std::thread::park_timeout(10 * MS);
-            peer.write_all(b"?").expect("write");
-            peer.read_exact(&mut [0]).expect("the other worker answers");
-        }
-        drop((open, peer));
-        future::block_on(future::block_on(stuck).expect("the stuck task ends")).expect("the echo ends");
-    });
+        Self { task, peer, go_on }
+    }
+
+    /// Asks over the connection. Another worker has to answer.
+    fn ask(&mut self, word: &[u8; 1]) {
+        self.peer.write_all(word).expect("write");
+        self.peer.read_exact(&mut [0]).expect("another worker answers");
+    }
+
+    /// Lets the task go on, and waits for both tasks.
+    fn end(self) {
+        self.go_on.send(()).expect("the task waits");
+        drop(self.peer);
+        future::block_on(future::block_on(self.task).expect("the stuck task ends")).expect("the echo ends");
+    }
 }
 
 /// Waits until the workers beside a stuck one have slept for longer than they do while they still look now and then.
