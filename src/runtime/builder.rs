@@ -122,8 +122,8 @@ impl Builder {
     /// work then takes at most 7/8 of the time and 9/8 of the CPU time, and at most 3/4 of their product. Work is bytes
     /// that sockets move, accepted connections, timers that fire, and wakes by other threads. Spinning pays with few and
     /// busy clients, if the worker has a core of its own: to go to sleep and to be woken can take tens of microseconds on
-    /// a virtual machine, more than the work. A fixed time is for a load that is known better, or where latency is worth its CPU time.
-    /// [`Duration::ZERO`] forbids spinning.
+    /// a virtual machine, more than the work. A fixed time is for a load that is known better, or where latency is worth
+    /// its CPU time. [`Duration::ZERO`] forbids spinning.
     ///
     /// # Platform notes
     /// The policy needs the CPU time of a thread, which it gets on Linux only. Elsewhere a worker blocks at once by
