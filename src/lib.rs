@@ -59,7 +59,8 @@
 //! * `blocking`: the threads for [`spawn_blocking`] and for look-ups of names.
 //! * `reactor`: the table of tokens, a socket's source, and the loop that every operation runs.
 //! * `budget`: the cooperative budget; `metrics`: the counters of a worker; `current`: a thread-local that is entered;
-//!   `system_clock`: readings of the clocks; `live_threads`: the threads of a runtime that have not ended.
+//!   `system_clock`: readings of the clocks; `live_threads`: the threads of a runtime that have not ended;
+//!   `memory`: when tables give memory back.
 //! * `wheel`, a pure timing wheel, and [`time`] on it: clock, timers, `sleep`, `timeout`, `interval`.
 //! * [`net`], [`io`], [`signal`]: the sockets, the traits and the signals that users call.
 //!
@@ -77,6 +78,7 @@ mod budget;
 mod current;
 mod executor;
 mod live_threads;
+mod memory;
 mod metrics;
 mod reactor;
 mod sync;

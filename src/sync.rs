@@ -69,9 +69,6 @@ pub(crate) fn is_executors(waker: &Waker) -> bool {
     ptr::eq(waker.vtable(), EXECUTORS.get())
 }
 
-/// So many entries [`shrink`] leaves room for.
-pub(crate) const KEPT: usize = 512;
-
 /// Wakes all of `wakers` in order. Leaves it empty and keeps its memory.
 ///
 /// If a waker panics, only the panic hook reports it, and the others are still woken.
@@ -87,13 +84,6 @@ fn wake_each(wakers: &mut Vec<Waker>) {
         // `pending` stays outside the closure. A panic would drop it with the closure, and drop the remaining wakers
         // without waking them.
         contain_all(|| pending.by_ref().for_each(Waker::wake));
-    }
-}
-
-/// Gives memory back that `entries` had to have for a spike, and has no use for now.
-pub(crate) fn shrink<T>(entries: &mut Vec<T>) {
-    if entries.capacity() > KEPT && entries.len() < entries.capacity() / 4 {
-        entries.shrink_to(KEPT.max(2 * entries.len()));
     }
 }
 

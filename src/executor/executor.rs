@@ -11,7 +11,7 @@ use super::registry::{Kind, TaskSet};
 use super::shared::{Entry, Runnable, WorkerRef, Workers};
 use super::stealing::Stealer;
 use crate::budget::{self, GaveWay};
-use crate::sync::shrink;
+use crate::memory::shrink;
 
 /// The half of the executor that a worker owns.
 pub(crate) struct Executor {

@@ -27,8 +27,9 @@ use std::num::{NonZeroI32, NonZeroU32};
 use std::sync::Arc;
 use std::task::Waker;
 
+use crate::memory;
 use crate::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use crate::sync::{KEPT, Mutex, wake_all};
+use crate::sync::{Mutex, wake_all};
 
 /// The id of a task. No other task of its runtime has had it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -445,9 +446,8 @@ impl Table {
 
     /// If the table has far more memory than its entries need, moves them together and gives the rest back.
     fn shrink(&mut self) {
-        let capacity = self.entries.capacity();
         let Some(next) = self.generation.next() else { return };
-        if capacity <= KEPT || self.occupied() >= capacity / 4 {
+        if !memory::is_sparse(self.occupied(), self.entries.capacity()) {
             return;
         }
         let made_at: HashMap<Key, TaskSlot> = self.moved.drain().map(|(slot, key)| (key, slot)).collect();
@@ -499,7 +499,7 @@ mod tests {
             }
             registry.shrink(0);
             assert_eq!(table(Table::occupied), 10 * round);
-            assert!(table(|table| table.entries.capacity()) <= KEPT, "the table has too much memory");
+            assert!(table(|table| table.entries.capacity()) <= memory::KEPT, "the table has too much memory");
         }
         // Other tasks come to the places where the entries of these were made.
         let new: Vec<_> = (0..50_000).map(|_| insert(&registry, Kind::Shared)).collect();

@@ -27,8 +27,9 @@
 
 use std::task::Waker;
 
+use crate::memory::shrink;
+use crate::sync::Mutex;
 use crate::sync::atomic::{AtomicU8, Ordering};
-use crate::sync::{Mutex, shrink};
 
 const AWAKE: u8 = 0;
 const SPINNING: u8 = 1;

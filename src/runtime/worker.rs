@@ -47,9 +47,10 @@ use super::handle::{Handle, Services};
 use super::spin::{SpinPolicy, Usage};
 use crate::budget::{self, GaveWay};
 use crate::executor::{Entry, Executor, TaskSet};
+use crate::memory::{self, shrink};
 use crate::metrics::Counters;
 use crate::reactor::Reactor;
-use crate::sync::{KEPT, contain, note_executors, shrink, wake_all};
+use crate::sync::{contain, note_executors, wake_all};
 use crate::system_clock::{monotonic, thread_cpu};
 use crate::time::{self, Clock, Instant, Timers};
 
@@ -269,7 +270,7 @@ impl Worker {
     /// the worker may block before that. Tasks that are to be woken for it are in `wakers` then.
     #[inline(never)]
     fn shrink_if_due(&mut self) -> Option<Duration> {
-        if self.ran_lately < KEPT as u64 {
+        if self.ran_lately < memory::KEPT as u64 {
             return None;
         }
         let now = std::time::Instant::now();

@@ -47,6 +47,8 @@ use std::mem;
 use std::num::NonZeroU32;
 use std::task::Waker;
 
+use crate::memory;
+
 const LEVELS: usize = 6;
 const SLOT_BITS: u32 = 6;
 const SLOTS: usize = 1 << SLOT_BITS;
@@ -54,9 +56,6 @@ const SLOT_MASK: u64 = SLOTS as u64 - 1;
 
 /// The number of ticks that the wheel spans. Deadlines farther away are parked.
 const SPAN: u64 = 1 << (SLOT_BITS * LEVELS as u32);
-
-/// The wheel is not [sparse](Wheel::is_sparse) with so many entries or fewer.
-const KEPT: usize = 512;
 
 /// The conversion between moments and ticks.
 pub(crate) trait Scale {
@@ -307,8 +306,7 @@ impl<S: Scale> Wheel<S> {
 
     /// Whether the wheel has far more memory than its pending timers need.
     pub(crate) fn is_sparse(&self) -> bool {
-        let capacity = self.entries.capacity();
-        capacity > KEPT && self.pending < capacity / 4
+        memory::is_sparse(self.pending, self.entries.capacity())
     }
 
     /// The number of timers that have neither fired nor been removed.

@@ -24,7 +24,8 @@ use std::{iter, mem};
 use super::idle::Idle;
 use crate::budget;
 use crate::executor::remote_queue::RemoteQueue;
-use crate::sync::{Mutex, shrink};
+use crate::memory::shrink;
+use crate::sync::Mutex;
 
 /// The queues of a runtime's workers: of `E` for one of them, of `T` for any.
 // Aligned, so that the count of idle workers is on no line that each poll of a task reads.
