@@ -24,6 +24,7 @@
 //! # }).unwrap();
 //! ```
 
+pub use crate::reactor::{Interest, Ready};
 pub use futures_lite::io::{
     AsyncBufRead, AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncSeek, AsyncSeekExt, AsyncWrite, AsyncWriteExt,
     BufReader, BufWriter, Cursor, Empty, Repeat, Sink, copy, empty, repeat, sink, split,

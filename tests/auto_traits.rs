@@ -7,8 +7,8 @@ use std::net::SocketAddr;
 use std::panic::{RefUnwindSafe, UnwindSafe};
 
 use kittiwake::net::{
-    Accept, Incoming, OwnedReadHalf, OwnedWriteHalf, ReadHalf, Report, Serve, ServeError, Serving, ShutdownSignal,
-    TcpListener, TcpStream, WriteHalf,
+    Incoming, IntoIncoming, OwnedReadHalf, OwnedWriteHalf, ReadHalf, Report, Serve, ServeError, Serving,
+    ShutdownSignal, TcpListener, TcpStream, WriteHalf,
 };
 use kittiwake::runtime::{Builder, Handle, Metrics, Runtime, ShutdownTimeout};
 use kittiwake::signal::CtrlC;
@@ -23,7 +23,7 @@ fn unpin<T: Unpin>() {}
 #[test]
 fn sockets_are_send_and_sync() {
     send_and_sync::<(TcpListener, TcpStream, OwnedReadHalf, OwnedWriteHalf)>();
-    send_and_sync::<(ReadHalf<'_>, WriteHalf<'_>, Accept<'_>, Incoming<'_>)>();
+    send_and_sync::<(ReadHalf<'_>, WriteHalf<'_>, Incoming<'_, TcpListener>, IntoIncoming<TcpListener>)>();
 }
 
 /// Servers are `Send`, and their shutdowns and reports are `Sync` too.
@@ -53,11 +53,20 @@ fn signals_are_send_and_sync() {
 /// Sockets, tasks and runtimes may be used across `catch_unwind`.
 #[test]
 fn public_types_are_unwind_safe() {
-    unwind_safe::<(Runtime, Handle, TcpListener, TcpStream, JoinHandle<u8>, JoinSet<u8>, AbortHandle, Signal)>();
+    unwind_safe::<(Runtime, Handle, JoinHandle<u8>, JoinSet<u8>, AbortHandle, Signal)>();
+    unwind_safe::<(TcpListener, TcpStream)>();
 }
 
 /// Futures and streams are `Unpin`.
 #[test]
 fn futures_and_streams_are_unpin() {
-    unpin::<(JoinHandle<PhantomPinned>, Accept<'_>, Incoming<'_>, YieldNow, CtrlC, Signal)>();
+    unpin::<(JoinHandle<PhantomPinned>, Incoming<'_, TcpListener>, IntoIncoming<TcpListener>, YieldNow, CtrlC, Signal)>(
+    );
+}
+
+/// The future of `accept` may be polled without pinning it, and by any thread.
+#[test]
+fn accept_is_unpin_and_send() {
+    fn check<T: Send + Sync + Unpin>(_: fn(&'static TcpListener) -> T) {}
+    check(TcpListener::accept);
 }

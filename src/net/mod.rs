@@ -20,9 +20,13 @@
 
 mod addr;
 mod deadline;
+mod halves;
+mod incoming;
 #[cfg(feature = "listenfd")]
 mod inherited;
+mod listen;
 mod listener;
+mod methods;
 mod serve;
 mod shutdown;
 mod stream;
@@ -30,10 +34,10 @@ mod sys;
 mod tcp;
 
 pub use addr::{ToSocketAddrs, lookup_host};
+pub use halves::{OwnedReadHalf, OwnedWriteHalf, ReadHalf, ReuniteError, WriteHalf};
+pub use incoming::{Incoming, IntoIncoming};
 pub use listener::Listener;
 pub use serve::{Failure, HandlerOutput, Open, Report, Serve, ServeError, Serving, serve, serve_local};
 pub use shutdown::ShutdownSignal;
 pub use std::net::Shutdown;
-pub use tcp::{
-    Accept, Incoming, OwnedReadHalf, OwnedWriteHalf, ReadHalf, ReuniteError, TcpListener, TcpStream, WriteHalf,
-};
+pub use tcp::{TcpListener, TcpStream};

@@ -11,7 +11,7 @@
 //!
 //! When a deadline has passed, the system call is made once more. `poll_read` and `poll_write` do that by `try_read`
 //! and `try_write`. They do not call their first closure again, because the compiler does not inline a closure with two
-//! callers, and that costs an echo 54 instructions. The vectored ones are rarer, and use one closure for both.
+//! callers, and that costs an echo 54 instructions.
 //!
 //! # Resets
 //! The kernel reports a reset to the first operation that comes. If a write or a peek meets it, the next read would
@@ -28,10 +28,17 @@ use std::time::Duration;
 
 use super::deadline::{Deadlines, Limit};
 use super::sys::{self, MAX_SLICES};
+use crate::budget;
 use crate::reactor::{Direction, Registration, Snapshot, WaiterSlot};
 
+/// The type of a stream's socket.
+pub(super) trait StreamSocket: AsFd {
+    /// Whether a short transfer proves that the kernel's buffer is drained, or full after a write.
+    const SHORT_RULE: bool;
+}
+
 /// A stream socket.
-pub(super) struct Stream<S: AsFd> {
+pub(super) struct Stream<S: StreamSocket> {
     registration: Registration<Socket<S>>,
     deadlines: Deadlines,
 }
@@ -49,7 +56,7 @@ impl<S: AsFd> AsFd for Socket<S> {
     }
 }
 
-impl<S: AsFd> Stream<S> {
+impl<S: StreamSocket> Stream<S> {
     /// Takes a non-blocking socket.
     pub(super) fn new(socket: S) -> Self {
         let registration = Registration::new(Socket { socket, was_reset: AtomicBool::new(false) });
@@ -97,10 +104,11 @@ impl<S: AsFd> Stream<S> {
         if capacity == 0 {
             return Poll::Ready(Ok(0));
         }
-        let mut read = |socket: &Socket<S>, seen| self.received(seen, capacity, sys::recv_vectored(socket, bufs));
-        match self.registration.poll_operation(cx, Direction::Read, WaiterSlot::Seat, &mut read) {
+        match self.registration.poll_operation(cx, Direction::Read, WaiterSlot::Seat, |socket, seen| {
+            self.received(seen, capacity, sys::recv_vectored(socket, bufs))
+        }) {
             Poll::Pending if !self.deadlines.is_empty() => {
-                self.poll_deadline(cx, Direction::Read, || self.registration.try_operation(Direction::Read, read))
+                self.poll_deadline(cx, Direction::Read, || self.try_read_vectored(bufs))
             }
             polled => polled,
         }
@@ -128,10 +136,11 @@ impl<S: AsFd> Stream<S> {
         if capacity == 0 {
             return Poll::Ready(Ok(0));
         }
-        let write = |socket: &Socket<S>, seen| self.sent(seen, capacity, sys::send_vectored(socket, bufs));
-        match self.registration.poll_operation(cx, Direction::Write, WaiterSlot::Seat, write) {
+        match self.registration.poll_operation(cx, Direction::Write, WaiterSlot::Seat, |socket, seen| {
+            self.sent(seen, capacity, sys::send_vectored(socket, bufs))
+        }) {
             Poll::Pending if !self.deadlines.is_empty() => {
-                self.poll_deadline(cx, Direction::Write, || self.registration.try_operation(Direction::Write, write))
+                self.poll_deadline(cx, Direction::Write, || self.try_write_vectored(bufs))
             }
             polled => polled,
         }
@@ -155,23 +164,90 @@ impl<S: AsFd> Stream<S> {
             .try_operation(Direction::Write, |socket, seen| self.sent(seen, buf.len(), sys::send(socket, buf)))
     }
 
-    /// Reads without taking the bytes away.
-    pub(super) async fn peek(&self, buf: &mut [u8]) -> io::Result<usize> {
-        if buf.is_empty() {
+    /// Reads what is there into several buffers, without waiting.
+    pub(super) fn try_read_vectored(&self, bufs: &mut [IoSliceMut<'_>]) -> io::Result<usize> {
+        let passed = passed_slices(bufs);
+        let bufs = &mut bufs[passed];
+        let capacity = bufs.iter().map(|buf| buf.len()).sum();
+        if capacity == 0 {
             return Ok(0);
         }
+        self.registration.try_operation(Direction::Read, |socket, seen| {
+            self.received(seen, capacity, sys::recv_vectored(socket, bufs))
+        })
+    }
+
+    /// Writes what can be written of several buffers, without waiting.
+    pub(super) fn try_write_vectored(&self, bufs: &[IoSlice<'_>]) -> io::Result<usize> {
+        let bufs = &bufs[passed_slices(bufs)];
+        let capacity = bufs.iter().map(|buf| buf.len()).sum();
+        if capacity == 0 {
+            return Ok(0);
+        }
+        self.registration
+            .try_operation(Direction::Write, |socket, seen| self.sent(seen, capacity, sys::send_vectored(socket, bufs)))
+    }
+
+    /// Reads without taking the bytes away.
+    pub(super) async fn peek(&self, buf: &mut [u8]) -> io::Result<usize> {
+        let mut wait = self.registration.waiter(Direction::Read);
+        poll_fn(|cx| self.poll_peek(cx, wait.slot(), buf)).await
+    }
+
+    /// As [`peek`](Self::peek), for a caller that says where its waker is kept.
+    pub(super) fn poll_peek(
+        &self,
+        cx: &mut Context<'_>,
+        mut slot: WaiterSlot<'_>,
+        buf: &mut [u8],
+    ) -> Poll<io::Result<usize>> {
+        if buf.is_empty() {
+            return Poll::Ready(Ok(0));
+        }
+        let mut peek = |socket: &Socket<S>, seen| self.peeked(seen, sys::peek(socket, buf));
+        loop {
+            match ready!(self.registration.poll_operation(cx, Direction::Read, slot.reborrow(), &mut peek))? {
+                Ok(peeked) => return Poll::Ready(Ok(peeked)),
+                // On the poll(2) backend the next turn reports the bytes again, and the peek looks in vain. No system
+                // needs that backend and has SO_PEEK_OFF.
+                Err(seen) => ready!(self.registration.poll_event(cx, Direction::Read, &mut slot, seen))?,
+            }
+        }
+    }
+
+    /// Waits until the reading side has ended, or the connection has failed.
+    pub(super) async fn closed(&self) -> io::Result<()> {
         let mut wait = self.registration.waiter(Direction::Read);
         poll_fn(|cx| {
             loop {
-                match ready!(wait.poll_operation(cx, |socket, seen| self.peeked(seen, sys::peek(socket, buf))))? {
-                    Ok(peeked) => return Poll::Ready(Ok(peeked)),
-                    // On the poll(2) backend the next turn reports the bytes again, and the peek looks in vain. No system
-                    // needs that backend and has SO_PEEK_OFF.
-                    Err(seen) => ready!(wait.poll_event(cx, seen))?,
+                ready!(budget::poll_proceed(cx));
+                // Before poll(2): an event that comes after it is not missed.
+                let seen = self.registration.load();
+                if sys::has_ended(self.socket()) {
+                    budget::spend();
+                    return Poll::Ready(Ok(()));
                 }
+                // The poll(2) backend reports bytes that stay unread in each turn, and each turn asks once more.
+                ready!(self.registration.poll_event(cx, Direction::Read, &mut wait.slot(), seen))?;
             }
         })
         .await
+    }
+
+    /// Shuts down the writing half, and reads at most `limit` bytes. Returns `false` if the peer's end was not among
+    /// them.
+    pub(super) async fn drain(&self, limit: u64) -> io::Result<bool> {
+        self.shutdown(Shutdown::Write)?;
+        let mut buf = [0; 4096];
+        let mut left = limit;
+        while left > 0 {
+            let want = usize::try_from(left).map_or(buf.len(), |left| left.min(buf.len()));
+            match poll_fn(|cx| self.poll_read(cx, &mut buf[..want])).await? {
+                0 => return Ok(true),
+                read => left -= read as u64,
+            }
+        }
+        Ok(false)
     }
 
     /// Shuts down one half of the stream, or both.
@@ -249,6 +325,7 @@ impl<S: AsFd> Stream<S> {
         if !self.deadlines.is_empty() {
             self.deadlines.operation_ended(direction, transferred > 0);
         }
+        let capacity = if S::SHORT_RULE { capacity } else { transferred };
         self.registration.transferred(direction, seen, capacity, transferred);
         transferred
     }

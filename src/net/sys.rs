@@ -4,13 +4,14 @@
 //! file, which all duplicates of the descriptor share. A duplicate that other code makes blocking must not block a
 //! worker.
 
+use std::fmt;
 use std::io::{self, IoSlice, IoSliceMut};
 use std::net::Shutdown;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::{RecvAncillaryBuffer, RecvFlags, SendAncillaryBuffer, SendFlags};
-use socket2::SockRef;
+use socket2::{Domain, SockRef, Socket, Type};
 
 /// The most slices that one recvmsg(2) or sendmsg(2) takes (`IOV_MAX`). The next call takes the rest of a longer list.
 pub(super) const MAX_SLICES: usize = 1024;
@@ -59,21 +60,51 @@ pub(super) fn shutdown(socket: &impl AsFd, how: Shutdown) -> io::Result<()> {
     }
 }
 
-/// Whether the socket listens (`SO_ACCEPTCONN`, socket(7)). A socket that does not would never have a connection.
+/// Fails if the socket does not listen. It would never have a connection.
+pub(super) fn check_listens(listener: &(impl AsFd + fmt::Debug)) -> io::Result<()> {
+    if may_listen(listener)? {
+        return Ok(());
+    }
+    let why = format!("{listener:?} does not listen; call listen(2) first, or pass the socket that does");
+    Err(io::Error::new(io::ErrorKind::InvalidInput, why))
+}
+
+/// Whether the socket listens (`SO_ACCEPTCONN`, socket(7)).
 #[cfg(any(target_os = "linux", target_os = "android"))]
-pub(super) fn may_listen(listener: &impl AsFd) -> io::Result<bool> {
+fn may_listen(listener: &impl AsFd) -> io::Result<bool> {
     Ok(rustix::net::sockopt::socket_acceptconn(listener)?)
 }
 /// Not every other system has the option. There accept(2) answers the question.
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
-pub(super) fn may_listen(_: &impl AsFd) -> io::Result<bool> {
+fn may_listen(_: &impl AsFd) -> io::Result<bool> {
     Ok(true)
+}
+
+/// A descriptor that a server may close to accept with. A new socket: closing a duplicate frees no file, so it would not
+/// help against `ENFILE`. A duplicate is the fallback in a sandbox that allows no new socket.
+pub(super) fn reserve(listener: &impl AsFd, domain: Domain, kind: Type) -> Option<OwnedFd> {
+    match Socket::new(domain, kind, None) {
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => listener.as_fd().try_clone_to_owned().ok(),
+        socket => socket.ok().map(OwnedFd::from),
+    }
 }
 
 /// Whether poll(2) finds the socket readable. Also true if poll(2) fails: a system call that reads reports the error.
 pub(super) fn is_readable(socket: &impl AsFd) -> bool {
     poll(&mut [PollFd::new(socket, PollFlags::IN)], Some(&Timespec::default())) != Ok(0)
 }
+
+/// Whether the reading side of a stream has ended, even if bytes before the end are unread, or the connection has
+/// failed. Also true if poll(2) fails.
+pub(super) fn has_ended(socket: &impl AsFd) -> bool {
+    poll(&mut [PollFd::new(socket, ENDED)], Some(&Timespec::default())) != Ok(0)
+}
+/// An error and a hang-up are always reported.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+const ENDED: PollFlags = PollFlags::RDHUP;
+/// These systems report a hang-up as soon as the reading side has ended.
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+const ENDED: PollFlags = PollFlags::HUP;
 
 /// Whether a connection waits.
 ///

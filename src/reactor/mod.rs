@@ -15,11 +15,13 @@
 //!
 //! # The files
 //! `backend` says which events there are. `readiness` is one atomic word for each socket: which directions are ready.
-//! `waiters` keeps the wakers of the tasks that wait for a socket. `source` joins the two, with the rule that loses no
+//! `interest` is
+//! a set of directions. `waiters` keeps the wakers of the tasks that wait for a socket. `source` joins the two, with the rule that loses no
 //! wake-up. `slots` maps tokens to sources. `registry` is the half of the reactor that sockets share, and
 //! `registration` a socket with its source. `unpark` and `timer_fd` end a block.
 
 mod backend;
+mod interest;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod model;
 mod readiness;
@@ -38,11 +40,11 @@ use std::sync::{Arc, Weak};
 use std::task::Waker;
 use std::time::Duration;
 
-use mio::Interest;
 use mio::event::Event;
 use mio::unix::SourceFd;
 
 use backend::{EVENT_CAPACITY, TIMER_FD, UNPARK, WATCHED, descriptor};
+pub use interest::{Interest, Ready};
 use readiness::Report;
 pub(crate) use readiness::{Direction, Snapshot};
 pub(crate) use registration::{Registration, Wait};
@@ -184,8 +186,8 @@ impl Reactor {
         let known = self.watched.iter_mut().find(|watched| Arc::ptr_eq(&watched.registry, stuck));
         let registered = match &known {
             // To add an epoll takes time in proportion to its sockets. This does not, and reports what is ready as well.
-            Some(_) => own.reregister(&mut SourceFd(&fd), WATCHED, Interest::READABLE),
-            None => own.register(&mut SourceFd(&fd), WATCHED, Interest::READABLE),
+            Some(_) => own.reregister(&mut SourceFd(&fd), WATCHED, mio::Interest::READABLE),
+            None => own.register(&mut SourceFd(&fd), WATCHED, mio::Interest::READABLE),
         };
         registered.inspect_err(|_| stuck.is_watched.store(false, Ordering::Release))?;
         match known {

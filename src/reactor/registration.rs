@@ -31,6 +31,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Wake, Waker, ready};
 
 use super::backend::{EDGE_TRIGGERED, SHORT_MEANS_DRAINED};
+use super::interest::{Interest, Ready};
 use super::readiness::{Direction, Snapshot};
 use super::registry::{Registered, Registry, Source, no_runtime};
 use super::source::Stored;
@@ -206,18 +207,58 @@ impl<S: AsFd> Registration<S> {
         mut operation: impl FnMut(&S, Snapshot) -> io::Result<R>,
     ) -> io::Result<R> {
         loop {
-            let seen = self.link.0.load();
-            match operation(&self.socket, seen) {
-                Err(error) if would_block(&error) => {
-                    if self.clear(direction, seen) {
-                        self.link.0.arm(|registered| registered.rearm(self.fd()))?;
-                    }
-                    return Err(error);
-                }
+            match self.try_io(direction.into(), &mut operation) {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 result => return result,
             }
         }
+    }
+
+    /// Makes a system call now, once. `WouldBlock` clears the directions of `interest`.
+    pub(crate) fn try_io<R>(
+        &self,
+        interest: Interest,
+        call: impl FnOnce(&S, Snapshot) -> io::Result<R>,
+    ) -> io::Result<R> {
+        let seen = self.load();
+        let result = call(&self.socket, seen);
+        if result.as_ref().is_err_and(would_block) {
+            self.clear_ready(interest, seen)?;
+        }
+        result
+    }
+
+    /// Clears the directions of `interest`, except those that an event has reported since `seen`.
+    pub(crate) fn clear_ready(&self, interest: Interest, seen: Snapshot) -> io::Result<()> {
+        let mut cleared = false;
+        for direction in interest.directions() {
+            cleared |= self.clear(direction, seen);
+        }
+        if cleared { self.link.0.arm(|registered| registered.rearm(self.fd())) } else { Ok(()) }
+    }
+
+    /// Makes a system call that the caller passes, again and again until its result is not `WouldBlock`. Waits for a
+    /// direction of `interest` in between.
+    pub(crate) async fn async_io<R>(
+        &self,
+        interest: Interest,
+        mut call: impl FnMut(&S) -> io::Result<R>,
+    ) -> io::Result<R> {
+        let mut waits = self.waits();
+        poll_fn(|cx| {
+            loop {
+                ready!(budget::poll_proceed(cx));
+                match self.try_io(interest, |socket, _| call(socket)) {
+                    Err(error) if would_block(&error) => ready!(waits.poll_ready(cx, interest)).map(drop)?,
+                    Err(error) if error.kind() == io::ErrorKind::Interrupted => budget::spend(),
+                    result => {
+                        budget::spend();
+                        return Poll::Ready(result);
+                    }
+                }
+            }
+        })
+        .await
     }
 
     /// Runs `operation` when it can go on, in the list of the `&self` operations.
@@ -230,10 +271,51 @@ impl<S: AsFd> Registration<S> {
         poll_fn(|cx| wait.poll_operation(cx, &mut operation)).await
     }
 
-    /// Waits until the reactor reports this direction ready.
-    pub(crate) async fn ready(&self, direction: Direction) -> io::Result<()> {
+    /// The word now.
+    pub(crate) fn load(&self) -> Snapshot {
+        self.link.0.load()
+    }
+
+    /// Waits until the reactor reports a direction of `interest` ready. Also returns the word that says so.
+    pub(crate) async fn ready(&self, interest: Interest) -> io::Result<(Ready, Snapshot)> {
+        let mut waits = self.waits();
+        poll_fn(|cx| waits.poll_ready(cx, interest)).await
+    }
+
+    /// Waits until the reactor reports a direction ready.
+    pub(crate) async fn reported(&self, direction: Direction) -> io::Result<Snapshot> {
         let mut wait = self.waiter(direction);
-        poll_fn(|cx| wait.poll_reported(cx)).await
+        poll_fn(|cx| self.poll_reported(cx, direction, wait.slot())).await
+    }
+
+    /// Returns the word once the reactor has reported a direction ready. Unlike an operation, it cannot just try. So it
+    /// registers an unregistered socket first, and the kernel reports what is already so.
+    pub(crate) fn poll_reported(
+        &self,
+        cx: &mut Context<'_>,
+        direction: Direction,
+        mut slot: WaiterSlot<'_>,
+    ) -> Poll<io::Result<Snapshot>> {
+        loop {
+            let seen = self.load();
+            if seen.is_reported(direction) {
+                ready!(budget::poll_spend(cx));
+                return Poll::Ready(Ok(seen));
+            }
+            ready!(self.poll_event(cx, direction, &mut slot, seen))?;
+        }
+    }
+
+    /// Waits for an event that `seen` does not have, also if the direction is ready. May return early once.
+    pub(crate) fn poll_event(
+        &self,
+        cx: &mut Context<'_>,
+        direction: Direction,
+        slot: &mut WaiterSlot<'_>,
+        seen: Snapshot,
+    ) -> Poll<io::Result<()>> {
+        let sleeps = self.wait(cx.waker(), direction, slot, seen)?;
+        if sleeps { Poll::Pending } else { Poll::Ready(Ok(())) }
     }
 
     /// A waker that wakes the tasks that wait for this direction.
@@ -244,6 +326,10 @@ impl<S: AsFd> Registration<S> {
     /// A place in the list of the `&self` operations, for one operation or several.
     pub(crate) fn waiter(&self, direction: Direction) -> Wait<'_, S> {
         Wait { registration: self, direction, key: None }
+    }
+
+    fn waits(&self) -> Waits<'_, S> {
+        Waits { read: self.waiter(Direction::Read), write: self.waiter(Direction::Write) }
     }
 }
 
@@ -290,25 +376,10 @@ impl<S: AsFd> Wait<'_, S> {
         poll
     }
 
-    /// Returns once the reactor has reported the direction ready. Unlike an operation, it cannot just try. So it
-    /// registers an unregistered socket first, and the kernel reports what is already so.
-    fn poll_reported(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        loop {
-            let seen = self.registration.link.0.load();
-            if seen.is_reported(self.direction) {
-                ready!(budget::poll_proceed(cx));
-                budget::spend();
-                return Poll::Ready(Ok(()));
-            }
-            ready!(self.poll_event(cx, seen))?;
-        }
-    }
-
-    /// Waits for an event that `seen` does not have, also if the direction is ready. May return early once.
-    pub(crate) fn poll_event(&mut self, cx: &mut Context<'_>, seen: Snapshot) -> Poll<io::Result<()>> {
-        let mut slot = WaiterSlot::Listed(&mut self.key);
-        let sleeps = self.registration.wait(cx.waker(), self.direction, &mut slot, seen)?;
-        if sleeps { Poll::Pending } else { Poll::Ready(Ok(())) }
+    /// The operation's place in the list. It stays there until it is polled by
+    /// [`poll_operation`](Wait::poll_operation) to its end, or dropped.
+    pub(crate) fn slot(&mut self) -> WaiterSlot<'_> {
+        WaiterSlot::Listed(&mut self.key)
     }
 
     fn remove_waiter(&mut self) {
@@ -321,6 +392,36 @@ impl<S: AsFd> Wait<'_, S> {
 impl<S: AsFd> Drop for Wait<'_, S> {
     fn drop(&mut self) {
         self.remove_waiter();
+    }
+}
+
+/// A wait for one direction or both.
+struct Waits<'a, S: AsFd> {
+    read: Wait<'a, S>,
+    write: Wait<'a, S>,
+}
+
+impl<S: AsFd> Waits<'_, S> {
+    /// Returns once the reactor has reported a direction of `interest`, as [`Registration::poll_reported`].
+    fn poll_ready(&mut self, cx: &mut Context<'_>, interest: Interest) -> Poll<io::Result<(Ready, Snapshot)>> {
+        'look: loop {
+            let seen = self.read.registration.load();
+            if let Some(ready) = Ready::reported(interest, seen) {
+                ready!(budget::poll_spend(cx));
+                return Poll::Ready(Ok((ready, seen)));
+            }
+            for direction in interest.directions() {
+                let wait = match direction {
+                    Direction::Read => &mut self.read,
+                    Direction::Write => &mut self.write,
+                };
+                let registration = wait.registration;
+                if registration.poll_event(cx, direction, &mut wait.slot(), seen)?.is_ready() {
+                    continue 'look;
+                }
+            }
+            return Poll::Pending;
+        }
     }
 }
 

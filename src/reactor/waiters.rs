@@ -50,6 +50,15 @@ pub(crate) enum WaiterSlot<'a> {
     Listed(&'a mut Option<u64>),
 }
 
+impl WaiterSlot<'_> {
+    pub(crate) fn reborrow(&mut self) -> WaiterSlot<'_> {
+        match self {
+            Self::Seat => WaiterSlot::Seat,
+            Self::Listed(key) => WaiterSlot::Listed(key),
+        }
+    }
+}
+
 /// The wakers of the `&self` operations, each under a key, and those that left the seat to another.
 struct List {
     /// In the order of their keys.

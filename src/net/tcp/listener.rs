@@ -5,20 +5,18 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::panic::{RefUnwindSafe, UnwindSafe};
-use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 
-use futures_lite::Stream;
 use socket2::{Domain, Protocol, Socket, Type};
 
 use super::stream::TcpStream;
-use crate::budget;
-use crate::metrics;
 use crate::net::addr::{ToSocketAddrs, try_each};
+use crate::net::incoming::{Incoming, IntoIncoming};
+use crate::net::listen::{Accepts, ListenSocket, Listening};
 use crate::net::listener::Listener;
+use crate::net::methods::{impl_fd, impl_readiness};
 use crate::net::sys;
-use crate::reactor::{Direction, Registration, Snapshot, Wait, WaiterSlot};
+use crate::reactor::{Direction, Interest, Ready, Registration, WaiterSlot};
 
 /// A TCP socket that accepts connections.
 ///
@@ -37,13 +35,19 @@ use crate::reactor::{Direction, Registration, Snapshot, Wait, WaiterSlot};
 /// # }).unwrap();
 /// ```
 pub struct TcpListener {
-    /// The socket is mio's, because its `accept` makes the new socket non-blocking and close-on-exec in one system call
-    /// where there is one. With std's listener, non-blocking takes another system call.
-    registration: Registration<mio::net::TcpListener>,
-    /// A hint, which only decides whether the listener asks poll(2) ([`sys::may_accept`]) before it calls accept(2). The
-    /// last poll(2) found the queue empty. If the reactor has reported the socket since, there is a connection, and
-    /// poll(2) can be left out.
-    empty: AtomicBool,
+    listening: Listening<mio::net::TcpListener>,
+}
+
+/// mio's listener, because its `accept` makes the new socket non-blocking and close-on-exec in one system call where
+/// there is one. With std's listener, non-blocking takes another system call.
+impl ListenSocket for mio::net::TcpListener {
+    type Stream = TcpStream;
+    type Addr = SocketAddr;
+
+    fn accept(&self) -> io::Result<(TcpStream, SocketAddr)> {
+        let (stream, peer) = mio::net::TcpListener::accept(self)?;
+        Ok((TcpStream::from_fd(stream.into()), peer))
+    }
 }
 
 impl TcpListener {
@@ -85,17 +89,13 @@ impl TcpListener {
     /// Whether a socket listens is asked on Linux and Android; elsewhere the first [`accept`](TcpListener::accept) says
     /// so. No duplicate of the listener may be made blocking while it is used: see [`accept`](TcpListener::accept).
     pub fn from_std(listener: std::net::TcpListener) -> io::Result<Self> {
-        if !sys::may_listen(&listener)? {
-            let why = format!("{listener:?} does not listen; call listen(2) first, or pass the socket that does");
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, why));
-        }
+        sys::check_listens(&listener)?;
         Self::from_listening(listener)
     }
 
     fn from_listening(listener: std::net::TcpListener) -> io::Result<Self> {
         listener.set_nonblocking(true)?;
-        let registration = Registration::new(mio::net::TcpListener::from_std(listener));
-        Ok(Self { registration, empty: AtomicBool::new(false) })
+        Ok(Self { listening: Listening::new(mio::net::TcpListener::from_std(listener)) })
     }
 
     /// The listeners that the parent of this process has opened for it: socket activation, as systemd does it.
@@ -148,7 +148,7 @@ impl TcpListener {
     /// # Errors
     /// If it cannot be made blocking (fcntl(2)).
     pub fn into_std(self) -> io::Result<std::net::TcpListener> {
-        let listener = std::net::TcpListener::from(OwnedFd::from(self.registration.into_socket()));
+        let listener = std::net::TcpListener::from(OwnedFd::from(self.into_socket()));
         listener.set_nonblocking(false)?;
         Ok(listener)
     }
@@ -178,8 +178,8 @@ impl TcpListener {
     ///
     /// # Examples
     /// See [`TcpListener`].
-    pub fn accept(&self) -> Accept<'_> {
-        Accept { listener: self, wait: self.registration.waiter(Direction::Read) }
+    pub fn accept(&self) -> impl Future<Output = io::Result<(TcpStream, SocketAddr)>> + Unpin {
+        self.listening.accept()
     }
 
     /// Accepts the next connection, or stores the waker if there is none.
@@ -193,7 +193,7 @@ impl TcpListener {
     /// # Examples
     /// See [`Listener`].
     pub fn poll_accept(&self, cx: &mut Context<'_>) -> Poll<io::Result<(TcpStream, SocketAddr)>> {
-        self.registration.poll_operation(cx, Direction::Read, WaiterSlot::Seat, |_, seen| self.accept_seen(seen))
+        self.listening.poll_accept(cx)
     }
 
     /// Accepts a connection that is in the kernel's queue, and never waits.
@@ -219,10 +219,10 @@ impl TcpListener {
     /// # }).unwrap();
     /// ```
     pub fn try_accept(&self) -> io::Result<(TcpStream, SocketAddr)> {
-        self.registration.try_operation(Direction::Read, |_, _| self.accept_one(false))
+        self.listening.try_accept()
     }
 
-    /// The connections as a [`Stream`] that never ends.
+    /// The connections as a [`Stream`](futures_lite::Stream) that never ends.
     ///
     /// Each item is what [`accept`](TcpListener::accept) returns, without the peer's address.
     ///
@@ -245,8 +245,30 @@ impl TcpListener {
     /// # std::io::Result::Ok(())
     /// # }).unwrap();
     /// ```
-    pub fn incoming(&self) -> Incoming<'_> {
-        Incoming { accept: self.accept() }
+    pub fn incoming(&self) -> Incoming<'_, Self> {
+        Incoming::new(self)
+    }
+
+    /// The connections as a [`Stream`](futures_lite::Stream) that never ends and owns the listener.
+    ///
+    /// Apart from that it is like [`incoming`](TcpListener::incoming).
+    ///
+    /// # Examples
+    /// ```
+    /// use futures_lite::StreamExt;
+    /// use kittiwake::net::{TcpListener, TcpStream};
+    ///
+    /// # kittiwake::block_on(async {
+    /// let listener = TcpListener::bind("127.0.0.1:0").await?;
+    /// let _client = kittiwake::spawn(TcpStream::connect(listener.local_addr()?));
+    /// let mut streams = listener.into_incoming();
+    /// let accepting = kittiwake::spawn(async move { streams.next().await.unwrap() });
+    /// assert!(accepting.await.unwrap()?.nodelay().is_ok());
+    /// # std::io::Result::Ok(())
+    /// # }).unwrap();
+    /// ```
+    pub fn into_incoming(self) -> IntoIncoming<Self> {
+        IntoIncoming::new(self)
     }
 
     /// The address it listens on.
@@ -255,14 +277,6 @@ impl TcpListener {
     /// See getsockname(2).
     pub fn local_addr(&self) -> io::Result<SocketAddr> {
         self.socket().local_addr()
-    }
-
-    /// The error that is pending on the socket (`SO_ERROR`), which this takes away.
-    ///
-    /// # Errors
-    /// See getsockopt(2).
-    pub fn take_error(&self) -> io::Result<Option<io::Error>> {
-        self.socket().take_error()
     }
 
     /// How many hops a connection's packets may take.
@@ -281,31 +295,36 @@ impl TcpListener {
         self.socket().set_ttl(ttl)
     }
 
+    fn registration(&self) -> &Registration<mio::net::TcpListener> {
+        self.listening.registration()
+    }
+
     fn socket(&self) -> &mio::net::TcpListener {
-        self.registration.socket()
+        self.registration().socket()
     }
 
-    fn accept_seen(&self, seen: Snapshot) -> io::Result<(TcpStream, SocketAddr)> {
-        self.accept_one(seen.is_reported(Direction::Read))
+    fn into_socket(self) -> mio::net::TcpListener {
+        self.listening.into_socket()
     }
+}
 
-    /// Accepts one connection. `reported`: the reactor has reported that there are some. A connection that its peer has
-    /// given up counts as an interruption, so that the caller tries again.
-    fn accept_one(&self, reported: bool) -> io::Result<(TcpStream, SocketAddr)> {
-        // Relaxed: if two tasks race, one of them makes a poll(2) or an accept(2) in vain. Nothing else depends on the
-        // hint.
-        let is_new = self.empty.swap(false, Ordering::Relaxed) && reported;
-        if !is_new && !sys::may_accept(self.socket()) {
-            self.empty.store(true, Ordering::Relaxed);
-            return Err(io::ErrorKind::WouldBlock.into());
-        }
-        let (stream, peer) = self.socket().accept().map_err(|error| match error.raw_os_error() {
-            Some(libc::ECONNABORTED | libc::EPROTO) => io::ErrorKind::Interrupted.into(),
-            _ => error,
-        })?;
-        metrics::count_accept();
-        budget::count_events(1);
-        Ok((TcpStream::from_nonblocking(stream.into()), peer))
+impl_readiness!(read TcpListener);
+impl_fd!(TcpListener);
+
+impl TryFrom<std::net::TcpListener> for TcpListener {
+    type Error = io::Error;
+
+    /// As [`from_std`](TcpListener::from_std).
+    fn try_from(listener: std::net::TcpListener) -> io::Result<Self> {
+        Self::from_std(listener)
+    }
+}
+
+impl Accepts for TcpListener {
+    type Socket = mio::net::TcpListener;
+
+    fn listening(&self) -> &Listening<mio::net::TcpListener> {
+        &self.listening
     }
 }
 
@@ -321,112 +340,7 @@ impl Listener for TcpListener {
         TcpListener::try_accept(self)
     }
 
-    /// A new socket. Closing a duplicate frees no file, so it would not help against `ENFILE`. It is the fallback in a
-    /// sandbox that allows no new socket.
     fn reserve(&self) -> Option<OwnedFd> {
-        match Socket::new(Domain::for_address(self.local_addr().ok()?), Type::STREAM, None) {
-            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => self.as_fd().try_clone_to_owned().ok(),
-            socket => socket.ok().map(OwnedFd::from),
-        }
-    }
-}
-
-impl AsFd for TcpListener {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.socket().as_fd()
-    }
-}
-
-impl AsRawFd for TcpListener {
-    fn as_raw_fd(&self) -> RawFd {
-        self.socket().as_raw_fd()
-    }
-}
-
-// A panic leaves no state of a listener half changed.
-impl UnwindSafe for TcpListener {}
-impl RefUnwindSafe for TcpListener {}
-
-impl fmt::Debug for TcpListener {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.socket().fmt(f)
-    }
-}
-
-/// The future of [`TcpListener::accept`].
-#[must_use = "futures do nothing unless awaited"]
-pub struct Accept<'a> {
-    listener: &'a TcpListener,
-    wait: Wait<'a, mio::net::TcpListener>,
-}
-
-impl Future for Accept<'_> {
-    type Output = io::Result<(TcpStream, SocketAddr)>;
-
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let listener = self.listener;
-        self.wait.poll_operation(cx, |_, seen| listener.accept_seen(seen))
-    }
-}
-
-impl fmt::Debug for Accept<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Accept").finish_non_exhaustive()
-    }
-}
-
-/// The stream of [`TcpListener::incoming`].
-#[derive(Debug)]
-#[must_use = "streams do nothing unless polled"]
-pub struct Incoming<'a> {
-    accept: Accept<'a>,
-}
-
-impl Stream for Incoming<'_> {
-    type Item = io::Result<TcpStream>;
-
-    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        // `Accept` accepts anew each time it is polled.
-        let accepted = std::task::ready!(Pin::new(&mut self.accept).poll(cx));
-        Poll::Ready(Some(accepted.map(|(stream, _)| stream)))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// Only the first connection after an event is accepted without a poll(2) before it. Otherwise each connection that
-    /// comes alone would cost two calls of poll(2), and a process without descriptors would get the error of an
-    /// accept(2) without a connection.
-    #[test]
-    fn only_first_accept_skips_poll() {
-        let listener = TcpListener::bind_to(([127, 0, 0, 1], 0).into()).expect("a port");
-        let is_empty = || listener.empty.load(Ordering::Relaxed);
-        let none =
-            |reported| assert_eq!(listener.accept_one(reported).expect_err("none").kind(), io::ErrorKind::WouldBlock);
-        none(false);
-        assert!(is_empty(), "an event comes before the next one");
-        none(false);
-        assert!(is_empty(), "no event has come: it was asked again");
-        let client = std::net::TcpStream::connect(listener.local_addr().unwrap()).expect("the listener's queue");
-        let (_, peer) = listener.accept_one(true).expect("on loopback it is there once it is connected");
-        assert_eq!((peer, is_empty()), (client.local_addr().unwrap(), false), "there may be more");
-        none(true);
-        assert!(is_empty());
-        none(true);
-        assert!(!is_empty(), "accept(2) was called in vain: others take what events announce");
-        none(true);
-        assert!(is_empty(), "and so it was asked");
-    }
-
-    /// An accepted connection is work for the spin policy, however few bytes it brings.
-    #[test]
-    fn accepted_connection_is_work() {
-        let listener = TcpListener::bind_to(([127, 0, 0, 1], 0).into()).expect("a port");
-        let _client = std::net::TcpStream::connect(listener.local_addr().unwrap()).expect("the listener's queue");
-        budget::take_work();
-        listener.accept_one(true).expect("on loopback it is there once it is connected");
-        assert!(budget::take_work() > 0, "accepting a connection is no work");
+        sys::reserve(self, Domain::for_address(self.local_addr().ok()?), Type::STREAM)
     }
 }

@@ -1,9 +1,7 @@
-//! TCP: listeners, streams, and the halves of a stream.
+//! TCP: listeners and streams.
 
 mod listener;
-mod split;
 mod stream;
 
-pub use listener::{Accept, Incoming, TcpListener};
-pub use split::{OwnedReadHalf, OwnedWriteHalf, ReadHalf, ReuniteError, WriteHalf};
+pub use listener::TcpListener;
 pub use stream::TcpStream;

@@ -1,7 +1,6 @@
 //! Connecting, reading and writing.
 
 use std::fmt;
-use std::future::poll_fn;
 use std::io::{self, IoSlice, IoSliceMut};
 use std::net::{Shutdown, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
@@ -11,8 +10,9 @@ use std::task::{Context, Poll};
 
 use crate::net::addr::{ToSocketAddrs, try_each};
 use crate::net::deadline::Limit;
-use crate::net::stream::{Stream, impl_io};
-use crate::reactor::Direction;
+use crate::net::methods::{impl_fd, impl_readiness, impl_std, impl_stream};
+use crate::net::stream::{Socket, Stream, StreamSocket, impl_io};
+use crate::reactor::{Direction, Interest, Ready, Registration, WaiterSlot};
 use crate::time::{Duration, timeout};
 
 /// A TCP connection.
@@ -67,7 +67,11 @@ use crate::time::{Duration, timeout};
 /// # }).unwrap();
 /// ```
 pub struct TcpStream {
-    pub(super) stream: Stream<std::net::TcpStream>,
+    pub(in crate::net) stream: Stream<std::net::TcpStream>,
+}
+
+impl StreamSocket for std::net::TcpStream {
+    const SHORT_RULE: bool = true;
 }
 
 impl TcpStream {
@@ -118,198 +122,16 @@ impl TcpStream {
     async fn connect_to(addr: SocketAddr) -> io::Result<Self> {
         // The call first, then the registration: a socket that is not connecting
         // yet would be reported as closed.
-        let stream = Self::from_nonblocking(mio::net::TcpStream::connect(addr)?.into());
+        let stream = Self::from_fd(mio::net::TcpStream::connect(addr)?.into());
         // Until the first event the socket has neither an error nor a peer, and the check could not tell.
         stream.writable().await?;
-        stream.stream.registration().operate(Direction::Write, |_, _| connected(stream.socket())).await?;
+        stream.registration().operate(Direction::Write, |_, _| connected(stream.socket())).await?;
         Ok(stream)
     }
 
-    /// Takes a stream of std's, and makes it non-blocking.
-    ///
-    /// # Errors
-    /// If it cannot be made non-blocking (fcntl(2)).
-    pub fn from_std(stream: std::net::TcpStream) -> io::Result<Self> {
-        stream.set_nonblocking(true)?;
-        Ok(Self::from_nonblocking(stream.into()))
-    }
-
-    pub(super) fn from_nonblocking(socket: OwnedFd) -> Self {
-        Self { stream: Stream::new(socket.into()) }
-    }
-
-    /// Gives the stream back as one of std's, out of the reactor and blocking again. Every duplicate of its
-    /// descriptor becomes blocking too, because duplicates share that setting.
-    ///
-    /// # Errors
-    /// If it cannot be made blocking (fcntl(2)).
-    pub fn into_std(self) -> io::Result<std::net::TcpStream> {
-        let stream = self.stream.into_socket();
-        stream.set_nonblocking(false)?;
-        Ok(stream)
-    }
-
-    /// Reads without taking the bytes away: the next read gets them again.
-    ///
-    /// Waits until there is something, and returns `Ok(0)` at the end of the stream. If the socket has a peek offset
-    /// (`SO_PEEK_OFF`, socket(7)), it waits for bytes beyond the offset.
-    ///
-    /// # Cancel safety
-    /// Safe: nothing is taken.
-    ///
-    /// # Errors
-    /// As for reading.
-    ///
-    /// # Examples
-    /// ```
-    /// use kittiwake::net::{TcpListener, TcpStream};
-    ///
-    /// # kittiwake::block_on(async {
-    /// let listener = TcpListener::bind("127.0.0.1:0").await?;
-    /// let client = TcpStream::connect(listener.local_addr()?).await?;
-    /// let (server, _) = listener.accept().await?;
-    /// client.try_write(b"hello")?;
-    /// let mut buf = [0; 16];
-    /// assert_eq!(server.peek(&mut buf).await?, 5);
-    /// assert_eq!(server.try_read(&mut buf)?, 5);
-    /// # std::io::Result::Ok(())
-    /// # }).unwrap();
-    /// ```
-    pub async fn peek(&self, buf: &mut [u8]) -> io::Result<usize> {
-        self.stream.peek(buf).await
-    }
-
-    /// Waits until there is something to read, an end or an error included.
-    ///
-    /// It may return when there is nothing: then [`try_read`](TcpStream::try_read) says `WouldBlock`, and the next call
-    /// waits.
-    ///
-    /// # Cancel safety
-    /// Safe.
-    ///
-    /// # Errors
-    /// If the socket cannot be registered: no runtime on this thread, or epoll_ctl(2) fails.
-    ///
-    /// # Examples
-    /// ```
-    /// use kittiwake::net::TcpStream;
-    ///
-    /// async fn read(stream: &TcpStream, buf: &mut [u8]) -> std::io::Result<usize> {
-    ///     loop {
-    ///         stream.readable().await?;
-    ///         match stream.try_read(buf) {
-    ///             Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => continue,
-    ///             result => return result,
-    ///         }
-    ///     }
-    /// }
-    /// # use kittiwake::net::TcpListener;
-    /// # kittiwake::block_on(async {
-    /// # let listener = TcpListener::bind("127.0.0.1:0").await?;
-    /// # let client = kittiwake::spawn(TcpStream::connect(listener.local_addr()?));
-    /// # let (stream, _) = listener.accept().await?;
-    /// # client.await.unwrap()?.try_write(b"hello")?;
-    /// # assert_eq!(read(&stream, &mut [0; 16]).await?, 5);
-    /// # std::io::Result::Ok(())
-    /// # }).unwrap();
-    /// ```
-    pub async fn readable(&self) -> io::Result<()> {
-        self.stream.registration().ready(Direction::Read).await
-    }
-
-    /// Waits until something can be written, or the connection has failed.
-    ///
-    /// It may return when nothing can: then [`try_write`](TcpStream::try_write) says `WouldBlock`, and the next call
-    /// waits.
-    ///
-    /// # Cancel safety
-    /// Safe.
-    ///
-    /// # Errors
-    /// As for [`readable`](TcpStream::readable).
-    ///
-    /// # Examples
-    /// As for [`readable`](TcpStream::readable), with `try_write`.
-    pub async fn writable(&self) -> io::Result<()> {
-        self.stream.registration().ready(Direction::Write).await
-    }
-
-    /// Reads what is there, without waiting.
-    ///
-    /// # Errors
-    /// `WouldBlock` if nothing is there; else as for reading.
-    pub fn try_read(&self, buf: &mut [u8]) -> io::Result<usize> {
-        self.stream.try_read(buf)
-    }
-
-    /// Writes what can be written, without waiting.
-    ///
-    /// # Errors
-    /// `WouldBlock` if nothing can; else as for writing.
-    pub fn try_write(&self, buf: &[u8]) -> io::Result<usize> {
-        self.stream.try_write(buf)
-    }
-
-    /// Shuts down the reading half, the writing half, or both.
-    ///
-    /// After `Write` the peer reads to an end, and writing gives `BrokenPipe`. After `Read`, reading returns what
-    /// is there and then ends. To do it again, or after the connection has ended, is no error.
-    ///
-    /// # Errors
-    /// See shutdown(2).
-    pub fn shutdown(&self, how: Shutdown) -> io::Result<()> {
-        self.stream.shutdown(how)
-    }
-
-    /// Ends a conversation without a reset: shuts down the writing half, then reads and throws away at most `limit`
-    /// bytes, until the peer closes its side.
-    ///
-    /// A connection that is dropped while it has unread input is reset by the kernel, and a peer that gets a reset may
-    /// lose what it has not read yet: our last reply. So a server that stops reading early, after an error reply say,
-    /// ends with this. Returns `true` if the peer has closed its side, and `false` once `limit` bytes were read. A peer
-    /// that just keeps its side open makes this wait: bound it in time too, by a [`timeout`].
-    ///
-    /// # Cancel safety
-    /// Safe: what was read was to be thrown away.
-    ///
-    /// # Errors
-    /// As for reading and for [`shutdown`](TcpStream::shutdown).
-    ///
-    /// # Examples
-    /// ```
-    /// use kittiwake::io::{AsyncReadExt, AsyncWriteExt};
-    /// use kittiwake::net::{TcpListener, TcpStream};
-    ///
-    /// # kittiwake::block_on(async {
-    /// # let listener = TcpListener::bind("127.0.0.1:0").await?;
-    /// # let address = listener.local_addr()?;
-    /// let client = kittiwake::spawn(async move {
-    ///     let mut stream = TcpStream::connect(address).await?;
-    ///     stream.write_all(&[0; 10_000]).await?;
-    ///     let mut reply = String::new();
-    ///     stream.read_to_string(&mut reply).await?;
-    ///     std::io::Result::Ok(reply)
-    /// });
-    /// let (mut stream, _) = listener.accept().await?;
-    /// stream.write_all(b"too long").await?;
-    /// assert!(stream.drain(1_000_000).await?);
-    /// drop(stream);
-    /// assert_eq!(client.await.unwrap()?, "too long");
-    /// # std::io::Result::Ok(())
-    /// # }).unwrap();
-    /// ```
-    pub async fn drain(&self, limit: u64) -> io::Result<bool> {
-        self.shutdown(Shutdown::Write)?;
-        let mut buf = [0; 4096];
-        let mut left = limit;
-        while left > 0 {
-            let want = usize::try_from(left).map_or(buf.len(), |left| left.min(buf.len()));
-            match poll_fn(|cx| self.stream.poll_read(cx, &mut buf[..want])).await? {
-                0 => return Ok(true),
-                read => left -= read as u64,
-            }
-        }
-        Ok(false)
+    /// Takes a non-blocking socket.
+    pub(super) fn from_fd(socket: OwnedFd) -> Self {
+        Self::from_nonblocking(socket.into())
     }
 
     /// The peer's address.
@@ -344,114 +166,6 @@ impl TcpStream {
         self.socket().set_nodelay(nodelay)
     }
 
-    /// How long a read may wait; `None`, the default, is for ever.
-    pub fn read_timeout(&self) -> Option<Duration> {
-        self.stream.limit(Direction::Read, Limit::Operation)
-    }
-
-    /// Sets how long a read may wait before it fails with `TimedOut`.
-    ///
-    /// The time begins when a poll of a read has to wait. It ends when a read is ready, fails or times out, and begins
-    /// anew with the next poll that has to wait. It goes on if the future of the read is dropped. So a read that is
-    /// begun anew in each round of a loop, beside other things, times out as a single one would. Bytes that are there,
-    /// and the end of the stream, are always read, however late. After `TimedOut` the stream is as good as before, and
-    /// nothing is lost.
-    ///
-    /// The limit bounds reads through `AsyncRead`, and `drain`. It does not bound `peek` and `readable`. It is for all
-    /// tasks that read the stream. If one of them is waiting already, its time begins now. A busy stream does not arm a
-    /// timer for each read, as a [`timeout`] around each would.
-    ///
-    /// # Errors
-    /// `InvalidInput` for zero. In another executor, outside a runtime, the runtime in which the stream last waited under
-    /// a timeout goes on to time it. A read that has to wait there fails if there is no such runtime, or it has ended.
-    ///
-    /// # Examples
-    /// Each round of this loop drops a read that waits. The 10 ms run from the first of them, and a tick does not begin
-    /// them anew.
-    /// ```
-    /// use futures_lite::future;
-    /// use kittiwake::io::AsyncReadExt;
-    /// use kittiwake::net::{TcpListener, TcpStream};
-    /// use kittiwake::time::{Duration, interval};
-    ///
-    /// # kittiwake::block_on(async {
-    /// let listener = TcpListener::bind("127.0.0.1:0").await?;
-    /// let _silent = TcpStream::connect(listener.local_addr()?).await?;
-    /// let (mut stream, _) = listener.accept().await?;
-    ///
-    /// stream.set_read_timeout(Some(Duration::from_millis(10)))?;
-    /// let mut tick = interval(Duration::from_millis(1));
-    /// let mut buf = [0; 64];
-    /// let error = loop {
-    ///     // As `select!`: the first that is ready counts, and the other is dropped.
-    ///     let read = async { Some(stream.read(&mut buf).await) };
-    ///     let ticked = async { tick.tick().await; None };
-    ///     match future::or(read, ticked).await {
-    ///         None => {}
-    ///         Some(Ok(_)) => panic!("the peer sends nothing"),
-    ///         Some(Err(error)) => break error,
-    ///     }
-    /// };
-    /// assert_eq!(error.kind(), std::io::ErrorKind::TimedOut);
-    /// # std::io::Result::Ok(())
-    /// # }).unwrap();
-    /// ```
-    pub fn set_read_timeout(&self, timeout: Option<Duration>) -> io::Result<()> {
-        self.stream.set_limit(Limit::Operation, &[Direction::Read], timeout)
-    }
-
-    /// How long a write may wait; `None`, the default, is for ever.
-    pub fn write_timeout(&self) -> Option<Duration> {
-        self.stream.limit(Direction::Write, Limit::Operation)
-    }
-
-    /// Sets how long a write may wait before it fails with `TimedOut`.
-    ///
-    /// As [`set_read_timeout`](TcpStream::set_read_timeout), for what goes through `AsyncWrite`. Each `poll_write` that
-    /// writes something is an operation of its own: a `write_all` may take this time for every part that the peer
-    /// takes, and when it fails some may have been written.
-    ///
-    /// # Errors
-    /// As for [`set_read_timeout`](TcpStream::set_read_timeout).
-    pub fn set_write_timeout(&self, timeout: Option<Duration>) -> io::Result<()> {
-        self.stream.set_limit(Limit::Operation, &[Direction::Write], timeout)
-    }
-
-    /// How long the stream may be idle; `None`, the default, is for ever.
-    pub fn idle_timeout(&self) -> Option<Duration> {
-        self.stream.limit(Direction::Read, Limit::Idle)
-    }
-
-    /// Sets how long the stream may be idle before a read or a write that waits fails with `TimedOut`.
-    ///
-    /// As [`set_read_timeout`](TcpStream::set_read_timeout), for both directions. But each read *and* write that moves
-    /// bytes pushes the time of the other back: a task that waits for requests is left in peace while another still
-    /// sends a long reply. A read and a write that wait are timed separately. This timeout can be combined with the
-    /// read timeout and the write timeout. The one that is over first applies.
-    ///
-    /// # Errors
-    /// As for [`set_read_timeout`](TcpStream::set_read_timeout).
-    ///
-    /// # Examples
-    /// ```
-    /// use kittiwake::io::AsyncReadExt;
-    /// use kittiwake::net::{TcpListener, TcpStream};
-    /// use kittiwake::time::Duration;
-    ///
-    /// # kittiwake::block_on(async {
-    /// let listener = TcpListener::bind("127.0.0.1:0").await?;
-    /// let _silent = TcpStream::connect(listener.local_addr()?).await?;
-    /// let (mut stream, _) = listener.accept().await?;
-    /// stream.set_idle_timeout(Some(Duration::from_millis(5)))?;
-    /// let error = stream.read(&mut [0; 64]).await.unwrap_err();
-    /// assert_eq!(error.kind(), std::io::ErrorKind::TimedOut);
-    /// # std::io::Result::Ok(())
-    /// # }).unwrap();
-    /// ```
-    pub fn set_idle_timeout(&self, timeout: Option<Duration>) -> io::Result<()> {
-        self.stream.set_limit(Limit::Idle, &[Direction::Read, Direction::Write], timeout)
-    }
-
     /// How many hops packets may take.
     ///
     /// # Errors
@@ -467,18 +181,6 @@ impl TcpStream {
     pub fn set_ttl(&self, ttl: u32) -> io::Result<()> {
         self.socket().set_ttl(ttl)
     }
-
-    /// The error that is pending on the socket (`SO_ERROR`), which this takes away.
-    ///
-    /// # Errors
-    /// See getsockopt(2).
-    pub fn take_error(&self) -> io::Result<Option<io::Error>> {
-        self.socket().take_error()
-    }
-
-    fn socket(&self) -> &std::net::TcpStream {
-        self.stream.socket()
-    }
 }
 
 /// How a connect in progress stands; `WouldBlock` if the report was spurious, and it is neither
@@ -493,29 +195,15 @@ fn connected(socket: &std::net::TcpStream) -> io::Result<()> {
     }
 }
 
-impl_io!(read for TcpStream, stream);
-impl_io!(write for TcpStream, stream);
-impl_io!(read for &TcpStream, stream);
-impl_io!(write for &TcpStream, stream);
-
-impl AsFd for TcpStream {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.socket().as_fd()
-    }
-}
-
-impl AsRawFd for TcpStream {
-    fn as_raw_fd(&self) -> RawFd {
-        self.socket().as_raw_fd()
-    }
-}
-
-// A panic leaves no state of a stream half changed.
-impl UnwindSafe for TcpStream {}
-impl RefUnwindSafe for TcpStream {}
-
-impl fmt::Debug for TcpStream {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.socket().fmt(f)
-    }
-}
+impl_stream!(
+    TcpStream,
+    std::net::TcpStream,
+    "{
+#     let listener = kittiwake::net::TcpListener::bind(\"127.0.0.1:0\").await?;
+#     let client = kittiwake::net::TcpStream::connect(listener.local_addr()?).await?;
+#     (listener.accept().await?.0, client)
+# }"
+);
+impl_readiness!(TcpStream);
+impl_std!(TcpStream, std::net::TcpStream);
+impl_fd!(TcpStream);

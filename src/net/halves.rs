@@ -1,4 +1,7 @@
-//! Halves of a stream.
+//! Halves: the reading half and the writing half of a stream.
+//!
+//! A borrowed half holds a reference to its stream, an owned half an `Arc`. Both halves call the stream's methods, which
+//! take `&self`.
 
 use std::error::Error;
 use std::fmt;
@@ -8,55 +11,39 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use super::stream::TcpStream;
-use crate::net::stream::impl_io;
+use super::stream::impl_io;
+use super::tcp::TcpStream;
 use crate::time::Duration;
 
 /// The reading half of a stream, borrowed by [`TcpStream::split`].
 #[derive(Debug)]
-pub struct ReadHalf<'a>(&'a TcpStream);
+pub struct ReadHalf<'a, S = TcpStream>(&'a S);
 
 /// The writing half of a stream, borrowed by [`TcpStream::split`].
 ///
 /// Dropping it does nothing; closing it shuts the writing half down.
 #[derive(Debug)]
-pub struct WriteHalf<'a>(&'a TcpStream);
+pub struct WriteHalf<'a, S = TcpStream>(&'a S);
 
 /// The reading half of a stream, owned, made by [`TcpStream::into_split`].
 ///
 /// Dropping it does nothing to the connection while the other half lives.
 #[derive(Debug)]
-pub struct OwnedReadHalf {
-    stream: Arc<TcpStream>,
+pub struct OwnedReadHalf<S = TcpStream> {
+    stream: Arc<S>,
 }
 
 /// The writing half of a stream, owned, made by [`TcpStream::into_split`].
 ///
 /// Dropping it shuts the writing half down, so that the peer reads to an end.
 #[derive(Debug)]
-pub struct OwnedWriteHalf {
-    stream: Arc<TcpStream>,
-    /// Whether the drop shuts down the writing half. `reunite` and `forget` clear this.
-    shuts_down: bool,
+pub struct OwnedWriteHalf<S = TcpStream> {
+    stream: Arc<S>,
+    /// Shuts down the stream's writing half when this half is dropped. `reunite` and `forget` clear it.
+    shut_down: Option<fn(&S)>,
 }
 
-impl TcpStream {
-    /// Splits the stream into a half for reading and one for writing, which borrow it.
-    pub fn split(&mut self) -> (ReadHalf<'_>, WriteHalf<'_>) {
-        (ReadHalf(self), WriteHalf(self))
-    }
-
-    /// Splits the stream into a half for reading and one for writing, which can go to different tasks.
-    ///
-    /// Dropping the writing half shuts it down, so that the peer reads to an end. The connection is closed when
-    /// both are gone. [`reunite`](OwnedReadHalf::reunite) puts them together again.
-    pub fn into_split(self) -> (OwnedReadHalf, OwnedWriteHalf) {
-        let stream = Arc::new(self);
-        (OwnedReadHalf { stream: stream.clone() }, OwnedWriteHalf { stream, shuts_down: true })
-    }
-}
-
-impl OwnedReadHalf {
+impl<S> OwnedReadHalf<S> {
     /// Puts the two halves of a stream together again.
     ///
     /// # Errors
@@ -75,7 +62,7 @@ impl OwnedReadHalf {
     /// # std::io::Result::Ok(())
     /// # }).unwrap();
     /// ```
-    pub fn reunite(self, other: OwnedWriteHalf) -> Result<TcpStream, ReuniteError> {
+    pub fn reunite(self, other: OwnedWriteHalf<S>) -> Result<S, ReuniteError<S>> {
         if !Arc::ptr_eq(&self.stream, &other.stream) {
             return Err(ReuniteError(self, other));
         }
@@ -84,38 +71,37 @@ impl OwnedReadHalf {
     }
 }
 
-impl OwnedWriteHalf {
+impl<S> OwnedWriteHalf<S> {
     /// Puts the two halves of a stream together again.
     ///
     /// # Errors
     /// If they are of different streams; the error gives them back.
-    pub fn reunite(self, other: OwnedReadHalf) -> Result<TcpStream, ReuniteError> {
+    pub fn reunite(self, other: OwnedReadHalf<S>) -> Result<S, ReuniteError<S>> {
         other.reunite(self)
     }
 
     /// Drops the half without shutting anything down.
     pub fn forget(mut self) {
-        self.shuts_down = false;
+        self.shut_down = None;
     }
 }
 
-impl Drop for OwnedWriteHalf {
+impl<S> Drop for OwnedWriteHalf<S> {
     fn drop(&mut self) {
-        if self.shuts_down {
-            // The connection may have ended by itself, and a drop reports no error.
-            let _ = self.stream.shutdown(Shutdown::Write);
+        if let Some(shut_down) = self.shut_down {
+            shut_down(&self.stream);
         }
     }
 }
 
-/// Implements a half by its field `$stream`. Each method calls the stream's method of the same name.
+/// Implements a half of a `$whole` by its field `$stream`. Each method calls the stream's method of the same name.
 macro_rules! half {
-    (read for $type:ty, $stream:tt) => {
+    (read for $type:ty, $stream:tt, $whole:ident, $addr:ty) => {
         impl_io!(read for $type, $stream.stream);
-        half!(both for $type, $stream);
+        half!(both for $type, $stream, $whole, $addr);
 
         impl $type {
-            /// Reads without taking the bytes away; see [`TcpStream::peek`].
+            /// Reads without taking the bytes away; see the stream's `peek`.
             ///
             /// # Cancel safety
             /// Safe: nothing is taken.
@@ -126,7 +112,7 @@ macro_rules! half {
                 self.$stream.peek(buf).await
             }
 
-            /// Waits until there is something to read; see [`TcpStream::readable`].
+            /// Waits until there is something to read; see the stream's `readable`.
             ///
             /// # Cancel safety
             /// Safe.
@@ -137,7 +123,7 @@ macro_rules! half {
                 self.$stream.readable().await
             }
 
-            /// Reads what is there, without waiting; see [`TcpStream::try_read`].
+            /// Reads what is there, without waiting; see the stream's `try_read`.
             ///
             /// # Errors
             /// `WouldBlock` if nothing is there; else as for reading.
@@ -145,12 +131,12 @@ macro_rules! half {
                 self.$stream.try_read(buf)
             }
 
-            /// How long a read may wait; see [`TcpStream::read_timeout`].
+            /// How long a read may wait; see the stream's `read_timeout`.
             pub fn read_timeout(&self) -> Option<Duration> {
                 self.$stream.read_timeout()
             }
 
-            /// Sets how long a read may wait; see [`TcpStream::set_read_timeout`].
+            /// Sets how long a read may wait; see the stream's `set_read_timeout`.
             ///
             /// # Errors
             /// `InvalidInput` for zero.
@@ -159,12 +145,12 @@ macro_rules! half {
             }
         }
     };
-    (write for $type:ty, $stream:tt) => {
+    (write for $type:ty, $stream:tt, $whole:ident, $addr:ty) => {
         impl_io!(write for $type, $stream.stream);
-        half!(both for $type, $stream);
+        half!(both for $type, $stream, $whole, $addr);
 
         impl $type {
-            /// Waits until something can be written; see [`TcpStream::writable`].
+            /// Waits until something can be written; see the stream's `writable`.
             ///
             /// # Cancel safety
             /// Safe.
@@ -175,7 +161,7 @@ macro_rules! half {
                 self.$stream.writable().await
             }
 
-            /// Writes what can be written, without waiting; see [`TcpStream::try_write`].
+            /// Writes what can be written, without waiting; see the stream's `try_write`.
             ///
             /// # Errors
             /// `WouldBlock` if nothing can; else as for writing.
@@ -183,12 +169,12 @@ macro_rules! half {
                 self.$stream.try_write(buf)
             }
 
-            /// How long a write may wait; see [`TcpStream::write_timeout`].
+            /// How long a write may wait; see the stream's `write_timeout`.
             pub fn write_timeout(&self) -> Option<Duration> {
                 self.$stream.write_timeout()
             }
 
-            /// Sets how long a write may wait; see [`TcpStream::set_write_timeout`].
+            /// Sets how long a write may wait; see the stream's `set_write_timeout`.
             ///
             /// # Errors
             /// `InvalidInput` for zero.
@@ -197,14 +183,14 @@ macro_rules! half {
             }
         }
     };
-    (both for $type:ty, $stream:tt) => {
+    (both for $type:ty, $stream:tt, $whole:ident, $addr:ty) => {
         impl $type {
-            /// How long the whole stream may be idle; see [`TcpStream::idle_timeout`].
+            /// How long the whole stream may be idle; see the stream's `idle_timeout`.
             pub fn idle_timeout(&self) -> Option<Duration> {
                 self.$stream.idle_timeout()
             }
 
-            /// Sets how long the whole stream may be idle; see [`TcpStream::set_idle_timeout`].
+            /// Sets how long the whole stream may be idle; see the stream's `set_idle_timeout`.
             ///
             /// # Errors
             /// `InvalidInput` for zero.
@@ -216,7 +202,7 @@ macro_rules! half {
             ///
             /// # Errors
             /// `NotConnected` once the connection has ended.
-            pub fn peer_addr(&self) -> io::Result<SocketAddr> {
+            pub fn peer_addr(&self) -> io::Result<$addr> {
                 self.$stream.peer_addr()
             }
 
@@ -224,33 +210,63 @@ macro_rules! half {
             ///
             /// # Errors
             /// See getsockname(2).
-            pub fn local_addr(&self) -> io::Result<SocketAddr> {
+            pub fn local_addr(&self) -> io::Result<$addr> {
                 self.$stream.local_addr()
             }
         }
 
-        impl AsRef<TcpStream> for $type {
+        impl AsRef<$whole> for $type {
             /// The whole stream.
-            fn as_ref(&self) -> &TcpStream {
+            fn as_ref(&self) -> &$whole {
                 &self.$stream
             }
         }
     };
 }
 
-half!(read for ReadHalf<'_>, 0);
-half!(read for OwnedReadHalf, stream);
-half!(write for WriteHalf<'_>, 0);
-half!(write for OwnedWriteHalf, stream);
+/// Implements `split` and `into_split` of a stream, and its halves.
+macro_rules! halves {
+    ($whole:ident, $addr:ty) => {
+        impl $whole {
+            /// Splits the stream into a half for reading and one for writing, which borrow it.
+            pub fn split(&mut self) -> (ReadHalf<'_, Self>, WriteHalf<'_, Self>) {
+                (ReadHalf(self), WriteHalf(self))
+            }
+
+            /// Splits the stream into a half for reading and one for writing, which can go to different tasks.
+            ///
+            /// Dropping the writing half shuts it down, so that the peer reads to an end. The connection is closed when
+            /// both are gone. [`reunite`](OwnedReadHalf::reunite) puts them together again.
+            pub fn into_split(self) -> (OwnedReadHalf<Self>, OwnedWriteHalf<Self>) {
+                let stream = Arc::new(self);
+                // The connection may have ended by itself, and a drop reports no error.
+                let shut_down = |stream: &Self| drop(stream.shutdown(Shutdown::Write));
+                (OwnedReadHalf { stream: stream.clone() }, OwnedWriteHalf { stream, shut_down: Some(shut_down) })
+            }
+        }
+
+        half!(read for ReadHalf<'_, $whole>, 0, $whole, $addr);
+        half!(read for OwnedReadHalf<$whole>, stream, $whole, $addr);
+        half!(write for WriteHalf<'_, $whole>, 0, $whole, $addr);
+        half!(write for OwnedWriteHalf<$whole>, stream, $whole, $addr);
+    };
+}
+
+halves!(TcpStream, SocketAddr);
 
 /// The halves given to `reunite` are of different streams. Holds them both.
-#[derive(Debug)]
-pub struct ReuniteError(pub OwnedReadHalf, pub OwnedWriteHalf);
+pub struct ReuniteError<S = TcpStream>(pub OwnedReadHalf<S>, pub OwnedWriteHalf<S>);
 
-impl fmt::Display for ReuniteError {
+impl<S> fmt::Debug for ReuniteError<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ReuniteError").finish_non_exhaustive()
+    }
+}
+
+impl<S> fmt::Display for ReuniteError<S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("the two halves are of different streams")
     }
 }
 
-impl Error for ReuniteError {}
+impl<S> Error for ReuniteError<S> {}
