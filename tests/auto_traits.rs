@@ -8,7 +8,7 @@ use std::panic::{RefUnwindSafe, UnwindSafe};
 
 use kittiwake::net::{
     Incoming, IntoIncoming, OwnedReadHalf, OwnedWriteHalf, ReadHalf, Report, Serve, ServeError, Serving,
-    ShutdownSignal, TcpListener, TcpStream, WriteHalf,
+    ShutdownSignal, TcpListener, TcpStream, UnixListener, UnixStream, WriteHalf,
 };
 use kittiwake::runtime::{Builder, Handle, Metrics, Runtime, ShutdownTimeout};
 use kittiwake::signal::CtrlC;
@@ -22,7 +22,7 @@ fn unpin<T: Unpin>() {}
 /// Sockets are `Send` and `Sync`.
 #[test]
 fn sockets_are_send_and_sync() {
-    send_and_sync::<(TcpListener, TcpStream, OwnedReadHalf, OwnedWriteHalf)>();
+    send_and_sync::<(TcpListener, TcpStream, UnixListener, UnixStream, OwnedReadHalf, OwnedWriteHalf)>();
     send_and_sync::<(ReadHalf<'_>, WriteHalf<'_>, Incoming<'_, TcpListener>, IntoIncoming<TcpListener>)>();
 }
 
@@ -54,7 +54,7 @@ fn signals_are_send_and_sync() {
 #[test]
 fn public_types_are_unwind_safe() {
     unwind_safe::<(Runtime, Handle, JoinHandle<u8>, JoinSet<u8>, AbortHandle, Signal)>();
-    unwind_safe::<(TcpListener, TcpStream)>();
+    unwind_safe::<(TcpListener, TcpStream, UnixListener, UnixStream)>();
 }
 
 /// Futures and streams are `Unpin`.

@@ -7,25 +7,27 @@ use std::error::Error;
 use std::fmt;
 use std::io::{self, IoSlice, IoSliceMut};
 use std::net::{Shutdown, SocketAddr};
+use std::os::unix;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use super::stream::impl_io;
 use super::tcp::TcpStream;
+use super::unix::UnixStream;
 use crate::time::Duration;
 
-/// The reading half of a stream, borrowed by [`TcpStream::split`].
+/// The reading half of a stream, borrowed by [`TcpStream::split`] or [`UnixStream::split`].
 #[derive(Debug)]
 pub struct ReadHalf<'a, S = TcpStream>(&'a S);
 
-/// The writing half of a stream, borrowed by [`TcpStream::split`].
+/// The writing half of a stream, borrowed by [`TcpStream::split`] or [`UnixStream::split`].
 ///
 /// Dropping it does nothing; closing it shuts the writing half down.
 #[derive(Debug)]
 pub struct WriteHalf<'a, S = TcpStream>(&'a S);
 
-/// The reading half of a stream, owned, made by [`TcpStream::into_split`].
+/// The reading half of a stream, owned, made by [`TcpStream::into_split`] or [`UnixStream::into_split`].
 ///
 /// Dropping it does nothing to the connection while the other half lives.
 #[derive(Debug)]
@@ -33,7 +35,7 @@ pub struct OwnedReadHalf<S = TcpStream> {
     stream: Arc<S>,
 }
 
-/// The writing half of a stream, owned, made by [`TcpStream::into_split`].
+/// The writing half of a stream, owned, made by [`TcpStream::into_split`] or [`UnixStream::into_split`].
 ///
 /// Dropping it shuts the writing half down, so that the peer reads to an end.
 #[derive(Debug)]
@@ -253,6 +255,7 @@ macro_rules! halves {
 }
 
 halves!(TcpStream, SocketAddr);
+halves!(UnixStream, unix::net::SocketAddr);
 
 /// The halves given to `reunite` are of different streams. Holds them both.
 pub struct ReuniteError<S = TcpStream>(pub OwnedReadHalf<S>, pub OwnedWriteHalf<S>);

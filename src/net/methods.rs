@@ -502,3 +502,199 @@ macro_rules! impl_stream {
     };
 }
 pub(super) use impl_stream;
+
+/// Implements receiving on a datagram socket, and sending to the peer that it is connected to.
+macro_rules! impl_datagram {
+    ($type:ident, $std:ty, $addr:ty) => {
+        impl $type {
+            /// Sends a datagram to the peer that the socket is connected to. Returns its length.
+            ///
+            /// # Cancel safety
+            /// Safe: a datagram is sent whole, in the poll that returns `Ready`.
+            ///
+            /// # Errors
+            /// `NotConnected` or `DestinationAddrRequired` if the socket is not connected. `EMSGSIZE` if the datagram is
+            /// larger than the protocol or the send buffer allows; nothing is sent then. See send(2).
+            pub async fn send(&self, buf: &[u8]) -> io::Result<usize> {
+                self.datagram.send(buf).await
+            }
+
+            /// Polls whether a datagram could be sent, and sends it.
+            ///
+            /// The results are those of [`send`](Self::send). If the result is `Pending`, the waker of the last poll is
+            /// woken.
+            ///
+            /// # Errors
+            /// As for [`send`](Self::send).
+            pub fn poll_send(&self, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+                self.datagram.poll_send(cx, buf)
+            }
+
+            /// Sends a datagram to the peer that the socket is connected to, without waiting.
+            ///
+            /// # Errors
+            /// `WouldBlock` if a buffer is full; else as for [`send`](Self::send).
+            pub fn try_send(&self, buf: &[u8]) -> io::Result<usize> {
+                self.datagram.try_send(buf)
+            }
+
+            /// Receives a datagram. Returns the number of bytes in `buf`.
+            ///
+            /// The bytes of a datagram that do not fit into `buf` are lost, as with std's socket, and the result is then
+            /// the length of `buf`. A datagram may be empty: `Ok(0)` is no end.
+            ///
+            /// # Cancel safety
+            /// Safe: a datagram is taken only in the poll that returns it.
+            ///
+            /// # Errors
+            /// An error that the network has reported for an earlier datagram of this socket, such as
+            /// `ConnectionRefused` on a connected socket. The socket can be used on. See recv(2).
+            pub async fn recv(&self, buf: &mut [u8]) -> io::Result<usize> {
+                self.datagram.recv(buf).await
+            }
+
+            /// Polls for a datagram.
+            ///
+            /// The results are those of [`recv`](Self::recv). If the result is `Pending`, the waker of the last poll is
+            /// woken.
+            ///
+            /// # Errors
+            /// As for [`recv`](Self::recv).
+            pub fn poll_recv(&self, cx: &mut Context<'_>, buf: &mut [u8]) -> Poll<io::Result<usize>> {
+                self.datagram.poll_recv(cx, buf)
+            }
+
+            /// Receives a datagram that is there, without waiting.
+            ///
+            /// # Errors
+            /// `WouldBlock` if none is there; else as for [`recv`](Self::recv).
+            pub fn try_recv(&self, buf: &mut [u8]) -> io::Result<usize> {
+                self.datagram.try_recv(buf)
+            }
+
+            /// Receives a datagram, and the address that it was sent from.
+            ///
+            /// Apart from that it is like [`recv`](Self::recv).
+            ///
+            /// # Cancel safety
+            /// Safe: a datagram is taken only in the poll that returns it.
+            ///
+            /// # Errors
+            /// As for [`recv`](Self::recv).
+            ///
+            /// # Examples
+            #[doc = concat!("See [`", stringify!($type), "`].")]
+            pub async fn recv_from(&self, buf: &mut [u8]) -> io::Result<(usize, $addr)> {
+                self.datagram.recv_from(buf).await
+            }
+
+            /// Polls for a datagram and the address that it was sent from.
+            ///
+            /// The results are those of [`recv_from`](Self::recv_from). If the result is `Pending`, the waker of the last
+            /// poll is woken.
+            ///
+            /// # Errors
+            /// As for [`recv`](Self::recv).
+            pub fn poll_recv_from(&self, cx: &mut Context<'_>, buf: &mut [u8]) -> Poll<io::Result<(usize, $addr)>> {
+                self.datagram.poll_recv_from(cx, buf)
+            }
+
+            /// Receives a datagram that is there, and the address that it was sent from, without waiting.
+            ///
+            /// # Errors
+            /// `WouldBlock` if none is there; else as for [`recv`](Self::recv).
+            pub fn try_recv_from(&self, buf: &mut [u8]) -> io::Result<(usize, $addr)> {
+                self.datagram.try_recv_from(buf)
+            }
+
+            /// Receives a datagram and leaves it there: the next call gets it again.
+            ///
+            /// # Cancel safety
+            /// Safe: nothing is taken.
+            ///
+            /// # Errors
+            /// As for [`recv`](Self::recv).
+            pub async fn peek(&self, buf: &mut [u8]) -> io::Result<usize> {
+                self.datagram.peek(buf).await
+            }
+
+            /// Receives a datagram and the address that it was sent from, and leaves it there.
+            ///
+            /// # Cancel safety
+            /// Safe: nothing is taken.
+            ///
+            /// # Errors
+            /// As for [`recv`](Self::recv).
+            pub async fn peek_from(&self, buf: &mut [u8]) -> io::Result<(usize, $addr)> {
+                self.datagram.peek_from(buf).await
+            }
+
+            /// Polls for a datagram and the address that it was sent from, and leaves it there.
+            ///
+            /// # Errors
+            /// As for [`recv`](Self::recv).
+            pub fn poll_peek_from(&self, cx: &mut Context<'_>, buf: &mut [u8]) -> Poll<io::Result<(usize, $addr)>> {
+                self.datagram.poll_peek_from(cx, buf)
+            }
+
+            /// The address of this socket.
+            ///
+            /// # Errors
+            /// See getsockname(2).
+            pub fn local_addr(&self) -> io::Result<$addr> {
+                self.socket().local_addr()
+            }
+
+            /// The address of the peer that the socket is connected to.
+            ///
+            /// # Errors
+            /// `NotConnected`; see getpeername(2).
+            pub fn peer_addr(&self) -> io::Result<$addr> {
+                self.socket().peer_addr()
+            }
+
+            fn from_nonblocking(socket: $std) -> Self {
+                Self { datagram: Datagram::new(socket) }
+            }
+
+            fn into_socket(self) -> $std {
+                self.datagram.into_socket()
+            }
+
+            fn socket(&self) -> &$std {
+                self.registration().socket()
+            }
+
+            fn registration(&self) -> &Registration<$std> {
+                self.datagram.registration()
+            }
+        }
+    };
+}
+pub(super) use impl_datagram;
+
+/// Implements getters and setters of socket options by `SockRef`.
+macro_rules! impl_options {
+    ($type:ident: $($(#[$doc:meta])* $get:ident, $set:ident: $value:ty = $sock_get:ident, $sock_set:ident;)*) => {
+        impl $type {
+            $(
+                $(#[$doc])*
+                ///
+                /// # Errors
+                /// See getsockopt(2).
+                pub fn $get(&self) -> io::Result<$value> {
+                    SockRef::from(self).$sock_get()
+                }
+
+                #[doc = concat!("Sets [`", stringify!($get), "`](Self::", stringify!($get), ").")]
+                ///
+                /// # Errors
+                /// See setsockopt(2).
+                pub fn $set(&self, value: $value) -> io::Result<()> {
+                    SockRef::from(self).$sock_set(value)
+                }
+            )*
+        }
+    };
+}
+pub(super) use impl_options;

@@ -1,4 +1,4 @@
-//! TCP sockets.
+//! TCP, UDP and Unix sockets.
 //!
 //! # Where a socket is registered
 //! A socket makes its system calls at once. It is registered with a reactor only when an operation first has to wait.
@@ -17,8 +17,49 @@
 //! writes never disturb each other. Several tasks that read the same stream are all woken when bytes come, and the
 //! first to poll gets them. So all but one are woken in vain. From the tenth task that polls one stream through
 //! `AsyncRead` on, some are also woken without an event.
+//!
+//! # Readiness
+//! `readable` and `writable` wait until the system has reported a socket ready. The report may be out of date. So a
+//! caller tries, and waits again after `WouldBlock`:
+//! ```
+//! use kittiwake::net::UnixStream;
+//!
+//! async fn read(stream: &UnixStream, buf: &mut [u8]) -> std::io::Result<usize> {
+//!     loop {
+//!         stream.readable().await?;
+//!         match stream.try_read(buf) {
+//!             Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => continue,
+//!             result => return result,
+//!         }
+//!     }
+//! }
+//! # kittiwake::block_on(async {
+//! # let (ours, theirs) = UnixStream::pair()?;
+//! # theirs.try_write(b"hello")?;
+//! # assert_eq!(read(&ours, &mut [0; 16]).await?, 5);
+//! # std::io::Result::Ok(())
+//! # }).unwrap();
+//! ```
+//! A system call that this crate does not have is made in `try_io` or `async_io`. They note a `WouldBlock`, without which
+//! `readable` and `writable` would return at once again and again. This reads with a call of `socket2`'s:
+//! ```
+//! use kittiwake::io::Interest;
+//! use kittiwake::net::UnixStream;
+//! use socket2::SockRef;
+//! use std::mem::MaybeUninit;
+//!
+//! # kittiwake::block_on(async {
+//! let (ours, theirs) = UnixStream::pair()?;
+//! theirs.try_write(b"hello")?;
+//! let mut buf = [MaybeUninit::uninit(); 16];
+//! let received = ours.async_io(Interest::READABLE, || SockRef::from(&ours).recv(&mut buf)).await?;
+//! assert_eq!(received, 5);
+//! # std::io::Result::Ok(())
+//! # }).unwrap();
+//! ```
 
 mod addr;
+mod datagram;
 mod deadline;
 mod halves;
 mod incoming;
@@ -32,6 +73,8 @@ mod shutdown;
 mod stream;
 mod sys;
 mod tcp;
+mod udp;
+mod unix;
 
 pub use addr::{ToSocketAddrs, lookup_host};
 pub use halves::{OwnedReadHalf, OwnedWriteHalf, ReadHalf, ReuniteError, WriteHalf};
@@ -41,3 +84,5 @@ pub use serve::{Failure, HandlerOutput, Open, Report, Serve, ServeError, Serving
 pub use shutdown::ShutdownSignal;
 pub use std::net::Shutdown;
 pub use tcp::{TcpListener, TcpStream};
+pub use udp::UdpSocket;
+pub use unix::{UnixDatagram, UnixListener, UnixStream};

@@ -4,13 +4,17 @@
 //! file, which all duplicates of the descriptor share. A duplicate that other code makes blocking must not block a
 //! worker.
 
+use std::ffi::OsStr;
 use std::fmt;
 use std::io::{self, IoSlice, IoSliceMut};
 use std::net::Shutdown;
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::{self, ffi::OsStrExt};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::net::{RecvAncillaryBuffer, RecvFlags, SendAncillaryBuffer, SendFlags};
+pub(super) use rustix::net::SocketAddrAny;
+use rustix::net::addr::SocketAddrArg;
+use rustix::net::{RecvAncillaryBuffer, RecvFlags, SendAncillaryBuffer, SendFlags, SocketAddrUnix};
 use socket2::{Domain, SockRef, Socket, Type};
 
 /// The most slices that one recvmsg(2) or sendmsg(2) takes (`IOV_MAX`). The next call takes the rest of a longer list.
@@ -50,6 +54,23 @@ pub(super) fn send(socket: &impl AsFd, buf: &[u8]) -> io::Result<usize> {
 /// sendmsg(2).
 pub(super) fn send_vectored(socket: &impl AsFd, bufs: &[IoSlice<'_>]) -> io::Result<usize> {
     Ok(rustix::net::sendmsg(socket, bufs, &mut SendAncillaryBuffer::default(), SEND)?)
+}
+
+/// recvfrom(2). The address is that of the sender.
+pub(super) fn recv_from(socket: &impl AsFd, buf: &mut [u8]) -> io::Result<(usize, Option<SocketAddrAny>)> {
+    let (_, received, addr) = rustix::net::recvfrom(socket, buf, RecvFlags::DONTWAIT)?;
+    Ok((received, addr))
+}
+
+/// recvfrom(2) that leaves the datagram in the kernel.
+pub(super) fn peek_from(socket: &impl AsFd, buf: &mut [u8]) -> io::Result<(usize, Option<SocketAddrAny>)> {
+    let (_, peeked, addr) = rustix::net::recvfrom(socket, buf, RecvFlags::DONTWAIT.union(RecvFlags::PEEK))?;
+    Ok((peeked, addr))
+}
+
+/// sendto(2).
+pub(super) fn send_to(socket: &impl AsFd, buf: &[u8], target: &impl SocketAddrArg) -> io::Result<usize> {
+    Ok(rustix::net::sendto(socket, buf, SEND, target)?)
 }
 
 /// shutdown(2). To do it again, or after the connection has ended, is no error.
@@ -115,4 +136,52 @@ const ENDED: PollFlags = PollFlags::HUP;
 pub(super) fn may_accept(listener: &impl AsFd) -> bool {
     let is_polled = cfg!(any(target_os = "linux", target_os = "android"));
     !is_polled || is_readable(listener)
+}
+
+/// A Unix socket's address as an error shows it: its path, or its abstract name after an `@`.
+pub(super) fn display_unix(addr: &unix::net::SocketAddr) -> String {
+    if let Some(path) = addr.as_pathname() {
+        return format!("{path:?}");
+    }
+    match abstract_name(addr) {
+        Some(name) => format!("\"@{}\"", name.escape_ascii()),
+        None => "an unnamed address".to_owned(),
+    }
+}
+
+/// A Unix socket's address as sendto(2) takes it.
+pub(super) fn to_unix_addr(addr: &unix::net::SocketAddr) -> io::Result<SocketAddrUnix> {
+    match (addr.as_pathname(), abstract_name(addr)) {
+        (Some(path), _) => Ok(SocketAddrUnix::new(path)?),
+        #[cfg(any(target_os = "linux", target_os = "android"))]
+        (None, Some(name)) => Ok(SocketAddrUnix::new_abstract_name(name)?),
+        _ => Err(io::Error::new(io::ErrorKind::InvalidInput, "an unnamed address cannot be sent to")),
+    }
+}
+
+/// The address of a Unix socket that has sent a datagram, as std has it.
+pub(super) fn from_unix_addr(any: Option<SocketAddrAny>) -> io::Result<unix::net::SocketAddr> {
+    // The system gives no address for a sender that has none.
+    let Some(any) = any else { return unix::net::SocketAddr::from_pathname("") };
+    let addr = SocketAddrUnix::try_from(any)?;
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    if let Some(name) = addr.abstract_name() {
+        return unix::net::SocketAddr::from_abstract_name(name);
+    }
+    let path = addr.path_bytes().map_or_else(Default::default, OsStr::from_bytes);
+    unix::net::SocketAddr::from_pathname(path)
+}
+
+#[cfg(target_os = "android")]
+use std::os::android::net::SocketAddrExt;
+#[cfg(target_os = "linux")]
+use std::os::linux::net::SocketAddrExt;
+
+#[cfg(any(target_os = "linux", target_os = "android"))]
+fn abstract_name(addr: &unix::net::SocketAddr) -> Option<&[u8]> {
+    addr.as_abstract_name()
+}
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+fn abstract_name(_: &unix::net::SocketAddr) -> Option<&[u8]> {
+    None
 }

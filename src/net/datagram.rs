@@ -1,0 +1,129 @@
+//! Datagram: what UDP sockets and Unix datagram sockets share.
+//!
+//! # The way of a datagram
+//! ```text
+//! UdpSocket::recv_from -> Datagram::recv_from -> Registration::operate -> sys::recv_from -> recvfrom(2)
+//! ```
+//! Operations that take `&self` wait in the registration's list, so several tasks may receive on one socket: an event
+//! wakes them all, and each that finds nothing waits again. The short-read rule does not hold for datagrams. A direction
+//! counts as ready until a system call meets `WouldBlock`.
+
+use std::io;
+use std::os::fd::AsFd;
+use std::task::{Context, Poll};
+
+use super::sys;
+use crate::budget;
+use crate::reactor::{Direction, Registration, WaiterSlot};
+
+/// The type of a datagram socket.
+pub(super) trait DatagramSocket: AsFd {
+    /// The address of a peer.
+    type Addr;
+
+    /// The peer's address, as the system gives it.
+    fn addr(any: Option<sys::SocketAddrAny>) -> io::Result<Self::Addr>;
+
+    /// sendto(2).
+    fn send_to(&self, buf: &[u8], target: &Self::Addr) -> io::Result<usize>;
+}
+
+/// A datagram socket.
+pub(super) struct Datagram<S: DatagramSocket> {
+    registration: Registration<S>,
+}
+
+impl<S: DatagramSocket> Datagram<S> {
+    /// Takes a non-blocking socket.
+    pub(super) fn new(socket: S) -> Self {
+        Self { registration: Registration::new(socket) }
+    }
+
+    pub(super) fn registration(&self) -> &Registration<S> {
+        &self.registration
+    }
+
+    /// Takes the socket out of its reactor.
+    pub(super) fn into_socket(self) -> S {
+        self.registration.into_socket()
+    }
+
+    pub(super) async fn recv(&self, buf: &mut [u8]) -> io::Result<usize> {
+        self.registration.operate(Direction::Read, |socket, _| moved(sys::recv(socket, buf))).await
+    }
+
+    pub(super) async fn peek(&self, buf: &mut [u8]) -> io::Result<usize> {
+        self.registration.operate(Direction::Read, |socket, _| sys::peek(socket, buf)).await
+    }
+
+    pub(super) async fn recv_from(&self, buf: &mut [u8]) -> io::Result<(usize, S::Addr)> {
+        self.registration.operate(Direction::Read, |socket, _| recv_from(socket, buf)).await
+    }
+
+    pub(super) async fn peek_from(&self, buf: &mut [u8]) -> io::Result<(usize, S::Addr)> {
+        self.registration.operate(Direction::Read, |socket, _| peek_from(socket, buf)).await
+    }
+
+    pub(super) async fn send(&self, buf: &[u8]) -> io::Result<usize> {
+        self.registration.operate(Direction::Write, |socket, _| moved(sys::send(socket, buf))).await
+    }
+
+    pub(super) async fn send_to(&self, buf: &[u8], target: &S::Addr) -> io::Result<usize> {
+        self.registration.operate(Direction::Write, |socket, _| moved(socket.send_to(buf, target))).await
+    }
+
+    pub(super) fn try_recv(&self, buf: &mut [u8]) -> io::Result<usize> {
+        self.registration.try_operation(Direction::Read, |socket, _| moved(sys::recv(socket, buf)))
+    }
+
+    pub(super) fn try_recv_from(&self, buf: &mut [u8]) -> io::Result<(usize, S::Addr)> {
+        self.registration.try_operation(Direction::Read, |socket, _| recv_from(socket, buf))
+    }
+
+    pub(super) fn try_send(&self, buf: &[u8]) -> io::Result<usize> {
+        self.registration.try_operation(Direction::Write, |socket, _| moved(sys::send(socket, buf)))
+    }
+
+    pub(super) fn try_send_to(&self, buf: &[u8], target: &S::Addr) -> io::Result<usize> {
+        self.registration.try_operation(Direction::Write, |socket, _| moved(socket.send_to(buf, target)))
+    }
+
+    pub(super) fn poll_recv(&self, cx: &mut Context<'_>, buf: &mut [u8]) -> Poll<io::Result<usize>> {
+        self.registration
+            .poll_operation(cx, Direction::Read, WaiterSlot::Seat, |socket, _| moved(sys::recv(socket, buf)))
+    }
+
+    pub(super) fn poll_recv_from(&self, cx: &mut Context<'_>, buf: &mut [u8]) -> Poll<io::Result<(usize, S::Addr)>> {
+        self.registration.poll_operation(cx, Direction::Read, WaiterSlot::Seat, |socket, _| recv_from(socket, buf))
+    }
+
+    pub(super) fn poll_peek_from(&self, cx: &mut Context<'_>, buf: &mut [u8]) -> Poll<io::Result<(usize, S::Addr)>> {
+        self.registration.poll_operation(cx, Direction::Read, WaiterSlot::Seat, |socket, _| peek_from(socket, buf))
+    }
+
+    pub(super) fn poll_send(&self, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        self.registration
+            .poll_operation(cx, Direction::Write, WaiterSlot::Seat, |socket, _| moved(sys::send(socket, buf)))
+    }
+
+    pub(super) fn poll_send_to(&self, cx: &mut Context<'_>, buf: &[u8], target: &S::Addr) -> Poll<io::Result<usize>> {
+        self.registration
+            .poll_operation(cx, Direction::Write, WaiterSlot::Seat, |socket, _| moved(socket.send_to(buf, target)))
+    }
+}
+
+fn recv_from<S: DatagramSocket>(socket: &S, buf: &mut [u8]) -> io::Result<(usize, S::Addr)> {
+    let (received, addr) = sys::recv_from(socket, buf)?;
+    budget::count_moved(received);
+    Ok((received, S::addr(addr)?))
+}
+
+fn peek_from<S: DatagramSocket>(socket: &S, buf: &mut [u8]) -> io::Result<(usize, S::Addr)> {
+    let (peeked, addr) = sys::peek_from(socket, buf)?;
+    Ok((peeked, S::addr(addr)?))
+}
+
+/// Counts what a datagram has moved, as work.
+fn moved(transferred: io::Result<usize>) -> io::Result<usize> {
+    transferred.inspect(|&bytes| budget::count_moved(bytes))
+}

@@ -1,0 +1,169 @@
+//! Connecting, reading and writing.
+
+use std::fmt;
+use std::io::{self, ErrorKind, IoSlice, IoSliceMut};
+use std::net::Shutdown;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::unix::net::{self, SocketAddr};
+use std::panic::{RefUnwindSafe, UnwindSafe};
+use std::path::Path;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use super::addr::{failed, from_path};
+use super::backoff::Backoff;
+use crate::net::deadline::Limit;
+use crate::net::methods::{impl_fd, impl_readiness, impl_std, impl_stream};
+use crate::net::stream::{Socket, Stream, StreamSocket, impl_io};
+use crate::reactor::{Direction, Interest, Ready, Registration, WaiterSlot};
+use crate::task::consume_budget;
+use crate::time::{Duration, timeout};
+
+/// A connection between two Unix sockets.
+///
+/// It is read and written as a [`TcpStream`](crate::net::TcpStream) is, with the same cancel safety, errors and timeouts.
+/// [`split`](UnixStream::split) and [`into_split`](UnixStream::into_split) give two tasks a half each.
+///
+/// # Platform notes
+/// Descriptors that a peer passes (`SCM_RIGHTS`) are not received, and the kernel closes them. A caller that wants them
+/// calls recvmsg(2) in [`async_io`](UnixStream::async_io).
+///
+/// # Examples
+/// ```
+/// use kittiwake::io::{AsyncReadExt, AsyncWriteExt};
+/// use kittiwake::net::UnixStream;
+///
+/// # kittiwake::block_on(async {
+/// let (mut ours, mut theirs) = UnixStream::pair()?;
+/// theirs.write_all(b"hello").await?;
+/// drop(theirs);
+/// let mut text = String::new();
+/// ours.read_to_string(&mut text).await?;
+/// assert_eq!(text, "hello");
+/// # std::io::Result::Ok(())
+/// # }).unwrap();
+/// ```
+pub struct UnixStream {
+    pub(in crate::net) stream: Stream<net::UnixStream>,
+}
+
+impl StreamSocket for net::UnixStream {
+    /// A read also stops where a peer has passed descriptors.
+    const SHORT_RULE: bool = false;
+}
+
+impl UnixStream {
+    /// Connects to the socket at `path`.
+    ///
+    /// If the listener's queue is full, it tries again after pauses that grow to 50 ms, because the system reports no
+    /// event. To limit that time there is [`connect_timeout`](UnixStream::connect_timeout).
+    ///
+    /// # Cancel safety
+    /// Safe: dropping the future closes the socket.
+    ///
+    /// # Errors
+    /// The error names the path. `NotFound`: there is no such file. `ConnectionRefused`: no socket listens there any
+    /// more, or the file is no socket. `PermissionDenied`: the file or a directory must not be written or searched.
+    /// `InvalidInput`: the path is empty, too long, or contains a zero byte. Outside a runtime, a full queue is the error
+    /// `WouldBlock`.
+    ///
+    /// # Examples
+    /// See [`UnixListener`](crate::net::UnixListener).
+    pub async fn connect(path: impl AsRef<Path>) -> io::Result<Self> {
+        Self::connect_addr(&from_path(path.as_ref())?).await
+    }
+
+    /// Connects to a path as [`connect`](UnixStream::connect) does, within `duration`.
+    ///
+    /// # Cancel safety
+    /// Safe: dropping the future closes the socket.
+    ///
+    /// # Errors
+    /// `TimedOut` if the time is over, and `InvalidInput` if `duration` is zero; else as for
+    /// [`connect`](UnixStream::connect).
+    ///
+    /// # Examples
+    /// ```
+    /// use kittiwake::net::UnixStream;
+    /// use kittiwake::time::Duration;
+    ///
+    /// # kittiwake::block_on(async {
+    /// let connecting = UnixStream::connect_timeout("/no/such/socket", Duration::from_secs(5));
+    /// assert_eq!(connecting.await.unwrap_err().kind(), std::io::ErrorKind::NotFound);
+    /// # });
+    /// ```
+    pub async fn connect_timeout(path: impl AsRef<Path>, duration: Duration) -> io::Result<Self> {
+        let addr = from_path(path.as_ref())?;
+        if duration.is_zero() {
+            let error = io::Error::new(ErrorKind::InvalidInput, "a timeout of zero lets no attempt succeed");
+            return Err(failed("connect to", &addr, &error));
+        }
+        match timeout(duration, Self::connect_addr(&addr)).await {
+            Ok(connected) => connected,
+            Err(elapsed) => Err(failed("connect to", &addr, &elapsed.into())),
+        }
+    }
+
+    /// Connects to a socket by its address. On Linux it may be an abstract name.
+    ///
+    /// Apart from that it is like [`connect`](UnixStream::connect).
+    ///
+    /// # Cancel safety
+    /// Safe: dropping the future closes the socket.
+    ///
+    /// # Errors
+    /// As for [`connect`](UnixStream::connect).
+    ///
+    /// # Examples
+    /// See [`UnixListener::bind_addr`](crate::net::UnixListener::bind_addr).
+    pub async fn connect_addr(addr: &SocketAddr) -> io::Result<Self> {
+        // The call mostly succeeds at once, and a task may loop on it.
+        consume_budget().await;
+        let mut backoff = Backoff::new();
+        loop {
+            match mio::net::UnixStream::connect_addr(addr) {
+                Ok(stream) => return Ok(Self::from_fd(stream.into())),
+                Err(error) if error.kind() == ErrorKind::WouldBlock && backoff.pause().await => {}
+                Err(error) => return Err(failed("connect to", addr, &error)),
+            }
+        }
+    }
+
+    /// Makes two streams that are connected to each other and have no address.
+    ///
+    /// # Errors
+    /// See socketpair(2).
+    ///
+    /// # Examples
+    /// See [`UnixStream`].
+    pub fn pair() -> io::Result<(Self, Self)> {
+        let (one, other) = mio::net::UnixStream::pair()?;
+        Ok((Self::from_fd(one.into()), Self::from_fd(other.into())))
+    }
+
+    /// Takes a non-blocking socket.
+    pub(super) fn from_fd(socket: OwnedFd) -> Self {
+        Self::from_nonblocking(socket.into())
+    }
+
+    /// The peer's address. It has none if it did not bind its socket.
+    ///
+    /// # Errors
+    /// See getpeername(2).
+    pub fn peer_addr(&self) -> io::Result<SocketAddr> {
+        self.socket().peer_addr()
+    }
+
+    /// The address of this end.
+    ///
+    /// # Errors
+    /// See getsockname(2).
+    pub fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.socket().local_addr()
+    }
+}
+
+impl_stream!(UnixStream, net::UnixStream, "kittiwake::net::UnixStream::pair()?");
+impl_readiness!(UnixStream);
+impl_std!(UnixStream, net::UnixStream);
+impl_fd!(UnixStream);

@@ -1,0 +1,329 @@
+//! Unix sockets: addresses, errors and queues. The tests of streams are those of `tcp_stream` and its neighbours.
+#![cfg(unix)]
+
+mod support;
+
+use std::io::ErrorKind;
+use std::os::unix::net as std_unix;
+use std::path::PathBuf;
+use std::pin::pin;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use futures_lite::future::poll_once;
+use kittiwake::io::{AsyncReadExt, AsyncWriteExt};
+use kittiwake::net::{ShutdownSignal, UnixDatagram, UnixListener, UnixStream, serve};
+use kittiwake::spawn;
+use socket2::SockRef;
+use support::{counting_waker, pattern, run, settle, until};
+
+/// A path for a socket, in a directory of its own that is removed in the end.
+struct Place {
+    directory: PathBuf,
+}
+
+impl Place {
+    fn new() -> Self {
+        static NEXT: AtomicUsize = AtomicUsize::new(0);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let directory = std::env::temp_dir().join(format!("kittiwake-{}-{number}", std::process::id()));
+        std::fs::create_dir(&directory).expect("a directory");
+        Self { directory }
+    }
+
+    fn path(&self) -> PathBuf {
+        self.directory.join("socket")
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.directory);
+    }
+}
+
+/// A listener at `place` whose queue takes one connection more than it has, and is full.
+fn full_listener(place: &Place) -> (UnixListener, Vec<std_unix::UnixStream>) {
+    let listener = std_unix::UnixListener::bind(place.path()).expect("bind");
+    SockRef::from(&listener).listen(0).expect("listen");
+    let client = std_unix::UnixStream::connect(place.path()).expect("there is room for one");
+    (UnixListener::from_std(listener).expect("from_std"), vec![client])
+}
+
+/// A path that cannot be one is refused with its length, before any system call.
+#[test]
+fn impossible_paths_are_explained() {
+    run(|| async {
+        let long = format!("/tmp/{}", "x".repeat(200));
+        for (path, why) in [(&*long, "205 bytes"), ("", "empty"), ("a\0b", "zero byte")] {
+            let errors = [
+                UnixListener::bind(path).map(drop).expect_err("bind"),
+                UnixDatagram::bind(path).map(drop).expect_err("bind"),
+                UnixStream::connect(path).await.map(drop).expect_err("connect"),
+            ];
+            for error in errors {
+                assert_eq!(error.kind(), ErrorKind::InvalidInput);
+                assert!(error.to_string().contains(why), "{error}");
+            }
+        }
+    });
+}
+
+/// The longest path that the system allows can be bound.
+#[test]
+#[cfg(target_os = "linux")]
+fn longest_path_is_bound() {
+    let place = Place::new();
+    let room = 107 - place.directory.as_os_str().len() - 1;
+    let path = place.directory.join("x".repeat(room));
+    drop(UnixListener::bind(&path).expect("107 bytes"));
+    let error = UnixListener::bind(place.directory.join("x".repeat(room + 1))).expect_err("108 bytes");
+    assert!(error.to_string().contains("has 108 bytes"), "{error}");
+}
+
+/// `AddrInUse` says whether a socket uses the path, an ended one has left it, or the file is no socket. To find out
+/// leaves no connection in the queue of the socket that uses it.
+#[test]
+fn taken_and_stale_paths_are_told_apart() {
+    run(|| async {
+        let place = Place::new();
+        let in_use = |why: &str| {
+            for error in [
+                UnixListener::bind(place.path()).map(drop).expect_err("bind"),
+                UnixDatagram::bind(place.path()).map(drop).expect_err("bind"),
+            ] {
+                let text = error.to_string();
+                assert_eq!(error.kind(), ErrorKind::AddrInUse, "{text}");
+                assert!(text.contains(why) && text.contains(place.path().to_str().unwrap()), "{text}");
+            }
+        };
+        let listener = UnixListener::bind(place.path()).expect("bind");
+        in_use("another socket uses the path");
+        assert_eq!(listener.try_accept().expect_err("no client").kind(), ErrorKind::WouldBlock);
+        drop(listener);
+        in_use("remove the file");
+        std::fs::remove_file(place.path()).expect("the socket's file is still there");
+        let datagram = UnixDatagram::bind(place.path()).expect("bind");
+        in_use("another socket uses the path");
+        drop(datagram);
+        in_use("remove the file");
+        std::fs::remove_file(place.path()).expect("the socket's file is still there");
+        std::fs::write(place.path(), "text").expect("write");
+        in_use("no socket");
+    });
+}
+
+/// The errors of connecting name the path.
+#[test]
+fn connect_errors_name_the_path() {
+    run(|| async {
+        let place = Place::new();
+        let error = UnixStream::connect(place.path()).await.expect_err("no file");
+        assert_eq!(error.kind(), ErrorKind::NotFound);
+        assert!(error.to_string().contains(place.path().to_str().unwrap()), "{error}");
+        drop(UnixListener::bind(place.path()).expect("bind"));
+        let error = UnixStream::connect(place.path()).await.expect_err("no listener");
+        assert_eq!(error.kind(), ErrorKind::ConnectionRefused);
+        assert!(error.to_string().contains(place.path().to_str().unwrap()), "{error}");
+        let error = UnixStream::connect_timeout(place.path(), Duration::ZERO).await.expect_err("no time");
+        assert_eq!(error.kind(), ErrorKind::InvalidInput);
+    });
+}
+
+/// A full queue is waited for: the system says `EAGAIN` and reports no event.
+#[test]
+fn full_queue_is_waited_for() {
+    run(|| async {
+        let place = Place::new();
+        let (listener, _clients) = full_listener(&place);
+        let mut connecting = pin!(UnixStream::connect(place.path()));
+        assert!(poll_once(&mut connecting).await.is_none(), "the queue is full");
+        listener.accept().await.expect("the first client");
+        let client = connecting.await.expect("the queue has room");
+        let (server, _) = listener.accept().await.expect("the second client");
+        client.try_write(b"hello").expect("write");
+        assert_eq!(server.peek(&mut [0; 8]).await.expect("peek"), 5);
+    });
+}
+
+/// The caller's limit ends the wait for a full queue.
+#[test]
+fn full_queue_is_bounded_by_timeout() {
+    run(|| async {
+        let place = Place::new();
+        let (_listener, _clients) = full_listener(&place);
+        let connecting = UnixStream::connect_timeout(place.path(), Duration::from_millis(20));
+        let error = connecting.await.expect_err("nobody accepts");
+        assert_eq!(error.kind(), ErrorKind::TimedOut);
+        assert!(error.to_string().contains(place.path().to_str().unwrap()), "{error}");
+    });
+}
+
+/// Outside a runtime nothing can pause, and the error says what is the matter.
+#[test]
+fn full_queue_outside_runtime_fails() {
+    let place = Place::new();
+    let (_listener, _clients) = full_listener(&place);
+    let error = futures_lite::future::block_on(UnixStream::connect(place.path())).expect_err("the queue is full");
+    assert_eq!(error.kind(), ErrorKind::WouldBlock);
+}
+
+/// Abstract names work for all three kinds of socket, and come back as they were given.
+#[test]
+#[cfg(target_os = "linux")]
+fn abstract_names_come_back() {
+    use std::os::linux::net::SocketAddrExt;
+    run(|| async {
+        let name = format!("kittiwake\0{}", std::process::id()).into_bytes();
+        let addr = std_unix::SocketAddr::from_abstract_name(&name).expect("a name");
+        let listener = UnixListener::bind_addr(&addr).expect("bind_addr");
+        assert_eq!(listener.local_addr().expect("local_addr").as_abstract_name(), Some(&name[..]));
+        let error = UnixListener::bind_addr(&addr).expect_err("the name is taken");
+        assert!(error.to_string().contains("@kittiwake\\x00"), "{error}");
+        let client = UnixStream::connect_addr(&addr).await.expect("connect_addr");
+        assert_eq!(client.peer_addr().expect("peer_addr").as_abstract_name(), Some(&name[..]));
+        drop(listener);
+        let receiver = UnixDatagram::bind_addr(&addr).expect("the name is free");
+        receiver.send_to_addr(b"self", &addr).await.expect("send_to_addr");
+        let (length, from) = receiver.recv_from(&mut [0; 8]).await.expect("recv_from");
+        assert_eq!((length, from.as_abstract_name()), (4, Some(&name[..])));
+    });
+}
+
+/// A read stops where a peer has passed a descriptor. So a short read does not prove that nothing is left.
+#[test]
+#[cfg(target_os = "linux")]
+fn passed_descriptor_hides_no_byte() {
+    use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
+    use std::io::IoSlice;
+    use std::os::fd::AsFd;
+    run(|| async {
+        let (mut ours, theirs) = UnixStream::pair().expect("pair");
+        let mut buf = [0; 16];
+        assert!(poll_once(ours.read(&mut buf)).await.is_none(), "it is registered");
+        let descriptors = [theirs.as_fd()];
+        let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut ancillary = SendAncillaryBuffer::new(&mut space);
+        assert!(ancillary.push(SendAncillaryMessage::ScmRights(&descriptors)));
+        theirs.try_write(b"ab").expect("write");
+        sendmsg(&theirs, &[IoSlice::new(b"cd")], &mut ancillary, SendFlags::empty()).expect("sendmsg");
+        theirs.try_write(b"ef").expect("write");
+        // The reactor reports all three at once.
+        ours.readable().await.expect("readable");
+        settle().await;
+        let mut bytes = Vec::new();
+        while bytes.len() < 6 {
+            let read = ours.read(&mut buf).await.expect("read");
+            bytes.extend_from_slice(&buf[..read]);
+        }
+        assert_eq!(bytes, b"abcdef");
+    });
+}
+
+/// `serve` takes a Unix listener, drains, and reports.
+#[test]
+fn serve_takes_unix_listener() {
+    run(|| async {
+        let place = Place::new();
+        let signal = ShutdownSignal::new();
+        let echo = |mut stream: UnixStream, _peer| async move {
+            let mut bytes = Vec::new();
+            stream.read_to_end(&mut bytes).await?;
+            stream.write_all(&bytes).await
+        };
+        let server =
+            spawn(serve(UnixListener::bind(place.path()).expect("bind"), echo).with_shutdown(&signal).into_future());
+        for length in [0, 1, 300_000] {
+            let mut client = UnixStream::connect(place.path()).await.expect("connect");
+            let sent = pattern(length);
+            client.write_all(&sent).await.expect("write");
+            client.shutdown(std::net::Shutdown::Write).expect("shutdown");
+            let mut answer = Vec::new();
+            client.read_to_end(&mut answer).await.expect("read");
+            assert!(answer == sent, "{length} bytes came back changed");
+        }
+        signal.trigger();
+        assert_eq!(server.await.expect("the server").expect("no error").served, 3);
+    });
+}
+
+/// Datagrams keep their limits and their order, and a sender waits while the receiver's queue is full.
+#[test]
+fn datagram_sender_waits_for_room() {
+    run(|| async {
+        let place = Place::new();
+        let receiver = UnixDatagram::bind(place.path()).expect("bind");
+        let connected = UnixDatagram::unbound().expect("unbound");
+        connected.connect(place.path()).expect("connect");
+        let mut queued = 0_u32;
+        while connected.try_send(&queued.to_ne_bytes()).is_ok() {
+            queued += 1;
+        }
+        let last = queued.to_ne_bytes();
+        let mut sending = pin!(connected.send(&last));
+        assert!(poll_once(&mut sending).await.is_none(), "the queue is full");
+        let mut buf = [0; 8];
+        assert_eq!(receiver.recv(&mut buf).await.expect("recv"), 4);
+        sending.await.expect("there is room again");
+        for number in 1..=queued {
+            assert_eq!(receiver.recv(&mut buf).await.expect("recv"), 4);
+            assert_eq!(buf[..4], number.to_ne_bytes(), "the order changed");
+        }
+        assert_eq!(receiver.try_recv(&mut buf).expect_err("all were received").kind(), ErrorKind::WouldBlock);
+    });
+}
+
+/// A sender that is not connected waits for room as well, though no event tells it.
+#[test]
+fn unconnected_sender_waits_for_room() {
+    run(|| async {
+        let place = Place::new();
+        let receiver = UnixDatagram::bind(place.path()).expect("bind");
+        let sender = UnixDatagram::unbound().expect("unbound");
+        while sender.try_send_to(b"fill", place.path()).is_ok() {}
+        let mut sending = pin!(sender.send_to(b"last", place.path()));
+        assert!(poll_once(&mut sending).await.is_none(), "the queue is full");
+        assert_eq!(receiver.recv(&mut [0; 8]).await.expect("recv"), 4);
+        assert_eq!(sending.await.expect("there is room again"), 4);
+    });
+}
+
+/// Datagrams may be empty, are cut to the buffer, and can be looked at first. The sender's address comes with them.
+#[test]
+fn datagrams_keep_their_limits() {
+    run(|| async {
+        let place = Place::new();
+        let receiver = UnixDatagram::bind(place.path()).expect("bind");
+        let from = place.directory.join("sender");
+        let sender = UnixDatagram::bind(&from).expect("bind");
+        sender.send_to(b"", place.path()).await.expect("send_to");
+        sender.send_to(b"0123456789", place.path()).await.expect("send_to");
+        let mut buf = [0; 4];
+        assert_eq!(receiver.recv(&mut buf).await.expect("recv"), 0);
+        let (peeked, peer) = receiver.peek_from(&mut buf).await.expect("peek_from");
+        assert_eq!((peeked, peer.as_pathname()), (4, Some(&*from)));
+        let (received, peer) = receiver.recv_from(&mut buf).await.expect("recv_from");
+        assert_eq!((received, peer.as_pathname(), &buf), (4, Some(&*from), b"0123"));
+        let (waker, wakes) = counting_waker();
+        assert!(receiver.poll_recv(&mut Context::from_waker(&waker), &mut buf).is_pending());
+        sender.send_to(b"more", place.path()).await.expect("send_to");
+        until(|| wakes.get() > 0).await;
+        assert!(matches!(receiver.poll_recv(&mut Context::from_waker(&waker), &mut buf), Poll::Ready(Ok(4))));
+    });
+}
+
+/// A receiver that is gone is an error of the sender's.
+#[test]
+fn sender_hears_of_closed_receiver() {
+    run(|| async {
+        let place = Place::new();
+        let sender = UnixDatagram::unbound().expect("unbound");
+        drop(UnixDatagram::bind(place.path()).expect("bind"));
+        let error = sender.send_to(b"hello", place.path()).await.expect_err("no receiver");
+        assert_eq!(error.kind(), ErrorKind::ConnectionRefused);
+        let (one, other) = UnixDatagram::pair().expect("pair");
+        drop(other);
+        assert!(one.send(b"hello").await.is_err(), "the peer is gone");
+    });
+}
