@@ -762,3 +762,52 @@ fn racing_abort_is_not_lost() {
         aborts.join().expect("the thread that aborts");
     });
 }
+
+// ---- what a caller may pass ----
+
+/// What can be awaited can be spawned, blocked on and timed, without `into_future`.
+#[test]
+fn into_futures_are_taken_everywhere() {
+    struct Seven;
+    impl IntoFuture for Seven {
+        type Output = u8;
+        type IntoFuture = std::future::Ready<u8>;
+        fn into_future(self) -> Self::IntoFuture {
+            ready(7)
+        }
+    }
+    within(|| {
+        let runtime = Runtime::new().expect("a runtime");
+        assert_eq!((kittiwake::block_on(Seven), runtime.block_on(Seven), runtime.handle().block_on(Seven)), (7, 7, 7));
+        runtime.block_on(async {
+            let handle = Handle::current();
+            let mut set = JoinSet::new();
+            set.spawn(Seven);
+            set.spawn_local(Seven);
+            for task in [spawn(Seven), spawn_local(Seven), handle.spawn(Seven)] {
+                assert_eq!(task.await.expect("no panic"), 7);
+            }
+            while let Some(joined) = set.join_next().await {
+                assert_eq!(joined.expect("no panic"), 7);
+            }
+            let hour = kittiwake::time::Duration::from_secs(3600);
+            assert_eq!(kittiwake::time::timeout(hour, Seven).await, Ok(7));
+        });
+    });
+}
+
+/// `?` makes an `io::Error` of a `JoinError`, which keeps it.
+#[test]
+fn join_error_becomes_io_error() {
+    async fn join(task: JoinHandle<()>) -> std::io::Result<()> {
+        Ok(task.await?)
+    }
+    run(|| async {
+        let panicked = join(spawn(async { panic!("on purpose") })).await.expect_err("it panics");
+        let inner = panicked.get_ref().and_then(|error| error.downcast_ref::<JoinError>()).expect("it is kept");
+        assert!(inner.is_panic() && panicked.to_string().contains("on purpose"), "{panicked}");
+        let aborted = spawn(pending());
+        aborted.abort();
+        assert!(join(aborted).await.expect_err("it was aborted").to_string().contains("cancelled"));
+    });
+}

@@ -244,9 +244,9 @@ impl<T: Send + 'static> JoinSet<T> {
     #[track_caller]
     pub fn spawn<F>(&mut self, future: F) -> AbortHandle
     where
-        F: Future<Output = T> + Send + 'static,
+        F: IntoFuture<Output = T, IntoFuture: Send + 'static>,
     {
-        self.insert(spawn_named("JoinSet::spawn", future))
+        self.insert(spawn_named("JoinSet::spawn", future.into_future()))
     }
 }
 
@@ -259,9 +259,9 @@ impl<T: 'static> JoinSet<T> {
     #[track_caller]
     pub fn spawn_local<F>(&mut self, future: F) -> AbortHandle
     where
-        F: Future<Output = T> + 'static,
+        F: IntoFuture<Output = T, IntoFuture: 'static>,
     {
-        self.insert(spawn_local_named("JoinSet::spawn_local", future))
+        self.insert(spawn_local_named("JoinSet::spawn_local", future.into_future()))
     }
 }
 

@@ -159,6 +159,18 @@ impl fmt::Debug for JoinError {
     }
 }
 
+/// For handlers that return an [`io::Error`]: `task.await?`. The kind is that of the system's error if no thread could be
+/// started for a closure, and else `Other`. The inner error is the [`JoinError`].
+impl From<JoinError> for io::Error {
+    fn from(error: JoinError) -> Self {
+        let kind = match &error.cause {
+            Cause::NoThread(system) => system.kind(),
+            Cause::Cancelled | Cause::Panicked(_) => io::ErrorKind::Other,
+        };
+        Self::new(kind, error)
+    }
+}
+
 impl std::error::Error for JoinError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match &self.cause {

@@ -33,10 +33,10 @@ use super::task::{self, is_large};
 #[track_caller]
 pub fn spawn<F>(future: F) -> JoinHandle<F::Output>
 where
-    F: Future + Send + 'static,
+    F: IntoFuture<IntoFuture: Send + 'static>,
     F::Output: Send + 'static,
 {
-    spawn_named("spawn", future)
+    spawn_named("spawn", future.into_future())
 }
 
 /// Runs a future as a task that stays on this thread, so that it need not be `Send`.
@@ -65,10 +65,10 @@ where
 #[track_caller]
 pub fn spawn_local<F>(future: F) -> JoinHandle<F::Output>
 where
-    F: Future + 'static,
+    F: IntoFuture<IntoFuture: 'static>,
     F::Output: 'static,
 {
-    spawn_local_named("spawn_local", future)
+    spawn_local_named("spawn_local", future.into_future())
 }
 
 /// As [`spawn`]. `function` is the public function that was called, for the panic's message.

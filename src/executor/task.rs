@@ -43,8 +43,8 @@ pub(crate) const fn is_large<T>() -> bool {
 }
 
 /// Puts a future in a box, and its output in another one.
-pub(crate) fn boxed<F: Future>(future: F) -> Pin<Box<BoxOutput<F>>> {
-    Box::pin(BoxOutput { future })
+pub(crate) fn boxed<F: IntoFuture>(future: F) -> BoxOutput<F::IntoFuture> {
+    BoxOutput { future: Box::pin(future.into_future()) }
 }
 
 /// The poll of a future up to this size, in bytes, may be inlined. A burst of small tasks costs 2.4 % more if it is not.
@@ -262,19 +262,16 @@ fn poll_contained<F: Future, T>(
     }
 }
 
-pin_project! {
-    /// Puts the output of a future in a box.
-    pub(crate) struct BoxOutput<F> {
-        #[pin]
-        future: F,
-    }
+/// Puts the output of a future in a box.
+pub(crate) struct BoxOutput<F> {
+    future: Pin<Box<F>>,
 }
 
 impl<F: Future> Future for BoxOutput<F> {
     type Output = Box<F::Output>;
 
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        self.project().future.poll(cx).map(Box::new)
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        self.future.as_mut().poll(cx).map(Box::new)
     }
 }
 

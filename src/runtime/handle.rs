@@ -153,10 +153,10 @@ impl Handle {
     #[track_caller]
     pub fn spawn<F>(&self, future: F) -> JoinHandle<F::Output>
     where
-        F: Future + Send + 'static,
+        F: IntoFuture<IntoFuture: Send + 'static>,
         F::Output: Send + 'static,
     {
-        self.spawning_worker().spawn(future, Location::caller())
+        self.spawning_worker().spawn(future.into_future(), Location::caller())
     }
 
     /// Runs a closure that blocks on a thread of this runtime's pool.

@@ -69,7 +69,7 @@ use worker::Worker;
 /// assert_eq!(length, 9);
 /// ```
 #[track_caller]
-pub fn block_on<F: Future>(future: F) -> F::Output {
+pub fn block_on<F: IntoFuture>(future: F) -> F::Output {
     enter::check("block_on");
     match Builder::new_current_thread().build() {
         Ok(runtime) => runtime.block_on(future),
@@ -138,13 +138,19 @@ impl Runtime {
     /// # std::io::Result::Ok(())
     /// ```
     #[track_caller]
-    pub fn block_on<F: Future>(&self, future: F) -> F::Output {
+    pub fn block_on<F: IntoFuture>(&self, future: F) -> F::Output {
         enter::check("Runtime::block_on");
-        if is_large::<F>() || is_large::<F::Output>() {
+        if is_large::<F::IntoFuture>() || is_large::<F::Output>() {
             *self.block_on_small(executor::boxed(future))
         } else {
-            self.block_on_small(future)
+            self.block_on_unboxed(future)
         }
+    }
+
+    /// Apart from its caller, because in an unoptimised build the result of `into_future` would be in that frame.
+    #[track_caller]
+    fn block_on_unboxed<F: IntoFuture>(&self, future: F) -> F::Output {
+        self.block_on_small(future.into_future())
     }
 
     #[track_caller]
@@ -283,12 +289,12 @@ impl Handle {
     /// # std::io::Result::Ok(())
     /// ```
     #[track_caller]
-    pub fn block_on<F: Future>(&self, future: F) -> F::Output {
+    pub fn block_on<F: IntoFuture>(&self, future: F) -> F::Output {
         enter::check("Handle::block_on");
-        if is_large::<F>() || is_large::<F::Output>() {
+        if is_large::<F::IntoFuture>() || is_large::<F::Output>() {
             *worker::block_on_beside(self, executor::boxed(future))
         } else {
-            worker::block_on_beside(self, future)
+            worker::block_on_beside(self, future.into_future())
         }
     }
 }
