@@ -901,3 +901,64 @@ impl Drop for CountsDrop {
 fn take_all_descriptors() -> Vec<File> {
     std::iter::from_fn(|| File::open("/dev/null").ok()).collect()
 }
+
+// ---- what a caller may pass ----
+
+/// `nodelay` is set on a connection before its handler sees it.
+#[test]
+fn nodelay_comes_before_the_handler() {
+    run(|| async {
+        for nodelay in [true, false] {
+            let seen = Arc::new(Mutex::new(None));
+            let handler = {
+                let seen = seen.clone();
+                move |stream: TcpStream, _| {
+                    *seen.lock().unwrap() = Some(stream.nodelay().expect("TCP_NODELAY"));
+                    async {}
+                }
+            };
+            let server = start(handler, |serve| serve.nodelay(nodelay)).await;
+            read_all(server.connect()).await;
+            server.end().await;
+            assert_eq!(*seen.lock().unwrap(), Some(nodelay));
+        }
+    });
+}
+
+/// The future that stops a server may return a `Result`, as `ctrl_c` does. An error is that of the server, and the
+/// report is kept: a server that cannot be stopped must not run on unnoticed.
+#[test]
+fn failed_stop_future_ends_server() {
+    run(|| async {
+        let handler = |_: TcpStream, _| async {};
+        let bind = async || TcpListener::bind("127.0.0.1:0").await.expect("bind");
+        let report = serve(bind().await, handler).with_graceful_shutdown(async { Ok::<_, io::Error>(1) }).await;
+        assert_eq!(report.expect("it was asked to stop").accepted, 0);
+        let graceful = serve(bind().await, handler).with_graceful_shutdown(async { Err::<(), _>("no signal") }).await;
+        let immediate = serve(bind().await, handler).with_immediate_shutdown(async { Err::<(), _>("no signal") }).await;
+        for (ended, method) in [(graceful, "with_graceful_shutdown"), (immediate, "with_immediate_shutdown")] {
+            let ServeError { error, report, .. } = ended.expect_err("its future has failed");
+            assert_eq!(error.to_string(), format!("the future of {method} has failed: no signal"));
+            assert_eq!(report.accepted, 0);
+        }
+        // Compiles without wrapping.
+        let _ = serve(bind().await, handler).with_graceful_shutdown(kittiwake::signal::ctrl_c());
+    });
+}
+
+/// A handler may end in an endless loop, or return a result of any type.
+#[test]
+fn handlers_return_what_they_like() {
+    run(|| async {
+        let bind = async || TcpListener::bind("127.0.0.1:0").await.expect("bind");
+        let _ = serve(bind().await, |_: TcpStream, _| async {
+            loop {
+                sleep(Duration::from_secs(1)).await;
+            }
+        });
+        let _ = serve(bind().await, |_: TcpStream, _| async {
+            io::Result::<std::convert::Infallible>::Err(io::ErrorKind::Other.into())
+        });
+        let _ = serve(bind().await, |_: TcpStream, _| async { Result::<u64, String>::Ok(1) });
+    });
+}

@@ -5,9 +5,17 @@ use std::fmt::Display;
 
 /// The output of a handler's future: `()`, `!`, or any `Result` whose error implements [`Display`].
 ///
+/// It is also the output of a future that [stops a server](super::Serve::with_graceful_shutdown).
+///
 /// `!` is the type of an `async` block that ends in an endless loop.
 ///
 /// This trait is sealed: it cannot be implemented outside this crate.
+#[diagnostic::on_unimplemented(
+    message = "a handler of `serve` cannot return `{Self}`",
+    label = "the handler's future returns `{Self}`",
+    note = "a handler returns `()`, `!`, or a `Result` whose error implements `Display`",
+    note = "to ignore its value, end the handler's `async` block with a semicolon"
+)]
 pub trait HandlerOutput: sealed::Sealed {}
 
 impl<T: sealed::Sealed> HandlerOutput for T {}

@@ -60,7 +60,7 @@ impl<A: fmt::Debug> fmt::Display for Report<A> {
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct ServeError<A = SocketAddr> {
-    /// The error of the listener.
+    /// The error of the listener, or of the future that was to stop the server.
     pub error: io::Error,
     /// The numbers of the server, as it would have returned them without the error.
     pub report: Report<A>,
@@ -68,7 +68,7 @@ pub struct ServeError<A = SocketAddr> {
 
 impl<A> fmt::Display for ServeError<A> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "the server has ended, because it cannot accept connections: {}", self.error)
+        write!(f, "the server has ended by an error: {}", self.error)
     }
 }
 

@@ -34,7 +34,7 @@ const ATTEMPTS: usize = 256;
 /// that Linux allows by default. Clients beyond it have come while the queue was being emptied.
 const QUEUE: usize = 4096;
 
-pub(super) type Signal = Pin<Box<dyn Future<Output = ()> + Send>>;
+pub(super) type Signal = Pin<Box<dyn Future<Output = io::Result<()>> + Send>>;
 
 /// The options of a server. The methods of [`Serve`](super::Serve) document each.
 pub(super) struct Options {
@@ -83,12 +83,13 @@ impl<L: Listener, H, F> Serving<L, H, F> {
         listener: L,
         handler: H,
         placement: Placement<F, L::Addr>,
+        prepare: Option<fn(&L::Stream)>,
         on_error: Option<OnError<L::Addr>>,
         options: Options,
     ) -> Self {
         let phase = Phase::Accepting { acceptor: Acceptor::new(listener) };
         let connections = Arc::new(Connections::new(on_error));
-        Self { phase, service: Service { handler, placement, connections }, options }
+        Self { phase, service: Service { handler, placement, prepare, connections }, options }
     }
 
     fn connections(&self) -> &Connections<L::Addr> {
@@ -112,16 +113,19 @@ where
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = &mut *self;
         assert!(!matches!(this.phase, Phase::Ended), "`Serving` was polled after it had returned its report");
-        if is_ready(&mut this.options.immediate, cx) {
-            return Poll::Ready(this.finish());
+        if let Poll::Ready(signalled) = poll_signal(&mut this.options.immediate, cx) {
+            return Poll::Ready(this.finish(signalled.err()));
         }
         if matches!(this.phase, Phase::Accepting { .. }) {
-            let error = if this.is_asked_to_stop(cx) { None } else { Some(ready!(this.poll_accepting(cx))) };
+            let error = match this.poll_asked_to_stop(cx) {
+                Poll::Ready(asked) => asked.err(),
+                Poll::Pending => Some(ready!(this.poll_accepting(cx))),
+            };
             this.stop_accepting(error);
         }
         ready!(this.poll_emptied(cx));
         ready!(this.poll_drained(cx));
-        Poll::Ready(this.finish())
+        Poll::Ready(this.finish(None))
     }
 }
 
@@ -130,9 +134,12 @@ where
     H: Fn(L::Stream, L::Addr) -> F,
     F: Future<Output: HandlerOutput>,
 {
-    fn is_asked_to_stop(&mut self, cx: &mut Context<'_>) -> bool {
+    fn poll_asked_to_stop(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let is_triggered = |signal: &mut ShutdownSignal| signal.poll_triggered(cx).is_ready();
-        self.options.shutdown.as_mut().is_some_and(is_triggered) || is_ready(&mut self.options.graceful, cx)
+        if self.options.shutdown.as_mut().is_some_and(is_triggered) {
+            return Poll::Ready(Ok(()));
+        }
+        poll_signal(&mut self.options.graceful, cx)
     }
 
     /// Accepts and serves connections. Returns the error with which accepting has failed for good.
@@ -210,9 +217,10 @@ where
     }
 
     /// Closes the listener, if that has not been done, aborts handlers that are still running, and returns the report.
-    fn finish(&mut self) -> Result<Report<L::Addr>, ServeError<L::Addr>> {
+    /// `error` is the reason for it, if an error is. An earlier error goes before it.
+    fn finish(&mut self, error: Option<io::Error>) -> Result<Report<L::Addr>, ServeError<L::Addr>> {
         self.trigger_shutdown();
-        let error = mem::replace(&mut self.phase, Phase::Ended).into_error();
+        let error = mem::replace(&mut self.phase, Phase::Ended).into_error().or(error);
         let report = self.connections().close();
         match error {
             None => Ok(report),
@@ -231,8 +239,8 @@ impl<L> Phase<L> {
     }
 }
 
-fn is_ready(signal: &mut Option<Signal>, cx: &mut Context<'_>) -> bool {
-    signal.as_mut().is_some_and(|signal| signal.as_mut().poll(cx).is_ready())
+fn poll_signal(signal: &mut Option<Signal>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    signal.as_mut().map_or(Poll::Pending, |signal| signal.as_mut().poll(cx))
 }
 
 impl<L: Listener, H, F> Drop for Serving<L, H, F> {

@@ -16,6 +16,8 @@ use crate::task::{self, AbortHandle, spawn_on};
 pub(super) struct Service<L: Listener, H, F> {
     pub(super) handler: H,
     pub(super) placement: Placement<F, L::Addr>,
+    /// Sets the options of an accepted stream.
+    pub(super) prepare: Option<fn(&L::Stream)>,
     pub(super) connections: Arc<Connections<L::Addr>>,
 }
 
@@ -28,6 +30,9 @@ where
     // Not inlined, because the handler's future passes through this frame and may be large.
     #[inline(never)]
     pub(super) fn start(&self, stream: L::Stream, peer: L::Addr) {
+        if let Some(prepare) = self.prepare {
+            prepare(&stream);
+        }
         let worker = (self.placement.worker)(&self.connections);
         let guard = self.connections.insert(peer.clone(), worker);
         // If the handler panics here, the guard counts it.
