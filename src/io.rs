@@ -24,9 +24,14 @@
 //! # }).unwrap();
 //! ```
 
+mod async_fd;
+mod stdio;
+
 pub use crate::reactor::{Interest, Ready};
+pub use async_fd::{AsyncFd, AsyncFdReadyGuard, TryIoError};
 pub use futures_lite::io::{
     AsyncBufRead, AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncSeek, AsyncSeekExt, AsyncWrite, AsyncWriteExt,
     BufReader, BufWriter, Cursor, Empty, Repeat, Sink, copy, empty, repeat, sink, split,
 };
 pub use std::io::{Error, ErrorKind, IoSlice, IoSliceMut, Result, SeekFrom};
+pub use stdio::{Stderr, Stdin, Stdout, stderr, stdin, stdout};

@@ -27,7 +27,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("reactor", &["budget", "current", "sync"]),
     ("wheel", &["memory"]),
     ("time", &["wheel", "budget", "current", "sync", "system_clock"]),
-    ("io", &["reactor"]),
+    ("io", &["reactor", "budget", "task"]),
     ("task", &["executor", "blocking"]),
     ("net", &["reactor", "time", "task", "blocking", "budget", "io", "metrics", "sync"]),
     ("signal", &["reactor"]),

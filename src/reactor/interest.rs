@@ -87,7 +87,7 @@ impl Ready {
     }
 
     /// The directions of `interest` that an event has reported, if there are any.
-    pub(super) fn reported(interest: Interest, seen: Snapshot) -> Option<Self> {
+    pub(crate) fn reported(interest: Interest, seen: Snapshot) -> Option<Self> {
         let readable = interest.0.readable && seen.is_reported(Direction::Read);
         let writable = interest.0.writable && seen.is_reported(Direction::Write);
         (readable || writable).then_some(Self(Directions { readable, writable }))

@@ -78,6 +78,10 @@ impl<S: AsFd> Registration<S> {
         &self.socket
     }
 
+    pub(crate) fn socket_mut(&mut self) -> &mut S {
+        &mut self.socket
+    }
+
     /// Takes the socket out of its reactor.
     pub(crate) fn into_socket(self) -> S {
         drop(self.link);
