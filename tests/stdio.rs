@@ -88,12 +88,13 @@ fn shared_streams_stay_blocking() {
     });
 }
 
-/// The example passes on the exit code, and does not wait for input that its command does not want.
+/// The example passes on the exit code, and a silent input does not block it. The command lives long enough for a read of
+/// that input to begin.
 #[test]
 fn exit_code_is_passed_on() {
     within(|| {
         let (_never, silent) = std::io::pipe().map(|(reader, writer)| (writer, reader)).expect("a pipe");
-        let status = child(&["sh", "-c", "exit 7"]).stdin(silent).status().expect("it ends");
+        let status = child(&["sh", "-c", "sleep 0.1; exit 7"]).stdin(silent).status().expect("it ends");
         assert_eq!(status.code(), Some(7));
         let missing = child(&["/no/such/command"]).stdin(Stdio::null()).output().expect("it ends");
         assert_eq!(missing.status.code(), Some(2));
