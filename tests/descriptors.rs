@@ -308,5 +308,5 @@ fn open_descriptors() -> usize {
 
 #[track_caller]
 fn assert_no_descriptors(error: Error) {
-    assert_eq!(error.raw_os_error(), Some(libc::EMFILE), "{error}");
+    assert_eq!(errno(&error), Some(libc::EMFILE), "{error}");
 }

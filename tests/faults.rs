@@ -249,7 +249,7 @@ fn unwatchable_socket_can_retry() {
                 (TcpStream::from_std(client).expect("from_std"), listener.accept().await.expect("accept").0)
             };
             let fails = |error: std::io::Error| {
-                assert_eq!(error.raw_os_error(), Some(libc::ENOSPC), "the error must be the kernel's own");
+                assert_eq!(errno(&error), Some(libc::ENOSPC), "the error must be the kernel's own");
                 assert_eq!(sources(), 0, "a refused socket must not be registered");
             };
             fails((&server).read(&mut [0; 8]).await.expect_err("reading would wait"));
@@ -277,7 +277,7 @@ fn failed_connect_tries_next_address() {
         run(|| async {
             let (listener, address) = listener().await;
             let error = TcpStream::connect(address).await.expect_err("no port is free");
-            assert_eq!(error.raw_os_error(), Some(libc::EADDRNOTAVAIL), "the error must be the kernel's own");
+            assert_eq!(errno(&error), Some(libc::EADDRNOTAVAIL), "the error must be the kernel's own");
             assert_eq!(sources(), 0, "no socket may stay registered");
             let client = TcpStream::connect(vec![address, address]).await.expect("the second attempt succeeds");
             assert_eq!(listener.accept().await.expect("accept").1, client.local_addr().expect("local_addr"));

@@ -2,11 +2,12 @@
 
 mod support;
 
+use std::error::Error;
 use std::net::SocketAddr;
 
 use futures_lite::future::poll_once;
-use kittiwake::io::{AsyncReadExt, AsyncWriteExt, ErrorKind};
-use kittiwake::net::TcpStream;
+use kittiwake::io::{self, AsyncReadExt, AsyncWriteExt, ErrorKind};
+use kittiwake::net::{AddrError, TcpStream};
 use kittiwake::time::Duration;
 use socket2::{Domain, Socket, Type};
 use support::*;
@@ -27,14 +28,25 @@ fn connection_is_usable_at_once() {
     });
 }
 
-/// A refused connection is reported as such, and neither as a success nor as a hang.
+/// A refused connection is reported as such, and neither as a success nor as a hang. The error names the address and
+/// keeps the kernel's code.
 #[test]
 fn refused_connection_is_reported() {
     run(|| async {
         let (_socket, address) = refusing();
         let error = TcpStream::connect(address).await.expect_err("the port is closed");
         assert_eq!(error.kind(), ErrorKind::ConnectionRefused, "{error}");
-        assert_eq!(error.raw_os_error(), Some(libc::ECONNREFUSED), "the error must be the kernel's own");
+        let kernels = io::Error::from_raw_os_error(libc::ECONNREFUSED);
+        assert_eq!(error.to_string(), format!("cannot connect to {address}: {kernels}"));
+        let inside = AddrError::of(&error).expect("the error has the address inside");
+        assert_eq!(inside.addr(), address);
+        assert_eq!(inside.raw_os_error(), Some(libc::ECONNREFUSED), "the code must be the kernel's own");
+        let source = error.source().and_then(|source| source.downcast_ref::<io::Error>());
+        assert_eq!(
+            source.and_then(io::Error::raw_os_error),
+            Some(libc::ECONNREFUSED),
+            "the source must be the kernel's"
+        );
         assert_eq!(sources(), 0, "the socket of a failed connect must be deregistered");
     });
 }
@@ -82,8 +94,14 @@ fn addresses_are_tried_in_turn() {
         drop(client);
         let client = TcpStream::connect(vec![address, dead]).await.expect("the first address accepts");
         assert_eq!(client.peer_addr().expect("peer_addr"), address, "the first address that accepts must be taken");
-        let error = TcpStream::connect(vec![dead, dead]).await.expect_err("the port is closed");
+        let (_other, other) = refusing();
+        let error = TcpStream::connect(vec![dead, other]).await.expect_err("both ports are closed");
         assert_eq!(error.kind(), ErrorKind::ConnectionRefused, "{error}");
+        let tried: Vec<_> = AddrError::of(&error).expect("the error has the addresses").attempts().collect();
+        assert_eq!(tried.iter().map(|(addr, _)| *addr).collect::<Vec<_>>(), [dead, other]);
+        for addr in [dead, other] {
+            assert!(error.to_string().contains(&addr.to_string()), "the error must name {addr}: {error}");
+        }
         drop(client);
         assert_eq!(sources(), 0, "no socket of a failed attempt may stay registered");
     });

@@ -196,6 +196,8 @@ fn bind_error_names_the_cause() {
         let (_listener, taken) = listener().await;
         let error = TcpListener::bind(taken).await.expect_err("the port is taken");
         assert_eq!(error.kind(), ErrorKind::AddrInUse, "{error}");
+        assert_eq!(errno(&error), Some(libc::EADDRINUSE), "the code must be the kernel's own");
+        assert!(error.to_string().starts_with(&format!("cannot bind {taken}: ")), "{error}");
         // A network for documentation, which no machine has.
         let error = TcpListener::bind("192.0.2.1:0").await.expect_err("the address belongs to another machine");
         assert_eq!(error.kind(), ErrorKind::AddrNotAvailable, "{error}");
@@ -208,7 +210,7 @@ fn bind_error_names_the_cause() {
     });
 }
 
-/// Several addresses are tried in turn, and the error of the last one is returned.
+/// Several addresses are tried in turn, and the error is that of the last one. It names all of them.
 #[test]
 fn addresses_are_bound_in_turn() {
     run(|| async {
@@ -221,6 +223,9 @@ fn addresses_are_bound_in_turn() {
         assert_eq!(error.kind(), ErrorKind::AddrNotAvailable, "the error must be that of the last address: {error}");
         let error = TcpListener::bind(vec![foreign, taken]).await.expect_err("neither port is free");
         assert_eq!(error.kind(), ErrorKind::AddrInUse, "the error must be that of the last address: {error}");
+        let text = format!("cannot bind any of 2 addresses: {foreign}: ");
+        assert!(error.to_string().starts_with(&text), "the error must name the first address: {error}");
+        assert!(error.to_string().contains(&format!("; {taken}: ")), "the error must name the last address: {error}");
     });
 }
 

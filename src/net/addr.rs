@@ -9,6 +9,7 @@
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6, ToSocketAddrs as _};
 
+use super::addr_error::AddrError;
 use crate::blocking::{self, Work};
 use crate::task::{JoinHandle, consume_budget};
 use sealed::Target;
@@ -67,19 +68,25 @@ pub(super) async fn resolve(addrs: impl ToSocketAddrs) -> io::Result<Vec<SocketA
     }
 }
 
-/// Calls `attempt` with one address after the other until it succeeds. Returns the error of the last attempt.
+/// Calls `attempt` with one address after the other until it succeeds. Returns the errors of all attempts
+/// ([`AddrError::join`]), or that of the last one if it names no address.
 pub(super) async fn try_each<T, F>(addrs: impl ToSocketAddrs, mut attempt: impl FnMut(SocketAddr) -> F) -> io::Result<T>
 where
     F: Future<Output = io::Result<T>>,
 {
-    let mut last = None;
+    let mut failed = None;
     for addr in resolve(addrs).await? {
         match attempt(addr).await {
             Ok(socket) => return Ok(socket),
-            Err(error) => last = Some(error),
+            Err(error) => failed = Some(AddrError::join(failed, error)),
         }
     }
-    Err(last.unwrap_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "no address was given")))
+    Err(failed.unwrap_or_else(no_address))
+}
+
+/// The error for an empty list of addresses.
+pub(super) fn no_address() -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidInput, "no address was given")
 }
 
 /// Looks up the addresses of `name` on a thread for blocking work.

@@ -59,6 +59,7 @@
 //! ```
 
 mod addr;
+mod addr_error;
 mod datagram;
 mod deadline;
 mod halves;
@@ -77,6 +78,7 @@ mod udp;
 mod unix;
 
 pub use addr::{ToSocketAddrs, lookup_host};
+pub use addr_error::AddrError;
 pub use halves::{OwnedReadHalf, OwnedWriteHalf, ReadHalf, ReuniteError, WriteHalf};
 pub use incoming::{Incoming, IntoIncoming};
 pub use listener::Listener;

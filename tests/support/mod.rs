@@ -272,6 +272,11 @@ pub fn in_own_process(name: &str, test: impl FnOnce() + Send + 'static) {
     in_child_with_descriptors(name, 512);
 }
 
+/// The system's code of an error. The error of a bind or a connect has it in its `AddrError`.
+pub fn errno(error: &std::io::Error) -> Option<i32> {
+    kittiwake::net::AddrError::of(error).map_or(error.raw_os_error(), kittiwake::net::AddrError::raw_os_error)
+}
+
 /// The number of entries in a directory of `/proc/self`.
 pub fn count_of(folder: &str) -> usize {
     std::fs::read_dir(format!("/proc/self/{folder}")).expect("/proc").count()

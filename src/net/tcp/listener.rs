@@ -11,6 +11,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 
 use super::stream::TcpStream;
 use crate::net::addr::{ToSocketAddrs, try_each};
+use crate::net::addr_error::{AddrError, Operation};
 use crate::net::incoming::{Incoming, IntoIncoming};
 use crate::net::listen::{Accepts, ListenSocket, Listening};
 use crate::net::listener::Listener;
@@ -61,13 +62,16 @@ impl TcpListener {
     /// Safe: dropping the future closes the socket.
     ///
     /// # Errors
-    /// Of the last address tried: `AddrInUse`, `AddrNotAvailable`, `PermissionDenied` (see bind(2)). For a name also
-    /// what [`lookup_host`](crate::net::lookup_host) says; `InvalidInput` for what is neither name nor address.
+    /// Returns an [`AddrError`] inside the [`io::Error`]. It names every address that was tried, and has the kind and
+    /// the code of the last one: `AddrInUse`, `AddrNotAvailable`, `PermissionDenied` (see bind(2)). For a name also
+    /// returns the errors of [`lookup_host`](crate::net::lookup_host). `InvalidInput` if `addrs` is neither a name nor
+    /// an address.
     ///
     /// # Examples
     /// See [`TcpListener`].
     pub async fn bind<A: ToSocketAddrs>(addrs: A) -> io::Result<Self> {
-        try_each(addrs, |addr| std::future::ready(Self::bind_to(addr))).await
+        let bind = |addr| Self::bind_to(addr).map_err(|error| AddrError::at(Operation::Bind, addr, error));
+        try_each(addrs, |addr| std::future::ready(bind(addr))).await
     }
 
     fn bind_to(addr: SocketAddr) -> io::Result<Self> {

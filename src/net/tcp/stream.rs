@@ -9,6 +9,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use crate::net::addr::{ToSocketAddrs, try_each};
+use crate::net::addr_error::{AddrError, Operation};
 use crate::net::deadline::Limit;
 use crate::net::methods::{impl_fd, impl_readiness, impl_std, impl_stream};
 use crate::net::stream::{Socket, Stream, StreamSocket, impl_io};
@@ -81,14 +82,17 @@ impl TcpStream {
     /// Safe: dropping the future closes the socket.
     ///
     /// # Errors
-    /// Of the last address tried: `ConnectionRefused`, `TimedOut`, `HostUnreachable` and others (see connect(2)). For a
-    /// name also what [`lookup_host`](crate::net::lookup_host) says; `InvalidInput` for what is neither name nor
-    /// address. Outside a runtime it fails, because connecting has to wait.
+    /// Returns an [`AddrError`] inside the [`io::Error`]. It names every address that was tried, and has the kind and
+    /// the code of the last one: `ConnectionRefused`, `TimedOut`, `HostUnreachable` and others (see connect(2)). For a
+    /// name also returns the errors of [`lookup_host`](crate::net::lookup_host). `InvalidInput` if `addrs` is neither a
+    /// name nor an address. Fails outside a runtime, because connecting has to wait.
     ///
     /// # Examples
     /// See [`TcpStream`].
     pub async fn connect<A: ToSocketAddrs>(addrs: A) -> io::Result<Self> {
-        try_each(addrs, Self::connect_to).await
+        let connect =
+            async |addr| Self::connect_to(addr).await.map_err(|error| AddrError::at(Operation::Connect, addr, error));
+        try_each(addrs, connect).await
     }
 
     /// Connects as [`connect`](TcpStream::connect) does, within `duration` for all addresses together.
