@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 
 use futures_lite::future::poll_once;
 use kittiwake::io::{self, AsyncReadExt, AsyncWriteExt, ErrorKind};
-use kittiwake::net::{AddrError, TcpStream};
+use kittiwake::net::{AddrError, TcpListener, TcpSocket, TcpStream};
 use kittiwake::time::Duration;
 use socket2::{Domain, Socket, Type};
 use support::*;
@@ -199,6 +199,43 @@ fn connecting_to(address: SocketAddr) -> usize {
     });
     // A set, because the kernel returns the table in pieces and may list a socket twice.
     connecting.collect::<std::collections::BTreeSet<_>>().len()
+}
+
+/// A connect that lands on its own socket is refused. As a stream it would keep the port from its server.
+#[test]
+#[cfg(target_os = "linux")]
+fn connection_to_itself_is_refused() {
+    run(|| async {
+        let socket = TcpSocket::new_v4().expect("a socket");
+        socket.bind(own_address().parse().expect("an address")).expect("bind");
+        let address = socket.local_addr().expect("local_addr");
+        let error = socket.connect(address).await.expect_err("the socket has connected to itself");
+        assert_eq!(error.kind(), ErrorKind::ConnectionRefused, "{error}");
+        assert!(error.to_string().starts_with(&format!("cannot connect to {address}: the socket has ")), "{error}");
+        // Without SO_REUSEADDR, so that a connection in the TIME_WAIT state would be in the way.
+        TcpSocket::new_v4().expect("a socket").bind(address).expect("the port must be free at once");
+    });
+}
+
+/// `TcpStream::connect` detects a connection to itself, and tries again before it gives up.
+#[test]
+#[cfg(target_os = "linux")]
+fn ephemeral_port_never_connects_itself() {
+    in_own_network("ephemeral_port_never_connects_itself", || {
+        let ports = "/proc/sys/net/ipv4/ip_local_port_range";
+        kittiwake::block_on(async {
+            std::fs::write(ports, "40000 40000").expect("one port for all connects");
+            let error = TcpStream::connect("127.0.0.1:40000").await.expect_err("no server listens");
+            assert_eq!(error.kind(), ErrorKind::ConnectionRefused, "{error}");
+            assert!(error.to_string().contains("has connected to itself"), "{error}");
+            TcpListener::bind("127.0.0.1:40000").await.expect("the server can have its port");
+            std::fs::write(ports, "40000 40001").expect("two ports for all connects");
+            for _ in 0..100 {
+                let error = TcpStream::connect("127.0.0.1:40001").await.expect_err("no server listens");
+                assert_eq!(error.kind(), ErrorKind::ConnectionRefused, "{error}");
+            }
+        });
+    });
 }
 
 /// Many connects at once all succeed. A slow one does not delay the others.

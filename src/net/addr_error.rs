@@ -9,7 +9,7 @@ use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 
-/// The error of a bind or a connect: each address that was tried, and its error.
+/// The error of a bind, a listen or a connect: each address that was tried, and its error.
 ///
 /// The functions of this module return it inside an [`io::Error`] of the same kind. An [`io::Error`] has either a code
 /// of the system or an error of a library inside, so its own `raw_os_error` returns `None` here. [`AddrError::of`] finds
@@ -56,6 +56,7 @@ struct Attempt {
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Operation {
     Bind,
+    Listen,
     Connect,
 }
 
@@ -112,6 +113,7 @@ impl fmt::Display for AddrError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let operation = match self.operation {
             Operation::Bind => "bind",
+            Operation::Listen => "listen on",
             Operation::Connect => "connect to",
         };
         if self.earlier.is_empty() {

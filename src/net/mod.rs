@@ -85,6 +85,6 @@ pub use listener::Listener;
 pub use serve::{Failure, HandlerOutput, Open, Report, Serve, ServeError, Serving, serve, serve_local};
 pub use shutdown::ShutdownSignal;
 pub use std::net::Shutdown;
-pub use tcp::{TcpListener, TcpStream};
+pub use tcp::{TcpKeepalive, TcpListener, TcpSocket, TcpStream};
 pub use udp::UdpSocket;
 pub use unix::{UnixDatagram, UnixListener, UnixStream};

@@ -272,6 +272,42 @@ pub fn in_own_process(name: &str, test: impl FnOnce() + Send + 'static) {
     in_child_with_descriptors(name, 512);
 }
 
+/// Runs `test` in a process of its own with a network of its own, in which only loopback is up. The test may change
+/// the settings of that network in `/proc/sys/net`. Where the system allows no such network, the test is skipped and
+/// says so.
+#[cfg(target_os = "linux")]
+#[track_caller]
+pub fn in_own_network(name: &str, test: impl FnOnce() + Send + 'static) {
+    if is_child() {
+        return within(test);
+    }
+    let mut unshare = std::process::Command::new("unshare");
+    unshare.args(["--map-root-user", "--net", "--", "sh", "-c", "ip link set lo up && exec \"$0\" \"$@\""]);
+    let program = std::env::current_exe().expect("the path of this test program");
+    let probe = std::process::Command::new("unshare")
+        .args([
+            "--map-root-user",
+            "--net",
+            "--",
+            "sh",
+            "-c",
+            "ip link set lo up && test -w /proc/sys/net/ipv4/ip_local_port_range",
+        ])
+        .output();
+    if !probe.is_ok_and(|probe| probe.status.success()) {
+        return eprintln!("{name} was skipped: this system allows no network namespace");
+    }
+    let output = unshare
+        .arg(program)
+        .args(["--exact", name, "--nocapture", "--test-threads=1"])
+        .env(CHILD, "1")
+        .output()
+        .expect("unshare runs");
+    let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{name} failed in a network of its own:\n{out}\n{err}");
+    assert!(out.contains("1 passed"), "no test is called {name}:\n{out}");
+}
+
 /// The system's code of an error. The error of a bind or a connect has it in its `AddrError`.
 pub fn errno(error: &std::io::Error) -> Option<i32> {
     kittiwake::net::AddrError::of(error).map_or(error.raw_os_error(), kittiwake::net::AddrError::raw_os_error)

@@ -4,6 +4,8 @@
 //! file, which all duplicates of the descriptor share. A duplicate that other code makes blocking must not block a
 //! worker.
 
+pub(super) mod options;
+
 use std::ffi::OsStr;
 use std::fmt;
 use std::io::{self, IoSlice, IoSliceMut};
@@ -15,7 +17,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 pub(super) use rustix::net::SocketAddrAny;
 use rustix::net::addr::SocketAddrArg;
 use rustix::net::{RecvAncillaryBuffer, RecvFlags, SendAncillaryBuffer, SendFlags, SocketAddrUnix};
-use socket2::{Domain, SockRef, Socket, Type};
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
 /// The most slices that one recvmsg(2) or sendmsg(2) takes (`IOV_MAX`). The next call takes the rest of a longer list.
 pub(super) const MAX_SLICES: usize = 1024;
@@ -79,6 +81,19 @@ pub(super) fn shutdown(socket: &impl AsFd, how: Shutdown) -> io::Result<()> {
         Err(error) if error.kind() == io::ErrorKind::NotConnected => Ok(()),
         result => result,
     }
+}
+
+/// A new TCP socket, non-blocking and close-on-exec.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+pub(super) fn tcp_socket(domain: Domain) -> io::Result<Socket> {
+    Socket::new(domain, Type::STREAM.nonblocking(), Some(Protocol::TCP))
+}
+/// Elsewhere non-blocking takes a system call of its own.
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+pub(super) fn tcp_socket(domain: Domain) -> io::Result<Socket> {
+    let socket = Socket::new(domain, Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_nonblocking(true)?;
+    Ok(socket)
 }
 
 /// Fails if the socket does not listen. It would never have a connection.

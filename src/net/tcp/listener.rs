@@ -7,11 +7,9 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::panic::{RefUnwindSafe, UnwindSafe};
 use std::task::{Context, Poll};
 
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Type};
 
 use super::stream::TcpStream;
-use crate::net::addr::{ToSocketAddrs, try_each};
-use crate::net::addr_error::{AddrError, Operation};
 use crate::net::incoming::{Incoming, IntoIncoming};
 use crate::net::listen::{Accepts, ListenSocket, Listening};
 use crate::net::listener::Listener;
@@ -52,37 +50,6 @@ impl ListenSocket for mio::net::TcpListener {
 }
 
 impl TcpListener {
-    /// Listens on the first of `addrs` that can be bound.
-    ///
-    /// Sets `SO_REUSEADDR`, so that a server can be started again at once, and asks for the largest backlog the kernel
-    /// allows (on Linux `net.core.somaxconn`): with the usual 128, a burst of connections is lost. Port 0 lets the
-    /// system choose; [`local_addr`](TcpListener::local_addr) tells what it chose.
-    ///
-    /// # Cancel safety
-    /// Safe: dropping the future closes the socket.
-    ///
-    /// # Errors
-    /// Returns an [`AddrError`] inside the [`io::Error`]. It names every address that was tried, and has the kind and
-    /// the code of the last one: `AddrInUse`, `AddrNotAvailable`, `PermissionDenied` (see bind(2)). For a name also
-    /// returns the errors of [`lookup_host`](crate::net::lookup_host). `InvalidInput` if `addrs` is neither a name nor
-    /// an address.
-    ///
-    /// # Examples
-    /// See [`TcpListener`].
-    pub async fn bind<A: ToSocketAddrs>(addrs: A) -> io::Result<Self> {
-        let bind = |addr| Self::bind_to(addr).map_err(|error| AddrError::at(Operation::Bind, addr, error));
-        try_each(addrs, |addr| std::future::ready(bind(addr))).await
-    }
-
-    fn bind_to(addr: SocketAddr) -> io::Result<Self> {
-        let socket = Socket::new(Domain::for_address(addr), Type::STREAM, Some(Protocol::TCP))?;
-        socket.set_reuse_address(true)?;
-        socket.bind(&addr.into())?;
-        // The kernel cuts it down to what it allows.
-        socket.listen(i32::MAX)?;
-        Self::from_listening(socket.into())
-    }
-
     /// Takes a listener of std's, and makes it non-blocking.
     ///
     /// # Errors
@@ -97,7 +64,8 @@ impl TcpListener {
         Self::from_listening(listener)
     }
 
-    fn from_listening(listener: std::net::TcpListener) -> io::Result<Self> {
+    /// Takes a socket that listens.
+    pub(super) fn from_listening(listener: std::net::TcpListener) -> io::Result<Self> {
         listener.set_nonblocking(true)?;
         Ok(Self { listening: Listening::new(mio::net::TcpListener::from_std(listener)) })
     }

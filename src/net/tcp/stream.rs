@@ -1,4 +1,4 @@
-//! Connecting, reading and writing.
+//! Reading and writing.
 
 use std::fmt;
 use std::io::{self, IoSlice, IoSliceMut};
@@ -8,13 +8,11 @@ use std::panic::{RefUnwindSafe, UnwindSafe};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-use crate::net::addr::{ToSocketAddrs, try_each};
-use crate::net::addr_error::{AddrError, Operation};
 use crate::net::deadline::Limit;
 use crate::net::methods::{impl_fd, impl_readiness, impl_std, impl_stream};
 use crate::net::stream::{Socket, Stream, StreamSocket, impl_io};
 use crate::reactor::{Direction, Interest, Ready, Registration, WaiterSlot};
-use crate::time::{Duration, timeout};
+use crate::time::Duration;
 
 /// A TCP connection.
 ///
@@ -76,63 +74,6 @@ impl StreamSocket for std::net::TcpStream {
 }
 
 impl TcpStream {
-    /// Connects to the first of `addrs` that accepts.
-    ///
-    /// # Cancel safety
-    /// Safe: dropping the future closes the socket.
-    ///
-    /// # Errors
-    /// Returns an [`AddrError`] inside the [`io::Error`]. It names every address that was tried, and has the kind and
-    /// the code of the last one: `ConnectionRefused`, `TimedOut`, `HostUnreachable` and others (see connect(2)). For a
-    /// name also returns the errors of [`lookup_host`](crate::net::lookup_host). `InvalidInput` if `addrs` is neither a
-    /// name nor an address. Fails outside a runtime, because connecting has to wait.
-    ///
-    /// # Examples
-    /// See [`TcpStream`].
-    pub async fn connect<A: ToSocketAddrs>(addrs: A) -> io::Result<Self> {
-        let connect =
-            async |addr| Self::connect_to(addr).await.map_err(|error| AddrError::at(Operation::Connect, addr, error));
-        try_each(addrs, connect).await
-    }
-
-    /// Connects as [`connect`](TcpStream::connect) does, within `duration` for all addresses together.
-    ///
-    /// # Cancel safety
-    /// Safe: dropping the future closes the socket.
-    ///
-    /// # Errors
-    /// `TimedOut` if the time is over; else as for [`connect`](TcpStream::connect).
-    ///
-    /// # Panics
-    /// If it began to wait in a runtime and is then polled outside one.
-    ///
-    /// # Examples
-    /// ```
-    /// use kittiwake::net::{TcpListener, TcpStream};
-    /// use kittiwake::time::Duration;
-    ///
-    /// # kittiwake::block_on(async {
-    /// let listener = TcpListener::bind("127.0.0.1:0").await?;
-    /// let address = listener.local_addr()?;
-    /// let stream = TcpStream::connect_timeout(address, Duration::from_secs(5)).await?;
-    /// assert_eq!(stream.peer_addr()?, address);
-    /// # std::io::Result::Ok(())
-    /// # }).unwrap();
-    /// ```
-    pub async fn connect_timeout<A: ToSocketAddrs>(addrs: A, duration: Duration) -> io::Result<Self> {
-        timeout(duration, Self::connect(addrs)).await?
-    }
-
-    async fn connect_to(addr: SocketAddr) -> io::Result<Self> {
-        // The call first, then the registration: a socket that is not connecting
-        // yet would be reported as closed.
-        let stream = Self::from_fd(mio::net::TcpStream::connect(addr)?.into());
-        // Until the first event the socket has neither an error nor a peer, and the check could not tell.
-        stream.writable().await?;
-        stream.registration().operate(Direction::Write, |_, _| connected(stream.socket())).await?;
-        Ok(stream)
-    }
-
     /// Takes a non-blocking socket.
     pub(super) fn from_fd(socket: OwnedFd) -> Self {
         Self::from_nonblocking(socket.into())
@@ -184,18 +125,6 @@ impl TcpStream {
     /// See setsockopt(2).
     pub fn set_ttl(&self, ttl: u32) -> io::Result<()> {
         self.socket().set_ttl(ttl)
-    }
-}
-
-/// How a connect in progress stands; `WouldBlock` if the report was spurious, and it is neither
-/// connected nor has it failed.
-fn connected(socket: &std::net::TcpStream) -> io::Result<()> {
-    if let Some(error) = socket.take_error()? {
-        return Err(error);
-    }
-    match socket.peer_addr() {
-        Err(error) if error.kind() == io::ErrorKind::NotConnected => Err(io::ErrorKind::WouldBlock.into()),
-        result => result.map(drop),
     }
 }
 
