@@ -1,16 +1,22 @@
-//! Connecting: success, refusal, several addresses, and dropped futures.
+//! Connecting: success, refusal, races of several addresses, time limits, and dropped futures.
 
 mod support;
 
 use std::error::Error;
 use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, mpsc};
+use std::task::{Wake, Waker};
+use std::thread::ThreadId;
 
 use futures_lite::future::poll_once;
 use kittiwake::io::{self, AsyncReadExt, AsyncWriteExt, ErrorKind};
-use kittiwake::net::{AddrError, TcpListener, TcpSocket, TcpStream};
-use kittiwake::time::Duration;
+use kittiwake::net::{AddrError, TcpListener, TcpSocket, TcpStream, lookup_host};
+use kittiwake::time::{Duration, Instant, advance};
 use socket2::{Domain, Socket, Type};
 use support::*;
+
+/// The time between two attempts: the Connection Attempt Delay that RFC 8305 recommends.
+const STAGGER: Duration = Duration::from_millis(250);
 
 /// A connection can be used as soon as `connect` returns.
 #[test]
@@ -201,6 +207,236 @@ fn connecting_to(address: SocketAddr) -> usize {
     connecting.collect::<std::collections::BTreeSet<_>>().len()
 }
 
+/// The limit of `connect_timeout` is not zero: such a connect could never succeed.
+#[test]
+fn zero_timeout_is_invalid() {
+    run(|| async {
+        let (_listener, address) = listener().await;
+        let error = TcpStream::connect_timeout(address, Duration::ZERO).await.expect_err("the timeout is zero");
+        assert_eq!(error.kind(), ErrorKind::InvalidInput, "{error}");
+    });
+}
+
+/// The next address is tried 250 ms after one that does not answer.
+#[test]
+#[cfg(target_os = "linux")]
+fn silent_address_costs_one_stagger() {
+    run_paused(|| async {
+        let (_silent, dead, _queued) = full_queue();
+        let (listener, address) = listener().await;
+        let start = Instant::now();
+        let client = TcpStream::connect(vec![dead, address]).await.expect("the second address accepts");
+        assert_at(Instant::now(), start + STAGGER);
+        assert_eq!(client.peer_addr().expect("peer_addr"), address);
+        assert_eq!(listener.accept().await.expect("accept").1, client.local_addr().expect("local_addr"));
+        assert_eq!(sources(), 1, "the socket that lost the race must be deregistered");
+    });
+}
+
+/// A silent address does not use up the time of the others.
+#[test]
+#[cfg(target_os = "linux")]
+fn silent_address_leaves_time() {
+    run(|| async {
+        let (_silent, dead, queued) = full_queue();
+        let (_listener, address) = listener().await;
+        let connect = TcpStream::connect_timeout(vec![dead, dead, address], PATIENCE / 2);
+        assert_eq!(connect.await.expect("the third address accepts").peer_addr().expect("peer_addr"), address);
+        until(|| connecting_to(dead) == queued_without_room(&queued)).await;
+    });
+}
+
+/// An attempt that fails starts the next one at once.
+#[test]
+fn failure_starts_next_attempt() {
+    run_paused(|| async {
+        let (_socket, dead) = refusing();
+        let (_listener, address) = listener().await;
+        let start = Instant::now();
+        let client = TcpStream::connect(vec![dead, dead, dead, address]).await.expect("the last address accepts");
+        assert_eq!(client.peer_addr().expect("peer_addr"), address);
+        assert!(Instant::now() - start < STAGGER, "an attempt has waited although the one before it had failed");
+    });
+}
+
+/// A failure while a silent attempt goes on starts the next one at once, too.
+#[test]
+#[cfg(target_os = "linux")]
+fn late_failure_starts_next_attempt() {
+    run_paused(|| async {
+        let (_silent, silent, _queued) = full_queue();
+        let (_socket, refused) = refusing();
+        let (_listener, address) = listener().await;
+        let start = Instant::now();
+        let client = TcpStream::connect(vec![silent, refused, address]).await.expect("the last address accepts");
+        assert_at(Instant::now(), start + STAGGER);
+        assert_eq!(client.peer_addr().expect("peer_addr"), address);
+    });
+}
+
+/// The slow first attempt still wins if it succeeds before any other.
+#[test]
+#[cfg(target_os = "linux")]
+fn slow_attempt_can_win() {
+    run_paused(|| async {
+        let (listener, first, queued) = full_queue();
+        let (_silent, second, _also_queued) = full_queue();
+        let connect = kittiwake::spawn(TcpStream::connect(vec![first, second]));
+        settle().await;
+        advance(2 * STAGGER).await;
+        assert_eq!(sources(), 2, "both attempts must be running");
+        drop(queued);
+        while !connect.is_finished() {
+            // The kernel sends its SYN again after a second of real time, and then there is room.
+            listener.set_nonblocking(true).expect("non-blocking");
+            while listener.accept().is_ok() {}
+            kittiwake::task::yield_now().await;
+        }
+        let client = connect.await.expect("the task").expect("the first address has room");
+        assert_eq!(client.peer_addr().expect("peer_addr"), first);
+        assert_eq!(sources(), 1, "the socket that lost the race must be deregistered");
+    });
+}
+
+/// `TimedOut` names each address, and says which were tried.
+#[test]
+#[cfg(target_os = "linux")]
+fn timeout_names_every_address() {
+    run_paused(|| async {
+        let (_silent, silent, _queued) = full_queue();
+        let (_socket, refused) = refusing();
+        let (_listener, untried) = listener().await;
+        let (limit, start) = (Duration::from_millis(100), Instant::now());
+        let error = TcpStream::connect_timeout(vec![refused, silent, untried], limit).await.expect_err("time is over");
+        assert_at(Instant::now(), start + limit);
+        assert_eq!(error.kind(), ErrorKind::TimedOut, "{error}");
+        let kernels = io::Error::from_raw_os_error(libc::ECONNREFUSED);
+        let expected = format!(
+            "cannot connect to any of 3 addresses: {refused}: {kernels}; {silent}: no answer came within 100ms; \
+             {untried}: it was not tried within 100ms"
+        );
+        assert_eq!(error.to_string(), expected);
+        assert_eq!(sources(), 0, "no socket may stay registered");
+        let error = TcpStream::connect_timeout(silent, limit).await.expect_err("time is over");
+        assert_eq!(error.to_string(), format!("cannot connect to {silent}: no answer came within 100ms"));
+    });
+}
+
+/// The limit holds for the look-up of a name too, and the error names it.
+#[test]
+fn lookup_counts_towards_the_limit() {
+    within(|| {
+        blocking_threads(1).block_on(async {
+            let (open, closed) = mpsc::channel::<()>();
+            let waker = Waker::from(Arc::new(BlockingWaker { closed: Mutex::new(closed), except: here() }));
+            // Each of these look-ups blocks its thread when it ends. There are fewer threads for look-ups.
+            let mut lookups = Vec::new();
+            while lookups.len() < 16 {
+                // Without budget a poll would not store the waker.
+                kittiwake::task::yield_now().await;
+                let mut lookup = Box::pin(lookup_host("localhost:8"));
+                if poll_with(&waker, &mut lookup).is_pending() {
+                    lookups.push(lookup);
+                }
+            }
+            let error = TcpStream::connect_timeout("localhost:9", Duration::from_millis(5)).await;
+            let error = error.expect_err("the look-up cannot begin");
+            drop(open);
+            assert_eq!(error.kind(), ErrorKind::TimedOut, "{error}");
+            assert_eq!(error.to_string(), "\"localhost\" was not looked up within 5ms");
+        });
+    });
+}
+
+/// Blocks the thread that wakes it, except one.
+struct BlockingWaker {
+    closed: Mutex<mpsc::Receiver<()>>,
+    except: ThreadId,
+}
+
+impl Wake for BlockingWaker {
+    fn wake(self: Arc<Self>) {
+        if here() != self.except {
+            let _ = self.closed.lock().expect("the lock").recv();
+        }
+    }
+}
+
+/// A dropped race closes the sockets of all its attempts.
+#[test]
+#[cfg(target_os = "linux")]
+fn dropped_race_closes_its_sockets() {
+    in_own_process("dropped_race_closes_its_sockets", || {
+        paused_runtime().block_on(async {
+            let (_silent, dead, _queued) = full_queue();
+            open_reactor().await;
+            let before = count_of("fd");
+            let mut race = Box::pin(TcpStream::connect(vec![dead; 4]));
+            for attempts in 1..=3 {
+                assert!(poll_once(&mut race).await.is_none(), "no server answers");
+                assert_eq!(sources(), attempts, "each attempt must have one socket");
+                assert_eq!(count_of("fd"), before + attempts);
+                advance(STAGGER).await;
+            }
+            drop(race);
+            assert_eq!(sources(), 0, "all sockets must be deregistered");
+            assert_eq!(count_of("fd"), before, "all sockets must be closed");
+        });
+    });
+}
+
+/// A race that has ended leaves one open socket, or none if it failed.
+#[test]
+#[cfg(target_os = "linux")]
+fn ended_race_leaves_one_socket() {
+    in_own_process("ended_race_leaves_one_socket", || {
+        paused_runtime().block_on(async {
+            let (_silent, dead, _queued) = full_queue();
+            let (_socket, refused) = refusing();
+            let (_listener, address) = listener().await;
+            open_reactor().await;
+            let before = count_of("fd");
+            for _ in 0..10 {
+                let client =
+                    TcpStream::connect(vec![dead, refused, dead, address]).await.expect("the last one accepts");
+                assert_eq!(count_of("fd"), before + 1, "only the winner may stay open");
+                drop(client);
+                TcpStream::connect_timeout(vec![dead, refused], 2 * STAGGER).await.expect_err("no server answers");
+                assert_eq!(count_of("fd"), before, "a failed race must close all its sockets");
+            }
+        });
+    });
+}
+
+/// A limited connect that leaves its runtime keeps its limit. If no runtime can time it any more, it fails and does not
+/// panic.
+#[test]
+#[cfg(target_os = "linux")]
+fn limit_holds_in_foreign_executor() {
+    within(|| {
+        let (_silent, dead, _queued) = full_queue();
+        let (sockets, timers) = (Background::start(), Background::start());
+        let connects = [Duration::from_millis(300), Duration::from_secs(600)].map(|limit| {
+            let mut connect = Box::pin(TcpStream::connect_timeout(vec![dead, dead], limit));
+            // The socket stays with the first runtime, and the timers move to the second one.
+            for runtime in [&sockets, &timers] {
+                let mut moved = [connect];
+                [connect] = runtime.run(async move {
+                    assert!(poll_once(&mut moved[0]).await.is_none(), "no server answers");
+                    moved
+                });
+            }
+            connect
+        });
+        let [timed, untimed] = connects;
+        let error = futures_lite::future::block_on(timed).expect_err("no server answers");
+        assert_eq!(error.kind(), ErrorKind::TimedOut, "{error}");
+        timers.stop();
+        let error = futures_lite::future::block_on(untimed).expect_err("no runtime has the timer any more");
+        assert!(error.to_string().contains("no kittiwake runtime"), "{error}");
+    });
+}
+
 /// A connect that lands on its own socket is refused. As a stream it would keep the port from its server.
 #[test]
 #[cfg(target_os = "linux")]
@@ -234,6 +470,26 @@ fn ephemeral_port_never_connects_itself() {
                 let error = TcpStream::connect("127.0.0.1:40001").await.expect_err("no server listens");
                 assert_eq!(error.kind(), ErrorKind::ConnectionRefused, "{error}");
             }
+        });
+    });
+}
+
+/// A machine without IPv6 reaches a host that has both kinds of addresses, and without a wait.
+#[test]
+#[cfg(target_os = "linux")]
+fn host_without_ipv6_uses_ipv4() {
+    in_own_network("host_without_ipv6_uses_ipv4", || {
+        std::fs::write("/proc/sys/net/ipv6/conf/all/disable_ipv6", "1").expect("IPv6 is turned off");
+        paused_runtime().block_on(async {
+            let (_listener, address) = listener().await;
+            let six = SocketAddr::from(([0, 0, 0, 0, 0, 0, 0, 1], address.port()));
+            let start = Instant::now();
+            let client = TcpStream::connect(vec![six, address]).await.expect("IPv4 works");
+            assert_eq!(client.peer_addr().expect("peer_addr"), address);
+            assert!(Instant::now() - start < STAGGER, "the failure of IPv6 must start the next attempt at once");
+            let error = TcpStream::connect(six).await.expect_err("there is no IPv6");
+            assert!(error.to_string().starts_with(&format!("cannot connect to {six}: ")), "{error}");
+            assert!(errno(&error).is_some(), "the error must be the kernel's own: {error}");
         });
     });
 }

@@ -6,8 +6,11 @@
 //!    resolver blocks, so the call runs on one of the runtime's threads for [blocking work](crate::spawn_blocking).
 //!    Look-ups and closures have a limit each, so neither kind holds up the other.
 
+use std::future::poll_fn;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6, ToSocketAddrs as _};
+use std::pin::pin;
+use std::task::{Context, Poll};
 
 use super::addr_error::AddrError;
 use crate::blocking::{self, Work};
@@ -58,13 +61,29 @@ pub async fn lookup_host<A: ToSocketAddrs>(host: A) -> io::Result<impl Iterator<
 
 /// Converts `addrs` into addresses, in the order in which a client should try them.
 pub(super) async fn resolve(addrs: impl ToSocketAddrs) -> io::Result<Vec<SocketAddr>> {
+    resolve_until(addrs, |_, _| Poll::Pending).await
+}
+
+/// Converts `addrs` into addresses, as [`resolve`] does, until `poll_stop` returns an error. It is polled while the
+/// look-up of a name waits, and gets the name.
+pub(super) async fn resolve_until(
+    addrs: impl ToSocketAddrs,
+    mut poll_stop: impl FnMut(&mut Context<'_>, &str) -> Poll<io::Error>,
+) -> io::Result<Vec<SocketAddr>> {
     match addrs.to_target()? {
         Target::Addresses(addresses) => {
             // Nothing is waited for here, and a task may loop on it.
             consume_budget().await;
             Ok(addresses)
         }
-        Target::Name(name, port) => look_up(name, port).await,
+        Target::Name(name, port) => {
+            let mut lookup = pin!(look_up(name.clone(), port));
+            poll_fn(|cx| match lookup.as_mut().poll(cx) {
+                Poll::Pending => poll_stop(cx, &name).map(Err),
+                ready => ready,
+            })
+            .await
+        }
     }
 }
 
@@ -203,8 +222,7 @@ fn parse_host(host: &str, port: u16) -> io::Result<Target> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::pin::pin;
-    use std::task::{Context, Poll, Waker};
+    use std::task::Waker;
 
     fn resolved(addrs: impl ToSocketAddrs) -> io::Result<Vec<SocketAddr>> {
         match pin!(resolve(addrs)).poll(&mut Context::from_waker(Waker::noop())) {

@@ -60,6 +60,7 @@
 
 mod addr;
 mod addr_error;
+mod connect;
 mod datagram;
 mod deadline;
 mod halves;

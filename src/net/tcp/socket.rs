@@ -26,9 +26,9 @@ use super::options::impl_options;
 use super::stream::TcpStream;
 use crate::net::addr::{ToSocketAddrs, try_each};
 use crate::net::addr_error::{AddrError, Operation};
-use crate::net::sys;
+use crate::net::{connect, sys};
 use crate::reactor::Direction;
-use crate::time::{Duration, timeout};
+use crate::time::Duration;
 
 /// How often [`TcpStream::connect`] tries again after a socket has connected to itself. Go has the same limit.
 const SELF_CONNECT_RETRIES: usize = 2;
@@ -307,14 +307,19 @@ impl TcpListener {
 }
 
 impl TcpStream {
-    /// Connects to the first of `addrs` that accepts.
+    /// Connects to one of `addrs`.
+    ///
+    /// If `addrs` has several addresses, they race as RFC 8305 describes it. IPv4 and IPv6 alternate, beginning with
+    /// the first address. While no attempt has succeeded, the next one starts 250 ms after the last one started, or at
+    /// once when one fails. The first attempt that succeeds wins, and the sockets of all others are closed. So a host
+    /// with one address that never answers is reached almost as fast as any other.
     ///
     /// # Cancel safety
     /// Safe. Dropping the future closes its sockets.
     ///
     /// # Errors
     /// Returns an [`AddrError`] inside the [`io::Error`]. It names every address that was tried, and has the kind and
-    /// the code of the last one: `ConnectionRefused`, `TimedOut`, `HostUnreachable` and others (see
+    /// the code of the attempt that failed last: `ConnectionRefused`, `TimedOut`, `HostUnreachable` and others (see
     /// connect(2)). For a name also returns the errors of [`lookup_host`](crate::net::lookup_host). `InvalidInput` if
     /// `addrs` is neither a name nor an address. Fails outside a runtime, because connecting has to wait.
     ///
@@ -340,7 +345,7 @@ impl TcpStream {
     /// # }).unwrap();
     /// ```
     pub async fn connect<A: ToSocketAddrs>(addrs: A) -> io::Result<Self> {
-        try_each(addrs, Self::connect_to).await
+        connect::connect(addrs, Self::connect_to).await
     }
 
     /// Connects as [`connect`](TcpStream::connect) does, within `duration` for the look-up and all addresses together.
@@ -349,10 +354,8 @@ impl TcpStream {
     /// Safe. Dropping the future closes its sockets.
     ///
     /// # Errors
-    /// `TimedOut` if the time is over. All else as for [`connect`](TcpStream::connect).
-    ///
-    /// # Panics
-    /// If it began to wait in a runtime and is then polled outside one.
+    /// `TimedOut` if the time is over. The error names every address, and says which of them were tried. `InvalidInput`
+    /// if `duration` is zero. All else as for [`connect`](TcpStream::connect).
     ///
     /// # Examples
     /// ```
@@ -368,7 +371,7 @@ impl TcpStream {
     /// # }).unwrap();
     /// ```
     pub async fn connect_timeout<A: ToSocketAddrs>(addrs: A, duration: Duration) -> io::Result<Self> {
-        timeout(duration, Self::connect(addrs)).await?
+        connect::connect_timeout(addrs, duration, Self::connect_to).await
     }
 
     async fn connect_to(addr: SocketAddr) -> io::Result<Self> {
