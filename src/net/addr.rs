@@ -30,9 +30,15 @@ use sealed::Target;
 /// Every other argument is parsed without waiting.
 ///
 /// This trait is sealed: other crates cannot implement it.
+// The trait is implemented type by type. If one implementation covered all types of the sealed trait, the compiler would
+// name the sealed trait in its errors, and not this one.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is not a socket address or the name of a host",
+    label = "this is no address with a port",
+    note = "write \"127.0.0.1:7000\", \"localhost:7000\", (\"localhost\", 7000) or a `SocketAddr`; port 0 lets the system choose",
+    note = "a generic function needs the bound `kittiwake::net::ToSocketAddrs`"
+)]
 pub trait ToSocketAddrs: sealed::ToSocketAddrs {}
-
-impl<T: sealed::ToSocketAddrs + ?Sized> ToSocketAddrs for T {}
 
 /// Looks up the addresses of a host and port, in the order in which a client should try them.
 ///
@@ -156,9 +162,11 @@ mod sealed {
     }
 }
 
-/// Implements the sealed trait for each type by an expression of type `io::Result<Target>`.
+/// Implements both traits for each type by an expression of type `io::Result<Target>`.
 macro_rules! impl_to_target {
     ($($type:ty, $this:ident => $target:expr;)*) => {$(
+        impl ToSocketAddrs for $type {}
+
         impl sealed::ToSocketAddrs for $type {
             fn to_target(&self) -> io::Result<Target> {
                 let $this = self;
@@ -182,6 +190,8 @@ impl_to_target! {
     (&str, u16), this => parse_host(this.0, this.1);
     (String, u16), this => parse_host(&this.0, this.1);
 }
+
+impl<T: ToSocketAddrs + ?Sized> ToSocketAddrs for &T {}
 
 impl<T: sealed::ToSocketAddrs + ?Sized> sealed::ToSocketAddrs for &T {
     fn to_target(&self) -> io::Result<Target> {
