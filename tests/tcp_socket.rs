@@ -355,6 +355,16 @@ fn dropped_connect_closes_the_socket() {
     });
 }
 
+/// Sockets, their options and their errors move between threads.
+#[test]
+fn sockets_are_send_and_sync() {
+    fn send_and_sync<T: Send + Sync>(_: T) {}
+    fn send<T: Send>(_: T) {}
+    let addrs: Vec<SocketAddr> = Vec::new();
+    send_and_sync((bound(), TcpKeepalive::new(), None::<AddrError>));
+    send((bound().connect(([127, 0, 0, 1], 9).into()), TcpStream::connect(addrs.clone()), TcpListener::bind(addrs)));
+}
+
 /// A socket that is bound to a port of loopback.
 #[track_caller]
 fn bound() -> TcpSocket {
