@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use futures_lite::future::poll_once;
 use kittiwake::io::Interest;
-use kittiwake::net::UdpSocket;
+use kittiwake::net::{AddrError, UdpSocket};
 use kittiwake::spawn;
 use kittiwake::time::{sleep, timeout};
 use support::{PATIENCE, counting_waker, own_address, pattern, run, settle, until, within};
@@ -361,5 +361,20 @@ fn std_round_trip_keeps_socket() {
         assert!(poll_once(socket.recv(&mut buf)).await.is_none(), "it is non-blocking again");
         let descriptor = std::os::fd::OwnedFd::from(socket);
         assert_eq!(std::net::UdpSocket::from(descriptor).local_addr().expect("its address"), address);
+    });
+}
+
+/// The errors of binding and connecting name the address, and keep the kernel's code.
+#[test]
+fn errors_name_the_address() {
+    run(|| async {
+        let (_taken, address) = socket().await;
+        let error = UdpSocket::bind(address).await.expect_err("the port is taken");
+        assert!(error.to_string().starts_with(&format!("cannot bind {address}: ")), "{error}");
+        assert_eq!(AddrError::of(&error).expect("an address").raw_os_error(), Some(libc::EADDRINUSE));
+        let (socket, _) = socket().await;
+        let error = socket.connect("[::1]:9").await.expect_err("an IPv4 socket has no route to IPv6");
+        assert!(error.to_string().starts_with("cannot connect to [::1]:9: "), "{error}");
+        assert!(AddrError::of(&error).expect("an address").raw_os_error().is_some());
     });
 }

@@ -122,6 +122,8 @@ fn connect_errors_name_the_path() {
         let error = UnixStream::connect(place.path()).await.expect_err("no file");
         assert_eq!(error.kind(), ErrorKind::NotFound);
         assert!(error.to_string().contains(place.path().to_str().unwrap()), "{error}");
+        let system = std::error::Error::source(&error).and_then(|source| source.downcast_ref::<std::io::Error>());
+        assert_eq!(system.and_then(std::io::Error::raw_os_error), Some(libc::ENOENT), "the kernel's code is kept");
         drop(UnixListener::bind(place.path()).expect("bind"));
         let error = UnixStream::connect(place.path()).await.expect_err("no listener");
         assert_eq!(error.kind(), ErrorKind::ConnectionRefused);

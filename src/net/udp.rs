@@ -10,6 +10,7 @@ use std::task::{Context, Poll};
 use socket2::SockRef;
 
 use super::addr::{ToSocketAddrs, try_each};
+use super::addr_error::{AddrError, Operation};
 use super::datagram::{Datagram, DatagramSocket};
 use super::methods::{impl_datagram, impl_fd, impl_options, impl_readiness, impl_std};
 use super::sys;
@@ -73,7 +74,11 @@ impl UdpSocket {
     /// # Examples
     /// See [`UdpSocket`].
     pub async fn bind<A: ToSocketAddrs>(addrs: A) -> io::Result<Self> {
-        try_each(addrs, |addr| std::future::ready(net::UdpSocket::bind(addr).and_then(Self::from_std))).await
+        let bind = |addr| {
+            let bound = net::UdpSocket::bind(addr).and_then(Self::from_std);
+            std::future::ready(bound.map_err(|error| AddrError::at(Operation::Bind, addr, error)))
+        };
+        try_each(addrs, bind).await
     }
 
     /// Sets the peer that [`send`](UdpSocket::send) sends to and [`recv`](UdpSocket::recv) receives from.
@@ -84,7 +89,8 @@ impl UdpSocket {
     /// Safe.
     ///
     /// # Errors
-    /// Of the last address tried. For a name also what [`lookup_host`](crate::net::lookup_host) says. See connect(2).
+    /// An [`AddrError`] inside the [`io::Error`]. For a name also what [`lookup_host`](crate::net::lookup_host) says. See
+    /// connect(2).
     ///
     /// # Examples
     /// ```
@@ -102,7 +108,11 @@ impl UdpSocket {
     /// ```
     pub async fn connect<A: ToSocketAddrs>(&self, addrs: A) -> io::Result<()> {
         // connect(2) does not wait on a UDP socket.
-        try_each(addrs, |addr| std::future::ready(self.socket().connect(addr))).await
+        let connect = |addr| {
+            let connected = self.socket().connect(addr);
+            std::future::ready(connected.map_err(|error| AddrError::at(Operation::Connect, addr, error)))
+        };
+        try_each(addrs, connect).await
     }
 
     /// Sends a datagram to the first of `target`'s addresses. Returns its length.

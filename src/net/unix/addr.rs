@@ -1,5 +1,7 @@
 //! Addresses of Unix sockets, and the errors that name them.
 
+use std::error::Error;
+use std::fmt;
 use std::io::{self, ErrorKind};
 use std::mem::offset_of;
 use std::os::unix::ffi::OsStrExt;
@@ -29,21 +31,41 @@ pub(super) fn from_path(path: &Path) -> io::Result<SocketAddr> {
 }
 
 /// The error of an attempt to `verb` that address.
-pub(super) fn failed(verb: &str, addr: &SocketAddr, error: &io::Error) -> io::Error {
-    io::Error::new(error.kind(), format!("cannot {verb} {}: {error}", sys::display_unix(addr)))
+pub(super) fn failed(verb: &'static str, addr: &SocketAddr, error: io::Error) -> io::Error {
+    let address = sys::display_unix(addr);
+    io::Error::new(error.kind(), UnixAddrError { verb, address, error, reason: None })
 }
 
 /// The error of bind(2). If the address is in use, it says whether a socket uses it.
-pub(super) fn bind_failed(addr: &SocketAddr, error: &io::Error) -> io::Error {
-    let use_of = match addr.as_pathname() {
+pub(super) fn bind_failed(addr: &SocketAddr, error: io::Error) -> io::Error {
+    let reason = match addr.as_pathname() {
         Some(path) if error.kind() == ErrorKind::AddrInUse => user_of(path),
         _ => None,
     };
-    let mut failed = failed("bind to", addr, error);
-    if let Some(user) = use_of {
-        failed = io::Error::new(failed.kind(), format!("{failed}; {user}"));
+    let address = sys::display_unix(addr);
+    io::Error::new(error.kind(), UnixAddrError { verb: "bind", address, error, reason })
+}
+
+/// The error of a system call, and the address that it was called with. The source is the system's error, with its code.
+#[derive(Debug)]
+struct UnixAddrError {
+    verb: &'static str,
+    address: String,
+    error: io::Error,
+    reason: Option<&'static str>,
+}
+
+impl fmt::Display for UnixAddrError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "cannot {} {}: {}", self.verb, self.address, self.error)?;
+        self.reason.map_or(Ok(()), |reason| write!(f, "; {reason}"))
     }
-    failed
+}
+
+impl Error for UnixAddrError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        Some(&self.error)
+    }
 }
 
 /// Says what is at a path that is taken. `None` if that cannot be told.

@@ -71,7 +71,7 @@ impl UnixDatagram {
     /// # Errors
     /// As for [`UnixListener::bind`](crate::net::UnixListener::bind).
     pub fn bind_addr(addr: &SocketAddr) -> io::Result<Self> {
-        Self::from_std(net::UnixDatagram::bind_addr(addr).map_err(|error| bind_failed(addr, &error))?)
+        Self::from_std(net::UnixDatagram::bind_addr(addr).map_err(|error| bind_failed(addr, error))?)
     }
 
     /// Makes a socket without an address. Its receivers cannot answer it.
@@ -117,7 +117,7 @@ impl UnixDatagram {
     /// # Errors
     /// As for [`connect`](UnixDatagram::connect).
     pub fn connect_addr(&self, addr: &SocketAddr) -> io::Result<()> {
-        self.socket().connect_addr(addr).map_err(|error| failed("connect to", addr, &error))
+        self.socket().connect_addr(addr).map_err(|error| failed("connect to", addr, error))
     }
 
     /// Sends a datagram to the socket at `path`. Returns its length.

@@ -100,7 +100,7 @@ impl UnixListener {
     /// # }).unwrap();
     /// ```
     pub fn bind_addr(addr: &SocketAddr) -> io::Result<Self> {
-        let listener = net::UnixListener::bind_addr(addr).map_err(|error| bind_failed(addr, &error))?;
+        let listener = net::UnixListener::bind_addr(addr).map_err(|error| bind_failed(addr, error))?;
         // std asks for a short backlog on some systems. The kernel cuts this one down to what it allows.
         SockRef::from(&listener).listen(i32::MAX)?;
         Self::from_listening(listener)

@@ -96,11 +96,11 @@ impl UnixStream {
         let addr = from_path(path.as_ref())?;
         if duration.is_zero() {
             let error = io::Error::new(ErrorKind::InvalidInput, "a timeout of zero lets no attempt succeed");
-            return Err(failed("connect to", &addr, &error));
+            return Err(failed("connect to", &addr, error));
         }
         match timeout(duration, Self::connect_addr(&addr)).await {
             Ok(connected) => connected,
-            Err(elapsed) => Err(failed("connect to", &addr, &elapsed.into())),
+            Err(elapsed) => Err(failed("connect to", &addr, elapsed.into())),
         }
     }
 
@@ -124,7 +124,7 @@ impl UnixStream {
             match mio::net::UnixStream::connect_addr(addr) {
                 Ok(stream) => return Ok(Self::from_fd(stream.into())),
                 Err(error) if error.kind() == ErrorKind::WouldBlock && backoff.pause().await => {}
-                Err(error) => return Err(failed("connect to", addr, &error)),
+                Err(error) => return Err(failed("connect to", addr, error)),
             }
         }
     }
