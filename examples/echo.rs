@@ -1,7 +1,7 @@
 //! An echo server with a choice of worker threads. Ctrl-C or SIGTERM shuts it down; a second signal ends it at once.
 //! `cargo run --release --example echo [--workers N] [ADDRESS]`
 
-use futures_lite::future::or;
+use kittiwake::future::or;
 use kittiwake::io::{self, AsyncReadExt, AsyncWriteExt};
 use kittiwake::net::{self, Report, ShutdownSignal, TcpListener, TcpStream};
 use kittiwake::signal::unix::{SignalKind, signal};

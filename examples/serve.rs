@@ -2,7 +2,7 @@
 //!
 //! `cargo run --release --example serve [ADDRESS]`
 
-use futures_lite::future::or;
+use kittiwake::future::or;
 use kittiwake::io::{self, AsyncReadExt, AsyncWriteExt};
 use kittiwake::net::{self, Report, ShutdownSignal, TcpListener, TcpStream};
 use kittiwake::signal::unix::{SignalKind, signal};

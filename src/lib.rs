@@ -62,7 +62,8 @@
 //!   `system_clock`: readings of the clocks; `live_threads`: the threads of a runtime that have not ended;
 //!   `memory`: when tables give memory back.
 //! * `wheel`, a pure timing wheel, and [`time`] on it: clock, timers, `sleep`, `timeout`, `interval`.
-//! * [`net`], [`io`], [`signal`]: the sockets, the traits and the signals that users call.
+//! * [`net`], [`io`], [`signal`]: the sockets, the traits and the signals that users call; [`stream`] and [`future`]:
+//!   combinators of `futures-lite`.
 //!
 //! # What we do not do
 //! Channels, locks and stream combinators work with any runtime and exist: `async-channel`, `async-lock`, `futures`.
@@ -85,10 +86,12 @@ mod sync;
 mod system_clock;
 mod wheel;
 
+pub mod future;
 pub mod io;
 pub mod net;
 pub mod runtime;
 pub mod signal;
+pub mod stream;
 pub mod task;
 pub mod time;
 

@@ -27,6 +27,8 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("reactor", &["budget", "current", "sync"]),
     ("wheel", &["memory"]),
     ("time", &["wheel", "budget", "current", "sync", "system_clock"]),
+    ("future", &[]),
+    ("stream", &[]),
     ("io", &["reactor", "budget", "task"]),
     ("task", &["executor", "blocking"]),
     ("net", &["reactor", "time", "task", "blocking", "budget", "io", "metrics", "sync"]),

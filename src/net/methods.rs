@@ -407,7 +407,7 @@ macro_rules! impl_stream {
             /// Each round of this loop drops a read that waits. The 10 ms run from the first of them, and a tick does not
             /// begin them anew.
             /// ```
-            /// use futures_lite::future;
+            /// use kittiwake::future;
             /// use kittiwake::io::AsyncReadExt;
             /// use kittiwake::time::{Duration, interval};
             ///

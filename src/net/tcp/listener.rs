@@ -194,7 +194,7 @@ impl TcpListener {
         self.listening.try_accept()
     }
 
-    /// The connections as a [`Stream`](futures_lite::Stream) that never ends.
+    /// The connections as a [`Stream`](crate::stream::Stream) that never ends.
     ///
     /// Each item is what [`accept`](TcpListener::accept) returns, without the peer's address.
     ///
@@ -206,8 +206,8 @@ impl TcpListener {
     ///
     /// # Examples
     /// ```
-    /// use futures_lite::StreamExt;
     /// use kittiwake::net::{TcpListener, TcpStream};
+    /// use kittiwake::stream::StreamExt;
     ///
     /// # kittiwake::block_on(async {
     /// let listener = TcpListener::bind("127.0.0.1:0").await?;
@@ -221,13 +221,13 @@ impl TcpListener {
         Incoming::new(self)
     }
 
-    /// The connections as a [`Stream`](futures_lite::Stream) that never ends and owns the listener.
+    /// The connections as a [`Stream`](crate::stream::Stream) that never ends and owns the listener.
     ///
     /// Apart from that it is like [`incoming`](TcpListener::incoming).
     ///
     /// # Examples
     /// ```
-    /// use futures_lite::StreamExt;
+    /// use kittiwake::stream::StreamExt;
     /// use kittiwake::net::{TcpListener, TcpStream};
     ///
     /// # kittiwake::block_on(async {

@@ -35,7 +35,7 @@ use crate::time::Duration;
 /// # Closing
 /// | what | does |
 /// | --- | --- |
-/// | [`close`](futures_lite::AsyncWriteExt::close) | shuts the write half down: the peer reads to an end; we can go on reading |
+/// | [`close`](crate::io::AsyncWriteExt::close) | shuts the write half down: the peer reads to an end; we can go on reading |
 /// | [`shutdown`](TcpStream::shutdown) | the same for either half, or both |
 /// | drop | closes the connection; what was written is still sent |
 /// | drop with unread input | the kernel sends a **reset**, and the peer may lose our last bytes. [`drain`](TcpStream::drain) first |

@@ -166,12 +166,12 @@ impl UnixListener {
         self.listening.try_accept()
     }
 
-    /// The connections as a [`Stream`](futures_lite::Stream) that never ends.
+    /// The connections as a [`Stream`](crate::stream::Stream) that never ends.
     pub fn incoming(&self) -> Incoming<'_, Self> {
         Incoming::new(self)
     }
 
-    /// The connections as a [`Stream`](futures_lite::Stream) that never ends and owns the listener.
+    /// The connections as a [`Stream`](crate::stream::Stream) that never ends and owns the listener.
     pub fn into_incoming(self) -> IntoIncoming<Self> {
         IntoIncoming::new(self)
     }
