@@ -29,7 +29,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("time", &["wheel", "budget", "current", "sync", "system_clock"]),
     ("future", &[]),
     ("stream", &[]),
-    ("io", &["reactor", "budget", "task"]),
+    ("io", &["reactor", "budget", "sync", "task", "time"]),
     ("task", &["executor", "blocking"]),
     ("net", &["reactor", "time", "task", "blocking", "budget", "io", "metrics", "sync"]),
     ("signal", &["reactor"]),

@@ -29,6 +29,9 @@ mod stdio;
 
 pub use crate::reactor::{Interest, Ready};
 pub use async_fd::{AsyncFd, AsyncFdReadyGuard, TryIoError};
+mod duplex;
+
+pub use duplex::{DuplexStream, duplex};
 pub use futures_lite::io::{
     AsyncBufRead, AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncSeek, AsyncSeekExt, AsyncWrite, AsyncWriteExt,
     BufReader, BufWriter, Cursor, Empty, Repeat, Sink, copy, empty, repeat, sink, split,
