@@ -30,11 +30,13 @@ mod stdio;
 pub use crate::reactor::{Interest, Ready};
 pub use async_fd::{AsyncFd, AsyncFdReadyGuard, TryIoError};
 mod duplex;
+mod split;
 
 pub use duplex::{DuplexStream, duplex};
 pub use futures_lite::io::{
     AsyncBufRead, AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncSeek, AsyncSeekExt, AsyncWrite, AsyncWriteExt,
-    BufReader, BufWriter, Cursor, Empty, Repeat, Sink, copy, empty, repeat, sink, split,
+    BufReader, BufWriter, Cursor, Empty, Repeat, Sink, copy, empty, repeat, sink,
 };
+pub use split::{ReadHalf, ReuniteError, WriteHalf, split};
 pub use std::io::{Error, ErrorKind, IoSlice, IoSliceMut, Result, SeekFrom};
 pub use stdio::{Stderr, Stdin, Stdout, stderr, stdin, stdout};
