@@ -1,13 +1,18 @@
-//! The `futures-io` traits, and the adapters that work on them.
+//! The `futures-io` traits, and what works on them: lines, pairs in memory.
 //!
-//! [`AsyncRead`] and [`AsyncWrite`] are the traits of the `futures` family of crates. The extension traits and adapters
-//! are those of `futures-lite`. So code that is written for these crates works with kittiwake's sockets. This module
-//! re-exports them, so that a server needs no other crate.
+//! [`AsyncRead`] and [`AsyncWrite`] are the traits of the `futures` family of crates. So code that is written for these
+//! crates works with kittiwake's sockets. The extension traits [`AsyncReadExt`], [`AsyncWriteExt`] and [`AsyncSeekExt`]
+//! are those of `futures-lite`. A server needs no other crate.
+//!
+//! # Nothing is lost
+//! [`AsyncBufReadExt`] and [`BufReader`] are our own: a `read_line` that is dropped, times out or fails keeps what it has
+//! read. So are [`duplex()`] and [`split()`].
 //!
 //! # Examples
 //! ```
 //! use kittiwake::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 //! use kittiwake::net::{TcpListener, TcpStream};
+//! use kittiwake::stream::StreamExt;
 //!
 //! # kittiwake::block_on(async {
 //! let listener = TcpListener::bind("127.0.0.1:0").await?;
@@ -17,9 +22,9 @@
 //!     stream.write_all(b"one\ntwo\n").await
 //! });
 //! let (stream, _) = listener.accept().await?;
-//! let mut line = String::new();
-//! BufReader::new(stream).read_line(&mut line).await?;
-//! assert_eq!(line, "one\n");
+//! let mut lines = BufReader::new(stream).lines();
+//! assert_eq!(lines.next().await.unwrap()?, "one");
+//! assert_eq!(lines.next().await.unwrap()?, "two");
 //! client.await.unwrap()
 //! # }).unwrap();
 //! ```
@@ -29,13 +34,17 @@ mod stdio;
 
 pub use crate::reactor::{Interest, Ready};
 pub use async_fd::{AsyncFd, AsyncFdReadyGuard, TryIoError};
+mod buf_reader;
+mod buffered;
 mod duplex;
 mod split;
 
+pub use buf_reader::BufReader;
+pub use buffered::{AsyncBufReadExt, FillBuf, Lines, ReadLine, ReadUntil, SkipUntil, Split};
 pub use duplex::{DuplexStream, duplex};
+pub use futures_io::{AsyncBufRead, AsyncRead, AsyncSeek, AsyncWrite};
 pub use futures_lite::io::{
-    AsyncBufRead, AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncSeek, AsyncSeekExt, AsyncWrite, AsyncWriteExt,
-    BufReader, BufWriter, Cursor, Empty, Repeat, Sink, copy, empty, repeat, sink,
+    AsyncReadExt, AsyncSeekExt, AsyncWriteExt, BufWriter, Chain, Cursor, Empty, Repeat, Sink, Take, copy, empty, repeat, sink,
 };
 pub use split::{ReadHalf, ReuniteError, WriteHalf, split};
 pub use std::io::{Error, ErrorKind, IoSlice, IoSliceMut, Result, SeekFrom};
