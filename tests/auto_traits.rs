@@ -6,6 +6,9 @@ use std::marker::PhantomPinned;
 use std::net::SocketAddr;
 use std::panic::{RefUnwindSafe, UnwindSafe};
 
+use kittiwake::io::{
+    BufReader, CopyBidirectional, CopyError, DuplexStream, FillBuf, Lines, ReadLine, ReadUntil, SkipUntil, Split,
+};
 use kittiwake::net::{
     Incoming, IntoIncoming, OwnedReadHalf, OwnedWriteHalf, ReadHalf, Report, Serve, ServeError, Serving,
     ShutdownSignal, TcpListener, TcpStream, UnixListener, UnixStream, WriteHalf,
@@ -35,6 +38,17 @@ fn servers_are_send() {
     send_and_sync::<(ShutdownSignal, Report, ServeError)>();
     unwind_safe::<(ShutdownSignal, Report)>();
     unpin::<(Serving<TcpListener, Handler, PhantomPinned>, ShutdownSignal)>();
+}
+
+/// The readers, copies and halves of `io` are as `Send` and `Sync` as the streams in them.
+#[test]
+fn io_is_send_and_sync() {
+    type Reader = BufReader<TcpStream>;
+    send_and_sync::<(Reader, Lines<Reader>, Split<Reader>, DuplexStream, CopyError)>();
+    send_and_sync::<(FillBuf<'_, Reader>, ReadLine<'_, Reader>, ReadUntil<'_, Reader>, SkipUntil<'_, Reader>)>();
+    send_and_sync::<(kittiwake::io::ReadHalf<TcpStream>, kittiwake::io::WriteHalf<TcpStream>)>();
+    send_and_sync::<CopyBidirectional<TcpStream, DuplexStream>>();
+    unpin::<(Lines<Reader>, Split<Reader>, ReadLine<'_, Reader>, CopyBidirectional<TcpStream, TcpStream>)>();
 }
 
 /// Tasks, runtimes and their handles are `Send` and `Sync`.

@@ -1,4 +1,4 @@
-//! The `futures-io` traits, and what works on them: lines, pairs in memory.
+//! The `futures-io` traits, and what works on them: lines, copies, pairs in memory.
 //!
 //! [`AsyncRead`] and [`AsyncWrite`] are the traits of the `futures` family of crates. So code that is written for these
 //! crates works with kittiwake's sockets. The extension traits [`AsyncReadExt`], [`AsyncWriteExt`] and [`AsyncSeekExt`]
@@ -6,7 +6,7 @@
 //!
 //! # Nothing is lost
 //! [`AsyncBufReadExt`] and [`BufReader`] are our own: a `read_line` that is dropped, times out or fails keeps what it has
-//! read. So are [`duplex()`] and [`split()`].
+//! read. So are [`copy()`], [`copy_bidirectional`], [`duplex()`] and [`split()`].
 //!
 //! # Examples
 //! ```
@@ -36,15 +36,17 @@ pub use crate::reactor::{Interest, Ready};
 pub use async_fd::{AsyncFd, AsyncFdReadyGuard, TryIoError};
 mod buf_reader;
 mod buffered;
+mod copy;
 mod duplex;
 mod split;
 
 pub use buf_reader::BufReader;
 pub use buffered::{AsyncBufReadExt, FillBuf, Lines, ReadLine, ReadUntil, SkipUntil, Split};
+pub use copy::{CopyBidirectional, CopyError, copy, copy_bidirectional};
 pub use duplex::{DuplexStream, duplex};
 pub use futures_io::{AsyncBufRead, AsyncRead, AsyncSeek, AsyncWrite};
 pub use futures_lite::io::{
-    AsyncReadExt, AsyncSeekExt, AsyncWriteExt, BufWriter, Chain, Cursor, Empty, Repeat, Sink, Take, copy, empty, repeat, sink,
+    AsyncReadExt, AsyncSeekExt, AsyncWriteExt, BufWriter, Chain, Cursor, Empty, Repeat, Sink, Take, empty, repeat, sink,
 };
 pub use split::{ReadHalf, ReuniteError, WriteHalf, split};
 pub use std::io::{Error, ErrorKind, IoSlice, IoSliceMut, Result, SeekFrom};
