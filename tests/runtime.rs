@@ -715,12 +715,12 @@ fn thousand_runtimes_leave_nothing() {
         let (descriptors, threads) = (count_of("fd"), count_of("task"));
         (0..1000).for_each(|_| life());
         assert_eq!(count_of("fd"), descriptors, "descriptors were left");
-        // The kernel takes a thread out of the list a moment after the join.
+        // The kernel takes a thread out of the list a moment after the join. So the first count may be too high by some.
         let end = std::time::Instant::now() + PATIENCE / 2;
-        while count_of("task") != threads && std::time::Instant::now() < end {
+        while count_of("task") > threads && std::time::Instant::now() < end {
             std::thread::yield_now();
         }
-        assert_eq!(count_of("task"), threads, "threads were left");
+        assert!(count_of("task") <= threads, "{} threads were left", count_of("task") - threads);
     });
 }
 

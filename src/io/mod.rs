@@ -1,4 +1,4 @@
-//! The `futures-io` traits, and what works on them: lines, copies, pairs in memory.
+//! The `futures-io` traits, and what works on them: lines, copies, pairs in memory, descriptors.
 //!
 //! [`AsyncRead`] and [`AsyncWrite`] are the traits of the `futures` family of crates. So code that is written for these
 //! crates works with kittiwake's sockets. The extension traits [`AsyncReadExt`], [`AsyncWriteExt`] and [`AsyncSeekExt`]
@@ -30,16 +30,15 @@
 //! ```
 
 mod async_fd;
-mod stdio;
-
-pub use crate::reactor::{Interest, Ready};
-pub use async_fd::{AsyncFd, AsyncFdReadyGuard, TryIoError};
 mod buf_reader;
 mod buffered;
 mod copy;
 mod duplex;
 mod split;
+mod stdio;
 
+pub use crate::reactor::{Interest, Ready};
+pub use async_fd::{AsyncFd, AsyncFdReadyGuard, TryIoError};
 pub use buf_reader::BufReader;
 pub use buffered::{AsyncBufReadExt, FillBuf, Lines, ReadLine, ReadUntil, SkipUntil, Split};
 pub use copy::{CopyBidirectional, CopyError, copy, copy_bidirectional};
