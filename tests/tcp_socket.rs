@@ -392,3 +392,57 @@ fn or_unsupported(set: Result<()>, check: impl FnOnce()) {
 fn reader(socket: &impl AsFd) -> Socket {
     Socket::from(socket.as_fd().try_clone_to_owned().expect("a duplicate"))
 }
+
+/// A connection without bytes stays out of the queue, and comes with its first byte.
+#[test]
+#[cfg(all(feature = "sockopt", target_os = "linux"))]
+fn deferred_connection_comes_with_its_first_byte() {
+    run(|| async {
+        let socket = bound();
+        assert_eq!(socket.defer_accept().expect("TCP_DEFER_ACCEPT"), None);
+        socket.set_defer_accept(Some(Duration::from_millis(9_500))).expect("TCP_DEFER_ACCEPT");
+        let listener = socket.listen(16).expect("listen");
+        let time = listener.defer_accept().expect("TCP_DEFER_ACCEPT").expect("it was set");
+        assert!(time >= Duration::from_secs(10), "{time:?}");
+        let client = TcpStream::connect(listener.local_addr().expect("its address")).await.expect("connect");
+        assert_eq!(listener.try_accept().expect_err("no byte has come").kind(), ErrorKind::WouldBlock);
+        client.try_write(b"x").expect("write");
+        let (server, _) = listener.accept().await.expect("accept");
+        assert_eq!(server.try_read(&mut [0; 8]).expect("the byte is there"), 1);
+        listener.set_defer_accept(None).expect("TCP_DEFER_ACCEPT");
+        let _silent = TcpStream::connect(listener.local_addr().expect("its address")).await.expect("connect");
+        listener.accept().await.expect("it comes without a byte");
+    });
+}
+
+/// A second connection by fast open returns at once, and its first write goes with the first packet.
+#[test]
+#[cfg(all(feature = "sockopt", target_os = "linux"))]
+fn fast_open_sends_with_the_first_packet() {
+    in_own_network("fast_open_sends_with_the_first_packet", || {
+        std::fs::write("/proc/sys/net/ipv4/tcp_fastopen", "3").expect("a setting of this network");
+        kittiwake::block_on(async {
+            let socket = bound();
+            socket.set_fastopen(16).expect("TCP_FASTOPEN");
+            assert_eq!(socket.fastopen().expect("TCP_FASTOPEN"), 16);
+            let listener = socket.listen(16).expect("listen");
+            for round in 0..3 {
+                let socket = bound();
+                socket.set_fastopen_connect(true).expect("TCP_FASTOPEN_CONNECT");
+                assert!(socket.fastopen_connect().expect("TCP_FASTOPEN_CONNECT"));
+                let mut client = socket.connect(listener.local_addr().expect("its address")).await.expect("connect");
+                client.write_all(b"first").await.expect("write");
+                let (mut server, _) = listener.accept().await.expect("accept");
+                let mut buf = [0; 8];
+                assert_eq!(server.read(&mut buf).await.expect("read"), 5, "in round {round}");
+                server.write_all(&buf).await.expect("write");
+                client.read_exact(&mut buf).await.expect("read");
+            }
+        });
+        let counters = std::fs::read_to_string("/proc/self/net/netstat").expect("counters");
+        let mut lines = counters.lines().filter(|line| line.starts_with("TcpExt:"));
+        let (names, values) = (lines.next().expect("names"), lines.next().expect("values"));
+        let active = names.split(' ').zip(values.split(' ')).find(|(name, _)| *name == "TCPFastOpenActive");
+        assert_eq!(active, Some(("TCPFastOpenActive", "2")), "all but the first should carry their bytes");
+    });
+}

@@ -329,3 +329,21 @@ fn sender_hears_of_closed_receiver() {
         assert!(one.send(b"hello").await.is_err(), "the peer is gone");
     });
 }
+
+/// A server learns from the kernel who its peer is.
+#[test]
+#[cfg(all(feature = "sockopt", target_os = "linux"))]
+fn peer_cred_names_the_peer() {
+    use std::os::unix::fs::MetadataExt;
+    run(|| async {
+        let place = Place::new();
+        let listener = UnixListener::bind(place.path()).expect("bind");
+        let client = UnixStream::connect(place.path()).await.expect("connect");
+        let (server, _) = listener.accept().await.expect("accept");
+        let ours = std::fs::metadata("/proc/self").expect("/proc");
+        for stream in [client, server] {
+            let peer = stream.peer_cred().expect("peer_cred");
+            assert_eq!((peer.pid(), peer.uid(), peer.gid()), (Some(std::process::id()), ours.uid(), ours.gid()));
+        }
+    });
+}

@@ -88,4 +88,6 @@ pub use shutdown::ShutdownSignal;
 pub use std::net::Shutdown;
 pub use tcp::{TcpKeepalive, TcpListener, TcpSocket, TcpStream};
 pub use udp::UdpSocket;
+#[cfg(feature = "sockopt")]
+pub use unix::UCred;
 pub use unix::{UnixDatagram, UnixListener, UnixStream};

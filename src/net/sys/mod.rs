@@ -4,6 +4,8 @@
 //! file, which all duplicates of the descriptor share. A duplicate that other code makes blocking must not block a
 //! worker.
 
+#[cfg(all(feature = "sockopt", any(target_os = "android", target_os = "linux")))]
+mod nix_options;
 pub(super) mod options;
 
 use std::ffi::OsStr;

@@ -7,8 +7,16 @@ use std::io;
 use std::os::fd::AsFd;
 use std::time::Duration;
 
+#[cfg(all(feature = "sockopt", any(target_os = "android", target_os = "linux")))]
+use nix::sys::socket::{
+    getsockopt, setsockopt,
+    sockopt::{PeerCredentials, TcpFastOpenConnect},
+};
 use rustix::net::sockopt;
 use socket2::SockRef;
+
+#[cfg(all(feature = "sockopt", any(target_os = "android", target_os = "linux")))]
+use super::nix_options::{DeferAccept, FastOpen};
 
 /// Defines functions that get or set an option on the systems of the `cfg`.
 macro_rules! options {
@@ -85,6 +93,28 @@ options! {
     ) {
         fn tclass_v6(socket) -> u32 { SockRef::from(socket).tclass_v6()? }
         fn set_tclass_v6(socket, class: u32) { SockRef::from(socket).set_tclass_v6(class)? }
+    }
+}
+
+#[cfg(feature = "sockopt")]
+options! {
+    "TCP_DEFER_ACCEPT" if any(target_os = "android", target_os = "linux") {
+        fn defer_accept_seconds(socket) -> u32 { getsockopt(socket, DeferAccept)? }
+        fn set_defer_accept_seconds(socket, seconds: u32) { setsockopt(socket, DeferAccept, &seconds)? }
+    }
+    "TCP_FASTOPEN" if any(target_os = "android", target_os = "linux") {
+        fn fastopen(socket) -> u32 { getsockopt(socket, FastOpen)? }
+        fn set_fastopen(socket, queue: u32) { setsockopt(socket, FastOpen, &queue)? }
+    }
+    "TCP_FASTOPEN_CONNECT" if any(target_os = "android", target_os = "linux") {
+        fn fastopen_connect(socket) -> bool { getsockopt(socket, TcpFastOpenConnect)? }
+        fn set_fastopen_connect(socket, on: bool) { setsockopt(socket, TcpFastOpenConnect, &on)? }
+    }
+    "SO_PEERCRED" if any(target_os = "android", target_os = "linux") {
+        fn peer_cred(socket) -> (i32, u32, u32) {
+            let peer = getsockopt(socket, PeerCredentials)?;
+            (peer.pid(), peer.uid(), peer.gid())
+        }
     }
 }
 

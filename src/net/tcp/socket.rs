@@ -43,9 +43,9 @@ const SELF_CONNECT_RETRIES: usize = 2;
 /// An option that the system lacks is an error of the kind `Unsupported`.
 ///
 /// # Other options
-/// There is no method for `TCP_DEFER_ACCEPT` and none for `TCP_FASTOPEN`, because no safe binding exists for them. A
-/// program may set such an option on the descriptor ([`AsRawFd`]), or set it on a socket of its own and convert that
-/// from [`socket2::Socket`].
+/// The feature `sockopt` adds methods for `TCP_DEFER_ACCEPT` and `TCP_FASTOPEN`. It brings the crate `nix`, which alone
+/// has safe bindings for them. Any other option a program sets on the descriptor ([`AsFd`]), or on a socket of its own
+/// that it converts from [`socket2::Socket`].
 ///
 /// # Examples
 /// A server with a short queue, and a client that chooses its address:
@@ -166,11 +166,18 @@ impl TcpSocket {
         if !self.is_nonblocking {
             self.socket.set_nonblocking(true)?;
         }
-        match self.socket.connect(&addr.into()) {
-            Err(error) if error.raw_os_error() != Some(libc::EINPROGRESS) => return Err(error),
-            _ => {}
+        let connected = self.socket.connect(&addr.into());
+        match &connected {
+            Err(error) if error.raw_os_error() == Some(libc::EINPROGRESS) => {}
+            Err(_) => return connected.map(|()| None),
+            Ok(()) => {}
         }
         let stream = TcpStream::from_fd(self.socket.into());
+        if connected.is_ok() {
+            // A fast open, which sends nothing before the first write. Until then the socket has no peer, and the system
+            // reports no event that tells of one.
+            return Ok(Some(stream));
+        }
         // Until the first event the socket has neither an error nor a peer, and the check could not tell.
         stream.writable().await?;
         let peer = stream.stream.registration().operate(Direction::Write, |_, _| peer_of_connected(&stream)).await?;
@@ -274,6 +281,95 @@ impl TcpSocket {
 }
 
 impl_options!(TcpSocket);
+
+#[cfg(feature = "sockopt")]
+impl TcpSocket {
+    /// Whether [`connect`](TcpSocket::connect) leaves the first packet to the first write (`TCP_FASTOPEN_CONNECT`).
+    ///
+    /// With the feature `sockopt`.
+    ///
+    /// # Errors
+    /// `Unsupported` elsewhere than on Linux and Android. See getsockopt(2).
+    pub fn fastopen_connect(&self) -> io::Result<bool> {
+        sys::options::fastopen_connect(self)
+    }
+
+    /// Sets whether [`connect`](TcpSocket::connect) leaves the first packet to the first write.
+    ///
+    /// With the feature `sockopt`. If an earlier connection has left a cookie of that server, the connect returns at once,
+    /// and the first write sends its bytes with the first packet. That saves a round trip, and errors of the connect are
+    /// reported by that write or by the next read. Without a cookie the connect asks for one, and takes as long as any
+    /// other. The first bytes may reach the server twice: see RFC 7413.
+    ///
+    /// # Errors
+    /// `Unsupported` elsewhere than on Linux and Android. See tcp(7).
+    pub fn set_fastopen_connect(&self, on: bool) -> io::Result<()> {
+        sys::options::set_fastopen_connect(self, on)
+    }
+}
+
+/// Gives a type that is `AsFd` the options of listening that need the feature `sockopt`.
+#[cfg(feature = "sockopt")]
+macro_rules! impl_listen_options {
+    ($type:ident) => {
+        impl $type {
+            /// How long a connection without bytes stays out of the queue (`TCP_DEFER_ACCEPT`). `None`, the default, if
+            /// it does not.
+            ///
+            /// With the feature `sockopt`.
+            ///
+            /// # Errors
+            /// `Unsupported` elsewhere than on Linux and Android. See getsockopt(2).
+            pub fn defer_accept(&self) -> io::Result<Option<Duration>> {
+                let seconds = sys::options::defer_accept_seconds(self)?;
+                Ok((seconds > 0).then(|| Duration::from_secs(seconds.into())))
+            }
+
+            /// Sets how long a connection without bytes stays out of the queue. So a handler that starts has something
+            /// to read, and clients that only connect cost the server nothing.
+            ///
+            /// With the feature `sockopt`. The system counts whole seconds, rounded up, and chooses a time that is at
+            /// least as long. A connection that sends nothing for longer is accepted without bytes, or dropped.
+            ///
+            /// # Errors
+            /// `Unsupported` elsewhere than on Linux and Android. See tcp(7).
+            pub fn set_defer_accept(&self, time: Option<Duration>) -> io::Result<()> {
+                let whole = |time: Duration| time.as_secs() + u64::from(time.subsec_nanos() > 0);
+                let seconds = time.map_or(0, whole).try_into().unwrap_or(i32::MAX as u32);
+                sys::options::set_defer_accept_seconds(self, seconds)
+            }
+
+            /// How many connections whose first packet had bytes the kernel keeps before they are complete
+            /// (`TCP_FASTOPEN`). 0, the default, turns fast open off.
+            ///
+            /// With the feature `sockopt`.
+            ///
+            /// # Errors
+            /// `Unsupported` elsewhere than on Linux and Android. See getsockopt(2).
+            pub fn fastopen(&self) -> io::Result<u32> {
+                sys::options::fastopen(self)
+            }
+
+            /// Sets how many connections whose first packet had bytes the kernel keeps before they are complete.
+            ///
+            /// With the feature `sockopt`. The bytes of a first packet may come twice: see RFC 7413.
+            ///
+            /// # Errors
+            /// `Unsupported` elsewhere than on Linux and Android. See tcp(7).
+            ///
+            /// # Platform notes
+            /// Linux has fast open for servers only if bit 2 of `net.ipv4.tcp_fastopen` is set.
+            pub fn set_fastopen(&self, queue: u32) -> io::Result<()> {
+                sys::options::set_fastopen(self, queue)
+            }
+        }
+    };
+}
+
+#[cfg(feature = "sockopt")]
+impl_listen_options!(TcpSocket);
+#[cfg(feature = "sockopt")]
+impl_listen_options!(TcpListener);
 
 impl TcpListener {
     /// Listens on the first of `addrs` that can be bound.

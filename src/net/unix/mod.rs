@@ -8,4 +8,6 @@ mod stream;
 
 pub use datagram::UnixDatagram;
 pub use listener::UnixListener;
+#[cfg(feature = "sockopt")]
+pub use stream::UCred;
 pub use stream::UnixStream;

@@ -15,6 +15,8 @@ use super::backoff::Backoff;
 use crate::net::deadline::Limit;
 use crate::net::methods::{impl_fd, impl_readiness, impl_std, impl_stream};
 use crate::net::stream::{Socket, Stream, StreamSocket, impl_io};
+#[cfg(feature = "sockopt")]
+use crate::net::sys;
 use crate::reactor::{Direction, Interest, Ready, Registration, WaiterSlot};
 use crate::task::consume_budget;
 use crate::time::{Duration, timeout};
@@ -160,6 +162,62 @@ impl UnixStream {
     /// See getsockname(2).
     pub fn local_addr(&self) -> io::Result<SocketAddr> {
         self.socket().local_addr()
+    }
+}
+
+#[cfg(feature = "sockopt")]
+impl UnixStream {
+    /// The user, the group and the process that the peer had when it connected, listened, or made the pair
+    /// (`SO_PEERCRED`).
+    ///
+    /// With the feature `sockopt`, which brings the crate `nix`. The kernel has checked them, so a server may decide by
+    /// the user what the peer is allowed.
+    ///
+    /// # Errors
+    /// `Unsupported` elsewhere than on Linux and Android. See unix(7).
+    ///
+    /// # Examples
+    /// ```
+    /// use kittiwake::net::UnixStream;
+    ///
+    /// # kittiwake::block_on(async {
+    /// let (ours, _theirs) = UnixStream::pair()?;
+    /// # #[cfg(target_os = "linux")]
+    /// assert_eq!(ours.peer_cred()?.pid(), Some(std::process::id()));
+    /// # std::io::Result::Ok(())
+    /// # }).unwrap();
+    /// ```
+    pub fn peer_cred(&self) -> io::Result<UCred> {
+        let (pid, uid, gid) = sys::options::peer_cred(self)?;
+        // The number is 0 if this process cannot see the peer's, from another namespace of processes.
+        Ok(UCred { pid: u32::try_from(pid).ok().filter(|&pid| pid > 0), uid, gid })
+    }
+}
+
+/// The user, the group and the process of a peer: see [`UnixStream::peer_cred`].
+#[cfg(feature = "sockopt")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct UCred {
+    pid: Option<u32>,
+    uid: u32,
+    gid: u32,
+}
+
+#[cfg(feature = "sockopt")]
+impl UCred {
+    /// The number of the peer's process. `None` if the peer is in a namespace of processes that this one cannot see.
+    pub fn pid(&self) -> Option<u32> {
+        self.pid
+    }
+
+    /// The number of the peer's user.
+    pub fn uid(&self) -> u32 {
+        self.uid
+    }
+
+    /// The number of the peer's group.
+    pub fn gid(&self) -> u32 {
+        self.gid
     }
 }
 
