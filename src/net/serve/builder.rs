@@ -20,8 +20,8 @@ const DRAIN_TIMEOUT: Duration = Duration::from_secs(25);
 
 /// A server that does not run yet: set its options, then await it.
 ///
-/// [`serve`](super::serve()) and [`serve_local`](super::serve_local) make it. To run it as a task, spawn an `async`
-/// block that awaits it, or its [`into_future`](IntoFuture::into_future).
+/// [`serve`](super::serve()) and [`serve_local`](super::serve_local) make it. To run it as a task, [spawn](crate::spawn)
+/// it.
 ///
 /// # How it ends
 /// A server stops when its [signal](Serve::with_shutdown) is triggered, when the future of

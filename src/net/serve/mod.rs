@@ -52,8 +52,7 @@ use service::Placement;
 ///
 /// With several workers, a handler starts on the worker that has the fewest connections of this server. If the server
 /// itself is awaited in a `block_on` call beside the workers, a worker hears of each client and wakes the calling
-/// thread. [`spawn`](crate::spawn) the server instead to save that hop: `spawn(serve(listener,
-/// handler).into_future())`.
+/// thread. [`spawn`](crate::spawn) the server instead to save that hop: `spawn(serve(listener, handler))`.
 ///
 /// Await the returned [`Serve`] to run the server. Before that, its methods set a limit on connections and what stops
 /// the server. For handlers that are not `Send` there is [`serve_local`].
