@@ -5,18 +5,21 @@
 
 mod support;
 
-use std::future::Future;
-use std::pin::Pin;
-use std::sync::Arc;
+use std::future::{Future, poll_fn};
+use std::mem::replace;
+use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::mpsc;
+use std::sync::{Arc, Mutex, mpsc};
+use std::task::Poll;
 use std::thread;
 
 use futures_util::future::{join_all, pending, select_all};
 use futures_util::stream::{FuturesUnordered, StreamExt};
+use futures_util::task::AtomicWaker;
 use kittiwake::io::AsyncReadExt;
 use kittiwake::net::{ShutdownSignal, TcpStream, lookup_host};
 use kittiwake::runtime::Runtime;
+use kittiwake::spawn_local;
 use kittiwake::task::{JoinHandle, JoinSet, consume_budget, yield_now};
 use kittiwake::time::{Duration, Instant, Interval, MissedTickBehavior, interval, sleep, sleep_until, timeout};
 use support::{block_workers, listener, one_worker, pair_with_std, within, workers};
@@ -401,4 +404,65 @@ async fn yield_to_shared(count: usize) {
         yield_now().await;
         assert_eq!(ran.load(Ordering::Relaxed), count, "round {round}");
     }
+}
+
+/// A task that has used up its budget comes after the tasks that are ready, also if the future of the `block_on` call runs
+/// next: that future's poll begins with a budget of its own, and must not hide that the task's was refused.
+#[test]
+fn refused_task_comes_last_behind_main() {
+    within(|| {
+        let log = Arc::new(Mutex::new(Vec::new()));
+        kittiwake::block_on({
+            let log = log.clone();
+            async move {
+                let to_last = Arc::new(AtomicWaker::new());
+                let last = spawn_local({
+                    let (log, to_last, mut waited) = (log.clone(), to_last.clone(), false);
+                    poll_fn(move |cx| {
+                        if replace(&mut waited, true) {
+                            log.lock().unwrap().push("last");
+                            return Poll::Ready(());
+                        }
+                        to_last.register(cx.waker());
+                        Poll::Pending
+                    })
+                });
+                yield_now().await;
+                let greedy = spawn_local(async move {
+                    for _ in 0..2 {
+                        log.lock().unwrap().push("greedy");
+                        let mut polled = false;
+                        poll_fn(|cx| {
+                            if replace(&mut polled, true) {
+                                return Poll::Ready(());
+                            }
+                            // Until the budget is used up.
+                            let endless = async {
+                                loop {
+                                    consume_budget().await;
+                                }
+                            };
+                            pin!(endless).poll(cx)
+                        })
+                        .await;
+                    }
+                });
+                // This future is queued behind the greedy task, before it wakes the other one.
+                let mut waited = false;
+                poll_fn(|cx| {
+                    if replace(&mut waited, true) {
+                        to_last.wake();
+                        return Poll::Ready(());
+                    }
+                    cx.waker().wake_by_ref();
+                    Poll::Pending
+                })
+                .await;
+                last.await.unwrap();
+                greedy.await.unwrap();
+            }
+        });
+        let log = log.lock().unwrap();
+        assert_eq!(log[..2], ["greedy", "last"], "the task that was refused ran again first");
+    });
 }

@@ -165,6 +165,7 @@ impl Worker {
                 match next {
                     Entry::Task(task) => self.executor.run(task),
                     Entry::Main => {
+                        self.executor.move_if_refused();
                         main.begin_poll();
                         note_executors(&waker);
                         let poll = future.as_mut().poll(&mut cx);
