@@ -18,7 +18,10 @@ use std::fmt::Display;
 )]
 pub trait HandlerOutput: sealed::Sealed {}
 
-impl<T: sealed::Sealed> HandlerOutput for T {}
+// One for each type: for an implementation for all types, the compiler would name the private trait in its errors.
+impl HandlerOutput for () {}
+impl HandlerOutput for <fn() -> ! as Function>::Output {}
+impl<T, E: Display> HandlerOutput for Result<T, E> {}
 
 impl sealed::Sealed for () {
     type Error = Infallible;
@@ -30,7 +33,7 @@ impl sealed::Sealed for () {
 
 // The type `!`: stable Rust can only name it as the return type of a function. `Infallible` is no output of its own,
 // because it is planned to become the same type.
-impl sealed::Sealed for <fn() -> ! as sealed::Function>::Output {
+impl sealed::Sealed for <fn() -> ! as Function>::Output {
     type Error = Infallible;
 
     fn into_result(self) -> Result<(), Infallible> {
@@ -55,13 +58,14 @@ pub(super) mod sealed {
         /// Turns the output into success or the handler's error.
         fn into_result(self) -> Result<(), Self::Error>;
     }
+}
 
-    /// A function and its return type.
-    pub trait Function {
-        type Output;
-    }
+/// A function and its return type. It is not in `sealed`, because the compiler names it when it lists what a handler may
+/// return.
+pub trait Function {
+    type Output;
+}
 
-    impl<T> Function for fn() -> T {
-        type Output = T;
-    }
+impl<T> Function for fn() -> T {
+    type Output = T;
 }
