@@ -82,6 +82,10 @@ pub(super) async fn resolve_until(
             consume_budget().await;
             Ok(addresses)
         }
+        Target::Address(address) => {
+            consume_budget().await;
+            Ok(vec![address])
+        }
         Target::Name(name, port) => {
             let mut lookup = pin!(look_up(name.clone(), port));
             poll_fn(|cx| match lookup.as_mut().poll(cx) {
@@ -91,6 +95,14 @@ pub(super) async fn resolve_until(
             .await
         }
     }
+}
+
+/// Converts `addr` into its first address, for a caller that then waits for a socket. An address costs no allocation.
+pub(super) async fn resolve_first(addr: impl ToSocketAddrs) -> io::Result<SocketAddr> {
+    if let Target::Address(address) = addr.to_target()? {
+        return Ok(address);
+    }
+    resolve(addr).await?.into_iter().next().ok_or_else(no_address)
 }
 
 /// Calls `attempt` with one address after the other until it succeeds. Returns the errors of all attempts
@@ -150,6 +162,7 @@ mod sealed {
     /// The parsed form of an argument.
     #[derive(Debug)]
     pub enum Target {
+        Address(SocketAddr),
         Addresses(Vec<SocketAddr>),
         /// A name and a port. The name still needs a look-up.
         Name(String, u16),
@@ -177,12 +190,12 @@ macro_rules! impl_to_target {
 }
 
 impl_to_target! {
-    SocketAddr, this => Ok(Target::Addresses(vec![*this]));
-    SocketAddrV4, this => Ok(Target::Addresses(vec![SocketAddr::V4(*this)]));
-    SocketAddrV6, this => Ok(Target::Addresses(vec![SocketAddr::V6(*this)]));
-    (IpAddr, u16), this => Ok(Target::Addresses(vec![SocketAddr::from(*this)]));
-    (Ipv4Addr, u16), this => Ok(Target::Addresses(vec![SocketAddr::from(*this)]));
-    (Ipv6Addr, u16), this => Ok(Target::Addresses(vec![SocketAddr::from(*this)]));
+    SocketAddr, this => Ok(Target::Address(*this));
+    SocketAddrV4, this => Ok(Target::Address(SocketAddr::V4(*this)));
+    SocketAddrV6, this => Ok(Target::Address(SocketAddr::V6(*this)));
+    (IpAddr, u16), this => Ok(Target::Address(SocketAddr::from(*this)));
+    (Ipv4Addr, u16), this => Ok(Target::Address(SocketAddr::from(*this)));
+    (Ipv6Addr, u16), this => Ok(Target::Address(SocketAddr::from(*this)));
     [SocketAddr], this => Ok(Target::Addresses(this.to_vec()));
     Vec<SocketAddr>, this => Ok(Target::Addresses(this.clone()));
     str, this => parse(this);
@@ -202,7 +215,7 @@ impl<T: sealed::ToSocketAddrs + ?Sized> sealed::ToSocketAddrs for &T {
 /// Parses `address:port` or `name:port`.
 fn parse(text: &str) -> io::Result<Target> {
     if let Ok(addr) = text.parse::<SocketAddr>() {
-        return Ok(Target::Addresses(vec![addr]));
+        return Ok(Target::Address(addr));
     }
     let port = text.rsplit_once(':').and_then(|(host, port)| Some((host, port.parse().ok()?)));
     match port {
@@ -217,7 +230,7 @@ fn parse(text: &str) -> io::Result<Target> {
 /// Parses an IP address, or accepts `host` as a name if it can be one.
 fn parse_host(host: &str, port: u16) -> io::Result<Target> {
     if let Ok(ip) = host.parse::<IpAddr>() {
-        return Ok(Target::Addresses(vec![SocketAddr::new(ip, port)]));
+        return Ok(Target::Address(SocketAddr::new(ip, port)));
     }
     // The resolver would take some hosts with these characters for names and ask the network about them. A colon is
     // allowed in an address with a zone (RFC 4007), such as fe80::1%eth0: only the resolver knows the zones.

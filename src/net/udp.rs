@@ -9,7 +9,7 @@ use std::task::{Context, Poll};
 
 use socket2::SockRef;
 
-use super::addr::{ToSocketAddrs, try_each};
+use super::addr::{ToSocketAddrs, resolve_first, try_each};
 use super::addr_error::{AddrError, Operation};
 use super::datagram::{Datagram, DatagramSocket};
 use super::methods::{impl_datagram, impl_fd, impl_options, impl_readiness, impl_std};
@@ -127,7 +127,7 @@ impl UdpSocket {
     /// # Examples
     /// See [`UdpSocket`].
     pub async fn send_to<A: ToSocketAddrs>(&self, buf: &[u8], target: A) -> io::Result<usize> {
-        self.datagram.send_to(buf, &first_of(target).await?).await
+        self.datagram.send_to(buf, &resolve_first(target).await?).await
     }
 
     /// Polls whether a datagram could be sent, and sends it to `target`.
@@ -211,17 +211,6 @@ impl UdpSocket {
     pub fn set_multicast_if_v4(&self, interface: Ipv4Addr) -> io::Result<()> {
         SockRef::from(self).set_multicast_if_v4(&interface)
     }
-}
-
-/// The first address of a target.
-async fn first_of<A: ToSocketAddrs>(target: A) -> io::Result<SocketAddr> {
-    let mut first = None;
-    try_each(target, |addr| {
-        first = Some(addr);
-        std::future::ready(Ok(()))
-    })
-    .await?;
-    first.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "no address was given"))
 }
 
 impl_datagram!(UdpSocket, net::UdpSocket, SocketAddr);
