@@ -171,14 +171,14 @@ where
         let this = &mut *self;
         let before = this.idle.as_ref().map(|_| (this.a_to_b.progress(), this.b_to_a.progress()));
         // Both are polled, also after one has failed: the other passes on what its reader still has.
-        let a_is_first = this.b_is_first;
-        this.b_is_first = !a_is_first;
+        let b_is_first = this.b_is_first;
+        this.b_is_first = !b_is_first;
         let mut forth = Poll::Pending;
-        if a_is_first {
+        if !b_is_first {
             forth = this.a_to_b.poll_and_close(cx, Pin::new(&mut this.a), Pin::new(&mut this.b));
         }
         let back = this.b_to_a.poll_and_close(cx, Pin::new(&mut this.b), Pin::new(&mut this.a));
-        if !a_is_first {
+        if b_is_first {
             forth = this.a_to_b.poll_and_close(cx, Pin::new(&mut this.a), Pin::new(&mut this.b));
         }
         let is_over = match (forth, back) {
