@@ -250,6 +250,60 @@ fn serve_takes_unix_listener() {
     });
 }
 
+/// A socket of this kind whose path fills the kernel's structure. std refuses to bind it, and any other program may.
+#[cfg(target_os = "linux")]
+fn bound_to_longest_path(place: &Place, kind: rustix::net::SocketType) -> (std::os::fd::OwnedFd, PathBuf) {
+    use rustix::net::{AddressFamily, SocketAddrUnix, bind, socket};
+    let room = 108 - place.directory.as_os_str().len() - 1;
+    let path = place.directory.join("x".repeat(room));
+    let socket = socket(AddressFamily::UNIX, kind, None).expect("a socket");
+    bind(&socket, &SocketAddrUnix::new(&path).expect("108 bytes")).expect("bind");
+    (socket, path)
+}
+
+/// A client chooses its address. None may make a listener panic, which would end the whole server, or fail.
+#[test]
+#[cfg(target_os = "linux")]
+fn accept_takes_every_client_address() {
+    use rustix::net::{SocketAddrUnix, SocketType, connect};
+    use std::os::linux::net::SocketAddrExt;
+    run(|| async {
+        let place = Place::new();
+        let listener = UnixListener::bind(place.path()).expect("bind");
+        let (client, path) = bound_to_longest_path(&place, SocketType::STREAM);
+        connect(&client, &SocketAddrUnix::new(place.path()).expect("a path")).expect("connect");
+        let (stream, peer) = listener.accept().await.expect("a client with a path of 108 bytes");
+        assert_eq!(peer.as_pathname(), Some(&*path));
+        assert_eq!(stream.peer_addr().expect("peer_addr").as_pathname(), Some(&*path));
+
+        let client = socket2::Socket::new(socket2::Domain::UNIX, socket2::Type::STREAM, None).expect("a socket");
+        let name = format!("kittiwake-client-{}", std::process::id());
+        client.bind(&socket2::SockAddr::unix(format!("\0{name}")).expect("a name")).expect("bind");
+        client.connect(&socket2::SockAddr::unix(place.path()).expect("a path")).expect("connect");
+        let (_, peer) = listener.accept().await.expect("a client with an abstract name");
+        assert_eq!(peer.as_abstract_name(), Some(name.as_bytes()), "the name was lost");
+    });
+}
+
+/// A sender chooses its address. None may make a receiver panic, or cost it the datagram.
+#[test]
+#[cfg(target_os = "linux")]
+fn recv_from_takes_every_sender_address() {
+    use rustix::net::{SendFlags, SocketAddrUnix, SocketType, sendto};
+    run(|| async {
+        let place = Place::new();
+        let receiver = UnixDatagram::bind(place.path()).expect("bind");
+        let (sender, _) = bound_to_longest_path(&place, SocketType::DGRAM);
+        let target = SocketAddrUnix::new(place.path()).expect("a path");
+        sendto(&sender, b"hello", SendFlags::empty(), &target).expect("sendto");
+        let mut buf = [0; 8];
+        assert_eq!(receiver.peek_from(&mut buf).await.expect("peek_from").0, 5);
+        let (length, peer) = receiver.recv_from(&mut buf).await.expect("a sender with a path of 108 bytes");
+        assert_eq!(&buf[..length], b"hello");
+        assert!(peer.is_unnamed(), "{peer:?}");
+    });
+}
+
 /// Datagrams keep their limits and their order, and a sender waits while the receiver's queue is full.
 #[test]
 fn datagram_sender_waits_for_room() {

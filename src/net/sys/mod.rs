@@ -176,17 +176,22 @@ pub(super) fn to_unix_addr(addr: &unix::net::SocketAddr) -> io::Result<SocketAdd
     }
 }
 
-/// The address of a Unix socket that has sent a datagram, as std has it.
+/// The address of a Unix socket that has sent a datagram, as std has it. Unnamed if std or rustix cannot express it: an
+/// error here would lose the datagram, which has left the queue.
 pub(super) fn from_unix_addr(any: Option<SocketAddrAny>) -> io::Result<unix::net::SocketAddr> {
-    // The system gives no address for a sender that has none.
-    let Some(any) = any else { return unix::net::SocketAddr::from_pathname("") };
-    let addr = SocketAddrUnix::try_from(any)?;
+    // The system gives no address for a sender that has none. The path of a sender may fill the whole structure, and
+    // Linux then reports a longer one with a zero byte at its end, on which rustix panics.
+    let fits = |any: &SocketAddrAny| any.addr_len() as usize <= size_of::<libc::sockaddr_un>();
+    let addr = any.filter(fits).and_then(|any| SocketAddrUnix::try_from(any).ok());
+    addr.and_then(|addr| to_std_unix_addr(&addr).ok()).map_or_else(|| unix::net::SocketAddr::from_pathname(""), Ok)
+}
+
+fn to_std_unix_addr(addr: &SocketAddrUnix) -> io::Result<unix::net::SocketAddr> {
     #[cfg(any(target_os = "linux", target_os = "android"))]
     if let Some(name) = addr.abstract_name() {
         return unix::net::SocketAddr::from_abstract_name(name);
     }
-    let path = addr.path_bytes().map_or_else(Default::default, OsStr::from_bytes);
-    unix::net::SocketAddr::from_pathname(path)
+    unix::net::SocketAddr::from_pathname(addr.path_bytes().map_or_else(Default::default, OsStr::from_bytes))
 }
 
 #[cfg(target_os = "android")]

@@ -21,6 +21,10 @@ use crate::reactor::{Direction, Interest, Ready, Registration, WaiterSlot};
 /// Datagrams are not lost between Unix sockets, and arrive in order. A sender waits while the receiver's queue is full.
 /// Dropping the socket does not remove the file at its path.
 ///
+/// # Platform notes
+/// On Linux a sender's path may fill the kernel's structure, with 108 bytes. std's
+/// [`SocketAddr`] cannot be made from such a path, so this sender counts as unnamed.
+///
 /// # Examples
 /// ```
 /// use kittiwake::net::UnixDatagram;

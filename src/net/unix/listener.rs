@@ -47,17 +47,18 @@ use crate::reactor::{Direction, Interest, Ready, Registration, WaiterSlot};
 /// # }).unwrap();
 /// ```
 pub struct UnixListener {
-    listening: Listening<mio::net::UnixListener>,
+    listening: Listening<net::UnixListener>,
 }
 
-/// mio's listener, for the reason that TCP's has.
-impl ListenSocket for mio::net::UnixListener {
+/// std's listener. mio's would save the system call that makes the new socket non-blocking. But mio loses the name of an
+/// abstract peer, and panics if the peer's path fills the kernel's structure.
+impl ListenSocket for net::UnixListener {
     type Stream = UnixStream;
     type Addr = SocketAddr;
 
     fn accept(&self) -> io::Result<(UnixStream, SocketAddr)> {
-        let (stream, peer) = mio::net::UnixListener::accept(self)?;
-        Ok((UnixStream::from_fd(stream.into()), peer))
+        let (stream, peer) = net::UnixListener::accept(self)?;
+        Ok((UnixStream::from_std(stream)?, peer))
     }
 }
 
@@ -121,7 +122,7 @@ impl UnixListener {
 
     fn from_listening(listener: net::UnixListener) -> io::Result<Self> {
         listener.set_nonblocking(true)?;
-        Ok(Self { listening: Listening::new(mio::net::UnixListener::from_std(listener)) })
+        Ok(Self { listening: Listening::new(listener) })
     }
 
     /// Gives the listener back as one of std's, out of the reactor and blocking again.
@@ -129,7 +130,7 @@ impl UnixListener {
     /// # Errors
     /// If it cannot be made blocking (fcntl(2)).
     pub fn into_std(self) -> io::Result<net::UnixListener> {
-        let listener = net::UnixListener::from(OwnedFd::from(self.into_socket()));
+        let listener = self.into_socket();
         listener.set_nonblocking(false)?;
         Ok(listener)
     }
@@ -184,23 +185,23 @@ impl UnixListener {
         self.socket().local_addr()
     }
 
-    fn registration(&self) -> &Registration<mio::net::UnixListener> {
+    fn registration(&self) -> &Registration<net::UnixListener> {
         self.listening.registration()
     }
 
-    fn socket(&self) -> &mio::net::UnixListener {
+    fn socket(&self) -> &net::UnixListener {
         self.registration().socket()
     }
 
-    fn into_socket(self) -> mio::net::UnixListener {
+    fn into_socket(self) -> net::UnixListener {
         self.listening.into_socket()
     }
 }
 
 impl Accepts for UnixListener {
-    type Socket = mio::net::UnixListener;
+    type Socket = net::UnixListener;
 
-    fn listening(&self) -> &Listening<mio::net::UnixListener> {
+    fn listening(&self) -> &Listening<net::UnixListener> {
         &self.listening
     }
 }
