@@ -189,6 +189,41 @@ fn ready_waits_for_either_direction() {
     });
 }
 
+/// A call that would block in one direction hides the other one from nobody. The system would not report it again.
+#[test]
+fn guard_of_both_spares_ready_direction() {
+    run(|| async {
+        let (one, _other) = std::os::unix::net::UnixStream::pair().expect("a pair");
+        let mut one = AsyncFd::new(one).expect("new");
+        let both = Interest::READABLE | Interest::WRITABLE;
+        let mut guard = one.ready(both).await.expect("ready");
+        guard.try_io(|fd| fd.get_ref().read(&mut [0; 8])).expect_err("there is nothing to read");
+        let mut cx = Context::from_waker(Waker::noop());
+        assert!(one.poll_writable(&mut cx).is_ready(), "the guard has hidden that there is room");
+        assert!(one.poll_readable(&mut cx).is_pending(), "readiness outlives WouldBlock");
+        one.try_io(both, |mut socket| socket.read(&mut [0; 8])).expect_err("there is nothing to read");
+        assert_eq!(one.write(b"hello").await.expect("write"), 5);
+    });
+}
+
+/// A task may wait for more descriptors than its budget has operations, by futures that are made anew for each poll.
+/// Waiting spends nothing, or the task would wake itself for ever.
+#[test]
+fn waiting_calls_spend_no_budget() {
+    run(|| async {
+        let pipes: Vec<_> = (0..200).map(|_| pipe()).collect();
+        let (waker, wakes) = counting_waker();
+        let mut cx = Context::from_waker(&waker);
+        for round in 0..3 {
+            for (reader, _) in &pipes {
+                let read = pin!(reader.async_io(Interest::READABLE, |mut pipe| pipe.read(&mut [0; 8])));
+                assert!(read.poll(&mut cx).is_pending(), "the pipe is empty");
+            }
+            assert_eq!(wakes.get(), 0, "round {round}: the task was woken without an event");
+        }
+    });
+}
+
 /// Several tasks wait for one descriptor, and all of them are woken.
 #[test]
 fn every_waiting_task_is_woken() {

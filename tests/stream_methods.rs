@@ -71,6 +71,26 @@ for_both! {
         stream.closed().await.expect("the peer writes no more");
     }
 
+    /// A call for both directions that waits to read does not keep another task from writing, nor does it spin because
+    /// the stream can be written.
+    call_for_both_spares_writer: |stream, peer| {
+        let both = Interest::READABLE | Interest::WRITABLE;
+        let (waker, wakes) = counting_waker();
+        let mut cx = Context::from_waker(&waker);
+        let mut reading = Box::pin(stream.async_io(both, || stream.try_read(&mut [0; 8])));
+        for _ in 0..10 {
+            assert!(reading.as_mut().poll(&mut cx).is_pending(), "there is nothing to read");
+            settle().await;
+        }
+        if cfg!(not(mio_unsupported_force_poll_poll)) {
+            assert!(wakes.get() <= 2, "room for writing woke the call {} times", wakes.get());
+        }
+        // This waits for ever if the call has hidden the room.
+        assert_eq!((&stream).write(b"request").await.expect("write"), 7);
+        peer.try_write(b"reply").expect("write");
+        assert_eq!(reading.await.expect("read"), 5);
+    }
+
     /// A task that waits for the end is woken by it and by nothing else, and a cancelled wait leaves nothing behind.
     closed_waits_without_spinning: |stream, peer| {
         let (waker, wakes) = counting_waker();

@@ -18,7 +18,6 @@ use futures_io::{AsyncRead, AsyncWrite};
 
 use crate::budget;
 use crate::reactor::{Direction, Interest, Ready, Registration, Snapshot, WaiterSlot};
-use crate::task::consume_budget;
 
 /// A descriptor whose readiness tasks can wait for: a pipe, an eventfd, a timerfd, inotify, a terminal, and so on.
 ///
@@ -227,15 +226,7 @@ impl<T: AsFd> AsyncFd<T> {
     /// # }).unwrap();
     /// ```
     pub async fn async_io<R>(&self, interest: Interest, call: impl FnMut(&T) -> io::Result<R>) -> io::Result<R> {
-        let mut call = call;
-        loop {
-            consume_budget().await;
-            match self.try_io(interest, &mut call) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => drop(self.ready(interest).await?),
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                result => return result,
-            }
-        }
+        self.registration.async_io(interest, call).await.map_err(explained)?
     }
 
     fn poll_ready(&self, cx: &mut Context<'_>, direction: Direction) -> Poll<io::Result<AsyncFdReadyGuard<'_, T>>> {
@@ -247,7 +238,8 @@ impl<T: AsFd> AsyncFd<T> {
 }
 
 impl<T: AsFd> AsyncFdReadyGuard<'_, T> {
-    /// Makes a system call on the descriptor. If it would block, clears the readiness that this guard has seen.
+    /// Makes a system call on the descriptor. If it would block, clears the readiness that this guard has seen, as
+    /// [`clear_ready`](AsyncFdReadyGuard::clear_ready) does.
     ///
     /// # Errors
     /// [`TryIoError`] if `call` says `WouldBlock`. Any other result of `call` is returned as it is, inside `Ok`.
@@ -266,7 +258,8 @@ impl<T: AsFd> AsyncFdReadyGuard<'_, T> {
 
     /// Clears the readiness that this guard has seen. The next wait returns after the next event.
     ///
-    /// An event that has come since the guard was made is kept. Call it only after a system call has said `WouldBlock`:
+    /// An event that has come since the guard was made is kept. If the guard is for both directions, one that poll(2)
+    /// finds ready stays ready: a call that would block says nothing of the other direction. Call it only after a system call has said `WouldBlock`:
     /// the system reports no second event for what is there already.
     pub fn clear_ready(&mut self) {
         // An error means that the backend cannot be armed again. The next wait arms it, or reports the error.

@@ -89,7 +89,8 @@ macro_rules! impl_readiness {
             /// `call` makes a non-blocking system call on this socket. `interest` says for what the call may have to
             /// wait. If `call` fails with `WouldBlock`, these directions count as not ready, and
             /// [`readable`](Self::readable), [`ready`](Self::ready) and the like wait for the next event. After a system
-            /// call that bypasses this method they would return at once, again and again.
+            /// call that bypasses this method they would return at once, again and again. If `interest` is both
+            /// directions, one that poll(2) finds ready stays ready.
             ///
             /// # Errors
             /// Those of `call`.
@@ -118,7 +119,7 @@ macro_rules! impl_readiness {
                 interest: Interest,
                 mut call: impl FnMut() -> io::Result<R>,
             ) -> io::Result<R> {
-                self.registration().async_io(interest, |_| call()).await
+                self.registration().async_io(interest, |_| call()).await?
             }
 
             /// The error that is pending on the socket (`SO_ERROR`), which this takes away.

@@ -69,6 +69,10 @@ impl Interest {
         self.0.writable
     }
 
+    pub(super) const fn is_both(self) -> bool {
+        self.0.readable && self.0.writable
+    }
+
     pub(super) fn directions(self) -> impl Iterator<Item = Direction> {
         let reads = self.0.readable.then_some(Direction::Read);
         reads.into_iter().chain(self.0.writable.then_some(Direction::Write))

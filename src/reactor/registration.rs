@@ -30,6 +30,8 @@ use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::sync::Arc;
 use std::task::{Context, Poll, Wake, Waker, ready};
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
 use super::backend::{EDGE_TRIGGERED, SHORT_MEANS_DRAINED};
 use super::interest::{Interest, Ready};
 use super::readiness::{Direction, Snapshot};
@@ -233,31 +235,46 @@ impl<S: AsFd> Registration<S> {
     }
 
     /// Clears the directions of `interest`, except those that an event has reported since `seen`.
+    ///
+    /// `WouldBlock` does not say which of two directions is not ready. The kernel would not report one that is ready a
+    /// second time, and a task that waits for it would sleep for ever. So of two directions only those are cleared that
+    /// poll(2) does not find ready.
     pub(crate) fn clear_ready(&self, interest: Interest, seen: Snapshot) -> io::Result<()> {
+        if !seen.is_registered() {
+            return Ok(());
+        }
         let mut cleared = false;
         for direction in interest.directions() {
-            cleared |= self.clear(direction, seen);
+            let is_ready = interest.is_both() && is_ready_now(&self.socket, direction);
+            cleared |= !is_ready && self.clear(direction, seen);
         }
         if cleared { self.link.0.arm(|registered| registered.rearm(self.fd())) } else { Ok(()) }
     }
 
-    /// Makes a system call that the caller passes, again and again until its result is not `WouldBlock`. Waits for a
-    /// direction of `interest` in between.
+    /// Makes a system call that the caller passes, again and again until its result is not `WouldBlock`. Waits for an
+    /// event in a direction of `interest` in between. The outer error is that of the wait, the inner one the call's.
     pub(crate) async fn async_io<R>(
         &self,
         interest: Interest,
         mut call: impl FnMut(&S) -> io::Result<R>,
-    ) -> io::Result<R> {
+    ) -> io::Result<io::Result<R>> {
         let mut waits = self.waits();
         poll_fn(|cx| {
             loop {
                 ready!(budget::poll_proceed(cx));
-                match self.try_io(interest, |socket, _| call(socket)) {
-                    Err(error) if would_block(&error) => ready!(waits.poll_ready(cx, interest)).map(drop)?,
+                // Before the call: an event that comes after it is not missed.
+                let seen = self.load();
+                match call(&self.socket) {
+                    // An event, and not readiness: of two directions, the one that the call does not need may be ready
+                    // all the time.
+                    Err(error) if would_block(&error) => {
+                        self.clear_ready(interest, seen)?;
+                        ready!(waits.poll_event(cx, interest, seen))?;
+                    }
                     Err(error) if error.kind() == io::ErrorKind::Interrupted => budget::spend(),
                     result => {
                         budget::spend();
-                        return Poll::Ready(result);
+                        return Poll::Ready(Ok(result));
                     }
                 }
             }
@@ -341,6 +358,15 @@ fn would_block(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::WouldBlock
 }
 
+/// Whether poll(2) finds a direction ready. Also true if poll(2) fails: a system call reports the error.
+fn is_ready_now(socket: &impl AsFd, direction: Direction) -> bool {
+    let flags = match direction {
+        Direction::Read => PollFlags::IN,
+        Direction::Write => PollFlags::OUT,
+    };
+    poll(&mut [PollFd::new(socket, flags)], Some(&Timespec::default())) != Ok(0)
+}
+
 /// The waiters of one direction, as one waker.
 struct WaitersOf {
     source: Arc<Source>,
@@ -408,24 +434,29 @@ struct Waits<'a, S: AsFd> {
 impl<S: AsFd> Waits<'_, S> {
     /// Returns once the reactor has reported a direction of `interest`, as [`Registration::poll_reported`].
     fn poll_ready(&mut self, cx: &mut Context<'_>, interest: Interest) -> Poll<io::Result<(Ready, Snapshot)>> {
-        'look: loop {
+        loop {
             let seen = self.read.registration.load();
             if let Some(ready) = Ready::reported(interest, seen) {
                 ready!(budget::poll_spend(cx));
                 return Poll::Ready(Ok((ready, seen)));
             }
-            for direction in interest.directions() {
-                let wait = match direction {
-                    Direction::Read => &mut self.read,
-                    Direction::Write => &mut self.write,
-                };
-                let registration = wait.registration;
-                if registration.poll_event(cx, direction, &mut wait.slot(), seen)?.is_ready() {
-                    continue 'look;
-                }
-            }
-            return Poll::Pending;
+            ready!(self.poll_event(cx, interest, seen))?;
         }
+    }
+
+    /// Waits for an event in a direction of `interest` that `seen` does not have, as [`Registration::poll_event`].
+    fn poll_event(&mut self, cx: &mut Context<'_>, interest: Interest, seen: Snapshot) -> Poll<io::Result<()>> {
+        for direction in interest.directions() {
+            let wait = match direction {
+                Direction::Read => &mut self.read,
+                Direction::Write => &mut self.write,
+            };
+            let registration = wait.registration;
+            if registration.poll_event(cx, direction, &mut wait.slot(), seen)?.is_ready() {
+                return Poll::Ready(Ok(()));
+            }
+        }
+        Poll::Pending
     }
 }
 
