@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use futures_lite::future::poll_once;
 use kittiwake::io::{AsyncReadExt, ErrorKind, Result};
-use kittiwake::net::TcpStream;
+use kittiwake::net::{TcpStream, UdpSocket};
 use socket2::SockRef;
 use support::*;
 
@@ -375,13 +375,36 @@ fn peek_beyond_bytes_spares_readers() {
     });
 }
 
+/// A peek of a datagram may have to wait beside a datagram that is there, and must not hide it from a receiver.
+#[test]
+#[cfg(target_os = "linux")]
+fn datagram_peek_spares_receivers() {
+    run(|| async {
+        let receiver = UdpSocket::bind("127.0.0.1:0").await.expect("bind");
+        let sender = UdpSocket::bind("127.0.0.1:0").await.expect("bind");
+        if !set_peek_offset(&receiver, 5) {
+            return eprintln!("skipped: there is no perl, or the kernel has no SO_PEEK_OFF for UDP");
+        }
+        let mut buf = [0; 8];
+        assert!(poll_once(receiver.recv(&mut buf)).await.is_none(), "there is nothing to receive yet");
+        sender.send_to(b"hello", receiver.local_addr().expect("local_addr")).await.expect("send_to");
+        receiver.readable().await.expect("readable");
+        for _ in 0..3 {
+            assert!(poll_once(receiver.peek(&mut buf)).await.is_none(), "the offset is beyond the datagram");
+            assert!(poll_once(receiver.peek_from(&mut buf)).await.is_none(), "the offset is beyond the datagram");
+            settle().await;
+        }
+        let received = poll_once(receiver.recv(&mut buf)).await.expect("the peek has hidden the datagram");
+        assert_eq!(received.expect("recv"), 5);
+    });
+}
+
 /// Sets `SO_PEEK_OFF` of a socket. It is a property of the socket, so a child process can set it.
 #[cfg(target_os = "linux")]
-fn set_peek_offset(stream: &TcpStream, offset: i32) -> bool {
-    use std::os::fd::AsFd;
+fn set_peek_offset(socket: &impl std::os::fd::AsFd, offset: i32) -> bool {
     const SO_PEEK_OFF: i32 = 42;
     let set = format!("setsockopt(STDIN, {}, {SO_PEEK_OFF}, {offset}) or exit 1", libc::SOL_SOCKET);
-    let socket = stream.as_fd().try_clone_to_owned().expect("a duplicate");
+    let socket = socket.as_fd().try_clone_to_owned().expect("a duplicate");
     let status = std::process::Command::new("perl").args(["-e", &set]).stdin(socket).status();
     status.is_ok_and(|status| status.success())
 }

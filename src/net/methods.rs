@@ -610,6 +610,8 @@ macro_rules! impl_datagram {
 
             /// Receives a datagram and leaves it there: the next call gets it again.
             ///
+            /// If the socket has a peek offset (`SO_PEEK_OFF`, socket(7)), it waits for bytes beyond the offset.
+            ///
             /// # Cancel safety
             /// Safe: nothing is taken.
             ///
