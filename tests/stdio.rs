@@ -88,6 +88,72 @@ fn shared_streams_stay_blocking() {
     });
 }
 
+/// A terminal that shows nothing more, such as that of a lost connection, stops the task that writes to it, and not its
+/// worker: the other task of the example still passes on our input.
+#[test]
+#[cfg(target_os = "linux")]
+fn stopped_terminal_blocks_no_worker() {
+    use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
+    use rustix::termios::{OptionalActions, tcgetattr, tcsetattr};
+    within(|| {
+        let never_read = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).expect("a terminal");
+        grantpt(&never_read).expect("grantpt");
+        unlockpt(&never_read).expect("unlockpt");
+        let path = ptsname(&never_read, Vec::new()).expect("its name").into_string().expect("ASCII");
+        let terminal = File::options().write(true).open(path).expect("open");
+        let mut raw = tcgetattr(&terminal).expect("tcgetattr");
+        raw.make_raw();
+        tcsetattr(&terminal, OptionalActions::Now, &raw).expect("tcsetattr");
+
+        let mut command = child(&["sh", "-c", "cat /dev/zero & exec cat >&2"]);
+        command.stdin(Stdio::piped()).stdout(terminal).stderr(Stdio::piped());
+        let mut child = command.spawn().expect("the example");
+        let (mut input, mut echo) = (child.stdin.take().expect("piped"), child.stderr.take().expect("piped"));
+        for round in 0..500_u32 {
+            input.write_all(&round.to_ne_bytes()).expect("write");
+            let mut bytes = [0; 4];
+            echo.read_exact(&mut bytes).expect("read");
+            assert_eq!(u32::from_ne_bytes(bytes), round);
+        }
+        child.kill().expect("kill");
+        child.wait().expect("wait");
+    });
+}
+
+/// Another process may make a shared stream non-blocking. No byte is lost of it.
+#[test]
+fn non_blocking_output_is_complete() {
+    within(|| {
+        let input = pattern(1_000_000);
+        let (mut ours, theirs) = std::io::pipe().expect("a pipe");
+        rustix::io::ioctl_fionbio(&theirs, true).expect("FIONBIO");
+        let mut command = child(&["cat"]);
+        let mut child = command.stdin(Stdio::piped()).stdout(theirs).spawn().expect("the example");
+        drop(command);
+        let mut pipe = child.stdin.take().expect("piped");
+        let sent = input.clone();
+        let writing = std::thread::spawn(move || pipe.write_all(&sent));
+        let mut output = Vec::new();
+        ours.read_to_end(&mut output).expect("read");
+        assert!(output == input, "{} bytes came", output.len());
+        writing.join().expect("no panic").expect("write");
+        assert!(child.wait().expect("it ends").success());
+    });
+}
+
+/// Outside a runtime there is no pool to read a file. That is an error, and no panic.
+#[test]
+fn file_outside_runtime_fails() {
+    support::in_own_process("file_outside_runtime_fails", || {
+        use kittiwake::io::{AsyncReadExt, stdin};
+        let mut stdin = stdin();
+        let mut buf = [0; 8];
+        let error = futures_lite::future::block_on(stdin.read(&mut buf)).expect_err("there is no pool");
+        assert!(error.to_string().contains("no kittiwake runtime"), "{error}");
+        assert_eq!(kittiwake::block_on(stdin.read(&mut buf)).expect("the stream was lost"), 0);
+    });
+}
+
 /// The example passes on the exit code, and a silent input does not block it. The command lives long enough for a read of
 /// that input to begin.
 #[test]

@@ -1,19 +1,21 @@
 //! Standard input and output.
 //!
-//! # Two ways
+//! # Input
 //! A pipe, a socket and a terminal are watched by the reactor. They stay blocking: other processes share them, and a
-//! shell whose terminal becomes non-blocking fails. So poll(2) is asked before each system call, and one call writes at
-//! most [`PIPE_BUF`] bytes, which fit if poll(2) says so.
+//! shell whose terminal becomes non-blocking fails. So poll(2) is asked before each read, which then takes what is there.
+//! Anything else, such as a regular file, cannot be watched. The blocking pool reads it ([`Pooled`]).
 //!
-//! Anything else, such as a regular file, cannot be watched. The blocking pool reads and writes it ([`Pooled`]).
+//! # Output
+//! The blocking pool writes all of it. poll(2) would not do: between it and the write, another task or process may take
+//! the room in a pipe, and a terminal takes fewer bytes than poll(2) promises. The write would then block a worker.
 
 use std::fs::File;
 use std::future::Future;
 use std::io::{self, Read, Write};
-use std::mem;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::FileTypeExt;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use futures_io::{AsyncRead, AsyncWrite};
@@ -21,10 +23,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::async_fd::AsyncFd;
 use crate::reactor::{Direction, WaiterSlot};
-use crate::task::{JoinHandle, spawn_blocking};
-
-/// As many bytes as a pipe takes at once if it takes any (pipe(7)).
-const PIPE_BUF: usize = 4096;
+use crate::task::{JoinHandle, Work, try_spawn};
 
 /// The most bytes that the pool reads or writes in one go.
 const POOL_BUF: usize = 64 * 1024;
@@ -37,7 +36,8 @@ const POOL_BUF: usize = 64 * 1024;
 /// A read takes bytes only in the poll that returns them, or keeps them for the next read.
 ///
 /// # Errors
-/// The descriptor cannot be duplicated, or its system calls fail. Outside a runtime a read that has to wait fails.
+/// The descriptor cannot be duplicated, or its system calls fail. Outside a runtime a read fails that has to wait, or that
+/// reads a file.
 ///
 /// # Platform notes
 /// If another process reads the same terminal or pipe at the same moment, a read may block its worker until more comes.
@@ -54,7 +54,7 @@ const POOL_BUF: usize = 64 * 1024;
 /// # let _ = input();
 /// ```
 #[derive(Debug)]
-pub struct Stdin(Stdio);
+pub struct Stdin(Input);
 
 /// The standard output of the process.
 ///
@@ -62,11 +62,12 @@ pub struct Stdin(Stdio);
 /// [`std::io::stdout`] first.
 ///
 /// # Cancel safety
-/// A `poll_write` that returns `Ready` has written its bytes, or they are being written by a thread of the blocking pool.
-/// Flush it before the runtime ends.
+/// Safe. A `poll_write` that returns `Ready` has passed its bytes to a thread of the blocking pool, which writes them even
+/// if the stream is dropped. Flush it before the program ends.
 ///
 /// # Errors
-/// As for [`Stdin`]. The error of a write by the pool is reported by the next write or flush.
+/// The descriptor cannot be duplicated, or its system calls fail. The error of a write is reported by the next write or
+/// flush. Outside a runtime a write fails.
 ///
 /// # Examples
 /// ```
@@ -79,20 +80,20 @@ pub struct Stdin(Stdio);
 /// # }).unwrap();
 /// ```
 #[derive(Debug)]
-pub struct Stdout(Stdio);
+pub struct Stdout(Output);
 
 /// The standard error of the process.
 ///
 /// Apart from the descriptor it is like [`Stdout`].
 #[derive(Debug)]
-pub struct Stderr(Stdio);
+pub struct Stderr(Output);
 
 /// The standard input of the process.
 ///
 /// # Examples
 /// See [`Stdin`].
 pub fn stdin() -> Stdin {
-    Stdin(Stdio::new(io::stdin()))
+    Stdin(Input::new(io::stdin()))
 }
 
 /// The standard output of the process.
@@ -100,47 +101,44 @@ pub fn stdin() -> Stdin {
 /// # Examples
 /// See [`Stdout`].
 pub fn stdout() -> Stdout {
-    Stdout(Stdio::new(io::stdout()))
+    Stdout(Output::new(io::stdout()))
 }
 
 /// The standard error of the process.
 pub fn stderr() -> Stderr {
-    Stderr(Stdio::new(io::stderr()))
+    Stderr(Output::new(io::stderr()))
 }
 
-/// A duplicate of a standard stream.
+/// A duplicate of the standard input.
 #[derive(Debug)]
-enum Stdio {
+enum Input {
     Watched(AsyncFd<OwnedFd>),
     Pooled(Pooled),
     /// The stream cannot be duplicated.
     Failed(io::Error),
 }
 
+/// A duplicate of an output stream, or the error with which that failed.
+#[derive(Debug)]
+struct Output(io::Result<Pooled>);
+
 /// A file that the blocking pool reads and writes, one call at a time.
 #[derive(Debug)]
 struct Pooled {
-    state: State,
+    file: Arc<File>,
+    /// The call that runs in the pool.
+    call: Option<JoinHandle<io::Result<Vec<u8>>>>,
     /// Bytes that were read and not taken yet.
     read: Vec<u8>,
 }
 
-#[derive(Debug)]
-enum State {
-    Idle(File),
-    Busy(JoinHandle<(File, io::Result<Vec<u8>>)>),
-    /// The pool's thread could not start or has panicked.
-    Failed,
-}
-
-impl Stdio {
+impl Input {
     fn new(stream: impl AsFd) -> Self {
-        let duplicate = stream.as_fd().try_clone_to_owned().map(File::from);
-        match duplicate.and_then(|file| Ok((file.metadata()?.file_type(), file))) {
+        match duplicate(stream).and_then(|file| Ok((file.metadata()?.file_type(), file))) {
             Ok((kind, file)) if kind.is_fifo() || kind.is_socket() || io::IsTerminal::is_terminal(&file) => {
                 Self::Watched(AsyncFd::unchanged(file.into()))
             }
-            Ok((_, file)) => Self::Pooled(Pooled { state: State::Idle(file), read: Vec::new() }),
+            Ok((_, file)) => Self::Pooled(Pooled::new(file)),
             Err(error) => Self::Failed(error),
         }
     }
@@ -149,45 +147,53 @@ impl Stdio {
         match self {
             _ if buf.is_empty() => Poll::Ready(Ok(0)),
             Self::Watched(fd) => fd.registration().poll_operation(cx, Direction::Read, WaiterSlot::Seat, |fd, _| {
-                check_ready(fd, PollFlags::IN)?;
-                Ok(rustix::io::read(fd, &mut *buf)?)
+                // `WouldBlock` if a blocking call would have to wait.
+                match poll(&mut [PollFd::new(fd, PollFlags::IN)], Some(&Timespec::default()))? {
+                    0 => Err(io::ErrorKind::WouldBlock.into()),
+                    _ => Ok(rustix::io::read(fd, &mut *buf)?),
+                }
             }),
             Self::Pooled(pooled) => pooled.poll_read(cx, buf),
             Self::Failed(error) => Poll::Ready(Err(copied(error))),
         }
     }
+}
+
+impl Output {
+    fn new(stream: impl AsFd) -> Self {
+        Self(duplicate(stream).map(Pooled::new))
+    }
 
     fn poll_write(&mut self, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        match self {
+        match &mut self.0 {
             _ if buf.is_empty() => Poll::Ready(Ok(0)),
-            Self::Watched(fd) => fd.registration().poll_operation(cx, Direction::Write, WaiterSlot::Seat, |fd, _| {
-                check_ready(fd, PollFlags::OUT)?;
-                Ok(rustix::io::write(fd, &buf[..buf.len().min(PIPE_BUF)])?)
-            }),
-            Self::Pooled(pooled) => pooled.poll_write(cx, buf),
-            Self::Failed(error) => Poll::Ready(Err(copied(error))),
+            Ok(pooled) => pooled.poll_write(cx, buf),
+            Err(error) => Poll::Ready(Err(copied(error))),
         }
     }
 
     fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self {
-            Self::Watched(_) => Poll::Ready(Ok(())),
-            Self::Pooled(pooled) => pooled.poll_idle(cx).map_ok(drop),
-            Self::Failed(error) => Poll::Ready(Err(copied(error))),
+        match &mut self.0 {
+            Ok(pooled) => pooled.poll_idle(cx).map_ok(drop),
+            Err(error) => Poll::Ready(Err(copied(error))),
         }
     }
 }
 
 impl Pooled {
+    fn new(file: File) -> Self {
+        Self { file: Arc::new(file), call: None, read: Vec::new() }
+    }
+
     fn poll_read(&mut self, cx: &mut Context<'_>, buf: &mut [u8]) -> Poll<io::Result<usize>> {
         if self.read.is_empty() {
-            if let State::Idle(_) = self.state {
+            if self.call.is_none() {
                 let length = buf.len().min(POOL_BUF);
                 self.start(move |mut file| {
                     let mut bytes = vec![0; length];
                     let read = file.read(&mut bytes);
                     read.map(|read| bytes.truncate(read)).map(|()| bytes)
-                });
+                })?;
             }
             self.read = ready!(self.poll_idle(cx))?;
         }
@@ -201,42 +207,47 @@ impl Pooled {
         ready!(self.poll_idle(cx))?;
         let bytes = buf[..buf.len().min(POOL_BUF)].to_vec();
         let length = bytes.len();
-        self.start(move |mut file| file.write_all(&bytes).map(|()| Vec::new()));
+        self.start(move |file| write_all(file, &bytes).map(|()| Vec::new()))?;
         Poll::Ready(Ok(length))
     }
 
-    /// Starts a call in the pool. The file must be idle.
-    fn start(&mut self, call: impl FnOnce(&File) -> io::Result<Vec<u8>> + Send + 'static) {
-        if let State::Idle(file) = mem::replace(&mut self.state, State::Failed) {
-            self.state = State::Busy(spawn_blocking(move || {
-                let result = call(&file);
-                (file, result)
-            }));
-        }
+    /// Starts a call in the pool. None may run there.
+    fn start(&mut self, call: impl FnOnce(&File) -> io::Result<Vec<u8>> + Send + 'static) -> io::Result<()> {
+        let file = self.file.clone();
+        self.call = try_spawn(Work::Closure, move || call(&file));
+        let why = "this stream is a file or a terminal, and there is no kittiwake runtime on this thread whose pool \
+                   could read or write it; do so inside kittiwake::block_on, or from a task spawned there";
+        if self.call.is_some() { Ok(()) } else { Err(io::Error::other(why)) }
     }
 
     /// Waits for the call in the pool, if there is one, and returns its result.
     fn poll_idle(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Vec<u8>>> {
-        match &mut self.state {
-            State::Idle(_) => Poll::Ready(Ok(Vec::new())),
-            State::Busy(call) => {
-                let ended = ready!(Pin::new(call).poll(cx));
-                self.state = State::Failed;
-                let (file, result) = ended?;
-                self.state = State::Idle(file);
-                Poll::Ready(result)
-            }
-            State::Failed => Poll::Ready(Err(io::Error::other("an earlier call on this stream has not returned it"))),
-        }
+        let Some(call) = &mut self.call else { return Poll::Ready(Ok(Vec::new())) };
+        let ended = ready!(Pin::new(call).poll(cx));
+        self.call = None;
+        Poll::Ready(ended?)
     }
 }
 
-/// `WouldBlock` if a blocking call would have to wait.
-fn check_ready(fd: &OwnedFd, flags: PollFlags) -> io::Result<()> {
-    match poll(&mut [PollFd::new(fd, flags)], Some(&Timespec::default()))? {
-        0 => Err(io::ErrorKind::WouldBlock.into()),
-        _ => Ok(()),
+fn duplicate(stream: impl AsFd) -> io::Result<File> {
+    stream.as_fd().try_clone_to_owned().map(File::from)
+}
+
+/// Writes all bytes on a thread of the pool, which may wait.
+fn write_all(mut file: &File, mut bytes: &[u8]) -> io::Result<()> {
+    while !bytes.is_empty() {
+        match file.write(bytes) {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(written) => bytes = &bytes[written..],
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            // Another process has made the stream non-blocking. An interrupted poll(2) is made again after the write.
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                let _ = poll(&mut [PollFd::new(file, PollFlags::OUT)], None);
+            }
+            Err(error) => return Err(error),
+        }
     }
+    Ok(())
 }
 
 fn copied(error: &io::Error) -> io::Error {
