@@ -320,12 +320,26 @@ fn options_are_read_back() {
             assert_eq!((socket.broadcast().unwrap(), socket.multicast_loop_v4().unwrap()), (value, value));
         }
         socket.set_ttl(7).expect("ttl");
-        socket.set_tos(0x10).expect("tos");
+        socket.set_tos_v4(0x10).expect("tos_v4");
         socket.set_multicast_ttl_v4(3).expect("multicast_ttl_v4");
-        assert_eq!((socket.ttl().unwrap(), socket.tos().unwrap(), socket.multicast_ttl_v4().unwrap()), (7, 0x10, 3));
+        assert_eq!((socket.ttl().unwrap(), socket.tos_v4().unwrap(), socket.multicast_ttl_v4().unwrap()), (7, 0x10, 3));
         socket.set_recv_buffer_size(20_000).expect("recv_buffer_size");
         socket.set_send_buffer_size(30_000).expect("send_buffer_size");
         assert!(socket.recv_buffer_size().unwrap() >= 20_000 && socket.send_buffer_size().unwrap() >= 30_000);
+    });
+}
+
+/// A buffer size that the kernel cannot express is the largest one. Cut to 32 bits, it could be the smallest.
+#[test]
+fn huge_buffer_size_is_largest() {
+    run(|| async {
+        let (socket, _) = socket().await;
+        socket.set_recv_buffer_size(i32::MAX as usize).expect("recv_buffer_size");
+        socket.set_send_buffer_size(i32::MAX as usize).expect("send_buffer_size");
+        let largest = (socket.recv_buffer_size().unwrap(), socket.send_buffer_size().unwrap());
+        socket.set_recv_buffer_size(1 << 32).expect("recv_buffer_size");
+        socket.set_send_buffer_size(1 << 32).expect("send_buffer_size");
+        assert_eq!((socket.recv_buffer_size().unwrap(), socket.send_buffer_size().unwrap()), largest);
     });
 }
 

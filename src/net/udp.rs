@@ -211,6 +211,60 @@ impl UdpSocket {
     pub fn set_multicast_if_v4(&self, interface: Ipv4Addr) -> io::Result<()> {
         SockRef::from(self).set_multicast_if_v4(&interface)
     }
+
+    /// The type of service in the packets of IPv4 datagrams (`IP_TOS`): DSCP in the upper 6 bits, ECN in the lower 2.
+    ///
+    /// # Errors
+    /// `Unsupported` if the system lacks the option. See getsockopt(2).
+    pub fn tos_v4(&self) -> io::Result<u32> {
+        sys::options::tos_v4(self)
+    }
+
+    /// Sets the type of service in the packets of IPv4 datagrams.
+    ///
+    /// # Errors
+    /// `Unsupported` if the system lacks the option. See setsockopt(2).
+    pub fn set_tos_v4(&self, tos: u32) -> io::Result<()> {
+        sys::options::set_tos_v4(self, tos)
+    }
+
+    /// The size of the kernel's buffer for datagrams that were not received yet (`SO_RCVBUF`), in bytes.
+    ///
+    /// # Errors
+    /// See getsockopt(2).
+    pub fn recv_buffer_size(&self) -> io::Result<usize> {
+        SockRef::from(self).recv_buffer_size()
+    }
+
+    /// Sets the size of the kernel's buffer for datagrams that were not received yet.
+    ///
+    /// # Errors
+    /// See setsockopt(2).
+    ///
+    /// # Platform notes
+    /// Linux doubles the size for its own needs, and cuts it down to what `net.core.rmem_max` allows.
+    pub fn set_recv_buffer_size(&self, size: usize) -> io::Result<()> {
+        SockRef::from(self).set_recv_buffer_size(sys::options::buffer_size(size))
+    }
+
+    /// The size of the kernel's buffer for datagrams that were not sent yet (`SO_SNDBUF`), in bytes.
+    ///
+    /// # Errors
+    /// See getsockopt(2).
+    pub fn send_buffer_size(&self) -> io::Result<usize> {
+        SockRef::from(self).send_buffer_size()
+    }
+
+    /// Sets the size of the kernel's buffer for datagrams that were not sent yet.
+    ///
+    /// # Errors
+    /// See setsockopt(2).
+    ///
+    /// # Platform notes
+    /// Linux doubles the size for its own needs, and cuts it down to what `net.core.wmem_max` allows.
+    pub fn set_send_buffer_size(&self, size: usize) -> io::Result<()> {
+        SockRef::from(self).set_send_buffer_size(sys::options::buffer_size(size))
+    }
 }
 
 impl_datagram!(UdpSocket, net::UdpSocket, SocketAddr);
@@ -224,9 +278,6 @@ impl_options! { UdpSocket:
 
     /// How many hops the packets of IPv4 datagrams may take (`IP_TTL`).
     ttl, set_ttl: u32 = ttl_v4, set_ttl_v4;
-
-    /// The type of service in the packets of IPv4 datagrams (`IP_TOS`): DSCP in the upper 6 bits, ECN in the lower 2.
-    tos, set_tos: u32 = tos_v4, set_tos_v4;
 
     /// Whether this host gets the IPv4 multicasts that the socket sends (`IP_MULTICAST_LOOP`).
     multicast_loop_v4, set_multicast_loop_v4: bool = multicast_loop_v4, set_multicast_loop_v4;
@@ -248,12 +299,4 @@ impl_options! { UdpSocket:
 
     /// Whether an IPv6 socket exchanges only IPv6 datagrams (`IPV6_V6ONLY`). Setting it must come before binding.
     only_v6, set_only_v6: bool = only_v6, set_only_v6;
-
-    /// The size of the kernel's buffer for datagrams that were not received yet (`SO_RCVBUF`), in bytes. Linux doubles
-    /// the value that is set.
-    recv_buffer_size, set_recv_buffer_size: usize = recv_buffer_size, set_recv_buffer_size;
-
-    /// The size of the kernel's buffer for datagrams that were not sent yet (`SO_SNDBUF`), in bytes. Linux doubles the
-    /// value that is set.
-    send_buffer_size, set_send_buffer_size: usize = send_buffer_size, set_send_buffer_size;
 }

@@ -118,6 +118,11 @@ options! {
     }
 }
 
+/// The largest size that the kernel can be asked for, at most `size`. A larger one would become negative.
+pub(in crate::net) fn buffer_size(size: usize) -> usize {
+    size.min(i32::MAX as usize)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

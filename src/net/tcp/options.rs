@@ -213,7 +213,7 @@ macro_rules! impl_options {
             /// Linux doubles the size for its own needs, cuts it down to what `net.core.wmem_max` allows, and no longer
             /// adapts it to the connection.
             pub fn set_send_buffer_size(&self, size: usize) -> std::io::Result<()> {
-                socket2::SockRef::from(self).set_send_buffer_size($crate::net::tcp::options::buffer_size(size))
+                socket2::SockRef::from(self).set_send_buffer_size($crate::net::sys::options::buffer_size(size))
             }
 
             /// The size of the kernel's buffer for what was not read yet (`SO_RCVBUF`).
@@ -234,7 +234,7 @@ macro_rules! impl_options {
             /// Linux doubles the size for its own needs, cuts it down to what `net.core.rmem_max` allows, and no longer
             /// adapts it to the connection.
             pub fn set_recv_buffer_size(&self, size: usize) -> std::io::Result<()> {
-                socket2::SockRef::from(self).set_recv_buffer_size($crate::net::tcp::options::buffer_size(size))
+                socket2::SockRef::from(self).set_recv_buffer_size($crate::net::sys::options::buffer_size(size))
             }
 
             /// The type of service of IPv4 packets (`IP_TOS`): DSCP and ECN.
@@ -322,9 +322,4 @@ pub(super) fn set_user_timeout(socket: &impl AsFd, timeout: Option<Duration>) ->
         Some(timeout) => u32::try_from(timeout.as_nanos().div_ceil(1_000_000)).unwrap_or(u32::MAX),
     };
     sys::options::set_user_timeout_millis(socket, millis)
-}
-
-/// The largest size that the kernel can be asked for, at most `size`. A larger one would become negative.
-pub(super) fn buffer_size(size: usize) -> usize {
-    size.min(i32::MAX as usize)
 }
