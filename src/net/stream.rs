@@ -35,6 +35,8 @@ use crate::reactor::{Direction, Registration, Snapshot, WaiterSlot};
 pub(super) trait StreamSocket: AsFd {
     /// Whether a short transfer proves that the kernel's buffer is drained, or full after a write.
     const SHORT_RULE: bool;
+    /// Whether the kernel reports a shutdown of the writing side to a writer that waits on the same end.
+    const REPORTS_SHUTDOWN: bool;
 }
 
 /// A stream socket.
@@ -252,7 +254,11 @@ impl<S: StreamSocket> Stream<S> {
 
     /// Shuts down one half of the stream, or both.
     pub(super) fn shutdown(&self, how: Shutdown) -> io::Result<()> {
-        sys::shutdown(self.socket(), how)
+        sys::shutdown(self.socket(), how)?;
+        if !S::REPORTS_SHUTDOWN && how != Shutdown::Read {
+            self.registration.end_writing();
+        }
+        Ok(())
     }
 
     pub(super) fn limit(&self, direction: Direction, which: Limit) -> Option<Duration> {

@@ -40,6 +40,7 @@ fn is_executors(task: usize) -> bool {
 enum Race {
     Nothing,
     Event(u8),
+    WriteEnds,
     ReactorEnds,
 }
 
@@ -70,6 +71,8 @@ struct Socket {
     token: Option<usize>,
     /// The reading direction and the writing one.
     sides: [Side; 2],
+    /// This end has shut its writing side down. Writing is then always ready.
+    write_ended: bool,
 }
 
 /// The waiting tasks of one direction, and the kernel's state of it.
@@ -120,8 +123,12 @@ impl World {
         let (socket, task) = (which % SOCKETS, which / SOCKETS % TASKS);
         let direction = if how & 1 == 0 { Direction::Read } else { Direction::Write };
         let poll = |listed, short, race| Poll { socket, task, direction, listed, short, race };
-        let race = if how >> 2 == 0b11_1111 { Race::ReactorEnds } else { Race::Event(how >> 2) };
-        match action % 12 {
+        let race = match how >> 2 {
+            0b11_1111 => Race::ReactorEnds,
+            0b11_1110 => Race::WriteEnds,
+            event => Race::Event(event),
+        };
+        match action % 13 {
             0 => self.register(socket, how & 2 == 0),
             1 => self.close(socket),
             2 => self.event(self.sockets[socket].token, how),
@@ -133,6 +140,7 @@ impl World {
             8 => self.reactor_ends(socket),
             9 => self.stop_turning(socket),
             10 => self.move_elsewhere(socket),
+            11 if how < 32 => self.end_writing(socket),
             // Bytes come that no event reports.
             _ => self.sockets[socket].sides[direction as usize].ready |= self.sockets[socket].token.is_none(),
         }
@@ -145,8 +153,9 @@ impl World {
             Ok(true) => {
                 assert!(socket.token.is_none() && succeeds, "registered twice");
                 socket.token = Some(token);
-                let is_reported = |direction| socket.source.load().is_reported(direction);
-                assert!(![Direction::Read, Direction::Write].into_iter().any(is_reported), "no event has come yet");
+                let seen = socket.source.load();
+                assert!(!seen.is_reported(Direction::Read), "no event has come yet");
+                assert_eq!(seen.is_reported(Direction::Write), socket.write_ended, "no event has come yet");
                 self.report_present(index);
             }
             Ok(false) => assert!(socket.token.is_some(), "said to be registered, and is not"),
@@ -213,13 +222,14 @@ impl World {
     fn poll(&mut self, poll: &Poll) {
         let source = self.sockets[poll.socket].source.clone();
         let was_registered = self.sockets[poll.socket].token.is_some();
+        let has_ended = self.sockets[poll.socket].has_ended(poll.direction);
         let side = &mut self.sockets[poll.socket].sides[poll.direction as usize];
         let seen = source.load();
         let tried = seen.should_try(poll.direction);
         assert!(tried || !side.ready || !was_registered, "readiness that the kernel reported was forgotten");
         if tried && side.ready {
-            side.ready = false;
-            if poll.short && seen.allows_short_rule() {
+            side.ready = has_ended;
+            if poll.short && !has_ended && seen.allows_short_rule() {
                 assert!(source.clear(poll.direction, seen), "no event has come");
             }
             if poll.listed {
@@ -244,11 +254,25 @@ impl World {
         self.store(poll, seen, raced);
     }
 
+    /// The socket's own end shuts its writing side down. Registered or not, all waiting writers are woken.
+    fn end_writing(&mut self, index: usize) {
+        let socket = &mut self.sockets[index];
+        socket.write_ended = true;
+        socket.source.end_writing();
+        let side = &mut socket.sides[Direction::Write as usize];
+        side.ready = true;
+        side.wake_all(&self.tasks);
+    }
+
     /// Lets the race happen. Returns whether it was an event that concerns the operation.
     fn race(&mut self, poll: &Poll) -> bool {
         let token = self.sockets[poll.socket].token;
         match poll.race {
             Race::Nothing => false,
+            Race::WriteEnds => {
+                self.end_writing(poll.socket);
+                poll.direction == Direction::Write
+            }
             Race::ReactorEnds => {
                 self.reactor_ends(poll.socket);
                 false
@@ -358,7 +382,11 @@ impl World {
 
 impl Socket {
     fn new() -> Self {
-        Self { source: Arc::new(Source::new()), token: None, sides: Default::default() }
+        Self { source: Arc::new(Source::new()), token: None, sides: Default::default(), write_ended: false }
+    }
+
+    fn has_ended(&self, direction: Direction) -> bool {
+        self.write_ended && direction == Direction::Write
     }
 }
 

@@ -1,14 +1,15 @@
 //! Readiness: the word that says which directions of a socket are ready.
 //!
-//! Every operation reads this word and every event changes it. It holds four flags and, for each direction, a tick.
+//! Every operation reads this word and every event changes it. It holds five flags and, for each direction, a tick.
 //!
 //! | bits | name | set when | cleared when |
 //! | --- | --- | --- | --- |
 //! | 0 | `READABLE` | an event concerns reading; the socket is made, leaves a reactor or cannot be registered | a read meets `WouldBlock` or is short; the socket is registered |
-//! | 1 | `WRITABLE` | an event concerns writing; the socket is made, leaves a reactor or cannot be registered | a write meets `WouldBlock` or is short; the socket is registered |
+//! | 1 | `WRITABLE` | an event concerns writing; the socket is made, leaves a reactor or cannot be registered | a write meets `WouldBlock` or is short; the socket is registered, unless `WRITE_ENDED` is set |
 //! | 2 | `NO_SHORT_RULE` | an event reports an end, an error or urgent data | never |
 //! | 3 | `UNREGISTERED` | the socket is made, or leaves a reactor | the socket is registered |
-//! | 4-31 | read tick | each event that concerns reading adds 1 | |
+//! | 4 | `WRITE_ENDED` | this end has shut its writing side down, and no event tells of that | never |
+//! | 5-31 | read tick | each event that concerns reading adds 1 | |
 //! | 32-63 | write tick | each event that concerns writing adds 1 | |
 //!
 //! # Edges
@@ -19,13 +20,17 @@
 //! bits, the end of reading sets `READABLE`. No event of the past keeps a direction ready: the next `WouldBlock` clears
 //! the bit.
 //!
+//! No event tells a writer of a Unix stream that its own end has shut the writing side down while the kernel's buffer was
+//! full. [`Report::WRITE_ENDED`] does. It also holds in each reactor with which the socket registers later. That closes
+//! a race: A's write meets `WouldBlock`, B shuts the writing side down, A registers the socket and would wait for ever.
+//!
 //! # Ticks
 //! An operation remembers the word that it saw before its system call. If the call meets `WouldBlock`,
 //! [`Readiness::clear`] takes the bit back only while the direction's tick is the same as in that word. Otherwise an
 //! event that came between the call and the clear would be lost.
 //!
 //! Each direction has a tick of its own. With one tick for both, the events of a busy writer would refuse every clear
-//! of the reader. A tick has 28 or 32 bits: it would have to go round once between a system call and the next few
+//! of the reader. A tick has 27 or 32 bits: it would have to go round once between a system call and the next few
 //! instructions to be mistaken. A read tick that goes round carries into the write tick, which refuses one clear and
 //! costs one system call.
 
@@ -71,7 +76,8 @@ impl Snapshot {
     const WRITABLE: u64 = 1 << 1;
     const NO_SHORT_RULE: u64 = 1 << 2;
     const UNREGISTERED: u64 = 1 << 3;
-    const READ_TICK: u64 = 1 << 4;
+    const WRITE_ENDED: u64 = 1 << 4;
+    const READ_TICK: u64 = 1 << 5;
     const WRITE_TICK: u64 = 1 << 32;
 
     /// The flags of a socket that no reactor watches. Nothing is known of it, so operations try.
@@ -110,6 +116,10 @@ pub(crate) struct Report {
 }
 
 impl Report {
+    /// Writing fails from now on, and does not wait.
+    pub(crate) const WRITE_ENDED: Self =
+        Self { flags: Snapshot::WRITABLE | Snapshot::WRITE_ENDED, ticks: Snapshot::WRITE_TICK };
+
     /// `special`: the event tells of an end, an error or urgent data.
     pub(crate) const fn new(readable: bool, writable: bool, special: bool) -> Self {
         let mut flags = if special { Snapshot::NO_SHORT_RULE } else { 0 };
@@ -173,10 +183,15 @@ impl Readiness {
         true
     }
 
-    /// Marks the socket as registered and clears both ready bits. Called before the socket enters the kernel's set: the
-    /// kernel reports at once what is already so, and clearing the bits after that would lose the event.
+    /// Marks the socket as registered and clears both ready bits, except for writing that has ended. Called before the
+    /// socket enters the kernel's set: the kernel reports at once what is already so, and clearing the bits after that
+    /// would lose the event.
     pub(crate) fn set_registered(&self) {
-        self.0.fetch_and(!Snapshot::UNKNOWN, Ordering::AcqRel);
+        let registered = |now: u64| {
+            let ended = if now & Snapshot::WRITE_ENDED == 0 { 0 } else { Snapshot::WRITABLE };
+            Some(now & !Snapshot::UNKNOWN | ended)
+        };
+        let _ = self.0.fetch_update(Ordering::AcqRel, Ordering::Relaxed, registered);
     }
 
     /// Marks the socket as unregistered and sets both ready bits: every operation tries.

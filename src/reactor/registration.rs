@@ -339,6 +339,12 @@ impl<S: AsFd> Registration<S> {
         if sleeps { Poll::Pending } else { Poll::Ready(Ok(())) }
     }
 
+    /// Notes that this end has shut its writing side down, on a socket whose kernel does not report that to a writer that
+    /// waits. Called after shutdown(2): the writers that this wakes make their system call again.
+    pub(crate) fn end_writing(&self) {
+        self.link.0.end_writing();
+    }
+
     /// A waker that wakes the tasks that wait for this direction.
     pub(crate) fn waker(&self, direction: Direction) -> Waker {
         Waker::from(Arc::new(WaitersOf { source: self.link.0.clone(), direction }))

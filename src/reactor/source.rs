@@ -159,6 +159,13 @@ impl<R> Source<R> {
         wake_all(&mut wakers);
     }
 
+    /// Notes that this end has shut its writing side down, and wakes the waiting writers.
+    pub(crate) fn end_writing(&self) {
+        let mut wakers = Vec::new();
+        self.dispatch(Report::WRITE_ENDED, &mut wakers);
+        wake_all(&mut wakers);
+    }
+
     /// Removes the waker of an operation that waits no longer.
     pub(crate) fn remove_waiter(&self, direction: Direction, key: u64) {
         let removed = self.inner.lock().waiters.remove(direction, key);

@@ -71,6 +71,7 @@ pub struct TcpStream {
 
 impl StreamSocket for std::net::TcpStream {
     const SHORT_RULE: bool = true;
+    const REPORTS_SHUTDOWN: bool = true;
 }
 
 impl TcpStream {

@@ -30,6 +30,9 @@ use crate::time::{Duration, timeout};
 /// Descriptors that a peer passes (`SCM_RIGHTS`) are not received, and the kernel closes them. A caller that wants them
 /// calls recvmsg(2) in [`async_io`](UnixStream::async_io).
 ///
+/// Linux does not report that a peer has shut down its reading half while the send buffer is full. A write that waits for
+/// room then waits until the peer closes the stream, or a [write timeout](UnixStream::set_write_timeout) ends.
+///
 /// # Examples
 /// ```
 /// use kittiwake::io::{AsyncReadExt, AsyncWriteExt};
@@ -52,6 +55,8 @@ pub struct UnixStream {
 impl StreamSocket for net::UnixStream {
     /// A read also stops where a peer has passed descriptors.
     const SHORT_RULE: bool = false;
+    /// Linux reports nothing while the send buffer is full.
+    const REPORTS_SHUTDOWN: bool = false;
 }
 
 impl UnixStream {
