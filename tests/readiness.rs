@@ -142,7 +142,7 @@ fn half_closed_peer_spins_no_writer() {
             }
         });
         let (waker, wakes) = counting_waker();
-        while poll_write(&waker, &stream, &[7; 1000]).is_ready() {}
+        while poll_write(&waker, &*stream, &[7; 1000]).is_ready() {}
         for _ in 0..10 {
             settle().await;
         }

@@ -67,7 +67,7 @@ async fn assert_readers_sleep(readers: usize) {
         let (stream, polls) = (stream.clone(), polls.clone());
         kittiwake::spawn(poll_fn(move |cx| {
             polls.fetch_add(1, Ordering::Relaxed);
-            poll_read(cx.waker(), &stream, &mut [0; 8])
+            poll_read(cx.waker(), &*stream, &mut [0; 8])
         }));
     }
     settle().await;
@@ -396,7 +396,7 @@ fn released_waker_may_use_its_socket() {
         }
         assert_eq!(used.load(Ordering::Relaxed), 2, "replaced wakers must be dropped");
         for _ in 0..30 {
-            assert!(poll_read(&user(), &stream, &mut [0; 8]).is_pending(), "there is nothing to read yet");
+            assert!(poll_read(&user(), &*stream, &mut [0; 8]).is_pending(), "there is nothing to read yet");
         }
         assert!(used.load(Ordering::Relaxed) > 2, "wakers that were pushed out must be woken and dropped");
         // The wakers own the stream that owns them.

@@ -8,16 +8,20 @@
 
 use std::future::Future;
 use std::io::Read;
+use std::mem::MaybeUninit;
 use std::net::SocketAddr;
 use std::os::fd::AsFd;
+use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Barrier, mpsc};
-use std::task::{Wake, Waker};
+use std::task::{Context, Poll, Wake, Waker};
 use std::thread::ThreadId;
 use std::time::Duration;
 
+use kittiwake::io::{AsyncRead, AsyncWrite};
 use kittiwake::net::{TcpListener, TcpStream};
 use kittiwake::runtime::{Builder, Handle, Runtime, WorkerMetrics};
+use socket2::SockRef;
 
 /// Longer than any test takes on a slow machine. Only a hang reaches this limit.
 pub const PATIENCE: Duration = Duration::from_secs(60);
@@ -112,12 +116,12 @@ pub fn reset(stream: std::net::TcpStream) {
 
 /// Makes the close of this connection a reset. An orderly close keeps the port busy for a minute, and after some
 /// ten thousand of them the kernel has no port left for the other tests.
-pub fn will_reset(stream: &impl std::os::fd::AsFd) {
-    socket2::SockRef::from(stream).set_linger(Some(Duration::ZERO)).expect("SO_LINGER of zero");
+pub fn will_reset(stream: &impl AsFd) {
+    SockRef::from(stream).set_linger(Some(Duration::ZERO)).expect("SO_LINGER of zero");
 }
 
 /// Reads from a peer until the end of the stream.
-pub fn read_all(mut peer: std::net::TcpStream) -> Vec<u8> {
+pub fn read_all(mut peer: impl Read) -> Vec<u8> {
     let mut bytes = Vec::new();
     peer.read_to_end(&mut bytes).expect("the peer reads to an end");
     bytes
@@ -165,20 +169,24 @@ pub async fn until(mut condition: impl FnMut() -> bool) {
 }
 
 /// Polls a future once with the given waker.
-pub fn poll_with<F: Future + Unpin>(waker: &Waker, future: &mut F) -> std::task::Poll<F::Output> {
-    std::pin::Pin::new(future).poll(&mut std::task::Context::from_waker(waker))
+pub fn poll_with<F: Future + Unpin>(waker: &Waker, future: &mut F) -> Poll<F::Output> {
+    Pin::new(future).poll(&mut Context::from_waker(waker))
 }
 
 /// Polls a read once with the given waker.
-pub fn poll_read(waker: &Waker, mut stream: &TcpStream, buf: &mut [u8]) -> std::task::Poll<std::io::Result<usize>> {
-    let mut cx = std::task::Context::from_waker(waker);
-    kittiwake::io::AsyncRead::poll_read(std::pin::Pin::new(&mut stream), &mut cx, buf)
+pub fn poll_read<S>(waker: &Waker, mut stream: &S, buf: &mut [u8]) -> Poll<std::io::Result<usize>>
+where
+    for<'a> &'a S: AsyncRead,
+{
+    Pin::new(&mut stream).poll_read(&mut Context::from_waker(waker), buf)
 }
 
 /// Polls a write once with the given waker.
-pub fn poll_write(waker: &Waker, mut stream: &TcpStream, buf: &[u8]) -> std::task::Poll<std::io::Result<usize>> {
-    let mut cx = std::task::Context::from_waker(waker);
-    kittiwake::io::AsyncWrite::poll_write(std::pin::Pin::new(&mut stream), &mut cx, buf)
+pub fn poll_write<S>(waker: &Waker, mut stream: &S, buf: &[u8]) -> Poll<std::io::Result<usize>>
+where
+    for<'a> &'a S: AsyncWrite,
+{
+    Pin::new(&mut stream).poll_write(&mut Context::from_waker(waker), buf)
 }
 
 /// Opens the reactor of the current-thread runtime on this thread, which takes descriptors.
@@ -515,9 +523,9 @@ impl<F: FnOnce()> Drop for OnDrop<F> {
 }
 
 /// Blocks until the kernel has bytes to read. The stream itself does not learn of them.
-pub fn wait_readable(stream: &TcpStream) {
-    let copy = std::net::TcpStream::from(stream.as_fd().try_clone_to_owned().expect("a duplicate"));
-    copy.set_nonblocking(false).expect("blocking");
-    copy.peek(&mut [0]).expect("peek");
-    copy.set_nonblocking(true).expect("non-blocking");
+pub fn wait_readable(stream: &impl AsFd) {
+    let socket = SockRef::from(stream);
+    socket.set_nonblocking(false).expect("blocking");
+    socket.peek(&mut [MaybeUninit::uninit()]).expect("peek");
+    socket.set_nonblocking(true).expect("non-blocking");
 }

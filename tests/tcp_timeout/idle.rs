@@ -19,7 +19,7 @@ fn write_postpones_reads_idle_deadline() {
         settle().await;
         for second in [6, 12, 18] {
             advance_to(start + second * SECOND).await;
-            until(|| poll_write(Waker::noop(), &link.stream, b"a part").is_ready()).await;
+            until(|| poll_write(Waker::noop(), &*link.stream, b"a part").is_ready()).await;
         }
         advance_to(start + 24 * SECOND).await;
         assert_eq!(link.stream.try_write(b"a part").expect("the channel has room"), 6);
@@ -38,7 +38,7 @@ fn read_postpones_writes_idle_deadline() {
         for second in [6, 12, 18] {
             advance_to(start + second * SECOND).await;
             link.peer.write_all(b"a part").expect("the peer writes");
-            until(|| poll_read(Waker::noop(), &link.stream, &mut [0; 64]).is_ready()).await;
+            until(|| poll_read(Waker::noop(), &*link.stream, &mut [0; 64]).is_ready()).await;
         }
         advance_to(start + 24 * SECOND).await;
         link.peer.write_all(b"a part").expect("the peer writes");
@@ -53,7 +53,7 @@ fn read_postpones_writes_idle_deadline() {
 fn unwaited_operation_starts_no_idle_time() {
     run_paused(|| async {
         let link = Link::new(Case { kind: Kind::Idle, direction: Direction::Read }, TEN).await;
-        until(|| poll_write(Waker::noop(), &link.stream, b"a part").is_ready()).await;
+        until(|| poll_write(Waker::noop(), &*link.stream, b"a part").is_ready()).await;
         advance(HOUR).await;
         let start = Instant::now();
         link.fails_at(start + TEN).await;
@@ -76,7 +76,7 @@ fn only_bytes_postpone_idle_deadline() {
         advance_to(start + 5 * SECOND).await;
         link.stream.set_read_timeout(Some(SECOND)).expect("a timeout");
         for _ in 0..2 {
-            until(|| poll_read(Waker::noop(), &link.stream, &mut [0; 64]).is_ready()).await;
+            until(|| poll_read(Waker::noop(), &*link.stream, &mut [0; 64]).is_ready()).await;
             assert_eq!(link.stream.try_read(&mut [0; 64]).expect("the end"), 0);
             assert_eq!(link.stream.try_read(&mut []).expect("a read into nothing"), 0);
         }
@@ -160,7 +160,7 @@ fn write_postpones_only_idle_deadline() {
         let start = Instant::now();
         assert!(link.poll().is_pending(), "there is nothing to read");
         advance_to(start + 5 * SECOND).await;
-        until(|| poll_write(Waker::noop(), &link.stream, b"x").is_ready()).await;
+        until(|| poll_write(Waker::noop(), &*link.stream, b"x").is_ready()).await;
         let text = link.fails_at(start + TEN).await;
         assert!(text.contains("read"), "the write must postpone the idle deadline: {text}");
     });

@@ -188,20 +188,20 @@ fn read_and_write_timeouts_are_independent() {
         let start = Instant::now();
         assert!(read.poll().is_pending(), "there is nothing to read");
         advance_to(start + 5 * SECOND).await;
-        until(|| poll_write(Waker::noop(), &read.stream, b"x").is_ready()).await;
+        until(|| poll_write(Waker::noop(), &*read.stream, b"x").is_ready()).await;
         assert!(read.stream.try_write(b"x").is_ok(), "the send buffer has room");
         read.fails_at(start + TEN).await;
 
         let mut write = Link::new(Case { kind: Kind::Write, direction: Direction::Write }, TEN).await;
         let start = Instant::now();
         assert!(write.poll().is_pending(), "the send buffer is full");
-        assert!(poll_read(Waker::noop(), &write.stream, &mut [0; 8]).is_pending(), "there is nothing to read");
+        assert!(poll_read(Waker::noop(), &*write.stream, &mut [0; 8]).is_pending(), "there is nothing to read");
         advance_to(start + 5 * SECOND).await;
         write.peer.write_all(b"x").expect("the peer writes");
-        until(|| poll_read(Waker::noop(), &write.stream, &mut [0; 8]).is_ready()).await;
+        until(|| poll_read(Waker::noop(), &*write.stream, &mut [0; 8]).is_ready()).await;
         write.fails_at(start + TEN).await;
         assert!(
-            poll_read(Waker::noop(), &write.stream, &mut [0; 8]).is_pending(),
+            poll_read(Waker::noop(), &*write.stream, &mut [0; 8]).is_pending(),
             "a read without a timeout must wait"
         );
     });

@@ -124,7 +124,7 @@ fn bytes_at_the_deadline_are_read() {
             let kind = if round % 2 == 0 { Kind::Read } else { Kind::Idle };
             set_only(&link.stream, kind, TEN);
             let start = Instant::now();
-            assert!(poll_read(&waker, &link.stream, &mut [0; 8]).is_pending(), "there is nothing to read");
+            assert!(poll_read(&waker, &*link.stream, &mut [0; 8]).is_pending(), "there is nothing to read");
             let before = wakes.get();
             let offset = Duration::from_nanos(u64::from(round % 8) << 14);
             advance_to(start + TEN - (TICK / 2) + offset).await;
@@ -135,7 +135,7 @@ fn bytes_at_the_deadline_are_read() {
             until(|| wakes.get() > before).await;
             let mut buf = [0; 8];
             loop {
-                match poll_read(&waker, &link.stream, &mut buf) {
+                match poll_read(&waker, &*link.stream, &mut buf) {
                     Poll::Ready(Ok(read)) => {
                         assert_eq!(buf[..read], round.to_be_bytes(), "round {round}");
                         break;
