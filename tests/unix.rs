@@ -1,4 +1,4 @@
-//! Unix sockets: addresses, errors and queues. The tests of streams are those of `tcp_stream` and its neighbours.
+//! Unix sockets: addresses, errors and queues. The tests of streams are in `streams`.
 #![cfg(unix)]
 
 mod support;

@@ -5,16 +5,13 @@ use std::io::{ErrorKind, Write};
 use std::sync::{Arc, mpsc};
 use std::task::Poll;
 
-use crate::support::*;
-use crate::{
-    CASES, Case, Direction, HOUR, Kind, Link, MS, SECOND, TEN, advance_to, assert_timed_out, in_each_case, twin,
-};
 use futures_lite::future::{self, poll_once};
 use kittiwake::io::{AsyncReadExt, AsyncWriteExt};
-use kittiwake::net::TcpStream;
 use kittiwake::runtime::Runtime;
 use kittiwake::spawn;
 use kittiwake::time::{Duration, Instant, advance, sleep};
+
+use super::*;
 
 /// The halves of a stream set and return the stream's timeouts.
 #[test]
@@ -406,16 +403,12 @@ fn ready_operation_needs_no_runtime() {
             kind.set(&stream, Some(SECOND)).expect("a timeout");
         }
         peer.write_all(b"four").expect("the peer writes");
-        while stream.try_read(&mut []).is_err() || peer_has_not_arrived(&stream) {}
+        while stream.try_read(&mut []).is_err() || !has_input(&stream) {}
         assert_eq!(future::block_on(stream.read(&mut [0; 8])).expect("the bytes are there"), 4);
         assert_eq!(future::block_on(stream.write(b"five5")).expect("the send buffer has room"), 5);
         let error = future::block_on(stream.read(&mut [0; 8])).expect_err("the read must wait");
         assert!(error.to_string().contains("no kittiwake runtime"), "{error}");
     });
-}
-
-fn peer_has_not_arrived(stream: &TcpStream) -> bool {
-    twin(stream).peek(&mut [0]).is_err()
 }
 
 /// A wait that another executor refused starts no time.

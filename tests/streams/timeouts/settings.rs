@@ -2,10 +2,9 @@
 
 use std::io::ErrorKind;
 
-use crate::support::*;
-use crate::{CASES, HOUR, Kind, Link, MS, SECOND, TEN, advance_to, fails_in_task_at, in_each_case};
-use kittiwake::net::TcpStream;
 use kittiwake::time::{Duration, Instant, advance};
+
+use super::*;
 
 /// A stream returns the timeouts that were set, and a new stream has none.
 #[test]
@@ -31,7 +30,7 @@ fn stream_returns_its_timeouts() {
 #[test]
 fn timeouts_are_independent() {
     let (stream, _peer) = pair_with_std();
-    let all = |stream: &TcpStream| (stream.read_timeout(), stream.write_timeout(), stream.idle_timeout());
+    let all = |stream: &Stream| (stream.read_timeout(), stream.write_timeout(), stream.idle_timeout());
     stream.set_read_timeout(Some(SECOND)).expect("a timeout");
     assert_eq!(all(&stream), (Some(SECOND), None, None));
     stream.set_idle_timeout(Some(HOUR)).expect("a timeout");

@@ -4,9 +4,9 @@ use std::io::Write;
 use std::net::Shutdown;
 use std::task::{Poll, Waker};
 
-use crate::support::*;
-use crate::{Case, Direction, HOUR, Kind, Link, MS, SECOND, TEN, advance_to, assert_timed_out, fails_in_task_at};
 use kittiwake::time::{Instant, advance};
+
+use super::*;
 
 /// A write postpones the idle deadline of a waiting read: a long reply goes out while the server waits for the next
 /// request.
@@ -67,7 +67,7 @@ fn only_bytes_postpone_idle_deadline() {
     run_paused(|| async {
         let link = Link::new(Case { kind: Kind::Idle, direction: Direction::Write }, TEN).await;
         link.peer.shutdown(Shutdown::Write).expect("the peer ends");
-        until(|| link.twin.peek(&mut [0]).is_ok()).await;
+        until(|| has_input(&link.twin)).await;
         // The end of the stream may have freed buffer space.
         link.use_up().await;
         let start = Instant::now();

@@ -1,7 +1,5 @@
 //! Transfers: reads and writes of every size and shape, and concurrent users of one stream.
 
-mod support;
-
 use std::future::pending;
 use std::io::{IoSlice, IoSliceMut, Read, Write};
 use std::os::fd::AsFd;
@@ -12,10 +10,11 @@ use std::time::Duration;
 
 use futures_lite::future::{poll_once, try_zip, zip};
 use kittiwake::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, Error, ErrorKind, Result};
-use kittiwake::net::{Shutdown, TcpStream};
+use kittiwake::net::Shutdown;
 use kittiwake::task::yield_now;
 use kittiwake::time::sleep;
-use support::*;
+
+use super::*;
 
 const MIB: usize = 1 << 20;
 
@@ -59,7 +58,7 @@ fn empty_write_is_ready_at_once() {
     });
 }
 
-async fn assert_writes_nothing_at_once(mut stream: &TcpStream) {
+async fn assert_writes_nothing_at_once(mut stream: &Stream) {
     assert_eq!(at_once(stream.write(&[])).await, 0);
     assert_eq!(at_once(stream.write_vectored(&[])).await, 0);
     assert_eq!(at_once(stream.write_vectored(&[IoSlice::new(&[]), IoSlice::new(&[])])).await, 0);
@@ -83,7 +82,7 @@ fn large_transfers_arrive_unchanged() {
 
 /// Sends `bytes` and checks that the same bytes arrive meanwhile. Reads `step` bytes at a time and yields after
 /// each read.
-async fn both_ways(stream: &TcpStream, bytes: &[u8], step: usize) -> Result<()> {
+async fn both_ways(stream: &Stream, bytes: &[u8], step: usize) -> Result<()> {
     let send = async {
         let mut stream = stream;
         stream.write_all(bytes).await?;
@@ -110,7 +109,7 @@ async fn both_ways(stream: &TcpStream, bytes: &[u8], step: usize) -> Result<()> 
 fn single_bytes_arrive_in_order() {
     run(|| async {
         let (client, server) = pair().await;
-        client.set_nodelay(true).expect("TCP_NODELAY");
+        send_at_once(&client);
         let bytes = pattern(20_000);
         let send = async {
             for byte in &bytes {
@@ -229,7 +228,7 @@ fn leading_empty_slices_are_no_end() {
     });
 }
 
-async fn write_all_slices(mut stream: &TcpStream, bytes: &[u8], length: usize) -> Result<()> {
+async fn write_all_slices(mut stream: &Stream, bytes: &[u8], length: usize) -> Result<()> {
     let mut slices: Vec<_> = bytes.chunks(length).map(IoSlice::new).collect();
     let mut left = &mut slices[..];
     while !left.is_empty() {
@@ -240,7 +239,7 @@ async fn write_all_slices(mut stream: &TcpStream, bytes: &[u8], length: usize) -
     Ok(())
 }
 
-async fn read_slices(mut stream: &TcpStream, count: usize, length: usize, to: &mut Vec<u8>) -> Result<usize> {
+async fn read_slices(mut stream: &Stream, count: usize, length: usize, to: &mut Vec<u8>) -> Result<usize> {
     let mut buf = vec![0; count * length];
     let mut slices: Vec<_> = buf.chunks_mut(length).map(IoSliceMut::new).collect();
     let read = stream.read_vectored(&mut slices).await?;
@@ -305,7 +304,7 @@ fn reader_and_writer_share_a_stream() {
     });
 }
 
-fn echo_blocking(peer: std::net::TcpStream) {
+fn echo_blocking(peer: Peer) {
     std::io::copy(&mut &peer, &mut &peer).expect("the peer echoes to the end");
 }
 
@@ -325,23 +324,6 @@ fn peek_takes_no_byte() {
         drop(peer);
         assert_eq!(stream.peek(&mut buf).await.expect("peek"), 0, "a peek must return the end");
         assert_eq!((&stream).read(&mut buf).await.expect("read"), 0, "a peek must not take the end");
-    });
-}
-
-/// Options and addresses are those of the socket itself.
-#[test]
-fn options_apply_to_the_socket() {
-    run(|| async {
-        let (stream, peer) = pair_with_std();
-        assert_eq!(stream.peer_addr().expect("peer_addr"), peer.local_addr().expect("local_addr"));
-        assert_eq!(stream.local_addr().expect("local_addr"), peer.peer_addr().expect("peer_addr"));
-        for nodelay in [true, false] {
-            stream.set_nodelay(nodelay).expect("TCP_NODELAY");
-            assert_eq!(stream.nodelay().expect("TCP_NODELAY"), nodelay);
-        }
-        stream.set_ttl(7).expect("IP_TTL");
-        assert_eq!(stream.ttl().expect("IP_TTL"), 7);
-        assert!(stream.take_error().expect("SO_ERROR").is_none(), "no error may be pending");
     });
 }
 
@@ -368,7 +350,7 @@ fn blocking_duplicate_blocks_no_worker() {
     for transfer in [read_on, read_vectored_on, peek_on, write_on, write_vectored_on, try_read_on, try_write_on] {
         run(move || async move {
             let (stream, _peer) = pair_with_std();
-            let duplicate = std::net::TcpStream::from(stream.as_fd().try_clone_to_owned().expect("a duplicate"));
+            let duplicate = Peer::from(stream.as_fd().try_clone_to_owned().expect("a duplicate"));
             duplicate.set_nonblocking(false).expect("blocking");
             let waits = kittiwake::spawn(async move { transfer(&stream).await });
             sleep(Duration::from_millis(1)).await;
@@ -382,23 +364,23 @@ fn blocking_duplicate_blocks_no_worker() {
 
 type Transfer<'a> = Pin<Box<dyn Future<Output = Result<()>> + Send + 'a>>;
 
-fn read_on(mut stream: &TcpStream) -> Transfer<'_> {
+fn read_on(mut stream: &Stream) -> Transfer<'_> {
     Box::pin(async move { stream.read(&mut [0; 8]).await.map(drop) })
 }
 
-fn read_vectored_on(mut stream: &TcpStream) -> Transfer<'_> {
+fn read_vectored_on(mut stream: &Stream) -> Transfer<'_> {
     Box::pin(async move { stream.read_vectored(&mut [IoSliceMut::new(&mut [0; 8])]).await.map(drop) })
 }
 
-fn peek_on(stream: &TcpStream) -> Transfer<'_> {
+fn peek_on(stream: &Stream) -> Transfer<'_> {
     Box::pin(async move { stream.peek(&mut [0; 8]).await.map(drop) })
 }
 
-fn write_on(mut stream: &TcpStream) -> Transfer<'_> {
+fn write_on(mut stream: &Stream) -> Transfer<'_> {
     Box::pin(async move { stream.write_all(&vec![7; 64 * MIB]).await })
 }
 
-fn write_vectored_on(mut stream: &TcpStream) -> Transfer<'_> {
+fn write_vectored_on(mut stream: &Stream) -> Transfer<'_> {
     Box::pin(async move {
         let bytes = vec![7; 64 * MIB];
         loop {
@@ -407,7 +389,7 @@ fn write_vectored_on(mut stream: &TcpStream) -> Transfer<'_> {
     })
 }
 
-fn try_read_on(stream: &TcpStream) -> Transfer<'_> {
+fn try_read_on(stream: &Stream) -> Transfer<'_> {
     Box::pin(async move {
         match stream.try_read(&mut [0; 8]) {
             Err(error) if error.kind() == ErrorKind::WouldBlock => pending().await,
@@ -416,7 +398,7 @@ fn try_read_on(stream: &TcpStream) -> Transfer<'_> {
     })
 }
 
-fn try_write_on(stream: &TcpStream) -> Transfer<'_> {
+fn try_write_on(stream: &Stream) -> Transfer<'_> {
     Box::pin(async move {
         let bytes = vec![7; 64 * MIB];
         loop {
@@ -445,7 +427,7 @@ fn stream_converted_to_std_blocks() {
         assert_eq!(&bytes, b"ab");
         let mut peer = writer.join().expect("the peer's thread");
 
-        let stream = TcpStream::from_std(stream).expect("from_std");
+        let stream = Stream::from_std(stream).expect("from_std");
         assert!(poll_once((&stream).read(&mut [0])).await.is_none(), "the stream must be non-blocking again");
         assert_eq!(sources(), 1, "the stream must be registered again");
         peer.write_all(b"c").expect("the peer writes");
@@ -455,7 +437,7 @@ fn stream_converted_to_std_blocks() {
 }
 
 /// Sends two bytes in two writes, so that the reader most likely waits for one of them.
-fn write_from_another_thread(mut peer: std::net::TcpStream) -> std::net::TcpStream {
+fn write_from_another_thread(mut peer: Peer) -> Peer {
     peer.write_all(b"a").expect("the peer writes");
     std::thread::yield_now();
     peer.write_all(b"b").expect("the peer writes");

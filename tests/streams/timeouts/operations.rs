@@ -3,14 +3,11 @@
 use std::io::{ErrorKind, Read, Write};
 use std::task::{Poll, Waker};
 
-use crate::support::*;
-use crate::{
-    Case, Direction, HOUR, Kind, Link, MS, SECOND, TEN, advance_to, assert_done, assert_timed_out, fails_in_task_at,
-    in_each_case,
-};
 use kittiwake::io::{AsyncReadExt, AsyncWriteExt};
 use kittiwake::spawn;
 use kittiwake::time::{Instant, advance, sleep};
+
+use super::*;
 
 /// Each part of a `write_all` to a slow peer has the full time. A peer that takes nothing fails it after one
 /// timeout.

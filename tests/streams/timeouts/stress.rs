@@ -5,14 +5,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, mpsc};
 use std::task::Poll;
 
-use crate::support::*;
-use crate::{CASES, Case, Direction, HOUR, Kind, Link, MS, SECOND, TEN, advance_to, assert_timed_out};
 use futures_lite::future::poll_once;
 use kittiwake::io::{AsyncReadExt, AsyncWriteExt};
-use kittiwake::net::TcpStream;
 use kittiwake::spawn;
 use kittiwake::task::yield_now;
 use kittiwake::time::{Duration, Instant, sleep};
+
+use super::*;
 
 /// Each of many streams times out at its own deadline.
 #[test]
@@ -97,13 +96,13 @@ fn paused_clock_causes_no_timeout() {
     });
 }
 
-fn set_all(stream: &TcpStream, duration: Duration) {
+fn set_all(stream: &Stream, duration: Duration) {
     for kind in [Kind::Read, Kind::Write, Kind::Idle] {
         kind.set(stream, Some(duration)).expect("a timeout");
     }
 }
 
-async fn echo(mut stream: TcpStream) -> io::Result<()> {
+async fn echo(mut stream: Stream) -> io::Result<()> {
     let mut buf = [0; 64];
     loop {
         match stream.read(&mut buf).await? {
@@ -149,7 +148,7 @@ fn bytes_at_the_deadline_are_read() {
     });
 }
 
-fn set_only(stream: &TcpStream, only: Kind, duration: Duration) {
+fn set_only(stream: &Stream, only: Kind, duration: Duration) {
     for kind in [Kind::Read, Kind::Write, Kind::Idle] {
         kind.set(stream, (kind == only).then_some(duration)).expect("a setting");
     }
@@ -161,7 +160,7 @@ fn racing_timeouts_lose_no_byte() {
     for kind in [Kind::Read, Kind::Idle] {
         run(move || async move {
             let (mut reader, peer) = pair_with_std();
-            peer.set_nodelay(true).expect("TCP_NODELAY");
+            send_at_once(&peer);
             let sent = pattern(2000);
             let (timed_out, wanted) = mpsc::channel();
             let writer = std::thread::spawn({
@@ -300,7 +299,7 @@ fn racing_settings_cause_no_timeout() {
 fn racing_drops_leave_nothing() {
     run(|| async {
         let (waker, wakes) = counting_waker();
-        let (give, take) = mpsc::channel::<TcpStream>();
+        let (give, take) = mpsc::channel::<Stream>();
         let dropper = std::thread::spawn(move || take.into_iter().for_each(drop));
         for round in 0..600_u64 {
             let (stream, peer) = pair_with_std();

@@ -1,15 +1,13 @@
-//! The end of a connection: end of stream, half-close and reset, and the effect of a drop on the peer.
+//! The end of a connection: end of stream and half-close, and the effect of a drop on the peer.
 
-mod support;
-
-use std::io::{IoSlice, IoSliceMut, Read, Write};
-use std::pin::Pin;
+use std::io::{IoSlice, Read, Write};
 use std::sync::Arc;
 
 use futures_lite::future::poll_once;
-use kittiwake::io::{AsyncReadExt, AsyncWriteExt, ErrorKind, Result};
-use kittiwake::net::{Shutdown, TcpStream};
-use support::*;
+use kittiwake::io::{AsyncReadExt, AsyncWriteExt, ErrorKind};
+use kittiwake::net::Shutdown;
+
+use super::*;
 
 /// `close` ends the writing side and leaves the reading side open, so a client can end its request and read the
 /// reply.
@@ -93,136 +91,6 @@ fn end_after_read_wakes_reader() {
     });
 }
 
-/// A reset wakes the reader with an error. The reader must not take it for an orderly end.
-#[test]
-fn reset_wakes_reader_with_error() {
-    run(|| async {
-        let (stream, peer) = registered().await;
-        let reader = kittiwake::spawn(async move {
-            let result = (&stream).read(&mut [0; 8]).await;
-            (stream, result)
-        });
-        settle().await;
-        reset(peer);
-        let (stream, result) = reader.await.expect("the task");
-        assert_eq!(result.expect_err("the read reports a reset").kind(), ErrorKind::ConnectionReset);
-        assert_eq!(
-            (&stream).read(&mut [0; 8]).await.expect("read"),
-            0,
-            "a read must report the reset once, and then the end"
-        );
-        let error = (&stream).write(b"x").await.expect_err("the peer is gone");
-        assert_eq!(error.kind(), ErrorKind::BrokenPipe, "{error}");
-    });
-}
-
-/// A reset wakes a writer that waits for room.
-#[test]
-fn reset_wakes_writer_with_error() {
-    run(|| async {
-        let (stream, peer) = registered().await;
-        let writer = kittiwake::spawn(async move { (&stream).write_all(&vec![7; 64 << 20]).await });
-        settle().await;
-        assert!(!writer.is_finished(), "the peer does not read");
-        reset(peer);
-        let error = writer.await.expect("the task").expect_err("the rest cannot be sent");
-        assert!(matches!(error.kind(), ErrorKind::ConnectionReset | ErrorKind::BrokenPipe), "{error}");
-    });
-}
-
-/// A reset that a write reports is also reported to the reader, which would otherwise take half a message for a
-/// whole one.
-#[test]
-fn reader_sees_the_writers_reset() {
-    let writes: [fn(&TcpStream) -> Operation<'_>; 3] = [by_write, by_write_vectored, by_try_write];
-    let reads: [fn(&TcpStream) -> Operation<'_>; 3] = [by_read, by_read_vectored, by_try_read];
-    for write in writes {
-        for read in reads {
-            run(move || async move {
-                let (stream, peer) = registered().await;
-                reset(peer);
-                let error = write(&stream).await.expect_err("the peer is gone");
-                assert_eq!(error.kind(), ErrorKind::ConnectionReset, "{error}");
-                let error = read(&stream).await.expect_err("the read reports a reset");
-                assert_eq!(error.kind(), ErrorKind::ConnectionReset, "{error}");
-                assert_eq!(read(&stream).await.expect("read"), 0, "the reset must be reported to the reader once");
-                let error = write(&stream).await.expect_err("the peer is still gone");
-                assert_eq!(error.kind(), ErrorKind::BrokenPipe, "{error}");
-                assert_eq!(read(&stream).await.expect("read"), 0, "a broken pipe must not count as a second reset");
-            });
-        }
-    }
-}
-
-/// A peek takes nothing, so a reset that a peek reports is also reported to the next peek and to the reader, whether
-/// the peek or a write has met it.
-#[test]
-fn peek_leaves_the_reset() {
-    for is_written in [false, true] {
-        run(move || async move {
-            let (stream, peer) = registered().await;
-            reset(peer);
-            if is_written {
-                let error = by_write(&stream).await.expect_err("the peer is gone");
-                assert_eq!(error.kind(), ErrorKind::ConnectionReset, "{error}");
-            }
-            for read in [by_peek, by_peek, by_read] {
-                let error = read(&stream).await.expect_err("the reset is still there");
-                assert_eq!(error.kind(), ErrorKind::ConnectionReset, "{error}");
-            }
-            for read in [by_peek, by_read] {
-                assert_eq!(read(&stream).await.expect("read"), 0, "the reset must be reported to the reader once");
-            }
-        });
-    }
-}
-
-/// A reset that one half of a stream reports is also reported to the other half.
-#[test]
-fn both_halves_see_a_reset() {
-    run(|| async {
-        let (stream, peer) = registered().await;
-        let (mut read, mut write) = stream.into_split();
-        reset(peer);
-        let writer = kittiwake::spawn(async move { write.write(b"x").await });
-        let error = writer.await.expect("the task").expect_err("the peer is gone");
-        assert_eq!(error.kind(), ErrorKind::ConnectionReset, "{error}");
-        let error = read.read(&mut [0; 8]).await.expect_err("the read reports a reset");
-        assert_eq!(error.kind(), ErrorKind::ConnectionReset, "{error}");
-        assert_eq!(read.read(&mut [0; 8]).await.expect("read"), 0, "the reset must be reported once");
-    });
-}
-
-type Operation<'a> = Pin<Box<dyn Future<Output = Result<usize>> + 'a>>;
-
-fn by_write(mut stream: &TcpStream) -> Operation<'_> {
-    Box::pin(async move { stream.write(b"x").await })
-}
-
-fn by_write_vectored(mut stream: &TcpStream) -> Operation<'_> {
-    Box::pin(async move { stream.write_vectored(&[IoSlice::new(b"x"), IoSlice::new(b"y")]).await })
-}
-
-fn by_try_write(stream: &TcpStream) -> Operation<'_> {
-    Box::pin(async { stream.try_write(b"x") })
-}
-
-fn by_read(mut stream: &TcpStream) -> Operation<'_> {
-    Box::pin(async move { stream.read(&mut [0; 8]).await })
-}
-
-fn by_read_vectored(mut stream: &TcpStream) -> Operation<'_> {
-    Box::pin(async move { stream.read_vectored(&mut [IoSliceMut::new(&mut [0; 8])]).await })
-}
-
-fn by_try_read(stream: &TcpStream) -> Operation<'_> {
-    Box::pin(async { stream.try_read(&mut [0; 8]) })
-}
-
-fn by_peek(stream: &TcpStream) -> Operation<'_> {
-    Box::pin(async { stream.peek(&mut [0; 8]).await })
-}
-
 /// A write after the stream's own end fails with a broken pipe, and raises no signal.
 #[test]
 fn write_after_end_is_broken_pipe() {
@@ -250,17 +118,6 @@ fn closing_ended_stream_is_no_error() {
         (&twice).close().await.expect("the second close succeeds");
         twice.shutdown(Shutdown::Both).expect("a shutdown after close succeeds");
         twice.shutdown(Shutdown::Both).expect("the second shutdown succeeds");
-
-        let (after_reset, peer) = registered().await;
-        reset(peer);
-        let error = (&after_reset).read(&mut [0; 8]).await.expect_err("a reset");
-        assert_eq!(error.kind(), ErrorKind::ConnectionReset);
-        (&after_reset).close().await.expect("a close after a reset succeeds");
-        after_reset.shutdown(Shutdown::Both).expect("a shutdown after a reset succeeds");
-
-        let (unseen, peer) = registered().await;
-        reset(peer);
-        (&unseen).close().await.expect("a close after a reset that no operation has reported succeeds");
 
         let (after_end, peer) = pair_with_std();
         drop(peer);
@@ -322,19 +179,6 @@ fn write_shutdown_wakes_writer() {
     });
 }
 
-/// Dropping a stream with unread input resets the peer. The documentation of `drain` says so.
-#[test]
-fn drop_with_unread_input_resets_peer() {
-    run(|| async {
-        let (stream, mut peer) = registered().await;
-        peer.write_all(b"never read").expect("the peer writes");
-        stream.readable().await.expect("the bytes are there");
-        drop(stream);
-        let error = peer.read(&mut [0; 8]).expect_err("the read reports a reset");
-        assert_eq!(error.kind(), ErrorKind::ConnectionReset, "{error}");
-    });
-}
-
 /// A drained stream ends without a reset, so that the peer receives the last reply.
 #[test]
 fn drained_stream_ends_without_reset() {
@@ -388,7 +232,7 @@ fn drop_stops_only_its_peer() {
     });
 }
 
-fn send_until_it_fails(mut peer: std::net::TcpStream) -> std::io::Error {
+fn send_until_it_fails(mut peer: Peer) -> std::io::Error {
     let chunk = pattern(50_000);
     loop {
         if let Err(error) = peer.write_all(&chunk) {
@@ -411,7 +255,7 @@ fn dropped_stream_sends_its_bytes() {
 }
 
 /// A stream that is registered, because a read of it had to wait.
-async fn registered() -> (TcpStream, std::net::TcpStream) {
+pub(super) async fn registered() -> (Stream, Peer) {
     let (stream, peer) = pair_with_std();
     assert!(poll_once((&stream).read(&mut [0; 8])).await.is_none(), "there is nothing to read yet");
     // The registration reports at once that the stream is writable, and no more.

@@ -5,11 +5,10 @@ use std::net::Shutdown;
 use std::sync::{Arc, Mutex};
 use std::task::{Poll, Wake, Waker};
 
-use crate::support::*;
-use crate::{CASES, Case, HOUR, Link, MS, SECOND, TEN, in_each_case};
-use kittiwake::net::TcpStream;
 use kittiwake::runtime::Runtime;
 use kittiwake::time::{Instant, advance};
+
+use super::*;
 
 /// A dropped stream releases its waker. A leftover timer would hold the task's memory and wake it.
 #[test]
@@ -146,7 +145,7 @@ fn waker_may_use_interrupted_stream() {
 /// A waker that operates on the stream until it must wait, and sets the timeout again after each failure.
 struct UsesWhenWoken {
     case: Case,
-    stream: Arc<TcpStream>,
+    stream: Arc<Stream>,
     seen: Mutex<Vec<ErrorKind>>,
 }
 
@@ -178,7 +177,7 @@ impl Drop for NotesPanic<'_> {
 /// A waker may drop the stream whose deadline has passed.
 #[test]
 fn waker_may_drop_timed_out_stream() {
-    struct Drops(Mutex<Vec<TcpStream>>);
+    struct Drops(Mutex<Vec<Stream>>);
     impl Wake for Drops {
         fn wake(self: Arc<Self>) {
             let streams = std::mem::take(&mut *self.0.lock().expect("no panic"));

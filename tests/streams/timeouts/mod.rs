@@ -4,9 +4,6 @@
 //! Most laws hold for each timeout and each operation that it bounds, see [`CASES`], and are tested on a paused clock.
 //! The test acts as the executor: it polls with a counting waker and advances the time.
 
-#[path = "../support/mod.rs"]
-mod support;
-
 mod deadlines;
 mod idle;
 mod leftovers;
@@ -17,6 +14,7 @@ mod tasks;
 
 use std::future::{Future, poll_fn};
 use std::io::{self, ErrorKind, IoSlice, IoSliceMut, Read, Write};
+use std::mem::MaybeUninit;
 use std::os::fd::AsFd;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -24,11 +22,12 @@ use std::task::{Context, Poll, Waker};
 
 use futures_lite::future;
 use kittiwake::io::{AsyncRead, AsyncWrite};
-use kittiwake::net::TcpStream;
 use kittiwake::spawn;
 use kittiwake::task::{JoinHandle, yield_now};
 use kittiwake::time::{Duration, Instant, advance};
-use support::*;
+use socket2::SockRef;
+
+use super::*;
 
 const HOUR: Duration = Duration::from_secs(3600);
 
@@ -48,7 +47,7 @@ enum Kind {
 }
 
 impl Kind {
-    fn set(self, stream: &TcpStream, timeout: Option<Duration>) -> io::Result<()> {
+    fn set(self, stream: &Stream, timeout: Option<Duration>) -> io::Result<()> {
         match self {
             Self::Read => stream.set_read_timeout(timeout),
             Self::Write => stream.set_write_timeout(timeout),
@@ -56,7 +55,7 @@ impl Kind {
         }
     }
 
-    fn get(self, stream: &TcpStream) -> Option<Duration> {
+    fn get(self, stream: &Stream) -> Option<Duration> {
         match self {
             Self::Read => stream.read_timeout(),
             Self::Write => stream.write_timeout(),
@@ -83,19 +82,19 @@ enum Direction {
 
 impl Direction {
     /// Polls the operation once with a large buffer. Tests of their own cover small reads and writes.
-    fn poll(self, waker: &Waker, stream: &TcpStream) -> Poll<io::Result<usize>> {
+    fn poll(self, waker: &Waker, stream: &Stream) -> Poll<io::Result<usize>> {
         match self {
             Self::Read => poll_read(waker, stream, &mut [0; 64]),
             Self::Write => poll_write(waker, stream, &[0; 1 << 14]),
         }
     }
 
-    async fn operate(self, stream: &TcpStream) -> io::Result<usize> {
+    async fn operate(self, stream: &Stream) -> io::Result<usize> {
         poll_fn(|cx| self.poll(cx.waker(), stream)).await
     }
 
     /// Runs the operation as a task that also returns the time of its end.
-    fn spawn(self, stream: &Arc<TcpStream>) -> Waiter {
+    fn spawn(self, stream: &Arc<Stream>) -> Waiter {
         let stream = stream.clone();
         spawn(async move { (self.operate(&stream).await, Instant::now()) })
     }
@@ -119,7 +118,7 @@ const CASES: [Case; 4] = [
 ];
 
 impl Case {
-    fn set(self, stream: &TcpStream, timeout: Option<Duration>) -> io::Result<()> {
+    fn set(self, stream: &Stream, timeout: Option<Duration>) -> io::Result<()> {
         self.kind.set(stream, timeout)
     }
 }
@@ -137,10 +136,10 @@ fn in_each_case<F: Future<Output = ()> + 'static>(test: fn(Case) -> F) {
 /// A stream whose operation must wait, and its peer.
 struct Link {
     case: Case,
-    stream: Arc<TcpStream>,
+    stream: Arc<Stream>,
     /// The same socket as a std stream, which operates without the knowledge of `stream`.
-    twin: std::net::TcpStream,
-    peer: std::net::TcpStream,
+    twin: Peer,
+    peer: Peer,
     waker: Waker,
     wakes: Arc<Wakes>,
 }
@@ -228,7 +227,7 @@ impl Link {
             (&self.peer).write_all(b"four").expect("the peer writes");
         }
         move || match self.case.direction {
-            Direction::Read => self.twin.peek(&mut [0]).is_ok(),
+            Direction::Read => has_input(&self.twin),
             Direction::Write => {
                 while (&self.peer).read(&mut buf).is_ok_and(|read| read > 0) {}
                 (&self.twin).write(&[0]).is_ok()
@@ -301,14 +300,19 @@ impl Link {
     }
 
     /// Drops everything except the stream and its peer.
-    fn into_parts(self) -> (TcpStream, std::net::TcpStream) {
+    fn into_parts(self) -> (Stream, Peer) {
         (Arc::into_inner(self.stream).expect("this is the last reference"), self.peer)
     }
 }
 
 /// The same socket as a std stream.
-fn twin(stream: &TcpStream) -> std::net::TcpStream {
+fn twin(stream: &Stream) -> Peer {
     stream.as_fd().try_clone_to_owned().expect("a duplicate of the descriptor").into()
+}
+
+/// Whether bytes or the end can be read. std has no peek for Unix streams.
+fn has_input(socket: &impl AsFd) -> bool {
+    SockRef::from(socket).peek(&mut [MaybeUninit::uninit()]).is_ok()
 }
 
 /// Yields until `condition` holds, in any executor.
