@@ -179,6 +179,22 @@ fn write_shutdown_wakes_writer() {
     });
 }
 
+/// A stream whose writing side has ended is writable: a write does not wait, and reports the end. That holds although the
+/// send buffer is full.
+#[test]
+fn ended_stream_is_writable() {
+    run(|| async {
+        let (stream, _peer) = pair_with_std();
+        let full = std::iter::repeat_with(|| stream.try_write(&[7; 65_536])).find_map(Result::err);
+        assert_eq!(full.expect("the peer does not read").kind(), ErrorKind::WouldBlock);
+        stream.shutdown(Shutdown::Write).expect("shutdown");
+        stream.writable().await.expect("writable");
+        let error = stream.try_write(b"x").expect_err("the writing side has ended");
+        assert_eq!(error.kind(), ErrorKind::BrokenPipe, "{error}");
+        stream.writable().await.expect("it stays writable");
+    });
+}
+
 /// A drained stream ends without a reset, so that the peer receives the last reply.
 #[test]
 fn drained_stream_ends_without_reset() {

@@ -303,6 +303,7 @@ fn racing_drops_leave_nothing() {
         let dropper = std::thread::spawn(move || take.into_iter().for_each(drop));
         for round in 0..600_u64 {
             let (stream, peer) = pair_with_std();
+            // For TCP, which would run out of ports.
             will_reset(&peer);
             set_all(&stream, Duration::from_nanos(1 + 3001 * (round % 100)));
             let _ = poll_read(&waker, &stream, &mut [0; 8]);
