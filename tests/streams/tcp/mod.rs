@@ -4,6 +4,8 @@
 mod ends;
 #[path = "../halves.rs"]
 mod halves;
+#[path = "../methods.rs"]
+mod methods;
 mod options;
 #[path = "../resets.rs"]
 mod resets;

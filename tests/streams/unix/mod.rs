@@ -12,6 +12,8 @@ mod addresses;
 mod ends;
 #[path = "../halves.rs"]
 mod halves;
+#[path = "../methods.rs"]
+mod methods;
 #[path = "../resets.rs"]
 mod resets;
 #[path = "../timeouts/mod.rs"]
