@@ -312,7 +312,8 @@ macro_rules! impl_stream {
             /// As for [`readable`](Self::readable).
             ///
             /// # Platform notes
-            /// Asks poll(2) after each event for `POLLRDHUP` on Linux, and for `POLLHUP` elsewhere.
+            /// Asks poll(2) after each event for `POLLRDHUP` on Linux, Android, FreeBSD and illumos, and for `POLLHUP`
+            /// elsewhere.
             ///
             /// # Examples
             /// ```

@@ -138,10 +138,10 @@ pub(super) fn has_ended(socket: &impl AsFd) -> bool {
     poll(&mut [PollFd::new(socket, ENDED)], Some(&Timespec::default())) != Ok(0)
 }
 /// An error and a hang-up are always reported.
-#[cfg(any(target_os = "linux", target_os = "android"))]
+#[cfg(any(target_os = "android", target_os = "freebsd", target_os = "illumos", target_os = "linux"))]
 const ENDED: PollFlags = PollFlags::RDHUP;
-/// These systems report a hang-up as soon as the reading side has ended.
-#[cfg(not(any(target_os = "linux", target_os = "android")))]
+/// Apple's systems report a hang-up as soon as the reading side has ended. The other BSDs were not tried.
+#[cfg(not(any(target_os = "android", target_os = "freebsd", target_os = "illumos", target_os = "linux")))]
 const ENDED: PollFlags = PollFlags::HUP;
 
 /// Whether a connection waits.
