@@ -117,8 +117,7 @@ pub(crate) struct Report {
 
 impl Report {
     /// Writing fails from now on, and does not wait.
-    pub(crate) const WRITE_ENDED: Self =
-        Self { flags: Snapshot::WRITABLE | Snapshot::WRITE_ENDED, ticks: Snapshot::WRITE_TICK };
+    const WRITE_ENDED: Self = Self { flags: Snapshot::WRITABLE | Snapshot::WRITE_ENDED, ticks: Snapshot::WRITE_TICK };
 
     /// `special`: the event tells of an end, an error or urgent data.
     pub(crate) const fn new(readable: bool, writable: bool, special: bool) -> Self {
@@ -187,11 +186,15 @@ impl Readiness {
     /// socket enters the kernel's set: the kernel reports at once what is already so, and clearing the bits after that
     /// would lose the event.
     pub(crate) fn set_registered(&self) {
-        let registered = |now: u64| {
-            let ended = if now & Snapshot::WRITE_ENDED == 0 { 0 } else { Snapshot::WRITABLE };
-            Some(now & !Snapshot::UNKNOWN | ended)
-        };
-        let _ = self.0.fetch_update(Ordering::AcqRel, Ordering::Relaxed, registered);
+        let before = self.0.fetch_and(!Snapshot::UNKNOWN, Ordering::AcqRel);
+        if before & Snapshot::WRITE_ENDED != 0 {
+            self.report_write_ended();
+        }
+    }
+
+    /// Reports that writing has ended, as an event does. An operation that has looked before the report sees the tick.
+    pub(crate) fn report_write_ended(&self) {
+        self.apply(Report::WRITE_ENDED);
     }
 
     /// Marks the socket as unregistered and sets both ready bits: every operation tries.

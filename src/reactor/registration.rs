@@ -174,6 +174,8 @@ impl<S: AsFd> Registration<S> {
         Ok(false)
     }
 
+    // A served echo costs 1.0 % more without this.
+    #[inline(never)]
     fn register(&self) -> io::Result<()> {
         let registry = Registry::current().ok_or_else(no_runtime)?;
         let fd = self.fd();

@@ -161,9 +161,9 @@ impl<R> Source<R> {
 
     /// Notes that this end has shut its writing side down, and wakes the waiting writers.
     pub(crate) fn end_writing(&self) {
-        let mut wakers = Vec::new();
-        self.dispatch(Report::WRITE_ENDED, &mut wakers);
-        wake_all(&mut wakers);
+        // Before the waiters are woken: see the second race.
+        self.readiness.report_write_ended();
+        self.wake_waiters(Direction::Write);
     }
 
     /// Removes the waker of an operation that waits no longer.
