@@ -1,13 +1,15 @@
 //! The examples, run as programs from outside.
 
+#[path = "support/programs.rs"]
+mod programs;
 mod support;
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::path::PathBuf;
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 
+use programs::{example, run};
 use support::{PATIENCE, within};
 
 /// The echo example fits on a page, because it is the first code that a newcomer reads.
@@ -431,23 +433,8 @@ fn is_answered(address: SocketAddr) -> bool {
     reply == request
 }
 
-/// Runs an example to its end.
-#[track_caller]
-fn run(name: &str, args: &[&str]) -> Output {
-    Command::new(example(name)).args(args).stdin(Stdio::null()).output().expect("the example runs")
-}
-
 /// An address whose port is closed.
 fn closed_port() -> String {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     listener.local_addr().unwrap().to_string()
-}
-
-/// The path at which cargo has put an example, beside the tests.
-#[track_caller]
-fn example(name: &str) -> PathBuf {
-    let test = std::env::current_exe().expect("the path of this program");
-    let built = test.ancestors().nth(2).expect("the profile's directory").join("examples").join(name);
-    assert!(built.exists(), "{} is not built: run `cargo test` or `cargo build --examples`", built.display());
-    built
 }
