@@ -1,17 +1,18 @@
-//! The example `proxy`, run as a program from outside.
+//! The examples `proxy` and `chat`, run as programs from outside.
 
 #[path = "support/programs.rs"]
 mod programs;
 mod support;
 
-use std::io::{ErrorKind, Read, Write};
+use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::time::{Duration, Instant};
 
 use programs::{Program, run};
+use socket2::{Domain, Socket, Type};
 use support::{PATIENCE, own_address, pattern, read_all, reset, within};
 
-const EXAMPLES: [&str; 1] = ["proxy"];
+const EXAMPLES: [&str; 2] = ["proxy", "chat"];
 
 /// Each example has at most 80 lines, because it is read as a whole.
 #[test]
@@ -56,6 +57,10 @@ fn mistake_prints_one_line() {
             ("proxy", &["127.0.0.1:0", "nonsense"], "nonsense"),
             ("proxy", &["127.0.0.1:0", "nobody.invalid:7000"], "nobody.invalid"),
             ("proxy", &[&tcp_taken, "127.0.0.1:9"], &tcp_taken),
+            ("chat", &["--port"], "usage"),
+            ("chat", &["nonsense"], "nonsense"),
+            ("chat", &["127.0.0.1:0", "more"], "more"),
+            ("chat", &[&tcp_taken], &tcp_taken),
         ];
         for (name, args, names) in mistakes {
             let mistake = run(name, args);
@@ -207,6 +212,120 @@ fn proxy_serves_many_clients() {
     });
 }
 
+// ---- chat ----
+
+/// Each client reads the lines of the others and not its own, and who comes and goes.
+#[test]
+fn chat_passes_lines_to_others() {
+    within(|| {
+        let mut chat = Program::start("chat", &["127.0.0.1:0"]);
+        let mut one = Member::join(&chat, &mut []);
+        let mut two = Member::join(&chat, &mut [&mut one]);
+        let mut three = Member::join(&chat, &mut [&mut one, &mut two]);
+        one.send(b"hello\n");
+        let line = format!("{}: hello", one.name);
+        assert_eq!([two.line(), three.line()], [line.clone(), line]);
+        three.send(b"hello yourself\r\n");
+        let line = format!("{}: hello yourself", three.name);
+        // Its own line would have come to the first client before this one.
+        assert_eq!([one.line(), two.line()], [line.clone(), line]);
+
+        two.stream().shutdown(Shutdown::Write).unwrap();
+        let line = format!("{} has left", two.name);
+        assert_eq!([one.line(), three.line()], [line.clone(), line]);
+        let name = three.name.clone();
+        reset(three.lines.into_inner());
+        assert_eq!(one.line(), format!("{name} has left"));
+        let (report, _) = chat.end_by("INT");
+        assert!(report.starts_with("3 accepted: 2 served, 1 failed"), "{report}");
+        assert_eq!(one.line(), "", "the end of the server must be the end of the connection");
+    });
+}
+
+/// Control characters and bytes that are no text do not reach the others, a line without an end is a line, and a long
+/// line arrives in pieces.
+#[test]
+fn chat_passes_only_text() {
+    within(|| {
+        let chat = Program::start("chat", &["127.0.0.1:0"]);
+        let mut reader = Member::join(&chat, &mut []);
+        let mut writer = Member::join(&chat, &mut [&mut reader]);
+        writer.send(b"\x1b[2Jcl\x07ear\xFF\n");
+        assert_eq!(reader.line(), format!("{}: [2Jclear\u{FFFD}", writer.name));
+        writer.send(&[b"x".repeat(2500), b"\nlast".to_vec()].concat());
+        writer.stream().shutdown(Shutdown::Write).unwrap();
+        let texts: Vec<_> = (0..4).map(|_| reader.line().split_once(": ").unwrap().1.to_owned()).collect();
+        assert_eq!(texts, ["x".repeat(1000), "x".repeat(1000), "x".repeat(500), "last".to_owned()]);
+    });
+}
+
+/// A client that never reads is dropped, whether it is silent or sends. The others get every line.
+#[test]
+fn chat_drops_clients_that_never_read() {
+    for sends in [false, true] {
+        within(move || {
+            let mut chat = Program::start("chat", &["127.0.0.1:0"]);
+            let slow = small_window(&chat);
+            let slow_name = slow.local_addr().unwrap().to_string();
+            let mut members: Vec<Member> = Vec::new();
+            for _ in 0..4 {
+                let joined = Member::join(&chat, &mut members.iter_mut().collect::<Vec<_>>());
+                members.push(joined);
+            }
+            std::thread::scope(|scope| {
+                if sends {
+                    // It is told of the reset.
+                    scope.spawn(|| while (&slow).write_all(b"me too\n").is_ok() {});
+                }
+                let mut is_dropped = false;
+                for round in 0.. {
+                    let line = format!("{round} {}", "x".repeat(900));
+                    members.iter_mut().for_each(|member| member.send(format!("{line}\n").as_bytes()));
+                    for member in &mut members {
+                        let mut others = 0;
+                        while others < 3 {
+                            match member.line() {
+                                left if left == format!("{slow_name} has left") => is_dropped = true,
+                                other if other.starts_with(&slow_name) => {}
+                                other if other.ends_with(&format!(": {line}")) => others += 1,
+                                other => panic!("not a line of round {round}: {other:?}"),
+                            }
+                        }
+                    }
+                    if is_dropped {
+                        break;
+                    }
+                }
+            });
+            if !sends {
+                let error = (&slow).read_to_end(&mut Vec::new()).unwrap_err();
+                assert_eq!(error.kind(), ErrorKind::ConnectionReset);
+            }
+            let (report, errors) = chat.end_by("TERM");
+            assert!(report.starts_with("5 accepted: 4 served, 1 failed"), "{report}");
+            assert_eq!(errors, format!("chat: {slow_name}: it reads too slowly\n"));
+        });
+    }
+}
+
+/// A signal ends the chat, although a client sends lines without an end.
+#[test]
+fn signal_ends_chat_under_load() {
+    within(|| {
+        let mut chat = Program::start("chat", &["127.0.0.1:0"]);
+        let mut reader = Member::join(&chat, &mut []);
+        let flood = chat.connect();
+        std::thread::scope(|scope| {
+            scope.spawn(|| while (&flood).write_all(b"again\n").is_ok() {});
+            while !reader.line().ends_with(": again") {}
+            let signalled = Instant::now();
+            let (report, errors) = chat.end_by("INT");
+            assert!(report.starts_with("2 accepted: 2 served"), "{report}{errors}");
+            assert!(signalled.elapsed() < Duration::from_secs(15), "the drain timeout must not be needed");
+        });
+    });
+}
+
 // ---- helpers ----
 
 /// The proxy, and the listener that is its backend.
@@ -255,4 +374,56 @@ fn send_and_end(mut from: &TcpStream, to: &TcpStream, bytes: &[u8]) {
         });
         assert!(read_all(to.try_clone().unwrap()) == bytes, "the bytes must arrive unchanged");
     });
+}
+
+/// A client of the chat.
+struct Member {
+    /// What the others call it.
+    name: String,
+    lines: BufReader<TcpStream>,
+}
+
+impl Member {
+    /// Joins, and waits until all `others` know.
+    #[track_caller]
+    fn join(chat: &Program, others: &mut [&mut Self]) -> Self {
+        let stream = chat.connect();
+        let name = stream.local_addr().unwrap().to_string();
+        for other in others {
+            assert_eq!(other.line(), format!("{name} has joined"));
+        }
+        Self { name, lines: BufReader::new(stream) }
+    }
+
+    fn stream(&self) -> &TcpStream {
+        self.lines.get_ref()
+    }
+
+    #[track_caller]
+    fn send(&mut self, bytes: &[u8]) {
+        self.lines.get_mut().write_all(bytes).unwrap();
+    }
+
+    /// The next line, without its end. Empty at the end of the connection.
+    #[track_caller]
+    fn line(&mut self) -> String {
+        line_of(&mut self.lines)
+    }
+}
+
+/// A client whose kernel keeps only a few bytes for it.
+#[track_caller]
+fn small_window(program: &Program) -> TcpStream {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    socket.set_recv_buffer_size(1).unwrap();
+    socket.connect(&program.address().into()).unwrap();
+    socket.into()
+}
+
+/// The next line, without its end.
+#[track_caller]
+fn line_of(client: &mut BufReader<TcpStream>) -> String {
+    let mut line = String::new();
+    client.read_line(&mut line).unwrap();
+    line.trim_end_matches('\n').to_owned()
 }
