@@ -1,4 +1,4 @@
-//! The examples `proxy` and `chat`, run as programs from outside.
+//! The examples `proxy`, `chat` and `kv`, run as programs from outside.
 
 #[path = "support/programs.rs"]
 mod programs;
@@ -12,7 +12,7 @@ use programs::{Program, run};
 use socket2::{Domain, Socket, Type};
 use support::{PATIENCE, own_address, pattern, read_all, reset, within};
 
-const EXAMPLES: [&str; 2] = ["proxy", "chat"];
+const EXAMPLES: [&str; 3] = ["proxy", "chat", "kv"];
 
 /// Each example has at most 80 lines, because it is read as a whole.
 #[test]
@@ -61,6 +61,11 @@ fn mistake_prints_one_line() {
             ("chat", &["nonsense"], "nonsense"),
             ("chat", &["127.0.0.1:0", "more"], "more"),
             ("chat", &[&tcp_taken], &tcp_taken),
+            ("kv", &["--port"], "--port"),
+            ("kv", &["127.0.0.1:0", "long"], "long"),
+            ("kv", &["127.0.0.1:0", "0"], "usage"),
+            ("kv", &["127.0.0.1:0", "1", "more"], "more"),
+            ("kv", &[&tcp_taken], &tcp_taken),
         ];
         for (name, args, names) in mistakes {
             let mistake = run(name, args);
@@ -326,6 +331,133 @@ fn signal_ends_chat_under_load() {
     });
 }
 
+// ---- kv ----
+
+/// The store answers each request with one line, also those that it does not understand.
+#[test]
+fn kv_answers_each_request() {
+    within(|| {
+        let kv = Program::start("kv", &["127.0.0.1:0"]);
+        let mut client = BufReader::new(kv.connect());
+        let other = BufReader::new(kv.connect());
+        assert_eq!(ask(&mut client, b"get bird"), "none");
+        assert_eq!(ask(&mut client, b"set bird 60 a small gull"), "ok");
+        assert_eq!(ask(&mut client, b"get bird"), "value a small gull");
+        assert_eq!(ask(&mut client, b"get bird\r"), "value a small gull");
+        assert_eq!(ask(&mut client, b"set bird 60 "), "ok");
+        assert_eq!(ask(&mut client, b"get bird"), "value ");
+        assert_eq!(ask(&mut client, b"stats"), "1 keys, 2 clients");
+        assert_eq!(ask(&mut client, b"del bird"), "ok");
+        assert_eq!(ask(&mut client, b"del bird"), "none");
+        let mistakes: [&[u8]; 9] = [
+            b"",
+            b"get",
+            b"GET bird",
+            b"get bird now",
+            b"set bird",
+            b"set bird 60",
+            b"set bird soon x",
+            b"set bird -1 x",
+            b"set bird 60 \xFF",
+        ];
+        for request in mistakes {
+            let reply = ask(&mut client, request);
+            assert!(reply.starts_with("error: "), "{:?} was answered by {reply:?}", String::from_utf8_lossy(request));
+        }
+        assert_eq!(ask(&mut client, b"stats"), "0 keys, 2 clients");
+        drop(other);
+    });
+}
+
+/// A value is there until its time is over, and not after that.
+#[test]
+fn kv_forgets_expired_values() {
+    within(|| {
+        let kv = Program::start("kv", &["127.0.0.1:0"]);
+        let mut client = BufReader::new(kv.connect());
+        let set = Instant::now();
+        assert_eq!(ask(&mut client, b"set bird 0.05 kittiwake"), "ok");
+        while ask(&mut client, b"get bird") == "value kittiwake" {}
+        assert!(set.elapsed() >= Duration::from_millis(50), "the value has expired early: after {:?}", set.elapsed());
+        assert_eq!(ask(&mut client, b"get bird"), "none");
+    });
+}
+
+/// A line that is too long, or cut by the end, is no request. Its reply arrives although input is unread, and then the
+/// connection ends.
+#[test]
+fn kv_takes_only_whole_lines() {
+    within(|| {
+        let kv = Program::start("kv", &["127.0.0.1:0"]);
+        for request in [&b"set bird 60 x".repeat(50_000)[..], b"set bird 60 kitti"] {
+            let mut client = kv.connect();
+            client.write_all(request).unwrap();
+            client.shutdown(Shutdown::Write).unwrap();
+            let reply = String::from_utf8(read_all(client)).unwrap();
+            assert!(reply.starts_with("error: ") && reply.lines().count() == 1, "{reply}");
+        }
+        assert_eq!(ask(&mut BufReader::new(kv.connect()), b"get bird"), "none");
+    });
+}
+
+/// A full store takes no more keys until one expires. Requests that come together are answered in their order.
+#[test]
+fn kv_limits_its_keys() {
+    within(|| {
+        let kv = Program::start("kv", &["127.0.0.1:0"]);
+        let mut client = BufReader::new(kv.connect());
+        assert_eq!(ask(&mut client, b"set short 0.001 x"), "ok");
+        let requests: String = (1..10_000).map(|number| format!("set {number} 60 x\nget {number}\n")).collect();
+        let mut writer = client.get_ref().try_clone().unwrap();
+        std::thread::scope(|scope| {
+            scope.spawn(|| writer.write_all(requests.as_bytes()).unwrap());
+            for number in 1..10_000 {
+                assert_eq!((line_of(&mut client), line_of(&mut client)), ("ok".into(), "value x".into()), "{number}");
+            }
+        });
+        // The one that has expired makes room for one.
+        assert_eq!(ask(&mut client, b"set new 60 x"), "ok");
+        assert_eq!(ask(&mut client, b"set newer 60 x"), "error: the store is full");
+        assert_eq!(ask(&mut client, b"set new 60 y"), "ok");
+        assert_eq!(ask(&mut client, b"stats"), "10000 keys, 1 clients");
+        assert_eq!(ask(&mut client, b"del new"), "ok");
+        assert_eq!(ask(&mut client, b"set newer 60 x"), "ok");
+    });
+}
+
+/// A client that sends nothing, half a request, or reads no replies loses its connection.
+#[test]
+fn kv_ends_idle_connections() {
+    within(|| {
+        let mut kv = Program::start("kv", &["127.0.0.1:0", "0.1"]);
+        let silent = kv.connect();
+        let mut half = kv.connect();
+        half.write_all(b"get bi").unwrap();
+        let slow = kv.connect();
+        let mut requests = &slow;
+        while requests.write_all(&b"no request\n".repeat(1000)).is_ok() {}
+        assert_eq!((read_all(silent), read_all(half)), (Vec::new(), Vec::new()));
+        let (report, errors) = kv.end_by("INT");
+        assert!(report.starts_with("3 accepted: 0 served, 3 failed"), "{report}");
+        assert_eq!(errors.matches("the time for this operation is over").count(), 3, "{errors}");
+    });
+}
+
+/// A signal ends the store. Requests that were sent before it are answered, and silent clients read to an end.
+#[test]
+fn signal_ends_kv_after_answers() {
+    within(|| {
+        let mut kv = Program::start("kv", &["127.0.0.1:0"]);
+        let silent = kv.connect();
+        let mut client = kv.connect();
+        client.write_all(&b"set bird 60 kittiwake\nget bird\n".repeat(1000)).unwrap();
+        let (report, errors) = kv.end_by("TERM");
+        assert!(report.starts_with("2 accepted: 2 served"), "{report}{errors}");
+        assert_eq!(read_all(client), b"ok\nvalue kittiwake\n".repeat(1000));
+        assert_eq!(read_all(silent), b"");
+    });
+}
+
 // ---- helpers ----
 
 /// The proxy, and the listener that is its backend.
@@ -426,4 +558,11 @@ fn line_of(client: &mut BufReader<TcpStream>) -> String {
     let mut line = String::new();
     client.read_line(&mut line).unwrap();
     line.trim_end_matches('\n').to_owned()
+}
+
+/// Sends a request to the store, and returns its reply.
+#[track_caller]
+fn ask(client: &mut BufReader<TcpStream>, request: &[u8]) -> String {
+    client.get_mut().write_all(&[request, b"\n"].concat()).unwrap();
+    line_of(client)
 }
