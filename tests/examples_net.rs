@@ -1,18 +1,19 @@
-//! The examples `proxy`, `chat` and `kv`, run as programs from outside.
+//! The examples `proxy`, `chat`, `kv` and `udp_echo`, run as programs from outside.
 
 #[path = "support/programs.rs"]
 mod programs;
 mod support;
 
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
-use std::net::{Shutdown, TcpListener, TcpStream};
+use std::net::{Shutdown, TcpListener, TcpStream, UdpSocket};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 use std::time::{Duration, Instant};
 
 use programs::{Program, run};
 use socket2::{Domain, Socket, Type};
 use support::{PATIENCE, own_address, pattern, read_all, reset, within};
 
-const EXAMPLES: [&str; 3] = ["proxy", "chat", "kv"];
+const EXAMPLES: [&str; 4] = ["proxy", "chat", "kv", "udp_echo"];
 
 /// Each example has at most 80 lines, because it is read as a whole.
 #[test]
@@ -44,7 +45,9 @@ fn help_goes_to_stdout() {
 fn mistake_prints_one_line() {
     within(|| {
         let tcp = TcpListener::bind("127.0.0.1:0").unwrap();
+        let udp = UdpSocket::bind("127.0.0.1:0").unwrap();
         let tcp_taken = tcp.local_addr().unwrap().to_string();
+        let udp_taken = udp.local_addr().unwrap().to_string();
         let mistakes: &[(&str, &[&str], &str)] = &[
             ("proxy", &["--port"], "unknown option --port"),
             ("proxy", &["127.0.0.1:0", "-p"], "unknown option -p"),
@@ -66,6 +69,10 @@ fn mistake_prints_one_line() {
             ("kv", &["127.0.0.1:0", "0"], "usage"),
             ("kv", &["127.0.0.1:0", "1", "more"], "more"),
             ("kv", &[&tcp_taken], &tcp_taken),
+            ("udp_echo", &["--port"], "unknown option --port"),
+            ("udp_echo", &["nonsense"], "nonsense"),
+            ("udp_echo", &["127.0.0.1:0", "more"], "more than one address"),
+            ("udp_echo", &[&udp_taken], &udp_taken),
         ];
         for (name, args, names) in mistakes {
             let mistake = run(name, args);
@@ -458,6 +465,53 @@ fn signal_ends_kv_after_answers() {
     });
 }
 
+// ---- udp_echo ----
+
+/// Datagrams of all sizes return, to each client its own.
+#[test]
+fn udp_echo_returns_datagrams() {
+    within(|| {
+        let mut echo = Program::start("udp_echo", &["127.0.0.1:0"]);
+        let clients: Vec<_> = (0..3).map(|_| udp_client(&echo)).collect();
+        let sizes = [0, 1, 1500, 65_507];
+        for (number, client) in clients.iter().enumerate() {
+            for size in sizes {
+                client.send(&vec![number as u8; size]).unwrap();
+                let mut reply = vec![7; 65_535];
+                let length = client.recv(&mut reply).unwrap();
+                assert_eq!(length, size);
+                assert!(reply[..length].iter().all(|byte| *byte == number as u8), "client {number} got other bytes");
+            }
+        }
+        let (report, errors) = echo.end_by("TERM");
+        assert_eq!((report.as_str(), errors.as_str()), ("12 datagrams echoed, 201024 bytes; 0 replies failed\n", ""));
+    });
+}
+
+/// A signal ends the server although datagrams keep coming.
+#[test]
+fn signal_ends_udp_echo_under_load() {
+    within(|| {
+        let mut echo = Program::start("udp_echo", &["127.0.0.1:0"]);
+        let (client, is_over, sent) = (udp_client(&echo), AtomicBool::new(false), AtomicUsize::new(0));
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !is_over.load(SeqCst) {
+                    // It fails once the port is closed.
+                    let _ = client.send(b"again");
+                    sent.fetch_add(1, SeqCst);
+                }
+            });
+            while sent.load(SeqCst) < 1000 {
+                std::thread::yield_now();
+            }
+            let (report, _) = echo.end_by("INT");
+            is_over.store(true, SeqCst);
+            assert!(report.contains(" 0 replies failed"), "{report}");
+        });
+    });
+}
+
 // ---- helpers ----
 
 /// The proxy, and the listener that is its backend.
@@ -565,4 +619,12 @@ fn line_of(client: &mut BufReader<TcpStream>) -> String {
 fn ask(client: &mut BufReader<TcpStream>, request: &[u8]) -> String {
     client.get_mut().write_all(&[request, b"\n"].concat()).unwrap();
     line_of(client)
+}
+
+#[track_caller]
+fn udp_client(echo: &Program) -> UdpSocket {
+    let client = UdpSocket::bind("127.0.0.1:0").unwrap();
+    client.connect(echo.address()).unwrap();
+    client.set_read_timeout(Some(PATIENCE)).unwrap();
+    client
 }
