@@ -1,4 +1,4 @@
-//! The examples `proxy`, `chat`, `kv` and `udp_echo`, run as programs from outside.
+//! The examples `proxy`, `chat`, `kv`, `udp_echo` and `unix_echo`, run as programs from outside.
 
 #[path = "support/programs.rs"]
 mod programs;
@@ -6,6 +6,8 @@ mod support;
 
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream, UdpSocket};
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 use std::time::{Duration, Instant};
 
@@ -13,7 +15,7 @@ use programs::{Program, run};
 use socket2::{Domain, Socket, Type};
 use support::{PATIENCE, own_address, pattern, read_all, reset, within};
 
-const EXAMPLES: [&str; 4] = ["proxy", "chat", "kv", "udp_echo"];
+const EXAMPLES: [&str; 5] = ["proxy", "chat", "kv", "udp_echo", "unix_echo"];
 
 /// Each example has at most 80 lines, because it is read as a whole.
 #[test]
@@ -73,6 +75,9 @@ fn mistake_prints_one_line() {
             ("udp_echo", &["nonsense"], "nonsense"),
             ("udp_echo", &["127.0.0.1:0", "more"], "more than one address"),
             ("udp_echo", &[&udp_taken], &udp_taken),
+            ("unix_echo", &["--port"], "unknown option --port"),
+            ("unix_echo", &["/nowhere/at/all"], "/nowhere/at/all"),
+            ("unix_echo", &["a", "b"], "more than one path"),
         ];
         for (name, args, names) in mistakes {
             let mistake = run(name, args);
@@ -512,6 +517,81 @@ fn signal_ends_udp_echo_under_load() {
     });
 }
 
+// ---- unix_echo ----
+
+/// Bytes return, the end too, and the file is gone once the server has ended.
+#[test]
+fn unix_echo_returns_bytes() {
+    within(|| {
+        let path = socket_path();
+        let mut echo = Program::start("unix_echo", &[path.to_str().unwrap()]);
+        let silent = unix_client(&path);
+        let bytes = pattern(1_000_000);
+        let client = unix_client(&path);
+        let (mut reader, mut reply) = (&client, Vec::new());
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                (&client).write_all(&bytes).unwrap();
+                client.shutdown(Shutdown::Write).unwrap();
+            });
+            reader.read_to_end(&mut reply).unwrap();
+        });
+        assert!(reply == bytes, "the bytes must return unchanged");
+        let (report, errors) = echo.end_by("TERM");
+        assert!(report.starts_with("2 accepted: 2 served"), "{report}{errors}");
+        assert_eq!((&silent).read(&mut [0]).unwrap(), 0);
+        assert!(!path.exists(), "the server must remove its file");
+    });
+}
+
+/// A server that was killed leaves its file, and the next server takes it over. Beside a running server it does not
+/// start.
+#[test]
+fn unix_echo_replaces_a_stale_file() {
+    within(|| {
+        let path = socket_path();
+        let args = [path.to_str().unwrap()];
+        drop(Program::start("unix_echo", &args));
+        assert!(path.exists(), "a killed server leaves its file");
+
+        let mut echo = Program::start("unix_echo", &args);
+        let second = run("unix_echo", &args);
+        let message = String::from_utf8(second.stderr).unwrap();
+        assert_eq!(second.status.code(), Some(2), "{message}");
+        assert!(message.contains("another socket uses the path"), "{message}");
+        let mut client = unix_client(&path);
+        client.write_all(b"still here").unwrap();
+        client.read_exact(&mut [0; 10]).unwrap();
+        drop(client);
+        let (report, _) = echo.end_by("INT");
+        assert!(
+            report.starts_with("1 accepted: 1 served"),
+            "the second server must not connect to the first: {report}"
+        );
+    });
+}
+
+/// A file that is no socket is never removed, nor is a link to a stale socket.
+#[test]
+fn unix_echo_keeps_other_files() {
+    within(|| {
+        let (path, stale) = (socket_path(), socket_path());
+        drop(Program::start("unix_echo", &[stale.to_str().unwrap()]));
+        std::fs::write(&path, "a letter").unwrap();
+        let link = socket_path();
+        std::os::unix::fs::symlink(&stale, &link).unwrap();
+        for taken in [&path, &link] {
+            let failed = run("unix_echo", &[taken.to_str().unwrap()]);
+            let message = String::from_utf8(failed.stderr).unwrap();
+            assert_eq!(failed.status.code(), Some(2), "{message}");
+            assert!(message.contains("the file there is no socket"), "{message}");
+            assert!(taken.symlink_metadata().is_ok(), "{} was removed", taken.display());
+        }
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "a letter");
+        [path, stale, link].iter().for_each(|path| std::fs::remove_file(path).unwrap());
+    });
+}
+
 // ---- helpers ----
 
 /// The proxy, and the listener that is its backend.
@@ -627,4 +707,19 @@ fn udp_client(echo: &Program) -> UdpSocket {
     client.connect(echo.address()).unwrap();
     client.set_read_timeout(Some(PATIENCE)).unwrap();
     client
+}
+
+#[track_caller]
+fn unix_client(path: &PathBuf) -> UnixStream {
+    let client = UnixStream::connect(path).unwrap();
+    client.set_read_timeout(Some(PATIENCE)).unwrap();
+    client.set_write_timeout(Some(PATIENCE)).unwrap();
+    client
+}
+
+/// A path that no other test uses, and at which no file is.
+fn socket_path() -> PathBuf {
+    static NEXT: AtomicUsize = AtomicUsize::new(0);
+    let number = NEXT.fetch_add(1, SeqCst);
+    std::env::temp_dir().join(format!("kittiwake-examples-{}-{number}.socket", std::process::id()))
 }
