@@ -1,0 +1,103 @@
+#!/usr/bin/env bash
+# The examples, with clients of other people: socat and OpenBSD's nc. The argument is the folder of the built examples,
+# such as target/release/examples. Without the clients the script says so, and does nothing.
+set -euo pipefail
+
+examples=$(cd "${1:?usage: $0 FOLDER_OF_EXAMPLES}" && pwd)
+for client in socat nc; do
+    command -v "$client" >/dev/null || { echo "$client is missing: the examples are not tried with it"; exit 0; }
+done
+nc -h 2>&1 | grep -q OpenBSD || { echo "nc is not OpenBSD's: the examples are not tried with it"; exit 0; }
+
+folder=$(mktemp -d)
+started=()
+# The processes that this script has started, and no others.
+trap 'for pid in "${started[@]}"; do kill -KILL "$pid" 2>/dev/null || true; done; rm -rf "$folder"' EXIT
+
+fail() {
+    printf 'FAILED: %s\n' "$*" >&2
+    tail -n 5 "$folder"/*.out "$folder"/*.err >&2
+    exit 1
+}
+
+# until_true WHAT COMMAND..: repeats the command until it succeeds.
+until_true() {
+    for _ in $(seq 400); do
+        if "${@:2}" 2>/dev/null; then return; fi
+        sleep 0.05
+    done
+    fail "$1: not after 20 seconds"
+}
+
+# start NAME ARGUMENT..: starts an example. Sets $pid, and $at to the address or path that it listens on.
+start() {
+    "$examples/$1" "${@:2}" >"$folder/$1.out" 2>"$folder/$1.err" &
+    pid=$!
+    started+=("$pid")
+    until_true "$1 listens" grep -q "^$1: listening on " "$folder/$1.out"
+    at=$(sed -n "s/^$1: listening on //p" "$folder/$1.out")
+}
+
+# stop NAME PID REPORT: interrupts an example, which must end with status 0 and print the report, a regular expression.
+stop() {
+    kill -INT "$2"
+    timeout 20 tail --pid="$2" -f /dev/null || fail "$1 does not end"
+    wait "$2" || fail "$1 has ended with status $?"
+    grep -Eq "^$1: $3" "$folder/$1.out" || fail "$1 must report: $3"
+    echo "$1: as expected"
+}
+
+# returns EXPECTED CLIENT..: fails unless the client, fed from stdin, prints the contents of the file EXPECTED.
+returns() {
+    timeout 20 "${@:2}" >"$folder/got" || fail "${*:2} has ended with status $?"
+    cmp "$1" "$folder/got" || fail "${*:2} has printed something else"
+}
+
+bytes=$folder/bytes
+head -c 1000000 /dev/urandom >"$bytes"
+head -c 1400 "$bytes" >"$folder/datagram"
+
+start echo 127.0.0.1:0
+echo_pid=$pid echo_at=$at
+start proxy 127.0.0.1:0 "$echo_at"
+for address in "$echo_at" "$at"; do
+    returns "$bytes" nc -N "${address%:*}" "${address##*:}" <"$bytes"
+    returns "$bytes" socat -t 20 - "TCP:$address" <"$bytes"
+done
+stop proxy "$pid" '2 accepted: 2 served'
+stop echo "$echo_pid" '4 accepted: 4 served'
+
+start kv 127.0.0.1:0
+printf 'set bird 60 kittiwake\nget bird\ndel bird\nget bird\nstats\n' >"$folder/requests"
+printf 'ok\nvalue kittiwake\nok\nnone\n0 keys, 1 clients\n' >"$folder/replies"
+returns "$folder/replies" nc -N "${at%:*}" "${at##*:}" <"$folder/requests"
+sed 's/$/\r/' "$folder/requests" | returns "$folder/replies" socat -t 20 - "TCP:$at"
+stop kv "$pid" '2 accepted: 2 served'
+
+start chat 127.0.0.1:0
+# A client reads of those that come after it. So clients come and go until both have read of one.
+visit() {
+    timeout 20 nc -N "${at%:*}" "${at##*:}" </dev/null >/dev/null
+    grep -q 'has joined$' "$folder/nc.out" && grep -q 'has joined$' "$folder/socat.out"
+}
+nc -d "${at%:*}" "${at##*:}" >"$folder/nc.out" &
+started+=($!)
+socat -u "TCP:$at" STDOUT >"$folder/socat.out" &
+started+=($!)
+until_true "nc and socat read who joins" visit
+printf 'hello\n' | timeout 20 nc -N "${at%:*}" "${at##*:}" >/dev/null
+for client in nc socat; do
+    until_true "$client reads the line" grep -Eq '^127.0.0.1:[0-9]+: hello$' "$folder/$client.out"
+done
+stop chat "$pid" '[0-9]+ accepted: [0-9]+ served, 0 failed, 0 panicked, 0 open'
+
+start udp_echo 127.0.0.1:0
+returns "$folder/datagram" nc -u -w 1 "${at%:*}" "${at##*:}" <"$folder/datagram"
+returns "$folder/datagram" socat -t 1 - "UDP:$at" <"$folder/datagram"
+stop udp_echo "$pid" '2 datagrams echoed, 2800 bytes; 0 replies failed'
+
+start unix_echo "$folder/echo.socket"
+returns "$bytes" nc -N -U "$at" <"$bytes"
+returns "$bytes" socat -t 20 - "UNIX-CONNECT:$at" <"$bytes"
+stop unix_echo "$pid" '2 accepted: 2 served'
+[ ! -e "$at" ] || fail "unix_echo must remove its file"
