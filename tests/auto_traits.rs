@@ -4,14 +4,16 @@
 use std::future::Ready;
 use std::marker::PhantomPinned;
 use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
 use std::panic::{RefUnwindSafe, UnwindSafe};
 
+use kittiwake::io::{self, AsyncFd, Stderr, Stdin, Stdout};
 use kittiwake::io::{
     BufReader, CopyBidirectional, CopyError, DuplexStream, FillBuf, Lines, ReadLine, ReadUntil, SkipUntil, Split,
 };
 use kittiwake::net::{
     Incoming, IntoIncoming, OwnedReadHalf, OwnedWriteHalf, ReadHalf, Report, Serve, ServeError, Serving,
-    ShutdownSignal, TcpListener, TcpStream, UnixListener, UnixStream, WriteHalf,
+    ShutdownSignal, TcpListener, TcpSocket, TcpStream, UdpSocket, UnixDatagram, UnixListener, UnixStream, WriteHalf,
 };
 use kittiwake::runtime::{Builder, Handle, Metrics, Runtime, ShutdownTimeout};
 use kittiwake::signal::CtrlC;
@@ -51,6 +53,16 @@ fn io_is_send_and_sync() {
     unpin::<(Lines<Reader>, Split<Reader>, ReadLine<'_, Reader>, CopyBidirectional<TcpStream, TcpStream>)>();
 }
 
+/// Datagram sockets, descriptors and pairs in memory are `Send` and `Sync`.
+#[test]
+fn other_io_is_send_and_sync() {
+    send_and_sync::<(UdpSocket, UnixDatagram, TcpSocket, AsyncFd<OwnedFd>, DuplexStream)>();
+    send_and_sync::<(io::ReadHalf<DuplexStream>, io::WriteHalf<DuplexStream>, CopyBidirectional<TcpStream, TcpStream>)>(
+    );
+    fn send<T: Send>() {}
+    send::<(Stdin, Stdout, Stderr)>();
+}
+
 /// Tasks, runtimes and their handles are `Send` and `Sync`.
 #[test]
 fn tasks_are_send_and_sync() {
@@ -69,6 +81,9 @@ fn signals_are_send_and_sync() {
 fn public_types_are_unwind_safe() {
     unwind_safe::<(Runtime, Handle, JoinHandle<u8>, JoinSet<u8>, AbortHandle, Signal)>();
     unwind_safe::<(TcpListener, TcpStream, UnixListener, UnixStream)>();
+    unwind_safe::<(UdpSocket, UnixDatagram, TcpSocket, Incoming<'_, TcpListener>, IntoIncoming<TcpListener>)>();
+    unwind_safe::<(AsyncFd<OwnedFd>, Stdin, Stdout, Stderr, CopyBidirectional<TcpStream, TcpStream>)>();
+    unwind_safe::<(DuplexStream, io::ReadHalf<DuplexStream>, io::WriteHalf<DuplexStream>)>();
 }
 
 /// Futures and streams are `Unpin`.

@@ -23,6 +23,7 @@ use std::fmt;
 use std::future::poll_fn;
 use std::io::{self, ErrorKind};
 use std::mem;
+use std::panic::{RefUnwindSafe, UnwindSafe};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
@@ -473,3 +474,7 @@ impl Transfer {
         Poll::Ready(())
     }
 }
+
+// A panic leaves no state of a copy half changed that is not its streams'.
+impl<A: UnwindSafe, B: UnwindSafe> UnwindSafe for CopyBidirectional<A, B> {}
+impl<A: RefUnwindSafe, B: RefUnwindSafe> RefUnwindSafe for CopyBidirectional<A, B> {}

@@ -17,6 +17,7 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::io::{self, Read, Write};
 use std::mem;
+use std::panic::{RefUnwindSafe, UnwindSafe};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker, ready};
@@ -212,3 +213,7 @@ impl fmt::Debug for DuplexStream {
             .finish()
     }
 }
+
+// A panic leaves no state of a stream half changed.
+impl UnwindSafe for DuplexStream {}
+impl RefUnwindSafe for DuplexStream {}

@@ -19,6 +19,7 @@ use std::error::Error;
 use std::fmt;
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem;
+use std::panic::{RefUnwindSafe, UnwindSafe};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
@@ -275,3 +276,9 @@ impl<T> fmt::Display for ReuniteError<T> {
 }
 
 impl<T> Error for ReuniteError<T> {}
+
+// A panic leaves no state of a half that is its own half changed.
+impl<T: UnwindSafe> UnwindSafe for ReadHalf<T> {}
+impl<T: RefUnwindSafe> RefUnwindSafe for ReadHalf<T> {}
+impl<T: UnwindSafe> UnwindSafe for WriteHalf<T> {}
+impl<T: RefUnwindSafe> RefUnwindSafe for WriteHalf<T> {}

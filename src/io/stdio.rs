@@ -14,6 +14,7 @@ use std::future::Future;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::FileTypeExt;
+use std::panic::{RefUnwindSafe, UnwindSafe};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -283,3 +284,11 @@ macro_rules! impl_write {
 
 impl_write!(Stdout);
 impl_write!(Stderr);
+
+// A panic leaves no state of a stream half changed.
+impl UnwindSafe for Stdin {}
+impl RefUnwindSafe for Stdin {}
+impl UnwindSafe for Stdout {}
+impl RefUnwindSafe for Stdout {}
+impl UnwindSafe for Stderr {}
+impl RefUnwindSafe for Stderr {}

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::io;
+use std::panic::{RefUnwindSafe, UnwindSafe};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
@@ -81,3 +82,7 @@ impl<L: Accepts> fmt::Debug for Incoming<'_, L> {
         f.debug_struct("Incoming").finish_non_exhaustive()
     }
 }
+
+// A panic leaves no state of a listener half changed.
+impl<L: Accepts> UnwindSafe for Incoming<'_, L> {}
+impl<L: Accepts> RefUnwindSafe for Incoming<'_, L> {}
