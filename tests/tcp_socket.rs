@@ -446,3 +446,26 @@ fn fast_open_sends_with_the_first_packet() {
         assert_eq!(active, Some(("TCPFastOpenActive", "2")), "all but the first should carry their bytes");
     });
 }
+
+/// A converted datagram socket does not pass for a stream: it would lose what does not fit into a buffer.
+#[test]
+fn converted_datagram_socket_is_refused() {
+    run(|| async {
+        let server = std::net::UdpSocket::bind("127.0.0.1:0").expect("bind");
+        let socket = TcpSocket::from(Socket::new(Domain::IPV4, Type::DGRAM, None).expect("a socket"));
+        let connecting = socket.connect(server.local_addr().expect("its address"));
+        assert_eq!(connecting.await.expect_err("it is no TCP socket").kind(), ErrorKind::InvalidInput);
+    });
+}
+
+/// Probes whose time the system does not allow are not turned on.
+#[test]
+#[cfg(target_os = "linux")]
+fn refused_keepalive_turns_nothing_on() {
+    run(|| async {
+        let socket = bound();
+        let keepalive = TcpKeepalive::new().with_time(Duration::from_secs(1_000_000));
+        assert_eq!(socket.set_keepalive(Some(keepalive)).expect_err("too long").kind(), ErrorKind::InvalidInput);
+        assert!(socket.keepalive().expect("SO_KEEPALIVE").is_none(), "the probes are on");
+    });
+}

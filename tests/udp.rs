@@ -392,3 +392,17 @@ fn errors_name_the_address() {
         assert!(AddrError::of(&error).expect("an address").raw_os_error().is_some());
     });
 }
+
+/// A number of hops that the system does not allow is an error, and does not silently mean the default.
+#[test]
+fn too_many_hops_are_refused() {
+    run(|| async {
+        let (socket, _) = socket().await;
+        socket.set_ttl(9).expect("ttl");
+        for hops in [256, u32::MAX] {
+            assert_eq!(socket.set_ttl(hops).expect_err("at most 255").kind(), ErrorKind::InvalidInput);
+            assert_eq!(socket.set_multicast_ttl_v4(hops).expect_err("at most 255").kind(), ErrorKind::InvalidInput);
+        }
+        assert_eq!(socket.ttl().expect("ttl"), 9);
+    });
+}

@@ -117,6 +117,8 @@ where
             Ok(socket) => return Ok(socket),
             Err(error) => failed = Some(AddrError::join(failed, error)),
         }
+        // The attempt may not have waited, and the list may be long.
+        consume_budget().await;
     }
     Err(failed.unwrap_or_else(no_address))
 }

@@ -24,6 +24,7 @@ use std::vec;
 
 use super::addr::{ToSocketAddrs, no_address, resolve, resolve_until};
 use super::addr_error::{AddrError, Operation};
+use crate::budget;
 use crate::time::{Duration, Sleep, Timers, sleep};
 
 /// The time between the starts of two attempts: the "Connection Attempt Delay" of RFC 8305, section 5.
@@ -129,6 +130,10 @@ where
             }
             if !starts_next && self.poll_stagger(cx).is_pending() {
                 return Poll::Pending;
+            }
+            if self.waiting.len() > 0 {
+                // The attempts may fail at once, and the list may be long.
+                ready!(budget::poll_spend(cx));
             }
             match self.waiting.next() {
                 // The loop polls the new attempt.

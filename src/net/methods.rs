@@ -702,3 +702,30 @@ macro_rules! impl_options {
     };
 }
 pub(super) use impl_options;
+
+/// Implements getters and setters of the options that count hops.
+macro_rules! impl_hops {
+    ($type:ident: $($(#[$doc:meta])* $get:ident, $set:ident = $sock_get:ident, $sock_set:ident;)*) => {
+        impl $type {
+            $(
+                $(#[$doc])*
+                ///
+                /// # Errors
+                /// See getsockopt(2).
+                pub fn $get(&self) -> io::Result<u32> {
+                    SockRef::from(self).$sock_get()
+                }
+
+                #[doc = concat!("Sets [`", stringify!($get), "`](Self::", stringify!($get), "), at most 255.")]
+                ///
+                /// # Errors
+                /// `InvalidInput` for a number that the system does not allow. See setsockopt(2).
+                pub fn $set(&self, hops: u32) -> io::Result<()> {
+                    // As a signed number, the largest ones would mean the default.
+                    SockRef::from(self).$sock_set(hops.min(i32::MAX as u32))
+                }
+            )*
+        }
+    };
+}
+pub(super) use impl_hops;

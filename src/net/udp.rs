@@ -12,7 +12,7 @@ use socket2::SockRef;
 use super::addr::{ToSocketAddrs, resolve_first, try_each};
 use super::addr_error::{AddrError, Operation};
 use super::datagram::{Datagram, DatagramSocket};
-use super::methods::{impl_datagram, impl_fd, impl_options, impl_readiness, impl_std};
+use super::methods::{impl_datagram, impl_fd, impl_hops, impl_options, impl_readiness, impl_std};
 use super::sys;
 use crate::reactor::{Direction, Interest, Ready, Registration, WaiterSlot};
 
@@ -228,6 +228,22 @@ impl UdpSocket {
         sys::options::set_tos_v4(self, tos)
     }
 
+    /// The traffic class in the packets of IPv6 datagrams (`IPV6_TCLASS`): DSCP in the upper 6 bits, ECN in the lower 2.
+    ///
+    /// # Errors
+    /// `Unsupported` if the system lacks the option. See getsockopt(2). Fails for a socket of IPv4.
+    pub fn tclass_v6(&self) -> io::Result<u32> {
+        sys::options::tclass_v6(self)
+    }
+
+    /// Sets the traffic class in the packets of IPv6 datagrams.
+    ///
+    /// # Errors
+    /// `Unsupported` if the system lacks the option. See setsockopt(2). Fails for a socket of IPv4.
+    pub fn set_tclass_v6(&self, class: u32) -> io::Result<()> {
+        sys::options::set_tclass_v6(self, class)
+    }
+
     /// The size of the kernel's buffer for datagrams that were not received yet (`SO_RCVBUF`), in bytes.
     ///
     /// # Errors
@@ -276,27 +292,29 @@ impl_options! { UdpSocket:
     /// Whether datagrams may be sent to a broadcast address (`SO_BROADCAST`).
     broadcast, set_broadcast: bool = broadcast, set_broadcast;
 
-    /// How many hops the packets of IPv4 datagrams may take (`IP_TTL`).
-    ttl, set_ttl: u32 = ttl_v4, set_ttl_v4;
-
     /// Whether this host gets the IPv4 multicasts that the socket sends (`IP_MULTICAST_LOOP`).
     multicast_loop_v4, set_multicast_loop_v4: bool = multicast_loop_v4, set_multicast_loop_v4;
-
-    /// How many hops IPv4 multicasts may take (`IP_MULTICAST_TTL`).
-    multicast_ttl_v4, set_multicast_ttl_v4: u32 = multicast_ttl_v4, set_multicast_ttl_v4;
 
     /// Whether this host gets the IPv6 multicasts that the socket sends (`IPV6_MULTICAST_LOOP`).
     multicast_loop_v6, set_multicast_loop_v6: bool = multicast_loop_v6, set_multicast_loop_v6;
 
-    /// How many hops IPv6 multicasts may take (`IPV6_MULTICAST_HOPS`).
-    multicast_hops_v6, set_multicast_hops_v6: u32 = multicast_hops_v6, set_multicast_hops_v6;
-
     /// The index of the interface that IPv6 multicasts are sent from (`IPV6_MULTICAST_IF`).
     multicast_if_v6, set_multicast_if_v6: u32 = multicast_if_v6, set_multicast_if_v6;
 
-    /// How many hops the packets of IPv6 datagrams may take (`IPV6_UNICAST_HOPS`).
-    unicast_hops_v6, set_unicast_hops_v6: u32 = unicast_hops_v6, set_unicast_hops_v6;
-
     /// Whether an IPv6 socket exchanges only IPv6 datagrams (`IPV6_V6ONLY`). Setting it must come before binding.
     only_v6, set_only_v6: bool = only_v6, set_only_v6;
+}
+
+impl_hops! { UdpSocket:
+    /// How many hops the packets of IPv4 datagrams may take (`IP_TTL`).
+    ttl, set_ttl = ttl_v4, set_ttl_v4;
+
+    /// How many hops IPv4 multicasts may take (`IP_MULTICAST_TTL`).
+    multicast_ttl_v4, set_multicast_ttl_v4 = multicast_ttl_v4, set_multicast_ttl_v4;
+
+    /// How many hops the packets of IPv6 datagrams may take (`IPV6_UNICAST_HOPS`).
+    unicast_hops_v6, set_unicast_hops_v6 = unicast_hops_v6, set_unicast_hops_v6;
+
+    /// How many hops IPv6 multicasts may take (`IPV6_MULTICAST_HOPS`).
+    multicast_hops_v6, set_multicast_hops_v6 = multicast_hops_v6, set_multicast_hops_v6;
 }

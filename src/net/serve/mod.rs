@@ -77,8 +77,8 @@ use service::Placement;
 ///         let shutdown = ShutdownSignal::new();
 ///         let report = serve(listener, |stream, _peer| handle(stream, shutdown.clone()))
 ///             .with_shutdown(&shutdown)
-///             .with_graceful_shutdown(async move { drop(first.recv().await) })
-///             .with_immediate_shutdown(async move { drop((second.recv().await, second.recv().await)) })
+///             .with_graceful_shutdown(async move { first.recv().await; })
+///             .with_immediate_shutdown(async move { second.recv().await; second.recv().await; })
 ///             .on_error(|error| eprintln!("{error}"))
 ///             .await?;
 ///         println!("{report}");

@@ -92,9 +92,9 @@ macro_rules! impl_options {
             /// `TimedOut` in the end.
             ///
             /// # Errors
-            /// `Unsupported` if the system lacks an option that `keepalive` sets: OpenBSD has none of the times. The
-            /// probes are on in that case. `InvalidInput` for a time or a count that the system does not allow (see
-            /// tcp(7)).
+            /// `Unsupported` if the system lacks an option that `keepalive` sets: OpenBSD has none of the times.
+            /// `InvalidInput` for a time or a count that the system does not allow (see tcp(7)). The probes then stay as
+            /// they were.
             pub fn set_keepalive(&self, keepalive: Option<$crate::net::TcpKeepalive>) -> std::io::Result<()> {
                 $crate::net::tcp::options::set_keepalive(self, keepalive)
             }
@@ -287,8 +287,9 @@ pub(super) fn keepalive(socket: &impl AsFd) -> io::Result<Option<TcpKeepalive>> 
 }
 
 pub(super) fn set_keepalive(socket: &impl AsFd, keepalive: Option<TcpKeepalive>) -> io::Result<()> {
-    SockRef::from(socket).set_keepalive(keepalive.is_some())?;
+    let is_on = keepalive.is_some();
     let TcpKeepalive { time, interval, retries } = keepalive.unwrap_or_default();
+    // The probes last, so that none is sent at a time that was not asked for.
     if let Some(time) = time {
         sys::options::set_keepalive_time(socket, time)?;
     }
@@ -298,7 +299,7 @@ pub(super) fn set_keepalive(socket: &impl AsFd, keepalive: Option<TcpKeepalive>)
     if let Some(retries) = retries {
         sys::options::set_keepalive_retries(socket, retries)?;
     }
-    Ok(())
+    SockRef::from(socket).set_keepalive(is_on)
 }
 
 fn unless_unsupported<T>(value: io::Result<T>) -> io::Result<Option<T>> {

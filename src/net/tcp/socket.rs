@@ -19,7 +19,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
-use socket2::{Domain, Socket};
+use socket2::{Domain, Socket, Type};
 
 use super::listener::TcpListener;
 use super::options::impl_options;
@@ -164,6 +164,7 @@ impl TcpSocket {
     /// Connects. Returns `None` if the socket has connected to itself.
     async fn connect_unless_self(self, addr: SocketAddr) -> io::Result<Option<TcpStream>> {
         if !self.is_nonblocking {
+            check_type(&self.socket)?;
             self.socket.set_nonblocking(true)?;
         }
         let connected = self.socket.connect(&addr.into());
@@ -370,6 +371,14 @@ macro_rules! impl_listen_options {
 impl_listen_options!(TcpSocket);
 #[cfg(feature = "sockopt")]
 impl_listen_options!(TcpListener);
+
+/// Fails if a converted socket is no stream socket. A datagram socket would connect, and lose what does not fit.
+fn check_type(socket: &Socket) -> io::Result<()> {
+    if socket.r#type()? == Type::STREAM {
+        return Ok(());
+    }
+    Err(io::Error::new(io::ErrorKind::InvalidInput, "the socket that was converted is no TCP socket"))
+}
 
 impl TcpListener {
     /// Listens on the first of `addrs` that can be bound.

@@ -136,6 +136,9 @@ impl UnixDatagram {
     /// `ConnectionRefused` if no socket is bound to the path any more. `EMSGSIZE` if the datagram is larger than the send
     /// buffer. Outside a runtime, a full queue is the error `WouldBlock`. See send(2).
     ///
+    /// # Platform notes
+    /// On macOS and the BSDs a full queue is the error `ENOBUFS`, also of [`send`](UnixDatagram::send).
+    ///
     /// # Examples
     /// See [`UnixDatagram`].
     pub async fn send_to(&self, buf: &[u8], path: impl AsRef<Path>) -> io::Result<usize> {

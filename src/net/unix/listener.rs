@@ -68,7 +68,7 @@ impl UnixListener {
     /// Asks for the largest backlog that the kernel allows.
     ///
     /// # Errors
-    /// The error names the path. `AddrInUse`: a file is there, and the error says whether it is the socket of another
+    /// The error names the path, and its [`source`](std::error::Error::source) is the system's, with its code. `AddrInUse`: a file is there, and the error says whether it is the socket of another
     /// listener, the file that an ended one has left, or no socket. `InvalidInput`: the path is empty, too long, or
     /// contains a zero byte. `PermissionDenied`, `NotFound`: of the directory. See bind(2).
     ///

@@ -69,10 +69,14 @@ impl UnixStream {
     /// Safe: dropping the future closes the socket.
     ///
     /// # Errors
-    /// The error names the path. `NotFound`: there is no such file. `ConnectionRefused`: no socket listens there any
+    /// The error names the path, and its [`source`](std::error::Error::source) is the system's, with its code. `NotFound`: there is no such file. `ConnectionRefused`: no socket listens there any
     /// more, or the file is no socket. `PermissionDenied`: the file or a directory must not be written or searched.
     /// `InvalidInput`: the path is empty, too long, or contains a zero byte. Outside a runtime, a full queue is the error
     /// `WouldBlock`.
+    ///
+    /// # Platform notes
+    /// Only Linux tells a full queue from a listener that has gone. On macOS and the BSDs both are `ConnectionRefused`,
+    /// at once.
     ///
     /// # Examples
     /// See [`UnixListener`](crate::net::UnixListener).
