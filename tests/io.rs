@@ -388,6 +388,34 @@ fn failed_direction_leaves_a_last_poll() {
     });
 }
 
+/// The bytes that a reader gave before its error arrive before the error is reported, also if the writer has to wait and
+/// the other direction has ended.
+#[test]
+fn failed_direction_is_flushed_first() {
+    run(async || {
+        for fails_back in [true, false] {
+            let (near, mut far) = duplex(1);
+            let mut failing = Scripted::new(4, 4);
+            failing.end = Err(ErrorKind::ConnectionReset.into());
+            let (failing, other) = (Join(failing, io::sink()), Join(&b""[..], BufWriter::new(near)));
+            let copying = async {
+                if fails_back {
+                    copy_bidirectional(other, failing).await.unwrap_err()
+                } else {
+                    copy_bidirectional(failing, other).await.unwrap_err()
+                }
+            };
+            let reading = async {
+                let mut bytes = Vec::new();
+                far.read_to_end(&mut bytes).await.unwrap();
+                bytes
+            };
+            let (error, bytes) = kittiwake::future::zip(copying, reading).await;
+            assert_eq!((error.kind(), &bytes[..]), (ErrorKind::ConnectionReset, &b"xxxx"[..]));
+        }
+    });
+}
+
 /// A direction that always has bytes leaves its turn to the other, although it uses up the budget of each poll.
 #[test]
 fn flood_leaves_the_other_direction_its_turn() {

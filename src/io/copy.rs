@@ -16,7 +16,7 @@
 //! task's poll, and would leave none to the other.
 //!
 //! # The budget
-//! The sockets spend it. Readers and writers in memory do not. So every [`ROUNDS`] rounds take one operation more.
+//! The sockets spend it, and so does a pair in memory. A slice and the like do not. So every [`ROUNDS`] rounds take one operation more.
 
 use std::error::Error;
 use std::fmt;
@@ -91,8 +91,8 @@ where
 /// [`CopyBidirectional::transferred`] still returns the counts of a future that was polled by reference.
 ///
 /// # Errors
-/// The first error of a stream ends both directions; see [`CopyError`], which has the counts. All that the failed
-/// direction had read is written first. `Interrupted` is no error. A stream whose connection has ended need not be
+/// The first error of a stream ends both directions; see [`CopyError`], which has the counts. After an error of a reader,
+/// all that it gave is written and flushed first. `Interrupted` is no error. A stream whose connection has ended need not be
 /// closed, so `NotConnected` from closing is no error either. The other direction has one last poll. `TimedOut` comes from
 /// [`idle_timeout`](CopyBidirectional::idle_timeout).
 ///
@@ -182,16 +182,11 @@ where
         if b_is_first {
             forth = this.a_to_b.poll_and_close(cx, Pin::new(&mut this.a), Pin::new(&mut this.b));
         }
-        let is_over = match (forth, back) {
-            (Poll::Pending, Poll::Pending) => false,
-            (forth, back) => {
-                if let Some(error) = this.take_error() {
-                    return Poll::Ready(Err(error));
-                }
-                forth.is_ready() && back.is_ready()
-            }
-        };
-        if is_over {
+        // A direction whose reader has failed is pending until its writer is flushed.
+        if let Some(error) = this.take_error(forth.is_ready(), back.is_ready()) {
+            return Poll::Ready(Err(error));
+        }
+        if forth.is_ready() && back.is_ready() {
             return Poll::Ready(Ok(this.transferred()));
         }
         let Some(idle) = &mut this.idle else { return Poll::Pending };
@@ -203,9 +198,11 @@ where
 }
 
 impl<A, B> CopyBidirectional<A, B> {
-    /// The error of a direction that has failed.
-    fn take_error(&mut self) -> Option<CopyError> {
-        let (failed, error) = match (self.a_to_b.end.take_error(), self.b_to_a.end.take_error()) {
+    /// The error of a direction that is over.
+    fn take_error(&mut self, forth_is_over: bool, back_is_over: bool) -> Option<CopyError> {
+        let forth = if forth_is_over { self.a_to_b.end.take_error() } else { None };
+        let back = if back_is_over { self.b_to_a.end.take_error() } else { None };
+        let (failed, error) = match (forth, back) {
             (Some((Operation::Read, error)), _) => ("reading from the first stream", error),
             (Some((Operation::Write, error)), _) => ("writing to the second stream", error),
             (None, Some((Operation::Read, error))) => ("reading from the second stream", error),
