@@ -311,3 +311,16 @@ fn new_makes_non_blocking() {
         assert_eq!(sources(), before);
     });
 }
+
+/// A read into an empty buffer, and a write of one, are ready at once.
+#[test]
+fn empty_transfers_are_ready_at_once() {
+    run(|| async {
+        let (mut reader, mut writer) = pipe();
+        while writer.try_io(Interest::WRITABLE, |mut pipe| pipe.write(&[0; 4096])).is_ok() {}
+        assert_eq!(poll_once(writer.write(&[])).await.expect("at once").expect("write"), 0);
+        let (mut idle, _writer) = pipe();
+        assert_eq!(poll_once(idle.read(&mut [])).await.expect("at once").expect("read"), 0);
+        assert_eq!(poll_once(reader.read(&mut [])).await.expect("at once").expect("read"), 0);
+    });
+}

@@ -4,7 +4,7 @@
 //! 1. [`AsyncFd::readable`] waits until the reactor has reported the descriptor, and returns a guard.
 //! 2. The caller makes its system call in [`AsyncFdReadyGuard::try_io`]. `WouldBlock` clears the readiness that the guard
 //!    has seen.
-//! 3. An event that came between 1 and 2 is kept, because the guard remembers the word that it was made by. So the next
+//! 3. An event that came between 1 and 2 is kept, because the guard keeps the readiness that it was made by. So the next
 //!    wait returns at once and loses nothing.
 
 use std::fmt;
@@ -56,13 +56,14 @@ pub struct AsyncFd<T: AsFd> {
 
 /// Says that a descriptor was reported ready, and lets the caller take that back.
 ///
-/// [`AsyncFd::readable`], [`writable`](AsyncFd::writable), [`ready`](AsyncFd::ready) and their `poll_` forms return it.
+/// [`AsyncFd::readable`], [`writable`](AsyncFd::writable) and their `poll_` forms return it, and so does
+/// [`ready`](AsyncFd::ready).
 #[must_use = "readiness is cleared through `try_io` or `clear_ready`"]
 pub struct AsyncFdReadyGuard<'a, T: AsFd> {
     fd: &'a AsyncFd<T>,
     interest: Interest,
     ready: Ready,
-    /// The word by which the descriptor was ready.
+    /// The readiness when the guard was made.
     seen: Snapshot,
 }
 
@@ -292,11 +293,14 @@ fn explained(error: io::Error) -> io::Error {
     io::Error::new(error.kind(), format!("{why}: {error}"))
 }
 
-/// Implements the traits of reading and writing for a type that has the method `registration`.
+/// Implements the traits of reading and writing for a type that has the field `registration`.
 macro_rules! impl_io {
     ($type:ty) => {
         impl<T: AsFd> AsyncRead for $type {
             fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut [u8]) -> Poll<io::Result<usize>> {
+                if buf.is_empty() {
+                    return Poll::Ready(Ok(0));
+                }
                 let read = |fd: &T, _| moved(rustix::io::read(fd, &mut *buf));
                 let polled = self.registration.poll_operation(cx, Direction::Read, WaiterSlot::Seat, read);
                 polled.map_err(explained)
@@ -305,6 +309,9 @@ macro_rules! impl_io {
 
         impl<T: AsFd> AsyncWrite for $type {
             fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+                if buf.is_empty() {
+                    return Poll::Ready(Ok(0));
+                }
                 let write = |fd: &T, _| moved(rustix::io::write(fd, buf));
                 let polled = self.registration.poll_operation(cx, Direction::Write, WaiterSlot::Seat, write);
                 polled.map_err(explained)

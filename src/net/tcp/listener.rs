@@ -1,4 +1,4 @@
-//! Listening and accepting.
+//! [`TcpListener`]. Its `bind` is in [`socket`](super::socket).
 
 use std::fmt;
 use std::io;
@@ -53,7 +53,7 @@ impl TcpListener {
     /// Takes a listener of std's, and makes it non-blocking.
     ///
     /// # Errors
-    /// If it cannot be made non-blocking (fcntl(2)). `InvalidInput` if the socket does not listen (`SO_ACCEPTCONN`,
+    /// If it cannot be made non-blocking. `InvalidInput` if the socket does not listen (`SO_ACCEPTCONN`,
     /// socket(7)).
     ///
     /// # Platform notes
@@ -118,7 +118,7 @@ impl TcpListener {
     /// Gives the listener back as one of std's, out of the reactor and blocking again.
     ///
     /// # Errors
-    /// If it cannot be made blocking (fcntl(2)).
+    /// If it cannot be made blocking.
     pub fn into_std(self) -> io::Result<std::net::TcpListener> {
         let listener = std::net::TcpListener::from(OwnedFd::from(self.into_socket()));
         listener.set_nonblocking(false)?;
@@ -264,7 +264,8 @@ impl TcpListener {
     /// # Errors
     /// See setsockopt(2).
     pub fn set_ttl(&self, ttl: u32) -> io::Result<()> {
-        self.socket().set_ttl(ttl)
+        // As for a stream.
+        self.socket().set_ttl(ttl.min(i32::MAX as u32))
     }
 
     fn registration(&self) -> &Registration<mio::net::TcpListener> {

@@ -1,4 +1,5 @@
-//! Reading and writing.
+//! [`TcpStream`]. Its methods of reading and writing are in [`methods`](crate::net::methods), connecting is in
+//! [`socket`](super::socket).
 
 use std::fmt;
 use std::io::{self, IoSlice, IoSliceMut};
@@ -125,7 +126,8 @@ impl TcpStream {
     /// # Errors
     /// See setsockopt(2).
     pub fn set_ttl(&self, ttl: u32) -> io::Result<()> {
-        self.socket().set_ttl(ttl)
+        // The system takes a signed number. `u32::MAX` would become -1, which means the default.
+        self.socket().set_ttl(ttl.min(i32::MAX as u32))
     }
 }
 

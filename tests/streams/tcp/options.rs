@@ -14,7 +14,8 @@ fn options_apply_to_the_socket() {
             assert_eq!(stream.nodelay().expect("TCP_NODELAY"), nodelay);
         }
         stream.set_ttl(7).expect("IP_TTL");
-        assert_eq!(stream.ttl().expect("IP_TTL"), 7);
+        assert_eq!(stream.set_ttl(u32::MAX).expect_err("at most 255").kind(), ErrorKind::InvalidInput);
+        assert_eq!(stream.ttl().expect("IP_TTL"), 7, "a refused number must not mean the default");
         assert!(stream.take_error().expect("SO_ERROR").is_none(), "no error may be pending");
     });
 }
