@@ -36,7 +36,8 @@ pin_project! {
     /// Adds a buffer to a reader, so that small reads cost no system call each.
     ///
     /// It reads as much as its buffer holds, and hands that out in pieces. [`AsyncBufReadExt`](super::AsyncBufReadExt)
-    /// has the methods that read lines. A read that is at least as large as the buffer passes it by when it is empty.
+    /// has the methods that read lines. While the buffer is empty, a read of at least its size goes
+    /// directly to the reader below.
     ///
     /// A `BufReader` that is dropped drops what is in its buffer. So use one `BufReader` for the whole life of its
     /// reader. Writes go to the reader below.

@@ -19,7 +19,7 @@
 //!
 //! # The budget
 //! The sockets below spend a task's budget, and a call that finds its piece in the buffer spends nothing. A reader in
-//! memory spends nothing either. So each further filling within one call takes one operation from the budget, and a call
+//! memory spends nothing either. So each further filling within one poll takes one operation from the budget, and a call
 //! that has no end gives way to other tasks.
 
 use std::io::{self, BufRead, ErrorKind};

@@ -6,7 +6,7 @@
 //! 1. A write takes the bytes that the capacity allows, and wakes the reader. Without room it waits.
 //! 2. A read takes the bytes that are there, and wakes the writer. Without bytes it waits, or returns 0 if the writing
 //!    end is closed.
-//! 3. Closing an end, or dropping it, closes its writing end and wakes the reader. Dropping it also closes its reading
+//! 3. Closing a stream ends its outgoing pipe and wakes the reader. Dropping a stream also breaks its incoming pipe. Dropping it also closes its reading
 //!    end and wakes the writer, whose next write fails.
 //!
 //! # Wakers

@@ -6,7 +6,8 @@
 //!
 //! # Nothing is lost
 //! [`AsyncBufReadExt`] and [`BufReader`] are our own: a `read_line` that is dropped, times out or fails keeps what it has
-//! read. So are [`copy()`], [`copy_bidirectional`], [`duplex()`] and [`split()`].
+//! read. [`copy()`], [`copy_bidirectional`], [`duplex()`] and [`split()`] are our own, too. A copy that is dropped may have
+//! read what it has not written: its docs say so.
 //!
 //! # Examples
 //! ```

@@ -216,8 +216,8 @@ impl Pooled {
     fn start(&mut self, call: impl FnOnce(&File) -> io::Result<Vec<u8>> + Send + 'static) -> io::Result<()> {
         let file = self.file.clone();
         self.call = try_spawn(Work::Closure, move || call(&file));
-        let why = "this stream is a file or a terminal, and there is no kittiwake runtime on this thread whose pool \
-                   could read or write it; do so inside kittiwake::block_on, or from a task spawned there";
+        let why = "this stream needs a thread for blocking work, and there is no kittiwake runtime on this thread to \
+                   start it; do so inside kittiwake::block_on, or from a task spawned there";
         if self.call.is_some() { Ok(()) } else { Err(io::Error::other(why)) }
     }
 

@@ -9,7 +9,8 @@ use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 
-/// The error of a bind, a listen or a connect: each address that was tried, and its error.
+/// The error of a bind, a listen or a connect: each address that was tried, and its error. If a timeout has ended the
+/// connect, the addresses that were left are among them.
 ///
 /// The functions of this module return it inside an [`io::Error`] of the same kind. An [`io::Error`] has either a code
 /// of the system or an error of a library inside, so its own `raw_os_error` returns `None` here. [`AddrError::of`] finds

@@ -8,7 +8,7 @@
 //! 3. The first attempt that succeeds wins. All others are dropped, which closes their sockets.
 //! 4. If all fail, the error names each address ([`AddrError`]).
 //!
-//! A single address has no race: its attempt is awaited as it is, without a timer.
+//! [`connect`] has no race for a single address: it awaits the attempt as it is, without a timer.
 //!
 //! # Timers
 //! The race runs wherever its attempts run, also in a foreign executor outside any runtime. There a timer waits with the

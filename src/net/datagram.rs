@@ -2,10 +2,11 @@
 //!
 //! # The way of a datagram
 //! ```text
-//! UdpSocket::recv_from -> Datagram::recv_from -> Registration::operate -> sys::recv_from -> recvfrom(2)
+//! UdpSocket::recv_from -> Datagram::recv_from -> Registration::operate -> Wait::poll_operation
+//!   -> Registration::poll_operation -> sys::recv_from -> recvfrom(2)
 //! ```
 //! Operations that take `&self` wait in the registration's list, so several tasks may receive on one socket: an event
-//! wakes them all, and each that finds nothing waits again. The short-read rule does not hold for datagrams. A direction
+//! wakes them all, and each that finds nothing waits again. The short-read rule of streams does not hold for datagrams. A direction
 //! counts as ready until a system call meets `WouldBlock`.
 
 use std::future::poll_fn;
@@ -22,7 +23,7 @@ pub(super) trait DatagramSocket: AsFd {
     /// The address of a peer.
     type Addr;
 
-    /// The peer's address, as the system gives it.
+    /// Converts the system's address of a peer.
     fn addr(any: Option<sys::SocketAddrAny>) -> io::Result<Self::Addr>;
 
     /// sendto(2).

@@ -46,7 +46,7 @@ pub(super) fn listeners() -> io::Result<Vec<std::net::TcpListener>> {
 
 /// The error for an inherited descriptor that cannot be used.
 pub(super) fn wrong(error: io::Error) -> io::Error {
-    invalid(format!("what LISTEN_FDS stands for is wrong: {error}"))
+    invalid(format!("a descriptor that LISTEN_FDS passes on cannot be used: {error}"))
 }
 
 fn invalid(why: String) -> io::Error {

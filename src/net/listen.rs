@@ -2,7 +2,8 @@
 //!
 //! # The way of an accept
 //! ```text
-//! TcpListener::poll_accept -> Listening::poll_accept -> Registration::poll_operation -> accept_one -> accept(2)
+//! accept: Accept::poll -> Wait::poll_operation ---------+
+//! poll_accept ------------------------------------------+-> Registration::poll_operation -> accept_one -> accept(2)
 //! ```
 //! [`Listening::accept_one`] asks poll(2) whether a connection waits, unless an event has just said so: see
 //! [`sys::may_accept`].
@@ -30,7 +31,8 @@ pub trait ListenSocket: AsFd {
     fn accept(&self) -> io::Result<(Self::Stream, Self::Addr)>;
 }
 
-/// A listener of this crate. The public type [`Incoming`](super::Incoming) names the trait, and no user can.
+/// A listener of this crate. The trait is `pub` because the public type [`Incoming`](super::Incoming) names it. Other
+/// crates cannot name it.
 pub trait Accepts {
     type Socket: ListenSocket;
 
@@ -77,7 +79,7 @@ impl<S: ListenSocket> Listening<S> {
         self.accept_one(seen.is_reported(Direction::Read))
     }
 
-    /// Accepts one connection. `reported`: the reactor has reported that there are some. A connection that its peer has
+    /// Accepts one connection. `reported` is true if the reactor has reported the socket readable. A connection that its peer has
     /// given up counts as an interruption, so that the caller tries again.
     fn accept_one(&self, reported: bool) -> io::Result<(S::Stream, S::Addr)> {
         // Relaxed: if two tasks race, one of them makes a poll(2) or an accept(2) in vain. Nothing else depends on the

@@ -14,15 +14,15 @@ use crate::budget::ask_kernel;
 ///
 /// # Errors
 /// An error of [`poll_accept`](Listener::poll_accept) concerns the listener as a whole. Do not return the failure of
-/// one connection, such as a failed handshake: drop that connection and accept the next. Only the errors in the
-/// first two rows may be returned for it.
+/// one connection, such as a failed handshake: drop that connection and accept the next. For one connection, return an
+/// error of the first two rows of this table, or none.
 ///
 /// The server decides by the error what to do:
 ///
 /// | error | what the server does |
 /// | --- | --- |
 /// | the kind is `Interrupted`, `ConnectionAborted` or `ConnectionReset`; `EPROTO` | accepts the next connection at once |
-/// | the other network errors of accept(2), such as `ENETDOWN` and `EHOSTUNREACH`; `EPERM`, `ETIMEDOUT` | the same; after 64 of them in a row, as the next row; `EOPNOTSUPP`, as the last |
+/// | the other network errors of accept(2), such as `ENETDOWN` and `EHOSTUNREACH`; `EPERM`, `ETIMEDOUT` | accepts the next connection at once; after 64 such errors in succession it waits, as in the next row; `EOPNOTSUPP` ends the server |
 /// | `EMFILE`, `ENFILE`, `ENOBUFS`, `ENOMEM` | reports it, waits, and tries again |
 /// | any other | drains and ends with the error |
 ///
@@ -108,7 +108,7 @@ pub trait Listener {
     /// the descriptor that this frees, and closes that connection, so that the client learns of the failure at once.
     /// Without a reserve such a client waits in the kernel's queue.
     ///
-    /// The descriptor must be the only one of its file. To close a duplicate of the listening socket would help against
+    /// The descriptor should be the only one of its file. To close a duplicate of the listening socket would help against
     /// `EMFILE`, but not against `ENFILE`.
     fn reserve(&self) -> Option<OwnedFd> {
         None

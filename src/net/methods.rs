@@ -1,7 +1,9 @@
 //! Methods: the public methods and traits that several socket types share, as macros.
 //!
-//! A socket type is a newtype. It has two private methods for these macros: `registration`, and `socket`, which returns
-//! the socket of std's or of mio's. A stream also has the field `stream`, a [`Stream`](super::stream::Stream).
+//! A socket type is a newtype. [`impl_stream`] and [`impl_datagram`] define the private methods that the other macros
+//! call: `registration`, `socket` and `into_socket`, which return the socket of std's, and `from_nonblocking`. A listener
+//! defines them itself. A stream has the field `stream`, a [`Stream`](super::stream::Stream), and a datagram socket the
+//! field `datagram`, a [`Datagram`](super::datagram::Datagram).
 //!
 //! The examples of [`impl_stream`] get `$pair`, code that makes two connected streams.
 
@@ -13,7 +15,8 @@ macro_rules! impl_readiness {
         impl $type {
             /// Waits until something can be written, or the socket has failed.
             ///
-            /// It may return when nothing can: then a `try_` method says `WouldBlock`, and the next call waits.
+            /// It may return although nothing can be written. Then a `try_` method says `WouldBlock`, and the next call
+            /// waits.
             ///
             /// # Cancel safety
             /// Safe.
@@ -176,7 +179,7 @@ macro_rules! impl_std {
             /// Takes a socket of std's, and makes it non-blocking.
             ///
             /// # Errors
-            /// If it cannot be made non-blocking (fcntl(2)).
+            /// If it cannot be made non-blocking.
             pub fn from_std(socket: $std) -> io::Result<Self> {
                 socket.set_nonblocking(true)?;
                 Ok(Self::from_nonblocking(socket))
@@ -186,7 +189,7 @@ macro_rules! impl_std {
             /// descriptor becomes blocking too, because duplicates share that setting.
             ///
             /// # Errors
-            /// If it cannot be made blocking (fcntl(2)).
+            /// If it cannot be made blocking.
             pub fn into_std(self) -> io::Result<$std> {
                 let socket = self.into_socket();
                 socket.set_nonblocking(false)?;
@@ -678,7 +681,7 @@ macro_rules! impl_datagram {
 pub(super) use impl_datagram;
 
 /// Implements getters and setters of socket options by `SockRef`.
-macro_rules! impl_options {
+macro_rules! impl_sock_options {
     ($type:ident: $($(#[$doc:meta])* $get:ident, $set:ident: $value:ty = $sock_get:ident, $sock_set:ident;)*) => {
         impl $type {
             $(
@@ -701,7 +704,7 @@ macro_rules! impl_options {
         }
     };
 }
-pub(super) use impl_options;
+pub(super) use impl_sock_options;
 
 /// Implements getters and setters of the options that count hops.
 macro_rules! impl_hops {
@@ -721,7 +724,7 @@ macro_rules! impl_hops {
                 /// # Errors
                 /// `InvalidInput` for a number that the system does not allow. See setsockopt(2).
                 pub fn $set(&self, hops: u32) -> io::Result<()> {
-                    // As a signed number, the largest ones would mean the default.
+                    // The system takes a signed number. `u32::MAX` would become -1, which means the default.
                     SockRef::from(self).$sock_set(hops.min(i32::MAX as u32))
                 }
             )*

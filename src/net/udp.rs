@@ -1,4 +1,4 @@
-//! UDP sockets.
+//! UDP sockets. Receiving and sending to a connected peer are in [`methods`](super::methods).
 
 use std::fmt;
 use std::io;
@@ -12,7 +12,7 @@ use socket2::SockRef;
 use super::addr::{ToSocketAddrs, resolve_first, try_each};
 use super::addr_error::{AddrError, Operation};
 use super::datagram::{Datagram, DatagramSocket};
-use super::methods::{impl_datagram, impl_fd, impl_hops, impl_options, impl_readiness, impl_std};
+use super::methods::{impl_datagram, impl_fd, impl_hops, impl_readiness, impl_sock_options, impl_std};
 use super::sys;
 use crate::reactor::{Direction, Interest, Ready, Registration, WaiterSlot};
 
@@ -288,7 +288,7 @@ impl_readiness!(UdpSocket);
 impl_std!(UdpSocket, net::UdpSocket);
 impl_fd!(UdpSocket);
 
-impl_options! { UdpSocket:
+impl_sock_options! { UdpSocket:
     /// Whether datagrams may be sent to a broadcast address (`SO_BROADCAST`).
     broadcast, set_broadcast: bool = broadcast, set_broadcast;
 

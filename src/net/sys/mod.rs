@@ -118,8 +118,8 @@ fn may_listen(_: &impl AsFd) -> io::Result<bool> {
     Ok(true)
 }
 
-/// A descriptor that a server may close to accept with. A new socket: closing a duplicate frees no file, so it would not
-/// help against `ENFILE`. A duplicate is the fallback in a sandbox that allows no new socket.
+/// Opens a descriptor that a server may close, to accept with the one that this frees. It is a new socket, because
+/// closing a duplicate frees no file and so does not help against `ENFILE`. A duplicate is the fallback in a sandbox that allows no new socket.
 pub(super) fn reserve(listener: &impl AsFd, domain: Domain, kind: Type) -> Option<OwnedFd> {
     match Socket::new(domain, kind, None) {
         Err(error) if error.kind() == io::ErrorKind::PermissionDenied => listener.as_fd().try_clone_to_owned().ok(),

@@ -93,8 +93,8 @@ macro_rules! impl_options {
             ///
             /// # Errors
             /// `Unsupported` if the system lacks an option that `keepalive` sets: OpenBSD has none of the times.
-            /// `InvalidInput` for a time or a count that the system does not allow (see tcp(7)). The probes then stay as
-            /// they were.
+            /// `InvalidInput` for a time or a count that the system does not allow (see tcp(7)). The probes are not
+            /// turned on then, and the times that were set before the refused one stay set.
             pub fn set_keepalive(&self, keepalive: Option<$crate::net::TcpKeepalive>) -> std::io::Result<()> {
                 $crate::net::tcp::options::set_keepalive(self, keepalive)
             }

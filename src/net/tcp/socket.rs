@@ -35,10 +35,9 @@ const SELF_CONNECT_RETRIES: usize = 2;
 
 /// A TCP socket that neither listens nor is connected yet.
 ///
-/// It sets options that must be set before, such as the address that a client connects from, and options that have to
+/// It sets options that must be set before it listens or connects, such as the address that a client connects from, and options that have to
 /// hold from the first packet on. [`listen`](TcpSocket::listen) makes a [`TcpListener`] of it, and
-/// [`connect`](TcpSocket::connect) a [`TcpStream`]. [`TcpListener::bind`] and [`TcpStream::connect`] use a `TcpSocket`
-/// too. They fit most programs.
+/// [`connect`](TcpSocket::connect) a [`TcpStream`]. [`TcpListener::bind`] and [`TcpStream::connect`] fit most programs.
 ///
 /// An option that the system lacks is an error of the kind `Unsupported`.
 ///

@@ -1,4 +1,4 @@
-//! Pauses between attempts that no event announces.
+//! Pauses before a new attempt, where the system reports no event to wait for.
 //!
 //! Linux reports no event when the queue of a Unix listener has room again, nor when a datagram socket that is not
 //! connected to its receiver could send again. So an attempt that meets `EAGAIN` there is made again after a pause.
@@ -22,7 +22,7 @@ impl Backoff {
         Self { next: Duration::from_millis(1) }
     }
 
-    /// Waits for the next pause. Returns `false` at once if no runtime runs on this thread.
+    /// Waits one pause, and doubles the next one. Returns `false` at once if no runtime runs on this thread.
     pub(super) async fn pause(&mut self) -> bool {
         let mut sleep = sleep(self.next);
         self.next = LONGEST.min(2 * self.next);

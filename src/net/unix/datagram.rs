@@ -1,4 +1,4 @@
-//! Unix datagram sockets.
+//! [`UnixDatagram`]. Receiving and sending to a connected peer are in [`methods`](crate::net::methods).
 
 use std::fmt;
 use std::io::{self, ErrorKind};

@@ -110,7 +110,7 @@ impl UnixListener {
     /// Takes a listener of std's, and makes it non-blocking.
     ///
     /// # Errors
-    /// If it cannot be made non-blocking (fcntl(2)). `InvalidInput` if the socket does not listen.
+    /// If it cannot be made non-blocking. `InvalidInput` if the socket does not listen.
     ///
     /// # Platform notes
     /// Whether a socket listens is asked on Linux and Android; elsewhere the first [`accept`](UnixListener::accept) says
@@ -128,7 +128,7 @@ impl UnixListener {
     /// Gives the listener back as one of std's, out of the reactor and blocking again.
     ///
     /// # Errors
-    /// If it cannot be made blocking (fcntl(2)).
+    /// If it cannot be made blocking.
     pub fn into_std(self) -> io::Result<net::UnixListener> {
         let listener = self.into_socket();
         listener.set_nonblocking(false)?;

@@ -1,4 +1,4 @@
-//! Connecting, reading and writing.
+//! [`UnixStream`]: connecting. Its methods of reading and writing are in [`methods`](crate::net::methods).
 
 use std::fmt;
 use std::io::{self, ErrorKind, IoSlice, IoSliceMut};
