@@ -317,8 +317,9 @@ fn growing_pieces_delay_timer_by_few() {
     }
 }
 
-/// A timer waits for at most one budget of a task that reads a flood and works after each read. Another one may pass
-/// until the timer's tick, and on a busy machine the thread may be kept from looking.
+/// A timer waits for at most one budget of a task that reads a flood and works after each read. That is some 38 reads,
+/// because a budget is over after 0.75 ms. Another budget may pass until the timer's tick. On a busy machine the thread
+/// may be kept from looking, so a few rounds do not count.
 #[test]
 fn flood_with_work_delays_timer_by_one_budget() {
     for runtime in [one_worker(), workers(2)] {
@@ -338,14 +339,16 @@ fn flood_with_work_delays_timer_by_one_budget() {
                 }
             });
             runtime.block_on(async {
+                let mut rounds = Vec::new();
                 for _ in 0..50 {
                     let end = Instant::now() + MS;
                     *deadline.lock().unwrap() = end;
                     pieces.late.store(0, Ordering::Relaxed);
                     kittiwake::spawn(sleep_until(end)).await.unwrap();
-                    let late = pieces.late.load(Ordering::Relaxed);
-                    assert!(late <= 3 * 128, "{late} reads ran before the timer");
+                    rounds.push(pieces.late.load(Ordering::Relaxed));
                 }
+                rounds.sort_unstable();
+                assert!(rounds[44] <= 128, "so many reads ran before the timer: {rounds:?}");
                 flood.abort();
             });
         });
