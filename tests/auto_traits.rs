@@ -16,8 +16,8 @@ use kittiwake::net::{
     ShutdownSignal, TcpListener, TcpSocket, TcpStream, UdpSocket, UnixDatagram, UnixListener, UnixStream, WriteHalf,
 };
 use kittiwake::runtime::{Builder, Handle, Metrics, Runtime, ShutdownTimeout};
-use kittiwake::signal::CtrlC;
 use kittiwake::signal::unix::{Signal, SignalKind};
+use kittiwake::signal::{CtrlC, Terminate};
 use kittiwake::task::{AbortHandle, Id, JoinError, JoinHandle, JoinSet, YieldNow};
 
 fn send_and_sync<T: Send + Sync>() {}
@@ -73,7 +73,7 @@ fn tasks_are_send_and_sync() {
 /// Signals are `Send` and `Sync`.
 #[test]
 fn signals_are_send_and_sync() {
-    send_and_sync::<(Signal, SignalKind, CtrlC)>();
+    send_and_sync::<(Signal, SignalKind, CtrlC, Terminate)>();
 }
 
 /// Sockets, tasks and runtimes may be used across `catch_unwind`.

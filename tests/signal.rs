@@ -8,8 +8,8 @@ use std::thread;
 
 use futures_lite::future;
 use kittiwake::runtime::Runtime;
-use kittiwake::signal::ctrl_c;
 use kittiwake::signal::unix::{Signal, SignalKind, signal};
+use kittiwake::signal::{ctrl_c, terminate};
 use kittiwake::spawn;
 use support::*;
 
@@ -218,6 +218,31 @@ fn ctrl_c_counts_from_its_call() {
             let outside = thread::spawn(|| kill(SignalKind::interrupt()));
             future::zip(&mut first, second).await.0.expect("both futures report the next signal");
             outside.join().expect("a thread");
+        });
+    });
+}
+
+/// `terminate` reports either signal from its call on, one after the other, and waits for the next one when it is awaited
+/// again.
+#[test]
+#[cfg(target_os = "linux")]
+fn terminate_reports_both_kinds() {
+    in_own_process("terminate_reports_both_kinds", || {
+        let mut ending = terminate();
+        raise(SignalKind::terminate());
+        kittiwake::block_on(async {
+            (&mut ending).await.expect("SIGTERM came before the first poll");
+            assert!(future::poll_once(&mut ending).await.is_none(), "the signal must be reported once");
+            for kind in [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::interrupt()] {
+                let outside = thread::spawn(move || kill(kind));
+                (&mut ending).await.expect("each signal is reported");
+                outside.join().expect("a thread");
+            }
+            raise(SignalKind::interrupt());
+            raise(SignalKind::terminate());
+            (&mut ending).await.expect("the first");
+            (&mut ending).await.expect("and the second, though both came at once");
+            assert!(future::poll_once(&mut ending).await.is_none());
         });
     });
 }

@@ -1,4 +1,4 @@
-//! Signals: [`ctrl_c`], and listeners for the signals of Unix systems.
+//! Signals: [`ctrl_c`], [`terminate`], and listeners for the signals of Unix systems.
 //!
 //! # Process-wide
 //! A signal is sent to the process. Every listener for its kind receives it, in every runtime.
@@ -80,15 +80,71 @@ impl Future for CtrlC {
     type Output = io::Result<()>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        match &mut self.signal {
-            Ok(signal) => signal.poll_received(cx),
-            Err(error) => Poll::Ready(Err(io::Error::new(error.kind(), error.to_string()))),
-        }
+        poll_received(&mut self.signal, cx)
     }
 }
 
 impl fmt::Debug for CtrlC {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("CtrlC").finish_non_exhaustive()
+    }
+}
+
+/// Waits until the process is asked to end: for Ctrl-C (`SIGINT`), or for `SIGTERM`, which service managers send.
+///
+/// Apart from the second signal it is like [`ctrl_c`]. If the future is polled again after it was ready, it waits for the
+/// next signal of either kind. So a server can drain at the first signal, and end at once at the second.
+///
+/// # Cancel safety
+/// Safe, except for signals that this future has received but not reported. They are lost when the future is dropped.
+///
+/// # Errors
+/// As for [`ctrl_c`].
+///
+/// # Examples
+/// ```no_run
+/// use kittiwake::net::{TcpListener, TcpStream, serve};
+/// use kittiwake::signal::terminate;
+///
+/// kittiwake::block_on(async {
+///     let listener = TcpListener::bind("localhost:7000").await?;
+///     let report = serve(listener, |_stream: TcpStream, _peer| async {}).with_graceful_shutdown(terminate()).await?;
+///     println!("{report}");
+///     std::io::Result::Ok(())
+/// })?;
+/// # std::io::Result::Ok(())
+/// ```
+pub fn terminate() -> Terminate {
+    Terminate { interrupt: signal(SignalKind::interrupt()), terminate: signal(SignalKind::terminate()) }
+}
+
+/// The future of [`terminate`].
+#[must_use = "futures do nothing unless awaited"]
+pub struct Terminate {
+    interrupt: io::Result<Signal>,
+    terminate: io::Result<Signal>,
+}
+
+impl Future for Terminate {
+    type Output = io::Result<()>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        match poll_received(&mut self.interrupt, cx) {
+            Poll::Pending => poll_received(&mut self.terminate, cx),
+            ready => ready,
+        }
+    }
+}
+
+impl fmt::Debug for Terminate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Terminate").finish_non_exhaustive()
+    }
+}
+
+fn poll_received(signal: &mut io::Result<Signal>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    match signal {
+        Ok(signal) => signal.poll_received(cx),
+        Err(error) => Poll::Ready(Err(io::Error::new(error.kind(), error.to_string()))),
     }
 }
