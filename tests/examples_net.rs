@@ -644,7 +644,7 @@ fn send_and_end(mut from: &TcpStream, to: &TcpStream, bytes: &[u8]) {
 
 /// A client of the chat.
 struct Member {
-    /// What the others call it.
+    /// The name that the other members see.
     name: String,
     lines: BufReader<TcpStream>,
 }

@@ -189,7 +189,7 @@ fn ready_waits_for_either_direction() {
     });
 }
 
-/// A call that would block in one direction hides the other one from nobody. The system would not report it again.
+/// A call that would block in one direction leaves the other one ready. The system would not report it again.
 #[test]
 fn guard_of_both_spares_ready_direction() {
     run(|| async {

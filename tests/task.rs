@@ -765,7 +765,7 @@ fn racing_abort_is_not_lost() {
 
 // ---- what a caller may pass ----
 
-/// What can be awaited can be spawned, blocked on and timed, without `into_future`.
+/// Any `IntoFuture` can be spawned, blocked on and timed, without `into_future`.
 #[test]
 fn into_futures_are_taken_everywhere() {
     struct Seven;

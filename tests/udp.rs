@@ -68,7 +68,8 @@ fn oversize_datagram_is_refused() {
     });
 }
 
-/// What does not fit is lost, the buffer is full, and the next datagram is whole: as with std's socket.
+/// A datagram fills a buffer that is too small, and the rest of it is lost. The next datagram is whole, as with std's
+/// socket.
 #[test]
 fn truncated_datagram_fills_buffer() {
     run(|| async {

@@ -30,7 +30,7 @@ async fn servers() -> io::Result<()> {
     })
     .await?;
     serve(listener().await, |_: TcpStream, _| async {}).nodelay(true).with_graceful_shutdown(ctrl_c()).await?;
-    // What can be awaited can be spawned and timed.
+    // A server can be spawned and timed as it is.
     let server = serve(listener().await, |stream, _| copied(stream));
     kittiwake::spawn(timeout(Duration::from_secs(1), server)).await?.unwrap()?;
     let joined: Result<u8, io::Error> = kittiwake::spawn(async { 1 }).await.map_err(io::Error::from);
