@@ -1,7 +1,7 @@
 //! [`UnixDatagram`]. Receiving and sending to a connected peer are in [`methods`](crate::net::methods).
 
 use std::fmt;
-use std::io::{self, ErrorKind};
+use std::io;
 use std::net::Shutdown;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::net::{self, SocketAddr};
@@ -10,7 +10,7 @@ use std::path::Path;
 use std::task::{Context, Poll};
 
 use super::addr::{bind_failed, failed, from_path};
-use super::backoff::Backoff;
+use super::backoff::retry;
 use crate::net::datagram::{Datagram, DatagramSocket};
 use crate::net::methods::{impl_datagram, impl_fd, impl_readiness, impl_std};
 use crate::net::sys;
@@ -155,15 +155,7 @@ impl UnixDatagram {
     /// # Errors
     /// As for [`send_to`](UnixDatagram::send_to).
     pub async fn send_to_addr(&self, buf: &[u8], addr: &SocketAddr) -> io::Result<usize> {
-        // The call mostly succeeds at once, and a task may loop on it.
-        crate::task::consume_budget().await;
-        let mut backoff = Backoff::new();
-        loop {
-            match self.datagram.try_send_to(buf, addr) {
-                Err(error) if error.kind() == ErrorKind::WouldBlock && backoff.pause().await => {}
-                sent => return sent,
-            }
-        }
+        retry(|| self.datagram.try_send_to(buf, addr)).await
     }
 
     /// Sends a datagram to the socket at `path`, without waiting.

@@ -11,14 +11,13 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use super::addr::{failed, from_path};
-use super::backoff::Backoff;
+use super::backoff::retry;
 use crate::net::deadline::Limit;
 use crate::net::methods::{impl_fd, impl_readiness, impl_std, impl_stream};
 use crate::net::stream::{Socket, Stream, StreamSocket, impl_io};
 #[cfg(feature = "sockopt")]
 use crate::net::sys;
 use crate::reactor::{Direction, Interest, Ready, Registration, WaiterSlot};
-use crate::task::consume_budget;
 use crate::time::{Duration, timeout};
 
 /// A connection between two Unix sockets.
@@ -128,15 +127,9 @@ impl UnixStream {
     /// # Examples
     /// See [`UnixListener::bind_addr`](crate::net::UnixListener::bind_addr).
     pub async fn connect_addr(addr: &SocketAddr) -> io::Result<Self> {
-        // The call mostly succeeds at once, and a task may loop on it.
-        consume_budget().await;
-        let mut backoff = Backoff::new();
-        loop {
-            match mio::net::UnixStream::connect_addr(addr) {
-                Ok(stream) => return Ok(Self::from_fd(stream.into())),
-                Err(error) if error.kind() == ErrorKind::WouldBlock && backoff.pause().await => {}
-                Err(error) => return Err(failed("connect to", addr, error)),
-            }
+        match retry(|| mio::net::UnixStream::connect_addr(addr)).await {
+            Ok(stream) => Ok(Self::from_fd(stream.into())),
+            Err(error) => Err(failed("connect to", addr, error)),
         }
     }
 
