@@ -6,13 +6,13 @@
 //!   -> Registration::poll_operation -> sys::recv_from -> recvfrom(2)
 //! ```
 //! Operations that take `&self` wait in the registration's list, so several tasks may receive on one socket: an event
-//! wakes them all, and each that finds nothing waits again. The short-read rule of streams does not hold for datagrams. A direction
-//! counts as ready until a system call meets `WouldBlock`.
+//! wakes them all, and each that finds nothing waits again. The short-read rule of streams does not hold for datagrams: a
+//! direction counts as ready until a system call meets `WouldBlock`.
 
 use std::future::poll_fn;
 use std::io;
 use std::os::fd::AsFd;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 
 use super::sys;
 use crate::budget;
@@ -56,7 +56,7 @@ impl<S: DatagramSocket> Datagram<S> {
 
     pub(super) async fn peek(&self, buf: &mut [u8]) -> io::Result<usize> {
         let mut wait = self.registration.waiter(Direction::Read);
-        poll_fn(|cx| self.poll_peeked(cx, wait.slot(), |socket| sys::peek(socket, buf))).await
+        poll_fn(|cx| self.registration.poll_peek(cx, wait.slot(), |socket| sys::peek(socket, buf))).await
     }
 
     pub(super) async fn recv_from(&self, buf: &mut [u8]) -> io::Result<(usize, S::Addr)> {
@@ -65,7 +65,7 @@ impl<S: DatagramSocket> Datagram<S> {
 
     pub(super) async fn peek_from(&self, buf: &mut [u8]) -> io::Result<(usize, S::Addr)> {
         let mut wait = self.registration.waiter(Direction::Read);
-        poll_fn(|cx| self.poll_peeked(cx, wait.slot(), |socket| peek_from(socket, buf))).await
+        poll_fn(|cx| self.registration.poll_peek(cx, wait.slot(), |socket| peek_from(socket, buf))).await
     }
 
     pub(super) async fn send(&self, buf: &[u8]) -> io::Result<usize> {
@@ -102,7 +102,7 @@ impl<S: DatagramSocket> Datagram<S> {
     }
 
     pub(super) fn poll_peek_from(&self, cx: &mut Context<'_>, buf: &mut [u8]) -> Poll<io::Result<(usize, S::Addr)>> {
-        self.poll_peeked(cx, WaiterSlot::Seat, |socket| peek_from(socket, buf))
+        self.registration.poll_peek(cx, WaiterSlot::Seat, |socket| peek_from(socket, buf))
     }
 
     pub(super) fn poll_send(&self, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
@@ -113,26 +113,6 @@ impl<S: DatagramSocket> Datagram<S> {
     pub(super) fn poll_send_to(&self, cx: &mut Context<'_>, buf: &[u8], target: &S::Addr) -> Poll<io::Result<usize>> {
         self.registration
             .poll_operation(cx, Direction::Write, WaiterSlot::Seat, |socket, _| moved(socket.send_to(buf, target)))
-    }
-
-    /// Polls for the result of `peek`. With `SO_PEEK_OFF` (socket(7)) it may have to wait beside a datagram that a
-    /// receiver would get. The direction then stays ready, because the kernel would not report that datagram again.
-    fn poll_peeked<R>(
-        &self,
-        cx: &mut Context<'_>,
-        mut slot: WaiterSlot<'_>,
-        mut peek: impl FnMut(&S) -> io::Result<R>,
-    ) -> Poll<io::Result<R>> {
-        let mut peek = |socket: &S, seen| match peek(socket) {
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock && sys::is_readable(socket) => Ok(Err(seen)),
-            peeked => peeked.map(Ok),
-        };
-        loop {
-            match ready!(self.registration.poll_operation(cx, Direction::Read, slot.reborrow(), &mut peek))? {
-                Ok(peeked) => return Poll::Ready(Ok(peeked)),
-                Err(seen) => ready!(self.registration.poll_event(cx, Direction::Read, &mut slot, seen))?,
-            }
-        }
     }
 }
 

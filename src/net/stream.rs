@@ -200,21 +200,13 @@ impl<S: StreamSocket> Stream<S> {
     pub(super) fn poll_peek(
         &self,
         cx: &mut Context<'_>,
-        mut slot: WaiterSlot<'_>,
+        slot: WaiterSlot<'_>,
         buf: &mut [u8],
     ) -> Poll<io::Result<usize>> {
         if buf.is_empty() {
             return Poll::Ready(Ok(0));
         }
-        let mut peek = |socket: &Socket<S>, seen| self.peeked(seen, sys::peek(socket, buf));
-        loop {
-            match ready!(self.registration.poll_operation(cx, Direction::Read, slot.reborrow(), &mut peek))? {
-                Ok(peeked) => return Poll::Ready(Ok(peeked)),
-                // On the poll(2) backend the next turn reports the bytes again, and the peek looks in vain. No system
-                // needs that backend and has SO_PEEK_OFF.
-                Err(seen) => ready!(self.registration.poll_event(cx, Direction::Read, &mut slot, seen))?,
-            }
-        }
+        self.registration.poll_peek(cx, slot, |socket| self.peeked(sys::peek(socket, buf)))
     }
 
     /// Waits until the reading side has ended, or the connection has failed.
@@ -290,16 +282,11 @@ impl<S: StreamSocket> Stream<S> {
         }
     }
 
-    /// Notes the result of a peek, which leaves a reset to the next read. `Ok(Err(seen))` if the peek has to wait and a
-    /// read does not. Either the socket's `SO_PEEK_OFF` is beyond the bytes that are there, or bytes arrived between
-    /// recv(2) and poll(2). The direction then stays ready, because the kernel would not report these bytes to a reader
-    /// again.
-    fn peeked(&self, seen: Snapshot, peeked: io::Result<usize>) -> io::Result<Result<usize, Snapshot>> {
+    /// Notes the result of a peek, which leaves a reset to the next read.
+    fn peeked(&self, peeked: io::Result<usize>) -> io::Result<usize> {
         match peeked {
             Ok(0) if self.registration.socket().was_reset.load(Ordering::Relaxed) => Err(reset()),
-            Ok(peeked) => Ok(Ok(peeked)),
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock && sys::is_readable(self.socket()) => Ok(Err(seen)),
-            Err(error) => Err(self.remember_reset(error)),
+            peeked => peeked.map_err(|error| self.remember_reset(error)),
         }
     }
 

@@ -47,7 +47,7 @@ use backend::{EVENT_CAPACITY, TIMER_FD, UNPARK, WATCHED, descriptor};
 pub use interest::{Interest, Ready};
 use readiness::Report;
 pub(crate) use readiness::{Direction, Snapshot};
-pub(crate) use registration::{Registration, Wait};
+pub(crate) use registration::{Registration, Wait, is_ready_now};
 use registry::Source;
 pub(crate) use registry::{Registry, enter};
 use timer_fd::{TimerFd, whole_millis};

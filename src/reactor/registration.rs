@@ -347,6 +347,31 @@ impl<S: AsFd> Registration<S> {
         self.link.0.end_writing();
     }
 
+    /// Polls for the result of `peek`, a call that leaves what it returns in the kernel.
+    ///
+    /// It may have to wait beside something that a reader would get: with `SO_PEEK_OFF` (socket(7)), or if that arrived
+    /// between the call and poll(2). The direction then stays ready, because the kernel would not report it to a reader
+    /// again.
+    pub(crate) fn poll_peek<R>(
+        &self,
+        cx: &mut Context<'_>,
+        mut slot: WaiterSlot<'_>,
+        mut peek: impl FnMut(&S) -> io::Result<R>,
+    ) -> Poll<io::Result<R>> {
+        let mut peek = |socket: &S, seen| match peek(socket) {
+            Err(error) if would_block(&error) && is_ready_now(socket, Direction::Read) => Ok(Err(seen)),
+            peeked => peeked.map(Ok),
+        };
+        loop {
+            match ready!(self.poll_operation(cx, Direction::Read, slot.reborrow(), &mut peek))? {
+                Ok(peeked) => return Poll::Ready(Ok(peeked)),
+                // On the poll(2) backend the next turn reports it again, and the peek looks in vain. No system needs that
+                // backend and has SO_PEEK_OFF.
+                Err(seen) => ready!(self.poll_event(cx, Direction::Read, &mut slot, seen))?,
+            }
+        }
+    }
+
     /// A waker that wakes the tasks that wait for this direction.
     pub(crate) fn waker(&self, direction: Direction) -> Waker {
         Waker::from(Arc::new(WaitersOf { source: self.link.0.clone(), direction }))
@@ -367,7 +392,7 @@ fn would_block(error: &io::Error) -> bool {
 }
 
 /// Whether poll(2) finds a direction ready. Also true if poll(2) fails: a system call reports the error.
-fn is_ready_now(socket: &impl AsFd, direction: Direction) -> bool {
+pub(crate) fn is_ready_now(socket: &impl AsFd, direction: Direction) -> bool {
     let flags = match direction {
         Direction::Read => PollFlags::IN,
         Direction::Write => PollFlags::OUT,

@@ -21,6 +21,8 @@ use rustix::net::addr::SocketAddrArg;
 use rustix::net::{RecvAncillaryBuffer, RecvFlags, SendAncillaryBuffer, SendFlags, SocketAddrUnix};
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
+use crate::reactor::{Direction, is_ready_now};
+
 /// The most slices that one recvmsg(2) or sendmsg(2) takes (`IOV_MAX`). The next call takes the rest of a longer list.
 pub(super) const MAX_SLICES: usize = 1024;
 
@@ -127,11 +129,6 @@ pub(super) fn reserve(listener: &impl AsFd, domain: Domain, kind: Type) -> Optio
     }
 }
 
-/// Whether poll(2) finds the socket readable. Also true if poll(2) fails: a system call that reads reports the error.
-pub(super) fn is_readable(socket: &impl AsFd) -> bool {
-    poll(&mut [PollFd::new(socket, PollFlags::IN)], Some(&Timespec::default())) != Ok(0)
-}
-
 /// Whether the reading side of a stream has ended, even if bytes before the end are unread, or the connection has
 /// failed. Also true if poll(2) fails.
 pub(super) fn has_ended(socket: &impl AsFd) -> bool {
@@ -152,7 +149,7 @@ const ENDED: PollFlags = PollFlags::HUP;
 /// systems this is always true, and accept(2) answers the question.
 pub(super) fn may_accept(listener: &impl AsFd) -> bool {
     let is_polled = cfg!(any(target_os = "linux", target_os = "android"));
-    !is_polled || is_readable(listener)
+    !is_polled || is_ready_now(listener, Direction::Read)
 }
 
 /// A Unix socket's address as an error shows it: its path, or its abstract name after an `@`.
