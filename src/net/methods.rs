@@ -1,9 +1,10 @@
 //! Methods: the public methods and traits that several socket types share, as macros.
 //!
-//! A socket type is a newtype. [`impl_stream`] and [`impl_datagram`] define the private methods that the other macros
-//! call: `registration`, `socket` and `into_socket`, which return the socket of std's, and `from_nonblocking`. A listener
-//! defines them itself. A stream has the field `stream`, a [`Stream`](super::stream::Stream), and a datagram socket the
-//! field `datagram`, a [`Datagram`](super::datagram::Datagram).
+//! A socket type is a newtype. [`impl_stream`], [`impl_datagram`] and [`impl_listener`] define the private methods that
+//! the other macros call: `registration`, `socket` and `into_socket`, which return the socket of std's or of mio's. Streams
+//! and datagram sockets also get `from_nonblocking`. A stream has the field `stream`, a
+//! [`Stream`](super::stream::Stream), and a datagram socket the field `datagram`, a
+//! [`Datagram`](super::datagram::Datagram).
 //!
 //! The examples of [`impl_stream`] get `$pair`, code that makes two connected streams.
 
@@ -732,3 +733,59 @@ macro_rules! impl_hops {
     };
 }
 pub(super) use impl_hops;
+
+/// Implements the traits of a listener, and the private methods that other macros call. The listener has the field
+/// `listening`, a [`Listening`](super::listen::Listening). `$domain` is the domain of its sockets, if the system tells it.
+macro_rules! impl_listener {
+    ($type:ident, $std:ty, $socket:ty, $stream:ty, $addr:ty, |$listener:ident| $domain:expr) => {
+        impl $type {
+            fn registration(&self) -> &Registration<$socket> {
+                self.listening.registration()
+            }
+
+            fn socket(&self) -> &$socket {
+                self.registration().socket()
+            }
+
+            fn into_socket(self) -> $socket {
+                self.listening.into_socket()
+            }
+        }
+
+        impl Accepts for $type {
+            type Socket = $socket;
+
+            fn listening(&self) -> &Listening<$socket> {
+                &self.listening
+            }
+        }
+
+        impl Listener for $type {
+            type Stream = $stream;
+            type Addr = $addr;
+
+            fn poll_accept(&self, cx: &mut Context<'_>) -> Poll<io::Result<($stream, $addr)>> {
+                self.listening.poll_accept(cx)
+            }
+
+            fn try_accept(&self) -> io::Result<($stream, $addr)> {
+                self.listening.try_accept()
+            }
+
+            fn reserve(&self) -> Option<OwnedFd> {
+                let $listener = self;
+                sys::reserve(self, $domain?, Type::STREAM)
+            }
+        }
+
+        impl TryFrom<$std> for $type {
+            type Error = io::Error;
+
+            /// As `from_std`.
+            fn try_from(listener: $std) -> io::Result<Self> {
+                Self::from_std(listener)
+            }
+        }
+    };
+}
+pub(super) use impl_listener;

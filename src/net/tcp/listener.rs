@@ -13,7 +13,7 @@ use super::stream::TcpStream;
 use crate::net::incoming::{Incoming, IntoIncoming};
 use crate::net::listen::{Accepts, ListenSocket, Listening};
 use crate::net::listener::Listener;
-use crate::net::methods::{impl_fd, impl_readiness};
+use crate::net::methods::{impl_fd, impl_listener, impl_readiness};
 use crate::net::sys;
 use crate::reactor::{Direction, Interest, Ready, Registration, WaiterSlot};
 
@@ -267,53 +267,11 @@ impl TcpListener {
         // As for a stream.
         self.socket().set_ttl(ttl.min(i32::MAX as u32))
     }
-
-    fn registration(&self) -> &Registration<mio::net::TcpListener> {
-        self.listening.registration()
-    }
-
-    fn socket(&self) -> &mio::net::TcpListener {
-        self.registration().socket()
-    }
-
-    fn into_socket(self) -> mio::net::TcpListener {
-        self.listening.into_socket()
-    }
 }
 
+impl_listener!(TcpListener, std::net::TcpListener, mio::net::TcpListener, TcpStream, SocketAddr, |listener| listener
+    .local_addr()
+    .ok()
+    .map(Domain::for_address));
 impl_readiness!(read TcpListener);
 impl_fd!(TcpListener);
-
-impl TryFrom<std::net::TcpListener> for TcpListener {
-    type Error = io::Error;
-
-    /// As [`from_std`](TcpListener::from_std).
-    fn try_from(listener: std::net::TcpListener) -> io::Result<Self> {
-        Self::from_std(listener)
-    }
-}
-
-impl Accepts for TcpListener {
-    type Socket = mio::net::TcpListener;
-
-    fn listening(&self) -> &Listening<mio::net::TcpListener> {
-        &self.listening
-    }
-}
-
-impl Listener for TcpListener {
-    type Stream = TcpStream;
-    type Addr = SocketAddr;
-
-    fn poll_accept(&self, cx: &mut Context<'_>) -> Poll<io::Result<(TcpStream, SocketAddr)>> {
-        TcpListener::poll_accept(self, cx)
-    }
-
-    fn try_accept(&self) -> io::Result<(TcpStream, SocketAddr)> {
-        TcpListener::try_accept(self)
-    }
-
-    fn reserve(&self) -> Option<OwnedFd> {
-        sys::reserve(self, Domain::for_address(self.local_addr().ok()?), Type::STREAM)
-    }
-}

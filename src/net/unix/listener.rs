@@ -15,7 +15,7 @@ use super::stream::UnixStream;
 use crate::net::incoming::{Incoming, IntoIncoming};
 use crate::net::listen::{Accepts, ListenSocket, Listening};
 use crate::net::listener::Listener;
-use crate::net::methods::{impl_fd, impl_readiness};
+use crate::net::methods::{impl_fd, impl_listener, impl_readiness};
 use crate::net::sys;
 use crate::reactor::{Direction, Interest, Ready, Registration, WaiterSlot};
 
@@ -184,53 +184,10 @@ impl UnixListener {
     pub fn local_addr(&self) -> io::Result<SocketAddr> {
         self.socket().local_addr()
     }
-
-    fn registration(&self) -> &Registration<net::UnixListener> {
-        self.listening.registration()
-    }
-
-    fn socket(&self) -> &net::UnixListener {
-        self.registration().socket()
-    }
-
-    fn into_socket(self) -> net::UnixListener {
-        self.listening.into_socket()
-    }
 }
 
-impl Accepts for UnixListener {
-    type Socket = net::UnixListener;
-
-    fn listening(&self) -> &Listening<net::UnixListener> {
-        &self.listening
-    }
-}
-
-impl Listener for UnixListener {
-    type Stream = UnixStream;
-    type Addr = SocketAddr;
-
-    fn poll_accept(&self, cx: &mut Context<'_>) -> Poll<io::Result<(UnixStream, SocketAddr)>> {
-        UnixListener::poll_accept(self, cx)
-    }
-
-    fn try_accept(&self) -> io::Result<(UnixStream, SocketAddr)> {
-        UnixListener::try_accept(self)
-    }
-
-    fn reserve(&self) -> Option<OwnedFd> {
-        sys::reserve(self, Domain::UNIX, Type::STREAM)
-    }
-}
-
+impl_listener!(UnixListener, net::UnixListener, net::UnixListener, UnixStream, SocketAddr, |_listener| Some(
+    Domain::UNIX
+));
 impl_readiness!(read UnixListener);
 impl_fd!(UnixListener);
-
-impl TryFrom<net::UnixListener> for UnixListener {
-    type Error = io::Error;
-
-    /// As [`from_std`](UnixListener::from_std).
-    fn try_from(listener: net::UnixListener) -> io::Result<Self> {
-        Self::from_std(listener)
-    }
-}
