@@ -87,6 +87,8 @@ mod system_clock;
 mod wheel;
 
 pub mod future;
+#[cfg(feature = "hyper")]
+pub mod hyper;
 pub mod io;
 pub mod net;
 pub mod runtime;

@@ -33,6 +33,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("task", &["executor", "blocking"]),
     ("net", &["reactor", "time", "task", "blocking", "budget", "io", "metrics", "sync"]),
     ("signal", &["reactor"]),
+    ("hyper", &["net", "time", "task", "budget", "sync"]),
     (
         "runtime",
         &[

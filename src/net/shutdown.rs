@@ -175,7 +175,7 @@ impl ShutdownSignal {
 
     /// As the public `poll`, without spending budget: a future that always uses up its budget must not hide the signal
     /// from [`run_until_triggered`](ShutdownSignal::run_until_triggered).
-    pub(super) fn poll_triggered(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+    pub(crate) fn poll_triggered(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         if self.is_triggered() {
             return Poll::Ready(());
         }

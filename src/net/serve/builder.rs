@@ -75,6 +75,17 @@ impl<L: Listener, H, F> Serve<L, H, F> {
         Self { listener, handler, placement, prepare: None, on_error: None, options }
     }
 
+    /// The same server with another handler, which runs on all workers.
+    #[cfg(feature = "hyper")]
+    pub(crate) fn with_handler<H2, F2>(self, handler: H2) -> Serve<L, H2, F2>
+    where
+        H2: Fn(L::Stream, L::Addr) -> F2,
+        F2: Future<Output: HandlerOutput> + Send + 'static,
+    {
+        let Self { listener, handler: _, placement: _, prepare, on_error, options } = self;
+        Serve { listener, handler, placement: Placement::all_workers(), prepare, on_error, options }
+    }
+
     /// Stops accepting while `n` connections are open. Further clients wait in the kernel's queue. By default there is
     /// no limit.
     ///

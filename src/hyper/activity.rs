@@ -1,0 +1,206 @@
+//! The activity of one connection: what it waits for, as its parts report it.
+//!
+//! The service reports requests, the response bodies report their frames, and the transport reports reads and writes.
+//! From these the connection's task tells what the connection [waits for](Waits), and how long that may take.
+//!
+//! # The races
+//! On HTTP/1 all parts run in the connection's task. On HTTP/2 each request has a task of its own.
+//! * A request may end after the connection's task has last been polled. So the last of the requests wakes that task.
+//! * A counter may change between two loads of [`Activity::waits`]. Each change comes with a wake of the connection's
+//!   task, or stops a limit that is looked at once more before it is applied.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::task::{Context, Poll, Waker};
+
+use crate::sync::Mutex;
+
+/// The protocol of a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Protocol {
+    Http1,
+    Http2,
+}
+
+/// The event that a connection waits for. The number tells two waits of the same kind apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Waits {
+    /// A handler, or a response body that has nothing to send yet. The client owes nothing.
+    Handler,
+    /// The rest of a request's head, or the first request.
+    Head(u64),
+    /// The next request.
+    Request(u64),
+    /// The rest of a request's body, which the handler wants to read.
+    Body(u64),
+    /// The client, which has to read before more can be sent.
+    Reader(u64),
+    /// The client's end of the connection: the server has closed its own.
+    End,
+}
+
+pub(super) struct Activity {
+    protocol: Protocol,
+    /// Requests that were passed to the service.
+    started: AtomicU64,
+    /// Requests whose response has been sent or given up.
+    ended: AtomicU64,
+    /// Reads that returned bytes.
+    received: AtomicU64,
+    /// `received` when the last request ended.
+    received_by_end: AtomicU64,
+    /// Writes that took bytes, and frames that were taken from response bodies.
+    sent: AtomicU64,
+    /// hyper wants to read, and no bytes are there.
+    read_waits: AtomicBool,
+    /// hyper wants to write, and the client does not read.
+    write_waits: AtomicBool,
+    /// HTTP/2: response bodies whose last frame hyper still holds, because flow control allows no more.
+    held: AtomicU64,
+    /// The transport has closed its side and discards what the client still sends.
+    lingers: AtomicBool,
+    /// The transport was dropped.
+    closed: AtomicBool,
+    /// The waker of the connection's task.
+    waker: Mutex<Option<Waker>>,
+}
+
+impl Activity {
+    pub(super) fn new(protocol: Protocol) -> Self {
+        Self {
+            protocol,
+            started: AtomicU64::new(0),
+            ended: AtomicU64::new(0),
+            received: AtomicU64::new(0),
+            received_by_end: AtomicU64::new(0),
+            sent: AtomicU64::new(0),
+            read_waits: AtomicBool::new(false),
+            write_waits: AtomicBool::new(false),
+            held: AtomicU64::new(0),
+            lingers: AtomicBool::new(false),
+            closed: AtomicBool::new(false),
+            waker: Mutex::new(None),
+        }
+    }
+
+    pub(super) fn protocol(&self) -> Protocol {
+        self.protocol
+    }
+
+    /// Returns what the connection waits for.
+    pub(super) fn waits(&self) -> Waits {
+        let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        if self.lingers.load(Ordering::Relaxed) {
+            return Waits::End;
+        }
+        if self.write_waits.load(Ordering::Relaxed) {
+            return Waits::Reader(load(&self.sent));
+        }
+        // `ended` first: a request that starts and ends in between must not look as if it still ran.
+        let ended = self.ended.load(Ordering::Acquire);
+        let started = load(&self.started);
+        let http1 = self.protocol == Protocol::Http1;
+        if started == ended {
+            let head_in_part = http1 && load(&self.received) != load(&self.received_by_end);
+            return if started == 0 || head_in_part { Waits::Head(started) } else { Waits::Request(started) };
+        }
+        if http1 && self.read_waits.load(Ordering::Relaxed) {
+            return Waits::Body(load(&self.received));
+        }
+        if load(&self.held) > 0 { Waits::Reader(load(&self.sent)) } else { Waits::Handler }
+    }
+
+    /// Whether a request was passed to the service and has not ended.
+    pub(super) fn has_requests(&self) -> bool {
+        self.started.load(Ordering::Relaxed) != self.ended.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn start_request(&self) {
+        self.started.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn end_request(&self) {
+        self.received_by_end.store(self.received.load(Ordering::Relaxed), Ordering::Relaxed);
+        let ended = self.ended.fetch_add(1, Ordering::AcqRel) + 1;
+        if self.protocol == Protocol::Http2 && ended == self.started.load(Ordering::Relaxed) {
+            self.wake();
+        }
+    }
+
+    /// Notes that hyper has taken a frame of a response body, and holds it until the client lets it send it.
+    pub(super) fn hold_frame(&self) {
+        self.held.fetch_add(1, Ordering::Relaxed);
+        self.sent.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Notes that hyper has sent a frame of [`hold_frame`](Activity::hold_frame).
+    pub(super) fn release_frame(&self) {
+        self.held.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn read<T>(&self, poll: &Poll<T>) {
+        self.read_waits.store(poll.is_pending(), Ordering::Relaxed);
+        if poll.is_ready() {
+            increment(&self.received);
+        }
+    }
+
+    /// Notes that hyper does not want to read.
+    pub(super) fn read_no_more(&self) {
+        self.read_waits.store(false, Ordering::Relaxed);
+    }
+
+    pub(super) fn write<T>(&self, poll: &Poll<T>) {
+        self.write_waits.store(poll.is_pending(), Ordering::Relaxed);
+        if poll.is_ready() {
+            self.sent.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether the last write is waiting for the client to read.
+    pub(super) fn write_waits(&self) -> bool {
+        self.write_waits.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn linger(&self) {
+        self.lingers.store(true, Ordering::Relaxed);
+    }
+
+    pub(super) fn lingers(&self) -> bool {
+        self.lingers.load(Ordering::Relaxed)
+    }
+
+    /// Notes that the transport was dropped.
+    pub(super) fn close(&self) {
+        self.closed.store(true, Ordering::Release);
+        self.wake();
+    }
+
+    /// Waits until the transport is dropped.
+    pub(super) fn poll_closed(&self, cx: &mut Context<'_>) -> Poll<()> {
+        self.register(cx.waker());
+        if self.closed.load(Ordering::Acquire) { Poll::Ready(()) } else { Poll::Pending }
+    }
+
+    /// Stores the waker of the connection's task. The task looks at the activity after that.
+    pub(super) fn register(&self, waker: &Waker) {
+        let stored = self.waker.lock().as_ref().is_some_and(|stored| stored.will_wake(waker));
+        if !stored {
+            // Cloning and dropping a waker may run foreign code, so neither happens under the lock.
+            let waker = Some(waker.clone());
+            let replaced = std::mem::replace(&mut *self.waker.lock(), waker);
+            drop(replaced);
+        }
+    }
+
+    fn wake(&self) {
+        let waker = self.waker.lock().take();
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
+}
+
+/// Adds one without a locked instruction. Only the transport calls this, and one task at a time polls it.
+fn increment(counter: &AtomicU64) {
+    counter.store(counter.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+}

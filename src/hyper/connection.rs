@@ -1,0 +1,215 @@
+//! One connection: from the first byte to the end.
+//!
+//! 1. The first bytes tell HTTP/2 from HTTP/1 ([`Preface`]).
+//! 2. hyper serves the requests, and [`Deadline`] limits how long the client may keep the connection waiting.
+//! 3. When the server stops, the connection ends gracefully ([`Driver`]).
+//! 4. After an upgrade the connection stays in the server's table until its stream is dropped.
+
+use std::error::Error;
+use std::io;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use ::hyper::body::{Body, Incoming};
+use ::hyper::server::conn::{http1, http2};
+use ::hyper::service::Service;
+use ::hyper::{Request, Response};
+use futures_io::{AsyncRead, AsyncWrite};
+use futures_lite::future::poll_fn;
+
+use super::activity::{Activity, Protocol, Waits};
+use super::deadline::{Deadline, Limits};
+use super::executor::Executor;
+use super::io::poll_read_scratch;
+use super::service::Counted;
+use super::transport::Transport;
+use crate::budget::ask_kernel;
+use crate::net::ShutdownSignal;
+use crate::time::Duration;
+
+pub(super) type BoxError = Box<dyn Error + Send + Sync>;
+
+/// The first bytes of an HTTP/2 connection, by RFC 9113, section 3.4. No request of HTTP/1 begins like this.
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+/// The bytes of the first read, at most.
+const FIRST_READ: usize = 8 * 1024;
+
+/// The options of all connections of a server.
+pub(super) struct Options {
+    pub(super) http1: http1::Builder,
+    pub(super) http2: http2::Builder<Executor>,
+    pub(super) http1_only: bool,
+    pub(super) limits: Limits,
+    pub(super) handshake: Duration,
+}
+
+/// Serves one connection until it ends.
+pub(super) async fn serve<T, S, B>(
+    mut stream: T,
+    writev: bool,
+    service: S,
+    options: &Options,
+    mut shutdown: ShutdownSignal,
+) -> Result<(), BoxError>
+where
+    T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    S: Service<Request<Incoming>, Response = Response<B>, Error: Into<BoxError>, Future: Send + 'static>,
+    B: Body<Data: Send, Error: Into<BoxError>> + Send + 'static,
+{
+    let mut deadline = Deadline::new(options.limits);
+    let mut preface = Preface { ahead: Vec::new(), http1_only: options.http1_only };
+    let read = poll_fn(|cx| preface.poll(cx, &mut stream, &mut deadline, &mut shutdown));
+    let Some(protocol) = read.await? else { return Ok(()) };
+    let activity = Arc::new(Activity::new(protocol));
+    let transport = Transport::new(stream, preface.ahead, activity.clone(), writev);
+    let service = Counted { service, activity: activity.clone() };
+    let driver = Driver { activity: &activity, deadline, shutdown, draining: false };
+    match protocol {
+        Protocol::Http1 => {
+            let connection = options.http1.serve_connection(transport, service).with_upgrades();
+            driver.run(pin!(connection)).await?;
+        }
+        Protocol::Http2 => driver.run(pin!(options.http2.serve_connection(transport, service))).await?,
+    }
+    poll_fn(|cx| activity.poll_closed(cx)).await;
+    Ok(())
+}
+
+/// The bytes of a client before its protocol is known.
+struct Preface {
+    ahead: Vec<u8>,
+    http1_only: bool,
+}
+
+impl Preface {
+    /// Reads until the protocol is known. `None` if the client has closed the connection without sending a byte, or the
+    /// server stops and the client sends none.
+    fn poll<T: AsyncRead + Unpin>(
+        &mut self,
+        cx: &mut Context<'_>,
+        stream: &mut T,
+        deadline: &mut Deadline,
+        shutdown: &mut ShutdownSignal,
+    ) -> Poll<io::Result<Option<Protocol>>> {
+        if let Poll::Ready(read) = self.poll_read(cx, stream) {
+            return Poll::Ready(read);
+        }
+        let draining = shutdown.poll_triggered(cx).is_ready();
+        if draining {
+            // The request may be in the kernel, and no event has reported it.
+            if let Poll::Ready(read) = ask_kernel(|| self.poll_read(cx, stream)) {
+                return Poll::Ready(read);
+            }
+        }
+        match ready!(deadline.poll_first_byte(cx, draining && self.ahead.is_empty())) {
+            Waits::Request(_) => Poll::Ready(Ok(None)),
+            waits => Poll::Ready(Err(too_long(waits))),
+        }
+    }
+
+    fn poll_read<T: AsyncRead + Unpin>(
+        &mut self,
+        cx: &mut Context<'_>,
+        stream: &mut T,
+    ) -> Poll<io::Result<Option<Protocol>>> {
+        loop {
+            let ahead = &mut self.ahead;
+            let n = ready!(poll_read_scratch(stream, cx, FIRST_READ, |bytes| ahead.extend_from_slice(bytes)))?;
+            if n == 0 && ahead.is_empty() {
+                return Poll::Ready(Ok(None));
+            }
+            // A client that leaves in the middle of the preface gets its error from HTTP/1.
+            if self.http1_only || n == 0 || !ahead.starts_with(&PREFACE[..ahead.len().min(PREFACE.len())]) {
+                return Poll::Ready(Ok(Some(Protocol::Http1)));
+            }
+            if ahead.len() >= PREFACE.len() {
+                return Poll::Ready(Ok(Some(Protocol::Http2)));
+            }
+        }
+    }
+}
+
+/// hyper's connection of either protocol.
+trait Connection: Future<Output = ::hyper::Result<()>> {
+    /// Ends the connection after the requests that it has read.
+    fn graceful_shutdown(self: Pin<&mut Self>);
+}
+
+impl<T, S, B> Connection for http1::UpgradeableConnection<Transport<T>, Counted<S>>
+where
+    T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    S: Service<Request<Incoming>, Response = Response<B>, Error: Into<BoxError>>,
+    B: Body<Error: Into<BoxError>> + 'static,
+{
+    fn graceful_shutdown(self: Pin<&mut Self>) {
+        Self::graceful_shutdown(self);
+    }
+}
+
+impl<T, S, B> Connection for http2::Connection<Transport<T>, Counted<S>, Executor>
+where
+    T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    S: Service<Request<Incoming>, Response = Response<B>, Error: Into<BoxError>, Future: Send + 'static>,
+    B: Body<Data: Send, Error: Into<BoxError>> + Send + 'static,
+{
+    fn graceful_shutdown(self: Pin<&mut Self>) {
+        Self::graceful_shutdown(self);
+    }
+}
+
+/// Drives hyper's connection.
+struct Driver<'a> {
+    activity: &'a Activity,
+    deadline: Deadline,
+    shutdown: ShutdownSignal,
+    /// The connection ends after its current requests.
+    draining: bool,
+}
+
+impl Driver<'_> {
+    async fn run(mut self, mut connection: Pin<&mut impl Connection>) -> Result<(), BoxError> {
+        poll_fn(|cx| self.poll(cx, connection.as_mut())).await
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>, mut connection: Pin<&mut impl Connection>) -> Poll<Result<(), BoxError>> {
+        if self.activity.protocol() == Protocol::Http2 {
+            self.activity.register(cx.waker());
+        }
+        loop {
+            if let Poll::Ready(result) = connection.as_mut().poll(cx) {
+                return Poll::Ready(result.map_err(Into::into));
+            }
+            if !self.draining && self.shutdown.poll_triggered(cx).is_ready() {
+                // hyper closes an idle connection. A request that is in the kernel must be read first, even if no event
+                // has reported it yet: then the connection is not idle.
+                if let Poll::Ready(result) = ask_kernel(|| connection.as_mut().poll(cx)) {
+                    return Poll::Ready(result.map_err(Into::into));
+                }
+                self.end_gracefully(connection.as_mut());
+                continue;
+            }
+            match ready!(self.deadline.poll_expired(cx, self.activity, self.draining)) {
+                Waits::Request(_) if !self.draining => self.end_gracefully(connection.as_mut()),
+                Waits::Request(_) | Waits::End => return Poll::Ready(Ok(())),
+                waits => return Poll::Ready(Err(too_long(waits).into())),
+            }
+        }
+    }
+
+    fn end_gracefully(&mut self, connection: Pin<&mut impl Connection>) {
+        connection.graceful_shutdown();
+        self.draining = true;
+    }
+}
+
+/// The error of a client that keeps its connection waiting.
+fn too_long(waits: Waits) -> io::Error {
+    let message = match waits {
+        Waits::Body(_) => "the client does not send the rest of a request's body",
+        Waits::Reader(_) => "the client does not read a response",
+        _ => "the client does not send a whole request head",
+    };
+    io::Error::new(io::ErrorKind::TimedOut, message)
+}

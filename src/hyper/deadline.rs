@@ -1,0 +1,109 @@
+//! The deadline of a connection: how long it may wait for what it waits for.
+//!
+//! One timer serves all limits. It is moved only to an earlier moment: while requests come, it stays where it is, and
+//! when it fires too early it is set anew. So a request costs no timer.
+
+use std::pin::Pin;
+use std::task::{Context, Poll, Waker, ready};
+
+use super::activity::{Activity, Waits};
+use crate::time::{Duration, Instant, Sleep, sleep};
+
+/// How long an idle connection stays open once its server stops, and how long one that has not sent a byte may wait with
+/// its first request.
+pub(super) const IDLE_IN_DRAIN: Duration = Duration::from_secs(1);
+
+/// How long a closed connection waits for the client's end, if the client was still sending.
+const LINGER: Duration = Duration::from_secs(2);
+
+/// The limits of a connection. The methods of [`Serve`](super::Serve) document each.
+#[derive(Clone, Copy)]
+pub(super) struct Limits {
+    pub(super) header_read: Duration,
+    pub(super) keep_alive: Duration,
+    pub(super) body: Duration,
+}
+
+impl Limits {
+    fn of(&self, waits: Waits, draining: bool) -> Option<Duration> {
+        match waits {
+            Waits::Handler => None,
+            Waits::Head(_) => Some(self.header_read),
+            Waits::Request(_) if draining => Some(self.keep_alive.min(IDLE_IN_DRAIN)),
+            Waits::Request(_) => Some(self.keep_alive),
+            Waits::Body(_) | Waits::Reader(_) => Some(self.body),
+            Waits::End => Some(LINGER),
+        }
+    }
+}
+
+pub(super) struct Deadline {
+    limits: Limits,
+    /// The wait that `due` belongs to, and whether the server was stopping.
+    current: (Waits, bool),
+    /// When the wait has lasted too long. `None` if it may last for ever.
+    due: Option<Instant>,
+    timer: Sleep,
+    /// When the timer fires. `None` if it has fired and is not needed.
+    armed: Option<Instant>,
+    /// The waker that the timer has.
+    waker: Option<Waker>,
+}
+
+impl Deadline {
+    /// Starts with the wait for a first request.
+    pub(super) fn new(limits: Limits) -> Self {
+        let timer = sleep(limits.header_read);
+        let due = Some(timer.deadline());
+        Self { limits, current: (Waits::Head(0), false), due, timer, armed: due, waker: None }
+    }
+
+    /// Waits until the connection has waited too long. Returns for what.
+    pub(super) fn poll_expired(&mut self, cx: &mut Context<'_>, activity: &Activity, draining: bool) -> Poll<Waits> {
+        self.poll_wait(cx, activity.waits(), draining)
+    }
+
+    /// Waits until the wait for a first byte has lasted too long.
+    pub(super) fn poll_first_byte(&mut self, cx: &mut Context<'_>, draining: bool) -> Poll<Waits> {
+        // The limit is that of a head, and in the drain that of an idle connection.
+        self.poll_wait(cx, if draining { Waits::Request(0) } else { Waits::Head(0) }, draining)
+    }
+
+    fn poll_wait(&mut self, cx: &mut Context<'_>, waits: Waits, draining: bool) -> Poll<Waits> {
+        if self.current != (waits, draining) && !self.begin(waits, draining, cx.waker()) {
+            return Poll::Pending;
+        }
+        loop {
+            self.waker = Some(cx.waker().clone());
+            ready!(Pin::new(&mut self.timer).poll(cx));
+            if self.due.is_some_and(|due| self.timer.deadline() >= due) {
+                return Poll::Ready(waits);
+            }
+            self.armed = self.due;
+            match self.due {
+                Some(due) => self.timer.reset(due),
+                None => return Poll::Pending,
+            }
+        }
+    }
+
+    /// Begins another wait. Returns whether the timer must be polled.
+    fn begin(&mut self, waits: Waits, draining: bool, waker: &Waker) -> bool {
+        // The wait for a head goes on when the server stops.
+        let same_head = waits == self.current.0 && matches!(waits, Waits::Head(_));
+        self.current = (waits, draining);
+        if !same_head {
+            self.due = self.limits.of(waits, draining).map(|limit| Instant::now().later(limit));
+        }
+        let has_waker = self.waker.as_ref().is_some_and(|stored| stored.will_wake(waker));
+        match (self.due, self.armed) {
+            (None, _) => false,
+            (Some(due), Some(armed)) if armed <= due => !has_waker,
+            (Some(due), _) => {
+                self.timer.reset(due);
+                self.armed = Some(due);
+                true
+            }
+        }
+    }
+}

@@ -1,0 +1,697 @@
+//! `kittiwake::hyper`: HTTP servers over real sockets. Which requests are answered, which clients are cut off, and how a
+//! server ends.
+#![cfg(feature = "hyper")]
+
+mod support;
+
+use std::convert::Infallible;
+use std::future::pending;
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use futures_util::stream;
+use http_body_util::combinators::BoxBody;
+use http_body_util::{BodyExt, Empty, Full, StreamBody};
+use hyper::body::{Bytes, Frame, Incoming};
+use hyper::service::Service;
+use hyper::{Request, Response, StatusCode, Version};
+use kittiwake::hyper::{Executor, Io, Serve, serve, serve_with};
+use kittiwake::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWriteExt, BufReader};
+use kittiwake::net::{Failure, Report, ServeError, ShutdownSignal, TcpListener, TcpStream};
+use kittiwake::task::JoinHandle;
+use kittiwake::time::{Instant, sleep, timeout};
+use support::{listener, pattern, run, settle, until};
+
+/// A limit that the clients of these tests exceed.
+const LIMIT: Duration = Duration::from_millis(200);
+
+// ---- requests ----
+
+/// Requests on one connection are answered in order, whether they come alone or in one segment.
+#[test]
+fn keep_alive_answers_in_order() {
+    run(|| async {
+        let server = Server::start(|serve| serve).await;
+        let mut client = server.connect().await;
+        for path in ["/path/1", "/path/2"] {
+            client.write_all(get(path).as_bytes()).await.unwrap();
+            assert_eq!(response(&mut client).await.1, path.as_bytes());
+        }
+        client.write_all((get("/path/3") + &get("/path/4")).as_bytes()).await.unwrap();
+        assert_eq!(response(&mut client).await.1, b"/path/3");
+        assert_eq!(response(&mut client).await.1, b"/path/4");
+        drop(client);
+        assert_eq!(server.end().await.served, 1);
+    });
+}
+
+/// A client that begins with the preface of HTTP/2 is served by HTTP/2, however the preface is split.
+#[test]
+fn preface_selects_http2() {
+    run(|| async {
+        let server = Server::start(|serve| serve).await;
+        let mut sender = server.http2().await;
+        let body = pattern(200_000);
+        let request = Request::post("http://host/echo").body(Full::new(Bytes::from(body.clone()))).unwrap();
+        let response = sender.send_request(request).await.expect("HTTP/2 answers");
+        assert_eq!(response.version(), Version::HTTP_2);
+        assert_eq!(response.into_body().collect().await.unwrap().to_bytes(), body);
+
+        let mut split = server.connect().await;
+        for byte in b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" {
+            split.write_all(&[*byte]).await.unwrap();
+            kittiwake::task::yield_now().await;
+        }
+        split.write_all(&[0, 0, 0, 4, 0, 0, 0, 0, 0]).await.unwrap();
+        let mut settings = [0; 9];
+        split.read_exact(&mut settings).await.expect("the server sends its settings");
+        assert_eq!(settings[3], 4, "the first frame of an HTTP/2 server is SETTINGS");
+    });
+}
+
+/// `http1_only` answers the preface of HTTP/2 with an error and closes.
+#[test]
+fn http1_only_refuses_http2() {
+    run(|| async {
+        let server = Server::start(Serve::http1_only).await;
+        let mut client = server.connect().await;
+        client.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await.unwrap();
+        let answer = read_all(&mut client).await;
+        assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 4"), "the answer was: {answer}");
+        assert_eq!(server.end().await.failed, 1);
+    });
+}
+
+/// A client learns the answer although the server does not read the rest of its request, and closes.
+#[test]
+fn early_answer_survives_unread_body() {
+    run(|| async {
+        let server = Server::start(|serve| serve).await;
+        let mut client = server.connect().await;
+        let length = 64 << 20;
+        let head = format!("POST /ignore HTTP/1.1\r\nhost: x\r\ncontent-length: {length}\r\n\r\n");
+        client.write_all(head.as_bytes()).await.unwrap();
+        // More than the kernel's buffers hold, so that the client still sends when the server closes.
+        let (mut reader, mut writer) = client.into_split();
+        let sender = kittiwake::spawn(async move {
+            let chunk = pattern(1 << 20);
+            for _ in 0..64 {
+                if writer.write_all(&chunk).await.is_err() {
+                    break;
+                }
+            }
+            writer
+        });
+        let (head, body) = response(&mut reader).await;
+        assert!(head.starts_with("HTTP/1.1 200"), "the head was: {head}");
+        assert_eq!(body, b"early");
+        drop(reader);
+        sender.abort();
+    });
+}
+
+/// A panic in a service ends its connection alone.
+#[test]
+fn panic_in_service_ends_one_connection() {
+    run(|| async {
+        let server = Server::start(|serve| serve).await;
+        let (mut victim, mut other) = (server.connect().await, server.connect().await);
+        victim.write_all(get("/panic").as_bytes()).await.unwrap();
+        assert_eq!(read_all(&mut victim).await, "");
+        other.write_all(get("/path").as_bytes()).await.unwrap();
+        assert_eq!(response(&mut other).await.1, b"/path");
+        drop(other);
+        let report = server.end().await;
+        assert_eq!((report.panicked, report.served), (1, 1));
+    });
+}
+
+// ---- the end of a server ----
+
+/// A request that is in the kernel when the server stops is answered, on a connection that was idle and on one that was
+/// not accepted yet. The order of events does not matter: here no worker has seen any of them.
+#[test]
+fn requests_in_the_kernel_are_answered() {
+    run(|| async {
+        let server = Server::start(|serve| serve).await;
+        let mut kept = server.connect().await;
+        kept.write_all(get("/path/1").as_bytes()).await.unwrap();
+        response(&mut kept).await;
+
+        let std = std::net::TcpStream::connect(server.address).expect("the kernel accepts");
+        let mut queued = TcpStream::from_std(std).unwrap();
+        // Loopback delivers in the system call, and this task does not let the server run in between.
+        let wrote = futures_lite::future::poll_once(kept.write_all(get("/path/2").as_bytes())).await;
+        assert!(wrote.is_some_and(|wrote| wrote.is_ok()), "a small write must not wait");
+        let wrote = futures_lite::future::poll_once(queued.write_all(get("/path/3").as_bytes())).await;
+        assert!(wrote.is_some_and(|wrote| wrote.is_ok()), "a small write must not wait");
+        server.shutdown.trigger();
+
+        assert_eq!(response(&mut kept).await.1, b"/path/2");
+        assert_eq!(response(&mut queued).await.1, b"/path/3");
+        assert_eq!(read_all(&mut kept).await, "", "the connection closes after its last answer");
+        assert_eq!(server.end().await.served, 2);
+    });
+}
+
+/// A queued client that has sent nothing when the server stops may still send its first request.
+#[test]
+fn queued_client_has_time_for_a_request() {
+    run(|| async {
+        let server = Server::start(|serve| serve).await;
+        let std = std::net::TcpStream::connect(server.address).expect("the kernel accepts");
+        let mut queued = TcpStream::from_std(std).unwrap();
+        server.shutdown.trigger();
+        settle().await;
+        queued.write_all(get("/path").as_bytes()).await.unwrap();
+        assert_eq!(response(&mut queued).await.1, b"/path");
+        assert_eq!(server.end().await.served, 1);
+    });
+}
+
+/// An idle connection does not hold up the end, and a silent one only for a second.
+#[test]
+fn idle_connections_close_at_the_end() {
+    run(|| async {
+        let server = Server::start(|serve| serve).await;
+        let (mut idle, mut silent) = (server.connect().await, server.connect().await);
+        let mut http2 = server.http2().await;
+        http2.send_request(Request::get("http://host/path").body(Full::default()).unwrap()).await.unwrap();
+        idle.write_all(get("/path").as_bytes()).await.unwrap();
+        response(&mut idle).await;
+        server.shutdown.trigger();
+        assert_eq!(read_all(&mut idle).await, "");
+        assert_eq!(read_all(&mut silent).await, "");
+        let report = server.end().await;
+        assert_eq!((report.served, report.failed, report.open.len()), (3, 0, 0));
+    });
+}
+
+/// A request that runs when the server stops is answered, on HTTP/1 and on HTTP/2.
+#[test]
+fn running_requests_are_answered() {
+    run(|| async {
+        let server = Server::start(|serve| serve).await;
+        let mut http1 = server.connect().await;
+        http1.write_all(get("/slow").as_bytes()).await.unwrap();
+        let mut sender = server.http2().await;
+        let http2 = sender.send_request(Request::get("http://host/slow").body(Full::default()).unwrap());
+        let http2 = kittiwake::spawn(http2);
+        until(|| server.service.called() == 2).await;
+        server.shutdown.trigger();
+        assert_eq!(response(&mut http1).await.1, b"slow");
+        let http2 = http2.await.unwrap().expect("the stream is answered");
+        assert_eq!(http2.into_body().collect().await.unwrap().to_bytes(), "slow");
+        assert_eq!(server.end().await.served, 2);
+    });
+}
+
+// ---- limits ----
+
+/// A client that sends nothing is cut off, and that is an error.
+#[test]
+fn silent_client_is_cut_off() {
+    cut_off(b"", |serve| serve.header_read_timeout(LIMIT), "a whole request head");
+}
+
+/// A client that sends half a head is cut off, also if it sends a byte from time to time.
+#[test]
+fn half_a_head_is_cut_off() {
+    cut_off(b"GET / HTTP/1.1\r\nho", |serve| serve.header_read_timeout(LIMIT), "a whole request head");
+    run(|| async {
+        let server = Server::start(|serve| serve.header_read_timeout(LIMIT)).await;
+        let client = server.connect().await;
+        let (mut reader, mut writer) = client.into_split();
+        let dribble = kittiwake::spawn(async move {
+            while writer.write_all(b"a").await.is_ok() {
+                sleep(LIMIT / 4).await;
+            }
+        });
+        assert_eq!(read_all(&mut reader).await, "");
+        dribble.await.unwrap();
+        until(|| server.errors.has("a whole request head")).await;
+    });
+}
+
+/// The head of a further request has the same limit, and not that of an idle connection.
+#[test]
+fn half_a_second_head_is_cut_off() {
+    run(|| async {
+        let server = Server::start(|serve| serve.header_read_timeout(LIMIT)).await;
+        let mut client = server.connect().await;
+        client.write_all(get("/path").as_bytes()).await.unwrap();
+        response(&mut client).await;
+        client.write_all(b"GET / HT").await.unwrap();
+        assert_eq!(read_all(&mut client).await, "");
+        until(|| server.errors.has("a whole request head")).await;
+    });
+}
+
+/// A client that sends half a body is cut off while the handler reads it.
+#[test]
+fn half_a_body_is_cut_off() {
+    let request = b"POST /echo HTTP/1.1\r\nhost: x\r\ncontent-length: 10\r\n\r\nhalf";
+    cut_off(request, |serve| serve.body_timeout(LIMIT), "the rest of a request's body");
+}
+
+/// A client that does not read its response is cut off, on HTTP/1.
+#[test]
+fn client_that_reads_nothing_is_cut_off() {
+    cut_off(get("/endless").as_bytes(), |serve| serve.body_timeout(LIMIT), "does not read");
+}
+
+/// The same on HTTP/2, whose flow control stops a stream while the connection stays writable.
+#[test]
+fn http2_client_that_reads_nothing_is_cut_off() {
+    run(|| async {
+        let server = Server::start(|serve| serve.body_timeout(LIMIT)).await;
+        let mut sender = server.http2().await;
+        let request = Request::get("http://host/endless").body(Full::default()).unwrap();
+        let _response = sender.send_request(request).await.expect("the head comes");
+        until(|| server.errors.has("does not read")).await;
+    });
+}
+
+/// An idle connection closes after the keep-alive timeout, on HTTP/1 and on HTTP/2. That is no error.
+#[test]
+fn idle_connection_closes_without_error() {
+    run(|| async {
+        let server = Server::start(|serve| serve.keep_alive_timeout(LIMIT)).await;
+        let mut http1 = server.connect().await;
+        for _ in 0..3 {
+            http1.write_all(get("/path").as_bytes()).await.unwrap();
+            response(&mut http1).await;
+            sleep(LIMIT / 2).await;
+        }
+        let started = Instant::now();
+        assert_eq!(read_all(&mut http1).await, "");
+        assert!(started.elapsed() < LIMIT * 20, "the connection closed after {:?}", started.elapsed());
+
+        let (mut sender, connection) = server.http2_parts().await;
+        let connection = kittiwake::spawn(connection);
+        sender.send_request(Request::get("http://host/path").body(Full::default()).unwrap()).await.unwrap();
+        connection.await.unwrap().expect("the server closes gracefully");
+        let report = server.end().await;
+        assert_eq!((report.served, report.failed), (2, 0));
+    });
+}
+
+/// No limit cuts off a handler that takes long, with or without a body in its request, nor a response that pauses.
+#[test]
+fn slow_handler_is_not_cut_off() {
+    run(|| async {
+        let limits = |serve: Started| serve.header_read_timeout(LIMIT).keep_alive_timeout(LIMIT).body_timeout(LIMIT);
+        let server = Server::start(limits).await;
+        let requests = [
+            (get("/slow"), "slow"),
+            (post("/slow", "a body that the handler does not read"), "slow"),
+            (post("/slow-echo", "a body"), "a body"),
+            (get("/drip"), "drip drip drip "),
+        ];
+        for (request, expected) in requests {
+            let mut client = server.connect().await;
+            client.write_all(request.as_bytes()).await.unwrap();
+            let (head, body) = response(&mut client).await;
+            assert_eq!(String::from_utf8_lossy(&body), expected, "{request}\nwas answered by\n{head}");
+        }
+        let mut sender = server.http2().await;
+        for (path, expected) in [("slow", "slow"), ("slow-echo", "a body"), ("drip", "drip drip drip ")] {
+            let request = Request::post(format!("http://host/{path}")).body(Full::from("a body")).unwrap();
+            let response = sender.send_request(request).await.unwrap_or_else(|error| panic!("{path}: {error}"));
+            assert_eq!(response.into_body().collect().await.unwrap().to_bytes(), expected, "{path}");
+        }
+        server.errors.expect_none();
+    });
+}
+
+/// A client that leaves while its handler runs ends the handler.
+#[test]
+fn handler_ends_with_its_client() {
+    run(|| async {
+        let server = Server::start(|serve| serve).await;
+        for request in [get("/wait"), post("/wait", "a body")] {
+            let mut client = server.connect().await;
+            client.write_all(request.as_bytes()).await.unwrap();
+            until(|| server.service.waiting() == 1).await;
+            drop(client);
+            until(|| server.service.waiting() == 0).await;
+        }
+    });
+}
+
+// ---- handshakes and upgrades ----
+
+/// A handshake that does not end, or fails, costs its own connection. Others are served meanwhile.
+#[test]
+fn handshake_is_bounded_in_time() {
+    run(|| async {
+        let errors = Errors::default();
+        let (listener, address) = listener().await;
+        // The client says hello before its first request.
+        let handshake = |mut stream: TcpStream| async move {
+            let mut hello = [0; 5];
+            stream.read_exact(&mut hello).await?;
+            if &hello == b"hello" { Ok(stream) } else { Err(io::Error::other("not a hello")) }
+        };
+        let server = serve(listener, TestService::default())
+            .handshake(handshake)
+            .handshake_timeout(LIMIT)
+            .on_error(errors.listen());
+        let _server = kittiwake::spawn(server);
+        let mut stuck = TcpStream::connect(address).await.unwrap();
+        stuck.write_all(b"hel").await.unwrap();
+        let mut wrong = TcpStream::connect(address).await.unwrap();
+        wrong.write_all(b"HELLO").await.unwrap();
+        let mut right = TcpStream::connect(address).await.unwrap();
+        right.write_all(format!("hello{}", get("/path")).as_bytes()).await.unwrap();
+        assert_eq!(response(&mut right).await.1, b"/path");
+        until(|| errors.has("does not complete the handshake") && errors.has("not a hello")).await;
+        assert_eq!(read_all(&mut stuck).await, "");
+    });
+}
+
+/// An upgraded connection carries the user's bytes, and the server waits for its end.
+#[test]
+fn upgraded_connection_counts_until_dropped() {
+    run(|| async {
+        let mut server = Server::start(|serve| serve).await;
+        let mut client = server.connect().await;
+        client
+            .write_all(b"GET /upgrade HTTP/1.1\r\nhost: x\r\nconnection: upgrade\r\nupgrade: echo\r\n\r\nearly")
+            .await
+            .unwrap();
+        assert!(response(&mut client).await.0.starts_with("HTTP/1.1 101"));
+        let mut echoed = [0; 5];
+        client.read_exact(&mut echoed).await.unwrap();
+        assert_eq!(&echoed, b"early");
+        server.shutdown.trigger();
+        assert!(timeout(LIMIT, server.ended()).await.is_err(), "the server must wait for the upgraded connection");
+        client.write_all(b"later").await.unwrap();
+        client.read_exact(&mut echoed).await.unwrap();
+        assert_eq!(&echoed, b"later");
+        drop(client);
+        assert_eq!(server.end().await.served, 1);
+    });
+}
+
+// ---- the client of hyper-util ----
+
+/// The client keeps a connection for the next request, and closes it when it has been idle.
+#[cfg(feature = "hyper-util")]
+#[test]
+fn idle_pooled_connection_closes() {
+    use hyper_util::client::legacy::Client;
+    use kittiwake::hyper::{Connector, Timer};
+
+    run(|| async {
+        let mut server = Server::start(|serve| serve).await;
+        let uri = |path| format!("http://{}{path}", server.address).parse().unwrap();
+        let mut builder = Client::builder(Executor);
+        let client = builder.pool_timer(Timer).pool_idle_timeout(LIMIT).build(Connector::new());
+        for path in ["/path/1", "/path/2"] {
+            let response = client.get(uri(path)).await.expect("the server answers");
+            let body: Bytes = response.into_body().collect().await.unwrap().to_bytes();
+            assert_eq!(body, path);
+        }
+        let _: &Client<Connector, Empty<Bytes>> = &client;
+        // The client is alive, and the server ends once no connection is open.
+        server.shutdown.trigger();
+        assert_eq!(server.ended().await.accepted, 1, "the second request must use the same connection");
+    });
+    run(|| async {
+        let (listener, address) = listener().await;
+        let client = Client::builder(Executor).pool_timer(Timer).pool_idle_timeout(LIMIT).build(Connector::new());
+        let answer = kittiwake::spawn(async move {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            stream.read(&mut [0; 1024]).await.unwrap();
+            stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").await.unwrap();
+            stream.read(&mut [0; 1]).await
+        });
+        let request = Request::get(format!("http://{address}/")).body(Empty::<Bytes>::new()).unwrap();
+        client.request(request).await.expect("the server answers");
+        assert_eq!(answer.await.unwrap().expect("a connection that the client closes"), 0);
+    });
+}
+
+/// Errors of the connector name the address and say what to do.
+#[cfg(feature = "hyper-util")]
+#[test]
+fn connector_errors_name_the_address() {
+    run(|| async {
+        let client = kittiwake::hyper::Connector::new().client::<Empty<Bytes>>();
+        let (listener, address) = listener().await;
+        drop(listener);
+        for (uri, expected) in
+            [(format!("https://{address}/"), "http://".to_owned()), (format!("http://{address}/"), address.to_string())]
+        {
+            let error = client.get(uri.parse().unwrap()).await.expect_err("nothing listens");
+            let source = std::error::Error::source(&error).expect("a source").to_string();
+            assert!(source.contains(&expected), "{uri} failed with: {source}");
+        }
+    });
+}
+
+// ---- the server of these tests ----
+
+type Started = Serve<TcpListener, Box<dyn Fn(SocketAddr) -> TestService + Send>>;
+
+struct Server {
+    address: SocketAddr,
+    shutdown: ShutdownSignal,
+    errors: Errors,
+    service: TestService,
+    server: JoinHandle<Result<Report, ServeError>>,
+}
+
+impl Server {
+    async fn start(set: impl FnOnce(Started) -> Started) -> Self {
+        let (listener, address) = listener().await;
+        let (shutdown, errors, service) = (ShutdownSignal::new(), Errors::default(), TestService::default());
+        let clone = service.clone();
+        let server = serve_with(listener, Box::new(move |_| clone.clone()) as Box<dyn Fn(_) -> _ + Send>);
+        let server = kittiwake::spawn(set(server).with_shutdown(&shutdown).on_error(errors.listen()));
+        Self { address, shutdown, errors, service, server }
+    }
+
+    async fn connect(&self) -> TcpStream {
+        TcpStream::connect(self.address).await.expect("the server accepts")
+    }
+
+    async fn http2_parts(&self) -> (SendRequest, impl Future<Output = hyper::Result<()>> + Send + 'static) {
+        let stream = Io::new(self.connect().await);
+        hyper::client::conn::http2::handshake(Executor, stream).await.expect("the handshake of HTTP/2")
+    }
+
+    async fn http2(&self) -> SendRequest {
+        let (sender, connection) = self.http2_parts().await;
+        kittiwake::spawn(connection);
+        sender
+    }
+
+    async fn ended(&mut self) -> Report {
+        (&mut self.server).await.expect("the server does not panic").expect("the server ends without an error")
+    }
+
+    async fn end(mut self) -> Report {
+        self.shutdown.trigger();
+        self.ended().await
+    }
+}
+
+type SendRequest = hyper::client::conn::http2::SendRequest<Full<Bytes>>;
+
+/// A service with one path for each behaviour. The default is to answer with the path.
+#[derive(Clone, Default)]
+struct TestService {
+    called: Arc<AtomicUsize>,
+    /// The handlers of `/wait` that have not been dropped.
+    waiting: Arc<AtomicUsize>,
+}
+
+impl TestService {
+    fn called(&self) -> usize {
+        self.called.load(SeqCst)
+    }
+
+    fn waiting(&self) -> usize {
+        self.waiting.load(SeqCst)
+    }
+
+    async fn answer(self, mut request: Request<Incoming>) -> Result<Response<TestBody>, Infallible> {
+        let path = request.uri().path().to_owned();
+        let body = match path.as_str() {
+            "/slow" => {
+                sleep(LIMIT * 3).await;
+                full("slow")
+            }
+            "/echo" => match request.into_body().collect().await {
+                Ok(body) => full(body.to_bytes()),
+                Err(error) => full(error.to_string()),
+            },
+            "/slow-echo" => {
+                let body = request.into_body().collect().await.expect("the client sends the body").to_bytes();
+                sleep(LIMIT * 3).await;
+                full(body)
+            }
+            "/ignore" => full("early"),
+            "/endless" => chunks(|_| async { Some(Bytes::from(pattern(64 * 1024))) }),
+            "/drip" => chunks(|at| async move {
+                sleep(LIMIT * 2).await;
+                (at < 3).then(|| Bytes::from("drip "))
+            }),
+            "/wait" => {
+                let _waiting = Waiting::new(self.waiting);
+                pending().await
+            }
+            "/upgrade" => return Ok(self.upgrade(&mut request)),
+            "/panic" => std::panic::resume_unwind(Box::new("the service panicked")),
+            _ => full(path),
+        };
+        Ok(Response::new(body))
+    }
+
+    fn upgrade(self, request: &mut Request<Incoming>) -> Response<TestBody> {
+        let upgraded = hyper::upgrade::on(request);
+        kittiwake::spawn(async move {
+            let mut stream = Io::new(upgraded.await.expect("the upgrade"));
+            let mut buf = [0; 64];
+            while let Ok(n @ 1..) = stream.read(&mut buf).await {
+                stream.write_all(&buf[..n]).await.expect("the client reads");
+            }
+        });
+        let response = Response::builder().status(StatusCode::SWITCHING_PROTOCOLS);
+        response.header("connection", "upgrade").header("upgrade", "echo").body(Empty::new().boxed()).unwrap()
+    }
+}
+
+impl Service<Request<Incoming>> for TestService {
+    type Response = Response<TestBody>;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Infallible>> + Send>>;
+
+    fn call(&self, request: Request<Incoming>) -> Self::Future {
+        self.called.fetch_add(1, SeqCst);
+        Box::pin(self.clone().answer(request))
+    }
+}
+
+type TestBody = BoxBody<Bytes, Infallible>;
+
+fn full(bytes: impl Into<Bytes>) -> TestBody {
+    Full::new(bytes.into()).boxed()
+}
+
+/// A body of the chunks that `next` makes, until it makes none.
+fn chunks<F: Future<Output = Option<Bytes>> + Send + Sync + 'static>(
+    next: impl Fn(usize) -> F + Send + Sync + 'static,
+) -> TestBody {
+    let frames = stream::unfold((0, next), |(at, next)| async move {
+        let chunk = next(at).await?;
+        Some((Ok(Frame::data(chunk)), (at + 1, next)))
+    });
+    StreamBody::new(frames).boxed()
+}
+
+/// Counts the handlers that wait.
+struct Waiting(Arc<AtomicUsize>);
+
+impl Waiting {
+    fn new(count: Arc<AtomicUsize>) -> Self {
+        count.fetch_add(1, SeqCst);
+        Self(count)
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, SeqCst);
+    }
+}
+
+/// The errors that `on_error` received.
+#[derive(Clone, Default)]
+struct Errors(Arc<Mutex<Vec<String>>>);
+
+impl Errors {
+    fn listen(&self) -> impl Fn(&Failure<'_>) + Send + Sync + 'static {
+        let errors = self.0.clone();
+        move |error| errors.lock().unwrap().push(error.to_string())
+    }
+
+    fn has(&self, part: &str) -> bool {
+        self.0.lock().unwrap().iter().any(|error| error.contains(part))
+    }
+
+    fn expect_none(&self) {
+        assert_eq!(*self.0.lock().unwrap(), Vec::<String>::new());
+    }
+}
+
+/// Starts a server with a limit, sends `request`, and expects that the server ends the connection with an error that
+/// contains `error`. Another client is served meanwhile.
+fn cut_off(request: &[u8], set: fn(Started) -> Started, error: &'static str) {
+    let request = request.to_vec();
+    run(move || async move {
+        let server = Server::start(set).await;
+        let mut client = server.connect().await;
+        client.write_all(&request).await.unwrap();
+        let mut other = server.connect().await;
+        other.write_all(get("/path").as_bytes()).await.unwrap();
+        assert_eq!(response(&mut other).await.1, b"/path");
+        until(|| server.errors.has(error)).await;
+        // The connection has ended, so this comes to an end too.
+        let _ = client.read_to_end(&mut Vec::new()).await;
+    });
+}
+
+// ---- a client of HTTP/1 ----
+
+fn get(path: &str) -> String {
+    format!("GET {path} HTTP/1.1\r\nhost: x\r\n\r\n")
+}
+
+fn post(path: &str, body: &str) -> String {
+    format!("POST {path} HTTP/1.1\r\nhost: x\r\ncontent-length: {}\r\n\r\n{body}", body.len())
+}
+
+/// Reads one response: its head, and the body that its headers announce.
+async fn response(stream: &mut (impl AsyncRead + Unpin)) -> (String, Vec<u8>) {
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        let mut byte = [0];
+        let n = stream.read(&mut byte).await.expect("the server answers");
+        let so_far = String::from_utf8_lossy(&head);
+        assert_eq!(n, 1, "the server closed the connection in the head of a response, after: {so_far:?}");
+        head.push(byte[0]);
+    }
+    let head = String::from_utf8(head).expect("a head in ASCII");
+    let header = |name| head.lines().find_map(|line| line.strip_prefix(name)).map(str::trim);
+    let mut body = Vec::new();
+    if let Some(length) = header("content-length:") {
+        body.resize(length.parse().expect("a length"), 0);
+        stream.read_exact(&mut body).await.expect("the whole body");
+    } else if header("transfer-encoding:") == Some("chunked") {
+        let mut rest = BufReader::new(stream);
+        loop {
+            let mut size = String::new();
+            rest.read_line(&mut size).await.expect("the size of a chunk");
+            let mut chunk = vec![0; usize::from_str_radix(size.trim(), 16).expect("a size") + 2];
+            rest.read_exact(&mut chunk).await.expect("a chunk");
+            match chunk.len() {
+                2 => break,
+                length => body.extend_from_slice(&chunk[..length - 2]),
+            }
+        }
+    }
+    (head, body)
+}
+
+async fn read_all(stream: &mut (impl AsyncRead + Unpin)) -> String {
+    let mut text = String::new();
+    stream.read_to_string(&mut text).await.expect("the server closes the connection");
+    text
+}
