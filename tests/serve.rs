@@ -3,6 +3,8 @@
 mod support;
 
 use std::cell::Cell;
+use std::error::Error;
+use std::fmt;
 use std::fs::File;
 use std::future::{pending, poll_fn};
 use std::io::{self, Read, Write};
@@ -18,13 +20,13 @@ use std::time::Duration;
 use futures_lite::future::poll_once;
 use kittiwake::io::{AsyncReadExt, AsyncWriteExt};
 use kittiwake::net::{
-    HandlerOutput, Report, Serve, ServeError, ShutdownSignal, TcpListener, TcpStream, serve, serve_local,
+    Failure, HandlerOutput, Report, Serve, ServeError, ShutdownSignal, TcpListener, TcpStream, serve, serve_local,
 };
 use kittiwake::task::JoinHandle;
 use kittiwake::time::sleep;
 use support::{
     PATIENCE, Wakes, count_of, counting_waker, in_own_process, open_reactor, own_address, panic_of, paused_runtime,
-    poll_with, run, run_paused, settle, sources, until, will_reset, within,
+    poll_with, reset, run, run_paused, settle, sources, until, will_reset, within,
 };
 
 // ---- counts and reports ----
@@ -119,6 +121,96 @@ fn panicking_on_error_is_contained() {
         }
         assert_eq!(server.end().await.panicked, 3);
     });
+}
+
+/// A failure has the error of its handler, with the type, the kind and the sources. So a log can leave out what it does
+/// not want, and print the causes of all else.
+#[test]
+fn failure_has_kind_and_sources() {
+    run(|| async {
+        let seen = Arc::new(Mutex::new(Vec::new()));
+        let log = {
+            let seen = seen.clone();
+            move |failure: &Failure<'_>| {
+                let cause = failure.source().map(ToString::to_string);
+                let is_query = matches!(failure.error(), Some(error) if error.is::<QueryFailed>());
+                let kind = failure.kind();
+                let line = (failure.peer().copied(), kind, cause, is_query, failure.is_disconnect());
+                seen.lock().unwrap().push(line);
+            }
+        };
+        let server = start(|stream, _| fail(stream), |serve| serve.on_error(log)).await;
+        let mut expected = Vec::new();
+        let outcomes = [
+            (b'i', io::ErrorKind::TimedOut, Some(io::Error::from(io::ErrorKind::TimedOut).to_string()), true, false),
+            (b's', io::ErrorKind::Other, None, false, false),
+            (b'p', io::ErrorKind::Other, None, false, false),
+            (b'r', io::ErrorKind::ConnectionReset, None, false, true),
+            (b'e', io::ErrorKind::UnexpectedEof, None, false, true),
+        ];
+        for (byte, kind, cause, is_query, is_disconnect) in outcomes {
+            let mut client = server.connect();
+            expected.push((Some(client.local_addr().unwrap()), kind, cause, is_query, is_disconnect));
+            client.write_all(&[byte]).expect("the client writes");
+            match byte {
+                b'e' => client.shutdown(std::net::Shutdown::Write).expect("the client closes"),
+                b'r' => {
+                    server.until_accepted(expected.len()).await;
+                    settle().await;
+                    reset(client);
+                }
+                _ => assert_eq!(read_all(client).await, b""),
+            }
+            until(|| seen.lock().unwrap().len() == expected.len()).await;
+        }
+        assert_eq!(*seen.lock().unwrap(), expected, "each failure must show the error of its handler");
+        assert_eq!(server.end().await.panicked, 1);
+    });
+}
+
+/// A failure and its sources together print each error once.
+#[test]
+fn failure_prints_each_error_once() {
+    let error = QueryFailed(io::Error::other("the wire is cut"));
+    let failure: Failure<'_, u8> = Failure::Handler { peer: 7, error: &error };
+    let sources = std::iter::successors(failure.source(), |&error| error.source());
+    let lines: Vec<_> = std::iter::once(failure.to_string()).chain(sources.map(ToString::to_string)).collect();
+    assert_eq!(lines, ["7: the query has failed", "the wire is cut"]);
+    let accept = io::Error::from_raw_os_error(libc::EMFILE);
+    let failure: Failure<'_, u8> = Failure::Accept(&accept);
+    assert_eq!((failure.peer(), failure.kind(), failure.is_disconnect()), (None, accept.kind(), false));
+    let accept = io::Error::from(io::ErrorKind::ConnectionReset);
+    let failure: Failure<'_, u8> = Failure::Accept(&accept);
+    assert!(!failure.is_disconnect(), "the listener has failed, and no client has gone away");
+}
+
+/// Fails in the way that the first byte of the client says.
+async fn fail(mut stream: TcpStream) -> Result<(), Box<dyn Error + Send + Sync>> {
+    let mut byte = [0];
+    stream.read_exact(&mut byte).await?;
+    match byte[0] {
+        b'i' => Err(Box::new(QueryFailed(io::ErrorKind::TimedOut.into()))),
+        b's' => Err("so it goes".into()),
+        b'p' => std::panic::resume_unwind(Box::new("the handler panicked")),
+        // The client closes or resets the connection.
+        _ => Ok(stream.read_exact(&mut byte).await?),
+    }
+}
+
+/// An error of a user's own, with a source.
+#[derive(Debug)]
+struct QueryFailed(io::Error);
+
+impl fmt::Display for QueryFailed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the query has failed")
+    }
+}
+
+impl Error for QueryFailed {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        Some(&self.0)
+    }
 }
 
 /// A report prints one line, and one more for each of the first ten connections that were open. A server prints it
@@ -863,7 +955,7 @@ async fn read_all(client: std::net::TcpStream) -> Vec<u8> {
 struct ErrorLog(Arc<Mutex<Vec<String>>>);
 
 impl ErrorLog {
-    fn listen(&self) -> impl Fn(&kittiwake::net::Failure<'_>) + Send + Sync + 'static {
+    fn listen(&self) -> impl Fn(&Failure<'_>) + Send + Sync + 'static {
         let errors = self.0.clone();
         move |error| errors.lock().unwrap().push(error.to_string())
     }

@@ -1,5 +1,7 @@
 //~ compiles
 use std::convert::Infallible;
+use std::error::Error;
+use std::fmt;
 use std::io;
 
 use kittiwake::net::{TcpListener, TcpStream, serve};
@@ -20,6 +22,39 @@ async fn endless(_: TcpStream) -> io::Result<Infallible> {
     }
 }
 
+async fn boxed(_: TcpStream) -> Result<(), Box<dyn Error + Send + Sync>> {
+    let port: u16 = "80".parse()?;
+    Err(format!("port {port} is closed"))?
+}
+
+#[derive(Debug)]
+struct Foreign;
+
+impl fmt::Display for Foreign {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("foreign")
+    }
+}
+
+impl Error for Foreign {}
+
+/// All that may be the error of a handler.
+async fn errors() -> io::Result<()> {
+    serve(listener().await, |stream, _| boxed(stream)).await?;
+    serve(listener().await, |_: TcpStream, _| async { Err::<(), _>("text") }).await?;
+    serve(listener().await, |_: TcpStream, _| async { Err::<(), _>(String::new()) }).await?;
+    serve(listener().await, |_: TcpStream, _| async { Err::<(), _>(Foreign) }).await?;
+    serve(listener().await, |_: TcpStream, _| async { Ok::<_, Infallible>(()) }).await?;
+    let server = serve(listener().await, |stream, _| copied(stream)).on_error(|failure| {
+        let foreign = failure.error().is_some_and(|error| error.is::<Foreign>());
+        if !foreign && failure.kind() != io::ErrorKind::TimedOut && !failure.is_disconnect() {
+            eprintln!("{:?}: {failure}", failure.peer());
+        }
+    });
+    server.await?;
+    Ok(())
+}
+
 async fn servers() -> io::Result<()> {
     serve(listener().await, |stream, _| copied(stream)).await?;
     serve(listener().await, |stream, _| endless(stream)).await?;
@@ -38,5 +73,5 @@ async fn servers() -> io::Result<()> {
 }
 
 fn main() {
-    let _ = servers();
+    let _ = (servers(), errors());
 }

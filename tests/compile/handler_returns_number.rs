@@ -1,5 +1,5 @@
 //~ says: a handler of `serve` cannot return `u64`
-//~ says: a handler returns `()`, `!`, or a `Result` whose error implements `Display`
+//~ says: a handler returns `()`, `!`, or a `Result` whose error converts into `Box<dyn Error + Send + Sync>`
 //~ never: sealed
 use kittiwake::net::{TcpListener, TcpStream, serve};
 

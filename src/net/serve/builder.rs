@@ -211,10 +211,11 @@ impl<L: Listener, H, F> Serve<L, H, F> {
     /// # async fn example() -> std::io::Result<()> {
     /// # let listener = kittiwake::net::TcpListener::bind("127.0.0.1:0").await?;
     /// let handler = |_stream, _peer| async { Err::<(), _>("we are closed") };
-    /// kittiwake::net::serve(listener, handler).on_error(|error| eprintln!("{error}")).await?;
+    /// kittiwake::net::serve(listener, handler).on_error(|failure| eprintln!("{failure}")).await?;
     /// # Ok(())
     /// # }
     /// ```
+    /// [`Failure`] shows how to leave out clients that have gone away.
     pub fn on_error(mut self, report: impl Fn(&Failure<'_, L::Addr>) + Send + Sync + 'static) -> Self {
         self.on_error = Some(Box::new(report));
         self

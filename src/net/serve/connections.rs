@@ -15,7 +15,7 @@
 //! * The server may start to wait ([`Connections::poll_below`]) while a connection ends. Both happen under the lock:
 //!   either the server sees the lower number, or the guard finds the waker.
 
-use std::fmt::Display;
+use std::error::Error;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
@@ -162,7 +162,7 @@ impl<A: Clone> Connections<A> {
     }
 
     /// Reports the error with which the handler of the connection at `key` has ended.
-    fn report_failure(&self, key: usize, error: &dyn Display) {
+    fn report_failure(&self, key: usize, error: &(dyn Error + Send + Sync + 'static)) {
         // The clone under the lock is foreign code, but `Listener::Addr` forbids it to block.
         let table = self.table.lock();
         let peer = table.open.get(key).map(|connection| connection.peer.clone());
@@ -257,7 +257,7 @@ impl<F: Future<Output: HandlerOutput>, A: Clone> Future for Handler<F, A> {
                 let result = output.into_result();
                 this.guard.state = if result.is_ok() { State::Served } else { State::Failed };
                 if let Err(error) = result {
-                    this.guard.connections.report_failure(this.guard.key, &error);
+                    this.guard.connections.report_failure(this.guard.key, &*error);
                 }
                 Poll::Ready(())
             }

@@ -1,11 +1,13 @@
 //! The values that a handler's future may return.
 
-use std::convert::Infallible;
-use std::fmt::Display;
+use std::error::Error;
 
-/// The output of a handler's future: `()`, `!`, or any `Result` whose error implements [`Display`].
+/// The output of a handler's future: `()`, `!`, or a `Result` whose error converts into `Box<dyn Error + Send + Sync>`.
 ///
 /// It is also the output of a future that [stops a server](super::Serve::with_graceful_shutdown).
+///
+/// Every error type that is `Send + Sync + 'static` converts, and so do `String`, `&str` and the boxes of the crates
+/// `anyhow` and `eyre`. `Box<dyn Error>` does not: write `Box<dyn Error + Send + Sync>`.
 ///
 /// `!` is the type of an `async` block that ends in an endless loop.
 ///
@@ -13,7 +15,9 @@ use std::fmt::Display;
 #[diagnostic::on_unimplemented(
     message = "a handler of `serve` cannot return `{Self}`",
     label = "the handler's future returns `{Self}`",
-    note = "a handler returns `()`, `!`, or a `Result` whose error implements `Display`",
+    note = "a handler returns `()`, `!`, or a `Result` whose error converts into `Box<dyn Error + Send + Sync>`",
+    note = "such an error is a string, or a type that implements `Error + Send + Sync`; in place of `Box<dyn Error>` \
+            write `Box<dyn Error + Send + Sync>`",
     note = "to ignore its value, end the handler's `async` block with a semicolon"
 )]
 pub trait HandlerOutput: sealed::Sealed {}
@@ -21,12 +25,12 @@ pub trait HandlerOutput: sealed::Sealed {}
 // One for each type: for an implementation for all types, the compiler would name the private trait in its errors.
 impl HandlerOutput for () {}
 impl HandlerOutput for <fn() -> ! as Function>::Output {}
-impl<T, E: Display> HandlerOutput for Result<T, E> {}
+// The compiler would name `From` in its errors, and not what a handler may return.
+#[diagnostic::do_not_recommend]
+impl<T, E: Into<BoxError>> HandlerOutput for Result<T, E> {}
 
 impl sealed::Sealed for () {
-    type Error = Infallible;
-
-    fn into_result(self) -> Result<(), Infallible> {
+    fn into_result(self) -> Result<(), BoxError> {
         Ok(())
     }
 }
@@ -34,29 +38,25 @@ impl sealed::Sealed for () {
 // The type `!`: stable Rust can only name it as the return type of a function. `Infallible` is no output of its own,
 // because it is planned to become the same type.
 impl sealed::Sealed for <fn() -> ! as Function>::Output {
-    type Error = Infallible;
-
-    fn into_result(self) -> Result<(), Infallible> {
+    fn into_result(self) -> Result<(), BoxError> {
         self
     }
 }
 
-impl<T, E: Display> sealed::Sealed for Result<T, E> {
-    type Error = E;
-
-    fn into_result(self) -> Result<(), E> {
-        self.map(drop)
+#[diagnostic::do_not_recommend]
+impl<T, E: Into<BoxError>> sealed::Sealed for Result<T, E> {
+    fn into_result(self) -> Result<(), BoxError> {
+        self.map(drop).map_err(Into::into)
     }
 }
 
+/// The error of a handler.
+pub(super) type BoxError = Box<dyn Error + Send + Sync>;
+
 pub(super) mod sealed {
-    use std::fmt::Display;
-
     pub trait Sealed {
-        type Error: Display;
-
         /// Turns the output into success or the handler's error.
-        fn into_result(self) -> Result<(), Self::Error>;
+        fn into_result(self) -> Result<(), super::BoxError>;
     }
 }
 

@@ -3,6 +3,7 @@
 use std::error::Error;
 use std::fmt;
 use std::io;
+use std::iter;
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -72,7 +73,12 @@ impl<A> fmt::Display for ServeError<A> {
     }
 }
 
-impl<A: fmt::Debug> Error for ServeError<A> {}
+impl<A: fmt::Debug> Error for ServeError<A> {
+    /// The source of the [`error`](ServeError::error), whose own text is in that of this one.
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        self.error.source()
+    }
+}
 
 impl<A> From<ServeError<A>> for io::Error {
     fn from(error: ServeError<A>) -> Self {
@@ -83,6 +89,26 @@ impl<A> From<ServeError<A>> for io::Error {
 /// A failure that [`on_error`](super::Serve::on_error) receives.
 ///
 /// It costs one connection, or some time. Only an [`Accept`](Failure::Accept) error may also end the server.
+///
+/// `Display` prints the address of the client and the error. [`Error::source`] is the source of that error, so a logger
+/// that follows the sources prints each error once.
+///
+/// # Examples
+/// Most failures of a busy server are clients that have gone away. A log without them shows the others:
+/// ```
+/// use kittiwake::net::Failure;
+///
+/// fn log(failure: &Failure<'_>) {
+///     if !failure.is_disconnect() {
+///         eprintln!("{failure}");
+///     }
+/// }
+/// # fn example(listener: kittiwake::net::TcpListener) {
+/// # let handler = |_stream, _peer| async {};
+/// let server = kittiwake::net::serve(listener, handler).on_error(log);
+/// # drop(server);
+/// # }
+/// ```
 #[non_exhaustive]
 pub enum Failure<'a, A = SocketAddr> {
     /// Accepting failed, mostly for lack of descriptors or memory. The server tries again by itself. If the error is
@@ -93,13 +119,55 @@ pub enum Failure<'a, A = SocketAddr> {
         /// The address of the handler's client.
         peer: A,
         /// The handler's error.
-        error: &'a dyn fmt::Display,
+        error: &'a (dyn Error + Send + Sync + 'static),
     },
     /// A handler panicked. The panic hook has received the message.
     Panic {
         /// The address of the handler's client.
         peer: A,
     },
+}
+
+impl<'a, A> Failure<'a, A> {
+    /// The error of the listener or of the handler. `None` after a panic.
+    ///
+    /// The caller can downcast it to the type that the handler has returned.
+    pub fn error(&self) -> Option<&'a (dyn Error + Send + Sync + 'static)> {
+        match self {
+            Self::Accept(error) => Some(*error),
+            Self::Handler { error, .. } => Some(*error),
+            Self::Panic { .. } => None,
+        }
+    }
+
+    /// The kind of the first [`io::Error`] among the [error](Failure::error) and its sources.
+    /// [`Other`](io::ErrorKind::Other) if none of them is an `io::Error`.
+    pub fn kind(&self) -> io::ErrorKind {
+        let first = self.error().map(|error| error as &(dyn Error + 'static));
+        let mut chain = iter::successors(first, |&error| error.source());
+        chain.find_map(|error| error.downcast_ref::<io::Error>()).map_or(io::ErrorKind::Other, io::Error::kind)
+    }
+
+    /// The address of the handler's client. `None` for [`Accept`](Failure::Accept).
+    pub fn peer(&self) -> Option<&A> {
+        match self {
+            Self::Accept(_) => None,
+            Self::Handler { peer, .. } | Self::Panic { peer } => Some(peer),
+        }
+    }
+
+    /// Whether a handler has ended with the error of a connection that its peer has closed or reset.
+    ///
+    /// The [kind](Failure::kind) is then `ConnectionReset`, `ConnectionAborted`, `BrokenPipe`, `NotConnected` or
+    /// `UnexpectedEof`. The connection is mostly that of the client. But a handler may also pass on such an error of a
+    /// connection that it has made, for example to a database.
+    pub fn is_disconnect(&self) -> bool {
+        use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, NotConnected, UnexpectedEof};
+        let is_handlers = matches!(self, Self::Handler { .. });
+        let is_end =
+            |kind| matches!(kind, BrokenPipe | ConnectionAborted | ConnectionReset | NotConnected | UnexpectedEof);
+        is_handlers && is_end(self.kind())
+    }
 }
 
 impl<A: fmt::Debug> fmt::Display for Failure<'_, A> {
@@ -118,4 +186,9 @@ impl<A: fmt::Debug> fmt::Debug for Failure<'_, A> {
     }
 }
 
-impl<A: fmt::Debug> Error for Failure<'_, A> {}
+impl<A: fmt::Debug> Error for Failure<'_, A> {
+    /// The source of the [error](Failure::error), whose own text is in that of the failure.
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        self.error()?.source()
+    }
+}
