@@ -12,7 +12,7 @@ use kittiwake::io::{
     BufReader, CopyBidirectional, CopyError, DuplexStream, FillBuf, Lines, ReadLine, ReadUntil, SkipUntil, Split,
 };
 use kittiwake::net::{
-    Incoming, IntoIncoming, OwnedReadHalf, OwnedWriteHalf, ReadHalf, Report, Serve, ServeError, Serving,
+    Incoming, IntoIncoming, OwnedReadHalf, OwnedWriteHalf, ReadHalf, Report, Serve, ServeError, ServeStats, Serving,
     ShutdownSignal, TcpListener, TcpSocket, TcpStream, UdpSocket, UnixDatagram, UnixListener, UnixStream, WriteHalf,
 };
 use kittiwake::runtime::{Builder, Handle, Metrics, Runtime, ShutdownTimeout};
@@ -37,8 +37,8 @@ fn servers_are_send() {
     type Handler = fn(TcpStream, SocketAddr) -> Ready<()>;
     fn send<T: Send>() {}
     send::<(Serve<TcpListener, Handler, Ready<()>>, Serving<TcpListener, Handler, Ready<()>>)>();
-    send_and_sync::<(ShutdownSignal, Report, ServeError)>();
-    unwind_safe::<(ShutdownSignal, Report)>();
+    send_and_sync::<(ShutdownSignal, Report, ServeError, ServeStats)>();
+    unwind_safe::<(ShutdownSignal, Report, ServeStats)>();
     unpin::<(Serving<TcpListener, Handler, PhantomPinned>, ShutdownSignal)>();
 }
 

@@ -20,7 +20,8 @@ use std::time::Duration;
 use futures_lite::future::poll_once;
 use kittiwake::io::{AsyncReadExt, AsyncWriteExt};
 use kittiwake::net::{
-    Failure, HandlerOutput, Report, Serve, ServeError, ShutdownSignal, TcpListener, TcpStream, serve, serve_local,
+    Failure, HandlerOutput, Report, Serve, ServeError, ServeStats, ShutdownSignal, TcpListener, TcpStream, serve,
+    serve_local,
 };
 use kittiwake::task::JoinHandle;
 use kittiwake::time::sleep;
@@ -120,6 +121,50 @@ fn panicking_on_error_is_contained() {
             assert_eq!(read_all(server.connect()).await, b"");
         }
         assert_eq!(server.end().await.panicked, 3);
+    });
+}
+
+/// The counts of a running server are read on any thread, and are those of the report in the end.
+#[test]
+fn stats_count_while_server_runs() {
+    run(|| async {
+        let server = start(|stream, _| fail(stream), |serve| serve).await;
+        let stats = server.stats.clone();
+        let counts = |stats: &ServeStats| {
+            let ended = (stats.served(), stats.failed(), stats.panicked());
+            (stats.accepted(), stats.open(), ended)
+        };
+        assert_eq!(counts(&stats), (0, 0, (0, 0, 0)));
+        let mut clients: Vec<_> = (0..4).map(|_| server.connect()).collect();
+        until(|| stats.open() == 4).await;
+        let elsewhere = kittiwake::spawn_blocking(move || counts(&stats)).await.expect("the closure does not panic");
+        assert_eq!(elsewhere, (4, 4, (0, 0, 0)));
+        let requests = [("s", (4, 3, (0, 1, 0))), ("p", (4, 2, (0, 1, 1))), ("ok", (4, 1, (1, 1, 1)))];
+        for (request, expected) in requests {
+            let mut client = clients.pop().expect("a client");
+            client.write_all(request.as_bytes()).expect("the client writes");
+            assert_eq!(read_all(client).await, b"");
+            // The handler's socket closes before the connection leaves the table.
+            until(|| server.stats.open() == expected.1).await;
+            assert_eq!(counts(&server.stats), expected, "after {request:?}");
+        }
+        let stats = server.stats.clone();
+        drop(clients);
+        let report = server.end().await;
+        assert_eq!(counts(&stats), (4, 0, (report.served, report.failed, report.panicked)));
+        assert_eq!(report.failed, 2);
+    });
+}
+
+/// A connection that a server aborts is not open any more, and the report has it.
+#[test]
+fn aborted_connections_leave_the_stats() {
+    run(|| async {
+        let server = start(|stream, _| hold(stream), |serve| serve.drain_timeout(Duration::ZERO)).await;
+        let (stats, _client) = (server.stats.clone(), server.connect());
+        until(|| stats.open() == 1).await;
+        let report = server.end().await;
+        assert_eq!((stats.accepted(), stats.open(), report.open.len()), (1, 0, 1));
     });
 }
 
@@ -745,6 +790,7 @@ fn descriptor_exhaustion_refuses_clients() {
                 let start = kittiwake::time::Instant::now();
                 sleep(Duration::from_secs(10)).await;
                 let calls = errors.len();
+                assert_eq!(server.stats.refused(), 100 * round as u64, "the clients are refused while it runs");
                 assert!(calls <= 18 * round, "{calls} reports in {:?} and {round} rounds", start.elapsed());
                 for mut client in clients {
                     client.set_nonblocking(true).expect("set_nonblocking");
@@ -877,6 +923,7 @@ struct Server {
     task: JoinHandle<Result<Report, ServeError>>,
     /// Counts the calls of the handler. The server's future is inside a task and cannot be asked.
     calls: Arc<AtomicUsize>,
+    stats: ServeStats,
 }
 
 async fn start<H, F>(
@@ -897,8 +944,9 @@ where
         handler(stream, peer)
     };
     let handler: Box<dyn Fn(TcpStream, SocketAddr) -> F + Send> = Box::new(handler);
-    let serving = build(serve(listener, handler).with_shutdown(&shutdown)).into_future();
-    Server { address, shutdown, task: kittiwake::spawn(serving), calls }
+    let serve = build(serve(listener, handler).with_shutdown(&shutdown));
+    let stats = serve.stats();
+    Server { address, shutdown, task: kittiwake::spawn(serve), calls, stats }
 }
 
 impl Server {

@@ -83,7 +83,7 @@ pub use addr_error::AddrError;
 pub use halves::{OwnedReadHalf, OwnedWriteHalf, ReadHalf, ReuniteError, WriteHalf};
 pub use incoming::{Incoming, IntoIncoming};
 pub use listener::Listener;
-pub use serve::{Failure, HandlerOutput, Open, Report, Serve, ServeError, Serving, serve, serve_local};
+pub use serve::{Failure, HandlerOutput, Open, Report, Serve, ServeError, ServeStats, Serving, serve, serve_local};
 pub use shutdown::ShutdownSignal;
 pub use std::net::Shutdown;
 pub use tcp::{TcpKeepalive, TcpListener, TcpSocket, TcpStream};

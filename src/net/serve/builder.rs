@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::io;
+use std::sync::Arc;
 
 use super::connections::OnError;
 use super::output::HandlerOutput;
@@ -9,6 +10,7 @@ use super::output::sealed::Sealed as _;
 use super::report::{Failure, Report, ServeError};
 use super::server::{Options, Serving, Signal};
 use super::service::Placement;
+use super::stats::{Counts, ServeStats};
 use crate::net::listener::Listener;
 use crate::net::shutdown::ShutdownSignal;
 use crate::net::tcp::TcpStream;
@@ -65,6 +67,7 @@ pub struct Serve<L: Listener, H, F> {
     placement: Placement<F, L::Addr>,
     prepare: Option<fn(&L::Stream)>,
     on_error: Option<OnError<L::Addr>>,
+    counts: Arc<Counts>,
     options: Options,
 }
 
@@ -72,7 +75,7 @@ impl<L: Listener, H, F> Serve<L, H, F> {
     pub(super) fn new(listener: L, handler: H, placement: Placement<F, L::Addr>) -> Self {
         let (max_connections, drain_timeout) = (usize::MAX, DRAIN_TIMEOUT);
         let options = Options { max_connections, drain_timeout, graceful: None, immediate: None, shutdown: None };
-        Self { listener, handler, placement, prepare: None, on_error: None, options }
+        Self { listener, handler, placement, prepare: None, on_error: None, counts: Arc::default(), options }
     }
 
     /// The same server with another handler, which runs on all workers.
@@ -220,6 +223,33 @@ impl<L: Listener, H, F> Serve<L, H, F> {
         self.on_error = Some(Box::new(report));
         self
     }
+
+    /// The counts of this server. They are all 0 until it runs.
+    ///
+    /// # Examples
+    /// ```
+    /// use kittiwake::net::{ShutdownSignal, TcpListener, TcpStream, serve};
+    ///
+    /// # kittiwake::block_on(async {
+    /// let listener = TcpListener::bind("127.0.0.1:0").await?;
+    /// let address = listener.local_addr()?;
+    /// let shutdown = ShutdownSignal::new();
+    /// let server = serve(listener, |_stream, _peer| async {}).with_shutdown(&shutdown);
+    /// let stats = server.stats();
+    /// let server = kittiwake::spawn(server);
+    /// let _client = TcpStream::connect(address).await?;
+    /// while stats.served() == 0 {
+    ///     kittiwake::task::yield_now().await;
+    /// }
+    /// assert_eq!((stats.accepted(), stats.open()), (1, 0));
+    /// shutdown.trigger();
+    /// assert_eq!(server.await??.served, stats.served());
+    /// # std::io::Result::Ok(())
+    /// # }).unwrap();
+    /// ```
+    pub fn stats(&self) -> ServeStats {
+        ServeStats::new(&self.counts)
+    }
 }
 
 /// The future of a user that stops the server. Its error is that of the server.
@@ -245,7 +275,8 @@ where
     type IntoFuture = Serving<L, H, F>;
 
     fn into_future(self) -> Serving<L, H, F> {
-        Serving::new(self.listener, self.handler, self.placement, self.prepare, self.on_error, self.options)
+        let Self { listener, handler, placement, prepare, on_error, counts, options } = self;
+        Serving::new(listener, handler, placement, prepare, on_error, counts, options)
     }
 }
 

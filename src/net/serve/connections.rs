@@ -27,6 +27,7 @@ use slab::Slab;
 use super::output::HandlerOutput;
 use super::output::sealed::Sealed as _;
 use super::report::{Failure, Open, Report};
+use super::stats::Counts;
 use crate::sync::contain_all;
 use crate::task::AbortHandle;
 use crate::time::Instant;
@@ -45,8 +46,8 @@ struct Table<A> {
     by_worker: Vec<usize>,
     /// The worker that [`Connections::least_loaded`] returned last.
     last_worker: usize,
-    /// The numbers of the report. Its list of open connections stays empty: [`Connections::close`] makes that list.
-    report: Report<A>,
+    /// The numbers of the report, which [`ServeStats`](super::ServeStats) reads without the lock.
+    counts: Arc<Counts>,
     /// The server's waker, while it waits until fewer than `below` connections are open.
     waiter: Option<Waker>,
     below: usize,
@@ -61,10 +62,9 @@ struct Connection<A> {
 }
 
 impl<A: Clone> Connections<A> {
-    pub(super) fn new(on_error: Option<OnError<A>>) -> Self {
-        let report = Report { accepted: 0, served: 0, failed: 0, panicked: 0, refused: 0, open: Vec::new() };
+    pub(super) fn new(on_error: Option<OnError<A>>, counts: Arc<Counts>) -> Self {
         let (open, by_worker) = (Slab::new(), vec![0]);
-        let table = Table { open, by_worker, last_worker: 0, report, waiter: None, below: 0 };
+        let table = Table { open, by_worker, last_worker: 0, counts, waiter: None, below: 0 };
         Self { on_error, table: Mutex::new(table) }
     }
 
@@ -82,7 +82,7 @@ impl<A: Clone> Connections<A> {
 
     /// The number of connections that were ever inserted.
     pub(super) fn accepted(&self) -> u64 {
-        self.table.lock().report.accepted
+        self.table.lock().counts.accepted.get()
     }
 
     /// Returns the worker with the fewest open connections. Among equals it takes the next one in turn: otherwise a
@@ -103,16 +103,17 @@ impl<A: Clone> Connections<A> {
     pub(super) fn insert(self: &Arc<Self>, peer: A, worker: usize) -> Guard<A> {
         let connection = Connection { peer, worker, since: Instant::now(), abort: None };
         let mut table = self.table.lock();
-        table.report.accepted += 1;
         table.by_worker[worker] += 1;
         let key = table.open.insert(connection);
+        table.counts.accepted.increment();
+        table.counts.set_open(table.open.len());
         drop(table);
         Guard { connections: self.clone(), key, state: State::Running }
     }
 
     /// Counts a connection that was closed at once.
     pub(super) fn refuse(&self) {
-        self.table.lock().report.refused += 1;
+        self.table.lock().counts.refused.increment();
     }
 
     /// Stores how to abort the handler of the connection at `key`, unless the handler has ended.
@@ -146,19 +147,20 @@ impl<A: Clone> Connections<A> {
         let mut table = self.table.lock();
         let connections = std::mem::take(&mut table.open);
         let unused = table.waiter.take();
-        let Report { accepted, served, failed, panicked, refused, .. } = table.report;
+        table.counts.set_open(0);
+        let mut report = table.counts.report();
         drop(table);
         drop(unused);
+        report.open.reserve(connections.len());
         let now = Instant::now();
-        let mut open = Vec::with_capacity(connections.len());
         for (_, connection) in connections {
-            open.push(Open { peer: connection.peer, age: now - connection.since });
+            report.open.push(Open { peer: connection.peer, age: now - connection.since });
             if let Some(abort) = connection.abort {
                 abort.abort();
             }
         }
-        open.sort_by_key(|open| std::cmp::Reverse(open.age));
-        Report { accepted, served, failed, panicked, refused, open }
+        report.open.sort_by_key(|open| std::cmp::Reverse(open.age));
+        report
     }
 
     /// Reports the error with which the handler of the connection at `key` has ended.
@@ -207,12 +209,13 @@ impl<A: Clone> Drop for Guard<A> {
         // If there is no entry, the server has ended and has counted the connection as open.
         let Some(connection) = table.open.try_remove(self.key) else { return };
         table.by_worker[connection.worker] -= 1;
-        let report = &mut table.report;
+        let counts = &table.counts;
+        counts.set_open(table.open.len());
         match self.state {
-            _ if panicked => report.panicked += 1,
-            State::Served => report.served += 1,
+            _ if panicked => counts.panicked.increment(),
+            State::Served => counts.served.increment(),
             // A handler that is dropped as `Waiting` was ended by its runtime, while its server runs on in another one.
-            _ => report.failed += 1,
+            _ => counts.failed.increment(),
         }
         let waiter = if table.open.len() < table.below { table.waiter.take() } else { None };
         drop(table);

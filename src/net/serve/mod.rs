@@ -36,11 +36,13 @@ mod accept_backoff;
 mod connections;
 mod output;
 mod report;
+mod stats;
 
 pub use builder::Serve;
 pub use output::HandlerOutput;
 pub use report::{Failure, Open, Report, ServeError};
 pub use server::Serving;
+pub use stats::ServeStats;
 
 use super::listener::Listener;
 use service::Placement;

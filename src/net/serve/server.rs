@@ -22,6 +22,7 @@ use super::connections::{Connections, OnError};
 use super::output::HandlerOutput;
 use super::report::{Report, ServeError};
 use super::service::{Placement, Service};
+use super::stats::Counts;
 use crate::net::listener::Listener;
 use crate::net::shutdown::ShutdownSignal;
 use crate::time::{Duration, Sleep, sleep};
@@ -85,10 +86,11 @@ impl<L: Listener, H, F> Serving<L, H, F> {
         placement: Placement<F, L::Addr>,
         prepare: Option<fn(&L::Stream)>,
         on_error: Option<OnError<L::Addr>>,
+        counts: Arc<Counts>,
         options: Options,
     ) -> Self {
         let phase = Phase::Accepting { acceptor: Acceptor::new(listener) };
-        let connections = Arc::new(Connections::new(on_error));
+        let connections = Arc::new(Connections::new(on_error, counts));
         Self { phase, service: Service { handler, placement, prepare, connections }, options }
     }
 
