@@ -12,8 +12,9 @@ use kittiwake::io::{
     BufReader, CopyBidirectional, CopyError, DuplexStream, FillBuf, Lines, ReadLine, ReadUntil, SkipUntil, Split,
 };
 use kittiwake::net::{
-    Incoming, IntoIncoming, OwnedReadHalf, OwnedWriteHalf, ReadHalf, Report, Serve, ServeError, ServeStats, Serving,
-    ShutdownSignal, TcpListener, TcpSocket, TcpStream, UdpSocket, UnixDatagram, UnixListener, UnixStream, WriteHalf,
+    Incoming, IncomingWithPeer, IntoIncoming, IntoIncomingWithPeer, OwnedReadHalf, OwnedWriteHalf, ReadHalf, Report,
+    Serve, ServeError, ServeStats, Serving, ShutdownSignal, TcpListener, TcpSocket, TcpStream, UdpSocket, UnixDatagram,
+    UnixListener, UnixStream, WriteHalf,
 };
 use kittiwake::runtime::{Builder, Handle, Metrics, Runtime, ShutdownTimeout};
 use kittiwake::signal::unix::{Signal, SignalKind};
@@ -29,6 +30,7 @@ fn unpin<T: Unpin>() {}
 fn sockets_are_send_and_sync() {
     send_and_sync::<(TcpListener, TcpStream, UnixListener, UnixStream, OwnedReadHalf, OwnedWriteHalf)>();
     send_and_sync::<(ReadHalf<'_>, WriteHalf<'_>, Incoming<'_, TcpListener>, IntoIncoming<TcpListener>)>();
+    send_and_sync::<(IncomingWithPeer<'_, TcpListener>, IntoIncomingWithPeer<TcpListener>)>();
 }
 
 /// Servers are `Send`, and their shutdowns and reports are `Sync` too.
@@ -82,6 +84,7 @@ fn public_types_are_unwind_safe() {
     unwind_safe::<(Runtime, Handle, JoinHandle<u8>, JoinSet<u8>, AbortHandle, Signal)>();
     unwind_safe::<(TcpListener, TcpStream, UnixListener, UnixStream)>();
     unwind_safe::<(UdpSocket, UnixDatagram, TcpSocket, Incoming<'_, TcpListener>, IntoIncoming<TcpListener>)>();
+    unwind_safe::<(IncomingWithPeer<'_, TcpListener>, IntoIncomingWithPeer<TcpListener>)>();
     unwind_safe::<(AsyncFd<OwnedFd>, Stdin, Stdout, Stderr, CopyBidirectional<TcpStream, TcpStream>)>();
     unwind_safe::<(DuplexStream, io::ReadHalf<DuplexStream>, io::WriteHalf<DuplexStream>)>();
 }

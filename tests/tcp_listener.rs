@@ -115,6 +115,35 @@ fn incoming_never_ends() {
     });
 }
 
+/// `incoming_with_peer` gives each connection with the address of its own peer, and keeps no waker.
+#[test]
+fn incoming_with_peer_names_each_peer() {
+    run(|| async {
+        let (listener, address) = listener().await;
+        let mut incoming = listener.incoming_with_peer();
+        let (waker, wakes) = counting_waker();
+        assert!(
+            incoming.poll_next(&mut std::task::Context::from_waker(&waker)).is_pending(),
+            "no client has connected"
+        );
+        drop((incoming, waker));
+        assert_eq!(Arc::strong_count(&wakes), 1, "a dropped stream must release its waker");
+        let clients: Vec<_> = (0..4).map(|_| connect_std(address)).collect();
+        let mut accepted = Vec::new();
+        for _ in &clients[..2] {
+            accepted.push(listener.incoming_with_peer().next().await.expect("the stream never ends").expect("accept"));
+        }
+        let mut owning = listener.into_incoming_with_peer();
+        for _ in &clients[2..] {
+            accepted.push(owning.next().await.expect("the stream never ends").expect("accept"));
+        }
+        for ((stream, peer), client) in accepted.iter().zip(&clients) {
+            assert_eq!((*peer, stream.peer_addr().expect("peer_addr")), (local(client), local(client)));
+        }
+        assert_eq!(owning.into_inner().local_addr().expect("the listener's address"), address);
+    });
+}
+
 /// The reserve is a file of its own, so that closing it makes room for a connection also if the system has too many open
 /// files. It is close-on-exec, or a child process would keep the file open.
 #[test]

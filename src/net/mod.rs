@@ -81,7 +81,7 @@ mod unix;
 pub use addr::{ToSocketAddrs, lookup_host};
 pub use addr_error::AddrError;
 pub use halves::{OwnedReadHalf, OwnedWriteHalf, ReadHalf, ReuniteError, WriteHalf};
-pub use incoming::{Incoming, IntoIncoming};
+pub use incoming::{Incoming, IncomingWithPeer, IntoIncoming, IntoIncomingWithPeer};
 pub use listener::Listener;
 pub use serve::{Failure, HandlerOutput, Open, Report, Serve, ServeError, ServeStats, Serving, serve, serve_local};
 pub use shutdown::ShutdownSignal;

@@ -10,7 +10,7 @@ use std::task::{Context, Poll};
 use socket2::{Domain, Type};
 
 use super::stream::TcpStream;
-use crate::net::incoming::{Incoming, IntoIncoming};
+use crate::net::incoming::{Incoming, IncomingWithPeer, IntoIncoming, IntoIncomingWithPeer};
 use crate::net::listen::{Accepts, ListenSocket, Listening};
 use crate::net::listener::Listener;
 use crate::net::methods::{impl_fd, impl_listener, impl_readiness};
@@ -241,6 +241,51 @@ impl TcpListener {
     /// ```
     pub fn into_incoming(self) -> IntoIncoming<Self> {
         IntoIncoming::new(self)
+    }
+
+    /// The connections and the addresses of their peers, as a [`Stream`](crate::stream::Stream) that never ends.
+    ///
+    /// Apart from the addresses it is like [`incoming`](TcpListener::incoming).
+    ///
+    /// # Examples
+    /// ```
+    /// use kittiwake::net::{TcpListener, TcpStream};
+    /// use kittiwake::stream::StreamExt;
+    ///
+    /// # kittiwake::block_on(async {
+    /// let listener = TcpListener::bind("127.0.0.1:0").await?;
+    /// let client = kittiwake::spawn(TcpStream::connect(listener.local_addr()?));
+    /// let (_stream, peer) = listener.incoming_with_peer().next().await.unwrap()?;
+    /// assert_eq!(peer, client.await.unwrap()?.local_addr()?);
+    /// # std::io::Result::Ok(())
+    /// # }).unwrap();
+    /// ```
+    pub fn incoming_with_peer(&self) -> IncomingWithPeer<'_, Self> {
+        IncomingWithPeer::new(self)
+    }
+
+    /// The connections and the addresses of their peers, as a [`Stream`](crate::stream::Stream) that never ends and owns
+    /// the listener.
+    ///
+    /// Apart from that it is like [`incoming`](TcpListener::incoming).
+    ///
+    /// # Examples
+    /// ```
+    /// use kittiwake::net::{TcpListener, TcpStream};
+    /// use kittiwake::stream::StreamExt;
+    ///
+    /// # kittiwake::block_on(async {
+    /// let listener = TcpListener::bind("127.0.0.1:0").await?;
+    /// let client = kittiwake::spawn(TcpStream::connect(listener.local_addr()?));
+    /// let mut connections = listener.into_incoming_with_peer();
+    /// let accepting = kittiwake::spawn(async move { connections.next().await.unwrap() });
+    /// let (_stream, peer) = accepting.await.unwrap()?;
+    /// assert_eq!(peer, client.await.unwrap()?.local_addr()?);
+    /// # std::io::Result::Ok(())
+    /// # }).unwrap();
+    /// ```
+    pub fn into_incoming_with_peer(self) -> IntoIncomingWithPeer<Self> {
+        IntoIncomingWithPeer::new(self)
     }
 
     /// The address it listens on.

@@ -12,7 +12,7 @@ use socket2::{Domain, SockRef, Type};
 
 use super::addr::{bind_failed, from_path};
 use super::stream::UnixStream;
-use crate::net::incoming::{Incoming, IntoIncoming};
+use crate::net::incoming::{Incoming, IncomingWithPeer, IntoIncoming, IntoIncomingWithPeer};
 use crate::net::listen::{Accepts, ListenSocket, Listening};
 use crate::net::listener::Listener;
 use crate::net::methods::{impl_fd, impl_listener, impl_readiness};
@@ -175,6 +175,17 @@ impl UnixListener {
     /// The connections as a [`Stream`](crate::stream::Stream) that never ends and owns the listener.
     pub fn into_incoming(self) -> IntoIncoming<Self> {
         IntoIncoming::new(self)
+    }
+
+    /// The connections and the addresses of their peers, as a [`Stream`](crate::stream::Stream) that never ends.
+    pub fn incoming_with_peer(&self) -> IncomingWithPeer<'_, Self> {
+        IncomingWithPeer::new(self)
+    }
+
+    /// The connections and the addresses of their peers, as a [`Stream`](crate::stream::Stream) that never ends and owns
+    /// the listener.
+    pub fn into_incoming_with_peer(self) -> IntoIncomingWithPeer<Self> {
+        IntoIncomingWithPeer::new(self)
     }
 
     /// The address it listens on.
