@@ -2,6 +2,7 @@
 //! `cargo run --release --features hyper,listenfd --example web [--workers N] [FOLDER [ADDRESS]]`, then
 //! `curl http://127.0.0.1:8080/`. Further paths: `/slow` takes a second, and `POST /echo` sends its body back.
 
+use std::error::Error;
 use std::fs::File;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
@@ -54,7 +55,13 @@ async fn serve(folder: &str, address: &str) -> io::Result<Report> {
     };
     println!("web: listening on {}", listener.local_addr()?);
     let server = kittiwake::hyper::serve(listener, service_fn(move |request| answer(request, folder.clone())));
-    let server = server.max_connections(10_000).on_error(|error| eprintln!("web: {error}"));
+    // Clients that leave are no news. The others are shown with the reasons of their errors.
+    let server = server.max_connections(10_000).on_error(|failure| {
+        if !failure.is_disconnect() {
+            let source = failure.source().map(|source| format!(": {source}"));
+            eprintln!("web: {failure}{}", source.unwrap_or_default());
+        }
+    });
     Ok(server.with_graceful_shutdown(signal::terminate()).await?)
 }
 

@@ -21,7 +21,7 @@ use hyper::service::Service;
 use hyper::{Request, Response, StatusCode, Version};
 use kittiwake::hyper::{Executor, Io, Serve, serve, serve_with};
 use kittiwake::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWriteExt, BufReader};
-use kittiwake::net::{Failure, Report, ServeError, ShutdownSignal, TcpListener, TcpStream};
+use kittiwake::net::{Failure, Report, ServeError, ServeStats, ShutdownSignal, TcpListener, TcpStream};
 use kittiwake::task::JoinHandle;
 use kittiwake::time::{Instant, sleep, timeout};
 use support::{listener, pattern, run, settle, until};
@@ -44,6 +44,7 @@ fn keep_alive_answers_in_order() {
         client.write_all((get("/path/3") + &get("/path/4")).as_bytes()).await.unwrap();
         assert_eq!(response(&mut client).await.1, b"/path/3");
         assert_eq!(response(&mut client).await.1, b"/path/4");
+        assert_eq!((server.stats.open(), server.stats.accepted()), (1, 1));
         drop(client);
         assert_eq!(server.end().await.served, 1);
     });
@@ -464,6 +465,7 @@ struct Server {
     shutdown: ShutdownSignal,
     errors: Errors,
     service: TestService,
+    stats: ServeStats,
     server: JoinHandle<Result<Report, ServeError>>,
 }
 
@@ -473,8 +475,9 @@ impl Server {
         let (shutdown, errors, service) = (ShutdownSignal::new(), Errors::default(), TestService::default());
         let clone = service.clone();
         let server = serve_with(listener, Box::new(move |_| clone.clone()) as Box<dyn Fn(_) -> _ + Send>);
-        let server = kittiwake::spawn(set(server).with_shutdown(&shutdown).on_error(errors.listen()));
-        Self { address, shutdown, errors, service, server }
+        let server = set(server).with_shutdown(&shutdown).on_error(errors.listen());
+        let stats = server.stats();
+        Self { address, shutdown, errors, service, stats, server: kittiwake::spawn(server) }
     }
 
     async fn connect(&self) -> TcpStream {

@@ -18,7 +18,9 @@ use super::connection::{self, BoxError, Options};
 use super::deadline::Limits;
 use super::executor::Executor;
 use super::timer::Timer;
-use crate::net::{self, Failure, HandlerOutput, Listener, Report, ServeError, ShutdownSignal, TcpStream, UnixStream};
+use crate::net::{
+    self, Failure, HandlerOutput, Listener, Report, ServeError, ServeStats, ShutdownSignal, TcpStream, UnixStream,
+};
 use crate::time::{Duration, timeout};
 
 /// The default of [`Serve::handshake_timeout`].
@@ -336,6 +338,11 @@ impl<L: Listener, M, H> Serve<L, M, H> {
     pub fn on_error(mut self, report: impl Fn(&Failure<'_, L::Addr>) + Send + Sync + 'static) -> Self {
         self.server = self.server.on_error(report);
         self
+    }
+
+    /// The counts of connections of this server: see [`net::Serve::stats`](crate::net::Serve::stats).
+    pub fn stats(&self) -> ServeStats {
+        self.server.stats()
     }
 }
 

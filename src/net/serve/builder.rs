@@ -85,8 +85,8 @@ impl<L: Listener, H, F> Serve<L, H, F> {
         H2: Fn(L::Stream, L::Addr) -> F2,
         F2: Future<Output: HandlerOutput> + Send + 'static,
     {
-        let Self { listener, handler: _, placement: _, prepare, on_error, options } = self;
-        Serve { listener, handler, placement: Placement::all_workers(), prepare, on_error, options }
+        let Self { listener, handler: _, placement: _, prepare, on_error, counts, options } = self;
+        Serve { listener, handler, placement: Placement::all_workers(), prepare, on_error, counts, options }
     }
 
     /// Stops accepting while `n` connections are open. Further clients wait in the kernel's queue. By default there is
