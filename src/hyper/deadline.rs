@@ -89,12 +89,8 @@ impl Deadline {
 
     /// Begins another wait. Returns whether the timer must be polled.
     fn begin(&mut self, waits: Waits, draining: bool, waker: &Waker) -> bool {
-        // The wait for a head goes on when the server stops.
-        let same_head = waits == self.current.0 && matches!(waits, Waits::Head(_));
         self.current = (waits, draining);
-        if !same_head {
-            self.due = self.limits.of(waits, draining).map(|limit| Instant::now().later(limit));
-        }
+        self.due = self.limits.of(waits, draining).map(|limit| Instant::now().later(limit));
         let has_waker = self.waker.as_ref().is_some_and(|stored| stored.will_wake(waker));
         match (self.due, self.armed) {
             (None, _) => false,
