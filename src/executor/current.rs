@@ -41,6 +41,8 @@ struct Context {
     /// Tasks that were woken on this thread between two batches and can be stolen.
     deferred: RefCell<Vec<Runnable>>,
     worker: RefCell<Option<Current>>,
+    /// While no worker runs on this thread: the workers that run what is spawned here, if a handle was entered.
+    entered_workers: RefCell<Option<Arc<Workers>>>,
 }
 
 thread_local! {
@@ -55,6 +57,7 @@ thread_local! {
             yielded: RefCell::new(Vec::new()),
             deferred: RefCell::new(Vec::new()),
             worker: RefCell::new(None),
+            entered_workers: RefCell::new(None),
         })
     };
 }
@@ -63,7 +66,8 @@ thread_local! {
 #[derive(Clone)]
 pub(super) struct Current {
     pub(super) worker: WorkerRef,
-    /// The workers that run what is spawned here, if this is the thread of a `block_on` call beside them.
+    /// The workers that run what is spawned here, if they are not those of `worker`: this is the thread of a `block_on`
+    /// call beside them, or their runtime's handle was entered.
     pub(super) spawn_workers: Option<Arc<Workers>>,
 }
 
@@ -79,12 +83,13 @@ impl Current {
     pub(super) fn make<R>(make: impl FnOnce(&WorkerRef) -> R) -> Option<R> {
         CONTEXT.with(|context| {
             let current = context.worker.borrow();
-            let Current { worker, spawn_workers } = current.as_ref()?;
             let elsewhere;
-            let worker = match spawn_workers {
-                None => worker,
-                Some(workers) => {
-                    elsewhere = WorkerRef::new(workers.clone(), workers.least_loaded());
+            let worker = match current.as_ref() {
+                Some(Current { worker, spawn_workers: None }) => worker,
+                _ => {
+                    let workers = spawn_workers(context)?;
+                    let index = workers.least_loaded();
+                    elsewhere = WorkerRef::new(workers, index);
                     &elsewhere
                 }
             };
@@ -100,13 +105,20 @@ impl Current {
         CONTEXT.with(|context| context.worker.borrow().as_ref().map(|current| make(&current.worker)))
     }
 
-    /// The workers that run what is spawned here.
-    pub(super) fn spawn_workers(&self) -> &Arc<Workers> {
-        self.spawn_workers.as_ref().unwrap_or(&self.worker.workers)
+    /// The workers that run what is spawned on this thread. `None` outside a runtime.
+    pub(super) fn spawn_workers() -> Option<Arc<Workers>> {
+        CONTEXT.with(|context| spawn_workers(context))
     }
 }
 
-/// Whether a worker runs on this thread.
+fn spawn_workers(context: &Context) -> Option<Arc<Workers>> {
+    match &*context.worker.borrow() {
+        Some(Current { worker, spawn_workers }) => Some(spawn_workers.as_ref().unwrap_or(&worker.workers).clone()),
+        None => context.entered_workers.borrow().clone(),
+    }
+}
+
+/// Whether a worker runs on this thread, which may be that of a `block_on` call.
 pub(crate) fn is_entered() -> bool {
     CONTEXT.with(|context| context.local_queue.get() != 0)
 }
@@ -267,5 +279,33 @@ impl Drop for Entered {
         });
         drop(entered);
         budget::restore(self.budget);
+    }
+}
+
+/// While this lives, what is spawned on this thread runs on the workers that [`enter_workers`] was given. A worker that
+/// runs on the thread, and its local tasks, are not changed.
+pub(crate) struct EnteredWorkers {
+    previous: Option<Arc<Workers>>,
+}
+
+/// Has `workers` run what is spawned on this thread, until the guard is dropped, or while no `block_on` call begins.
+pub(crate) fn enter_workers(workers: &Arc<Workers>) -> EnteredWorkers {
+    let is_here = Current::get().is_some_and(|current| Arc::ptr_eq(&current.worker.workers, workers));
+    // A worker's own thread stays the place of what is spawned there.
+    EnteredWorkers { previous: replace_spawn_workers((!is_here).then(|| workers.clone())) }
+}
+
+fn replace_spawn_workers(workers: Option<Arc<Workers>>) -> Option<Arc<Workers>> {
+    CONTEXT.with(|context| match &mut *context.worker.borrow_mut() {
+        Some(current) => mem::replace(&mut current.spawn_workers, workers),
+        None => context.entered_workers.replace(workers),
+    })
+}
+
+impl Drop for EnteredWorkers {
+    fn drop(&mut self) {
+        // The last reference to the workers may drop tasks, so it is dropped outside the borrow.
+        let entered = replace_spawn_workers(self.previous.take());
+        drop(entered);
     }
 }

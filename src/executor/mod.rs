@@ -39,7 +39,7 @@ mod stealing;
 mod task;
 mod yield_now;
 
-pub(crate) use current::{Entered, is_entered};
+pub(crate) use current::{Entered, EnteredWorkers, enter_workers, is_entered};
 pub(crate) use executor::Executor;
 pub use join::{AbortHandle, JoinHandle};
 pub use join_set::JoinSet;

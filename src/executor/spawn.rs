@@ -119,8 +119,8 @@ where
     F: Future + Send + 'static,
     F::Output: Send + 'static,
 {
-    let Some(current) = Current::get() else { outside("spawn") };
-    let worker = WorkerRef::new(current.spawn_workers().clone(), worker);
+    let Some(workers) = Current::spawn_workers() else { outside("spawn") };
+    let worker = WorkerRef::new(workers, worker);
     worker.make(future, Location::caller()).start_on(&worker)
 }
 
@@ -134,7 +134,7 @@ fn outside(function: &str) -> ! {
 
 /// How many workers run what is spawned on this thread; 0 outside a runtime.
 pub(crate) fn workers_here() -> usize {
-    Current::get().map_or(0, |current| current.spawn_workers().len())
+    Current::spawn_workers().map_or(0, |workers| workers.len())
 }
 
 /// The worker that a task spawned on this thread belongs to. `None` outside a runtime.

@@ -3,8 +3,13 @@
 //! Each service owns its own thread-local "current". This file sets them together and restores what was there.
 //! Something may have been there: a runtime may be dropped inside a task of another one.
 //!
+//! A worker, and a `block_on` call, enter all services ([`enter`]). [`Handle::enter`] enters only those that need no
+//! loop on this thread ([`EnterGuard`]): what is spawned, the pool, and the handle. The thread keeps its own reactor and
+//! timers, or has none.
+//!
 //! | service | thread-local | entered as |
 //! | --- | --- | --- |
+//! | `runtime::enter` | `INNERMOST`, `LAST_ID`: the calls and guards that have entered | the newest one |
 //! | `executor::current` | `CONTEXT`: the worker, its queues | the worker's, or that of a `block_on` call |
 //! | `reactor::registry` | `CURRENT`: where sockets register | the worker's, or that of a `block_on` call |
 //! | `time::timers` | `CURRENT`: where timers are armed | as for sockets |
@@ -19,18 +24,23 @@
 //! These are all thread-locals of the crate, apart from the one of `live_threads`, which belongs to no runtime that a
 //! thread is inside of. None of these has a destructor.
 
+use std::cell::Cell;
+use std::fmt;
+use std::marker::PhantomData;
+use std::mem;
 use std::sync::Arc;
 
 use super::handle::{self, Handle};
 use crate::blocking::{self, Pool};
 use crate::current::Entered;
-use crate::executor::{self, Executor};
+use crate::executor::{self, EnteredWorkers, Executor};
 use crate::metrics;
 use crate::reactor::{self, Registry};
 use crate::time::{self, Clock, Timers};
 
 /// While this lives, the thread is inside the runtime.
 pub(super) struct InRuntime {
+    _nesting: Nesting,
     _executor: executor::Entered,
     _pool: Entered<Arc<Pool>>,
     _registry: Entered<Arc<Registry>>,
@@ -49,6 +59,7 @@ pub(super) fn enter(
     handle: &Handle,
 ) -> InRuntime {
     InRuntime {
+        _nesting: Nesting::begin(),
         _executor: executor.enter(),
         _pool: blocking::enter(handle.pool().clone()),
         _registry: reactor::enter(registry.clone()),
@@ -66,4 +77,90 @@ pub(super) fn check(function: &str) {
         "{function} was called inside a runtime: it would keep this thread from running the tasks it \
          already has; `.await` the future instead, or spawn it"
     );
+}
+
+/// While this lives, the thread spawns on the runtime of a handle: see [`Handle::enter`].
+///
+/// # Panics
+/// If it is dropped before a guard that was made later on this thread, or inside a `block_on` call that has begun later,
+/// or after the `block_on` call in which it was made. The thread may then stay inside the runtime.
+#[must_use = "the runtime is left when the guard is dropped"]
+pub struct EnterGuard<'a> {
+    /// `None` once it was dropped out of order.
+    entered: Option<InHandle>,
+    /// The thread-locals are this thread's, so the guard is not `Send`.
+    _handle: PhantomData<(&'a Handle, *const ())>,
+}
+
+struct InHandle {
+    nesting: Nesting,
+    _workers: EnteredWorkers,
+    _pool: Entered<Arc<Pool>>,
+    _handle: Entered<Handle>,
+}
+
+impl<'a> EnterGuard<'a> {
+    pub(super) fn new(handle: &'a Handle) -> Self {
+        let entered = InHandle {
+            nesting: Nesting::begin(),
+            _workers: executor::enter_workers(handle.workers()),
+            _pool: blocking::enter(handle.pool().clone()),
+            _handle: handle::enter(handle.clone()),
+        };
+        Self { entered: Some(entered), _handle: PhantomData }
+    }
+}
+
+impl Drop for EnterGuard<'_> {
+    fn drop(&mut self) {
+        let Some(entered) = self.entered.take() else { return };
+        if entered.nesting.is_innermost() {
+            return;
+        }
+        // Restoring the services now would undo what a later call or guard has entered.
+        mem::forget(entered);
+        assert!(
+            std::thread::panicking(),
+            "an EnterGuard was dropped out of order: drop the guards of Handle::enter in the reverse order of their \
+             making, and in the same block_on call"
+        );
+    }
+}
+
+impl fmt::Debug for EnterGuard<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("EnterGuard").finish_non_exhaustive()
+    }
+}
+
+thread_local! {
+    /// The [`Nesting`] that this thread has begun last and not ended. 0 if there is none.
+    static INNERMOST: Cell<u64> = const { Cell::new(0) };
+    /// The last number that was given to a [`Nesting`] of this thread.
+    static LAST_ID: Cell<u64> = const { Cell::new(0) };
+}
+
+/// A call or a guard that has entered a runtime. The number is never used again, so a guard that outlives the `block_on`
+/// call in which it was made is not taken for a later one.
+struct Nesting {
+    id: u64,
+    outer: u64,
+}
+
+impl Nesting {
+    fn begin() -> Self {
+        let id = LAST_ID.get() + 1;
+        LAST_ID.set(id);
+        Self { id, outer: INNERMOST.replace(id) }
+    }
+
+    fn is_innermost(&self) -> bool {
+        INNERMOST.get() == self.id
+    }
+}
+
+impl Drop for Nesting {
+    fn drop(&mut self) {
+        INNERMOST.set(self.outer);
+    }
 }

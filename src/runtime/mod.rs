@@ -48,6 +48,7 @@ use crate::executor::{self, Executor, WorkerRef, Workers, is_large};
 use crate::reactor::Reactor;
 pub use builder::Builder;
 use builder::{Kind, count_cores};
+pub use enter::EnterGuard;
 pub use handle::{Handle, Metrics, TryCurrentError, WorkerMetrics};
 use handle::{Part, Services};
 use threads::Threads;
@@ -266,6 +267,51 @@ impl Runtime {
 }
 
 impl Handle {
+    /// Enters the runtime: while the guard lives, this thread spawns there.
+    ///
+    /// [`spawn`](crate::spawn), [`JoinSet::spawn`](crate::task::JoinSet::spawn),
+    /// [`spawn_blocking`](crate::spawn_blocking), [`lookup_host`](crate::net::lookup_host) and [`Handle::current`] then use
+    /// this runtime. So code that calls them can run on any thread, such as one of another executor. The rules of
+    /// [`Handle::spawn`] hold for what is spawned. In particular, tasks of a current-thread runtime wait for a thread in
+    /// its `block_on`.
+    ///
+    /// The thread does not become a worker. The other services stay as they were before the guard:
+    /// * A socket that has to wait, and a timer that is polled, on this thread go by the runtime that runs here, if one
+    ///   does. Otherwise the socket returns an error and the timer panics. Poll them in a task that is spawned.
+    /// * [`spawn_local`](crate::spawn_local) spawns on the worker or the `block_on` call of this thread, and panics if there
+    ///   is none.
+    /// * [`Instant::now`](crate::time::Instant::now) is that of this thread.
+    ///
+    /// A `block_on` call, which may be made while the guard lives, is inside its own runtime only. Several guards nest: the
+    /// newest one counts. Do not keep a guard across an `await`, because other tasks of the thread would run inside the
+    /// runtime too.
+    ///
+    /// A guard does not keep the runtime alive. When the runtime has ended, what is spawned is cancelled at once.
+    ///
+    /// # Panics
+    /// Guards must be dropped in the reverse order of their making: see [`EnterGuard`].
+    ///
+    /// # Examples
+    /// ```
+    /// use kittiwake::runtime::Runtime;
+    ///
+    /// /// Code that spawns, and knows no runtime.
+    /// fn start() -> kittiwake::task::JoinHandle<u32> {
+    ///     kittiwake::spawn(async { 5 })
+    /// }
+    ///
+    /// let runtime = Runtime::new()?;
+    /// let task = {
+    ///     let _guard = runtime.handle().enter();
+    ///     start()
+    /// };
+    /// assert_eq!(runtime.block_on(task).unwrap(), 5);
+    /// # std::io::Result::Ok(())
+    /// ```
+    pub fn enter(&self) -> EnterGuard<'_> {
+        EnterGuard::new(self)
+    }
+
     /// Runs a future to its end on this thread, beside the runtime's workers.
     ///
     /// Like [`Runtime::block_on`] of a multi-thread runtime. If the runtime has ended, or ends meanwhile, the future
