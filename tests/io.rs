@@ -2,7 +2,7 @@
 
 mod support;
 
-use std::io::{ErrorKind, Read, Write};
+use std::io::{ErrorKind, IoSlice, IoSliceMut, Read, Write};
 use std::net::Shutdown;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -15,6 +15,7 @@ use kittiwake::io::{
     copy, copy_bidirectional, duplex, split,
 };
 use kittiwake::net::TcpStream;
+use kittiwake::stream::StreamExt;
 use kittiwake::task::yield_now;
 use kittiwake::time::{Duration, Instant, sleep, timeout};
 use support::{
@@ -436,6 +437,111 @@ fn flood_leaves_the_other_direction_its_turn() {
             }
             proxy.abort();
         }
+    });
+}
+
+// ---- cancel safety ----
+
+/// A read that waits and is dropped has taken no byte. The next read gets all of them.
+#[test]
+fn dropped_reads_lose_nothing() {
+    run(async || {
+        let (mut near, mut far) = duplex(16);
+        let mut buf = [0; 2];
+        assert!(poll_once(far.read(&mut buf)).await.is_none(), "the pair is empty");
+        assert!(poll_once(far.read_vectored(&mut [IoSliceMut::new(&mut buf)])).await.is_none());
+        assert!(poll_once((&mut far).bytes().next()).await.is_none());
+        near.write_all(b"abcdef").await.unwrap();
+        assert_eq!((&mut far).bytes().next().await.expect("a byte").unwrap(), b'a');
+        assert_eq!(far.read(&mut buf).await.unwrap(), 2);
+        assert_eq!(&buf, b"bc");
+        assert_eq!(far.read_vectored(&mut [IoSliceMut::new(&mut buf)]).await.unwrap(), 2);
+        assert_eq!(&buf, b"de");
+        near.close().await.unwrap();
+        let mut rest = String::new();
+        far.read_to_string(&mut rest).await.unwrap();
+        assert_eq!(rest, "f");
+    });
+}
+
+/// `read_to_end` keeps what it has read in the vector. The next call appends the rest, and counts only the rest. The
+/// limits of `take` and the parts of `chain` stay right.
+#[test]
+fn dropped_read_to_end_keeps_its_bytes() {
+    run(async || {
+        let (mut near, mut far) = duplex(16);
+        let mut bytes = b"<".to_vec();
+        near.write_all(b"one ").await.unwrap();
+        assert!(poll_once(far.read_to_end(&mut bytes)).await.is_none(), "the end has not come");
+        assert_eq!(bytes, b"<one ", "the vector has what was read, and no more");
+        near.write_all(b"two three").await.unwrap();
+        let mut taken = (&mut far).take(6).chain(&b">"[..]);
+        assert_eq!(taken.read_to_end(&mut bytes).await.unwrap(), 7);
+        assert_eq!(bytes, b"<one two th>");
+        let mut taken = (&mut far).take(5).chain(&b">"[..]);
+        assert!(poll_once(taken.read_to_end(&mut bytes)).await.is_none(), "two bytes are missing");
+        near.write_all(b"!!!!").await.unwrap();
+        assert_eq!(taken.read_to_end(&mut bytes).await.unwrap(), 3);
+        assert_eq!(bytes, b"<one two th>ree!!>");
+    });
+}
+
+/// A write that waits and is dropped has written nothing, so the next write repeats no byte.
+#[test]
+fn dropped_writes_write_nothing() {
+    run(async || {
+        let (mut near, mut far) = duplex(4);
+        near.write_all(b"full").await.unwrap();
+        assert!(poll_once(near.write(b"lost")).await.is_none(), "the pair is full");
+        assert!(poll_once(near.write_vectored(&[IoSlice::new(b"lo"), IoSlice::new(b"st")])).await.is_none());
+        far.read_exact(&mut [0; 4]).await.unwrap();
+        assert_eq!(near.write_vectored(&[IoSlice::new(b"new")]).await.unwrap(), 3);
+        near.close().await.unwrap();
+        let mut received = String::new();
+        far.read_to_string(&mut received).await.unwrap();
+        assert_eq!(received, "new");
+    });
+}
+
+/// A `BufWriter` goes on with a flush, or a close, that was dropped half-way. Each byte arrives once.
+#[test]
+fn dropped_flush_goes_on() {
+    run(async || {
+        let (near, mut far) = duplex(4);
+        let mut near = BufWriter::new(near);
+        near.write_all(b"0123456789").await.unwrap();
+        let mut received = Vec::new();
+        while received.len() < 8 {
+            assert!(poll_once(near.flush()).await.is_none(), "the pair takes four bytes");
+            let mut bytes = [0; 4];
+            let read = far.read(&mut bytes).await.unwrap();
+            received.extend_from_slice(&bytes[..read]);
+        }
+        near.write_all(b"abcdef").await.unwrap();
+        assert!(poll_once(near.close()).await.is_none(), "eight bytes are left");
+        assert!(poll_once(near.close()).await.is_none());
+        let ((), read) = try_zip(near.close(), far.read_to_end(&mut received)).await.unwrap();
+        assert_eq!((read, &received[..]), (8, &b"0123456789abcdef"[..]));
+    });
+}
+
+/// The calls that the table of `io` calls unsafe have moved bytes before they are dropped. Without this loss the table
+/// would be wrong.
+#[test]
+fn dropped_loops_lose_their_count() {
+    run(async || {
+        let (mut near, mut far) = duplex(4);
+        assert!(poll_once(near.write_all(b"abcdefgh")).await.is_none(), "the pair takes four bytes");
+        let mut exact = [0; 6];
+        assert!(poll_once(far.read_exact(&mut exact)).await.is_none(), "two bytes are missing");
+        assert_eq!(&exact, b"abcd\0\0", "the stream has given its bytes up");
+        near.write_all(b"lost").await.unwrap();
+        let mut text = String::new();
+        assert!(poll_once(far.read_to_string(&mut text)).await.is_none(), "the end has not come");
+        near.write_all(b"kept").await.unwrap();
+        near.close().await.unwrap();
+        far.read_to_string(&mut text).await.unwrap();
+        assert_eq!(text, "kept");
     });
 }
 

@@ -4,10 +4,35 @@
 //! crates works with kittiwake's sockets. The extension traits [`AsyncReadExt`], [`AsyncWriteExt`] and [`AsyncSeekExt`]
 //! are those of `futures-lite`. A server needs no other crate.
 //!
-//! # Nothing is lost
-//! [`AsyncBufReadExt`] and [`BufReader`] are our own: a `read_line` that is dropped, times out or fails keeps what it has
-//! read. [`copy()`], [`copy_bidirectional`], [`duplex()`] and [`split()`] are our own, too. A copy that is dropped may have
-//! read what it has not written: its docs say so.
+//! [`AsyncBufReadExt`], [`BufReader`], [`copy()`], [`copy_bidirectional`], [`duplex()`] and [`split()`] are our own.
+//!
+//! # Cancel safety
+//! A future is cancelled when it is dropped before it is ready. [`timeout`](crate::time::timeout()) does so, and
+//! [`or`](crate::future::or) with the slower one of two. The streams of this crate move bytes only in a poll that returns
+//! their number, so they lose none. But a future that makes several reads or writes may have done a part of its work:
+//!
+//! | call | lost when its future is dropped |
+//! | --- | --- |
+//! | [`read`](AsyncReadExt::read), [`read_vectored`](AsyncReadExt::read_vectored), [`fill_buf`](AsyncBufReadExt::fill_buf) | nothing |
+//! | [`read_until`](AsyncBufReadExt::read_until), [`read_line`](AsyncBufReadExt::read_line), [`read_to_end`](AsyncReadExt::read_to_end) | nothing: the buffer has all that was read, and the next call appends to it |
+//! | [`skip_until`](AsyncBufReadExt::skip_until) | the number of bytes that it has discarded; the next call goes on |
+//! | `next` of [`lines`](AsyncBufReadExt::lines), [`split`](AsyncBufReadExt::split) and [`bytes`](AsyncReadExt::bytes) | nothing: the stream keeps the beginning of its item |
+//! | [`read_exact`](AsyncReadExt::read_exact) | the number of bytes that it has read; they are in the slice, and no longer in the stream |
+//! | [`read_to_string`](AsyncReadExt::read_to_string) | all bytes that it has read |
+//! | [`write`](AsyncWriteExt::write), [`write_vectored`](AsyncWriteExt::write_vectored) | nothing, and nothing was written |
+//! | [`write_all`](AsyncWriteExt::write_all) | the number of bytes that it has written |
+//! | [`flush`](AsyncWriteExt::flush), [`close`](AsyncWriteExt::close) | nothing: the next call goes on |
+//! | [`seek`](AsyncSeekExt::seek) | nothing with a [`Cursor`], which never waits; another seeker may have moved |
+//! | [`copy()`] | up to 8 KiB that it has read and not written |
+//! | [`copy_bidirectional`] | up to 8 KiB in each direction; [`transferred`](CopyBidirectional::transferred) has the numbers while the future is kept |
+//! | [`AsyncFd::readable`], [`AsyncFd::writable`], [`AsyncFd::ready`] | nothing |
+//! | [`AsyncFd::async_io`] | nothing, because it returns the result in the poll that made the call |
+//!
+//! [`BufReader`], [`BufWriter`], [`Take`], [`Chain`], [`DuplexStream`] and the halves of [`split()`] keep their bytes when
+//! such a future is dropped. Dropping a [`BufWriter`] drops what it has not flushed.
+//!
+//! If a row names a loss, keep the future and await it by reference, or spawn it as a task of its own. A loop of `read` or
+//! of `write` counts its bytes itself, and can be cancelled at any await.
 //!
 //! # Examples
 //! ```
