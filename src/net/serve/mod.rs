@@ -59,6 +59,42 @@ use service::Placement;
 /// Await the returned [`Serve`] to run the server. Before that, its methods set a limit on connections and what stops
 /// the server. For handlers that are not `Send` there is [`serve_local`].
 ///
+/// # Handlers that use `?`
+/// The compiler must learn the type of a handler's error. An `async fn` has it in its signature. An `async` block that
+/// ends in `Ok(())` has it nowhere, and the compiler asks for type annotations (E0282). Name the type in that `Ok`:
+/// ```
+/// use std::error::Error;
+///
+/// use kittiwake::io::AsyncWriteExt;
+/// use kittiwake::net::{TcpListener, TcpStream, serve};
+///
+/// async fn greet(mut stream: TcpStream) -> std::io::Result<()> {
+///     stream.write_all(b"hello\n").await?;
+///     Ok(())
+/// }
+///
+/// # kittiwake::block_on(async {
+/// # let mut listeners = Vec::new();
+/// # for _ in 0..3 { listeners.push(TcpListener::bind("127.0.0.1:0").await?); }
+/// # let mut listener = || listeners.pop().unwrap();
+/// let server = serve(listener(), |stream, _peer| greet(stream));
+/// # server.with_graceful_shutdown(async {}).await?;
+/// let server = serve(listener(), |mut stream, _peer| async move {
+///     stream.write_all(b"hello\n").await?;
+///     std::io::Result::Ok(())
+/// });
+/// # server.with_graceful_shutdown(async {}).await?;
+/// // If the errors are of several types:
+/// let server = serve(listener(), |mut stream, peer| async move {
+///     stream.write_all(format!("hello, {peer}\n").as_bytes()).await?;
+///     let _answer: u32 = "42".parse()?;
+///     Ok::<(), Box<dyn Error + Send + Sync>>(())
+/// });
+/// # server.with_graceful_shutdown(async {}).await?;
+/// # std::io::Result::Ok(())
+/// # }).unwrap();
+/// ```
+///
 /// # Examples
 /// A server that drains at the first Ctrl-C and ends at once at the second:
 /// ```no_run
