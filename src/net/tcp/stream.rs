@@ -21,6 +21,37 @@ use crate::time::Duration;
 /// implemented for `TcpStream` and for `&TcpStream`, so that one task can read while another writes.
 /// [`split`](TcpStream::split) and [`into_split`](TcpStream::into_split) give each a half of its own.
 ///
+/// # In an `Arc`
+/// `Arc<TcpStream>` does not implement the two traits: `Arc` and the traits are foreign, and then Rust allows no
+/// implementation here. `&*stream` is a `&TcpStream`, which has both. It can be passed by value, and where a `&mut` reader
+/// or writer is asked for, `&mut &*stream` is one:
+/// ```
+/// use std::sync::Arc;
+///
+/// use kittiwake::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWriteExt, BufReader};
+/// use kittiwake::net::{TcpListener, TcpStream};
+///
+/// async fn skip_byte(reader: &mut (impl AsyncRead + Unpin)) -> std::io::Result<()> {
+///     reader.read_exact(&mut [0]).await
+/// }
+///
+/// # kittiwake::block_on(async {
+/// let listener = TcpListener::bind("127.0.0.1:0").await?;
+/// let client = Arc::new(TcpStream::connect(listener.local_addr()?).await?);
+/// let writing = kittiwake::spawn({
+///     let client = client.clone();
+///     async move { (&*client).write_all(b">hello\n").await }
+/// });
+/// let (server, _) = listener.accept().await?;
+/// kittiwake::io::copy((&server).take(7), &server).await?;
+/// skip_byte(&mut &*client).await?;
+/// let mut line = String::new();
+/// BufReader::new(&*client).read_line(&mut line).await?;
+/// assert_eq!(line, "hello\n");
+/// writing.await.unwrap()
+/// # }).unwrap();
+/// ```
+///
 /// # Cancel safety
 /// A read or a write moves bytes only in the poll that returns `Ready`: dropping its future before that loses nothing.
 /// `write_all` and the like may have written a part.
