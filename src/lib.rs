@@ -28,7 +28,8 @@
 //! }
 //! ```
 //! [`serve`](net::serve()) is the loop that accepts. With a [`TcpListener`](net::TcpListener) and [`spawn`] it can be
-//! written by hand. [`block_on`] uses one core. A [`Runtime`](runtime::Runtime) uses all of them.
+//! written by hand. [`block_on`] uses one core. A [`Runtime`](runtime::Runtime) uses all of them, and so does an
+//! `async fn main` with the attribute `#[kittiwake::main]`.
 //!
 //! # What is promised
 //! 1. **No lost wake-up.** Once an operation has returned `Pending`, the task is woken when it can go on, whichever
@@ -62,6 +63,8 @@
 //!   `system_clock`: readings of the clocks; `live_threads`: the threads of a runtime that have not ended;
 //!   `memory`: when tables give memory back.
 //! * `wheel`, a pure timing wheel, and [`time`] on it: clock, timers, `sleep`, `timeout`, `interval`.
+//! * `macros/`, a crate of its own: `#[kittiwake::main]` and `#[kittiwake::test]`, with the feature `macros`, which is on
+//!   by default.
 //! * [`net`], [`io`], [`signal`]: the sockets, the traits and the signals that users call; [`stream`] and [`future`]:
 //!   combinators of `futures-lite`.
 //!
@@ -107,4 +110,6 @@ pub mod fuzzing {
 
 pub use blocking::spawn_blocking;
 pub use executor::{spawn, spawn_local};
+#[cfg(feature = "macros")]
+pub use kittiwake_macros::{main, test};
 pub use runtime::block_on;
