@@ -7,11 +7,11 @@ use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
-use std::task::{Context, Wake, Waker};
+use std::task::{Context, Poll, Wake, Waker};
 
 use kittiwake::runtime::Handle;
 use kittiwake::task::{JoinSet, yield_now};
-use support::{Counted, counting_waker, hold, one_worker, run, within};
+use support::{Counted, counting_waker, hold, one_worker, panic_of, run, until, within};
 
 /// Tasks are joined in the order in which they end. A long one does not delay the others.
 #[test]
@@ -47,6 +47,81 @@ fn earlier_ends_are_joined_in_order() {
         }
         assert_eq!(joined, [3, 0, 4, 1, 2]);
     });
+}
+
+/// `join_all` returns the outputs of all tasks, of closures among them, in the order in which they end.
+#[test]
+fn join_all_returns_outputs_in_order() {
+    run(|| async {
+        let mut set = JoinSet::new();
+        let gates: Vec<_> = (0..3).map(|member| gated(&mut set, member)).collect();
+        let (end, ended) = std::sync::mpsc::channel::<()>();
+        set.spawn_blocking(move || {
+            ended.recv().expect("the gate of the closure");
+            3
+        });
+        let joining = kittiwake::spawn(set.join_all());
+        for member in [2, 0, 1] {
+            gates[member].send(()).await.unwrap();
+            for _ in 0..3 {
+                yield_now().await;
+            }
+        }
+        assert!(!joining.is_finished(), "the closure runs");
+        end.send(()).expect("the closure waits");
+        assert_eq!(joining.await.unwrap(), [2, 0, 1, 3]);
+        assert!(JoinSet::<u8>::new().join_all().await.is_empty());
+    });
+}
+
+/// `join_all` goes on with the panic of a task, says that a task was aborted, and aborts the other tasks.
+#[test]
+fn join_all_panics_for_failed_tasks() {
+    run(|| async {
+        let dropped = Arc::new(AtomicUsize::new(0));
+        let mut set = JoinSet::new();
+        set.spawn(hold(Counted(dropped.clone())));
+        set.spawn(async { std::panic::resume_unwind(Box::new("on purpose")) });
+        let panic = kittiwake::spawn(set.join_all()).await.unwrap_err().into_panic();
+        assert_eq!(panic.downcast_ref::<&str>(), Some(&"on purpose"));
+        until(|| dropped.load(Ordering::SeqCst) == 1).await;
+        let mut set = JoinSet::new();
+        set.spawn(pending::<()>()).abort();
+        let panic = kittiwake::spawn(set.join_all()).await.unwrap_err().into_panic();
+        let text = panic.downcast_ref::<String>().expect("a sentence");
+        assert!(text.contains("JoinSet::join_all") && text.contains("cancelled"), "{text}");
+    });
+}
+
+/// `poll_join_next` wakes the waker of its last poll, and returns what `join_next` would.
+#[test]
+fn poll_join_next_wakes_its_last_waker() {
+    run(|| async {
+        let mut set = JoinSet::new();
+        let gate = gated(&mut set, 7);
+        let ((first, first_wakes), (last, last_wakes)) = (counting_waker(), counting_waker());
+        assert!(set.poll_join_next(&mut Context::from_waker(&first)).is_pending(), "the task waits");
+        assert!(set.poll_join_next(&mut Context::from_waker(&last)).is_pending());
+        gate.send(()).await.unwrap();
+        until(|| last_wakes.get() == 1).await;
+        assert_eq!(first_wakes.get(), 0, "the waker was replaced");
+        let joined = set.poll_join_next(&mut Context::from_waker(&last));
+        assert!(matches!(joined, Poll::Ready(Some(Ok(7)))), "{joined:?}");
+        assert!(matches!(set.poll_join_next(&mut Context::from_waker(&last)), Poll::Ready(None)));
+    });
+}
+
+/// A closure of a set panics like any task. Outside a runtime the panic names the method.
+#[test]
+fn closures_belong_to_their_set() {
+    run(|| async {
+        let mut set = JoinSet::<()>::new();
+        set.spawn_blocking(|| std::panic::resume_unwind(Box::new("on purpose")));
+        let error = set.join_next().await.expect("a task").unwrap_err();
+        assert!(error.is_panic() && set.is_empty());
+    });
+    let panic = panic_of(|| drop(JoinSet::new().spawn_blocking(|| ())));
+    assert!(panic.contains("JoinSet::spawn_blocking was called outside a runtime"), "{panic}");
 }
 
 /// Errors are joined like outputs. A member that fails hides neither its own error nor the outputs of others.

@@ -148,6 +148,26 @@ fn reset_interval_restarts_its_period() {
     });
 }
 
+/// After a reset to a moment the next tick is due then, also if the moment is past, and the next one a period later.
+#[test]
+fn interval_is_reset_to_a_moment() {
+    run_paused(|| async {
+        let mut interval = interval(PERIOD);
+        let start = interval.tick().await;
+        let _ = poll_with(Waker::noop(), &mut Box::pin(interval.tick()));
+        interval.reset_after(PERIOD * 3);
+        assert_eq!(interval.tick().await, start + PERIOD * 3);
+        assert_eq!(interval.tick().await, start + PERIOD * 4, "the period follows from the reset");
+        let now = Instant::now();
+        interval.reset_immediately();
+        assert_eq!(interval.tick().await, now);
+        assert_eq!(interval.tick().await, now + PERIOD);
+        interval.reset_at(start);
+        assert_eq!(interval.tick().await, start, "a past tick is due at once");
+        assert_eq!(interval.tick().await, start + PERIOD);
+    });
+}
+
 /// An interval whose period exceeds the clock ticks once and does not panic.
 #[test]
 fn longest_interval_ticks_once() {

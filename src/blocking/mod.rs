@@ -5,7 +5,7 @@
 //! 2. A thread of the runtime's [pool] runs this task. A worker never runs it.
 //! 3. Each runtime has one pool. The pool has no thread before the first closure.
 //!
-//! Look-ups of names are such closures too. [`Work`] tells them from those of the user, and each kind has a limit of its
+//! [`JoinSet::spawn_blocking`] is here too, because the executor knows no pool. Look-ups of names are such closures too. [`Work`] tells them from those of the user, and each kind has a limit of its
 //! own.
 
 mod pool;
@@ -16,7 +16,7 @@ use std::sync::Arc;
 pub(crate) use pool::{Pool, Work};
 
 use crate::current::{Current, Entered};
-use crate::executor::{self, JoinHandle, WorkerRef};
+use crate::executor::{self, AbortHandle, JoinHandle, JoinSet, WorkerRef};
 
 /// Runs `closure` on a thread where it may block.
 ///
@@ -64,10 +64,47 @@ where
     C: FnOnce() -> T + Send + 'static,
     T: Send + 'static,
 {
+    spawn_named("spawn_blocking", closure)
+}
+
+impl<T: Send + 'static> JoinSet<T> {
+    /// Runs a closure on a thread of the pool, as [`spawn_blocking`](crate::spawn_blocking()) does, and adds its task to the
+    /// set.
+    ///
+    /// A closure that has begun cannot be aborted: the set only leaves it alone.
+    ///
+    /// # Panics
+    /// Outside a runtime, like [`spawn_blocking`](crate::spawn_blocking()).
+    ///
+    /// # Examples
+    /// ```
+    /// kittiwake::block_on(async {
+    ///     let mut set = kittiwake::task::JoinSet::new();
+    ///     set.spawn_blocking(|| 1);
+    ///     set.spawn(async { 2 });
+    ///     assert_eq!(set.join_all().await.into_iter().sum::<i32>(), 3);
+    /// });
+    /// ```
+    #[track_caller]
+    pub fn spawn_blocking<C>(&mut self, closure: C) -> AbortHandle
+    where
+        C: FnOnce() -> T + Send + 'static,
+    {
+        self.insert(spawn_named("JoinSet::spawn_blocking", closure))
+    }
+}
+
+/// As [`spawn_blocking`]. `function` is the public function that was called, for the panic's message.
+#[track_caller]
+fn spawn_named<C, T>(function: &str, closure: C) -> JoinHandle<T>
+where
+    C: FnOnce() -> T + Send + 'static,
+    T: Send + 'static,
+{
     // `unwrap_or_else` would report this file as the place of the panic, and not the caller's.
     let Some(handle) = try_spawn(Work::Closure, closure) else {
         panic!(
-            "kittiwake::spawn_blocking was called outside a runtime: call it inside kittiwake::block_on or \
+            "kittiwake::{function} was called outside a runtime: call it inside kittiwake::block_on or \
              Runtime::block_on, or use Handle::spawn_blocking from elsewhere"
         );
     };

@@ -6,7 +6,7 @@
 use std::collections::VecDeque;
 use std::fmt;
 use std::future::poll_fn;
-use std::panic::{RefUnwindSafe, UnwindSafe};
+use std::panic::{RefUnwindSafe, UnwindSafe, resume_unwind};
 use std::sync::Arc;
 use std::task::{Context, Poll, Wake, Waker, ready};
 
@@ -130,7 +130,7 @@ impl<T> JoinSet<T> {
     /// # Examples
     /// See [`JoinSet`].
     pub async fn join_next(&mut self) -> Option<Result<T, JoinError>> {
-        poll_fn(|cx| self.poll_join_next(cx)).await.map(|(_, result)| result)
+        poll_fn(|cx| self.poll_join_next(cx)).await
     }
 
     /// Like [`join_next`](JoinSet::join_next), and says which task it was.
@@ -150,7 +150,7 @@ impl<T> JoinSet<T> {
     /// });
     /// ```
     pub async fn join_next_with_id(&mut self) -> Option<Result<(Id, T), JoinError>> {
-        let (id, result) = poll_fn(|cx| self.poll_join_next(cx)).await?;
+        let (id, result) = poll_fn(|cx| self.poll_joined(cx)).await?;
         Some(result.map(|output| (id, output)))
     }
 
@@ -163,6 +163,50 @@ impl<T> JoinSet<T> {
             Poll::Ready(joined) => joined.map(|(_, result)| result),
             Poll::Pending => None,
         }
+    }
+
+    /// Polls for the next task that has ended, takes it out of the set and returns its result; `None` if the set is
+    /// empty.
+    ///
+    /// If the result is `Pending`, the set wakes the waker of the last poll.
+    ///
+    /// # Errors
+    /// Inside the `Some`, if the task panicked or was aborted. The others go on.
+    pub fn poll_join_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<T, JoinError>>> {
+        self.poll_joined(cx).map(|joined| joined.map(|(_, result)| result))
+    }
+
+    /// Waits for all tasks to end, and returns their outputs in the order in which they ended.
+    ///
+    /// # Cancel safety
+    /// Not safe: dropping the future drops the set, which aborts its tasks, and the outputs of those that have ended.
+    ///
+    /// # Panics
+    /// With the panic of the first task that panicked, or if a task was aborted. The other tasks are aborted then. To
+    /// handle such a task, loop over [`join_next`](JoinSet::join_next).
+    ///
+    /// # Examples
+    /// ```
+    /// kittiwake::block_on(async {
+    ///     let mut set = kittiwake::task::JoinSet::new();
+    ///     for i in 1..=3 {
+    ///         set.spawn(async move { i });
+    ///     }
+    ///     let mut outputs = set.join_all().await;
+    ///     outputs.sort();
+    ///     assert_eq!(outputs, [1, 2, 3]);
+    /// });
+    /// ```
+    pub async fn join_all(mut self) -> Vec<T> {
+        let mut outputs = Vec::with_capacity(self.len());
+        while let Some(result) = self.join_next().await {
+            match result.map_err(JoinError::try_into_panic) {
+                Ok(output) => outputs.push(output),
+                Err(Ok(panic)) => resume_unwind(panic),
+                Err(Err(error)) => panic!("JoinSet::join_all: {error}"),
+            }
+        }
+        outputs
     }
 
     /// Ends all tasks of the set and waits until they are gone.
@@ -184,7 +228,8 @@ impl<T> JoinSet<T> {
         while self.join_next().await.is_some() {}
     }
 
-    fn poll_join_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<(Id, Result<T, JoinError>)>> {
+    /// As [`poll_join_next`](JoinSet::poll_join_next), and says which task it was.
+    fn poll_joined(&mut self, cx: &mut Context<'_>) -> Poll<Option<(Id, Result<T, JoinError>)>> {
         ready!(budget::poll_proceed(cx));
         // Before looking: a task that ends meanwhile finds it.
         let waker = cx.waker().clone();
@@ -214,7 +259,8 @@ impl<T> JoinSet<T> {
         if self.members.is_empty() { Poll::Ready(None) } else { Poll::Pending }
     }
 
-    fn insert(&mut self, handle: JoinHandle<T>) -> AbortHandle {
+    /// Adds a task to the set.
+    pub(crate) fn insert(&mut self, handle: JoinHandle<T>) -> AbortHandle {
         let abort = handle.abort_handle();
         let vacant = self.members.vacant_entry();
         let note = Arc::new(Note { key: vacant.key(), ended: self.ended.clone() });

@@ -127,7 +127,35 @@ impl Interval {
 
     /// Makes the next tick due a period from now. The ticks after it follow from there.
     pub fn reset(&mut self) {
-        self.sleep.reset(Instant::now().later(self.period));
+        self.reset_after(self.period);
+    }
+
+    /// Makes the next tick due now. The ticks after it follow from there.
+    pub fn reset_immediately(&mut self) {
+        self.reset_at(Instant::now());
+    }
+
+    /// Makes the next tick due after `duration`, which need not be the period. The ticks after it follow from there.
+    ///
+    /// # Examples
+    /// ```
+    /// use kittiwake::time::{Duration, Instant, interval};
+    ///
+    /// kittiwake::block_on(async {
+    ///     let mut interval = interval(Duration::from_secs(3600));
+    ///     let start = Instant::now();
+    ///     interval.reset_after(Duration::from_millis(2));
+    ///     assert!(interval.tick().await >= start + Duration::from_millis(2));
+    ///     assert!(start.elapsed() < Duration::from_secs(3600));
+    /// });
+    /// ```
+    pub fn reset_after(&mut self, duration: Duration) {
+        self.reset_at(Instant::now().later(duration));
+    }
+
+    /// Makes the next tick due at `deadline`, which may be past. The ticks after it follow from there.
+    pub fn reset_at(&mut self, deadline: Instant) {
+        self.sleep.reset(deadline);
     }
 
     /// Returns the time between two ticks.
