@@ -281,12 +281,34 @@ fn spawn_blocking_needs_a_runtime() {
     let message = panic_of(|| drop(spawn_blocking(|| ())));
     assert!(message.contains("outside a runtime") && message.contains("Handle::spawn_blocking"), "{message}");
     run(|| async {
-        let is_inside = spawn_blocking(|| Handle::try_current().is_ok()).await.expect("the closure runs");
-        assert!(!is_inside, "a closure must not be inside the runtime");
         let handle = Handle::current();
         let task = spawn_blocking(move || handle.spawn(async { 1 })).await.expect("a closure may use a handle");
         assert_eq!(task.await.expect("a task"), 1);
     });
+}
+
+/// A closure is inside its runtime: it spawns there, starts other closures, and blocks on futures.
+#[test]
+fn closures_are_inside_their_runtime() {
+    for runtime in [one_worker(), Builder::new_multi_thread().worker_threads(1).build().expect("a runtime")] {
+        within(move || {
+            runtime.block_on(async {
+                let closure = spawn_blocking(|| {
+                    assert_eq!(Handle::current().block_on(async { spawn(async { 1 }).await.unwrap() }), 1);
+                    // A closure may make a runtime of its own, and is in its own again after that.
+                    assert_eq!(kittiwake::block_on(async { spawn(async { 2 }).await.unwrap() }), 2);
+                    (spawn(async { thread::current().id() }), spawn_blocking(|| 3), thread::current().id())
+                });
+                let (task, closure, of_closure) = closure.await.expect("the closure is inside a runtime");
+                assert_ne!(task.await.unwrap(), of_closure, "a worker runs the task");
+                assert_eq!(closure.await.unwrap(), 3);
+            });
+            // The thread of the pool must not keep the runtime.
+            let handle = runtime.handle().clone();
+            drop(runtime);
+            assert!(futures_lite::future::block_on(handle.spawn(async {})).unwrap_err().is_cancelled());
+        });
+    }
 }
 
 /// The metrics do not count a closure as a task.

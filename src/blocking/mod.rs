@@ -28,8 +28,9 @@ use crate::executor::{self, AbortHandle, JoinHandle, JoinSet, WorkerRef};
 /// closures wait in the order of the calls. A thread that has been idle for 10 seconds ends. A new closure gets the thread
 /// that was idle last, so that the others end after a burst.
 ///
-/// The closure runs on no worker. So `spawn` and [`Handle::current`](crate::runtime::Handle::current) panic in it: move
-/// a [`Handle`](crate::runtime::Handle) into the closure to use the runtime there.
+/// The closure runs on no worker, but inside the runtime as with [`Handle::enter`](crate::runtime::Handle::enter):
+/// [`spawn`](crate::spawn), this function and [`Handle::current`](crate::runtime::Handle::current) work in it. A future can
+/// be awaited there by [`Handle::block_on`](crate::runtime::Handle::block_on).
 ///
 /// A closure that waits for the end of another closure may wait for ever: all threads may be waiting in the same way.
 ///

@@ -44,12 +44,13 @@
 //! [`Pool::close`] also drops the tasks in the queues itself. So a runtime whose workers are stuck, and do not get to
 //! close the pool, starts no more closures either.
 
+use std::any::Any;
 use std::cell::Cell;
 use std::collections::VecDeque;
 use std::io;
 use std::mem;
 use std::ptr;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::task::Waker;
 use std::time::{Duration, Instant};
 
@@ -75,7 +76,12 @@ pub(crate) struct Pool {
     keep_alive: Duration,
     /// [`start_thread`], except in tests.
     start: fn(Arc<Pool>) -> io::Result<()>,
+    /// Has a thread of the pool enter the runtime. Set when the runtime is made, before the first thread.
+    enter: OnceLock<Enter>,
 }
+
+/// Has the calling thread enter a runtime until the result is dropped.
+pub(crate) type Enter = Box<dyn Fn() -> Box<dyn Any> + Send + Sync>;
 
 /// The kind of a blocking task.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -117,7 +123,12 @@ impl Pool {
 
     fn with(max_closures: usize, keep_alive: Duration, start: fn(Arc<Pool>) -> io::Result<()>) -> Arc<Self> {
         let state = Mutex::new(State::new(max_closures));
-        Arc::new(Self { state, live: LiveThreads::default(), keep_alive, start })
+        Arc::new(Self { state, live: LiveThreads::default(), keep_alive, start, enter: OnceLock::new() })
+    }
+
+    /// Calls `enter` on each thread of the pool, once. Later calls of this function change nothing.
+    pub(crate) fn set_enter(&self, enter: Enter) {
+        let _ = self.enter.set(enter);
     }
 
     /// Makes a thread run `task`.
@@ -157,6 +168,8 @@ impl Pool {
     /// Runs tasks, on a thread of the pool.
     fn work(self: &Arc<Self>) {
         THREAD_OF.set(Arc::as_ptr(self));
+        // Declared before the lock is taken, and so dropped after it is released.
+        let _entered = self.enter.get().map(|enter| enter());
         let call = Arc::new(Condvar::new());
         let mut state = self.state.lock();
         loop {

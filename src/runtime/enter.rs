@@ -5,7 +5,7 @@
 //!
 //! A worker, and a `block_on` call, enter all services ([`enter`]). [`Handle::enter`] enters only those that need no
 //! loop on this thread ([`EnterGuard`]): what is spawned, the pool, and the handle. The thread keeps its own reactor and
-//! timers, or has none.
+//! timers, or has none. The threads of the pool enter their runtime in the same way ([`enter_pool_threads`]).
 //!
 //! | service | thread-local | entered as |
 //! | --- | --- | --- |
@@ -99,15 +99,27 @@ struct InHandle {
     _handle: Entered<Handle>,
 }
 
-impl<'a> EnterGuard<'a> {
-    pub(super) fn new(handle: &'a Handle) -> Self {
-        let entered = InHandle {
+impl InHandle {
+    fn new(handle: &Handle) -> Self {
+        Self {
             nesting: Nesting::begin(),
             _workers: executor::enter_workers(handle.workers()),
             _pool: blocking::enter(handle.pool().clone()),
             _handle: handle::enter(handle.clone()),
-        };
-        Self { entered: Some(entered), _handle: PhantomData }
+        }
+    }
+}
+
+/// Has the threads of the runtime's pool enter it as [`Handle::enter`] does, so that closures can spawn.
+pub(super) fn enter_pool_threads(handle: &Handle) {
+    let weak = handle.downgrade();
+    // `None` if the runtime has ended, and its last handle is gone.
+    handle.pool().set_enter(Box::new(move || Box::new(weak.upgrade().map(|handle| InHandle::new(&handle)))));
+}
+
+impl<'a> EnterGuard<'a> {
+    pub(super) fn new(handle: &'a Handle) -> Self {
+        Self { entered: Some(InHandle::new(handle)), _handle: PhantomData }
     }
 }
 

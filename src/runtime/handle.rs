@@ -23,6 +23,17 @@ pub struct Handle {
     inner: Arc<Inner>,
 }
 
+/// A [`Handle`] that does not keep itself.
+pub(super) struct WeakHandle {
+    inner: Weak<Inner>,
+}
+
+impl WeakHandle {
+    pub(super) fn upgrade(&self) -> Option<Handle> {
+        self.inner.upgrade().map(|inner| Handle { inner })
+    }
+}
+
 struct Inner {
     workers: Arc<Workers>,
     /// Once the runtime has ended, it starts no closure. Those that run go on.
@@ -85,6 +96,11 @@ impl Handle {
     pub(super) fn new(workers: Arc<Workers>, parts: Vec<Part>, settings: Builder) -> Self {
         let pool = Pool::new(settings.max_blocking_threads);
         Self { inner: Arc::new(Inner { workers, pool, parts, calls: AtomicUsize::new(0), settings }) }
+    }
+
+    /// A reference for the pool, which the handle keeps.
+    pub(super) fn downgrade(&self) -> WeakHandle {
+        WeakHandle { inner: Arc::downgrade(&self.inner) }
     }
 
     pub(super) fn workers(&self) -> &Arc<Workers> {

@@ -392,6 +392,7 @@ impl Builder {
             parts.push(Part::new(WorkerRef::new(workers.clone(), index), reactor, services));
         }
         let handle = Handle::new(workers.clone(), parts, self.clone());
+        enter::enter_pool_threads(&handle);
         let mut made = Vec::with_capacity(reactors.len());
         for (index, (reactor, services)) in reactors.into_iter().zip(services).enumerate() {
             let executor = Executor::new(WorkerRef::new(workers.clone(), index));
