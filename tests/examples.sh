@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# The examples, with clients of other people: socat and OpenBSD's nc. The argument is the folder of the built examples,
-# such as target/release/examples. Without the clients the script says so, and does nothing.
+# The examples, with clients of other people: socat, OpenBSD's nc, redis-cli and redis-benchmark. The argument is the
+# folder of the built examples, such as target/release/examples. Where clients are missing, the script says so, and tries
+# only what it can.
 set -euo pipefail
 
 examples=$(cd "${1:?usage: $0 FOLDER_OF_EXAMPLES}" && pwd)
@@ -101,3 +102,25 @@ returns "$bytes" nc -N -U "$at" <"$bytes"
 returns "$bytes" socat -t 20 - "UNIX-CONNECT:$at" <"$bytes"
 stop unix_echo "$pid" '2 accepted: 2 served'
 [ ! -e "$at" ] || fail "unix_echo must remove its file"
+
+if command -v redis-cli >/dev/null && command -v redis-benchmark >/dev/null; then
+    start mini_redis --workers 2 127.0.0.1:0
+    address=(-h "${at%:*}" -p "${at##*:}")
+    printf '%s\n' 'set bird "a small gull" ex 100' 'get bird' 'ttl bird' 'expire bird 50' 'ttl bird' 'del bird' 'get bird' \
+        'echo hello' 'ping' >"$folder/requests"
+    printf '%s\n' 'OK' 'a small gull' '100' '1' '50' '1' '' 'hello' 'PONG' >"$folder/replies"
+    returns "$folder/replies" redis-cli "${address[@]}" <"$folder/requests"
+    redis-cli "${address[@]}" get | grep -q "^ERR wrong number of arguments" || fail "redis-cli must print an error"
+    for options in "-P 1 -n 10000" "-P 16 -n 200000 -r 1000 -d 100"; do
+        # shellcheck disable=SC2086 # Each word is an option.
+        timeout 60 redis-benchmark "${address[@]}" -t ping,set,get --csv $options >"$folder/benchmark.out" 2>&1 \
+            || fail "redis-benchmark $options has ended with status $?"
+        # A line of names, and one each for both forms of ping, set and get.
+        [ "$(grep -c '^"' "$folder/benchmark.out")" = 5 ] || fail "redis-benchmark $options must complete four tests"
+        [ "$(wc -l <"$folder/benchmark.out")" = 5 ] || fail "redis-benchmark $options must print no error"
+    done
+    # redis-benchmark resets its connections.
+    stop mini_redis "$pid" '[0-9]+ accepted: [0-9]+ served, [0-9]+ failed, 0 panicked, 0 open; 0 refused'
+else
+    echo "redis-cli or redis-benchmark is missing: mini_redis is not tried with them"
+fi

@@ -1,4 +1,4 @@
-//! The examples `proxy`, `chat`, `kv`, `udp_echo` and `unix_echo`, run as programs from outside.
+//! The examples `proxy`, `chat`, `kv`, `udp_echo`, `unix_echo` and `mini_redis`, run as programs from outside.
 
 #[path = "support/programs.rs"]
 mod programs;
@@ -15,15 +15,16 @@ use programs::{Program, run};
 use socket2::{Domain, Socket, Type};
 use support::{PATIENCE, own_address, pattern, read_all, reset, within};
 
-const EXAMPLES: [&str; 5] = ["proxy", "chat", "kv", "udp_echo", "unix_echo"];
+const EXAMPLES: [&str; 6] = ["proxy", "chat", "kv", "udp_echo", "unix_echo", "mini_redis"];
 
-/// Each example has at most 80 lines, because it is read as a whole.
+/// Each example has at most 80 lines, because it is read as a whole. `mini_redis` has a protocol of its own to speak.
 #[test]
 fn each_example_is_short() {
     for name in EXAMPLES {
         let path = format!("{}/examples/{name}.rs", env!("CARGO_MANIFEST_DIR"));
         let lines = std::fs::read_to_string(&path).unwrap().lines().count();
-        assert!(lines <= 80, "{path} has {lines} lines");
+        let limit = if name == "mini_redis" { 280 } else { 80 };
+        assert!(lines <= limit, "{path} has {lines} lines");
     }
 }
 
@@ -78,6 +79,11 @@ fn mistake_prints_one_line() {
             ("unix_echo", &["--port"], "unknown option --port"),
             ("unix_echo", &["/nowhere/at/all"], "/nowhere/at/all"),
             ("unix_echo", &["a", "b"], "more than one path"),
+            ("mini_redis", &["--port"], "unknown option --port"),
+            ("mini_redis", &["--workers"], "unknown option --workers"),
+            ("mini_redis", &["--workers", "0"], "\"0\" workers"),
+            ("mini_redis", &["a", "b"], "more than one address"),
+            ("mini_redis", &[&tcp_taken], &tcp_taken),
         ];
         for (name, args, names) in mistakes {
             let mistake = run(name, args);
@@ -592,7 +598,233 @@ fn unix_echo_keeps_other_files() {
     });
 }
 
+// ---- mini_redis ----
+
+/// Each command has the replies of Redis, whether it is sent as a line or as an array of strings.
+#[test]
+fn mini_redis_answers_commands() {
+    let wrong_type = "-ERR value is not an integer or out of range\r\n";
+    let conversation = [
+        ("PING", "+PONG\r\n"),
+        ("ping hello", "$5\r\nhello\r\n"),
+        ("ECHO hello", "$5\r\nhello\r\n"),
+        ("GET bird", "$-1\r\n"),
+        ("SET bird kittiwake", "+OK\r\n"),
+        ("GET bird", "$9\r\nkittiwake\r\n"),
+        ("TTL bird", ":-1\r\n"),
+        ("EXPIRE bird 100", ":1\r\n"),
+        ("TTL bird", ":100\r\n"),
+        ("SET bird gull EX 50", "+OK\r\n"),
+        ("TTL bird", ":50\r\n"),
+        ("SET bird gull px 20000", "+OK\r\n"),
+        ("TTL bird", ":20\r\n"),
+        ("SET bird gull", "+OK\r\n"),
+        ("TTL bird", ":-1\r\n"),
+        ("SET bird x EX 0", "-ERR invalid expire time in 'set' command\r\n"),
+        ("SET bird x PX -1", "-ERR invalid expire time in 'set' command\r\n"),
+        ("SET bird x EX soon", wrong_type),
+        ("SET bird x EX 99999999999999999999", wrong_type),
+        ("SET bird x EX 9223372036854775807", wrong_type),
+        ("SET bird x EX", "-ERR syntax error\r\n"),
+        ("SET bird x NX", "-ERR syntax error\r\n"),
+        ("GET bird", "$4\r\ngull\r\n"),
+        ("DEL bird nothing bird", ":1\r\n"),
+        ("DEL bird", ":0\r\n"),
+        ("TTL bird", ":-2\r\n"),
+        ("EXPIRE bird 1", ":0\r\n"),
+        ("EXPIRE bird soon", wrong_type),
+        ("SET bird gull", "+OK\r\n"),
+        ("EXPIRE bird 0", ":1\r\n"),
+        ("GET bird", "$-1\r\n"),
+        ("GET", "-ERR wrong number of arguments for 'get' command\r\n"),
+        ("PING a b", "-ERR wrong number of arguments for 'ping' command\r\n"),
+        ("DEL", "-ERR wrong number of arguments for 'del' command\r\n"),
+        ("FLY away", "-ERR unknown command 'fly'\r\n"),
+        ("COMMAND DOCS", "*0\r\n"),
+        ("CONFIG GET save", "*2\r\n$4\r\nsave\r\n$0\r\n\r\n"),
+    ];
+    within(move || {
+        let redis = Program::start("mini_redis", &["127.0.0.1:0"]);
+        let mut client = redis.connect();
+        for (request, reply) in conversation {
+            let words: Vec<_> = request.split(' ').map(str::as_bytes).collect();
+            assert_redis(&mut client, &array(&words), reply);
+            // A line changes nothing that the array has not changed, except where the reply is the count of a change.
+            if !request.starts_with("DEL bird nothing") && !request.starts_with("EXPIRE bird 0") {
+                assert_redis(&mut client, format!("  {request} \n").as_bytes(), reply);
+            }
+        }
+        // Keys and values are bytes.
+        let (key, value) = (&b"\0\r\n$1\r\n\xFF"[..], pattern(60_000));
+        assert_redis(&mut client, &array(&[b"SET", key, &value]), "+OK\r\n");
+        client.write_all(&array(&[b"GET", key])).unwrap();
+        let mut reply = vec![0; 60_010];
+        client.read_exact(&mut reply).unwrap();
+        assert!(reply == [b"$60000\r\n", &value[..], b"\r\n"].concat(), "the value must return unchanged");
+    });
+}
+
+/// Requests that come together are answered in their order, also while one more has come only in part.
+#[test]
+fn mini_redis_pipelines() {
+    within(|| {
+        let redis = Program::start("mini_redis", &["--workers", "2", "127.0.0.1:0"]);
+        let mut client = redis.connect();
+        let (mut requests, mut replies) = (Vec::new(), String::new());
+        for number in 0..10_000 {
+            let number = number.to_string();
+            requests.extend([array(&[b"SET", b"bird", number.as_bytes()]), array(&[b"GET", b"bird"])].concat());
+            replies += &format!("+OK\r\n${}\r\n{number}\r\n", number.len());
+        }
+        let mut writer = client.try_clone().unwrap();
+        std::thread::scope(|scope| {
+            scope.spawn(|| writer.write_all(&requests).unwrap());
+            assert_redis(&mut client, b"", &replies);
+        });
+        assert_redis(&mut client, b"PING\r\n*2\r\n$4\r\nECHO\r\n$5\r\nhel", "+PONG\r\n");
+        assert_redis(&mut client, b"lo\r\n", "$5\r\nhello\r\n");
+        // Another worker may serve this client. It has the same store.
+        let mut others: Vec<_> = (0..4).map(|_| redis.connect()).collect();
+        others.iter_mut().for_each(|other| assert_redis(other, b"GET bird\n", "$4\r\n9999\r\n"));
+    });
+}
+
+/// Requests may be split at every byte. Here the server reads each byte alone, before the next one is sent.
+#[test]
+fn mini_redis_joins_split_requests() {
+    within(|| {
+        let redis = Program::start("mini_redis", &["127.0.0.1:0"]);
+        let (mut client, mut other) = (redis.connect(), redis.connect());
+        client.set_nodelay(true).unwrap();
+        let requests = [array(&[b"SET", b"bird", b"a\r\nb"]), b"\r\nGET bird\r\n".to_vec(), array(&[b"PING"])].concat();
+        for at in 0..requests.len() {
+            client.write_all(&requests[at..=at]).unwrap();
+            // The server has one thread, and reads what has come before this request no later than the next one.
+            assert_redis(&mut other, b"PING\n", "+PONG\r\n");
+        }
+        assert_redis(&mut client, b"", "+OK\r\n$4\r\na\r\nb\r\n+PONG\r\n");
+    });
+}
+
+/// A value is there until its time is over, and not after that.
+#[test]
+fn mini_redis_forgets_expired_values() {
+    within(|| {
+        let redis = Program::start("mini_redis", &["127.0.0.1:0"]);
+        let mut client = BufReader::new(redis.connect());
+        let set = Instant::now();
+        assert_eq!(ask(&mut client, b"SET bird gull PX 50"), "+OK\r");
+        while ask(&mut client, b"GET bird") == "$4\r" {
+            assert_eq!(line_of(&mut client), "gull\r");
+        }
+        assert!(set.elapsed() >= Duration::from_millis(50), "the value has expired early: after {:?}", set.elapsed());
+        assert_eq!(ask(&mut client, b"DEL bird"), ":0\r");
+    });
+}
+
+/// Memory has a limit. Expired values give it back, although no client asks for them.
+#[test]
+fn mini_redis_limits_its_memory() {
+    within(|| {
+        let redis = Program::start("mini_redis", &["127.0.0.1:0"]);
+        let mut client = BufReader::new(redis.connect());
+        let (value, full) = (vec![b'x'; 65_536], "-OOM command not allowed when used memory > 'maxmemory'.\r");
+        let set = |client: &mut BufReader<TcpStream>, key: &str, options: &[&[u8]]| {
+            client.get_mut().write_all(&array(&[&[b"SET", key.as_bytes(), &value], options].concat())).unwrap();
+            line_of(client)
+        };
+        let kept = (0..2000).take_while(|key| set(&mut client, &key.to_string(), &[]) == "+OK\r").count();
+        assert!((1000..1024).contains(&kept), "64 MiB have room for about 1,000 values of 64 KiB, and not for {kept}");
+        assert_eq!(ask(&mut client, b"DEL 0"), ":1\r");
+        assert_eq!(set(&mut client, "short", &[b"PX", b"1"]), "+OK\r");
+        while set(&mut client, "new", &[]) == full {}
+        assert_eq!(set(&mut client, "newer", &[]), full);
+    });
+}
+
+/// A mistake in the protocol has the reply of Redis, and ends the connection. Others go on.
+#[test]
+fn mini_redis_survives_any_bytes() {
+    within(|| {
+        let redis = Program::start("mini_redis", &["127.0.0.1:0"]);
+        let mut other = redis.connect();
+        let mistakes: [(&[u8], &str); 13] = [
+            (b"*x\r\n", "invalid multibulk length"),
+            (b"*\r\n", "invalid multibulk length"),
+            (b"*1025\r\n", "invalid multibulk length"),
+            (b"*99999999999999999999\r\n", "invalid multibulk length"),
+            (b"*1\r\nPING\r\n", "expected '$', got 'P'"),
+            (b"*1\r\n\xFF\r\n", "expected '$', got '\\xff'"),
+            (b"*1\r\n\r\n", "expected '$', got ''"),
+            (b"*1\r\n$-1\r\n", "invalid bulk length"),
+            (b"*1\r\n$262144\r\n", "invalid bulk length"),
+            (b"*1\r\n$9223372036854775807\r\n", "invalid bulk length"),
+            (&[b'x'; 200_000], "too big inline request"),
+            (&b"*1\r\n$".repeat(50_000), "invalid bulk length"),
+            // Each of these strings alone is small enough.
+            (&[b"*1024\r\n", &array(&[&[b'x'; 1000]])[4..].repeat(300)[..]].concat(), "invalid bulk length"),
+        ];
+        for (bytes, mistake) in mistakes {
+            let mut client = redis.connect();
+            // The server may have ended the connection before it has all of a long request.
+            let _ = client.write_all(&[b"PING\n*0\r\n*-1\r\n\r\n", bytes].concat());
+            let expected = format!("+PONG\r\n-ERR Protocol error: {mistake}\r\n");
+            assert_redis(&mut client, b"", &expected);
+            assert_eq!(client.read(&mut [0]).unwrap(), 0, "{mistake} must end the connection");
+        }
+        let signs = b"*$\r\n0123456789-GETSETDELPINGx \xFF\0";
+        let mut state = 1_u64;
+        for _ in 0..300 {
+            let mut client = redis.connect();
+            let bytes = std::iter::repeat_with(|| {
+                state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+                signs[(state >> 33) as usize % signs.len()]
+            });
+            let bytes: Vec<u8> = bytes.take(500).collect();
+            let _ = client.write_all(&bytes);
+            let _ = client.shutdown(Shutdown::Write);
+            let _ = client.read_to_end(&mut Vec::new());
+            assert_redis(&mut other, b"PING\n", "+PONG\r\n");
+        }
+    });
+}
+
+/// A signal ends the server. Requests that were sent before it are answered, and silent clients read to an end.
+#[test]
+fn signal_ends_mini_redis_after_answers() {
+    within(|| {
+        let mut redis = Program::start("mini_redis", &["--workers", "2", "127.0.0.1:0"]);
+        let (silent, mut client) = (redis.connect(), redis.connect());
+        client.write_all(&b"PING\n".repeat(1000)).unwrap();
+        let (report, errors) = redis.end_by("TERM");
+        assert!(report.starts_with("2 accepted: 2 served"), "{report}{errors}");
+        assert_eq!((read_all(client), read_all(silent)), (b"+PONG\r\n".repeat(1000), Vec::new()));
+    });
+}
+
 // ---- helpers ----
+
+/// A request of Redis: an array of strings.
+fn array(words: &[&[u8]]) -> Vec<u8> {
+    let mut request = format!("*{}\r\n", words.len()).into_bytes();
+    for word in words {
+        request.extend(format!("${}\r\n", word.len()).as_bytes());
+        request.extend([word, &b"\r\n"[..]].concat());
+    }
+    request
+}
+
+/// Sends bytes, and fails unless the next bytes that come back are the reply.
+#[track_caller]
+fn assert_redis(client: &mut TcpStream, request: &[u8], reply: &str) {
+    client.write_all(request).unwrap();
+    let mut got = vec![0; reply.len()];
+    if let Err(error) = client.read_exact(&mut got) {
+        panic!("{:?} must be answered by {reply:?}: {error}", String::from_utf8_lossy(request));
+    }
+    let got = String::from_utf8_lossy(&got);
+    assert!(got == reply, "{:?} was answered by {got:?}, and not by {reply:?}", String::from_utf8_lossy(request));
+}
 
 /// The proxy, and the listener that is its backend.
 struct Proxied {
