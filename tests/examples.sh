@@ -103,6 +103,15 @@ returns "$bytes" socat -t 20 - "UNIX-CONNECT:$at" <"$bytes"
 stop unix_echo "$pid" '2 accepted: 2 served'
 [ ! -e "$at" ] || fail "unix_echo must remove its file"
 
+start one_per_core --workers 4 127.0.0.1:0
+# The kernel chooses the listener. The chance that it chooses the same one 32 times is 4 ^ -31.
+for _ in $(seq 32); do
+    printf 'hello\n' | timeout 20 nc -N "${at%:*}" "${at##*:}"
+done | sed 's/:.*//' | sort | uniq -c >"$folder/workers.out"
+[ "$(grep -c 'worker [0-3]$' "$folder/workers.out")" -gt 1 ] || fail "several workers must answer"
+[ "$(awk '{ lines += $1 } END { print lines }' "$folder/workers.out")" = 32 ] || fail "each client must have an answer"
+stop one_per_core "$pid" 'worker 3: [0-9]+ accepted: [0-9]+ served, 0 failed'
+
 if command -v redis-cli >/dev/null && command -v redis-benchmark >/dev/null; then
     start mini_redis --workers 2 127.0.0.1:0
     address=(-h "${at%:*}" -p "${at##*:}")

@@ -1,4 +1,5 @@
-//! The examples `proxy`, `chat`, `kv`, `udp_echo`, `unix_echo` and `mini_redis`, run as programs from outside.
+//! The examples `proxy`, `chat`, `kv`, `udp_echo`, `unix_echo`, `mini_redis` and `one_per_core`, run as programs from
+//! outside.
 
 #[path = "support/programs.rs"]
 mod programs;
@@ -15,7 +16,7 @@ use programs::{Program, run};
 use socket2::{Domain, Socket, Type};
 use support::{PATIENCE, own_address, pattern, read_all, reset, within};
 
-const EXAMPLES: [&str; 6] = ["proxy", "chat", "kv", "udp_echo", "unix_echo", "mini_redis"];
+const EXAMPLES: [&str; 7] = ["proxy", "chat", "kv", "udp_echo", "unix_echo", "mini_redis", "one_per_core"];
 
 /// Each example has at most 80 lines, because it is read as a whole. `mini_redis` has a protocol of its own to speak.
 #[test]
@@ -84,6 +85,11 @@ fn mistake_prints_one_line() {
             ("mini_redis", &["--workers", "0"], "\"0\" workers"),
             ("mini_redis", &["a", "b"], "more than one address"),
             ("mini_redis", &[&tcp_taken], &tcp_taken),
+            ("one_per_core", &["--port"], "unknown option --port"),
+            ("one_per_core", &["--workers", "1025"], "\"1025\" workers"),
+            ("one_per_core", &["nonsense"], "nonsense"),
+            ("one_per_core", &["a", "b"], "more than one address"),
+            ("one_per_core", &[&tcp_taken], &tcp_taken),
         ];
         for (name, args, names) in mistakes {
             let mistake = run(name, args);
@@ -799,6 +805,55 @@ fn signal_ends_mini_redis_after_answers() {
         let (report, errors) = redis.end_by("TERM");
         assert!(report.starts_with("2 accepted: 2 served"), "{report}{errors}");
         assert_eq!((read_all(client), read_all(silent)), (b"+PONG\r\n".repeat(1000), Vec::new()));
+    });
+}
+
+// ---- one_per_core ----
+
+/// Clients reach several threads. Each thread has one count for all its clients, and no other thread's.
+#[test]
+fn one_per_core_uses_its_threads() {
+    within(|| {
+        let mut server = Program::start("one_per_core", &["--workers", "4", "127.0.0.1:0"]);
+        let mut clients: Vec<_> = (0..64).map(|_| BufReader::new(server.connect())).collect();
+        let mut answered = [0; 4];
+        for round in 0..2 {
+            for client in &mut clients {
+                let reply = ask(client, b"hello");
+                let (worker, count) = reply.strip_prefix("worker ").and_then(|rest| rest.split_once(": ")).unwrap();
+                let worker: usize = worker.parse().unwrap();
+                answered[worker] += 1;
+                assert_eq!(count, answered[worker].to_string(), "round {round}, worker {worker}");
+            }
+        }
+        let busy = answered.iter().filter(|count| **count > 0).count();
+        assert!(busy > 1, "one thread has got all clients: {answered:?}");
+        drop(clients);
+        let (report, errors) = server.end_by("INT");
+        for (number, line) in report.lines().enumerate() {
+            let clients = answered[number] / 2;
+            let expected = format!("worker {number}: {clients} accepted: {clients} served");
+            assert!(line.trim_start_matches("one_per_core: ").starts_with(&expected), "{report}{errors}");
+        }
+        assert_eq!(report.lines().count(), 4, "{report}");
+    });
+}
+
+/// A signal ends all threads. Lines that were sent before it are answered, and silent clients read to an end.
+#[test]
+fn signal_ends_all_threads() {
+    within(|| {
+        let mut server = Program::start("one_per_core", &["--workers", "3", "127.0.0.1:0"]);
+        let mut clients: Vec<_> = (0..32).map(|_| server.connect()).collect();
+        for client in &mut clients[..16] {
+            client.write_all(b"hello\nhello\n").unwrap();
+        }
+        let (report, errors) = server.end_by("TERM");
+        assert_eq!(report.lines().count(), 3, "{report}{errors}");
+        for (number, client) in clients.into_iter().enumerate() {
+            let lines = String::from_utf8(read_all(client)).unwrap().lines().count();
+            assert_eq!(lines, if number < 16 { 2 } else { 0 }, "client {number}: {report}{errors}");
+        }
     });
 }
 
