@@ -1,1 +1,3 @@
-//! The tests are in `tests/`.
+//! Glue for crates of other people that the programs in `src/bin/` and their tests share.
+
+pub mod quic;

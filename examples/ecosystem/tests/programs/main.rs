@@ -1,5 +1,6 @@
-//! The programs of this package, run from outside with real clients.
+//! The programs of this package, run from outside with real clients, and transfers over quinn.
 
 mod program;
 
+mod quic;
 mod tls_echo;
