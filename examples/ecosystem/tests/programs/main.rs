@@ -4,3 +4,4 @@ mod program;
 
 mod quic;
 mod tls_echo;
+mod websocket;
