@@ -2,6 +2,7 @@
 
 mod program;
 
+mod postgres;
 mod quic;
 mod tls_echo;
 mod websocket;
