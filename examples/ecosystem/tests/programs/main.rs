@@ -5,4 +5,5 @@ mod program;
 mod postgres;
 mod quic;
 mod tls_echo;
+mod usage;
 mod websocket;
