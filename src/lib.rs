@@ -27,6 +27,8 @@
 //!     }
 //! }
 //! ```
+//! The [guide] begins with this server, and goes on to timeouts, a graceful end, many cores and tests.
+//!
 //! [`serve`](net::serve()) is the loop that accepts. With a [`TcpListener`](net::TcpListener) and [`spawn`] it can be
 //! written by hand. [`block_on`] uses one core. A [`Runtime`](runtime::Runtime) uses all of them, and so does an
 //! `async fn main` with the attribute `#[kittiwake::main]`.
@@ -88,6 +90,10 @@ mod reactor;
 mod sync;
 mod system_clock;
 mod wheel;
+
+// Only for the documentation and its tests. Other builds do not need the folder `docs/`.
+#[cfg(any(doc, doctest))]
+pub mod guide;
 
 pub mod future;
 #[cfg(feature = "hyper")]

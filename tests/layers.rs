@@ -27,6 +27,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("reactor", &["budget", "current", "sync"]),
     ("wheel", &["memory"]),
     ("time", &["wheel", "budget", "current", "sync", "system_clock"]),
+    ("guide", &[]),
     ("future", &[]),
     ("stream", &[]),
     ("io", &["reactor", "budget", "sync", "task", "time"]),

@@ -1,0 +1,123 @@
+//! The guide: how to write, test and run servers with kittiwake.
+//!
+//! Each chapter is a file in the folder `docs/`. The code blocks are compiled and run as tests.
+//!
+//! | to .. | read |
+//! | --- | --- |
+//! | begin | [`first_server`] |
+//! | survive slow and hostile clients | [`timeouts`] |
+//! | end without losing a request | [`shutdown`] |
+//! | use all cores | [`many_cores`] |
+//! | use a database | [`databases`] |
+//! | test a server | [`testing`] |
+//! | read files, and do other work that blocks | [`blocking`] |
+//! | understand the runtime | [`inside`] |
+//! | translate the names of another runtime | [`from_tokio`], [`from_smol`] |
+//! | decide against it | [`when_not`] |
+
+/// The targets of the links between chapters.
+///
+/// They stand before the text of a chapter, and the first definition of a link counts. So a link leads to a module in
+/// the crate's documentation. A reader of the file itself follows the definition at the end of the file.
+macro_rules! links {
+    () => {
+        "
+[first_server]: crate::guide::first_server
+[timeouts]: crate::guide::timeouts
+[shutdown]: crate::guide::shutdown
+[many_cores]: crate::guide::many_cores
+[databases]: crate::guide::databases
+[testing]: crate::guide::testing
+[blocking]: crate::guide::blocking
+[inside]: crate::guide::inside
+[from_tokio]: crate::guide::from_tokio
+[from_smol]: crate::guide::from_smol
+[when_not]: crate::guide::when_not
+[figures]: crate::guide::figures
+
+"
+    };
+}
+
+/// A chapter: the links, the text of its file, and the items of the crate that it is about.
+///
+/// A chapter of the ecosystem has blocks that need crates which this package does not have. The package in
+/// `examples/ecosystem` compiles and runs these.
+macro_rules! chapter {
+    ($(#[$items:meta])* $name:ident, $file:literal) => {
+        #[doc = links!()]
+        #[doc = include_str!($file)]
+        $(#[$items])*
+        pub mod $name {}
+    };
+    (ecosystem $(#[$items:meta])* $name:ident, $file:literal) => {
+        #[doc = links!()]
+        #[cfg_attr(not(doctest), doc = include_str!($file))]
+        $(#[$items])*
+        pub mod $name {}
+    };
+}
+
+chapter! {
+    ///
+    /// Items: [`block_on`](crate::block_on), [`net::serve`](crate::net::serve()),
+    /// [`signal::terminate`](crate::signal::terminate).
+    first_server, "../docs/first_server.md"
+}
+
+chapter! {
+    ///
+    /// Items: [`time::timeout`](crate::time::timeout()),
+    /// [`TcpStream::set_read_timeout`](crate::net::TcpStream::set_read_timeout),
+    /// [`TcpStream::drain`](crate::net::TcpStream::drain),
+    /// [`Serve::max_connections`](crate::net::Serve::max_connections).
+    timeouts, "../docs/timeouts.md"
+}
+
+chapter! {
+    ///
+    /// Items: [`net::Serve`](crate::net::Serve), [`net::ShutdownSignal`](crate::net::ShutdownSignal),
+    /// [`net::Report`](crate::net::Report), [`task::JoinSet`](crate::task::JoinSet).
+    shutdown, "../docs/shutdown.md"
+}
+
+chapter! {
+    ///
+    /// Items: [`runtime::Runtime`](crate::runtime::Runtime), [`runtime::Builder`](crate::runtime::Builder),
+    /// [`spawn_local`](crate::spawn_local), [`task::consume_budget`](crate::task::consume_budget),
+    /// [`Handle::metrics`](crate::runtime::Handle::metrics).
+    many_cores, "../docs/many_cores.md"
+}
+
+chapter! {
+    ecosystem
+    ///
+    /// Items: [`net::TcpStream`](crate::net::TcpStream), [`spawn_blocking`](crate::spawn_blocking),
+    /// [`time::timeout`](crate::time::timeout()).
+    databases, "../docs/databases.md"
+}
+
+chapter! {
+    ///
+    /// Items: [`io::duplex`](crate::io::duplex()), [`Builder::start_paused`](crate::runtime::Builder::start_paused),
+    /// [`time::advance`](crate::time::advance), [`Handle::metrics`](crate::runtime::Handle::metrics).
+    testing, "../docs/testing.md"
+}
+
+chapter! {
+    ///
+    /// Items: [`spawn_blocking`](crate::spawn_blocking),
+    /// [`Builder::max_blocking_threads`](crate::runtime::Builder::max_blocking_threads),
+    /// [`io::AsyncFd`](crate::io::AsyncFd).
+    blocking, "../docs/blocking.md"
+}
+
+chapter!(inside, "../docs/inside.md");
+
+chapter!(from_tokio, "../docs/from_tokio.md");
+
+chapter!(from_smol, "../docs/from_smol.md");
+
+chapter!(when_not, "../docs/when_not.md");
+
+chapter!(figures, "../docs/figures.md");
