@@ -8,6 +8,7 @@
 //! | survive slow and hostile clients | [`timeouts`] |
 //! | end without losing a request | [`shutdown`] |
 //! | use all cores | [`many_cores`] |
+//! | serve HTTP, TLS and WebSockets | [`http`] |
 //! | use a database | [`databases`] |
 //! | test a server | [`testing`] |
 //! | read files, and do other work that blocks | [`blocking`] |
@@ -26,6 +27,7 @@ macro_rules! links {
 [timeouts]: crate::guide::timeouts
 [shutdown]: crate::guide::shutdown
 [many_cores]: crate::guide::many_cores
+[http]: crate::guide::http
 [databases]: crate::guide::databases
 [testing]: crate::guide::testing
 [blocking]: crate::guide::blocking
@@ -88,6 +90,8 @@ chapter! {
     /// [`Handle::metrics`](crate::runtime::Handle::metrics).
     many_cores, "../docs/many_cores.md"
 }
+
+chapter!(ecosystem http, "../docs/http.md");
 
 chapter! {
     ecosystem
