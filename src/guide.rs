@@ -1,6 +1,7 @@
 //! The guide: how to write, test and run servers with kittiwake.
 //!
-//! Each chapter is a file in the folder `docs/`. The code blocks are compiled and run as tests.
+//! Each chapter is a file in the folder `docs/`. The tests compile each code block, and run those that end by
+//! themselves.
 //!
 //! | to .. | read |
 //! | --- | --- |
@@ -125,3 +126,8 @@ chapter!(from_smol, "../docs/from_smol.md");
 chapter!(when_not, "../docs/when_not.md");
 
 chapter!(figures, "../docs/figures.md");
+
+/// The README, so that its block is compiled.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+mod readme {}
