@@ -144,9 +144,8 @@ fn requests_in_the_kernel_are_answered() {
         assert!(wrote.is_some_and(|wrote| wrote.is_ok()), "a small write must not wait");
         server.shutdown.trigger();
 
-        assert_eq!(response(&mut kept).await.1, b"/path/2");
+        last_response(&mut kept, "/path/2").await;
         assert_eq!(response(&mut queued).await.1, b"/path/3");
-        assert_eq!(read_all(&mut kept).await, "", "the connection closes after its last answer");
         assert_eq!(server.end().await.served, 2);
     });
 }
@@ -166,7 +165,74 @@ fn queued_client_has_time_for_a_request() {
     });
 }
 
-/// An idle connection does not hold up the end, and a silent one only for a second.
+/// A client that does not know of the end may send one more request on an idle connection. Its answer tells the client
+/// that the connection closes.
+#[test]
+fn idle_connection_gets_a_last_answer() {
+    run(|| async {
+        let server = Server::start(|serve| serve).await;
+        let mut client = server.connect().await;
+        client.write_all(get("/path/1").as_bytes()).await.unwrap();
+        response(&mut client).await;
+        server.shutdown.trigger();
+        settle().await;
+        client.write_all(get("/path/2").as_bytes()).await.unwrap();
+        last_response(&mut client, "/path/2").await;
+        assert_eq!(server.end().await.served, 1);
+    });
+}
+
+/// A client that has sent a part of its request's head when the server stops may send the rest.
+#[test]
+fn half_a_head_is_completed() {
+    run(|| async {
+        let server = Server::start(|serve| serve).await;
+        let mut client = server.connect().await;
+        client.write_all(get("/path/1").as_bytes()).await.unwrap();
+        response(&mut client).await;
+        let request = get("/path/2");
+        let (half, rest) = request.as_bytes().split_at(9);
+        client.write_all(half).await.unwrap();
+        settle().await;
+        server.shutdown.trigger();
+        settle().await;
+        client.write_all(rest).await.unwrap();
+        last_response(&mut client, "/path/2").await;
+        assert_eq!(server.end().await.served, 1);
+    });
+}
+
+/// A response that begins before the server stops cannot tell that the connection closes. So its client may send one more
+/// request.
+#[test]
+fn begun_response_leaves_one_request() {
+    run(|| async {
+        let server = Server::start(|serve| serve).await;
+        let mut client = server.connect().await;
+        client.write_all(get("/drip").as_bytes()).await.unwrap();
+        client.peek(&mut [0]).await.expect("the response begins");
+        server.shutdown.trigger();
+        assert_eq!(response(&mut client).await.1, b"drip drip drip ");
+        client.write_all(get("/path").as_bytes()).await.unwrap();
+        last_response(&mut client, "/path").await;
+        assert_eq!(server.end().await.served, 1);
+    });
+}
+
+/// Idle connections do not outlast half of the drain timeout. Otherwise the report would list them as open.
+#[test]
+fn idle_connections_close_within_the_drain() {
+    run(|| async {
+        let server = Server::start(|serve| serve.drain_timeout(LIMIT)).await;
+        let (mut idle, _silent) = (server.connect().await, server.connect().await);
+        idle.write_all(get("/path").as_bytes()).await.unwrap();
+        response(&mut idle).await;
+        let report = server.end().await;
+        assert_eq!((report.served, report.open.len()), (2, 0));
+    });
+}
+
+/// An idle connection does not hold up the end for more than a second, and neither does a silent one.
 #[test]
 fn idle_connections_close_at_the_end() {
     run(|| async {
@@ -719,6 +785,14 @@ async fn response(stream: &mut (impl AsyncRead + Unpin)) -> (String, Vec<u8>) {
         }
     }
     (head, body)
+}
+
+/// Reads a response that must say that the connection closes, and the end of the connection.
+async fn last_response(stream: &mut (impl AsyncRead + Unpin), body: &str) {
+    let (head, got) = response(stream).await;
+    assert_eq!(String::from_utf8_lossy(&got), body);
+    assert!(head.contains("\r\nconnection: close\r\n"), "the client must learn that the connection closes: {head}");
+    assert_eq!(read_all(stream).await, "", "the connection closes after its last answer");
 }
 
 async fn read_all(stream: &mut (impl AsyncRead + Unpin)) -> String {

@@ -58,6 +58,10 @@ pub(super) struct Activity {
     held: AtomicU64,
     /// The transport has closed its side and discards what the client still sends.
     lingers: AtomicBool,
+    /// The server stops. Set on HTTP/1 only.
+    draining: AtomicBool,
+    /// A response was ready to begin in the drain, so its request is the last one.
+    last_request: AtomicBool,
     /// The transport was dropped.
     closed: AtomicBool,
     /// The waker of the connection's task.
@@ -77,6 +81,8 @@ impl Activity {
             write_waits: AtomicBool::new(false),
             held: AtomicU64::new(0),
             lingers: AtomicBool::new(false),
+            draining: AtomicBool::new(false),
+            last_request: AtomicBool::new(false),
             closed: AtomicBool::new(false),
             waker: Mutex::new(None),
         }
@@ -167,6 +173,22 @@ impl Activity {
 
     pub(super) fn lingers(&self) -> bool {
         self.lingers.load(Ordering::Relaxed)
+    }
+
+    /// Notes that the server stops.
+    pub(super) fn drain(&self) {
+        self.draining.store(self.protocol == Protocol::Http1, Ordering::Relaxed);
+    }
+
+    /// Makes the request that is about to be answered the last one, if the server stops and no other is. `true` if the
+    /// connection's task must learn of that before the response begins.
+    pub(super) fn becomes_last_request(&self) -> bool {
+        self.draining.load(Ordering::Relaxed) && !self.last_request.swap(true, Ordering::Relaxed)
+    }
+
+    /// Whether the connection ends with the response that begins next.
+    pub(super) fn has_last_request(&self) -> bool {
+        self.last_request.load(Ordering::Relaxed)
     }
 
     /// Notes that the transport was dropped.

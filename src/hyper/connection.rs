@@ -4,6 +4,15 @@
 //! 2. hyper serves the requests, and [`Deadline`] limits how long the client may keep the connection waiting.
 //! 3. When the server stops, the connection ends gracefully ([`Driver`]).
 //! 4. After an upgrade the connection stays in the server's table until its stream is dropped.
+//!
+//! # The graceful end
+//! On HTTP/2 a GOAWAY frame tells the client which requests are served. HTTP/1 has only the header `connection: close` of
+//! a response. A client that has not seen it may have sent its next request, and a connection that closes then leaves the
+//! request without a response. So hyper's `graceful_shutdown`, which closes an idle connection, is called late:
+//! 1. [`Driver`] learns that the server stops, and polls hyper once with [`ask_kernel`].
+//! 2. The next response that is ready to begin waits for one poll ([`Activity::becomes_last_request`]).
+//! 3. [`Driver`] calls `graceful_shutdown`. The response then has the header, and the connection closes after it.
+//! 4. A connection without a request waits for one, for a second at most ([`Deadline`]).
 
 use std::error::Error;
 use std::io;
@@ -65,7 +74,7 @@ where
     let activity = Arc::new(Activity::new(protocol));
     let transport = Transport::new(stream, preface.ahead, activity.clone(), writev);
     let service = Counted { service, activity: activity.clone() };
-    let driver = Driver { activity: &activity, deadline, shutdown, draining: false };
+    let driver = Driver { activity: &activity, deadline, shutdown, draining: false, ending: false };
     match protocol {
         Protocol::Http1 => {
             let connection = options.http1.serve_connection(transport, service).with_upgrades();
@@ -164,8 +173,10 @@ struct Driver<'a> {
     activity: &'a Activity,
     deadline: Deadline,
     shutdown: ShutdownSignal,
-    /// The connection ends after its current requests.
+    /// The server stops.
     draining: bool,
+    /// The connection ends after its current requests.
+    ending: bool,
 }
 
 impl Driver<'_> {
@@ -177,30 +188,40 @@ impl Driver<'_> {
         if self.activity.protocol() == Protocol::Http2 {
             self.activity.register(cx.waker());
         }
+        // True if a request may be in the kernel that no event has reported, and the connection would end without it.
+        let mut asks = false;
         loop {
-            if let Poll::Ready(result) = connection.as_mut().poll(cx) {
+            if !self.draining && self.shutdown.poll_triggered(cx).is_ready() {
+                (self.draining, asks) = (true, true);
+                self.activity.drain();
+            }
+            let mut poll = || connection.as_mut().poll(cx);
+            if let Poll::Ready(result) = if asks { ask_kernel(poll) } else { poll() } {
                 return Poll::Ready(result.map_err(Into::into));
             }
-            if !self.draining && self.shutdown.poll_triggered(cx).is_ready() {
-                // hyper closes an idle connection. A request that is in the kernel must be read first, even if no event
-                // has reported it yet: then the connection is not idle.
-                if let Poll::Ready(result) = ask_kernel(|| connection.as_mut().poll(cx)) {
-                    return Poll::Ready(result.map_err(Into::into));
-                }
+            if !self.ending && self.must_end() {
                 self.end_gracefully(connection.as_mut());
                 continue;
             }
-            match ready!(self.deadline.poll_expired(cx, self.activity, self.draining)) {
-                Waits::Request(_) if !self.draining => self.end_gracefully(connection.as_mut()),
+            match ready!(self.deadline.poll_expired(cx, self.activity, self.draining || self.ending)) {
+                Waits::Request(_) if !self.ending => self.end_gracefully(connection.as_mut()),
                 Waits::Request(_) | Waits::End => return Poll::Ready(Ok(())),
                 waits => return Poll::Ready(Err(too_long(waits).into())),
             }
         }
     }
 
+    /// Whether the client can learn now that the connection ends.
+    fn must_end(&self) -> bool {
+        match self.activity.protocol() {
+            Protocol::Http1 => self.activity.has_last_request(),
+            Protocol::Http2 => self.draining,
+        }
+    }
+
     fn end_gracefully(&mut self, connection: Pin<&mut impl Connection>) {
         connection.graceful_shutdown();
-        self.draining = true;
+        self.ending = true;
     }
 }
 

@@ -9,8 +9,7 @@ use std::task::{Context, Poll, Waker, ready};
 use super::activity::{Activity, Waits};
 use crate::time::{Duration, Instant, Sleep, sleep};
 
-/// How long an idle connection stays open once its server stops, and how long one that has not sent a byte may wait with
-/// its first request.
+/// The default of [`Limits::idle_in_drain`].
 pub(super) const IDLE_IN_DRAIN: Duration = Duration::from_secs(1);
 
 /// How long a closed connection waits for the client's end, if the client was still sending.
@@ -22,6 +21,8 @@ pub(super) struct Limits {
     pub(super) header_read: Duration,
     pub(super) keep_alive: Duration,
     pub(super) body: Duration,
+    /// How long a connection may wait with its next or first request once its server stops.
+    pub(super) idle_in_drain: Duration,
 }
 
 impl Limits {
@@ -29,7 +30,7 @@ impl Limits {
         match waits {
             Waits::Handler => None,
             Waits::Head(_) => Some(self.header_read),
-            Waits::Request(_) if draining => Some(self.keep_alive.min(IDLE_IN_DRAIN)),
+            Waits::Request(_) if draining => Some(self.keep_alive.min(self.idle_in_drain)),
             Waits::Request(_) => Some(self.keep_alive),
             Waits::Body(_) | Waits::Reader(_) => Some(self.body),
             Waits::End => Some(LINGER),

@@ -15,7 +15,7 @@ use ::hyper::{Request, Response};
 use futures_io::{AsyncRead, AsyncWrite};
 
 use super::connection::{self, BoxError, Options};
-use super::deadline::Limits;
+use super::deadline::{IDLE_IN_DRAIN, Limits};
 use super::executor::Executor;
 use super::timer::Timer;
 use crate::net::{
@@ -118,7 +118,7 @@ where
     http1.half_close(true).header_read_timeout(None).timer(Timer);
     let mut http2 = http2::Builder::new(Executor);
     http2.timer(Timer);
-    let limits = Limits { header_read: HEADER_READ, keep_alive: KEEP_ALIVE, body: BODY };
+    let limits = Limits { header_read: HEADER_READ, keep_alive: KEEP_ALIVE, body: BODY, idle_in_drain: IDLE_IN_DRAIN };
     Serve {
         server: net::serve(listener, unserved::<L> as Unserved<L>),
         make_service,
@@ -163,9 +163,11 @@ fn no_handshake<T>(stream: T) -> Ready<io::Result<T>> {
 /// has no limit here: put a [`timeout`](crate::time::timeout()) around the read in the handler.
 ///
 /// # How it ends
-/// As a [`net::Serve`](crate::net::Serve#how-it-ends) does, with the connections of HTTP as follows. Requests that have
-/// reached the kernel are answered, then a connection closes. A connection from the kernel's queue may wait for a second
-/// with its first request. HTTP/2 clients get GOAWAY.
+/// As a [`net::Serve`](crate::net::Serve#how-it-ends) does, with the connections of HTTP as follows:
+/// * An HTTP/1 connection closes after the next response, whose header `connection: close` tells the client. An idle
+///   connection, and one from the kernel's queue, waits for that request for up to a second, or for half of the
+///   [drain timeout](Serve::drain_timeout) if that is less.
+/// * An HTTP/2 client gets GOAWAY. Its connection closes after the requests that have reached the kernel.
 ///
 /// An upgraded connection counts until its stream is dropped. At the end of the drain the server does not wait for it any
 /// longer, and lists it as open; its task goes on. To end such tasks in time, give them a clone of the
@@ -327,6 +329,8 @@ impl<L: Listener, M, H> Serve<L, M, H> {
     /// Limits how long the server waits for its connections when it stops: see [how it ends](Serve#how-it-ends). The
     /// default is 25 seconds; [`Duration::MAX`] is no limit.
     pub fn drain_timeout(mut self, duration: Duration) -> Self {
+        // Idle connections must end before the drain does: else the report lists them as open.
+        self.options.limits.idle_in_drain = IDLE_IN_DRAIN.min(duration / 2);
         self.server = self.server.drain_timeout(duration);
         self
     }
