@@ -23,7 +23,7 @@ use kittiwake::hyper::{Executor, Io, Serve, serve, serve_with};
 use kittiwake::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWriteExt, BufReader};
 use kittiwake::net::{Failure, Report, ServeError, ServeStats, ShutdownSignal, TcpListener, TcpStream};
 use kittiwake::task::JoinHandle;
-use kittiwake::time::{Instant, sleep, timeout};
+use kittiwake::time::{Instant, sleep, sleep_until, timeout};
 use support::{listener, pattern, run, settle, until};
 
 /// A limit that the clients of these tests exceed.
@@ -356,6 +356,29 @@ fn idle_connection_closes_without_error() {
         connection.await.unwrap().expect("the server closes gracefully");
         let report = server.end().await;
         assert_eq!((report.served, report.failed), (2, 0));
+    });
+}
+
+/// A request is answered also if it reaches the kernel just before the keep-alive timeout, and no worker has seen it.
+#[test]
+fn request_in_the_kernel_keeps_alive() {
+    run(|| async {
+        let keep_alive = LIMIT * 5;
+        let server = Server::start(|serve| serve.keep_alive_timeout(keep_alive)).await;
+        let mut client = server.connect().await;
+        let started = Instant::now();
+        client.write_all(get("/path/1").as_bytes()).await.unwrap();
+        response(&mut client).await;
+        let client = kittiwake::spawn(async move {
+            sleep_until(started + keep_alive).await;
+            client.write_all(get("/path/2").as_bytes()).await.unwrap();
+            response(&mut client).await.1
+        });
+        settle().await;
+        // The thread is blocked until both timers have expired. The client's deadline is the earlier one. So the worker
+        // runs the client and then the connection, without a look at the kernel in between.
+        std::thread::sleep(keep_alive + LIMIT);
+        assert_eq!(client.await.unwrap(), b"/path/2");
     });
 }
 

@@ -204,6 +204,7 @@ impl Driver<'_> {
                 continue;
             }
             match ready!(self.deadline.poll_expired(cx, self.activity, self.draining || self.ending)) {
+                Waits::Request(_) if !asks => asks = true,
                 Waits::Request(_) if !self.ending => self.end_gracefully(connection.as_mut()),
                 Waits::Request(_) | Waits::End => return Poll::Ready(Ok(())),
                 waits => return Poll::Ready(Err(too_long(waits).into())),
