@@ -41,7 +41,7 @@ fn fail(why: &str) -> ! {
 async fn serve(address: &str, backend: String, idle: Duration) -> io::Result<Report> {
     let (first, second) = (signals(1)?, signals(2)?);
     // A mistake in this address shows now, and not when the first client comes.
-    drop(net::lookup_host(backend.as_str()).await?);
+    let _ = net::lookup_host(backend.as_str()).await?;
     let listener = TcpListener::bind(address).await?;
     println!("proxy: listening on {}", listener.local_addr()?);
     let server = net::serve(listener, |client, _| proxy(client, backend.clone(), idle)).nodelay(true);
