@@ -1,0 +1,280 @@
+//! The server of these tests, its service, and a client of HTTP/1.
+
+use std::convert::Infallible;
+use std::future::pending;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+use std::sync::{Arc, Mutex};
+
+use futures_util::stream;
+use http_body_util::combinators::BoxBody;
+use http_body_util::{BodyExt, Empty, Full, StreamBody};
+use hyper::body::{Bytes, Frame, Incoming};
+use hyper::service::Service;
+use hyper::{Request, Response, StatusCode};
+use kittiwake::hyper::{Executor, Io, Serve, serve_with};
+use kittiwake::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWriteExt, BufReader};
+use kittiwake::net::{Failure, Report, ServeError, ServeStats, ShutdownSignal, TcpListener, TcpStream};
+use kittiwake::task::JoinHandle;
+use kittiwake::time::{sleep, timeout};
+
+use crate::LIMIT;
+use crate::support::{listener, pattern, run, until};
+
+pub(crate) type Started = Serve<TcpListener, Box<dyn Fn(SocketAddr) -> TestService + Send>>;
+
+pub(crate) struct Server {
+    pub(crate) address: SocketAddr,
+    pub(crate) shutdown: ShutdownSignal,
+    pub(crate) errors: Errors,
+    pub(crate) service: TestService,
+    pub(crate) stats: ServeStats,
+    server: JoinHandle<Result<Report, ServeError>>,
+}
+
+impl Server {
+    pub(crate) async fn start(set: impl FnOnce(Started) -> Started) -> Self {
+        let (listener, address) = listener().await;
+        let (shutdown, errors, service) = (ShutdownSignal::new(), Errors::default(), TestService::default());
+        let clone = service.clone();
+        let server = serve_with(listener, Box::new(move |_| clone.clone()) as Box<dyn Fn(_) -> _ + Send>);
+        let server = set(server).with_shutdown(&shutdown).on_error(errors.listen());
+        let stats = server.stats();
+        Self { address, shutdown, errors, service, stats, server: kittiwake::spawn(server) }
+    }
+
+    pub(crate) async fn connect(&self) -> TcpStream {
+        TcpStream::connect(self.address).await.expect("the server accepts")
+    }
+
+    pub(crate) async fn http2_parts(&self) -> (SendRequest, impl Future<Output = hyper::Result<()>> + Send + 'static) {
+        let stream = Io::new(self.connect().await);
+        hyper::client::conn::http2::handshake(Executor, stream).await.expect("the handshake of HTTP/2")
+    }
+
+    pub(crate) async fn http2(&self) -> SendRequest {
+        let (sender, connection) = self.http2_parts().await;
+        kittiwake::spawn(connection);
+        sender
+    }
+
+    pub(crate) async fn ended(&mut self) -> Report {
+        (&mut self.server).await.expect("the server does not panic").expect("the server ends without an error")
+    }
+
+    pub(crate) async fn end(mut self) -> Report {
+        self.shutdown.trigger();
+        self.ended().await
+    }
+}
+
+pub(crate) type SendRequest = hyper::client::conn::http2::SendRequest<Full<Bytes>>;
+
+/// A service with one path for each behaviour. The default is to answer with the path.
+#[derive(Clone, Default)]
+pub(crate) struct TestService {
+    called: Arc<AtomicUsize>,
+    /// The handlers of `/wait` that have not been dropped.
+    waiting: Arc<AtomicUsize>,
+}
+
+impl TestService {
+    pub(crate) fn called(&self) -> usize {
+        self.called.load(SeqCst)
+    }
+
+    pub(crate) fn waiting(&self) -> usize {
+        self.waiting.load(SeqCst)
+    }
+
+    async fn answer(self, mut request: Request<Incoming>) -> Result<Response<TestBody>, Infallible> {
+        let path = request.uri().path().to_owned();
+        let body = match path.as_str() {
+            "/slow" => {
+                sleep(LIMIT * 3).await;
+                full("slow")
+            }
+            "/echo" => match request.into_body().collect().await {
+                Ok(body) => full(body.to_bytes()),
+                Err(error) => full(error.to_string()),
+            },
+            "/slow-echo" => {
+                let body = request.into_body().collect().await.expect("the client sends the body").to_bytes();
+                sleep(LIMIT * 3).await;
+                full(body)
+            }
+            "/ignore" => full("early"),
+            "/give-up" => {
+                let mut body = request.into_body();
+                let half = body.frame().await.expect("a frame").expect("half a body").into_data().unwrap();
+                assert!(timeout(LIMIT / 4, body.frame()).await.is_err(), "the client sends no more");
+                drop(body);
+                sleep(LIMIT * 3).await;
+                full(half)
+            }
+            "/endless" => chunks(|_| async { Some(Bytes::from(pattern(64 * 1024))) }),
+            "/drip" => chunks(|at| async move {
+                sleep(LIMIT * 2).await;
+                (at < 3).then(|| Bytes::from("drip "))
+            }),
+            "/wait" => {
+                let _waiting = Waiting::new(self.waiting);
+                pending().await
+            }
+            "/upgrade" => return Ok(self.upgrade(&mut request)),
+            "/panic" => std::panic::resume_unwind(Box::new("the service panicked")),
+            _ => full(path),
+        };
+        Ok(Response::new(body))
+    }
+
+    fn upgrade(self, request: &mut Request<Incoming>) -> Response<TestBody> {
+        let upgraded = hyper::upgrade::on(request);
+        kittiwake::spawn(async move {
+            let mut stream = Io::new(upgraded.await.expect("the upgrade"));
+            let mut buf = [0; 64];
+            while let Ok(n @ 1..) = stream.read(&mut buf).await {
+                stream.write_all(&buf[..n]).await.expect("the client reads");
+            }
+        });
+        let response = Response::builder().status(StatusCode::SWITCHING_PROTOCOLS);
+        response.header("connection", "upgrade").header("upgrade", "echo").body(Empty::new().boxed()).unwrap()
+    }
+}
+
+impl Service<Request<Incoming>> for TestService {
+    type Response = Response<TestBody>;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Infallible>> + Send>>;
+
+    fn call(&self, request: Request<Incoming>) -> Self::Future {
+        self.called.fetch_add(1, SeqCst);
+        Box::pin(self.clone().answer(request))
+    }
+}
+
+pub(crate) type TestBody = BoxBody<Bytes, Infallible>;
+
+pub(crate) fn full(bytes: impl Into<Bytes>) -> TestBody {
+    Full::new(bytes.into()).boxed()
+}
+
+/// A body of the chunks that `next` makes, until it makes none.
+pub(crate) fn chunks<F: Future<Output = Option<Bytes>> + Send + Sync + 'static>(
+    next: impl Fn(usize) -> F + Send + Sync + 'static,
+) -> TestBody {
+    let frames = stream::unfold((0, next), |(at, next)| async move {
+        let chunk = next(at).await?;
+        Some((Ok(Frame::data(chunk)), (at + 1, next)))
+    });
+    StreamBody::new(frames).boxed()
+}
+
+/// Counts the handlers that wait.
+pub(crate) struct Waiting(Arc<AtomicUsize>);
+
+impl Waiting {
+    pub(crate) fn new(count: Arc<AtomicUsize>) -> Self {
+        count.fetch_add(1, SeqCst);
+        Self(count)
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, SeqCst);
+    }
+}
+
+/// The errors that `on_error` received.
+#[derive(Clone, Default)]
+pub(crate) struct Errors(Arc<Mutex<Vec<String>>>);
+
+impl Errors {
+    pub(crate) fn listen(&self) -> impl Fn(&Failure<'_>) + Send + Sync + 'static {
+        let errors = self.0.clone();
+        move |error| errors.lock().unwrap().push(error.to_string())
+    }
+
+    pub(crate) fn has(&self, part: &str) -> bool {
+        self.0.lock().unwrap().iter().any(|error| error.contains(part))
+    }
+
+    pub(crate) fn expect_none(&self) {
+        assert_eq!(*self.0.lock().unwrap(), Vec::<String>::new());
+    }
+}
+
+/// Starts a server with a limit, sends `request`, and expects that the server ends the connection with an error that
+/// contains `error`. Another client is served meanwhile.
+pub(crate) fn cut_off(request: &[u8], set: fn(Started) -> Started, error: &'static str) {
+    let request = request.to_vec();
+    run(move || async move {
+        let server = Server::start(set).await;
+        let mut client = server.connect().await;
+        client.write_all(&request).await.unwrap();
+        let mut other = server.connect().await;
+        other.write_all(get("/path").as_bytes()).await.unwrap();
+        assert_eq!(response(&mut other).await.1, b"/path");
+        until(|| server.errors.has(error)).await;
+        // The connection has ended, so this comes to an end too.
+        let _ = client.read_to_end(&mut Vec::new()).await;
+    });
+}
+
+// ---- a client of HTTP/1 ----
+
+pub(crate) fn get(path: &str) -> String {
+    format!("GET {path} HTTP/1.1\r\nhost: x\r\n\r\n")
+}
+
+pub(crate) fn post(path: &str, body: &str) -> String {
+    format!("POST {path} HTTP/1.1\r\nhost: x\r\ncontent-length: {}\r\n\r\n{body}", body.len())
+}
+
+/// Reads one response: its head, and the body that its headers announce.
+pub(crate) async fn response(stream: &mut (impl AsyncRead + Unpin)) -> (String, Vec<u8>) {
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        let mut byte = [0];
+        let n = stream.read(&mut byte).await.expect("the server answers");
+        let so_far = String::from_utf8_lossy(&head);
+        assert_eq!(n, 1, "the server closed the connection in the head of a response, after: {so_far:?}");
+        head.push(byte[0]);
+    }
+    let head = String::from_utf8(head).expect("a head in ASCII");
+    let header = |name| head.lines().find_map(|line| line.strip_prefix(name)).map(str::trim);
+    let mut body = Vec::new();
+    if let Some(length) = header("content-length:") {
+        body.resize(length.parse().expect("a length"), 0);
+        stream.read_exact(&mut body).await.expect("the whole body");
+    } else if header("transfer-encoding:") == Some("chunked") {
+        let mut rest = BufReader::new(stream);
+        loop {
+            let mut size = String::new();
+            rest.read_line(&mut size).await.expect("the size of a chunk");
+            let mut chunk = vec![0; usize::from_str_radix(size.trim(), 16).expect("a size") + 2];
+            rest.read_exact(&mut chunk).await.expect("a chunk");
+            match chunk.len() {
+                2 => break,
+                length => body.extend_from_slice(&chunk[..length - 2]),
+            }
+        }
+    }
+    (head, body)
+}
+
+/// Reads a response that must say that the connection closes, and the end of the connection.
+pub(crate) async fn last_response(stream: &mut (impl AsyncRead + Unpin), body: &str) {
+    let (head, got) = response(stream).await;
+    assert_eq!(String::from_utf8_lossy(&got), body);
+    assert!(head.contains("\r\nconnection: close\r\n"), "the client must learn that the connection closes: {head}");
+    assert_eq!(read_all(stream).await, "", "the connection closes after its last answer");
+}
+
+pub(crate) async fn read_all(stream: &mut (impl AsyncRead + Unpin)) -> String {
+    let mut text = String::new();
+    stream.read_to_string(&mut text).await.expect("the server closes the connection");
+    text
+}
