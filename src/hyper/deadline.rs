@@ -91,11 +91,15 @@ impl Deadline {
     /// Begins another wait. Returns whether the timer must be polled.
     fn begin(&mut self, waits: Waits, draining: bool, waker: &Waker) -> bool {
         self.current = (waits, draining);
-        self.due = self.limits.of(waits, draining).map(|limit| Instant::now().later(limit));
+        let limit = self.limits.of(waits, draining);
+        // The clock is read only if there is a limit.
+        let now = limit.map(|_| Instant::now());
+        self.due = limit.zip(now).map(|(limit, now)| now.later(limit));
         let has_waker = self.waker.as_ref().is_some_and(|stored| stored.will_wake(waker));
         match (self.due, self.armed) {
             (None, _) => false,
-            (Some(due), Some(armed)) if armed <= due => !has_waker,
+            // The timer may have fired and caused this very poll. Then it must be polled, or it would not fire again.
+            (Some(due), Some(armed)) if armed <= due => !has_waker || now.is_some_and(|now| armed <= now),
             (Some(due), _) => {
                 self.timer.reset(due);
                 self.armed = Some(due);
