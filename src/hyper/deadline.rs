@@ -7,6 +7,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll, Waker, ready};
 
 use super::activity::{Activity, Waits};
+use crate::budget::with_fresh;
 use crate::time::{Duration, Instant, Sleep, sleep};
 
 /// The default of [`Limits::idle_in_drain`].
@@ -76,7 +77,8 @@ impl Deadline {
         }
         loop {
             self.waker = Some(cx.waker().clone());
-            ready!(Pin::new(&mut self.timer).poll(cx));
+            // A client that always has more to read uses up the budget in each poll. That must not hide the time.
+            ready!(with_fresh(|| Pin::new(&mut self.timer).poll(cx)));
             if self.due.is_some_and(|due| self.timer.deadline() >= due) {
                 return Poll::Ready(waits);
             }
