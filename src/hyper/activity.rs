@@ -5,10 +5,12 @@
 //!
 //! # The races
 //! On HTTP/1 all parts run in the connection's task. On HTTP/2 each request has a task of its own.
-//! * A request may end after the connection's task has last been polled. So the last of the requests wakes that task.
+//! * A request may end, and a response body may get its next piece, after the connection's task has last been polled. So
+//!   the last of the requests wakes that task, and so does the first piece that hyper holds.
 //! * A counter may change between two loads of [`Activity::waits`]. Each change comes with a wake of the connection's
 //!   task, or stops a limit that is looked at once more before it is applied.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::{Context, Poll, Waker};
 
@@ -32,8 +34,10 @@ pub(super) enum Waits {
     Request(u64),
     /// The rest of a request's body, which the handler wants to read.
     Body(u64),
-    /// The client, which has to read before more can be sent.
+    /// The client, which has to read before more can be written.
     Reader(u64),
+    /// HTTP/2: the client, whose flow control allows no more of the response bodies that hyper holds.
+    Window(u64),
     /// The client's end of the connection: the server has closed its own.
     End,
 }
@@ -48,14 +52,16 @@ pub(super) struct Activity {
     received: AtomicU64,
     /// `received` when the last request ended.
     received_by_end: AtomicU64,
-    /// Writes that took bytes, and frames that were taken from response bodies.
+    /// Writes that took bytes.
+    written: AtomicU64,
+    /// HTTP/2: pieces of response bodies that hyper holds. They may outlive their request.
+    held: AtomicU64,
+    /// HTTP/2: how often hyper has taken bytes out of a piece that it holds, to write them.
     sent: AtomicU64,
     /// hyper wants to read, and no bytes are there.
     read_waits: AtomicBool,
     /// hyper wants to write, and the client does not read.
     write_waits: AtomicBool,
-    /// HTTP/2: response bodies whose last frame hyper still holds, because flow control allows no more.
-    held: AtomicU64,
     /// The transport has closed its side and discards what the client still sends.
     lingers: AtomicBool,
     /// The server stops. Set on HTTP/1 only.
@@ -76,10 +82,11 @@ impl Activity {
             ended: AtomicU64::new(0),
             received: AtomicU64::new(0),
             received_by_end: AtomicU64::new(0),
+            written: AtomicU64::new(0),
+            held: AtomicU64::new(0),
             sent: AtomicU64::new(0),
             read_waits: AtomicBool::new(false),
             write_waits: AtomicBool::new(false),
-            held: AtomicU64::new(0),
             lingers: AtomicBool::new(false),
             draining: AtomicBool::new(false),
             last_request: AtomicBool::new(false),
@@ -99,7 +106,10 @@ impl Activity {
             return Waits::End;
         }
         if self.write_waits.load(Ordering::Relaxed) {
-            return Waits::Reader(load(&self.sent));
+            return Waits::Reader(load(&self.written));
+        }
+        if load(&self.held) > 0 {
+            return Waits::Window(load(&self.sent));
         }
         // `ended` first: a request that starts and ends in between must not look as if it still ran.
         let ended = self.ended.load(Ordering::Acquire);
@@ -112,7 +122,7 @@ impl Activity {
         if http1 && self.read_waits.load(Ordering::Relaxed) {
             return Waits::Body(load(&self.received));
         }
-        if load(&self.held) > 0 { Waits::Reader(load(&self.sent)) } else { Waits::Handler }
+        Waits::Handler
     }
 
     /// Whether a request was passed to the service and has not ended.
@@ -120,11 +130,11 @@ impl Activity {
         self.started.load(Ordering::Relaxed) != self.ended.load(Ordering::Relaxed)
     }
 
-    pub(super) fn start_request(&self) {
+    fn start_request(&self) {
         self.started.fetch_add(1, Ordering::Relaxed);
     }
 
-    pub(super) fn end_request(&self) {
+    fn end_request(&self) {
         self.received_by_end.store(self.received.load(Ordering::Relaxed), Ordering::Relaxed);
         let ended = self.ended.fetch_add(1, Ordering::AcqRel) + 1;
         if self.protocol == Protocol::Http2 && ended == self.started.load(Ordering::Relaxed) {
@@ -132,14 +142,14 @@ impl Activity {
         }
     }
 
-    /// Notes that hyper has taken a frame of a response body, and holds it until the client lets it send it.
-    pub(super) fn hold_frame(&self) {
-        self.held.fetch_add(1, Ordering::Relaxed);
-        self.sent.fetch_add(1, Ordering::Relaxed);
+    fn hold_piece(&self) {
+        // The connection's task may have been polled just before, and wait for a handler: without a limit.
+        if self.held.fetch_add(1, Ordering::Relaxed) == 0 {
+            self.wake();
+        }
     }
 
-    /// Notes that hyper has sent a frame of [`hold_frame`](Activity::hold_frame).
-    pub(super) fn release_frame(&self) {
+    fn release_piece(&self) {
         self.held.fetch_sub(1, Ordering::Relaxed);
     }
 
@@ -158,7 +168,7 @@ impl Activity {
     pub(super) fn write<T>(&self, poll: &Poll<T>) {
         self.write_waits.store(poll.is_pending(), Ordering::Relaxed);
         if poll.is_ready() {
-            self.sent.fetch_add(1, Ordering::Relaxed);
+            increment(&self.written);
         }
     }
 
@@ -219,6 +229,47 @@ impl Activity {
         if let Some(waker) = waker {
             waker.wake();
         }
+    }
+}
+
+/// A request that has not ended, and that ends when this is dropped.
+pub(super) struct Running(Arc<Activity>);
+
+impl Running {
+    pub(super) fn new(activity: Arc<Activity>) -> Self {
+        activity.start_request();
+        Self(activity)
+    }
+
+    pub(super) fn activity(&self) -> &Arc<Activity> {
+        &self.0
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.0.end_request();
+    }
+}
+
+/// A piece of a response body that hyper has taken, and that it has not sent as a whole.
+pub(super) struct Held(Arc<Activity>);
+
+impl Held {
+    pub(super) fn new(activity: Arc<Activity>) -> Self {
+        activity.hold_piece();
+        Self(activity)
+    }
+
+    /// Notes that hyper has sent a part.
+    pub(super) fn advance(&self) {
+        self.0.sent.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.0.release_piece();
     }
 }
 

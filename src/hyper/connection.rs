@@ -230,7 +230,7 @@ impl Driver<'_> {
 fn too_long(waits: Waits) -> io::Error {
     let message = match waits {
         Waits::Body(_) => "the client does not send the rest of a request's body",
-        Waits::Reader(_) => "the client does not read a response",
+        Waits::Reader(_) | Waits::Window(_) => "the client does not read a response",
         _ => "the client does not send a whole request head",
     };
     io::Error::new(io::ErrorKind::TimedOut, message)

@@ -33,7 +33,7 @@ impl Limits {
             Waits::Head(_) => Some(self.header_read),
             Waits::Request(_) if draining => Some(self.keep_alive.min(self.idle_in_drain)),
             Waits::Request(_) => Some(self.keep_alive),
-            Waits::Body(_) | Waits::Reader(_) => Some(self.body),
+            Waits::Body(_) | Waits::Reader(_) | Waits::Window(_) => Some(self.body),
             Waits::End => Some(LINGER),
         }
     }

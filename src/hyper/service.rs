@@ -1,15 +1,16 @@
 //! The service and the response bodies of one connection, which report to its [`Activity`].
 
+use std::io::IoSlice;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
-use ::hyper::body::{Body, Frame, Incoming, SizeHint};
+use ::hyper::body::{Body, Buf, Bytes, Frame, Incoming, SizeHint};
 use ::hyper::service::Service;
 use ::hyper::{Request, Response};
 use pin_project_lite::pin_project;
 
-use super::activity::{Activity, Protocol};
+use super::activity::{Activity, Held, Protocol, Running};
 
 /// A service that counts its requests.
 pub(super) struct Counted<S> {
@@ -28,38 +29,6 @@ where
     fn call(&self, request: Request<Incoming>) -> Self::Future {
         let running = Running::new(self.activity.clone());
         CountedFuture { future: self.service.call(request), running: Some(running) }
-    }
-}
-
-/// A request that has not ended.
-struct Running(Arc<Activity>);
-
-impl Running {
-    fn new(activity: Arc<Activity>) -> Self {
-        activity.start_request();
-        Self(activity)
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        self.0.end_request();
-    }
-}
-
-/// A frame that hyper has taken from a response body and not sent yet.
-struct Held(Arc<Activity>);
-
-impl Held {
-    fn new(activity: Arc<Activity>) -> Self {
-        activity.hold_frame();
-        Self(activity)
-    }
-}
-
-impl Drop for Held {
-    fn drop(&mut self) {
-        self.0.release_frame();
     }
 }
 
@@ -87,7 +56,7 @@ where
         }
         let response = ready!(this.future.poll(cx));
         let running = this.running.take();
-        Poll::Ready(response.map(|response| response.map(|body| CountedBody { body, held: None, running })))
+        Poll::Ready(response.map(|response| response.map(|body| CountedBody { body, running })))
     }
 }
 
@@ -96,27 +65,22 @@ pin_project! {
     pub(super) struct CountedBody<B> {
         #[pin]
         body: B,
-        // HTTP/2 only. On HTTP/1 the transport reports a client that does not read.
-        held: Option<Held>,
         running: Option<Running>,
     }
 }
 
 impl<B: Body> Body for CountedBody<B> {
-    type Data = B::Data;
+    type Data = Piece<B::Data>;
     type Error = B::Error;
 
-    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Self::Data>, B::Error>>> {
         let this = self.project();
-        // hyper asks for another frame once it has sent the last one.
-        *this.held = None;
         let frame = ready!(this.body.poll_frame(cx));
-        if let (Some(Ok(_)), Some(Running(activity))) = (&frame, &this.running) {
-            if activity.protocol() == Protocol::Http2 {
-                *this.held = Some(Held::new(activity.clone()));
-            }
-        }
-        Poll::Ready(frame)
+        let activity = this.running.as_ref().map(Running::activity);
+        // On HTTP/1 the transport sees a client that does not read.
+        let activity = activity.filter(|activity| activity.protocol() == Protocol::Http2);
+        let piece = |data| Piece { data, held: activity.cloned().map(Held::new) };
+        Poll::Ready(frame.map(|frame| frame.map(|frame| frame.map_data(piece))))
     }
 
     fn is_end_stream(&self) -> bool {
@@ -125,5 +89,39 @@ impl<B: Body> Body for CountedBody<B> {
 
     fn size_hint(&self) -> SizeHint {
         self.body.size_hint()
+    }
+}
+
+/// A piece of a response body. On HTTP/2 it reports that it is sent.
+pub(super) struct Piece<D> {
+    data: D,
+    held: Option<Held>,
+}
+
+impl<D: Buf> Buf for Piece<D> {
+    fn remaining(&self) -> usize {
+        self.data.remaining()
+    }
+
+    fn chunk(&self) -> &[u8] {
+        self.data.chunk()
+    }
+
+    fn chunks_vectored<'a>(&'a self, slices: &mut [IoSlice<'a>]) -> usize {
+        self.data.chunks_vectored(slices)
+    }
+
+    fn advance(&mut self, n: usize) {
+        self.data.advance(n);
+        if let Some(held) = &self.held {
+            held.advance();
+        }
+    }
+
+    fn copy_to_bytes(&mut self, n: usize) -> Bytes {
+        if let Some(held) = &self.held {
+            held.advance();
+        }
+        self.data.copy_to_bytes(n)
     }
 }
