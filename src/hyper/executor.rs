@@ -2,6 +2,7 @@
 
 use ::hyper::rt;
 
+use super::tunnel;
 use crate::task::{spawn, spawn_local};
 
 /// Spawns hyper's futures as tasks of the runtime, as [`spawn`] does. HTTP/2 needs it.
@@ -26,7 +27,13 @@ where
 {
     fn execute(&self, future: F) {
         // Dropping the handle detaches the task.
-        drop(spawn(future));
+        match tunnel::take() {
+            None => drop(spawn(future)),
+            Some(running) => drop(spawn(async move {
+                let _running = running;
+                future.await
+            })),
+        }
     }
 }
 

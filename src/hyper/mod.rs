@@ -24,6 +24,7 @@ mod io;
 mod service;
 mod timer;
 mod transport;
+mod tunnel;
 
 mod activity;
 

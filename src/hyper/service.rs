@@ -7,10 +7,11 @@ use std::task::{Context, Poll, ready};
 
 use ::hyper::body::{Body, Buf, Bytes, Frame, Incoming, SizeHint};
 use ::hyper::service::Service;
-use ::hyper::{Request, Response};
+use ::hyper::{Method, Request, Response, StatusCode};
 use pin_project_lite::pin_project;
 
 use super::activity::{Activity, Held, Protocol, Running};
+use super::tunnel::Offer;
 
 /// A service that counts its requests.
 pub(super) struct Counted<S> {
@@ -28,7 +29,8 @@ where
 
     fn call(&self, request: Request<Incoming>) -> Self::Future {
         let running = Running::new(self.activity.clone());
-        CountedFuture { future: self.service.call(request), running: Some(running) }
+        let is_connect = request.method() == Method::CONNECT;
+        CountedFuture { future: self.service.call(request), is_connect, running: Some(running) }
     }
 }
 
@@ -37,6 +39,7 @@ pin_project! {
     pub(super) struct CountedFuture<F> {
         #[pin]
         future: F,
+        is_connect: bool,
         running: Option<Running>,
     }
 }
@@ -56,8 +59,19 @@ where
         }
         let response = ready!(this.future.poll(cx));
         let running = this.running.take();
-        Poll::Ready(response.map(|response| response.map(|body| CountedBody { body, running })))
+        let is_connect = *this.is_connect;
+        Poll::Ready(response.map(|response| {
+            let activity = running.as_ref().map(Running::activity);
+            let tunnel = activity.and_then(|activity| upgrade(activity, is_connect, response.status()));
+            response.map(|body| CountedBody { body, running, tunnel })
+        }))
     }
+}
+
+/// Notes a response that opens a tunnel of HTTP/2. The tunnel counts as a request of its own, which ends with its task.
+fn upgrade(activity: &Arc<Activity>, is_connect: bool, status: StatusCode) -> Option<Offer> {
+    let opens_tunnel = is_connect && status.is_success() && activity.protocol() == Protocol::Http2;
+    opens_tunnel.then(|| Offer::new(Running::new(activity.clone())))
 }
 
 pin_project! {
@@ -66,6 +80,8 @@ pin_project! {
         #[pin]
         body: B,
         running: Option<Running>,
+        // hyper drops the body of such a response after it has spawned the tunnel's task.
+        tunnel: Option<Offer>,
     }
 }
 
