@@ -153,6 +153,11 @@ impl Activity {
         self.held.fetch_sub(1, Ordering::Relaxed);
     }
 
+    /// Notes that hyper is about to be polled. It reads again in that poll if it still wants to.
+    pub(super) fn begin_poll(&self) {
+        self.read_waits.store(false, Ordering::Relaxed);
+    }
+
     pub(super) fn read<T>(&self, poll: &Poll<T>) {
         self.read_waits.store(poll.is_pending(), Ordering::Relaxed);
         if poll.is_ready() {
@@ -160,9 +165,9 @@ impl Activity {
         }
     }
 
-    /// Notes that hyper does not want to read.
-    pub(super) fn read_no_more(&self) {
-        self.read_waits.store(false, Ordering::Relaxed);
+    /// Whether hyper has tried to read in this poll, and waits for bytes.
+    pub(super) fn read_waits(&self) -> bool {
+        self.read_waits.load(Ordering::Relaxed)
     }
 
     pub(super) fn write<T>(&self, poll: &Poll<T>) {

@@ -195,9 +195,9 @@ impl Driver<'_> {
                 (self.draining, asks) = (true, true);
                 self.activity.drain();
             }
-            let mut poll = || connection.as_mut().poll(cx);
+            let mut poll = || self.poll_connection(cx, connection.as_mut());
             if let Poll::Ready(result) = if asks { ask_kernel(poll) } else { poll() } {
-                return Poll::Ready(result.map_err(Into::into));
+                return Poll::Ready(result);
             }
             if !self.ending && self.must_end() {
                 self.end_gracefully(connection.as_mut());
@@ -223,6 +223,15 @@ impl Driver<'_> {
     fn end_gracefully(&mut self, connection: Pin<&mut impl Connection>) {
         connection.graceful_shutdown();
         self.ending = true;
+    }
+
+    fn poll_connection(
+        &self,
+        cx: &mut Context<'_>,
+        connection: Pin<&mut impl Connection>,
+    ) -> Poll<Result<(), BoxError>> {
+        self.activity.begin_poll();
+        connection.poll(cx).map_err(Into::into)
     }
 }
 

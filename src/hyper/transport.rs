@@ -5,8 +5,9 @@
 //! # A client that leaves
 //! hyper reads while a handler runs, to notice a client that closes its connection. Such a read looks like one for a
 //! body. So hyper is told that clients may close their side (`half_close`), and then it reads only what it needs. It
-//! flushes in each of its polls, and [`Transport::poll_flush`] looks for the end of the connection, unless hyper waits for
-//! bytes itself. Bytes that it finds go to the next read.
+//! flushes in each of its polls, and [`Transport::poll_flush`] looks for the end of the connection, unless hyper has tried
+//! to read in the same poll, and waits for bytes itself. Bytes that it finds go to the next read. hyper may flush several
+//! times in a poll: to look although hyper waits would take the bytes whose event hyper waits for.
 //!
 //! # A response that a reset would destroy
 //! A server may answer before it has read the whole request, and then close the connection. If it closes the socket,
@@ -15,7 +16,6 @@
 //! there. The connection's task limits how long.
 
 use std::io::{self, IoSlice};
-use std::mem;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -39,8 +39,6 @@ pub(super) struct Transport<T> {
     activity: Arc<Activity>,
     /// Whether the stream writes several buffers by one call.
     writev: bool,
-    /// hyper has read since its last flush, and waits for more bytes.
-    wants_read: bool,
     /// The client has closed its side.
     at_end: bool,
     /// This side is closed.
@@ -49,7 +47,7 @@ pub(super) struct Transport<T> {
 
 impl<T> Transport<T> {
     pub(super) fn new(stream: T, ahead: Vec<u8>, activity: Arc<Activity>, writev: bool) -> Self {
-        Self { stream, ahead, activity, writev, wants_read: false, at_end: false, is_shut_down: false }
+        Self { stream, ahead, activity, writev, at_end: false, is_shut_down: false }
     }
 
     fn is_http1(&self) -> bool {
@@ -108,7 +106,6 @@ impl<T: AsyncRead + Unpin> Read for Transport<T> {
             }
             Poll::Ready(Ok(n))
         };
-        this.wants_read = read.is_pending();
         this.at_end |= matches!(read, Poll::Ready(Ok(0)));
         this.activity.read(&read);
         read.map_ok(drop)
@@ -127,11 +124,8 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Write for Transport<T> {
         if flushed.is_pending() || self.activity.write_waits() {
             self.activity.write(&flushed);
         }
-        if !mem::take(&mut self.wants_read) {
-            self.activity.read_no_more();
-            if self.is_http1() && self.activity.has_requests() {
-                self.look_for_end(cx)?;
-            }
+        if self.is_http1() && self.activity.has_requests() && !self.activity.read_waits() {
+            self.look_for_end(cx)?;
         }
         flushed
     }
