@@ -68,6 +68,8 @@ pub(super) struct Activity {
     draining: AtomicBool,
     /// A response was ready to begin in the drain, so its request is the last one.
     last_request: AtomicBool,
+    /// HTTP/1: the connection belongs, or is about to belong, to the user's protocol.
+    is_upgraded: AtomicBool,
     /// The transport was dropped.
     closed: AtomicBool,
     /// The waker of the connection's task.
@@ -90,6 +92,7 @@ impl Activity {
             lingers: AtomicBool::new(false),
             draining: AtomicBool::new(false),
             last_request: AtomicBool::new(false),
+            is_upgraded: AtomicBool::new(false),
             closed: AtomicBool::new(false),
             waker: Mutex::new(None),
         }
@@ -204,6 +207,15 @@ impl Activity {
     /// Whether the connection ends with the response that begins next.
     pub(super) fn has_last_request(&self) -> bool {
         self.last_request.load(Ordering::Relaxed)
+    }
+
+    /// Notes that the response is sent by which the connection becomes the user's.
+    pub(super) fn upgrade(&self) {
+        self.is_upgraded.store(true, Ordering::Relaxed);
+    }
+
+    pub(super) fn is_upgraded(&self) -> bool {
+        self.is_upgraded.load(Ordering::Relaxed)
     }
 
     /// Notes that the transport was dropped.

@@ -209,8 +209,6 @@ impl Driver<'_> {
                 Waits::Request(_) | Waits::End => return Poll::Ready(Ok(())),
                 waits => return Poll::Ready(Err(too_long(waits).into())),
             }
-            connection.as_mut().graceful_shutdown();
-            self.draining = true;
         }
     }
 

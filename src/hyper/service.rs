@@ -68,10 +68,15 @@ where
     }
 }
 
-/// Notes a response that opens a tunnel of HTTP/2. The tunnel counts as a request of its own, which ends with its task.
+/// Notes a response that upgrades. On HTTP/2 the tunnel counts as a request of its own, which ends with its task.
 fn upgrade(activity: &Arc<Activity>, is_connect: bool, status: StatusCode) -> Option<Offer> {
-    let opens_tunnel = is_connect && status.is_success() && activity.protocol() == Protocol::Http2;
-    opens_tunnel.then(|| Offer::new(Running::new(activity.clone())))
+    let opens_tunnel = is_connect && status.is_success();
+    match activity.protocol() {
+        Protocol::Http1 if opens_tunnel || status == StatusCode::SWITCHING_PROTOCOLS => activity.upgrade(),
+        Protocol::Http2 if opens_tunnel => return Some(Offer::new(Running::new(activity.clone()))),
+        _ => {}
+    }
+    None
 }
 
 pin_project! {

@@ -13,7 +13,7 @@
 //! A server may answer before it has read the whole request, and then close the connection. If it closes the socket,
 //! the kernel answers the rest of the request with a reset, and a client that is still sending may never see the
 //! response. So [`Transport::poll_shutdown`] ends its own side, and reads and discards what still comes, if bytes are
-//! there. The connection's task limits how long.
+//! there. The connection's task limits how long. An upgraded stream reads on: its user closes one side only.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -136,7 +136,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Write for Transport<T> {
             ready!(Pin::new(&mut this.stream).poll_close(cx))?;
             this.is_shut_down = true;
         }
-        if this.is_http1() {
+        if this.is_http1() && !this.activity.is_upgraded() {
             ready!(this.poll_linger(cx));
         }
         Poll::Ready(Ok(()))
