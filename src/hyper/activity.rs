@@ -68,6 +68,8 @@ pub(super) struct Activity {
     draining: AtomicBool,
     /// A response was ready to begin in the drain, so its request is the last one.
     last_request: AtomicBool,
+    /// The transport has discarded long enough.
+    has_lingered: AtomicBool,
     /// HTTP/1: the connection belongs, or is about to belong, to the user's protocol.
     is_upgraded: AtomicBool,
     /// The transport was dropped.
@@ -92,6 +94,7 @@ impl Activity {
             lingers: AtomicBool::new(false),
             draining: AtomicBool::new(false),
             last_request: AtomicBool::new(false),
+            has_lingered: AtomicBool::new(false),
             is_upgraded: AtomicBool::new(false),
             closed: AtomicBool::new(false),
             waker: Mutex::new(None),
@@ -207,6 +210,16 @@ impl Activity {
     /// Whether the connection ends with the response that begins next.
     pub(super) fn has_last_request(&self) -> bool {
         self.last_request.load(Ordering::Relaxed)
+    }
+
+    /// Ends the time in which the transport discards.
+    pub(super) fn stop_lingering(&self) {
+        self.has_lingered.store(true, Ordering::Relaxed);
+        self.lingers.store(false, Ordering::Relaxed);
+    }
+
+    pub(super) fn has_lingered(&self) -> bool {
+        self.has_lingered.load(Ordering::Relaxed)
     }
 
     /// Notes that the response is sent by which the connection becomes the user's.

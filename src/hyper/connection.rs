@@ -206,7 +206,8 @@ impl Driver<'_> {
             match ready!(self.deadline.poll_expired(cx, self.activity, self.draining || self.ending)) {
                 Waits::Request(_) if !asks => asks = true,
                 Waits::Request(_) if !self.ending => self.end_gracefully(connection.as_mut()),
-                Waits::Request(_) | Waits::End => return Poll::Ready(Ok(())),
+                Waits::Request(_) => return Poll::Ready(Ok(())),
+                Waits::End => self.activity.stop_lingering(),
                 waits => return Poll::Ready(Err(too_long(waits).into())),
             }
         }

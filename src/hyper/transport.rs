@@ -25,6 +25,7 @@ use futures_io::{AsyncRead, AsyncWrite};
 
 use super::activity::{Activity, Protocol};
 use super::io::{poll_read, poll_read_scratch};
+use crate::budget::poll_spend;
 
 /// The bytes that are read ahead while a handler runs, at most.
 const READ_AHEAD: usize = 1024;
@@ -77,7 +78,9 @@ impl<T: AsyncRead + Unpin> Transport<T> {
     /// Reads and discards what the client still sends.
     fn poll_linger(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let mut lingers = false;
-        while !self.at_end {
+        while !self.at_end && !self.activity.has_lingered() {
+            // Not each stream spends the budget by itself.
+            ready!(poll_spend(cx));
             match poll_read_scratch(&mut self.stream, cx, DISCARDED, |_| ()) {
                 Poll::Ready(Ok(0) | Err(_)) => self.at_end = true,
                 Poll::Ready(Ok(_)) => lingers = true,
@@ -133,7 +136,11 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Write for Transport<T> {
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = &mut *self;
         if !this.is_shut_down {
-            ready!(Pin::new(&mut this.stream).poll_close(cx))?;
+            let closed = Pin::new(&mut this.stream).poll_close(cx);
+            if closed.is_pending() || this.activity.write_waits() {
+                this.activity.write(&closed);
+            }
+            ready!(closed)?;
             this.is_shut_down = true;
         }
         if this.is_http1() && !this.activity.is_upgraded() {
