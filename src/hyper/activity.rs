@@ -105,8 +105,8 @@ impl Activity {
         self.protocol
     }
 
-    /// Returns what the connection waits for.
-    pub(super) fn waits(&self) -> Waits {
+    /// Returns what the connection waits for. `draining` says that it ends after its current requests.
+    pub(super) fn waits(&self, draining: bool) -> Waits {
         let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         if self.lingers.load(Ordering::Relaxed) {
             return Waits::End;
@@ -122,8 +122,10 @@ impl Activity {
         let started = load(&self.started);
         let http1 = self.protocol == Protocol::Http1;
         if started == ended {
-            let head_in_part = http1 && load(&self.received) != load(&self.received_by_end);
-            return if started == 0 || head_in_part { Waits::Head(started) } else { Waits::Request(started) };
+            // A client of HTTP/2 knows that its connection ends, and owes no first request any longer.
+            let first = started == 0 && (http1 || !draining);
+            let in_part = http1 && load(&self.received) != load(&self.received_by_end);
+            return if first || in_part { Waits::Head(started) } else { Waits::Request(started) };
         }
         if http1 && self.read_waits.load(Ordering::Relaxed) {
             return Waits::Body(load(&self.received));

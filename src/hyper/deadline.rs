@@ -62,7 +62,7 @@ impl Deadline {
 
     /// Waits until the connection has waited too long. Returns for what.
     pub(super) fn poll_expired(&mut self, cx: &mut Context<'_>, activity: &Activity, draining: bool) -> Poll<Waits> {
-        self.poll_wait(cx, activity.waits(), draining)
+        self.poll_wait(cx, activity.waits(draining), draining)
     }
 
     /// Waits until the wait for a first byte has lasted too long.
