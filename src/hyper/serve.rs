@@ -41,7 +41,7 @@ const BODY: Duration = Duration::from_secs(30);
 /// such as axum's `Router`, becomes one by `hyper_util::service::TowerToHyperService`. Each connection gets a clone.
 ///
 /// The protocol of each connection is found by its first bytes. HTTP/2 needs no TLS for that (prior knowledge); with TLS,
-/// offer `h2` and `http/1.1` by ALPN. Upgrades work on HTTP/1, and need nothing here.
+/// offer `h2` and `http/1.1` by ALPN. Upgrades on HTTP/1 and CONNECT on both protocols work, and need nothing here.
 ///
 /// Await the returned [`Serve`] to run the server. Before that, its methods set the limits and what stops it. The server
 /// accepts, drains and reports as [`net::serve`](crate::net::serve()) does.
@@ -159,14 +159,21 @@ fn no_handshake<T>(stream: T) -> Ready<io::Result<T>> {
 /// | sends no more of a request's body (HTTP/1), while the handler reads it | [`body_timeout`](Serve::body_timeout) | 30 s |
 /// | does not read a response | [`body_timeout`](Serve::body_timeout) | 30 s |
 ///
-/// On HTTP/2 a connection is idle while it has no request. A body that the client of an HTTP/2 request does not complete
-/// has no limit here: put a [`timeout`](crate::time::timeout()) around the read in the handler.
+/// A client that closes its side of an HTTP/1 connection before it has its response counts as gone: the handler is
+/// dropped.
+///
+/// On HTTP/2 a connection is idle while it has no request, no response that the client still has to read, and no tunnel.
+/// A tunnel of CONNECT counts until the server closes or drops its side. A response that the client does not read ends
+/// the connection with all its requests. A body that the client of an HTTP/2 request does not complete has no limit here,
+/// because hyper does not tell whether the handler reads it: put a [`timeout`](crate::time::timeout()) around the read
+/// in the handler.
 ///
 /// # How it ends
 /// As a [`net::Serve`](crate::net::Serve#how-it-ends) does, with the connections of HTTP as follows:
 /// * An HTTP/1 connection closes after the next response, whose header `connection: close` tells the client. An idle
 ///   connection, and one from the kernel's queue, waits for that request for up to a second, or for half of the
 ///   [drain timeout](Serve::drain_timeout) if that is less.
+///   Requests that the client has sent ahead (pipelining) behind that one are not answered.
 /// * An HTTP/2 client gets GOAWAY. Its connection closes after the requests that have reached the kernel.
 ///
 /// An upgraded connection counts until its stream is dropped. At the end of the drain the server does not wait for it any
