@@ -52,7 +52,7 @@ where
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
-        if this.running.as_ref().is_some_and(|Running(activity)| activity.becomes_last_request()) {
+        if this.running.as_ref().is_some_and(|running| running.activity().becomes_last_request()) {
             // The connection's task calls `graceful_shutdown` and polls again. So the response says that the connection
             // closes.
             return Poll::Pending;
