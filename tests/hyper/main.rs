@@ -5,6 +5,10 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod frames;
+mod hostile;
+mod http2;
+mod limits;
 mod server;
 
 use std::io;

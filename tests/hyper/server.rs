@@ -1,7 +1,8 @@
 //! The server of these tests, its service, and a client of HTTP/1.
 
-use std::convert::Infallible;
+use std::error::Error;
 use std::future::pending;
+use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
@@ -12,7 +13,7 @@ use http_body_util::combinators::BoxBody;
 use http_body_util::{BodyExt, Empty, Full, StreamBody};
 use hyper::body::{Bytes, Frame, Incoming};
 use hyper::service::Service;
-use hyper::{Request, Response, StatusCode};
+use hyper::{Method, Request, Response, StatusCode};
 use kittiwake::hyper::{Executor, Io, Serve, serve_with};
 use kittiwake::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWriteExt, BufReader};
 use kittiwake::net::{Failure, Report, ServeError, ServeStats, ShutdownSignal, TcpListener, TcpStream};
@@ -21,6 +22,12 @@ use kittiwake::time::{sleep, timeout};
 
 use crate::LIMIT;
 use crate::support::{listener, pattern, run, until};
+
+/// The length of the body of `/large`.
+pub(crate) const LARGE: usize = 1 << 20;
+
+/// The chunks at the beginning of `/burst`. hyper writes after 16.
+pub(crate) const BURST: usize = 40;
 
 pub(crate) type Started = Serve<TcpListener, Box<dyn Fn(SocketAddr) -> TestService + Send>>;
 
@@ -77,6 +84,8 @@ pub(crate) struct TestService {
     called: Arc<AtomicUsize>,
     /// The handlers of `/wait` that have not been dropped.
     waiting: Arc<AtomicUsize>,
+    /// The bytes that `/tunnel` has read after it closed its own side.
+    tunnelled: Arc<AtomicUsize>,
 }
 
 impl TestService {
@@ -88,7 +97,11 @@ impl TestService {
         self.waiting.load(SeqCst)
     }
 
-    async fn answer(self, mut request: Request<Incoming>) -> Result<Response<TestBody>, Infallible> {
+    pub(crate) fn tunnelled(&self) -> usize {
+        self.tunnelled.load(SeqCst)
+    }
+
+    async fn answer(self, mut request: Request<Incoming>) -> io::Result<Response<TestBody>> {
         let path = request.uri().path().to_owned();
         let body = match path.as_str() {
             "/slow" => {
@@ -122,7 +135,31 @@ impl TestService {
                 let _waiting = Waiting::new(self.waiting);
                 pending().await
             }
+            "/drop-body" => {
+                drop(request);
+                sleep(LIMIT * 3).await;
+                full("slow")
+            }
+            "/large" => full(pattern(LARGE)),
+            // The request's body is read all the time. After a while come more chunks than hyper queues, and no end.
+            "/burst" => {
+                let reader = kittiwake::spawn(request.into_body().collect());
+                let reader = Arc::new(reader);
+                chunks(move |at| {
+                    let reader = reader.clone();
+                    async move {
+                        let _reader = reader;
+                        if at == 0 {
+                            sleep(LIMIT / 2).await;
+                        }
+                        if at < BURST { Some(Bytes::from_static(b"burst")) } else { pending().await }
+                    }
+                })
+            }
+            "/error" => return Err(io::Error::other("the service failed")),
             "/upgrade" => return Ok(self.upgrade(&mut request)),
+            "/tunnel" => return Ok(self.tunnel(&mut request)),
+            _ if request.method() == Method::CONNECT => return Ok(self.connect(&mut request)),
             "/panic" => std::panic::resume_unwind(Box::new("the service panicked")),
             _ => full(path),
         };
@@ -130,23 +167,51 @@ impl TestService {
     }
 
     fn upgrade(self, request: &mut Request<Incoming>) -> Response<TestBody> {
+        kittiwake::spawn(echo(hyper::upgrade::on(request)));
+        switching()
+    }
+
+    /// Opens a tunnel that echoes.
+    fn connect(self, request: &mut Request<Incoming>) -> Response<TestBody> {
+        kittiwake::spawn(echo(hyper::upgrade::on(request)));
+        Response::new(full(""))
+    }
+
+    /// Upgrades to a stream that closes its own side at the first byte, and then counts what comes.
+    fn tunnel(self, request: &mut Request<Incoming>) -> Response<TestBody> {
         let upgraded = hyper::upgrade::on(request);
         kittiwake::spawn(async move {
             let mut stream = Io::new(upgraded.await.expect("the upgrade"));
             let mut buf = [0; 64];
+            stream.read_exact(&mut buf[..1]).await.expect("a first byte");
+            stream.close().await.expect("the client is there");
             while let Ok(n @ 1..) = stream.read(&mut buf).await {
-                stream.write_all(&buf[..n]).await.expect("the client reads");
+                self.tunnelled.fetch_add(n, SeqCst);
             }
         });
-        let response = Response::builder().status(StatusCode::SWITCHING_PROTOCOLS);
-        response.header("connection", "upgrade").header("upgrade", "echo").body(Empty::new().boxed()).unwrap()
+        switching()
     }
+}
+
+async fn echo(upgrade: hyper::upgrade::OnUpgrade) {
+    let mut stream = Io::new(upgrade.await.expect("the upgrade"));
+    let mut buf = [0; 64];
+    while let Ok(n @ 1..) = stream.read(&mut buf).await {
+        stream.write_all(&buf[..n]).await.expect("the client reads");
+        stream.flush().await.expect("the client reads");
+    }
+}
+
+fn switching() -> Response<TestBody> {
+    let response = Response::builder().status(StatusCode::SWITCHING_PROTOCOLS);
+    let empty = Empty::new().map_err(|never| match never {}).boxed();
+    response.header("connection", "upgrade").header("upgrade", "echo").body(empty).unwrap()
 }
 
 impl Service<Request<Incoming>> for TestService {
     type Response = Response<TestBody>;
-    type Error = Infallible;
-    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Infallible>> + Send>>;
+    type Error = io::Error;
+    type Future = Pin<Box<dyn Future<Output = io::Result<Self::Response>> + Send>>;
 
     fn call(&self, request: Request<Incoming>) -> Self::Future {
         self.called.fetch_add(1, SeqCst);
@@ -154,10 +219,10 @@ impl Service<Request<Incoming>> for TestService {
     }
 }
 
-pub(crate) type TestBody = BoxBody<Bytes, Infallible>;
+pub(crate) type TestBody = BoxBody<Bytes, Box<dyn Error + Send + Sync>>;
 
 pub(crate) fn full(bytes: impl Into<Bytes>) -> TestBody {
-    Full::new(bytes.into()).boxed()
+    Full::new(bytes.into()).map_err(|never| match never {}).boxed()
 }
 
 /// A body of the chunks that `next` makes, until it makes none.
@@ -188,17 +253,24 @@ impl Drop for Waiting {
 }
 
 /// The errors that `on_error` received.
-#[derive(Clone, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Errors(Arc<Mutex<Vec<String>>>);
 
 impl Errors {
-    pub(crate) fn listen(&self) -> impl Fn(&Failure<'_>) + Send + Sync + 'static {
+    pub(crate) fn listen<A>(&self) -> impl Fn(&Failure<'_, A>) + Send + Sync + 'static
+    where
+        for<'a> Failure<'a, A>: std::fmt::Display,
+    {
         let errors = self.0.clone();
         move |error| errors.lock().unwrap().push(error.to_string())
     }
 
     pub(crate) fn has(&self, part: &str) -> bool {
         self.0.lock().unwrap().iter().any(|error| error.contains(part))
+    }
+
+    pub(crate) fn count(&self) -> usize {
+        self.0.lock().unwrap().len()
     }
 
     pub(crate) fn expect_none(&self) {

@@ -1,0 +1,164 @@
+//! Laws of HTTP/2: clients whose flow control holds responses back, tunnels, and the end of a connection.
+
+use std::time::Duration;
+
+use http_body_util::{BodyExt, Empty, Full};
+use hyper::Request;
+use hyper::body::Bytes;
+use kittiwake::hyper::{Executor, Io};
+use kittiwake::io::{AsyncReadExt, AsyncWriteExt};
+use kittiwake::time::{sleep, timeout};
+
+use crate::LIMIT;
+use crate::frames::{
+    DATA, END_HEADERS, FrameClient, HEADERS, INITIAL_WINDOW_SIZE, PING, SETTINGS, WINDOW_UPDATE, frame, head,
+};
+use crate::server::{LARGE, Server, Started};
+use crate::support::{run, until};
+
+/// A response that its client reads slowly is not cut off: not after the time of an idle connection, and not when the
+/// server stops. hyper hands it to its queue as a whole, long before the client has it.
+#[test]
+fn slow_download_is_not_cut_off() {
+    run(|| async {
+        for stops in [false, true] {
+            let server = Server::start(|serve| serve.keep_alive_timeout(LIMIT)).await;
+            let stream = Io::new(server.connect().await);
+            let mut builder = hyper::client::conn::http2::Builder::new(Executor);
+            builder.initial_stream_window_size(65_535).initial_connection_window_size(65_535);
+            let (mut sender, connection) = builder.handshake(stream).await.expect("the handshake of HTTP/2");
+            kittiwake::spawn(connection);
+            let request = Request::get("http://host/large").body(Empty::<Bytes>::new()).unwrap();
+            let mut body = sender.send_request(request).await.expect("an answer").into_body();
+            if stops {
+                server.shutdown.trigger();
+            }
+            let mut received = 0;
+            while let Some(frame) = body.frame().await {
+                let frame = frame.unwrap_or_else(|error| panic!("cut off after {received} bytes: {error}"));
+                received += frame.into_data().map_or(0, |data| data.len());
+                sleep(LIMIT / 6).await;
+            }
+            assert_eq!(received, LARGE);
+            server.errors.expect_none();
+        }
+    });
+}
+
+/// A client whose window is too small for a response is cut off, whether the response comes late or at once, and
+/// whether or not the client sends pings meanwhile.
+#[test]
+fn closed_window_is_cut_off() {
+    run(|| async {
+        for (path, window) in [("/drip", 0), ("/path", 0), ("/large", 0), ("/large", 1)] {
+            let limits = |serve: Started| serve.keep_alive_timeout(Duration::MAX).body_timeout(LIMIT);
+            let server = Server::start(limits).await;
+            let mut client = FrameClient::connect(&server, &[(INITIAL_WINDOW_SIZE, window)]).await;
+            client.get(1, path).await;
+            until(|| server.errors.has("does not read")).await;
+            client.receive_all().await;
+            let mut client = FrameClient::connect(&server, &[(INITIAL_WINDOW_SIZE, window)]).await;
+            client.get(1, path).await;
+            client.receive_kind(HEADERS).await;
+            while client.stream.write_all(&frame(PING, 0, 0, b"are you?")).await.is_ok() {
+                sleep(LIMIT / 5).await;
+            }
+        }
+    });
+}
+
+/// A client that opens its window from time to time is not cut off.
+#[test]
+fn window_in_pieces_is_not_cut_off() {
+    run(|| async {
+        // Longer than a pause of a busy machine, and shorter than all steps together.
+        let limit = LIMIT * 5;
+        let server = Server::start(|serve| serve.body_timeout(limit).keep_alive_timeout(limit)).await;
+        let mut client = FrameClient::connect(&server, &[(INITIAL_WINDOW_SIZE, 0)]).await;
+        client.get(1, "/path/0123456").await;
+        client.receive_kind(HEADERS).await;
+        for byte in b"/path/0123456" {
+            sleep(limit / 10).await;
+            client.send(WINDOW_UPDATE, 0, 1, &[0, 0, 0, 1]).await;
+            assert_eq!(client.receive_kind(DATA).await.payload, [*byte]);
+        }
+        server.errors.expect_none();
+    });
+}
+
+/// A tunnel of CONNECT counts as a request until its stream is dropped: no limit cuts it off, and the server waits for it
+/// when it stops.
+#[test]
+fn connect_tunnel_is_not_cut_off() {
+    run(|| async {
+        let mut server = Server::start(|serve| serve.keep_alive_timeout(LIMIT).body_timeout(LIMIT)).await;
+        let mut sender = server.http2().await;
+        let request = Request::connect("host:80").body(Full::default()).unwrap();
+        let response = sender.send_request(request).await.expect("an answer");
+        let mut tunnel = Io::new(hyper::upgrade::on(response).await.expect("a tunnel"));
+        let mut echoed = [0; 5];
+        for stops in [false, true] {
+            if stops {
+                server.shutdown.trigger();
+            }
+            let ended = timeout(LIMIT * 2 + Duration::from_secs(1), server.ended()).await;
+            assert!(ended.is_err(), "the server must wait for the tunnel");
+            tunnel.write_all(b"bytes").await.expect("the tunnel is open");
+            tunnel.flush().await.expect("the tunnel is open");
+            tunnel.read_exact(&mut echoed).await.expect("the tunnel echoes");
+            assert_eq!(&echoed, b"bytes");
+        }
+        drop(tunnel);
+        server.ended().await;
+    });
+}
+
+/// An idle connection after a tunnel is one as any other.
+#[test]
+fn connection_closes_after_its_tunnel() {
+    run(|| async {
+        let server = Server::start(|serve| serve.keep_alive_timeout(LIMIT)).await;
+        let (mut sender, connection) = server.http2_parts().await;
+        let connection = kittiwake::spawn(connection);
+        let request = Request::connect("host:80").body(Full::default()).unwrap();
+        let response = sender.send_request(request).await.expect("an answer");
+        drop(hyper::upgrade::on(response).await.expect("a tunnel"));
+        connection.await.unwrap().expect("the server closes gracefully");
+    });
+}
+
+/// A client that has sent no request and does not acknowledge the end of its connection holds up the end for a second
+/// only.
+#[test]
+fn silent_client_does_not_delay_the_end() {
+    run(|| async {
+        let forever = Duration::MAX;
+        let server = Server::start(|serve| serve.header_read_timeout(forever).drain_timeout(forever)).await;
+        let mut silent = FrameClient::connect(&server, &[]).await;
+        let mut idle = FrameClient::connect(&server, &[]).await;
+        idle.get(1, "/path").await;
+        idle.receive_kind(HEADERS).await;
+        silent.receive_kind(SETTINGS).await;
+        let report = server.end().await;
+        assert_eq!((report.served, report.failed), (2, 0));
+    });
+}
+
+/// An error of the service ends its stream alone.
+#[test]
+fn service_error_ends_one_stream() {
+    run(|| async {
+        let server = Server::start(|serve| serve).await;
+        let mut sender = server.http2().await;
+        let get = |path: &str| Request::get(format!("http://host{path}")).body(Full::default()).unwrap();
+        sender.send_request(get("/error")).await.expect_err("the stream is reset");
+        let mut client = FrameClient::connect(&server, &[]).await;
+        // A path by which the service panics.
+        client.send(HEADERS, END_HEADERS, 1, &head(b"\x83", "/panic")).await;
+        client.get(3, "/path").await;
+        assert_eq!(client.receive_kind(HEADERS).await.stream, 3);
+        let response = sender.send_request(get("/path")).await.expect("the next request is answered");
+        assert_eq!(response.into_body().collect().await.unwrap().to_bytes(), "/path");
+        server.errors.expect_none();
+    });
+}
