@@ -25,13 +25,12 @@ use quinn::{AsyncTimer, AsyncUdpSocket, Endpoint, EndpointConfig, Runtime, Serve
 /// Binds an endpoint to `address`. Its tasks run on the runtime of the calling task.
 ///
 /// # Errors
-/// Those of bind(2), with the address.
+/// Those of bind(2).
 ///
 /// # Panics
 /// Outside a runtime.
 pub fn endpoint(address: SocketAddr, server: Option<ServerConfig>) -> io::Result<Endpoint> {
-    let socket = std::net::UdpSocket::bind(address)
-        .map_err(|error| io::Error::new(error.kind(), format!("{address}: {error}")))?;
+    let socket = std::net::UdpSocket::bind(address)?;
     Endpoint::new(EndpointConfig::default(), server, socket, Arc::new(Kittiwake(Handle::current())))
 }
 

@@ -11,7 +11,8 @@ use tokio_postgres::{AsyncMessage, Client, Config, NoTls, Notification, config::
 use tokio_util::compat::FuturesAsyncReadCompatExt;
 
 const USAGE: &str = "usage: postgres [CONFIG]    \"host=/var/run/postgresql user=postgres\" if not given";
-const LIMIT: Duration = Duration::from_secs(10); // For the connection, unless CONFIG has connect_timeout, and for the work.
+// For the connection, unless CONFIG has connect_timeout, and for the work.
+const LIMIT: Duration = Duration::from_secs(10);
 type Result<T, E = Box<dyn Error + Send + Sync>> = std::result::Result<T, E>;
 
 fn main() {
@@ -70,7 +71,7 @@ where
         Ok(())
     });
     timeout(LIMIT, work(client, notifications)).await.map_err(|_| "the server is too slow")??;
-    connection.await?
+    timeout(LIMIT, connection).await??
 }
 
 async fn work(mut client: Client, notifications: Receiver<Notification>) -> Result<()> {

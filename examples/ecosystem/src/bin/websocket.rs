@@ -60,7 +60,7 @@ async fn serve(address: &str, limit: Duration) -> io::Result<Report> {
 enum Event {
     Received(Option<Message>),
     Queued(Result<Message, RecvError>),
-    Ping(Instant),
+    Ping,
 }
 
 async fn chat(stream: TcpStream, members: Members, limit: Duration, mut shutdown: ShutdownSignal) -> Result<()> {
@@ -76,10 +76,13 @@ async fn chat(stream: TcpStream, members: Members, limit: Duration, mut shutdown
     loop {
         let received = async { socket.next().await.transpose().map(Event::Received) };
         let queued = async { Ok(Event::Queued(queue.recv().await)) };
-        let pinged = async { Ok(Event::Ping(ping.tick().await)) };
+        let pinged = async {
+            ping.tick().await;
+            Ok(Event::Ping)
+        };
         let message = match shutdown.run_until_triggered(race(received, race(queued, pinged))).await {
             None => return timeout(limit, close(&mut socket, CloseCode::Away, "the server ends")).await?,
-            Some(Ok(Event::Ping(_))) => Message::Ping(Bytes::new()),
+            Some(Ok(Event::Ping)) => Message::Ping(Bytes::new()),
             Some(Ok(Event::Queued(Ok(message)))) if !queue.is_closed() => message,
             Some(Ok(Event::Queued(_))) => return Err("it reads too slowly".into()),
             // tungstenite answers the client's close while it waits for the end. No other message may follow.

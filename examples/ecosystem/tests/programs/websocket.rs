@@ -145,13 +145,17 @@ fn client_that_never_reads_is_cut_off() {
         let server = start("2");
         let (never_reads, mut talks) = (connect(&server), connect(&server));
         flood(&mut talks);
+        // A client that waits here without reading would answer no ping.
+        talks.close(None).expect("close");
+        closed(&mut talks);
         let error = server.error();
         assert!(error.contains("it reads too slowly"), "{error}");
         let mut rest = never_reads.get_ref();
         let ended = rest.read_to_end(&mut Vec::new()).map_err(|error| error.kind());
         assert!(matches!(ended, Ok(_) | Err(ErrorKind::ConnectionReset)), "the client is not cut off: {ended:?}");
-        talks.send(Message::text("hello")).expect("send");
-        expect(&mut talks, &Message::text("hello"));
+        let mut late = connect(&server);
+        late.send(Message::text("hello")).expect("send");
+        expect(&mut late, &Message::text("hello"));
     });
 }
 
