@@ -13,6 +13,7 @@
 //! | use a database | [`databases`] |
 //! | test a server | [`testing`] |
 //! | read files, and do other work that blocks | [`blocking`] |
+//! | deploy a server, and restart it without a failed request | [`deploy`] |
 //! | understand the runtime | [`inside`] |
 //! | translate the names of another runtime | [`from_tokio`], [`from_smol`] |
 //! | decide against it | [`when_not`] |
@@ -32,6 +33,7 @@ macro_rules! links {
 [databases]: crate::guide::databases
 [testing]: crate::guide::testing
 [blocking]: crate::guide::blocking
+[deploy]: crate::guide::deploy
 [inside]: crate::guide::inside
 [from_tokio]: crate::guide::from_tokio
 [from_smol]: crate::guide::from_smol
@@ -116,6 +118,8 @@ chapter! {
     /// [`io::AsyncFd`](crate::io::AsyncFd).
     blocking, "../docs/blocking.md"
 }
+
+chapter!(deploy, "../docs/deploy.md");
 
 chapter!(inside, "../docs/inside.md");
 
