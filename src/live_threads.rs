@@ -4,18 +4,36 @@
 //! So a thread counts as live until those have run. Its [`Guard`] is the first thread-local that it uses, and the
 //! platforms that we know drop the thread-locals in the reverse order of their first use. std does not promise this
 //! order. In another order the count is too small while other destructors run, and the wait is still bounded.
+//!
+//! Each thread calls the [`Hooks`] of its runtime's user: one before its work, and one after that.
 
 use std::cell::Cell;
+use std::fmt;
 use std::io;
+use std::process;
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::Instant;
 
 use parking_lot::{Condvar, Mutex};
 
+use crate::sync::contain;
+
 /// A count of threads that have not ended.
 #[derive(Clone, Default)]
-pub(crate) struct LiveThreads(Arc<Shared>);
+pub(crate) struct LiveThreads {
+    shared: Arc<Shared>,
+    hooks: Hooks,
+}
+
+/// The functions that each thread calls.
+#[derive(Clone, Default)]
+pub(crate) struct Hooks {
+    pub(crate) start: Option<Hook>,
+    pub(crate) stop: Option<Hook>,
+}
+
+pub(crate) type Hook = Arc<dyn Fn() + Send + Sync>;
 
 #[derive(Default)]
 struct Shared {
@@ -25,28 +43,53 @@ struct Shared {
 }
 
 impl LiveThreads {
+    /// No threads yet. Those to come will call `hooks`.
+    pub(crate) fn new(hooks: Hooks) -> Self {
+        Self { shared: Arc::default(), hooks }
+    }
+
     /// Starts a thread that runs `body`, and counts it until the destructors of its thread-locals have run.
     pub(crate) fn start(&self, name: String, body: impl FnOnce() + Send + 'static) -> io::Result<JoinHandle<()>> {
-        *self.0.count.lock() += 1;
+        *self.shared.count.lock() += 1;
         // If the thread cannot be started, std drops its closure, and with it the guard.
-        let guard = Guard(self.0.clone());
+        let (guard, hooks) = (Guard(self.shared.clone()), self.hooks.clone());
         thread::Builder::new().name(name).spawn(move || {
             GUARD.set(Some(guard));
+            call(hooks.start.as_ref());
             body();
+            call(hooks.stop.as_ref());
         })
     }
 
     /// Waits until all threads have ended, at most until `deadline`. Returns how many have not.
     pub(crate) fn wait(&self, deadline: Option<Instant>) -> usize {
-        let mut count = self.0.count.lock();
+        let mut count = self.shared.count.lock();
         while *count > 0 {
             match deadline {
-                Some(deadline) if self.0.ended.wait_until(&mut count, deadline).timed_out() => break,
+                Some(deadline) if self.shared.ended.wait_until(&mut count, deadline).timed_out() => break,
                 Some(_) => {}
-                None => self.0.ended.wait(&mut count),
+                None => self.shared.ended.wait(&mut count),
             }
         }
         *count
+    }
+}
+
+/// Calls a hook. After a panic the thread could not do its work, and others would wait for it for ever. So the process
+/// ends.
+fn call(hook: Option<&Hook>) {
+    if let Some(hook) = hook {
+        if contain(|| hook()).is_err() {
+            // The panic hook has reported the reason.
+            process::abort();
+        }
+    }
+}
+
+impl fmt::Debug for Hooks {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { start, stop } = self;
+        f.debug_struct("Hooks").field("start", &start.is_some()).field("stop", &stop.is_some()).finish()
     }
 }
 

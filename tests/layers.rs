@@ -17,7 +17,7 @@ use Place::{Functions, Identifiers, Text};
 const ARROWS: &[(&str, &[&str])] = &[
     ("sync", &[]),
     ("current", &[]),
-    ("live_threads", &[]),
+    ("live_threads", &["sync"]),
     ("memory", &[]),
     ("metrics", &[]),
     ("system_clock", &[]),

@@ -57,7 +57,7 @@ use std::time::{Duration, Instant};
 use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use crate::executor::BlockingTask;
-use crate::live_threads::LiveThreads;
+use crate::live_threads::{Hooks, LiveThreads};
 
 /// How long a thread waits for another task before it ends.
 const KEEP_ALIVE: Duration = Duration::from_secs(10);
@@ -116,14 +116,19 @@ struct Queue {
 }
 
 impl Pool {
-    /// A pool that runs at most `max_closures` closures at a time.
-    pub(crate) fn new(max_closures: usize) -> Arc<Self> {
-        Self::with(max_closures, KEEP_ALIVE, start_thread)
+    /// A pool that runs at most `max_closures` closures at a time. Its threads call `hooks`.
+    pub(crate) fn new(max_closures: usize, hooks: Hooks) -> Arc<Self> {
+        Self::with_threads(max_closures, KEEP_ALIVE, start_thread, LiveThreads::new(hooks))
     }
 
-    fn with(max_closures: usize, keep_alive: Duration, start: fn(Arc<Pool>) -> io::Result<()>) -> Arc<Self> {
+    fn with_threads(
+        max_closures: usize,
+        keep_alive: Duration,
+        start: fn(Arc<Pool>) -> io::Result<()>,
+        live: LiveThreads,
+    ) -> Arc<Self> {
         let state = Mutex::new(State::new(max_closures));
-        Arc::new(Self { state, live: LiveThreads::default(), keep_alive, start, enter: OnceLock::new() })
+        Arc::new(Self { state, live, keep_alive, start, enter: OnceLock::new() })
     }
 
     /// Calls `enter` on each thread of the pool, once. Later calls of this function change nothing.
@@ -349,6 +354,10 @@ mod tests {
         pool.spawn(&worker(), Work::Closure, closure, Location::caller())
     }
 
+    fn pool_with(max: usize, keep_alive: Duration, start: fn(Arc<Pool>) -> io::Result<()>) -> Arc<Pool> {
+        Pool::with_threads(max, keep_alive, start, LiveThreads::default())
+    }
+
     /// Waits until the pool's state is as it should become.
     #[track_caller]
     fn until(pool: &Pool, condition: impl Fn(&State) -> bool) {
@@ -362,7 +371,7 @@ mod tests {
     /// A pool that starts a thread for each task, or keeps none, pays a thread's start for each task.
     #[test]
     fn idle_thread_takes_next_task() {
-        let pool = Pool::new(8);
+        let pool = Pool::new(8, Hooks::default());
         let first = block_on(spawn(&pool, || thread::current().id())).unwrap();
         for _ in 0..100 {
             until(&pool, |state| state.idle.len() == 1);
@@ -375,7 +384,7 @@ mod tests {
     #[test]
     fn two_tasks_get_two_threads() {
         for _ in 0..200 {
-            let pool = Pool::new(8);
+            let pool = Pool::new(8, Hooks::default());
             block_on(spawn(&pool, || ())).unwrap();
             until(&pool, |state| state.idle.len() == 1);
             let barrier = Arc::new(Barrier::new(2));
@@ -393,7 +402,7 @@ mod tests {
     /// A pool that was busy once would otherwise keep its threads for ever.
     #[test]
     fn idle_thread_ends() {
-        let pool = Pool::with(8, Duration::from_millis(1), start_thread);
+        let pool = pool_with(8, Duration::from_millis(1), start_thread);
         block_on(spawn(&pool, || ())).unwrap();
         until(&pool, |state| state.threads == 0);
         assert_eq!(block_on(spawn(&pool, || 1)).unwrap(), 1, "and the next job gets a new one");
@@ -415,7 +424,7 @@ mod tests {
     /// A few tasks must keep few threads. If the tasks went around, no thread would ever be idle for long.
     #[test]
     fn newest_idle_thread_is_called() {
-        let pool = Pool::new(8);
+        let pool = Pool::new(8, Hooks::default());
         burst(&pool, 4);
         let mut ids = Vec::new();
         for _ in 0..100 {
@@ -430,7 +439,7 @@ mod tests {
     /// A pool that was busy once must shrink although tasks come more often than its threads' time ends.
     #[test]
     fn pool_shrinks_under_trickle() {
-        let pool = Pool::with(8, Duration::from_millis(100), start_thread);
+        let pool = pool_with(8, Duration::from_millis(100), start_thread);
         burst(&pool, 4);
         let deadline = Instant::now() + Duration::from_secs(60);
         while pool.state.lock().threads > 1 {
@@ -443,7 +452,7 @@ mod tests {
     /// A thread whose time is over at the moment when a task counts on it must take the task.
     #[test]
     fn ending_thread_loses_no_task() {
-        let pool = Pool::with(1, Duration::from_micros(50), start_thread);
+        let pool = pool_with(1, Duration::from_micros(50), start_thread);
         for round in 0..4_000 {
             assert_eq!(block_on(spawn(&pool, move || round)).unwrap(), round);
             // Around the end of the thread's time, before and after.
@@ -460,7 +469,7 @@ mod tests {
     /// On a system that starts no thread, a task that stays in the queue would hang its waiter.
     #[test]
     fn task_without_thread_names_the_reason() {
-        let pool = Pool::with(8, KEEP_ALIVE, |_| no_thread());
+        let pool = pool_with(8, KEEP_ALIVE, |_| no_thread());
         let (kept, dropped) = mpsc::channel::<()>();
         let job = spawn(&pool, move || drop(kept));
         assert!(dropped.try_recv() == Err(mpsc::TryRecvError::Disconnected), "the closure must be gone");
@@ -474,7 +483,7 @@ mod tests {
     #[test]
     fn task_waits_for_running_thread() {
         let pool =
-            Pool::with(
+            pool_with(
                 8,
                 KEEP_ALIVE,
                 |pool| if pool.state.lock().threads == 1 { start_thread(pool) } else { no_thread() },
@@ -494,7 +503,7 @@ mod tests {
     #[test]
     fn failed_start_is_tried_after_each_task() {
         static STARTS: AtomicUsize = AtomicUsize::new(0);
-        let pool = Pool::with(8, KEEP_ALIVE, |pool| match STARTS.fetch_add(1, Relaxed) {
+        let pool = pool_with(8, KEEP_ALIVE, |pool| match STARTS.fetch_add(1, Relaxed) {
             1 | 2 => no_thread(),
             _ => start_thread(pool),
         });
@@ -521,7 +530,7 @@ mod tests {
     fn failed_start_wakes_idle_thread() {
         static START: Barrier = Barrier::new(2);
         static STARTS: AtomicUsize = AtomicUsize::new(0);
-        let pool = Pool::with(8, KEEP_ALIVE, |pool| {
+        let pool = pool_with(8, KEEP_ALIVE, |pool| {
             if STARTS.fetch_add(1, Relaxed) == 0 {
                 return start_thread(pool);
             }
@@ -554,7 +563,7 @@ mod tests {
     /// Closures that block must hold up no look-up, and look-ups must not let more closures run than the limit.
     #[test]
     fn closures_hold_up_no_lookup() {
-        let pool = Pool::new(1);
+        let pool = Pool::new(1, Hooks::default());
         let (end, ended) = mpsc::channel::<()>();
         let first = spawn(&pool, move || ended.recv().is_err());
         let second = spawn(&pool, || 2);
@@ -576,7 +585,7 @@ mod tests {
     #[test]
     fn lookups_hold_up_no_closure() {
         for (max, limit) in [(1, MIN_LOOKUPS), (6, 6)] {
-            let pool = Pool::new(max);
+            let pool = Pool::new(max, Hooks::default());
             let end = Arc::new(Barrier::new(limit + 1));
             let lookups: Vec<_> = (0..2 * limit)
                 .map(|_| {
@@ -598,7 +607,7 @@ mod tests {
     #[test]
     fn simultaneous_failures_cancel_both_tasks() {
         static BOTH: Barrier = Barrier::new(2);
-        let pool = Pool::with(8, KEEP_ALIVE, |_| {
+        let pool = pool_with(8, KEEP_ALIVE, |_| {
             BOTH.wait();
             no_thread()
         });
@@ -615,7 +624,7 @@ mod tests {
     /// A paused clock would otherwise stand still for ever, or jump while a task is out.
     #[test]
     fn last_task_wakes_idle_waiter() {
-        let pool = Pool::new(1);
+        let pool = Pool::new(1, Hooks::default());
         let (end, ended) = mpsc::channel::<()>();
         let first = spawn(&pool, move || ended.recv().is_err());
         let last = spawn(&pool, || ());
@@ -639,7 +648,7 @@ mod tests {
     /// The end of a runtime must be the end of its threads.
     #[test]
     fn close_drops_tasks_and_ends_threads() {
-        let pool = Pool::new(1);
+        let pool = Pool::new(1, Hooks::default());
         let (end, ended) = mpsc::channel::<()>();
         let running = spawn(&pool, move || ended.recv().is_err());
         until(&pool, |state| state.running() == 1);

@@ -1,9 +1,11 @@
 //! Builder: the settings of a runtime.
 
 use std::io;
+use std::sync::Arc;
 use std::thread::available_parallelism;
 use std::time::Duration;
 
+use crate::live_threads::Hooks;
 use crate::time::Clock;
 
 /// Settings for a [`Runtime`](super::Runtime).
@@ -25,6 +27,7 @@ pub struct Builder {
     pub(super) spin: Option<Duration>,
     start_paused: bool,
     pub(super) max_blocking_threads: usize,
+    pub(super) hooks: Hooks,
 }
 
 /// The kind of the runtime.
@@ -70,7 +73,14 @@ impl Builder {
     }
 
     fn new(kind: Kind) -> Self {
-        Self { kind, thread_name: "kittiwake".to_owned(), spin: None, start_paused: false, max_blocking_threads: 512 }
+        Self {
+            kind,
+            thread_name: "kittiwake".to_owned(),
+            spin: None,
+            start_paused: false,
+            max_blocking_threads: 512,
+            hooks: Hooks::default(),
+        }
     }
 
     /// How many workers a multi-thread runtime has, from 1 to 1,024. By default one for each core, up to that limit.
@@ -169,6 +179,55 @@ impl Builder {
     pub fn max_blocking_threads(mut self, max: usize) -> Self {
         assert!(max > 0, "Builder::max_blocking_threads: no closure could ever run on 0 threads; use 1 or more");
         self.max_blocking_threads = max;
+        self
+    }
+
+    /// Calls `hook` on each thread that the runtime starts, before the thread does its work: on workers of a multi-thread
+    /// runtime, and on threads for blocking work. A later call replaces the hook.
+    ///
+    /// The thread is not inside the runtime yet. It can set thread-locals, a priority or a core, or enter another
+    /// runtime that libraries look for in a thread-local.
+    ///
+    /// # Panics
+    /// A panic in `hook` ends the process: the thread could not do its work.
+    ///
+    /// # Examples
+    /// ```
+    /// use std::sync::Arc;
+    /// use std::sync::atomic::{AtomicUsize, Ordering};
+    /// use kittiwake::runtime::Builder;
+    ///
+    /// let started = Arc::new(AtomicUsize::new(0));
+    /// let count = started.clone();
+    /// let runtime = Builder::new_multi_thread()
+    ///     .worker_threads(2)
+    ///     .on_thread_start(move || {
+    ///         count.fetch_add(1, Ordering::Relaxed);
+    ///     })
+    ///     .build()?;
+    /// drop(runtime);
+    /// assert_eq!(started.load(Ordering::Relaxed), 2);
+    /// # std::io::Result::Ok(())
+    /// ```
+    #[must_use]
+    pub fn on_thread_start(mut self, hook: impl Fn() + Send + Sync + 'static) -> Self {
+        self.hooks.start = Some(Arc::new(hook));
+        self
+    }
+
+    /// Calls `hook` on each thread that the runtime has started, after the thread has done its work. A later call
+    /// replaces the hook.
+    ///
+    /// The thread has left the runtime. The destructors of its thread-locals run after `hook`.
+    ///
+    /// # Panics
+    /// A panic in `hook` ends the process.
+    ///
+    /// # Examples
+    /// See [`on_thread_start`](Builder::on_thread_start).
+    #[must_use]
+    pub fn on_thread_stop(mut self, hook: impl Fn() + Send + Sync + 'static) -> Self {
+        self.hooks.stop = Some(Arc::new(hook));
         self
     }
 

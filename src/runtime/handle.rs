@@ -94,7 +94,7 @@ impl Part {
 impl Handle {
     /// For the runtime of these parts, which was made with these settings.
     pub(super) fn new(workers: Arc<Workers>, parts: Vec<Part>, settings: Builder) -> Self {
-        let pool = Pool::new(settings.max_blocking_threads);
+        let pool = Pool::new(settings.max_blocking_threads, settings.hooks.clone());
         Self { inner: Arc::new(Inner { workers, pool, parts, calls: AtomicUsize::new(0), settings }) }
     }
 

@@ -378,7 +378,7 @@ impl Builder {
             reactors.push(reactor);
         }
         let (handle, workers) = self.make_workers(reactors)?;
-        let threads = Threads::start(workers, handle.workers().clone(), &self.thread_name)?;
+        let threads = Threads::start(workers, handle.workers().clone(), &self.thread_name, self.hooks.clone())?;
         Ok(Runtime { scheduler: Some(Scheduler::MultiThread(threads)), handle })
     }
 

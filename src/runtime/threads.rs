@@ -25,7 +25,7 @@ use parking_lot::Mutex;
 
 use super::worker::Worker;
 use crate::executor::Workers;
-use crate::live_threads::LiveThreads;
+use crate::live_threads::{Hooks, LiveThreads};
 use crate::sync::{contain, wake_all};
 
 /// The worker threads of a runtime. Dropping it shuts them down.
@@ -51,9 +51,10 @@ struct State {
 }
 
 impl Threads {
-    /// Starts a thread for each worker.
-    pub(super) fn start(runners: Vec<Worker>, workers: Arc<Workers>, name: &str) -> io::Result<Self> {
-        let mut threads = Self { workers, shutdown: Arc::default(), live: LiveThreads::default(), threads: Vec::new() };
+    /// Starts a thread for each worker. Each calls `hooks`.
+    pub(super) fn start(runners: Vec<Worker>, workers: Arc<Workers>, name: &str, hooks: Hooks) -> io::Result<Self> {
+        let live = LiveThreads::new(hooks);
+        let mut threads = Self { workers, shutdown: Arc::default(), live, threads: Vec::new() };
         for worker in runners {
             threads.start_one(worker, name)?;
         }

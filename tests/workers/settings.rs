@@ -1,7 +1,10 @@
 //! The settings of a runtime of several workers, and the settings that it refuses.
 
+use std::cell::Cell;
 use std::collections::HashSet;
 use std::io::ErrorKind;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::thread;
 
 use crate::support::*;
@@ -38,6 +41,32 @@ fn every_configured_worker_runs_tasks() {
             drop(blocked);
             future::block_on(late).expect("the task runs once a worker is free");
         }
+    });
+}
+
+/// Each thread of the runtime calls the start hook before its work and the stop hook after it: workers, and threads for
+/// blocking work. By the end of the runtime all have called both.
+#[test]
+fn every_thread_calls_its_hooks() {
+    thread_local!(static STARTED: Cell<bool> = const { Cell::new(false) });
+    within(|| {
+        let (starts, stops) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+        let (start, stop) = (starts.clone(), stops.clone());
+        let runtime = Builder::new_multi_thread().worker_threads(2).on_thread_start(move || {
+            STARTED.set(true);
+            start.fetch_add(1, SeqCst);
+        });
+        let runtime = runtime.on_thread_stop(move || {
+            assert!(STARTED.get(), "the stop hook runs on the thread of the start hook");
+            stop.fetch_add(1, SeqCst);
+        });
+        let runtime = runtime.build().expect("a runtime");
+        assert!(on_each_worker(runtime.handle(), 2, |_| STARTED.get()).into_iter().all(|started| started));
+        assert!(runtime.block_on(runtime.handle().spawn_blocking(|| STARTED.get())).unwrap());
+        assert!(!STARTED.get(), "this thread belongs to the caller");
+        assert_eq!((starts.load(SeqCst), stops.load(SeqCst)), (3, 0));
+        runtime.shutdown_timeout(PATIENCE).expect("no closure runs");
+        assert_eq!((starts.load(SeqCst), stops.load(SeqCst)), (3, 3));
     });
 }
 
