@@ -10,7 +10,7 @@ set -euo pipefail
 : "${1:?usage: $0 FOLDER_OF_EXAMPLES}"
 # Debian has HAProxy there.
 PATH=$PATH:/usr/sbin
-for program in haproxy wrk curl socat systemd-socket-activate systemd-analyze; do
+for program in haproxy wrk curl socat setpriv systemd-socket-activate systemd-analyze; do
     command -v "$program" >/dev/null || { echo "$program is missing: restarts are not tried"; exit 0; }
 done
 
@@ -36,7 +36,9 @@ setting() { sed -n "s/^$1=//p" "$folder"/web@7001.s*; }
 keep() {
     unset LISTEN_PID LISTEN_FDNAMES
     for ((start = 1; ; start++)); do
-        LISTEN_FDS=1 "$examples/web" "$folder/site" >"$folder/$1.$start.out" 2>>"$folder/$1.err" &
+        # The server ends with this process, also when the script has failed.
+        LISTEN_FDS=1 setpriv --pdeathsig KILL "$examples/web" "$folder/site" \
+            >"$folder/$1.$start.out" 2>>"$folder/$1.err" &
         echo "$! $start" >"$folder/$1.new" && mv "$folder/$1.new" "$folder/$1.running"
         wait $! || { echo "web has ended with status $?" >>"$folder/$1.err"; exit 1; }
     done
@@ -56,7 +58,6 @@ serve() {
     disown
     until_true "$1 listens" grep -q "^Listening on" "$folder/$1.err"
     ask "$at"
-    started+=("$(pid_of "$1")")
 }
 
 pid_of() { cut -d ' ' -f 1 "$folder/$1.running"; }
@@ -78,7 +79,6 @@ restart() {
     grep -Eq '^web: [0-9]+ accepted: [0-9]+ served, 0 failed, 0 panicked, 0 open; 0 refused$' "$folder/$1.$start.out" \
         || fail "$1 has ended in another way: $(tail -n 1 "$folder/$1.$start.out")"
     until_true "$1 is started again" grep -q '^web: listening' "$folder/$1.$((start + 1)).out"
-    started+=("$(pid_of "$1")")
     ask "$2"
     echo "$1: ended after $(((${ended/./} - ${begun/./}) / 1000)) ms; $(tail -n 1 "$folder/$1.$start.out")"
 }
