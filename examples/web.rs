@@ -35,8 +35,12 @@ fn main() {
         _ => fail(&format!("{args:?}? {USAGE}")),
     };
     let workers = workers.unwrap_or(1);
+    // This changes the environment, so it comes before all threads. A service manager that starts the server with a
+    // socket keeps it open while the server restarts.
+    let inherited = TcpListener::inherited().unwrap_or_else(|error| fail(&error.to_string())).pop();
     let runtime = if workers == 1 { Builder::new_current_thread() } else { Builder::new_multi_thread() };
-    let report = runtime.worker_threads(workers).build().and_then(|runtime| runtime.block_on(serve(folder, address)));
+    let report =
+        runtime.worker_threads(workers).build().and_then(|runtime| runtime.block_on(serve(folder, address, inherited)));
     println!("web: {}", report.unwrap_or_else(|error| fail(&error.to_string())));
 }
 
@@ -45,11 +49,10 @@ fn fail(why: &str) -> ! {
     std::process::exit(2)
 }
 
-async fn serve(folder: &str, address: &str) -> io::Result<Report> {
+async fn serve(folder: &str, address: &str, inherited: Option<TcpListener>) -> io::Result<Report> {
     let folder =
         Path::new(folder).canonicalize().map_err(|error| io::Error::new(error.kind(), format!("{folder}: {error}")))?;
-    // A service manager that starts the server with a socket keeps it open while the server restarts.
-    let listener = match TcpListener::inherited()?.pop() {
+    let listener = match inherited {
         Some(listener) => listener,
         None => TcpListener::bind(address).await?,
     };
