@@ -2,6 +2,9 @@
 //!
 //! hyper reads into memory that may be uninitialized, and a futures-io stream needs initialized memory. So a read goes
 //! into a buffer of the thread and is copied from there. To zero hyper's memory before each read costs more.
+//!
+//! hyper passes the head and the body of a response in two buffers. If they are short, they are copied into the buffer of
+//! the thread: send(2) costs less than sendmsg(2).
 
 use std::cell::Cell;
 use std::io::{self, IoSlice};
@@ -15,9 +18,12 @@ use futures_io::{AsyncRead, AsyncWrite};
 const LONGEST_READ: usize = 64 * 1024;
 
 thread_local! {
-    /// The memory for reads. It is taken out during a read: a stream may contain an `Io` that reads, too.
+    /// The memory for reads and short writes. It is taken out meanwhile: a stream may contain an `Io` that reads, too.
     static SCRATCH: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
 }
+
+/// The longest write whose buffers are copied together: to copy so much costs less than to pass the kernel a list of buffers.
+const LONGEST_COPIED: usize = 1024;
 
 /// Gives a futures-io stream the I/O traits of hyper, and a stream of hyper those of futures-io.
 ///
@@ -63,7 +69,8 @@ impl<T> Io<T> {
 
     /// Sets whether the stream writes several buffers by one call of `poll_write_vectored`. The default is `false`.
     ///
-    /// hyper copies small buffers together where it is `false`. The sockets of this crate write vectored; the traits of
+    /// hyper copies small buffers together where it is `false`. Where it is `true`, only buffers of more than 1 KiB together
+    /// go to `poll_write_vectored`, and shorter ones are copied together and go to `poll_write`. The sockets of this crate write vectored; the traits of
     /// futures-io have no way to ask a stream for that. A TLS stream mostly does not.
     pub fn writev(mut self, writev: bool) -> Self {
         self.writev = writev;
@@ -114,7 +121,7 @@ impl<T: AsyncWrite + Unpin> Write for Io<T> {
         cx: &mut Context<'_>,
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.inner).poll_write_vectored(cx, bufs)
+        poll_write_copied(&mut self.inner, cx, bufs)
     }
 }
 
@@ -175,4 +182,100 @@ pub(super) fn poll_read_scratch<T: AsyncRead + Unpin>(
     }
     SCRATCH.set(scratch);
     read
+}
+
+/// Writes several buffers to `stream`, short ones as one.
+pub(super) fn poll_write_copied<T: AsyncWrite + Unpin>(
+    stream: &mut T,
+    cx: &mut Context<'_>,
+    bufs: &[IoSlice<'_>],
+) -> Poll<io::Result<usize>> {
+    let len = bufs.iter().map(|buf| buf.len()).sum();
+    let stream = Pin::new(stream);
+    match bufs {
+        [buf] => return stream.poll_write(cx, buf),
+        _ if len > LONGEST_COPIED => return stream.poll_write_vectored(cx, bufs),
+        _ => {}
+    }
+    let mut scratch = SCRATCH.take();
+    if scratch.len() < len {
+        scratch.resize(LONGEST_COPIED, 0);
+    }
+    let mut end = 0;
+    for buf in bufs {
+        scratch[end..end + buf.len()].copy_from_slice(buf);
+        end += buf.len();
+    }
+    let written = stream.poll_write(cx, &scratch[..len]);
+    SCRATCH.set(scratch);
+    written
+}
+
+#[cfg(test)]
+mod tests {
+    use std::task::Waker;
+
+    use super::*;
+
+    /// A stream that takes at most `takes` bytes of each write, and records the lengths of the buffers.
+    struct Recorder {
+        takes: usize,
+        written: Vec<u8>,
+        calls: Vec<Vec<usize>>,
+    }
+
+    impl AsyncWrite for Recorder {
+        fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+            self.poll_write_vectored(cx, &[IoSlice::new(buf)])
+        }
+
+        fn poll_write_vectored(
+            mut self: Pin<&mut Self>,
+            _cx: &mut Context<'_>,
+            bufs: &[IoSlice<'_>],
+        ) -> Poll<io::Result<usize>> {
+            self.calls.push(bufs.iter().map(|buf| buf.len()).collect());
+            let bytes: Vec<u8> = bufs.iter().flat_map(|buf| buf.iter().copied()).collect();
+            let n = bytes.len().min(self.takes);
+            self.written.extend_from_slice(&bytes[..n]);
+            Poll::Ready(Ok(n))
+        }
+
+        fn poll_flush(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+
+        fn poll_close(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    /// Writes `bufs` by one call. Returns how many bytes it took, and the recorder.
+    fn write(bufs: &[&[u8]], takes: usize) -> (usize, Recorder) {
+        let mut io = Io::new(Recorder { takes, written: Vec::new(), calls: Vec::new() }).writev(true);
+        let bufs: Vec<IoSlice<'_>> = bufs.iter().map(|buf| IoSlice::new(buf)).collect();
+        let written = Pin::new(&mut io).poll_write_vectored(&mut Context::from_waker(Waker::noop()), &bufs);
+        let Poll::Ready(Ok(n)) = written else { panic!("the recorder takes each write, but {written:?}") };
+        (n, io.into_inner())
+    }
+
+    /// Short buffers reach the stream as one, in their order. A write that takes a part of them says how much.
+    #[test]
+    fn short_buffers_are_copied_together() {
+        let (n, stream) = write(&[b"head", b"", b"body"], usize::MAX);
+        assert_eq!((n, &stream.written[..]), (8, &b"headbody"[..]));
+        assert_eq!(stream.calls, [[8]], "short buffers took another form than one buffer");
+        let (n, stream) = write(&[b"head", b"body"], 6);
+        assert_eq!((n, &stream.written[..]), (6, &b"headbo"[..]), "a short write was not reported truly");
+    }
+
+    /// Long buffers are not copied.
+    #[test]
+    fn long_buffers_stay_apart() {
+        let body = vec![b'x'; LONGEST_COPIED];
+        let (n, stream) = write(&[b"head", &body], usize::MAX);
+        assert_eq!(n, 4 + LONGEST_COPIED);
+        assert_eq!(stream.calls, [[4, LONGEST_COPIED]], "long buffers were copied together");
+        assert_eq!(write(&[&body, b""], usize::MAX).1.calls, [[LONGEST_COPIED]], "the longest copied write");
+    }
 }

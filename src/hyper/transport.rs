@@ -24,7 +24,7 @@ use ::hyper::rt::{Read, ReadBufCursor, Write};
 use futures_io::{AsyncRead, AsyncWrite};
 
 use super::activity::{Activity, Protocol};
-use super::io::{poll_read, poll_read_scratch};
+use super::io::{poll_read, poll_read_scratch, poll_write_copied};
 use crate::budget::poll_spend;
 
 /// The bytes that are read ahead while a handler runs, at most.
@@ -110,7 +110,10 @@ impl<T: AsyncRead + Unpin> Read for Transport<T> {
             Poll::Ready(Ok(n))
         };
         this.at_end |= matches!(read, Poll::Ready(Ok(0)));
-        this.activity.read(&read);
+        // On HTTP/2 hyper always reads, and requests and their frames show what the client owes.
+        if this.is_http1() {
+            this.activity.read(&read);
+        }
         read.map_ok(drop)
     }
 }
@@ -158,7 +161,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Write for Transport<T> {
         cx: &mut Context<'_>,
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let written = Pin::new(&mut self.stream).poll_write_vectored(cx, bufs);
+        let written = poll_write_copied(&mut self.stream, cx, bufs);
         self.activity.write(&written);
         written
     }
