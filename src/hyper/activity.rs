@@ -7,6 +7,8 @@
 //! On HTTP/1 all parts run in the connection's task. On HTTP/2 each request has a task of its own.
 //! * A request may end, and a response body may get its next piece, after the connection's task has last been polled. So
 //!   the last of the requests wakes that task, and so does the first piece that hyper holds.
+//! * A request may end in another task than the connection's, and so may a piece of a response body. Only counters that the
+//!   connection's task alone changes are changed by a load and a store. These cost a fraction of a locked instruction.
 //! * A counter may change between two loads of [`Activity::waits`]. Each change comes with a wake of the connection's
 //!   task, or stops a limit that is looked at once more before it is applied.
 
@@ -48,7 +50,7 @@ pub(super) struct Activity {
     started: AtomicU64,
     /// Requests whose response has been sent or given up.
     ended: AtomicU64,
-    /// Reads that returned bytes.
+    /// HTTP/1: reads that returned bytes.
     received: AtomicU64,
     /// `received` when the last request ended.
     received_by_end: AtomicU64,
@@ -58,7 +60,7 @@ pub(super) struct Activity {
     held: AtomicU64,
     /// HTTP/2: how often hyper has taken bytes out of a piece that it holds, to write them.
     sent: AtomicU64,
-    /// hyper wants to read, and no bytes are there.
+    /// HTTP/1: hyper wants to read, and no bytes are there.
     read_waits: AtomicBool,
     /// hyper wants to write, and the client does not read.
     write_waits: AtomicBool,
@@ -74,8 +76,9 @@ pub(super) struct Activity {
     is_upgraded: AtomicBool,
     /// The transport was dropped.
     closed: AtomicBool,
-    /// The waker of the connection's task.
-    waker: Mutex<Option<Waker>>,
+    /// The waker of the connection's task. It is shared because cloning a waker may run foreign code, which must not
+    /// happen under the lock.
+    waker: Mutex<Option<Arc<Waker>>>,
 }
 
 impl Activity {
@@ -139,14 +142,25 @@ impl Activity {
     }
 
     fn start_request(&self) {
-        self.started.fetch_add(1, Ordering::Relaxed);
+        match self.protocol {
+            Protocol::Http1 => increment(&self.started),
+            // A tunnel begins in the task of its request.
+            Protocol::Http2 => _ = self.started.fetch_add(1, Ordering::Relaxed),
+        }
     }
 
     fn end_request(&self) {
-        self.received_by_end.store(self.received.load(Ordering::Relaxed), Ordering::Relaxed);
-        let ended = self.ended.fetch_add(1, Ordering::AcqRel) + 1;
-        if self.protocol == Protocol::Http2 && ended == self.started.load(Ordering::Relaxed) {
-            self.wake();
+        match self.protocol {
+            Protocol::Http1 => {
+                self.received_by_end.store(self.received.load(Ordering::Relaxed), Ordering::Relaxed);
+                increment(&self.ended);
+            }
+            Protocol::Http2 => {
+                let ended = self.ended.fetch_add(1, Ordering::AcqRel) + 1;
+                if ended == self.started.load(Ordering::Relaxed) {
+                    self.wake();
+                }
+            }
         }
     }
 
@@ -241,25 +255,21 @@ impl Activity {
 
     /// Waits until the transport is dropped.
     pub(super) fn poll_closed(&self, cx: &mut Context<'_>) -> Poll<()> {
-        self.register(cx.waker());
+        self.register(Arc::new(cx.waker().clone()));
         if self.closed.load(Ordering::Acquire) { Poll::Ready(()) } else { Poll::Pending }
     }
 
-    /// Stores the waker of the connection's task. The task looks at the activity after that.
-    pub(super) fn register(&self, waker: &Waker) {
-        let stored = self.waker.lock().as_ref().is_some_and(|stored| stored.will_wake(waker));
-        if !stored {
-            // Cloning and dropping a waker may run foreign code, so neither happens under the lock.
-            let waker = Some(waker.clone());
-            let replaced = std::mem::replace(&mut *self.waker.lock(), waker);
-            drop(replaced);
-        }
+    /// Stores the waker of the connection's task, which stays there. The task looks at the activity after that.
+    pub(super) fn register(&self, waker: Arc<Waker>) {
+        // Dropping a waker may run foreign code, so that does not happen under the lock.
+        let replaced = self.waker.lock().replace(waker);
+        drop(replaced);
     }
 
     fn wake(&self) {
-        let waker = self.waker.lock().take();
+        let waker = self.waker.lock().clone();
         if let Some(waker) = waker {
-            waker.wake();
+            waker.wake_by_ref();
         }
     }
 }
@@ -285,27 +295,43 @@ impl Drop for Running {
 }
 
 /// A piece of a response body that hyper has taken, and that it has not sent as a whole.
-pub(super) struct Held(Arc<Activity>);
+pub(super) enum Held {
+    Middle(Arc<Activity>),
+    /// The last piece. Its request ends when it is sent.
+    Last(Running),
+}
 
 impl Held {
-    pub(super) fn new(activity: Arc<Activity>) -> Self {
+    pub(super) fn middle(activity: Arc<Activity>) -> Self {
         activity.hold_piece();
-        Self(activity)
+        Self::Middle(activity)
     }
 
-    /// Notes that hyper has sent a part.
+    pub(super) fn last(running: Running) -> Self {
+        running.0.hold_piece();
+        Self::Last(running)
+    }
+
+    /// Notes that hyper has sent a part. The connection's task does that.
     pub(super) fn advance(&self) {
-        self.0.sent.fetch_add(1, Ordering::Relaxed);
+        increment(&self.activity().sent);
+    }
+
+    fn activity(&self) -> &Activity {
+        match self {
+            Self::Middle(activity) => activity,
+            Self::Last(running) => &running.0,
+        }
     }
 }
 
 impl Drop for Held {
     fn drop(&mut self) {
-        self.0.release_piece();
+        self.activity().release_piece();
     }
 }
 
-/// Adds one without a locked instruction. Only the transport calls this, and one task at a time polls it.
+/// Adds one without a locked instruction, to a counter that the connection's task alone changes.
 fn increment(counter: &AtomicU64) {
     counter.store(counter.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
 }

@@ -18,7 +18,7 @@ use std::error::Error;
 use std::io;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
 
 use ::hyper::body::{Body, Incoming};
 use ::hyper::server::conn::{http1, http2};
@@ -74,7 +74,7 @@ where
     let activity = Arc::new(Activity::new(protocol));
     let transport = Transport::new(stream, preface.ahead, activity.clone(), writev);
     let service = Counted { service, activity: activity.clone() };
-    let driver = Driver { activity: &activity, deadline, shutdown, draining: false, ending: false };
+    let driver = Driver { activity: &activity, deadline, shutdown, draining: false, ending: false, waker: None };
     match protocol {
         Protocol::Http1 => {
             let connection = options.http1.serve_connection(transport, service).with_upgrades();
@@ -177,6 +177,8 @@ struct Driver<'a> {
     draining: bool,
     /// The connection ends after its current requests.
     ending: bool,
+    /// HTTP/2: the waker that the activity has.
+    waker: Option<Arc<Waker>>,
 }
 
 impl Driver<'_> {
@@ -185,8 +187,10 @@ impl Driver<'_> {
     }
 
     fn poll(&mut self, cx: &mut Context<'_>, mut connection: Pin<&mut impl Connection>) -> Poll<Result<(), BoxError>> {
-        if self.activity.protocol() == Protocol::Http2 {
-            self.activity.register(cx.waker());
+        if self.activity.protocol() == Protocol::Http2 && !self.has_waker(cx) {
+            let waker = Arc::new(cx.waker().clone());
+            self.activity.register(waker.clone());
+            self.waker = Some(waker);
         }
         // True if a request may be in the kernel that no event has reported, and the connection would end without it.
         let mut asks = false;
@@ -211,6 +215,11 @@ impl Driver<'_> {
                 waits => return Poll::Ready(Err(too_long(waits).into())),
             }
         }
+    }
+
+    /// Whether the activity wakes the task that polls.
+    fn has_waker(&self, cx: &Context<'_>) -> bool {
+        self.waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker()))
     }
 
     /// Whether the client can learn now that the connection ends.

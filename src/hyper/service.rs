@@ -80,7 +80,7 @@ fn upgrade(activity: &Arc<Activity>, is_connect: bool, status: StatusCode) -> Op
 }
 
 pin_project! {
-    /// A response body. Its request ends when it is dropped.
+    /// A response body. Its request ends when it is dropped, or once its last piece is sent.
     pub(super) struct CountedBody<B> {
         #[pin]
         body: B,
@@ -95,12 +95,10 @@ impl<B: Body> Body for CountedBody<B> {
     type Error = B::Error;
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Self::Data>, B::Error>>> {
-        let this = self.project();
-        let frame = ready!(this.body.poll_frame(cx));
-        let activity = this.running.as_ref().map(Running::activity);
-        // On HTTP/1 the transport sees a client that does not read.
-        let activity = activity.filter(|activity| activity.protocol() == Protocol::Http2);
-        let piece = |data| Piece { data, held: activity.cloned().map(Held::new) };
+        let mut this = self.project();
+        let frame = ready!(this.body.as_mut().poll_frame(cx));
+        let is_last = this.body.is_end_stream();
+        let piece = |data| Piece { data, held: hold(this.running, is_last) };
         Poll::Ready(frame.map(|frame| frame.map(|frame| frame.map_data(piece))))
     }
 
@@ -110,6 +108,16 @@ impl<B: Body> Body for CountedBody<B> {
 
     fn size_hint(&self) -> SizeHint {
         self.body.size_hint()
+    }
+}
+
+/// Notes that hyper takes a piece of the body. Its last piece takes over the request.
+fn hold(running: &mut Option<Running>, is_last: bool) -> Option<Held> {
+    match running.as_ref()?.activity() {
+        // The transport sees a client that does not read.
+        activity if activity.protocol() == Protocol::Http1 => None,
+        _ if is_last => running.take().map(Held::last),
+        activity => Some(Held::middle(activity.clone())),
     }
 }
 
