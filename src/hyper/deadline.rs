@@ -1,7 +1,8 @@
 //! The deadline of a connection: how long it may wait for what it waits for.
 //!
 //! One timer serves all limits. It is moved only to an earlier moment: while requests come, it stays where it is, and
-//! when it fires too early it is set anew. So a request costs no timer.
+//! when it fires too early it is set anew. So a request costs no timer. Its time begins up to 10 ms
+//! late, because an inexact reading of the clock costs less.
 
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker, ready};
@@ -95,7 +96,7 @@ impl Deadline {
         self.current = (waits, draining);
         let limit = self.limits.of(waits, draining);
         // The clock is read only if there is a limit.
-        let now = limit.map(|_| Instant::now());
+        let now = limit.map(|_| Instant::now_rounded_up());
         self.due = limit.zip(now).map(|(limit, now)| now.later(limit));
         let has_waker = self.waker.as_ref().is_some_and(|stored| stored.will_wake(waker));
         match (self.due, self.armed) {

@@ -10,13 +10,16 @@ use std::ops::{Add, AddAssign, Sub, SubAssign};
 use std::sync::OnceLock;
 use std::time::Duration;
 
-use crate::system_clock::monotonic;
+use crate::system_clock::{monotonic, monotonic_at_last_tick};
 
 /// The number that an [`Instant`] has at the start of the system, in nanoseconds. On platforms other than Linux and
 /// Android the first reading of the clock counts as the start of the system.
 ///
 /// So an instant can represent moments from 146 years before the start of the system to 438 years after it.
 const ORIGIN: u64 = 1 << 62;
+
+/// The longest time between two ticks of the system's clock, in nanoseconds: Linux has 100 to 1,000 in a second.
+const TICK: u64 = 10_000_000;
 
 thread_local! {
     /// The clock of the runtime on this thread.
@@ -131,6 +134,17 @@ impl Instant {
     #[inline]
     pub fn now() -> Self {
         CLOCK.get().now()
+    }
+
+    /// Returns a moment that is not before the present, and at most 10 ms after it.
+    ///
+    /// It is for limits of seconds. It reads the clock of the last tick, which costs a fraction of [`now`](Self::now). A
+    /// paused clock gives its moment.
+    pub(crate) fn now_rounded_up() -> Self {
+        match CLOCK.get() {
+            Clock::Running(ahead) | Clock::Common(ahead) => Self((monotonic_at_last_tick() + TICK).wrapping_add(ahead)),
+            Clock::Paused(moment) => moment,
+        }
     }
 
     /// Returns the time since this moment, or zero if this moment is in the future.
@@ -280,5 +294,30 @@ impl Sub for Instant {
 impl fmt::Debug for Instant {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.into_std().fmt(f)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A limit that begins at this moment is never short, and long by no more than a tick.
+    #[test]
+    fn rounded_present_is_not_past() {
+        for _ in 0..1000 {
+            let before = Instant::now();
+            let rounded = Instant::now_rounded_up();
+            assert!(rounded <= Instant::now() + Duration::from_nanos(TICK), "more than a tick in the future");
+            // The kernel may be late with a tick on a busy machine, and then this is past by as much.
+            assert!(rounded + Duration::from_secs(1) > before, "{:?} in the past", before - rounded);
+        }
+    }
+
+    /// A paused clock has no ticks: a limit on it is exact.
+    #[test]
+    fn paused_present_is_exact() {
+        let clock = replace(Clock::paused());
+        assert_eq!(Instant::now_rounded_up(), Instant::now());
+        replace(clock);
     }
 }
