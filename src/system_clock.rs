@@ -16,14 +16,14 @@ pub(crate) fn monotonic() -> u64 {
 }
 
 /// Reads the system's monotonic clock at its last tick, in nanoseconds: `CLOCK_MONOTONIC_COARSE` of clock_gettime(2).
-#[cfg(any(target_os = "linux", target_os = "android"))]
+#[cfg(all(feature = "hyper", any(target_os = "linux", target_os = "android")))]
 pub(crate) fn monotonic_at_last_tick() -> u64 {
     let then = rustix::time::clock_gettime(rustix::time::ClockId::MonotonicCoarse);
     then.tv_sec as u64 * 1_000_000_000 + then.tv_nsec as u64
 }
 
 /// Reads the system's monotonic clock: on this platform the present counts as a tick.
-#[cfg(not(any(target_os = "linux", target_os = "android")))]
+#[cfg(all(feature = "hyper", not(any(target_os = "linux", target_os = "android"))))]
 pub(crate) fn monotonic_at_last_tick() -> u64 {
     monotonic()
 }

@@ -29,6 +29,10 @@ pub enum Handler {
     ///
     /// Only runtimes that have both can do it.
     Guarded,
+    /// Answers requests of HTTP/1 by hyper. Only the programs `http_*` can do it.
+    Http1,
+    /// Answers requests of HTTP/2 by hyper, on connections that begin with it. Only the programs `http_*` can do it.
+    Http2,
 }
 
 impl Handler {
@@ -36,10 +40,15 @@ impl Handler {
         name(&self)
     }
 
-    /// The size of the handler's buffer.
+    pub fn is_http(self) -> bool {
+        matches!(self, Self::Http1 | Self::Http2)
+    }
+
+    /// The size of the handler's buffer. hyper has buffers of its own.
     pub fn buffer(self) -> usize {
         match self {
             Self::Echo64 => 64,
+            Self::Http1 | Self::Http2 => 0,
             Self::Echo4K | Self::Slow | Self::Guarded => 4096,
             Self::Echo64K | Self::Discard => 65536,
         }

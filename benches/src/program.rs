@@ -68,10 +68,18 @@ impl Program {
         program
     }
 
-    /// The handler to serve with. Exits if the task is an in-memory job or needs the runtime's own accept loop.
+    /// The handler to serve with. Exits if the task is an in-memory job, needs the runtime's own accept loop, or is HTTP.
     pub fn handler(&self) -> Handler {
         match self.task {
-            Task::Serve { handler } if handler != Handler::Guarded => handler,
+            Task::Serve { handler } if handler != Handler::Guarded && !handler.is_http() => handler,
+            _ => self.refuse(),
+        }
+    }
+
+    /// The version of HTTP to serve. Exits if the task is another.
+    pub fn http_handler(&self) -> Handler {
+        match self.task {
+            Task::Serve { handler } if handler.is_http() => handler,
             _ => self.refuse(),
         }
     }

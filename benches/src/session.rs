@@ -49,6 +49,7 @@ impl Session {
             }
             Handler::Slow => spin(SLOW),
             Handler::Echo64 | Handler::Echo4K | Handler::Echo64K | Handler::Guarded => {}
+            Handler::Http1 | Handler::Http2 => return Answer::End,
         }
         if read == 0 { Answer::End } else { Answer::Send(read) }
     }

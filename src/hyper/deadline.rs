@@ -1,8 +1,8 @@
 //! The deadline of a connection: how long it may wait for what it waits for.
 //!
 //! One timer serves all limits. It is moved only to an earlier moment: while requests come, it stays where it is, and
-//! when it fires too early it is set anew. So a request costs no timer. Its time begins up to 10 ms
-//! late, because an inexact reading of the clock costs less.
+//! when it fires too early it is set anew. So a request costs no timer. A limit begins up to 10 ms late, because the exact
+//! reading of the clock costs more.
 
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker, ready};

@@ -10,7 +10,9 @@ use std::ops::{Add, AddAssign, Sub, SubAssign};
 use std::sync::OnceLock;
 use std::time::Duration;
 
-use crate::system_clock::{monotonic, monotonic_at_last_tick};
+use crate::system_clock::monotonic;
+#[cfg(feature = "hyper")]
+use crate::system_clock::monotonic_at_last_tick;
 
 /// The number that an [`Instant`] has at the start of the system, in nanoseconds. On platforms other than Linux and
 /// Android the first reading of the clock counts as the start of the system.
@@ -19,6 +21,7 @@ use crate::system_clock::{monotonic, monotonic_at_last_tick};
 const ORIGIN: u64 = 1 << 62;
 
 /// The longest time between two ticks of the system's clock, in nanoseconds: Linux has 100 to 1,000 in a second.
+#[cfg(feature = "hyper")]
 const TICK: u64 = 10_000_000;
 
 thread_local! {
@@ -140,6 +143,7 @@ impl Instant {
     ///
     /// It is for limits of seconds. It reads the clock of the last tick, which costs a fraction of [`now`](Self::now). A
     /// paused clock gives its moment.
+    #[cfg(feature = "hyper")]
     pub(crate) fn now_rounded_up() -> Self {
         match CLOCK.get() {
             Clock::Running(ahead) | Clock::Common(ahead) => Self((monotonic_at_last_tick() + TICK).wrapping_add(ahead)),
@@ -297,7 +301,7 @@ impl fmt::Debug for Instant {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, feature = "hyper"))]
 mod tests {
     use super::*;
 

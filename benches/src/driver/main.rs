@@ -6,6 +6,8 @@
 //! short slices that go round the runtimes, A B C A B C, so other work of the machine affects all of them alike. A slice
 //! gives the number of answers, the server's own CPU time (`/proc/<pid>/task/*/schedstat`) and the latencies.
 //!
+//! In the job `http` the load is a program of its own, which this process starts for each slice.
+//!
 //! # A latency job
 //! A program does all cases of the job once and prints its samples. It is not pinned, and its clients are its own threads.
 //! The runtimes take turns.
@@ -22,13 +24,16 @@
 //!
 //! # Files
 //! `args` is the command line, and `plan` has the tables of runtimes and jobs. `sockets`, `in_memory` and
-//! `latency` do the three kinds of jobs. `load` is the load generator, `programs` and `server` are the child processes, and `tools` is strace and
+//! `latency` do the three kinds of jobs, and `http` does the job of that name. `load` is the load generator, `client` starts
+//! wrk and h2load, `programs` and `server` are the child processes, and `tools` is strace and
 //! callgrind. `stats` has medians and intervals. `table`, `chart` and `report` are the output, and `check` compares the
 //! recorded instruction counts.
 
 mod args;
 mod chart;
 mod check;
+mod client;
+mod http;
 mod in_memory;
 mod latency;
 mod load;
@@ -49,7 +54,7 @@ use anyhow::Result;
 
 use args::Options;
 use machine::Machine;
-use plan::{Job, Runtime};
+use plan::{Job, Kind, Runtime, SocketJob};
 use report::Report;
 use tools::Tools;
 
@@ -85,7 +90,8 @@ fn measure(options: &Options) -> Result<bool> {
     let tools = Tools::find();
     kittiwake_benches::program::pin(&[options.load_core]);
     let mut report = Report::new(options, Machine::read(), &tools.missing())?;
-    if jobs.iter().any(Job::is_on_sockets) {
+    let needs_io_uring = |job: &Job| runtimes.iter().any(|on| on.is_on_io_uring() && job.program(on).is_some());
+    if jobs.iter().any(needs_io_uring) {
         report.leave_out(&server::without_io_uring(&mut runtimes, options));
     }
 
@@ -93,6 +99,7 @@ fn measure(options: &Options) -> Result<bool> {
         progress::say(&format!("job {} of {}: {}", done + 1, jobs.len(), job.name()));
         let outcome = match job {
             Job::Memory(job) => in_memory::run(*job, &runtimes, options, tools),
+            Job::Socket(job @ SocketJob { kind: Kind::Http(_), .. }) => http::run(job, &runtimes, options, tools),
             Job::Socket(job) => sockets::run(job, &runtimes, options, tools),
             Job::Latency(job) => latency::run(*job, &runtimes, options),
         };

@@ -1,6 +1,6 @@
 //! The table of runtimes and the table of jobs.
 
-use std::fmt::Write;
+use std::fmt::{self, Write};
 
 use clap::ValueEnum;
 use clap::builder::PossibleValue;
@@ -15,9 +15,11 @@ pub(crate) struct Runtime {
     pub(crate) name: &'static str,
     /// The program for the socket jobs, if the runtime has sockets.
     pub(crate) serve: Option<&'static str>,
-    /// The arguments of that program.
+    /// The program for the job `http`, if the runtime has one.
+    pub(crate) http: Option<&'static str>,
+    /// The arguments of these programs.
     pub(crate) arguments: &'static [&'static str],
-    /// True if that program has [`Handler::Guarded`].
+    /// True if the program `serve` has [`Handler::Guarded`].
     pub(crate) guarded: bool,
     /// Threads that serve. A server with one is pinned to the servers' core, one with several may use all cores.
     pub(crate) workers: usize,
@@ -58,7 +60,7 @@ pub(crate) const RUNTIMES: [Runtime; 16] = [
         latency: Some("latency_tokio"),
         ..TOKIO
     },
-    Runtime { name: "smol", serve: Some("serve_smol"), memory: Some("memory_smol"), ..PEER },
+    Runtime { name: "smol", serve: Some("serve_smol"), http: Some("http_smol"), memory: Some("memory_smol"), ..PEER },
     Runtime { name: "monoio", arguments: &["--driver", "epoll"], memory: Some("memory_monoio"), ..MONOIO },
     Runtime { name: "monoio_uring", arguments: &["--driver", "io_uring"], ..MONOIO },
     Runtime { name: "compio", arguments: &["--driver", "epoll"], memory: Some("memory_compio"), ..COMPIO },
@@ -69,6 +71,7 @@ pub(crate) const RUNTIMES: [Runtime; 16] = [
 pub(crate) const KITTIWAKE: Runtime = Runtime {
     name: "kittiwake",
     serve: Some("serve_kittiwake"),
+    http: Some("http_kittiwake"),
     guarded: true,
     memory: Some("memory_kittiwake"),
     latency: Some("latency_kittiwake"),
@@ -85,7 +88,7 @@ const KITTIWAKE_2_NO_SPIN: Runtime = Runtime {
     ..KITTIWAKE
 };
 
-const TOKIO: Runtime = Runtime { serve: Some("serve_tokio"), ..PEER };
+const TOKIO: Runtime = Runtime { serve: Some("serve_tokio"), http: Some("http_tokio"), ..PEER };
 const MONOIO: Runtime = Runtime { serve: Some("serve_monoio"), lacks: &[MemoryJob::Wake], ..PEER };
 const COMPIO: Runtime = Runtime { serve: Some("serve_compio"), ..PEER };
 const TIMERS: &[MemoryJob] = &[MemoryJob::Timer, MemoryJob::Fire, MemoryJob::Timeout];
@@ -93,6 +96,7 @@ const TIMERS: &[MemoryJob] = &[MemoryJob::Timer, MemoryJob::Fire, MemoryJob::Tim
 const PEER: Runtime = Runtime {
     name: "",
     serve: None,
+    http: None,
     arguments: &[],
     guarded: false,
     workers: 1,
@@ -106,7 +110,11 @@ const PEER: Runtime = Runtime {
 impl Runtime {
     /// The program that serves with this handler, if there is one.
     pub(crate) fn server(&self, handler: Handler) -> Option<&'static str> {
-        self.serve.filter(|_| self.guarded || handler != Handler::Guarded)
+        match handler {
+            Handler::Http1 | Handler::Http2 => self.http.filter(|_| cfg!(feature = "http")),
+            Handler::Guarded => self.serve.filter(|_| self.guarded),
+            _ => self.serve,
+        }
     }
 
     /// True if the runtime uses io_uring, which a kernel may refuse. callgrind cannot count such a server: valgrind
@@ -149,6 +157,29 @@ pub(crate) enum Kind {
     Think,
     IdleMemory { connections: usize },
     IdleCpu { connections: usize },
+    Http(Client),
+}
+
+/// A client that is a program of its own.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Client {
+    /// wrk, for HTTP/1.
+    Wrk { connections: usize },
+    /// h2load, for HTTP/2.
+    H2load { connections: usize, streams: usize },
+}
+
+/// The clients of the job `http`, in the order of its sections.
+pub(crate) const CLIENTS: &[Client] =
+    &[Client::Wrk { connections: 1 }, Client::Wrk { connections: 64 }, Client::H2load { connections: 16, streams: 10 }];
+
+impl fmt::Display for Client {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Wrk { connections } => write!(f, "wrk -c{connections}"),
+            Self::H2load { connections, streams } => write!(f, "h2load -c{connections} -m{streams}"),
+        }
+    }
 }
 
 /// The pauses of the think-time job, in microseconds.
@@ -158,7 +189,7 @@ pub(crate) const PAUSES: &[u64] = &[1, 5, 10, 20, 30, 45, 70, 100, 300, 1_000, 1
 pub(crate) const QUICK_PAUSES: &[u64] = &[1, 20, 45, 300];
 
 #[rustfmt::skip] // One job is one or two lines.
-const SOCKET_JOBS: [SocketJob; 16] = [
+const SOCKET_JOBS: [SocketJob; 17] = [
     ping("ping-1", 1, "Ping-pong of 64 bytes on 1 connection"),
     SocketJob { quick: false, ..ping("ping-2", 2, "Ping-pong of 64 bytes on 2 connections") },
     SocketJob { quick: false, ..ping("ping-4", 4, "Ping-pong of 64 bytes on 4 connections") },
@@ -184,6 +215,8 @@ const SOCKET_JOBS: [SocketJob; 16] = [
         "Resident bytes of the server per idle connection, with a buffer of 64 bytes"),
     job("idle-cpu", Kind::IdleCpu { connections: 1000 }, Handler::Echo64,
         "CPU time of a server whose connections are idle"),
+    SocketJob { instructions: true, quick: false, ..job("http", Kind::Http(CLIENTS[0]), Handler::Http1,
+        "Requests of wrk and h2load to a hyper server whose response has 13 bytes") },
 ];
 
 const fn ping(name: &'static str, connections: usize, what: &'static str) -> SocketJob {
@@ -224,7 +257,7 @@ impl Job {
     /// The program that does the job on a runtime, if there is one.
     pub(crate) fn program(&self, runtime: &Runtime) -> Option<&'static str> {
         match self {
-            Self::Socket(_) => runtime.serve,
+            Self::Socket(job) => runtime.server(job.handler),
             Self::Memory(_) => runtime.memory,
             Self::Latency(_) => runtime.latency,
         }

@@ -20,8 +20,11 @@ pub(crate) fn build(programs: &[&str]) -> Result<()> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| OsString::from("cargo"));
     let mut command = Command::new(&cargo);
     command.current_dir(package_folder()).args(["build", "--release", "--quiet"]);
-    if !cfg!(feature = "peers") {
-        command.arg("--no-default-features");
+    // Without this condition, the same programs would be built a second time under another set of features.
+    if !cfg!(all(feature = "http", feature = "peers")) {
+        let features = [("http", cfg!(feature = "http")), ("peers", cfg!(feature = "peers"))];
+        let features: Vec<&str> = features.into_iter().filter(|(_, is_on)| *is_on).map(|(name, _)| name).collect();
+        command.args(["--no-default-features", "--features", &features.join(",")]);
     }
     command.args(programs.iter().flat_map(|program| ["--bin", program]));
     let status = command.status().with_context(|| format!("cannot start {}", cargo.display()))?;

@@ -7,6 +7,7 @@ use anyhow::{Result, bail};
 use hdrhistogram::Histogram;
 
 use super::args::Options;
+use super::client::External;
 use super::load::{BLOCK, Load, PingPong, Stream, histogram};
 use super::plan::{Kind, PAUSES, QUICK_PAUSES, Runtime, SocketJob};
 use super::progress;
@@ -31,7 +32,7 @@ pub(crate) fn run(job: &SocketJob, runtimes: &[Runtime], options: &Options, tool
         return Ok(Vec::new());
     }
     match job.kind {
-        Kind::PingPong { .. } | Kind::Churn { .. } | Kind::Stream => {
+        Kind::PingPong { .. } | Kind::Churn { .. } | Kind::Stream | Kind::Http(_) => {
             let rows = timed(job, Duration::ZERO, SLICES, &runtimes, options)?;
             let counts = counts(job, &rows, options, tools)?;
             Ok(vec![section(job, &rows, &counts)])
@@ -43,18 +44,24 @@ pub(crate) fn run(job: &SocketJob, runtimes: &[Runtime], options: &Options, tool
 }
 
 /// A runtime in a job of slices, and the results of its slices.
-struct Row {
-    name: String,
+pub(crate) struct Row {
+    pub(crate) name: String,
     runtime: Runtime,
     /// Requests per second, slice by slice.
     rates: Vec<f64>,
     /// CPU nanoseconds per request, slice by slice.
-    cpu: Vec<f64>,
+    pub(crate) cpu: Vec<f64>,
     latency: Histogram<u64>,
 }
 
 /// Runs the slices of all runtimes in turns. The second row is the floor again, in another process.
-fn timed(job: &SocketJob, pause: Duration, slices: usize, runtimes: &[Runtime], options: &Options) -> Result<Vec<Row>> {
+pub(crate) fn timed(
+    job: &SocketJob,
+    pause: Duration,
+    slices: usize,
+    runtimes: &[Runtime],
+    options: &Options,
+) -> Result<Vec<Row>> {
     let slices = options.slices(slices);
     let mut named: Vec<_> = runtimes.iter().map(|runtime| (runtime.name.to_owned(), *runtime)).collect();
     named.insert(1, (format!("{} again", runtimes[0].name), runtimes[0]));
@@ -116,12 +123,13 @@ fn open(job: &SocketJob, pause: Duration, server: &Server) -> Result<Box<dyn Loa
         Kind::Think => Box::new(ping_pong(1, 64, false)?.with_pause(pause)),
         Kind::Churn { in_flight } => Box::new(ping_pong(in_flight, 64, true)?),
         Kind::Stream => Box::new(Stream::new(server.address)),
+        Kind::Http(client) => Box::new(External::new(client, server.address)),
         Kind::IdleMemory { .. } | Kind::IdleCpu { .. } => bail!("{} has no slices", job.name),
     })
 }
 
 /// System calls and instructions per request of each row, or NaN if they are not counted.
-fn counts(job: &SocketJob, rows: &[Row], options: &Options, tools: Tools) -> Result<Vec<(f64, f64)>> {
+pub(crate) fn counts(job: &SocketJob, rows: &[Row], options: &Options, tools: Tools) -> Result<Vec<(f64, f64)>> {
     let wanted = !options.no_counts && (!options.quick || job.quick_counts);
     let round = match job.kind {
         Kind::PingPong { connections, .. } => connections as u64,
@@ -135,24 +143,28 @@ fn counts(job: &SocketJob, rows: &[Row], options: &Options, tools: Tools) -> Res
         let load = |server: &Server| open(job, Duration::ZERO, server);
         let (few, many) = match (counter, job.kind) {
             // Several threads adapt to each other's pace at first. With so many requests that is in both runs.
-            (Counter::Instructions, Kind::PingPong { bytes: 64, .. }) if !options.quick => (8_000_u64, 32_000_u64),
+            (Counter::Instructions, Kind::PingPong { bytes: 64, .. } | Kind::Http(_)) if !options.quick => {
+                (8_000_u64, 32_000_u64)
+            }
             _ => (1_000, 3_000),
         };
         let requests = (few.next_multiple_of(round), many.next_multiple_of(round));
         count_requests(counter, &row.runtime, job.handler, options, requests, round, &load)
     };
+    // A client of its own opens its connections anew in each round of the requests for system calls.
+    let calls = tools.strace && !matches!(job.kind, Kind::Http(_));
     rows.iter()
         .map(|row| {
             let instructions = tools.valgrind && job.instructions && !row.runtime.is_on_io_uring();
             Ok((
-                count(wanted && tools.strace, Counter::SystemCalls, row)?,
+                count(wanted && calls, Counter::SystemCalls, row)?,
                 count(wanted && instructions, Counter::Instructions, row)?,
             ))
         })
         .collect()
 }
 
-fn section(job: &SocketJob, rows: &[Row], counts: &[(f64, f64)]) -> Section {
+pub(crate) fn section(job: &SocketJob, rows: &[Row], counts: &[(f64, f64)]) -> Section {
     let floor = &rows[0];
     let mut table = Table::new(
         "runtime|requests/s|× floor|CPU µs|CPU × floor|95 %|p50 µs|p99|p99.9|max|syscalls|instructions".split('|'),

@@ -1,0 +1,41 @@
+//! The job `http` on kittiwake's `hyper::serve`, with `--workers N` and `--spin MICROSECONDS`.
+//!
+//! This server finds out the protocol of each connection by itself.
+
+use std::io;
+use std::time::Duration;
+
+use hyper::service::service_fn;
+use kittiwake::net::TcpListener;
+use kittiwake::runtime::{Builder, Runtime};
+use kittiwake_benches::http::answer;
+use kittiwake_benches::{Program, program};
+
+fn main() {
+    let program = Program::start();
+    program.http_handler();
+    let runtime = program::or_fail("no runtime", runtime(&program));
+    // The server is a task, because with several workers the future of `block_on` does not run on any of them.
+    let ended = runtime.block_on(async { kittiwake::spawn(serve()).await });
+    program::fail("kittiwake", format!("{ended:?}"));
+}
+
+fn runtime(program: &Program) -> io::Result<Runtime> {
+    if program.driver.is_some() {
+        program.refuse();
+    }
+    let builder = match program.workers {
+        1 => Builder::new_current_thread(),
+        workers => Builder::new_multi_thread().worker_threads(workers),
+    };
+    match program.spin {
+        Some(spin) => builder.spin(Duration::from_micros(spin)).build(),
+        None => builder.build(),
+    }
+}
+
+async fn serve() -> io::Result<()> {
+    let listener = TcpListener::from_std(program::listen())?;
+    kittiwake::hyper::serve(listener, service_fn(answer)).await?;
+    Ok(())
+}
