@@ -2,6 +2,7 @@
 
 mod program;
 
+mod axum;
 mod postgres;
 mod quic;
 mod tls_echo;
