@@ -3,6 +3,7 @@
 mod program;
 
 mod axum;
+mod https;
 mod postgres;
 mod quic;
 mod tls_echo;

@@ -4,12 +4,13 @@ use std::process::Command;
 
 use super::program::{Folder, run, within};
 
-const PROGRAMS: [(&str, &str); 5] = [
+const PROGRAMS: [(&str, &str); 6] = [
     ("tls_echo", env!("CARGO_BIN_EXE_tls_echo")),
     ("websocket", env!("CARGO_BIN_EXE_websocket")),
     ("quic", env!("CARGO_BIN_EXE_quic")),
     ("postgres", env!("CARGO_BIN_EXE_postgres")),
     ("axum", env!("CARGO_BIN_EXE_axum")),
+    ("https", env!("CARGO_BIN_EXE_https")),
 ];
 
 /// Each program prints its usage: on stdout and with status 0 if asked, on stderr and with status 2 after a mistake.
@@ -45,6 +46,7 @@ fn busy_address_is_named() {
             (1, vec![tcp.1.as_str()]),
             (2, vec!["serve", &certificate, &udp.1]),
             (4, vec![tcp.1.as_str()]),
+            (5, vec![certificate.as_str(), &tcp.1]),
         ];
         for (program, args) in commands {
             let output = run(Command::new(PROGRAMS[program].1).args(&args));
