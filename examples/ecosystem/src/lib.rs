@@ -1,5 +1,6 @@
 //! Glue for crates of other people that the programs in `src/bin/` and their tests share.
 
+pub mod https;
 pub mod quic;
 
 /// The chapters of the guide whose blocks need the crates of this package. So its tests compile and run them.

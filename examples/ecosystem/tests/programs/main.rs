@@ -3,6 +3,7 @@
 mod program;
 
 mod axum;
+mod http_client;
 mod https;
 mod postgres;
 mod quic;
