@@ -1,4 +1,4 @@
-//! The example `axum`, with curl and tungstenite as clients.
+//! The example `axum`, with curl and tungstenite as clients. `tests/browser.py` tries its page.
 
 use std::io::{BufRead, BufReader, ErrorKind, Read};
 use std::net::TcpStream;
