@@ -118,8 +118,15 @@ impl Connector {
     }
 }
 
-impl Connection for Io<TcpStream> {
+impl Connection for TcpStream {
     fn connected(&self) -> Connected {
         Connected::new()
+    }
+}
+
+/// So a connector of your own may return `Io` of its own stream.
+impl<T: Connection> Connection for Io<T> {
+    fn connected(&self) -> Connected {
+        self.get_ref().connected()
     }
 }
