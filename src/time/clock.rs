@@ -139,10 +139,10 @@ impl Instant {
         CLOCK.get().now()
     }
 
-    /// Returns a moment that is not before the present, and at most 10 ms after it.
+    /// Returns the present, late by at most 10 ms.
     ///
-    /// It is for limits of seconds. It reads the clock of the last tick, which costs a fraction of [`now`](Self::now). A
-    /// paused clock gives its moment.
+    /// It is early only if the kernel is late with a tick by more than that. It is for limits of seconds. It reads the
+    /// clock of the last tick, which costs a fraction of [`now`](Self::now). A paused clock gives its moment.
     #[cfg(feature = "hyper")]
     pub(crate) fn now_rounded_up() -> Self {
         match CLOCK.get() {
