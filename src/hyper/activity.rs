@@ -5,12 +5,13 @@
 //!
 //! # The races
 //! On HTTP/1 all parts run in the connection's task. On HTTP/2 each request has a task of its own.
-//! * A request may end, and a response body may get its next piece, after the connection's task has last been polled. So
-//!   the last of the requests wakes that task, and so does the first piece that hyper holds.
-//! * A request may end in another task than the connection's, and so may a piece of a response body. Only counters that the
-//!   connection's task alone changes are changed by a load and a store. These cost a fraction of a locked instruction.
-//! * A counter may change between two loads of [`Activity::waits`]. Each change comes with a wake of the connection's
-//!   task, or stops a limit that is looked at once more before it is applied.
+//! * A request may end after the connection's task has last been polled. So the last of the requests wakes that task.
+//! * A response body may get its next piece after the connection's task has last been polled. Mostly hyper wakes that task
+//!   to send it. If flow control forbids that, the task finds the piece when it [looks again](Waits::Streams).
+//! * On HTTP/2 the task of a request makes the pieces of its response, and may end it. The counters of these need locked
+//!   instructions. The others are changed by one task at a time, by a load and a store, which cost a fraction.
+//! * A counter may change between two loads of [`Activity::waits`]. The change wakes the connection's task, or the limit is
+//!   checked again before it ends the connection.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -28,13 +29,15 @@ pub(super) enum Protocol {
 /// The event that a connection waits for. The number tells two waits of the same kind apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Waits {
-    /// A handler, or a response body that has nothing to send yet. The client owes nothing.
+    /// HTTP/1: a handler, or a response body that has nothing to send yet. The client owes nothing.
     Handler,
+    /// HTTP/2: the same. The task looks again now and then.
+    Streams,
     /// The rest of a request's head, or the first request.
     Head(u64),
     /// The next request.
     Request(u64),
-    /// The rest of a request's body, which the handler wants to read.
+    /// HTTP/1: the rest of a request's body, for which hyper has room. It reads one piece ahead of the handler.
     Body(u64),
     /// The client, which has to read before more can be written.
     Reader(u64),
@@ -48,7 +51,7 @@ pub(super) struct Activity {
     protocol: Protocol,
     /// Requests that were passed to the service.
     started: AtomicU64,
-    /// Requests whose response has been sent or given up.
+    /// Requests whose response hyper has taken as a whole, or has given up. On HTTP/2 the last piece must also be sent.
     ended: AtomicU64,
     /// HTTP/1: reads that returned bytes.
     received: AtomicU64,
@@ -68,7 +71,7 @@ pub(super) struct Activity {
     lingers: AtomicBool,
     /// The server stops. Set on HTTP/1 only.
     draining: AtomicBool,
-    /// A response was ready to begin in the drain, so its request is the last one.
+    /// The future of a request was polled in the drain, so this request is the last one.
     last_request: AtomicBool,
     /// The transport has discarded long enough.
     has_lingered: AtomicBool,
@@ -133,7 +136,7 @@ impl Activity {
         if http1 && self.read_waits.load(Ordering::Relaxed) {
             return Waits::Body(load(&self.received));
         }
-        Waits::Handler
+        if http1 { Waits::Handler } else { Waits::Streams }
     }
 
     /// Whether a request was passed to the service and has not ended.
@@ -165,10 +168,7 @@ impl Activity {
     }
 
     fn hold_piece(&self) {
-        // The connection's task may have been polled just before, and wait for a handler: without a limit.
-        if self.held.fetch_add(1, Ordering::Relaxed) == 0 {
-            self.wake();
-        }
+        self.held.fetch_add(1, Ordering::Relaxed);
     }
 
     fn release_piece(&self) {
@@ -217,7 +217,7 @@ impl Activity {
         self.draining.store(self.protocol == Protocol::Http1, Ordering::Relaxed);
     }
 
-    /// Makes the request that is about to be answered the last one, if the server stops and no other is. `true` if the
+    /// Makes the request that is about to be answered the last one, if the server stops and there is no last request yet. `true` if the
     /// connection's task must learn of that before the response begins.
     pub(super) fn becomes_last_request(&self) -> bool {
         self.draining.load(Ordering::Relaxed) && !self.last_request.swap(true, Ordering::Relaxed)
@@ -238,7 +238,7 @@ impl Activity {
         self.has_lingered.load(Ordering::Relaxed)
     }
 
-    /// Notes that the response is sent by which the connection becomes the user's.
+    /// Notes that the service has returned a response that upgrades the connection.
     pub(super) fn upgrade(&self) {
         self.is_upgraded.store(true, Ordering::Relaxed);
     }
@@ -297,7 +297,7 @@ impl Drop for Running {
 /// A piece of a response body that hyper has taken, and that it has not sent as a whole.
 pub(super) enum Held {
     Middle(Arc<Activity>),
-    /// The last piece. Its request ends when it is sent.
+    /// A piece after which the body is known to end. Its request ends when it is sent.
     Last(Running),
 }
 
@@ -331,7 +331,7 @@ impl Drop for Held {
     }
 }
 
-/// Adds one without a locked instruction, to a counter that the connection's task alone changes.
+/// Adds one without a locked instruction, to a counter that one task at a time changes.
 fn increment(counter: &AtomicU64) {
     counter.store(counter.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
 }

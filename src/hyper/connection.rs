@@ -10,8 +10,10 @@
 //! a response. A client that has not seen it may have sent its next request, and a connection that closes then leaves the
 //! request without a response. So hyper's `graceful_shutdown`, which closes an idle connection, is called late:
 //! 1. [`Driver`] learns that the server stops, and polls hyper once with [`ask_kernel`].
-//! 2. The next response that is ready to begin waits for one poll ([`Activity::becomes_last_request`]).
-//! 3. [`Driver`] calls `graceful_shutdown`. The response then has the header, and the connection closes after it.
+//! 2. The first request whose future is polled after that becomes the last one ([`Activity::becomes_last_request`]). That
+//!    poll returns `Pending` and does not reach the user's future.
+//! 3. [`Driver`] calls `graceful_shutdown` and polls hyper again. The response then has the header, and the connection
+//!    closes after it. hyper polls the future once in each of its polls, so the call comes in between.
 //! 4. A connection without a request waits for one, for a second at most ([`Deadline`]).
 
 use std::error::Error;
@@ -192,7 +194,7 @@ impl Driver<'_> {
             self.activity.register(waker.clone());
             self.waker = Some(waker);
         }
-        // True if a request may be in the kernel that no event has reported, and the connection would end without it.
+        // True once this poll asks the kernel for a request, because the connection would end without one.
         let mut asks = false;
         loop {
             if !self.draining && self.shutdown.poll_triggered(cx).is_ready() {
@@ -210,6 +212,7 @@ impl Driver<'_> {
             match ready!(self.deadline.poll_expired(cx, self.activity, self.draining || self.ending)) {
                 Waits::Request(_) if !asks => asks = true,
                 Waits::Request(_) if !self.ending => self.end_gracefully(connection.as_mut()),
+                // A client of HTTP/2 that does not acknowledge the end.
                 Waits::Request(_) => return Poll::Ready(Ok(())),
                 Waits::End => self.activity.stop_lingering(),
                 waits => return Poll::Ready(Err(too_long(waits).into())),

@@ -1,8 +1,8 @@
-//! The deadline of a connection: how long it may wait for what it waits for.
+//! The deadline of a connection: how long each wait may last.
 //!
 //! One timer serves all limits. It is moved only to an earlier moment: while requests come, it stays where it is, and
-//! when it fires too early it is set anew. So a request costs no timer. A limit begins up to 10 ms late, because the exact
-//! reading of the clock costs more.
+//! when it fires too early it is set anew. So a request costs no timer. A limit begins up to 10 ms late: it is
+//! measured from the clock's last tick, which is cheaper to read.
 
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker, ready};
@@ -34,7 +34,7 @@ impl Limits {
             Waits::Head(_) => Some(self.header_read),
             Waits::Request(_) if draining => Some(self.keep_alive.min(self.idle_in_drain)),
             Waits::Request(_) => Some(self.keep_alive),
-            Waits::Body(_) | Waits::Reader(_) | Waits::Window(_) => Some(self.body),
+            Waits::Body(_) | Waits::Reader(_) | Waits::Window(_) | Waits::Streams => Some(self.body),
             Waits::End => Some(LINGER),
         }
     }
@@ -81,7 +81,11 @@ impl Deadline {
             // A client that always has more to read uses up the budget in each poll. That must not hide the time.
             ready!(with_fresh(|| Pin::new(&mut self.timer).poll(cx)));
             if self.due.is_some_and(|due| self.timer.deadline() >= due) {
-                return Poll::Ready(waits);
+                if waits != Waits::Streams {
+                    return Poll::Ready(waits);
+                }
+                // The client owes nothing, so this is not its limit.
+                self.due = Some(Instant::now().later(self.limits.body));
             }
             self.armed = self.due;
             match self.due {
@@ -101,7 +105,7 @@ impl Deadline {
         let has_waker = self.waker.as_ref().is_some_and(|stored| stored.will_wake(waker));
         match (self.due, self.armed) {
             (None, _) => false,
-            // The timer may have fired and caused this very poll. Then it must be polled, or it would not fire again.
+            // If the timer has fired, this poll must set it again.
             (Some(due), Some(armed)) if armed <= due => !has_waker || now.is_some_and(|now| armed <= now),
             (Some(due), _) => {
                 self.timer.reset(due);

@@ -10,8 +10,9 @@
 //! 2. hyper reads and writes through the transport (`transport`) and calls the user's service through a wrapper
 //!    (`service`). Both report to the activity of the connection (`activity`).
 //! 3. Each time hyper has to wait, the activity tells for what, and the deadline (`deadline`) how long that may last.
-//! 4. When the server stops, the connection is polled once more, asking the kernel, and then hyper is told to end it: so
-//!    a request that has reached the kernel is answered.
+//! 4. When the server stops, the connection is polled once more, asking the kernel, so that a request in the kernel is
+//!    answered. hyper ends an HTTP/2 connection then. It ends an HTTP/1 connection with the next response, whose header
+//!    tells the client.
 
 mod connection;
 #[cfg(feature = "hyper-util")]

@@ -148,32 +148,38 @@ fn no_handshake<T>(stream: T) -> Ready<io::Result<T>> {
 /// [`serve`] and [`serve_with`] make it. To run it as a task, [spawn](crate::spawn) it.
 ///
 /// # Limits
-/// Each wait for a client has a limit. No limit applies while a handler runs, and none to a response body that has
-/// nothing to send.
+/// Each wait for a client has a limit. A handler may take as long as it likes, and so may a response body that has nothing
+/// to send.
 ///
 /// | the client | limit | default |
 /// | --- | --- | --- |
 /// | does not complete the handshake | [`handshake_timeout`](Serve::handshake_timeout) | 10 s |
 /// | sends nothing, or not the whole head of a request | [`header_read_timeout`](Serve::header_read_timeout) | 30 s |
 /// | has its response and sends no further request | [`keep_alive_timeout`](Serve::keep_alive_timeout) | 75 s |
-/// | sends no more of a request's body (HTTP/1), while the handler reads it | [`body_timeout`](Serve::body_timeout) | 30 s |
+/// | owes the rest of a request's body, and sends none of it (HTTP/1) | [`body_timeout`](Serve::body_timeout) | 30 s |
 /// | does not read a response | [`body_timeout`](Serve::body_timeout) | 30 s |
 ///
-/// A client that closes its side of an HTTP/1 connection before it has its response counts as gone: the handler is
-/// dropped.
+/// hyper reads one piece of a request's body ahead. So a client of HTTP/1 that stalls there is cut off even if the handler
+/// has not begun to read. With `Expect: 100-continue` the client owes a body only once the handler reads it. A handler must
+/// read the body before its response ends: after that the limits are those of the next request, and hyper does not report
+/// the end of the body.
+///
+/// A client that closes its side of an HTTP/1 connection before it has its response mostly counts as gone, and the handler
+/// is dropped. If the handler is reading the body, it gets an error instead. Bytes that the client has sent before the end
+/// and that hyper has not read hide the end.
 ///
 /// On HTTP/2 a connection is idle while it has no request, no response that the client still has to read, and no tunnel.
 /// A tunnel of CONNECT counts until the server closes or drops its side. A response that the client does not read ends
 /// the connection with all its requests. A body that the client of an HTTP/2 request does not complete has no limit here,
 /// because hyper does not tell whether the handler reads it: put a [`timeout`](crate::time::timeout()) around the read
-/// in the handler.
+/// in the handler. The limit of a head applies before the first request only.
 ///
 /// # How it ends
 /// As a [`net::Serve`](crate::net::Serve#how-it-ends) does, with the connections of HTTP as follows:
 /// * An HTTP/1 connection closes after the next response, whose header `connection: close` tells the client. An idle
 ///   connection, and one from the kernel's queue, waits for that request for up to a second, or for half of the
-///   [drain timeout](Serve::drain_timeout) if that is less.
-///   Requests that the client has sent ahead (pipelining) behind that one are not answered.
+///   [drain timeout](Serve::drain_timeout) if that is less. A response that has begun before says nothing, and the
+///   connection waits for one more request. Requests that the client has sent ahead (pipelining) behind that one are not answered.
 /// * An HTTP/2 client gets GOAWAY. Its connection closes after the requests that have reached the kernel.
 ///
 /// An upgraded connection counts until its stream is dropped. At the end of the drain the server does not wait for it any
@@ -181,7 +187,8 @@ fn no_handshake<T>(stream: T) -> Ready<io::Result<T>> {
 /// [signal](Serve::with_shutdown).
 ///
 /// # Errors
-/// Those of [`net::Serve`]. The errors of connections go to [`on_error`](Serve::on_error).
+/// Those of [`net::Serve`]. The errors of connections go to [`on_error`](Serve::on_error), and so does an error of the
+/// service on HTTP/1. On HTTP/2 an error of the service, or its panic, ends its stream only, and is not reported here.
 ///
 /// # Panics
 /// When a client connects while the server is polled outside a runtime.
@@ -241,7 +248,8 @@ impl<L: Listener, M, H> Serve<L, M, H> {
     /// Limits how long a client takes to send the head of a request. The default is 30 seconds; [`Duration::MAX`] is no
     /// limit.
     ///
-    /// For the first request the time starts with the connection, for others with their first byte.
+    /// For the first request the time starts after the handshake. For others it starts with the first byte that comes after
+    /// the last response.
     pub fn header_read_timeout(mut self, duration: Duration) -> Self {
         self.options.limits.header_read = duration;
         self
@@ -259,8 +267,8 @@ impl<L: Listener, M, H> Serve<L, M, H> {
     /// Limits how long the body of a request or a response stalls because of the client. The default is 30 seconds;
     /// [`Duration::MAX`] is no limit.
     ///
-    /// The time starts anew with each byte that comes or goes. It does not run while the handler works, nor while a
-    /// response body waits for its own data.
+    /// The time starts anew with each byte that comes or goes. It does not run while a request has no body to come, nor
+    /// while a response body waits for its own data.
     pub fn body_timeout(mut self, duration: Duration) -> Self {
         self.options.limits.body = duration;
         self

@@ -7,13 +7,16 @@
 //! body. So hyper is told that clients may close their side (`half_close`), and then it reads only what it needs. It
 //! flushes in each of its polls, and [`Transport::poll_flush`] looks for the end of the connection, unless hyper has tried
 //! to read in the same poll, and waits for bytes itself. Bytes that it finds go to the next read. hyper may flush several
-//! times in a poll: to look although hyper waits would take the bytes whose event hyper waits for.
+//! times in a poll. If the transport looked while hyper waits for a read, it would take those bytes. The event would be
+//! used up, and hyper would not be woken.
 //!
-//! # A response that a reset would destroy
+//! # A client that still sends
 //! A server may answer before it has read the whole request, and then close the connection. If it closes the socket,
 //! the kernel answers the rest of the request with a reset, and a client that is still sending may never see the
-//! response. So [`Transport::poll_shutdown`] ends its own side, and reads and discards what still comes, if bytes are
-//! there. The connection's task limits how long. An upgraded stream reads on: its user closes one side only.
+//! response. So [`Transport::poll_shutdown`] ends its own side. If bytes are there, it reads and discards them and those
+//! that follow. The connection's task limits how long. If none are there, it takes the client to have sent all.
+//!
+//! An upgraded stream reads on: its user closes one side only.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -77,17 +80,14 @@ impl<T: AsyncRead + Unpin> Transport<T> {
 
     /// Reads and discards what the client still sends.
     fn poll_linger(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let mut lingers = false;
         while !self.at_end && !self.activity.has_lingered() {
             // Not each stream spends the budget by itself.
             ready!(poll_spend(cx));
             match poll_read_scratch(&mut self.stream, cx, DISCARDED, |_| ()) {
                 Poll::Ready(Ok(0) | Err(_)) => self.at_end = true,
-                Poll::Ready(Ok(_)) => lingers = true,
-                Poll::Pending if lingers || self.activity.lingers() => {
-                    self.activity.linger();
-                    return Poll::Pending;
-                }
+                // Noted at once: a client that always has more uses up the budget, and this function then ends above.
+                Poll::Ready(Ok(_)) => self.activity.linger(),
+                Poll::Pending if self.activity.lingers() => return Poll::Pending,
                 Poll::Pending => break,
             }
         }
@@ -110,7 +110,7 @@ impl<T: AsyncRead + Unpin> Read for Transport<T> {
             Poll::Ready(Ok(n))
         };
         this.at_end |= matches!(read, Poll::Ready(Ok(0)));
-        // On HTTP/2 hyper always reads, and requests and their frames show what the client owes.
+        // On HTTP/2 hyper always reads. Requests and the pieces of their responses show what the client owes.
         if this.is_http1() {
             this.activity.read(&read);
         }

@@ -1,4 +1,4 @@
-//! The way of a tunnel's count from a response to its task, on HTTP/2.
+//! Hands the [`Running`] of a tunnel from its response to its task, on HTTP/2.
 //!
 //! 1. The service accepts a CONNECT request. Its wrapper makes an [`Offer`] of one more running request, and puts it into
 //!    the response's body.
