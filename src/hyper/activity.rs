@@ -294,40 +294,25 @@ impl Drop for Running {
     }
 }
 
-/// A piece of a response body that hyper has taken, and that it has not sent as a whole.
-pub(super) enum Held {
-    Middle(Arc<Activity>),
-    /// A piece after which the body is known to end. Its request ends when it is sent.
-    Last(Running),
-}
+/// A piece of a response body that hyper has taken, and that it has not sent as a whole. It counts as a request: the last
+/// piece as that of its response, and each other one as a request of its own.
+pub(super) struct Held(Running);
 
 impl Held {
-    pub(super) fn middle(activity: Arc<Activity>) -> Self {
-        activity.hold_piece();
-        Self::Middle(activity)
-    }
-
-    pub(super) fn last(running: Running) -> Self {
+    pub(super) fn new(running: Running) -> Self {
         running.0.hold_piece();
-        Self::Last(running)
+        Self(running)
     }
 
     /// Notes that hyper has sent a part. The connection's task does that.
     pub(super) fn advance(&self) {
-        increment(&self.activity().sent);
-    }
-
-    fn activity(&self) -> &Activity {
-        match self {
-            Self::Middle(activity) => activity,
-            Self::Last(running) => &running.0,
-        }
+        increment(&self.0.0.sent);
     }
 }
 
 impl Drop for Held {
     fn drop(&mut self) {
-        self.activity().release_piece();
+        self.0.0.release_piece();
     }
 }
 

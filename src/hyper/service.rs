@@ -30,7 +30,7 @@ where
     fn call(&self, request: Request<Incoming>) -> Self::Future {
         let running = Running::new(self.activity.clone());
         let is_connect = request.method() == Method::CONNECT;
-        CountedFuture { future: self.service.call(request), is_connect, running: Some(running) }
+        CountedFuture { future: self.service.call(request), is_connect, running: Some(running), tunnel: None }
     }
 }
 
@@ -41,6 +41,8 @@ pin_project! {
         future: F,
         is_connect: bool,
         running: Option<Running>,
+        // hyper drops this future after it has spawned the tunnel's task.
+        tunnel: Option<Offer>,
     }
 }
 
@@ -59,12 +61,10 @@ where
         }
         let response = ready!(this.future.poll(cx));
         let running = this.running.take();
-        let is_connect = *this.is_connect;
-        Poll::Ready(response.map(|response| {
-            let activity = running.as_ref().map(Running::activity);
-            let tunnel = activity.and_then(|activity| upgrade(activity, is_connect, response.status()));
-            response.map(|body| CountedBody { body, running, tunnel })
-        }))
+        if let (Ok(response), Some(running)) = (&response, &running) {
+            *this.tunnel = upgrade(running.activity(), *this.is_connect, response.status());
+        }
+        Poll::Ready(response.map(|response| response.map(|body| CountedBody { body, running })))
     }
 }
 
@@ -85,8 +85,6 @@ pin_project! {
         #[pin]
         body: B,
         running: Option<Running>,
-        // hyper drops the body of such a response after it has spawned the tunnel's task.
-        tunnel: Option<Offer>,
     }
 }
 
@@ -116,8 +114,8 @@ fn hold(running: &mut Option<Running>, is_last: bool) -> Option<Held> {
     match running.as_ref()?.activity() {
         // The transport sees a client that does not read.
         activity if activity.protocol() == Protocol::Http1 => None,
-        _ if is_last => running.take().map(Held::last),
-        activity => Some(Held::middle(activity.clone())),
+        _ if is_last => running.take().map(Held::new),
+        activity => Some(Held::new(Running::new(activity.clone()))),
     }
 }
 

@@ -1,10 +1,10 @@
 //! Hands the [`Running`] of a tunnel from its response to its task, on HTTP/2.
 //!
-//! 1. The service accepts a CONNECT request. Its wrapper makes an [`Offer`] of one more running request, and puts it into
-//!    the response's body.
+//! 1. The service accepts a CONNECT request. Its wrapper makes an [`Offer`] of one more running request, and keeps it.
 //! 2. hyper sends the response and spawns the task that writes the tunnel. Our executor [takes](take) what is on offer,
 //!    and drops it when that task ends.
-//! 3. hyper drops the body, and with it an offer that was not taken, because the response was wrong.
+//! 3. hyper's task ends. It drops the wrapper's future, and with it an offer that was not taken, because the response was
+//!    wrong.
 //!
 //! All three happen in one poll of the request's task. So the offer is in a thread-local, and no other task meets it.
 
