@@ -47,11 +47,17 @@ macro_rules! links {
 /// A chapter: the links, the text of its file, and the items of the crate that it is about.
 ///
 /// A chapter of the ecosystem has blocks that need crates which this package does not have. The package in
-/// `examples/ecosystem` compiles and runs these.
+/// `examples/ecosystem` compiles and runs these. A chapter that needs features is tested with these features only.
 macro_rules! chapter {
     ($(#[$items:meta])* $name:ident, $file:literal) => {
         #[doc = links!()]
         #[doc = include_str!($file)]
+        $(#[$items])*
+        pub mod $name {}
+    };
+    (features($($needed:tt)*) $(#[$items:meta])* $name:ident, $file:literal) => {
+        #[doc = links!()]
+        #[cfg_attr(any(not(doctest), $($needed)*), doc = include_str!($file))]
         $(#[$items])*
         pub mod $name {}
     };
@@ -94,7 +100,16 @@ chapter! {
     many_cores, "../docs/many_cores.md"
 }
 
-chapter!(ecosystem http, "../docs/http.md");
+chapter! {
+    ecosystem
+    ///
+    #[cfg_attr(
+        feature = "hyper",
+        doc = "Items: [`hyper::serve`](crate::hyper::serve()), [`hyper::Serve`](crate::hyper::Serve), \
+               [`hyper::Io`](crate::hyper::Io)."
+    )]
+    http, "../docs/http.md"
+}
 
 chapter! {
     ecosystem
@@ -105,6 +120,7 @@ chapter! {
 }
 
 chapter! {
+    features(feature = "hyper")
     ///
     /// Items: [`io::duplex`](crate::io::duplex()), [`Builder::start_paused`](crate::runtime::Builder::start_paused),
     /// [`time::advance`](crate::time::advance), [`Handle::metrics`](crate::runtime::Handle::metrics).
@@ -119,7 +135,15 @@ chapter! {
     blocking, "../docs/blocking.md"
 }
 
-chapter!(deploy, "../docs/deploy.md");
+chapter! {
+    features(all(feature = "hyper", feature = "listenfd"))
+    ///
+    /// Items: [`signal::terminate`](crate::signal::terminate), [`net::Failure`](crate::net::Failure),
+    #[cfg_attr(feature = "listenfd", doc = "[`TcpListener::inherited`](crate::net::TcpListener::inherited),")]
+    #[cfg_attr(feature = "hyper", doc = "[`hyper::serve`](crate::hyper::serve()),")]
+    /// [`net::Report`](crate::net::Report).
+    deploy, "../docs/deploy.md"
+}
 
 chapter!(inside, "../docs/inside.md");
 
