@@ -1,4 +1,4 @@
-//! An async runtime for TCP servers: small, fast, and readable in an afternoon.
+//! An async runtime for TCP servers: small and fast, with a core that is readable in an afternoon.
 //!
 //! A reactor (epoll or kqueue, through `mio`) maps readiness tokens to stored wakers; the wakers drive sockets with the
 //! [`futures-io`](io) traits; a simple executor runs the tasks. One event loop per worker, on one core or on all,
@@ -67,6 +67,9 @@
 //! * `wheel`, a pure timing wheel, and [`time`] on it: clock, timers, `sleep`, `timeout`, `interval`.
 //! * `macros/`, a crate of its own: `#[kittiwake::main]` and `#[kittiwake::test]`, with the feature `macros`, which is on
 //!   by default.
+//! * `hyper`, with the feature of this name: HTTP servers and clients on hyper. It adds the limits of one
+//!   connection and its graceful end to [`net::serve`](net::serve()).
+//! * [`guide`]: the chapters of `docs/`, for the documentation and its tests only.
 //! * [`net`], [`io`], [`signal`]: the sockets, the traits and the signals that users call; [`stream`] and [`future`]:
 //!   combinators of `futures-lite`.
 //!

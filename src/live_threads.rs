@@ -5,7 +5,7 @@
 //! platforms that we know drop the thread-locals in the reverse order of their first use. std does not promise this
 //! order. In another order the count is too small while other destructors run, and the wait is still bounded.
 //!
-//! Each thread calls the [`Hooks`] of its runtime's user: one before its work, and one after that.
+//! Each thread calls the [`Hooks`] of its runtime's user: `start` before its work, and `stop` after it.
 
 use std::cell::Cell;
 use std::fmt;

@@ -1,4 +1,4 @@
-//! Function: the function below the attribute, and the functions that it is replaced by.
+//! Function: parses the function below the attribute, and makes the functions that replace it.
 
 use proc_macro::{Delimiter, Group, Ident, Span, TokenStream, TokenTree};
 

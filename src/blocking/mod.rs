@@ -5,8 +5,8 @@
 //! 2. A thread of the runtime's [pool] runs this task. A worker never runs it.
 //! 3. Each runtime has one pool. The pool has no thread before the first closure.
 //!
-//! [`JoinSet::spawn_blocking`] is here too, because the executor knows no pool. Look-ups of names are such closures too. [`Work`] tells them from those of the user, and each kind has a limit of its
-//! own.
+//! [`JoinSet::spawn_blocking`] is here too, because the executor knows no pool. Look-ups of names are such closures too.
+//! [`Work`] tells them from those of the user, and each kind has a limit of its own.
 
 mod pool;
 

@@ -3,9 +3,9 @@
 //! Each service owns its own thread-local "current". This file sets them together and restores what was there.
 //! Something may have been there: a runtime may be dropped inside a task of another one.
 //!
-//! A worker, and a `block_on` call, enter all services ([`enter`]). [`Handle::enter`] enters only those that need no
-//! loop on this thread ([`EnterGuard`]): what is spawned, the pool, and the handle. The thread keeps its own reactor and
-//! timers, or has none. The threads of the pool enter their runtime in the same way ([`enter_pool_threads`]).
+//! A worker, and a `block_on` call, enter all services ([`enter`]). [`Handle::enter`] enters the executor's workers,
+//! the pool and the handle only ([`EnterGuard`]). The thread keeps its own reactor and timers, or has none. The threads
+//! of the pool enter their runtime in the same way ([`enter_pool_threads`]).
 //!
 //! | service | thread-local | entered as |
 //! | --- | --- | --- |
@@ -17,12 +17,10 @@
 //! | `blocking` | `CURRENT`: the pool | the runtime's |
 //! | `runtime::handle` | `CURRENT`: the handle | the runtime's |
 //! | `budget` | `LEFT`: operations left | unlimited |
-//! | `budget` | `MOVED`, `ASKS_KERNEL`: bytes moved, whether to ask the kernel | not entered |
 //! | `metrics` | `BUDGET_YIELDS`, `ACCEPTS` | 0 |
-//! | `sync` | `EXECUTORS`: the vtable of the waker with which a future was last polled | not entered |
 //!
-//! These are all thread-locals of the crate, apart from the one of `live_threads`, which belongs to no runtime that a
-//! thread is inside of. None of these has a destructor.
+//! The other thread-locals of the crate belong to a batch, a poll or a thread, and not to a runtime that a thread is
+//! inside of. None of those in the table has a destructor.
 
 use std::cell::Cell;
 use std::fmt;

@@ -1,4 +1,5 @@
-//! Laws of the limits and of the transport below HTTP/1: what a limit must not miss, and whom it must not cut off.
+//! Laws of the limits, and of the transport below HTTP/1. A limit ends each wait for a client that stalls. It never
+//! cuts off a client that owes nothing.
 
 use std::collections::VecDeque;
 use std::io;

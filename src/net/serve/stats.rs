@@ -1,8 +1,8 @@
 //! Stats: the counts of a server, which other threads read while it runs.
 //!
 //! The server and its handlers change the counts while they hold the lock of the table of connections, so a connection
-//! takes no other lock for them. A reader takes no lock at all. So it may see one count before and another one after the
-//! same change.
+//! takes no other lock for them. A reader takes no lock at all. So it may see a change in one count and not yet in
+//! another.
 
 use std::fmt;
 use std::sync::Arc;
