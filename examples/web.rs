@@ -104,11 +104,13 @@ async fn open(folder: PathBuf, path: &str) -> io::Result<(File, &'static str, u6
         if full.is_dir() {
             full = full.join("index.html").canonicalize()?;
         }
-        let (file, metadata) = (File::open(&full)?, full.metadata()?);
-        if !full.starts_with(&folder) || !metadata.is_file() {
+        // To open a FIFO would hold the thread until a writer comes.
+        if !full.starts_with(&folder) || !full.metadata()?.is_file() {
             return Err(io::ErrorKind::NotFound.into());
         }
-        Ok((file, kind(&full), metadata.len()))
+        let file = File::open(&full)?;
+        let length = file.metadata()?.len();
+        Ok((file, kind(&full), length))
     })
     .await?
 }
@@ -173,8 +175,8 @@ fn range(header: &str, length: u64) -> Asked {
     if part.start < part.end { Asked::Part(part) } else { Asked::Nothing }
 }
 
-/// A body that reads the file piece by piece, on a thread for blocking work. A failed read ends the connection, so that
-/// the client does not take the part for the whole.
+/// A body that reads the file piece by piece, on a thread for blocking work. A failed read ends the connection, or on
+/// HTTP/2 the stream, so that the client does not take the part for the whole.
 fn contents(file: File, range: Range<u64>) -> Body {
     let pieces = stream::unfold((file, range), |(file, range)| async move {
         if range.is_empty() {

@@ -15,6 +15,7 @@ site=$folder/site
 mkdir "$site"
 echo '<p>a page' >"$site/index.html"
 head -c $((100 << 20)) /dev/urandom >"$site/large"
+mkfifo "$site/fifo"
 head -c 1999 "$site/large" | tail -c 1000 >"$folder/part"
 tail -c 1000 "$site/large" >"$folder/end"
 
@@ -43,6 +44,7 @@ curl_clients() {
     [ "$(curl -sS --max-time 60 -H 'Expect: 100-continue' -d body -o /dev/null -w '%{http_code}' "$url/")" = 405 ] \
         || fail "a body that the server does not read must not hold up the answer"
     [ "$(curl -sS --max-time 60 -o /dev/null -w '%{http_code}' "$url/no-such-file")" = 404 ] || fail "a missing file must be a 404"
+    [ "$(curl -sS --max-time 60 -o /dev/null -w '%{http_code}' "$url/fifo")" = 404 ] || fail "a FIFO must be a 404"
     [ "$("${fetch[@]}" -I "$url/large" | tr -d '\r' | sed -n 's/^content-length: //p')" = $((100 << 20)) ] \
         || fail "HEAD must tell the length of a file"
     echo "web, $workers: curl gets what it asks for"

@@ -1,7 +1,7 @@
 //! A chat room with axum: a page on WebSocket, JSON for other programs, and server-sent events for readers.
-//! `cargo run --release --bin axum [ADDRESS [SECONDS]]`, then open http://127.0.0.1:8080/ in two windows of a browser, and
-//! run `curl -N http://127.0.0.1:8080/events` beside `curl --json '{"name": "me", "text": "hello"}' .../messages`.
-//! Ctrl-C or SIGTERM ends it.
+//! `cargo run --release --bin axum [ADDRESS [SECONDS]]`, then open http://127.0.0.1:8080/ in two windows of a browser.
+//! `curl -N http://127.0.0.1:8080/events` shows the messages, and this command sends one:
+//! `curl --json '{"name": "me", "text": "hello"}' http://127.0.0.1:8080/messages`. Ctrl-C or SIGTERM ends the server.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
@@ -83,7 +83,8 @@ async fn serve(address: &str, limit: Duration) -> io::Result<Report> {
     });
     let server = server.on_error(|failure| {
         if !failure.is_disconnect() {
-            eprintln!("axum: {failure}");
+            let source = failure.source().map(|source| format!(": {source}"));
+            eprintln!("axum: {failure}{}", source.unwrap_or_default());
         }
     });
     Ok(server.with_shutdown(&shutdown).with_graceful_shutdown(ending).await?)

@@ -3,7 +3,7 @@
 //! `cargo run --release --bin https /tmp/localhost.pem [ADDRESS [SECONDS]]`, then
 //! `curl --cacert /tmp/localhost.pem https://localhost:8443/`, and the same with `--http1.1`
 
-use std::{convert::Infallible, env, fs, process, sync::Arc};
+use std::{convert::Infallible, env, error::Error, fs, process, sync::Arc};
 
 use futures_rustls::TlsAcceptor;
 use futures_rustls::rustls::{ServerConfig, pki_types::PrivatePkcs8KeyDer};
@@ -56,7 +56,8 @@ async fn serve(file: &str, address: &str, limit: Duration) -> io::Result<Report>
     let server = server.handshake_timeout(limit).header_read_timeout(limit).body_timeout(limit);
     let server = server.max_connections(1000).on_error(|failure| {
         if !failure.is_disconnect() {
-            eprintln!("https: {failure}");
+            let source = failure.source().map(|source| format!(": {source}"));
+            eprintln!("https: {failure}{}", source.unwrap_or_default());
         }
     });
     Ok(server.with_graceful_shutdown(ending).await?)
