@@ -129,6 +129,16 @@ pub(crate) fn spend() {
     LEFT.set(LEFT.get() - 1);
 }
 
+/// Takes one operation, unless it is the last of the slice. For work that the caller can leave to another task.
+#[cfg(feature = "hyper")]
+pub(crate) fn try_spend() -> bool {
+    let has_more = LEFT.get() > 1;
+    if has_more {
+        spend();
+    }
+    has_more
+}
+
 /// Takes the next slice, if there is one and the batch is not late. Otherwise refuses.
 // An echo costs 0.7 % more without this.
 #[cold]

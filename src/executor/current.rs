@@ -130,6 +130,12 @@ pub(crate) fn is_entered() -> bool {
     CONTEXT.with(|context| context.local_queue.get() != 0)
 }
 
+/// Whether the worker of this thread is the only one of its runtime.
+#[cfg(feature = "hyper")]
+pub(crate) fn is_alone() -> bool {
+    CONTEXT.with(|context| context.local_queue.get() != 0 && context.local_queue == context.shared_queue)
+}
+
 /// Queues a task where it will be run.
 ///
 /// This function captures nothing. async-task would store a capturing closure in every task, and take one more

@@ -39,6 +39,8 @@ mod stealing;
 mod task;
 mod yield_now;
 
+#[cfg(feature = "hyper")]
+pub(crate) use current::is_alone;
 pub(crate) use current::{Entered, EnteredWorkers, enter_workers, is_entered};
 pub(crate) use executor::Executor;
 pub use join::{AbortHandle, JoinHandle};

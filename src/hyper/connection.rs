@@ -31,7 +31,7 @@ use futures_lite::future::poll_fn;
 
 use super::activity::{Activity, Protocol, Waits};
 use super::deadline::{Deadline, Limits};
-use super::executor::Executor;
+use super::executor::StreamExecutor;
 use super::io::poll_read_scratch;
 use super::service::Counted;
 use super::transport::Transport;
@@ -50,7 +50,7 @@ const FIRST_READ: usize = 8 * 1024;
 /// The options of all connections of a server.
 pub(super) struct Options {
     pub(super) http1: http1::Builder,
-    pub(super) http2: http2::Builder<Executor>,
+    pub(super) http2: http2::Builder<StreamExecutor>,
     pub(super) http1_only: bool,
     pub(super) limits: Limits,
     pub(super) handshake: Duration,
@@ -159,7 +159,7 @@ where
     }
 }
 
-impl<T, S, B> Connection for http2::Connection<Transport<T>, Counted<S>, Executor>
+impl<T, S, B> Connection for http2::Connection<Transport<T>, Counted<S>, StreamExecutor>
 where
     T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     S: Service<Request<Incoming>, Response = Response<B>, Error: Into<BoxError>, Future: Send + 'static>,
@@ -244,7 +244,11 @@ impl Driver<'_> {
         connection: Pin<&mut impl Connection>,
     ) -> Poll<Result<(), BoxError>> {
         self.activity.begin_poll();
-        connection.poll(cx).map_err(Into::into)
+        let polled = connection.poll(cx).map_err(Into::into);
+        if self.activity.protocol() == Protocol::Http2 {
+            StreamExecutor::poll_arrived();
+        }
+        polled
     }
 }
 

@@ -31,7 +31,7 @@ mod activity;
 
 #[cfg(feature = "hyper-util")]
 pub use connector::Connector;
-pub use executor::{Executor, LocalExecutor};
+pub use executor::{Executor, LocalExecutor, StreamExecutor};
 pub use io::Io;
 pub use serve::{Serve, Serving, serve, serve_with};
 pub use timer::Timer;

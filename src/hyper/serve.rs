@@ -16,7 +16,7 @@ use futures_io::{AsyncRead, AsyncWrite};
 
 use super::connection::{self, BoxError, Options};
 use super::deadline::{IDLE_IN_DRAIN, Limits};
-use super::executor::Executor;
+use super::executor::StreamExecutor;
 use super::timer::Timer;
 use crate::net::{
     self, Failure, HandlerOutput, Listener, Report, ServeError, ServeStats, ShutdownSignal, TcpStream, UnixStream,
@@ -116,7 +116,7 @@ where
     // hyper would wait for a first byte without a limit of its own. `Deadline` has all limits.
     let mut http1 = http1::Builder::new();
     http1.half_close(true).header_read_timeout(None).timer(Timer);
-    let mut http2 = http2::Builder::new(Executor);
+    let mut http2 = http2::Builder::new(StreamExecutor::new());
     http2.timer(Timer);
     let limits = Limits { header_read: HEADER_READ, keep_alive: KEEP_ALIVE, body: BODY, idle_in_drain: IDLE_IN_DRAIN };
     Serve {
@@ -289,7 +289,7 @@ impl<L: Listener, M, H> Serve<L, M, H> {
     }
 
     /// Sets hyper's own options for HTTP/2, such as the number of concurrent streams.
-    pub fn http2(mut self, set: impl FnOnce(&mut http2::Builder<Executor>)) -> Self {
+    pub fn http2(mut self, set: impl FnOnce(&mut http2::Builder<StreamExecutor>)) -> Self {
         set(&mut self.options.http2);
         self
     }

@@ -162,3 +162,37 @@ fn service_error_ends_one_stream() {
         server.errors.expect_none();
     });
 }
+
+/// A panic in a service ends its stream. Others of the same connection are answered.
+#[test]
+fn panic_ends_one_stream() {
+    run(|| async {
+        let server = Server::start(|serve| serve).await;
+        let mut sender = server.http2().await;
+        let mut get =
+            |path| sender.send_request(Request::get(format!("http://host{path}")).body(Full::default()).unwrap());
+        let (first, panicking, last) = (get("/path/1"), get("/panic"), get("/path/2"));
+        panicking.await.expect_err("the stream of the panic is reset");
+        for (response, path) in [(first, "/path/1"), (last, "/path/2")] {
+            let response = response.await.expect("the other streams are answered");
+            assert_eq!(response.into_body().collect().await.unwrap().to_bytes(), path);
+        }
+    });
+}
+
+/// A burst of requests is answered, with more than a poll of the connection's task may answer by itself.
+#[test]
+fn burst_of_requests_is_answered() {
+    run(|| async {
+        let server = Server::start(|serve| serve).await;
+        let mut sender = server.http2().await;
+        let mut get =
+            |n| sender.send_request(Request::get(format!("http://host/path/{n}")).body(Full::default()).unwrap());
+        let responses: Vec<_> = (0..150).map(|n| (n, get(n))).collect();
+        for (n, response) in responses {
+            let response = response.await.unwrap_or_else(|error| panic!("request {n}: {error}"));
+            assert_eq!(response.into_body().collect().await.unwrap().to_bytes(), format!("/path/{n}"));
+        }
+        assert_eq!(server.service.called(), 150);
+    });
+}
