@@ -186,7 +186,8 @@ fn answer(request: &[&[u8]], store: &mut Store, output: &mut Vec<u8>) -> Result<
                 [unit, count] if unit.eq_ignore_ascii_case(b"px") => Some(deadline(count, 1)?.ok_or_else(invalid)?),
                 _ => return Err("ERR syntax error".to_owned()),
             };
-            if store.memory + size(key, value) > MAX_MEMORY {
+            let replaced = store.entries.get(*key).map_or(0, |entry| size(key, &entry.value));
+            if store.memory - replaced + size(key, value) > MAX_MEMORY {
                 return Err("OOM command not allowed when used memory > 'maxmemory'.".to_owned());
             }
             store.remove(key);

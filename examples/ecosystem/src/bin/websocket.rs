@@ -36,7 +36,9 @@ fn main() {
         _ => fail(USAGE),
     };
     let limit = seconds.parse().ok().and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
-    let Some(limit) = limit.filter(|limit| !limit.is_zero()) else { fail(&format!("{seconds:?} seconds? {USAGE}")) };
+    let Some(limit) = limit.filter(|limit| *limit >= Duration::from_millis(1)) else {
+        fail(&format!("{seconds:?} seconds? {USAGE}"))
+    };
     match kittiwake::block_on(serve(address, limit)) {
         Ok(report) => println!("websocket: {report}"),
         Err(error) => fail(&format!("cannot serve on {address}: {error}")),
