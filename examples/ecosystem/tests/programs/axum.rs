@@ -1,19 +1,18 @@
 //! The example `axum`, with curl and tungstenite as clients. `tests/browser.py` tries its page.
 
-use std::io::{BufRead, BufReader, ErrorKind, Read};
-use std::net::TcpStream;
+use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::thread;
 
 use async_tungstenite::tungstenite::client::IntoClientRequest;
 use async_tungstenite::tungstenite::protocol::frame::{CloseFrame, coding::CloseCode};
-use async_tungstenite::tungstenite::{Error, Message, WebSocket, client};
+use async_tungstenite::tungstenite::{Message, client};
 
 use super::program::{Program, run, succeeds, within};
+use super::web_socket::{self, Client, closed, cut_off};
 
 const JSON: &str = "content-type: application/json";
-type Client = WebSocket<TcpStream>;
 
 #[track_caller]
 fn start(seconds: &str) -> Program {
@@ -23,7 +22,7 @@ fn start(seconds: &str) -> Program {
 /// A WebSocket client of the chat.
 #[track_caller]
 fn connect(server: &Program) -> Client {
-    client(format!("ws://{}/socket", server.address), server.connect()).expect("the opening handshake").0
+    web_socket::connect(server, "/socket")
 }
 
 fn json(text: &str) -> String {
@@ -38,28 +37,7 @@ fn say(client: &mut Client, text: &str) {
 /// Fails unless the next message, apart from pings, has this text.
 #[track_caller]
 fn expect(client: &mut Client, text: &str) {
-    let received = loop {
-        match client.read() {
-            Ok(Message::Ping(_)) => {}
-            other => break other,
-        }
-    };
-    let expected = Message::text(json(text));
-    assert!(received.as_ref().is_ok_and(|message| *message == expected), "the message must be {text:?}: {received:?}");
-}
-
-/// Reads until the connection ends. Returns the close frame.
-#[track_caller]
-fn closed(client: &mut Client) -> Option<CloseFrame> {
-    let mut frame = None;
-    loop {
-        match client.read() {
-            Ok(Message::Close(received)) => frame = received,
-            Ok(_) => {}
-            Err(Error::ConnectionClosed) => return frame,
-            Err(error) => panic!("an orderly end, and not: {error}"),
-        }
-    }
+    web_socket::expect(client, &Message::text(json(text)));
 }
 
 /// Runs curl. Returns the status and the body of the response.
@@ -223,12 +201,12 @@ fn unread_socket_is_cut_off() {
                 }
             });
             let error = server.error();
-            let ended = never_reads.get_ref().read_to_end(&mut Vec::new()).map_err(|error| error.kind());
+            let ended = cut_off(never_reads.get_ref());
             done.store(true, Relaxed);
             (error, ended)
         });
         assert!(error.contains("it reads too slowly"), "{error}");
-        assert!(matches!(ended, Ok(_) | Err(ErrorKind::ConnectionReset)), "the client is not cut off: {ended:?}");
+        ended.unwrap();
         say(&mut talks, "still here");
         expect(&mut talks, "still here");
     });
@@ -246,8 +224,7 @@ fn unanswered_pings_cut_off() {
         }
         let error = server.error();
         assert!(error.contains("it is silent"), "{error}");
-        let ended = dead.get_ref().read_to_end(&mut Vec::new()).map_err(|error| error.kind());
-        assert!(matches!(ended, Ok(_) | Err(ErrorKind::ConnectionReset)), "the client is not cut off: {ended:?}");
+        cut_off(dead.get_ref()).unwrap();
         say(&mut alive, "still here");
         expect(&mut alive, "still here");
     });

@@ -1,6 +1,7 @@
 //! The programs of this package, run from outside with real clients, and transfers over quinn.
 
 mod program;
+mod web_socket;
 
 mod axum;
 mod http_client;

@@ -1,19 +1,17 @@
 //! The example `websocket`, with tungstenite and Python's websockets as clients.
 
-use std::io::{ErrorKind, Read, Write};
-use std::net::TcpStream;
+use std::io::Write;
 use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::thread;
 use std::time::Duration;
 
+use async_tungstenite::tungstenite::Message;
 use async_tungstenite::tungstenite::protocol::frame::{CloseFrame, coding::CloseCode};
-use async_tungstenite::tungstenite::{Error, Message, WebSocket, client};
 
 use super::program::{Program, run, succeeds, within};
-
-type Client = WebSocket<TcpStream>;
+use super::web_socket::{self, Client, closed, cut_off, expect};
 
 #[track_caller]
 fn start(seconds: &str) -> Program {
@@ -22,34 +20,7 @@ fn start(seconds: &str) -> Program {
 
 #[track_caller]
 fn connect(server: &Program) -> Client {
-    let (client, _) = client(format!("ws://{}/", server.address), server.connect()).expect("the opening handshake");
-    client
-}
-
-/// Fails unless the next message, apart from pings, is `expected`.
-#[track_caller]
-fn expect(client: &mut Client, expected: &Message) {
-    let received = loop {
-        match client.read() {
-            Ok(Message::Ping(_)) => {}
-            other => break other,
-        }
-    };
-    assert!(received.as_ref().is_ok_and(|message| message == expected), "not the message that was sent: {received:?}");
-}
-
-/// Reads until the connection ends. Returns the close frame.
-#[track_caller]
-fn closed(client: &mut Client) -> Option<CloseFrame> {
-    let mut frame = None;
-    loop {
-        match client.read() {
-            Ok(Message::Close(received)) => frame = received,
-            Ok(_) => {}
-            Err(Error::ConnectionClosed) => return frame,
-            Err(error) => panic!("an orderly end, and not: {error}"),
-        }
-    }
+    web_socket::connect(server, "/")
 }
 
 /// A message goes to all clients, a ping is answered with its own bytes, and a close with a close.
@@ -150,9 +121,7 @@ fn client_that_never_reads_is_cut_off() {
         closed(&mut talks);
         let error = server.error();
         assert!(error.contains("it reads too slowly"), "{error}");
-        let mut rest = never_reads.get_ref();
-        let ended = rest.read_to_end(&mut Vec::new()).map_err(|error| error.kind());
-        assert!(matches!(ended, Ok(_) | Err(ErrorKind::ConnectionReset)), "the client is not cut off: {ended:?}");
+        cut_off(never_reads.get_ref()).unwrap();
         let mut late = connect(&server);
         late.send(Message::text("hello")).expect("send");
         expect(&mut late, &Message::text("hello"));
@@ -216,10 +185,8 @@ fn pings_find_dead_clients() {
         for _ in 0..5 {
             assert!(alive.read().expect("a ping").is_ping());
         }
-        for mut client in [&no_handshake, dead.get_ref()] {
-            let ended = client.read_to_end(&mut Vec::new()).map_err(|error| error.kind());
-            assert!(matches!(ended, Ok(_) | Err(ErrorKind::ConnectionReset)), "the client is not cut off: {ended:?}");
-        }
+        cut_off(&no_handshake).unwrap();
+        cut_off(dead.get_ref()).unwrap();
         alive.send(Message::text("still here")).expect("send");
         expect(&mut alive, &Message::text("still here"));
     });
