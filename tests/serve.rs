@@ -26,8 +26,8 @@ use kittiwake::net::{
 use kittiwake::task::JoinHandle;
 use kittiwake::time::sleep;
 use support::{
-    PATIENCE, Wakes, count_of, counting_waker, in_own_process, open_reactor, own_address, panic_of, paused_runtime,
-    poll_with, reset, run, run_paused, settle, sources, until, will_reset, within,
+    ErrorLog, PATIENCE, Wakes, count_of, counting_waker, in_own_process, open_reactor, own_address, panic_of,
+    paused_runtime, poll_with, reset, run, run_paused, settle, sources, until, will_reset, within,
 };
 
 // ---- counts and reports ----
@@ -62,7 +62,8 @@ fn report_counts_every_outcome() {
         assert_eq!((report.refused, report.open.len()), (0, 0));
         let mut expected: Vec<_> = peers[1..3].iter().map(|peer| format!("{peer}: so it goes")).collect();
         expected.extend(peers[3..7].iter().map(|peer| format!("{peer}: its handler panicked")));
-        assert_eq!(errors.sorted(), sorted(expected), "each failure must be reported with its peer");
+        expected.sort();
+        assert_eq!(errors.sorted(), expected, "each failure must be reported with its peer");
     });
 }
 
@@ -996,30 +997,6 @@ async fn read_all(client: std::net::TcpStream) -> Vec<u8> {
     let mut client = TcpStream::from_std(client).expect("from_std");
     client.read_to_end(&mut bytes).await.expect("the client reads to an end");
     bytes
-}
-
-/// The errors that `on_error` received.
-#[derive(Clone, Default)]
-struct ErrorLog(Arc<Mutex<Vec<String>>>);
-
-impl ErrorLog {
-    fn listen(&self) -> impl Fn(&Failure<'_>) + Send + Sync + 'static {
-        let errors = self.0.clone();
-        move |error| errors.lock().unwrap().push(error.to_string())
-    }
-
-    fn len(&self) -> usize {
-        self.0.lock().unwrap().len()
-    }
-
-    fn sorted(&self) -> Vec<String> {
-        sorted(self.0.lock().unwrap().clone())
-    }
-}
-
-fn sorted(mut lines: Vec<String>) -> Vec<String> {
-    lines.sort();
-    lines
 }
 
 struct PanicsWhenDropped;

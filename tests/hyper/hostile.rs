@@ -71,12 +71,12 @@ fn malformed_head_is_refused() {
             assert_eq!(answer.matches("HTTP/1.1").count(), 1, "{start:?}\nwas answered by\n{answer:?}");
         }
         assert_eq!(server.service.called(), 0, "no handler may see a malformed request");
-        until(|| server.errors.count() == count).await;
+        until(|| server.errors.len() == count).await;
         expect_service(server).await;
     });
 }
 
-/// What follows a request with two lengths, or a malformed body, is not taken as a request.
+/// Bytes that follow a request with two lengths, or a malformed body, are not taken as a request.
 #[test]
 fn smuggled_request_is_not_served() {
     let chunked = |body: &str| format!("POST /echo HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n{body}");
@@ -183,7 +183,7 @@ fn slow_crowd_is_cut_off() {
         for client in crowd {
             client.await.unwrap();
         }
-        assert_eq!(server.errors.count(), CROWD, "each slow client is an error");
+        assert_eq!(server.errors.len(), CROWD, "each slow client is an error");
         expect_service(server).await;
     });
 }

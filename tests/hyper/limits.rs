@@ -17,8 +17,8 @@ use kittiwake::time::{Instant, advance, pause, resume, sleep};
 
 use crate::LIMIT;
 use crate::frames::{PING, SETTINGS, frame};
-use crate::server::{BURST, Errors, Server, TestService, get, post, read_all, response};
-use crate::support::{listener, pattern, run, run_paused, settle, until};
+use crate::server::{BURST, Server, TestService, get, post, read_all, response};
+use crate::support::{ErrorLog, listener, pattern, run, run_paused, settle, until};
 
 /// A limit holds also if its timer fires in the very poll in which the connection begins another wait.
 #[test]
@@ -116,7 +116,7 @@ fn flood_does_not_stop_a_limit() {
             Flood { first: b"GET / HTTP/1.1\r\na b: c\r\n\r\n".to_vec(), then: b"flood".to_vec(), at: 0 },
             Flood { first: http2, then: ping, at: 0 },
         ];
-        let errors = Errors::default();
+        let errors = ErrorLog::default();
         let server = serve(Streams::of(floods), TestService::default());
         let server = server.header_read_timeout(LIMIT).on_error(errors.listen());
         let stats = server.stats();
@@ -131,7 +131,7 @@ fn flood_does_not_stop_a_limit() {
 #[test]
 fn stream_with_a_buffer_is_served() {
     run(|| async {
-        let errors = Errors::default();
+        let errors = ErrorLog::default();
         let service = TestService::default();
         let (listener, address) = listener().await;
         let server = serve(listener, service.clone())

@@ -21,8 +21,8 @@ use kittiwake::hyper::{Executor, Serve, serve};
 use kittiwake::io::{AsyncReadExt, AsyncWriteExt};
 use kittiwake::net::TcpStream;
 use kittiwake::time::{Instant, sleep, sleep_until, timeout};
-use server::{Errors, Server, Started, TestService, cut_off, get, last_response, post, read_all, response};
-use support::{listener, pattern, run, settle, until};
+use server::{Server, Started, TestService, cut_off, get, last_response, post, read_all, response};
+use support::{ErrorLog, listener, pattern, run, settle, until};
 
 /// A limit that the clients of these tests exceed.
 const LIMIT: Duration = Duration::from_millis(200);
@@ -457,7 +457,7 @@ fn handler_ends_with_its_client() {
 #[test]
 fn handshake_is_bounded_in_time() {
     run(|| async {
-        let errors = Errors::default();
+        let errors = ErrorLog::default();
         let (listener, address) = listener().await;
         // The client says hello before its first request.
         let handshake = |mut stream: TcpStream| async move {

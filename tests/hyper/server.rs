@@ -5,8 +5,8 @@ use std::future::pending;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
-use std::sync::{Arc, Mutex};
 
 use futures_util::stream;
 use http_body_util::combinators::BoxBody;
@@ -16,12 +16,12 @@ use hyper::service::Service;
 use hyper::{Method, Request, Response, StatusCode};
 use kittiwake::hyper::{Executor, Io, Serve, serve_with};
 use kittiwake::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWriteExt, BufReader};
-use kittiwake::net::{Failure, Report, ServeError, ServeStats, ShutdownSignal, TcpListener, TcpStream};
+use kittiwake::net::{Report, ServeError, ServeStats, ShutdownSignal, TcpListener, TcpStream};
 use kittiwake::task::JoinHandle;
 use kittiwake::time::{sleep, timeout};
 
 use crate::LIMIT;
-use crate::support::{listener, pattern, run, until};
+use crate::support::{ErrorLog, listener, pattern, run, until};
 
 /// The length of the body of `/large`.
 pub(crate) const LARGE: usize = 1 << 20;
@@ -34,7 +34,7 @@ pub(crate) type Started = Serve<TcpListener, Box<dyn Fn(SocketAddr) -> TestServi
 pub(crate) struct Server {
     pub(crate) address: SocketAddr,
     pub(crate) shutdown: ShutdownSignal,
-    pub(crate) errors: Errors,
+    pub(crate) errors: ErrorLog,
     pub(crate) service: TestService,
     pub(crate) stats: ServeStats,
     server: JoinHandle<Result<Report, ServeError>>,
@@ -43,7 +43,7 @@ pub(crate) struct Server {
 impl Server {
     pub(crate) async fn start(set: impl FnOnce(Started) -> Started) -> Self {
         let (listener, address) = listener().await;
-        let (shutdown, errors, service) = (ShutdownSignal::new(), Errors::default(), TestService::default());
+        let (shutdown, errors, service) = (ShutdownSignal::new(), ErrorLog::default(), TestService::default());
         let clone = service.clone();
         let server = serve_with(listener, Box::new(move |_| clone.clone()) as Box<dyn Fn(_) -> _ + Send>);
         let server = set(server).with_shutdown(&shutdown).on_error(errors.listen());
@@ -249,32 +249,6 @@ impl Waiting {
 impl Drop for Waiting {
     fn drop(&mut self) {
         self.0.fetch_sub(1, SeqCst);
-    }
-}
-
-/// The errors that `on_error` received.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Errors(Arc<Mutex<Vec<String>>>);
-
-impl Errors {
-    pub(crate) fn listen<A>(&self) -> impl Fn(&Failure<'_, A>) + Send + Sync + 'static
-    where
-        for<'a> Failure<'a, A>: std::fmt::Display,
-    {
-        let errors = self.0.clone();
-        move |error| errors.lock().unwrap().push(error.to_string())
-    }
-
-    pub(crate) fn has(&self, part: &str) -> bool {
-        self.0.lock().unwrap().iter().any(|error| error.contains(part))
-    }
-
-    pub(crate) fn count(&self) -> usize {
-        self.0.lock().unwrap().len()
-    }
-
-    pub(crate) fn expect_none(&self) {
-        assert_eq!(*self.0.lock().unwrap(), Vec::<String>::new());
     }
 }
 

@@ -13,13 +13,13 @@ use std::net::SocketAddr;
 use std::os::fd::AsFd;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Barrier, mpsc};
+use std::sync::{Arc, Barrier, Mutex, mpsc};
 use std::task::{Context, Poll, Wake, Waker};
 use std::thread::ThreadId;
 use std::time::Duration;
 
 use kittiwake::io::{AsyncRead, AsyncWrite};
-use kittiwake::net::{TcpListener, TcpStream};
+use kittiwake::net::{Failure, TcpListener, TcpStream};
 use kittiwake::runtime::{Builder, Handle, Runtime, WorkerMetrics};
 use socket2::SockRef;
 
@@ -144,6 +144,38 @@ impl Wake for Wakes {
 
     fn wake_by_ref(self: &Arc<Self>) {
         self.0.fetch_add(1, Ordering::SeqCst);
+    }
+}
+
+/// The errors that a server's `on_error` has received, as they are printed.
+#[derive(Clone, Debug, Default)]
+pub struct ErrorLog(Arc<Mutex<Vec<String>>>);
+
+impl ErrorLog {
+    /// The function for `on_error`.
+    pub fn listen<A: std::fmt::Debug>(&self) -> impl Fn(&Failure<'_, A>) + Send + Sync + 'static {
+        let errors = self.0.clone();
+        move |error| errors.lock().unwrap().push(error.to_string())
+    }
+
+    pub fn len(&self) -> usize {
+        self.0.lock().unwrap().len()
+    }
+
+    pub fn sorted(&self) -> Vec<String> {
+        let mut errors = self.0.lock().unwrap().clone();
+        errors.sort();
+        errors
+    }
+
+    /// Whether one of the errors contains `part`.
+    pub fn has(&self, part: &str) -> bool {
+        self.0.lock().unwrap().iter().any(|error| error.contains(part))
+    }
+
+    #[track_caller]
+    pub fn expect_none(&self) {
+        assert_eq!(*self.0.lock().unwrap(), Vec::<String>::new());
     }
 }
 
