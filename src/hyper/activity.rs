@@ -199,9 +199,11 @@ impl Activity {
         }
     }
 
-    /// Whether the last write is waiting for the client to read.
-    pub(super) fn write_waits(&self) -> bool {
-        self.write_waits.load(Ordering::Relaxed)
+    /// Notes a flush or a close. It counts as a write only if it waits for the client to read, or ends such a wait.
+    pub(super) fn flush<T>(&self, poll: &Poll<T>) {
+        if poll.is_pending() || self.write_waits.load(Ordering::Relaxed) {
+            self.write(poll);
+        }
     }
 
     pub(super) fn linger(&self) {
@@ -217,8 +219,8 @@ impl Activity {
         self.draining.store(self.protocol == Protocol::Http1, Ordering::Relaxed);
     }
 
-    /// Makes the request that is about to be answered the last one, if the server stops and there is no last request yet. `true` if the
-    /// connection's task must learn of that before the response begins.
+    /// Makes the request that is about to be answered the last one, if the server stops and there is no last request yet.
+    /// `true` if the connection's task must learn of that before the response begins.
     pub(super) fn becomes_last_request(&self) -> bool {
         self.draining.load(Ordering::Relaxed) && !self.last_request.swap(true, Ordering::Relaxed)
     }

@@ -47,8 +47,8 @@ pub(super) struct Deadline {
     /// When the wait has lasted too long. `None` if it may last for ever.
     due: Option<Instant>,
     timer: Sleep,
-    /// When the timer fires. `None` if it has fired and is not needed.
-    armed: Option<Instant>,
+    /// The timer fires at its deadline. Otherwise it has fired, and was not needed.
+    is_armed: bool,
     /// The waker that the timer has.
     waker: Option<Waker>,
 }
@@ -58,7 +58,7 @@ impl Deadline {
     pub(super) fn new(limits: Limits) -> Self {
         let timer = sleep(limits.header_read);
         let due = Some(timer.deadline());
-        Self { limits, current: (Waits::Head(0), false), due, timer, armed: due, waker: None }
+        Self { limits, current: (Waits::Head(0), false), due, timer, is_armed: true, waker: None }
     }
 
     /// Waits until the connection has waited too long. Returns for what.
@@ -87,7 +87,7 @@ impl Deadline {
                 // The client owes nothing, so this is not its limit.
                 self.due = Some(Instant::now().later(self.limits.body));
             }
-            self.armed = self.due;
+            self.is_armed = self.due.is_some();
             match self.due {
                 Some(due) => self.timer.reset(due),
                 None => return Poll::Pending,
@@ -103,13 +103,14 @@ impl Deadline {
         let now = limit.map(|_| Instant::now_rounded_up());
         self.due = limit.zip(now).map(|(limit, now)| now.later(limit));
         let has_waker = self.waker.as_ref().is_some_and(|stored| stored.will_wake(waker));
-        match (self.due, self.armed) {
-            (None, _) => false,
+        let armed = self.timer.deadline();
+        match self.due {
+            None => false,
             // If the timer has fired, this poll must set it again.
-            (Some(due), Some(armed)) if armed <= due => !has_waker || now.is_some_and(|now| armed <= now),
-            (Some(due), _) => {
+            Some(due) if self.is_armed && armed <= due => !has_waker || now.is_some_and(|now| armed <= now),
+            Some(due) => {
                 self.timer.reset(due);
-                self.armed = Some(due);
+                self.is_armed = true;
                 true
             }
         }

@@ -69,9 +69,9 @@ impl<T> Io<T> {
 
     /// Sets whether the stream writes several buffers by one call of `poll_write_vectored`. The default is `false`.
     ///
-    /// hyper copies small buffers together where it is `false`. Where it is `true`, only buffers of more than 1 KiB together
-    /// go to `poll_write_vectored`, and shorter ones are copied together and go to `poll_write`. The sockets of this crate write vectored; the traits of
-    /// futures-io have no way to ask a stream for that. A TLS stream mostly does not.
+    /// hyper copies small buffers together where it is `false`. Where it is `true`, only buffers of more than 1 KiB
+    /// together go to `poll_write_vectored`. Shorter ones are copied together and go to `poll_write`. The sockets of this
+    /// crate write vectored; the traits of futures-io have no way to ask a stream for that. A TLS stream mostly does not.
     pub fn writev(mut self, writev: bool) -> Self {
         self.writev = writev;
         self

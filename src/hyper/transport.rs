@@ -127,9 +127,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Write for Transport<T> {
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let flushed = Pin::new(&mut self.stream).poll_flush(cx);
-        if flushed.is_pending() || self.activity.write_waits() {
-            self.activity.write(&flushed);
-        }
+        self.activity.flush(&flushed);
         if self.is_http1() && self.activity.has_requests() && !self.activity.read_waits() {
             self.look_for_end(cx)?;
         }
@@ -140,9 +138,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Write for Transport<T> {
         let this = &mut *self;
         if !this.is_shut_down {
             let closed = Pin::new(&mut this.stream).poll_close(cx);
-            if closed.is_pending() || this.activity.write_waits() {
-                this.activity.write(&closed);
-            }
+            this.activity.flush(&closed);
             ready!(closed)?;
             this.is_shut_down = true;
         }
