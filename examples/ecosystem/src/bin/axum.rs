@@ -202,7 +202,7 @@ enum Step {
 }
 
 async fn talk(upgrade: OnUpgrade, mut room: Room) -> Result<()> {
-    // What the client has sent after its request comes first: hyper keeps it.
+    // Bytes that the client has sent after its request come first: hyper keeps them.
     let stream = Io::new(upgrade.await?);
     let config = WebSocketConfig::default().max_message_size(Some(MAX_MESSAGE)).max_frame_size(Some(MAX_MESSAGE));
     let mut socket = WebSocketStream::from_raw_socket(stream, Role::Server, Some(config.read_buffer_size(4096))).await;
