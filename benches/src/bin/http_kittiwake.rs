@@ -3,35 +3,22 @@
 //! This server finds out the protocol of each connection by itself.
 
 use std::io;
-use std::time::Duration;
 
 use hyper::service::service_fn;
 use kittiwake::net::TcpListener;
-use kittiwake::runtime::{Builder, Runtime};
 use kittiwake_benches::http::answer;
 use kittiwake_benches::{Program, program};
+
+#[path = "../runtimes/kittiwake.rs"]
+mod runtime;
 
 fn main() {
     let program = Program::start();
     program.http_handler();
-    let runtime = program::or_fail("no runtime", runtime(&program));
+    let runtime = program::or_fail("no runtime", runtime::build(&program));
     // The server is a task, because with several workers the future of `block_on` does not run on any of them.
     let ended = runtime.block_on(async { kittiwake::spawn(serve()).await });
     program::fail("kittiwake", format!("{ended:?}"));
-}
-
-fn runtime(program: &Program) -> io::Result<Runtime> {
-    if program.driver.is_some() {
-        program.refuse();
-    }
-    let builder = match program.workers {
-        1 => Builder::new_current_thread(),
-        workers => Builder::new_multi_thread().worker_threads(workers),
-    };
-    match program.spin {
-        Some(spin) => builder.spin(Duration::from_micros(spin)).build(),
-        None => builder.build(),
-    }
 }
 
 async fn serve() -> io::Result<()> {

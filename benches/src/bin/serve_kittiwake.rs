@@ -6,33 +6,21 @@ use std::time::Duration;
 
 use kittiwake::io::{AsyncReadExt, AsyncWriteExt};
 use kittiwake::net::{self, TcpListener, TcpStream};
-use kittiwake::runtime::{Builder, Runtime};
 use kittiwake_benches::{Handler, Program, Task, accept_each, borrowed_buffer_task, program};
 
 /// Far longer than any job leaves a connection idle.
 const READ_TIMEOUT: Duration = Duration::from_secs(30);
 
+#[path = "../runtimes/kittiwake.rs"]
+mod runtime;
+
 fn main() {
     let program = Program::start();
     let Task::Serve { handler } = program.task else { program.refuse() };
-    let runtime = program::or_fail("no runtime", runtime(&program));
+    let runtime = program::or_fail("no runtime", runtime::build(&program));
     // The server is a task, because with several workers the future of `block_on` does not run on any of them.
     let ended = runtime.block_on(async { kittiwake::spawn(serve(handler)).await });
     program::fail("kittiwake", format!("{ended:?}"));
-}
-
-fn runtime(program: &Program) -> io::Result<Runtime> {
-    if program.driver.is_some() {
-        program.refuse();
-    }
-    let builder = match program.workers {
-        1 => Builder::new_current_thread(),
-        workers => Builder::new_multi_thread().worker_threads(workers),
-    };
-    match program.spin {
-        Some(spin) => builder.spin(Duration::from_micros(spin)).build(),
-        None => builder.build(),
-    }
 }
 
 async fn serve(handler: Handler) -> io::Result<Infallible> {
