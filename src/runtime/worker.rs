@@ -240,7 +240,7 @@ impl Worker {
         let events = self.reactor.turn_stuck(&registry, &mut self.wakers);
         wake_all(&mut self.wakers);
         self.counters.add_turn(events);
-        timers.fire_stuck(&mut self.wakers) || events > 0
+        timers.fire_stuck(&mut self.wakers).is_some() || events > 0
     }
 
     /// Tells the counters how many tasks were run, and returns that. After a panic of the main future, its batch is not

@@ -224,30 +224,29 @@ impl Timers {
     }
 
     /// Wakes what is due. The worker is awake. `wakers` is empty, before and after.
-    pub(crate) fn fire(&self, wakers: &mut Vec<Waker>) {
+    ///
+    /// Returns for how many nanoseconds the earliest timer of these has been due, or `None` if none was due.
+    pub(crate) fn fire(&self, wakers: &mut Vec<Waker>) -> Option<u64> {
         let mut inner = self.inner.lock();
         inner.blocked_until = Instant::MIN;
-        if inner.wheel.next().is_none() {
-            return;
-        }
-        inner.wheel.advance(Instant::now(), wakers);
+        inner.wheel.next()?;
+        let lateness = inner.advance(wakers);
         drop(inner);
         budget::count_events(wakers.len());
         wake_all(wakers);
+        lateness
     }
 
-    /// Fires the timers of a stuck worker, from the thread of another worker. Returns whether a timer was due.
-    pub(crate) fn fire_stuck(&self, wakers: &mut Vec<Waker>) -> bool {
+    /// Fires the timers of a stuck worker, from the thread of another worker. Returns the same as
+    /// [`fire`](Timers::fire).
+    pub(crate) fn fire_stuck(&self, wakers: &mut Vec<Waker>) -> Option<u64> {
         let mut inner = self.inner.lock();
-        if inner.wheel.next().is_none() {
-            return false;
-        }
+        inner.wheel.next()?;
         // `blocked_until` stays: the stuck worker may have just finished its task, and be about to block.
-        inner.wheel.advance(Instant::now(), wakers);
+        let lateness = inner.advance(wakers);
         drop(inner);
-        let is_due = !wakers.is_empty();
         wake_all(wakers);
-        is_due
+        lateness
     }
 
     /// Wakes all tasks that wait for these timers, because the thread that advances the wheel leaves its `block_on`
@@ -294,6 +293,12 @@ impl Scale for Ticks {
 }
 
 impl Inner {
+    /// Advances the wheel to the present. Returns for how many nanoseconds the earliest timer that fires has been due.
+    fn advance(&mut self, wakers: &mut Vec<Waker>) -> Option<u64> {
+        let now = Instant::now();
+        self.wheel.advance(now, wakers).map(|deadline| now.nanos_since(deadline))
+    }
+
     fn status(&self, TimerKey { key, generation }: TimerKey) -> Status {
         if generation != self.generation {
             Status::Closed

@@ -242,17 +242,17 @@ impl<S: Scale> Wheel<S> {
 
     /// Advances the present to `now`, and appends the wakers of all timers that fire to `fired`.
     ///
-    /// The wakers are in the order of the deadlines.
-    pub(crate) fn advance(&mut self, now: S::Moment, fired: &mut Vec<Waker>) {
+    /// The wakers are in the order of the deadlines. Returns the earliest of these deadlines, or `None` if no timer
+    /// fires.
+    pub(crate) fn advance(&mut self, now: S::Moment, fired: &mut Vec<Waker>) -> Option<S::Moment> {
         // An ended wheel stays so.
         self.present = self.present.max(now);
-        if self.next <= now {
-            self.fire_due(now, fired);
-        }
+        if self.next <= now { self.fire_due(now, fired) } else { None }
     }
 
-    /// Fires every timer that is due at `present`, and finds the next moment at which there is work to do.
-    fn fire_due(&mut self, present: S::Moment, fired: &mut Vec<Waker>) {
+    /// Fires every timer that is due at `present`, and finds the next moment at which there is work to do. Returns the
+    /// earliest deadline of these timers.
+    fn fire_due(&mut self, present: S::Moment, fired: &mut Vec<Waker>) -> Option<S::Moment> {
         let now = self.scale.tick_at(present);
         self.place_new(present);
         while let Some((slot, start)) = self.next_slot() {
@@ -264,18 +264,21 @@ impl<S: Scale> Wheel<S> {
             self.move_down(slot);
         }
         self.now = self.now.max(now);
-        self.fire(fired);
+        let earliest = self.fire(fired);
         self.next = self.next_slot().map_or(S::NEVER, |(_, start)| self.scale.start_of(start));
+        earliest
     }
 
-    /// Fires the timers that were found to be due.
-    fn fire(&mut self, fired: &mut Vec<Waker>) {
+    /// Fires the timers that were found to be due, and returns the earliest of their deadlines.
+    fn fire(&mut self, fired: &mut Vec<Waker>) -> Option<S::Moment> {
         let Self { due, entries, .. } = self;
         self.pending -= due.len();
         if due.len() > 1 {
             due.sort_by_key(|key| entries[key.index()].deadline);
         }
+        let earliest = due.first().map(|key| entries[key.index()].deadline);
         fired.extend(due.drain(..).filter_map(|key| entries[key.index()].waker.take()));
+        earliest
     }
 
     /// Fires all timers, whether they are due or not. This is the end of the wheel: it answers from now on that every

@@ -174,10 +174,11 @@ impl World {
 
     fn advance(&mut self, now: u64) {
         let mut fired = Vec::new();
-        self.wheel.advance(now, &mut fired);
+        let earliest = self.wheel.advance(now, &mut fired);
         self.now = now;
-        let deadlines = fired.iter().map(|waker| self.deadline_of(waker));
-        assert!(deadlines.is_sorted(), "timers fired in another order than that of their deadlines");
+        let mut deadlines = fired.iter().map(|waker| self.deadline_of(waker));
+        assert!(deadlines.clone().is_sorted(), "timers fired in another order than that of their deadlines");
+        assert_eq!(earliest, deadlines.next(), "the wheel must return the earliest deadline of the timers that fired");
         fired.into_iter().for_each(Waker::wake);
         for timer in &mut self.timers {
             // A timer may fire from its deadline on. It must fire once the tick after its deadline begins.
