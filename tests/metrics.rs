@@ -495,6 +495,34 @@ fn parked_counts_sleeping_time() {
     });
 }
 
+/// `Metrics::blocking` counts the threads for blocking work, and what runs and waits there, so an operator can see that
+/// the limit is reached.
+#[test]
+fn blocking_counts_threads_and_closures() {
+    within(|| {
+        let runtime = blocking_threads(1);
+        let blocking = || runtime.handle().metrics().blocking().clone();
+        let counts = || {
+            let now = blocking();
+            (now.threads, now.idle_threads, now.closures_running, now.closures_waiting)
+        };
+        assert_eq!(counts(), (0, 0, 0, 0), "a runtime begins without such a thread");
+        let ((begin, begun), (end, ended)) = (std::sync::mpsc::channel(), std::sync::mpsc::channel::<()>());
+        let first = runtime.handle().spawn_blocking(move || {
+            begin.send(()).unwrap();
+            ended.recv().is_err()
+        });
+        begun.recv().expect("the closure begins");
+        let second = runtime.handle().spawn_blocking(|| ());
+        assert_eq!(counts(), (1, 0, 1, 1), "the second closure must wait for the first");
+        assert_eq!((blocking().lookups_running, blocking().lookups_waiting), (0, 0), "closures are no look-ups");
+        drop(end);
+        assert!(runtime.block_on(first).expect("the closure ends"));
+        runtime.block_on(second).expect("the closure ends");
+        runtime.block_on(until(|| counts() == (1, 1, 0, 0)));
+    });
+}
+
 // ---- after the end ----
 
 /// The metrics outlive their runtime, so that a program can report them at its end.

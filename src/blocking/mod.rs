@@ -13,6 +13,7 @@ mod pool;
 use std::panic::Location;
 use std::sync::Arc;
 
+pub use pool::BlockingMetrics;
 pub(crate) use pool::{Pool, Work};
 
 use crate::current::{Current, Entered};

@@ -115,6 +115,27 @@ struct Queue {
     limit: usize,
 }
 
+/// The threads of a runtime for blocking work at one moment, and their closures and look-ups of names.
+///
+/// [`Metrics::blocking`](crate::runtime::Metrics::blocking) returns it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct BlockingMetrics {
+    /// Threads that were started and have not ended.
+    pub threads: usize,
+    /// Threads of these that wait for work. After 10 seconds an idle thread ends.
+    pub idle_threads: usize,
+    /// Closures of [`spawn_blocking`](crate::spawn_blocking) that run.
+    pub closures_running: usize,
+    /// Closures that wait for a thread. While they stay, the runtime has come to
+    /// [`max_blocking_threads`](crate::runtime::Builder::max_blocking_threads).
+    pub closures_waiting: usize,
+    /// Look-ups of names that run.
+    pub lookups_running: usize,
+    /// Look-ups of names that wait for a thread.
+    pub lookups_waiting: usize,
+}
+
 impl Pool {
     /// A pool that runs at most `max_closures` closures at a time. Its threads call `hooks`.
     pub(crate) fn new(max_closures: usize, hooks: Hooks) -> Arc<Self> {
@@ -234,6 +255,19 @@ impl Pool {
         // The worker's own unparker, which runs no foreign code.
         state.on_idle = Some(waker());
         true
+    }
+
+    /// The counts of this moment.
+    pub(crate) fn metrics(&self) -> BlockingMetrics {
+        let state = self.state.lock();
+        BlockingMetrics {
+            threads: state.threads,
+            idle_threads: state.idle.len(),
+            closures_running: state.closures.running,
+            closures_waiting: state.closures.waiting.len(),
+            lookups_running: state.lookups.running,
+            lookups_waiting: state.lookups.waiting.len(),
+        }
     }
 
     /// Ends the idle threads, and those that run a task when that ends. Tasks that have not begun are dropped there.

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::builder::{Builder, Kind};
 use super::spin::SpinPolicy;
-use crate::blocking::{Pool, Work};
+use crate::blocking::{BlockingMetrics, Pool, Work};
 use crate::current::{Current, Entered};
 use crate::executor::{JoinHandle, WorkerRef, Workers};
 use crate::metrics::Counters;
@@ -200,7 +200,8 @@ impl Handle {
         WorkerRef::to_spawn_on(&self.inner.workers)
     }
 
-    /// The figures of the runtime's workers: what they hold at this moment, and what they have done so far.
+    /// The figures of the runtime's workers: what they hold at this moment, and what they have done so far. It also
+    /// counts the threads for blocking work, and their closures.
     ///
     /// # Examples
     /// ```
@@ -210,7 +211,8 @@ impl Handle {
     /// });
     /// ```
     pub fn metrics(&self) -> Metrics {
-        Metrics { workers: self.inner.parts.iter().map(Part::metrics).collect() }
+        let workers = self.inner.parts.iter().map(Part::metrics).collect();
+        Metrics { workers, blocking: self.inner.pool.metrics() }
     }
 }
 
@@ -233,12 +235,13 @@ impl fmt::Debug for Handle {
     }
 }
 
-/// The figures of a runtime's workers, as [`Handle::metrics`] found them.
+/// The figures of a runtime, as [`Handle::metrics`] found them.
 ///
 /// A batch of tasks is counted once it is over.
 #[derive(Clone, Debug)]
 pub struct Metrics {
     workers: Vec<WorkerMetrics>,
+    blocking: BlockingMetrics,
 }
 
 impl Metrics {
@@ -256,6 +259,25 @@ impl Metrics {
     /// The sockets that the workers' reactors watch: those that have waited since they were made.
     pub fn sources_registered(&self) -> usize {
         self.workers.iter().map(|worker| worker.sources_registered).sum()
+    }
+
+    /// The threads for blocking work, and the closures and look-ups of names that they run.
+    ///
+    /// # Examples
+    /// ```
+    /// let runtime = kittiwake::runtime::Builder::new_current_thread().max_blocking_threads(1).build()?;
+    /// let (end, ended) = std::sync::mpsc::channel::<()>();
+    /// let first = runtime.handle().spawn_blocking(move || ended.recv().is_err());
+    /// let second = runtime.handle().spawn_blocking(|| true);
+    /// let blocking = runtime.handle().metrics().blocking().clone();
+    /// assert_eq!(blocking.closures_running + blocking.closures_waiting, 2);
+    /// assert_eq!(blocking.threads, 1);
+    /// drop(end);
+    /// assert!(runtime.block_on(first)? && runtime.block_on(second)?);
+    /// # std::io::Result::Ok(())
+    /// ```
+    pub fn blocking(&self) -> &BlockingMetrics {
+        &self.blocking
     }
 }
 

@@ -44,6 +44,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
+pub use crate::blocking::BlockingMetrics;
 use crate::executor::{self, Executor, WorkerRef, Workers, is_large};
 use crate::reactor::Reactor;
 pub use builder::Builder;
