@@ -61,7 +61,7 @@
 //!   are [`spawn`] and [`task`].
 //! * `blocking`: the threads for [`spawn_blocking`] and for look-ups of names.
 //! * `reactor`: the table of tokens, a socket's source, and the loop that every operation runs.
-//! * `budget`: the cooperative budget; `metrics`: the counters of a worker; `current`: a thread-local that is entered;
+//! * `budget`: the cooperative budget; `metrics`: the counters of a worker; `histogram`: its measured times; `current`: a thread-local that is entered;
 //!   `system_clock`: readings of the clocks; `live_threads`: the threads of a runtime that have not ended;
 //!   `memory`: when tables give memory back.
 //! * `wheel`, a pure timing wheel, and [`time`] on it: clock, timers, `sleep`, `timeout`, `interval`.
@@ -86,6 +86,7 @@ mod blocking;
 mod budget;
 mod current;
 mod executor;
+mod histogram;
 mod live_threads;
 mod memory;
 mod metrics;

@@ -7,9 +7,15 @@
 //! 2. Some events happen deep inside a task, where the code has no worker at hand. Such an event is counted in a
 //!    thread-local first ([`count_accept`], [`count_budget_yield`]). Adding to a thread-local is one instruction. The
 //!    worker moves these counts to its counters after each batch ([`Counters::take_thread_counts`]).
+//!
+//! # Measures
+//! Some figures need readings of the clock. The counters have [`Measures`] for them only if the runtime was told to
+//! measure ([`Counters::new`]).
 
 use std::cell::Cell;
 use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::histogram::Recorder;
 
 /// The counters of one worker, on cache lines of their own.
 #[derive(Default)]
@@ -21,6 +27,17 @@ pub(crate) struct Counters {
     pub(crate) parked_nanos: Counter,
     pub(crate) budget_yields: Counter,
     pub(crate) accepts: Counter,
+    /// `None` if the runtime does not measure.
+    measures: Option<Box<Measures>>,
+}
+
+/// The measured times of one worker, on cache lines of their own.
+#[repr(align(128))]
+pub(crate) struct Measures {
+    /// How long each poll of a task took.
+    pub(crate) poll_times: Recorder,
+    /// How late the worker was each time that it fired timers.
+    pub(crate) lateness: Recorder,
 }
 
 /// A number that every thread reads. It begins with its worker.
@@ -80,6 +97,31 @@ impl Drop for Entered {
 }
 
 impl Counters {
+    /// Counters that begin at zero. They have measures if the runtime has to measure.
+    pub(crate) fn new(measure_polls: bool) -> Self {
+        let measures = || Box::new(Measures { poll_times: Recorder::new(), lateness: Recorder::new() });
+        Self { measures: measure_polls.then(measures), ..Self::default() }
+    }
+
+    pub(crate) fn measures(&self) -> Option<&Measures> {
+        self.measures.as_deref()
+    }
+
+    /// Adds a poll of a task that took this long. Only the worker's thread calls this.
+    #[cfg_attr(not(test), expect(dead_code, reason = "the executor does not time its polls yet"))]
+    pub(crate) fn add_poll(&self, nanos: u64) {
+        if let Some(measures) = &self.measures {
+            measures.poll_times.record(nanos);
+        }
+    }
+
+    /// Adds a firing of timers, of which the earliest was this late. Only the worker's thread calls this.
+    pub(crate) fn add_lateness(&self, nanos: u64) {
+        if let Some(measures) = &self.measures {
+            measures.lateness.record(nanos);
+        }
+    }
+
     /// Moves the counts of this thread to these counters, which another thread may write too.
     pub(crate) fn take_thread_counts(&self) {
         if BUDGET_YIELDS.get() | ACCEPTS.get() != 0 {
@@ -92,5 +134,33 @@ impl Counters {
     pub(crate) fn add_turn(&self, events: usize) {
         self.turns.add(1);
         self.events.add(events as u64);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    /// A poll is in the histogram of its worker once, and timers that fire late are in another histogram.
+    #[test]
+    fn poll_and_lateness_are_recorded_once() {
+        let counters = Counters::new(true);
+        counters.add_poll(20_000_000);
+        counters.add_lateness(3_000);
+        let measures = counters.measures().expect("the counters measure");
+        let [polls, lateness] = [&measures.poll_times, &measures.lateness].map(Recorder::snapshot);
+        assert_eq!((polls.count(), polls.max()), (1, Duration::from_millis(20)));
+        assert_eq!((lateness.count(), lateness.max()), (1, Duration::from_micros(3)));
+    }
+
+    /// Counters of a runtime that does not measure have no memory for it.
+    #[test]
+    fn counters_measure_only_on_request() {
+        let counters = Counters::new(false);
+        counters.add_poll(20_000_000);
+        counters.add_lateness(3_000);
+        assert!(counters.measures().is_none());
+        assert_eq!(size_of::<Counters>(), 128, "the counters of a worker must fit into one pair of cache lines");
     }
 }

@@ -6,14 +6,15 @@ use std::future::pending;
 use std::io::Write;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::task::Waker;
 use std::thread;
 
 use futures_lite::future::{self, poll_once};
 use kittiwake::io::AsyncReadExt;
 use kittiwake::net::{ShutdownSignal, TcpListener, TcpStream, serve};
-use kittiwake::runtime::{Handle, Runtime, WorkerMetrics};
+use kittiwake::runtime::{Builder, Handle, Histogram, Runtime, WorkerMetrics};
 use kittiwake::task::{JoinHandle, yield_now};
-use kittiwake::time::{Duration, sleep};
+use kittiwake::time::{Duration, Instant, sleep};
 use kittiwake::{spawn, spawn_blocking, spawn_local};
 use support::*;
 
@@ -520,6 +521,78 @@ fn blocking_counts_threads_and_closures() {
         assert!(runtime.block_on(first).expect("the closure ends"));
         runtime.block_on(second).expect("the closure ends");
         runtime.block_on(until(|| counts() == (1, 1, 0, 0)));
+    });
+}
+
+// ---- measured times ----
+
+/// A runtime measures nothing unless it was asked to: readings of the clock cost time.
+#[test]
+fn measures_exist_only_on_request() {
+    within(|| {
+        let builders = [Builder::new_current_thread(), Builder::new_multi_thread().worker_threads(2)];
+        for (builder, measures) in builders.iter().flat_map(|builder| [(builder, false), (builder, true)]) {
+            let builder = if measures { builder.clone().measure_polls(true) } else { builder.clone() };
+            let runtime = builder.build().expect("a runtime");
+            runtime.block_on(async { spawn(sleep(MS)).await.expect("the task ends") });
+            let metrics = runtime.handle().metrics();
+            assert_eq!(metrics.poll_times().is_some(), measures, "{builder:?}");
+            assert_eq!(metrics.lateness().is_some(), measures, "{builder:?}");
+            for worker in metrics.workers() {
+                assert_eq!(worker.busy.is_some(), measures, "{builder:?}");
+                let sum = worker.poll_times.as_ref().map(Histogram::sum);
+                assert_eq!(worker.busy, sum, "the busy time must be the sum of the poll times");
+            }
+        }
+    });
+}
+
+/// A timer that becomes due while its worker is blocked fires late, and the lateness tells by how much.
+#[test]
+fn lateness_counts_blocked_time() {
+    const BLOCK: Duration = Duration::from_millis(20);
+    within(|| {
+        for builder in [Builder::new_current_thread(), Builder::new_multi_thread().worker_threads(2)] {
+            let runtime = builder.measure_polls(true).build().expect("a runtime");
+            let count = runtime.handle().metrics().workers().len();
+            let _sleeps = on_each(&runtime, count, |_| {
+                // On a busy machine a sleep may be over before it is polled, and then it needs no timer.
+                let sleeps = std::iter::repeat_with(|| Box::pin(sleep(MS)));
+                let mut waiting =
+                    sleeps.filter_map(|mut sleep| poll_with(Waker::noop(), &mut sleep).is_pending().then_some(sleep));
+                let sleep = waiting.next().expect("a sleep that waits");
+                while Instant::now() < sleep.deadline() + BLOCK {}
+                sleep
+            });
+            let lateness = || runtime.handle().metrics().lateness().expect("the runtime measures");
+            // The first worker that ends its block finds its own timer. Until then the others are blocked too.
+            runtime.block_on(until(|| lateness().max() >= BLOCK));
+            let lateness = lateness();
+            assert!(lateness.count() <= count as u64, "each firing must count once: {lateness:?}");
+        }
+    });
+}
+
+/// The timers that fire together count once, with the lateness of the earliest one. A paused clock makes it exact.
+#[test]
+fn lateness_is_of_earliest_timer() {
+    within(|| {
+        let runtime = Builder::new_current_thread().start_paused(true).measure_polls(true).build().expect("a runtime");
+        runtime.block_on(async {
+            let mut sleeps = [3, 5, 4].map(|millis| Box::pin(sleep(MS * millis)));
+            for sleep in &mut sleeps {
+                assert!(poll_once(sleep).await.is_none(), "the sleep has time left");
+            }
+            kittiwake::time::resume();
+            let latest = sleeps[1].deadline();
+            while Instant::now() < latest + MS {}
+            kittiwake::time::pause();
+            // Only the worker moves this clock now, so the timers fire at the present.
+            let (now, earliest) = (Instant::now(), sleeps[0].deadline());
+            let lateness = || Handle::current().metrics().lateness().expect("the runtime measures");
+            until(|| lateness().count() > 0).await;
+            assert_eq!((lateness().count(), lateness().max()), (1, now - earliest));
+        });
     });
 }
 

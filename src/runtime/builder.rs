@@ -27,6 +27,7 @@ pub struct Builder {
     pub(super) spin: Option<Duration>,
     start_paused: bool,
     pub(super) max_blocking_threads: usize,
+    pub(super) measure_polls: bool,
     pub(super) hooks: Hooks,
 }
 
@@ -79,6 +80,7 @@ impl Builder {
             spin: None,
             start_paused: false,
             max_blocking_threads: 512,
+            measure_polls: false,
             hooks: Hooks::default(),
         }
     }
@@ -179,6 +181,25 @@ impl Builder {
     pub fn max_blocking_threads(mut self, max: usize) -> Self {
         assert!(max > 0, "Builder::max_blocking_threads: no closure could ever run on 0 threads; use 1 or more");
         self.max_blocking_threads = max;
+        self
+    }
+
+    /// Whether the runtime measures how long the polls of tasks take, and how late timers fire. By default it does not.
+    ///
+    /// [`Metrics::poll_times`](super::Metrics::poll_times), [`Metrics::lateness`](super::Metrics::lateness) and
+    /// [`WorkerMetrics::busy`](super::WorkerMetrics::busy) have the results. Each worker takes about 5 KiB for them, and
+    /// reads the clock for each poll of a task.
+    ///
+    /// # Examples
+    /// ```
+    /// let runtime = kittiwake::runtime::Builder::new_multi_thread().measure_polls(true).build()?;
+    /// let polls = runtime.handle().metrics().poll_times().expect("the runtime measures");
+    /// assert!(polls.quantile(0.99) <= polls.max());
+    /// # std::io::Result::Ok(())
+    /// ```
+    #[must_use]
+    pub fn measure_polls(mut self, measure_polls: bool) -> Self {
+        self.measure_polls = measure_polls;
         self
     }
 

@@ -11,7 +11,8 @@ use super::spin::SpinPolicy;
 use crate::blocking::{BlockingMetrics, Pool, Work};
 use crate::current::{Current, Entered};
 use crate::executor::{JoinHandle, WorkerRef, Workers};
-use crate::metrics::Counters;
+use crate::histogram::Histogram;
+use crate::metrics::{Counters, Measures};
 use crate::reactor::{Reactor, Registry};
 use crate::time::{Clock, Timers};
 
@@ -54,8 +55,9 @@ pub(super) struct Services {
 
 impl Services {
     /// For the worker that owns `reactor`. `clock` is the worker's, which need not be that of this thread.
-    pub(super) fn new(reactor: &Reactor, clock: Clock) -> Self {
-        Self { timers: Timers::new(reactor.unparker(), clock.now(), Weak::new()), counters: Arc::default() }
+    pub(super) fn new(reactor: &Reactor, clock: Clock, measure_polls: bool) -> Self {
+        let timers = Timers::new(reactor.unparker(), clock.now(), Weak::new());
+        Self { timers, counters: Arc::new(Counters::new(measure_polls)) }
     }
 }
 
@@ -76,6 +78,8 @@ impl Part {
 
     fn metrics(&self) -> WorkerMetrics {
         let counters = &self.counters;
+        let measures = counters.measures();
+        let poll_times = measures.map(|Measures { poll_times, .. }| poll_times.snapshot());
         WorkerMetrics {
             tasks_alive: self.worker.tasks_alive(),
             timers_armed: self.timers.upgrade().map_or(0, |timers| timers.pending()),
@@ -87,6 +91,9 @@ impl Part {
             parked: Duration::from_nanos(counters.parked_nanos.get()),
             budget_yields: counters.budget_yields.get(),
             accepts: counters.accepts.get(),
+            busy: poll_times.as_ref().map(Histogram::sum),
+            poll_times,
+            lateness: measures.map(|Measures { lateness, .. }| lateness.snapshot()),
         }
     }
 }
@@ -279,6 +286,65 @@ impl Metrics {
     pub fn blocking(&self) -> &BlockingMetrics {
         &self.blocking
     }
+
+    /// How long the polls of tasks took, on all workers. `None` without
+    /// [`Builder::measure_polls`](super::Builder::measure_polls).
+    ///
+    /// A poll is counted when it has returned. A long poll holds up the other tasks of its worker, so the high quantiles
+    /// tell how well the tasks share their workers. The polls of the future of a `block_on` call are not among them, nor
+    /// are those of the local tasks of a call beside the workers.
+    ///
+    /// # Examples
+    /// ```
+    /// use kittiwake::runtime::Builder;
+    ///
+    /// let runtime = Builder::new_current_thread().measure_polls(true).build()?;
+    /// runtime.block_on(async { kittiwake::spawn(async {}).await })?;
+    /// let polls = runtime.handle().metrics().poll_times().expect("the runtime measures");
+    /// assert!(polls.quantile(0.5) <= polls.quantile(0.99));
+    ///
+    /// let runtime = Builder::new_current_thread().build()?;
+    /// assert!(runtime.handle().metrics().poll_times().is_none());
+    /// # std::io::Result::Ok(())
+    /// ```
+    pub fn poll_times(&self) -> Option<Histogram> {
+        merged(self.workers.iter().map(|worker| worker.poll_times.as_ref()))
+    }
+
+    /// How late the workers fired timers. `None` without [`Builder::measure_polls`](super::Builder::measure_polls).
+    ///
+    /// Each time that a worker finds timers due, it counts for how long the earliest of them has been due, by the
+    /// runtime's clock. Mostly the reason is that a task was being polled when the timer became due. Timers have a
+    /// resolution of 65 µs, which is part of the lateness.
+    ///
+    /// # Examples
+    /// ```
+    /// use kittiwake::runtime::Builder;
+    /// use kittiwake::time::{Duration, sleep};
+    ///
+    /// let runtime = Builder::new_current_thread().measure_polls(true).build()?;
+    /// runtime.block_on(async {
+    ///     let timer = kittiwake::spawn(sleep(Duration::from_millis(50)));
+    ///     kittiwake::task::yield_now().await;
+    ///     // The timer cannot fire meanwhile.
+    ///     std::thread::sleep(Duration::from_millis(100));
+    ///     timer.await
+    /// })?;
+    /// let lateness = runtime.handle().metrics().lateness().expect("the runtime measures");
+    /// assert!(lateness.max() > Duration::from_millis(10));
+    /// # std::io::Result::Ok(())
+    /// ```
+    pub fn lateness(&self) -> Option<Histogram> {
+        merged(self.workers.iter().map(|worker| worker.lateness.as_ref()))
+    }
+}
+
+/// The sum of the workers' histograms. `None` if they have none.
+fn merged<'a>(histograms: impl Iterator<Item = Option<&'a Histogram>>) -> Option<Histogram> {
+    histograms.flatten().cloned().reduce(|mut sum, histogram| {
+        sum.merge(&histogram);
+        sum
+    })
 }
 
 /// The figures of one worker. Counts begin with the runtime.
@@ -306,6 +372,14 @@ pub struct WorkerMetrics {
     pub budget_yields: u64,
     /// Connections that were accepted here.
     pub accepts: u64,
+    /// How long the polls of its tasks took, all in all: the sum of `poll_times`. A poll that has not returned does not
+    /// count. This and the next two are `None` without [`Builder::measure_polls`](super::Builder::measure_polls).
+    pub busy: Option<Duration>,
+    /// How long each poll of a task took; see [`Metrics::poll_times`].
+    pub poll_times: Option<Histogram>,
+    /// How late it was each time that it fired timers; see [`Metrics::lateness`]. Those of a stuck worker, which this one
+    /// has fired, count here.
+    pub lateness: Option<Histogram>,
 }
 
 /// The error of a thread that is not inside a runtime.

@@ -25,7 +25,8 @@
 //! `block_on` call beside them waits for its sockets and timers too.
 //!
 //! # Metrics
-//! [`Handle::metrics`] reports at any time what each worker has done.
+//! [`Handle::metrics`] reports at any time what each worker has done. With [`Builder::measure_polls`] it also reports how
+//! long the polls of tasks take, and how late timers fire.
 //!
 //! The loop itself is in `worker.rs`, and is the place to begin reading.
 
@@ -46,6 +47,7 @@ use parking_lot::Mutex;
 
 pub use crate::blocking::BlockingMetrics;
 use crate::executor::{self, Executor, WorkerRef, Workers, is_large};
+pub use crate::histogram::Histogram;
 use crate::reactor::Reactor;
 pub use builder::Builder;
 use builder::{Kind, count_cores};
@@ -387,7 +389,8 @@ impl Builder {
     fn make_workers(&self, reactors: Vec<Reactor>) -> io::Result<(Handle, Vec<Worker>)> {
         let clock = self.clock()?;
         let workers = Workers::new(reactors.iter().map(Reactor::unparker).collect());
-        let services: Vec<_> = reactors.iter().map(|reactor| Services::new(reactor, clock)).collect();
+        let services: Vec<_> =
+            reactors.iter().map(|reactor| Services::new(reactor, clock, self.measure_polls)).collect();
         let mut parts = Vec::with_capacity(reactors.len());
         for (index, (reactor, services)) in reactors.iter().zip(&services).enumerate() {
             parts.push(Part::new(WorkerRef::new(workers.clone(), index), reactor, services));

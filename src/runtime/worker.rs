@@ -221,7 +221,9 @@ impl Worker {
             self.park();
         }
         self.executor.leave_idle();
-        self.timers.fire(&mut self.wakers);
+        if let Some(lateness) = self.timers.fire(&mut self.wakers) {
+            self.counters.add_lateness(lateness);
+        }
     }
 
     /// Turns the reactors of workers that are stuck in a task, and fires their timers. Returns whether something came
@@ -240,7 +242,12 @@ impl Worker {
         let events = self.reactor.turn_stuck(&registry, &mut self.wakers);
         wake_all(&mut self.wakers);
         self.counters.add_turn(events);
-        timers.fire_stuck(&mut self.wakers).is_some() || events > 0
+        let lateness = timers.fire_stuck(&mut self.wakers);
+        if let Some(lateness) = lateness {
+            // Counted here and not with the stuck worker, which may write its own counters now.
+            self.counters.add_lateness(lateness);
+        }
+        lateness.is_some() || events > 0
     }
 
     /// Tells the counters how many tasks were run, and returns that. After a panic of the main future, its batch is not
