@@ -2,8 +2,10 @@
 
 mod support;
 
+use std::collections::BTreeMap;
 use std::future::pending;
 use std::io::Write;
+use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::task::Waker;
@@ -12,7 +14,7 @@ use std::thread;
 use futures_lite::future::{self, poll_once};
 use kittiwake::io::AsyncReadExt;
 use kittiwake::net::{ShutdownSignal, TcpListener, TcpStream, serve};
-use kittiwake::runtime::{Builder, Handle, Histogram, Runtime, WorkerMetrics};
+use kittiwake::runtime::{Builder, Handle, Histogram, Metrics, Runtime, WorkerMetrics};
 use kittiwake::task::{JoinHandle, yield_now};
 use kittiwake::time::{Duration, Instant, sleep};
 use kittiwake::{spawn, spawn_blocking, spawn_local};
@@ -596,6 +598,90 @@ fn lateness_is_of_earliest_timer() {
     });
 }
 
+// ---- Prometheus ----
+
+/// The text for Prometheus has each figure of each worker, and cumulative buckets that end with the count.
+#[test]
+fn prometheus_text_has_all_figures() {
+    within(|| {
+        let metrics = worked();
+        let text = metrics.prometheus();
+        let samples = samples(&text);
+        let value = |name: &str| *samples.get(name).unwrap_or_else(|| panic!("there is no {name} in:\n{text}"));
+        for (index, worker) in metrics.workers().iter().enumerate() {
+            let figures = [
+                ("tasks_alive", worker.tasks_alive as f64),
+                ("timers_armed", worker.timers_armed as f64),
+                ("sources_registered", worker.sources_registered as f64),
+                ("polls_total", worker.polls as f64),
+                ("remote_wakes_total", worker.remote_wakes as f64),
+                ("turns_total", worker.turns as f64),
+                ("events_total", worker.events as f64),
+                ("parked_seconds_total", worker.parked.as_secs_f64()),
+                ("budget_yields_total", worker.budget_yields as f64),
+                ("accepts_total", worker.accepts as f64),
+                ("busy_seconds_total", worker.busy.expect("the runtime measures").as_secs_f64()),
+            ];
+            for (name, figure) in figures {
+                assert_eq!(value(&format!("kittiwake_{name}{{worker=\"{index}\"}}")), figure, "{name} of {worker:?}");
+            }
+        }
+        let blocking = metrics.blocking();
+        assert_eq!(value("kittiwake_blocking_threads"), blocking.threads as f64);
+        assert_eq!(value("kittiwake_blocking_idle_threads"), blocking.idle_threads as f64);
+        assert_eq!(value("kittiwake_blocking_running{work=\"closure\"}"), blocking.closures_running as f64);
+        assert_eq!(value("kittiwake_blocking_waiting{work=\"lookup\"}"), blocking.lookups_waiting as f64);
+        let histograms = [("poll_duration", metrics.poll_times()), ("timer_lateness", metrics.lateness())];
+        for (name, histogram) in histograms {
+            let (name, histogram) = (format!("kittiwake_{name}_seconds"), histogram.expect("the runtime measures"));
+            assert_eq!(value(&format!("{name}_sum")), histogram.sum().as_secs_f64());
+            for end in ["_count", "_bucket{le=\"+Inf\"}"] {
+                assert_eq!(value(&format!("{name}{end}")), histogram.count() as f64, "{name}{end}");
+            }
+            for power in 10..=34 {
+                let bound = Duration::from_nanos(1 << power);
+                let up_to = histogram.buckets().filter(|(longest, _)| *longest <= bound).map(|(_, count)| count);
+                let le = bound.as_secs_f64();
+                assert_eq!(
+                    value(&format!("{name}_bucket{{le=\"{le}\"}}")),
+                    up_to.sum::<u64>() as f64,
+                    "up to {bound:?}"
+                );
+            }
+        }
+    });
+}
+
+/// `promtool`, which comes with Prometheus, finds no fault in the text: neither in its form nor in its names.
+#[test]
+fn promtool_finds_no_fault() {
+    within(|| {
+        let unmeasured = Builder::new_current_thread().build().expect("a runtime").handle().metrics();
+        for metrics in [worked(), unmeasured] {
+            let promtool = Command::new("promtool")
+                .args(["check", "metrics"])
+                .stdin(Stdio::piped())
+                .stdout(Stdio::piped())
+                .stderr(Stdio::piped())
+                .spawn();
+            let mut promtool = match promtool {
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                    return eprintln!("promtool_finds_no_fault is skipped: there is no promtool");
+                }
+                promtool => promtool.expect("promtool starts"),
+            };
+            let text = metrics.prometheus();
+            promtool.stdin.take().expect("its input").write_all(text.as_bytes()).expect("promtool reads");
+            let output = promtool.wait_with_output().expect("promtool ends");
+            let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+            assert!(
+                output.status.success() && out.is_empty() && err.is_empty(),
+                "promtool says:\n{out}{err}\nof:\n{text}"
+            );
+        }
+    });
+}
+
 // ---- after the end ----
 
 /// The metrics outlive their runtime, so that a program can report them at its end.
@@ -640,6 +726,39 @@ fn metrics_outlive_their_runtime() {
 }
 
 // ---- helpers ----
+
+/// The metrics of a runtime that measures, and whose figures are mostly not zero.
+fn worked() -> Metrics {
+    let runtime = Builder::new_multi_thread().worker_threads(2).measure_polls(true).build().expect("a runtime");
+    runtime.block_on(async {
+        let (listener, address) = listener().await;
+        let _client = TcpStream::connect(address).await.expect("connect");
+        listener.accept().await.expect("accept");
+        for _ in 0..5 {
+            spawn(sleep(MS)).await.expect("the task ends");
+        }
+        spawn_blocking(|| ()).await.expect("the closure ends");
+    });
+    drop(runtime.handle().spawn(pending::<()>()));
+    runtime.handle().metrics()
+}
+
+/// The samples of a text for Prometheus, by name and labels. Each must come after the type of its family.
+#[track_caller]
+fn samples(text: &str) -> BTreeMap<String, f64> {
+    let (mut samples, mut family) = (BTreeMap::new(), "");
+    for line in text.lines() {
+        if let Some(head) = line.strip_prefix("# TYPE ") {
+            family = head.split(' ').next().expect("a name");
+        } else if !line.starts_with("# HELP ") {
+            let (name, value) = line.rsplit_once(' ').expect("a name and a value");
+            assert!(!family.is_empty() && name.starts_with(family), "the sample {name} is in the family {family}");
+            let value = value.parse().expect("a number");
+            assert_eq!(samples.insert(name.to_owned(), value), None, "{name} is there twice");
+        }
+    }
+    samples
+}
 
 /// The number of workers of this thread's runtime.
 fn count_of_workers() -> usize {

@@ -26,7 +26,7 @@
 //!
 //! # Metrics
 //! [`Handle::metrics`] reports at any time what each worker has done. With [`Builder::measure_polls`] it also reports how
-//! long the polls of tasks take, and how late timers fire.
+//! long the polls of tasks take, and how late timers fire. [`Metrics::prometheus`] is the text for a Prometheus server.
 //!
 //! The loop itself is in `worker.rs`, and is the place to begin reading.
 
@@ -34,6 +34,7 @@ mod batch;
 mod builder;
 mod enter;
 mod handle;
+mod prometheus;
 mod spin;
 mod threads;
 mod worker;
