@@ -30,8 +30,8 @@
 use std::cell::Cell;
 use std::task::{Context, Poll, ready};
 
-use crate::metrics;
 use crate::system_clock::monotonic;
+use crate::{metrics, stamp};
 
 /// Operations between two readings of the clock.
 const SLICE: i64 = 16;
@@ -195,6 +195,7 @@ pub(crate) fn gave_way() -> GaveWay {
 
 /// How long this batch of polls has lasted, at `now`. The first reading of the clock in a batch counts as its begin.
 pub(crate) fn batch_time(now: u64) -> u64 {
+    stamp::note(now);
     if SINCE.get() == 0 {
         SINCE.set(now);
     }

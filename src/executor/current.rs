@@ -23,7 +23,7 @@ use async_task::ScheduleInfo;
 
 use super::registry::Kind;
 use super::shared::{Entry, Runnable, WorkerRef, Workers};
-use crate::budget;
+use crate::{budget, stamp};
 
 /// A thread's state of the worker that runs on it.
 struct Context {
@@ -143,6 +143,13 @@ pub(crate) fn is_alone() -> bool {
 // A yield of 1,000 tasks costs 9.4 % more without this and the others of this file.
 #[inline]
 pub(super) fn schedule(runnable: Runnable) {
+    runnable.metadata().record.note_queued();
+    queue(runnable);
+}
+
+/// Queues a task that has noted so.
+#[inline]
+fn queue(runnable: Runnable) {
     CONTEXT.with(|context| {
         if runnable.metadata().queue == context.local_queue.get() {
             push_to(&context.queue, Entry::Task(runnable));
@@ -156,10 +163,11 @@ pub(super) fn schedule(runnable: Runnable) {
 #[inline]
 pub(super) fn schedule_local(runnable: Runnable, info: ScheduleInfo) {
     CONTEXT.with(|context| {
+        runnable.metadata().record.note_queued();
         if info.woken_while_running && context.shared_queue != context.local_queue {
             push_to(&context.yielded, Entry::Task(runnable));
         } else {
-            schedule(runnable);
+            queue(runnable);
         }
     });
 }
@@ -174,14 +182,18 @@ fn schedule_shared_or_remote(context: &Context, runnable: Runnable) {
     } else if !context.in_batch.get() {
         push_to(&context.deferred, runnable);
     } else if let Some(Current { worker, .. }) = &*context.worker.borrow() {
-        worker.workers.queues.push(worker.index, runnable, budget::has_refused());
+        let gave_way = budget::has_refused();
+        if gave_way {
+            runnable.metadata().record.note_gave_way();
+        }
+        worker.workers.queues.push(worker.index, runnable, gave_way);
     }
 }
 
 /// Pushes a task to a worker that may run it, from a thread that may not.
 fn push_remote(runnable: Runnable) {
     let metadata = runnable.metadata();
-    let (workers, worker) = (metadata.workers.clone(), metadata.last_worker());
+    let (workers, worker) = (metadata.record.workers().clone(), metadata.last_worker());
     if workers.is_several() && metadata.kind == Kind::Shared {
         workers.queues.push_stealable(worker, runnable);
     } else {
@@ -254,10 +266,12 @@ pub(crate) struct Entered {
     deferred: Vec<Runnable>,
     in_batch: bool,
     budget: budget::Saved,
+    _stamps: stamp::Entered,
 }
 
 /// Puts a worker on this thread.
 pub(super) fn enter(current: Current) -> Entered {
+    let stamps = stamp::enter(current.worker.index);
     let previous = replace(Some(current));
     CONTEXT.with(|context| Entered {
         previous,
@@ -266,6 +280,7 @@ pub(super) fn enter(current: Current) -> Entered {
         deferred: context.deferred.take(),
         in_batch: context.in_batch.replace(false),
         budget: budget::suspend(),
+        _stamps: stamps,
     })
 }
 

@@ -208,7 +208,11 @@ impl Executor {
         if self.stealer.is_none() {
             // A task was queued after its poll. The future of a `block_on` call may have others behind it, and then one
             // of these comes last instead.
-            with_queue(|queue| self.refused.extend(queue.pop()));
+            let last = with_queue(Vec::pop);
+            if let Some(Entry::Task(task)) = &last {
+                task.metadata().record.note_gave_way();
+            }
+            self.refused.extend(last);
         }
     }
 
@@ -369,6 +373,7 @@ impl Executor {
     /// Refuses all entries from now on. The caller has waited until all tasks have ended.
     pub(crate) fn close(&mut self) {
         self.worker.workers.queues.close(self.worker.index);
+        self.worker.workers.tasks.forget_records(self.worker.index);
     }
 
     /// Makes the waker of the future that this worker's `block_on` call runs.

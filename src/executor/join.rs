@@ -3,14 +3,14 @@
 use std::fmt;
 use std::panic::{Location, RefUnwindSafe, UnwindSafe};
 use std::pin::Pin;
-use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use async_task::FallibleTask;
 
 use super::outcome::{Cause, JoinError, Outcome};
-use super::registry::{CancelReason, Id, TaskKey};
-use super::shared::{Metadata, Workers};
+use super::record::CancelReason;
+use super::registry::Id;
+use super::shared::{Metadata, Record};
 use crate::budget;
 
 /// Waits for a task to end, and gives its output.
@@ -107,7 +107,10 @@ impl<T> JoinHandle<T> {
     #[inline]
     pub(super) fn poll_join(&mut self, cx: &mut Context<'_>) -> Poll<Result<T, JoinError>> {
         let task = self.task.as_mut().filter(|_| !self.was_ready).expect("a JoinHandle was polled after it was ready");
-        let outcome = ready!(Pin::new(task).poll(cx));
+        let Poll::Ready(outcome) = Pin::new(task).poll(cx) else {
+            self.abort.record.note_joiner(cx.waker());
+            return Poll::Pending;
+        };
         self.was_ready = true;
         // `None`: the task was dropped without being run.
         let result = outcome.map_or(Err(Cause::Cancelled), Outcome::take);
@@ -144,28 +147,28 @@ impl<T> fmt::Debug for JoinHandle<T> {
 /// Made by [`JoinHandle::abort_handle`] and by [`JoinSet`](super::JoinSet)'s `spawn`.
 #[derive(Clone)]
 pub struct AbortHandle {
-    pub(super) key: TaskKey,
-    workers: Arc<Workers>,
+    pub(super) id: Id,
+    pub(super) record: Record,
 }
 
 impl AbortHandle {
-    pub(super) fn new(key: TaskKey, workers: Arc<Workers>) -> Self {
-        Self { key, workers }
+    pub(super) fn new(id: Id, record: Record) -> Self {
+        Self { id, record }
     }
 
     /// Aborts the task, as [`JoinHandle::abort`] does.
     pub fn abort(&self) {
-        self.workers.tasks.cancel(self.key, CancelReason::ABORTED);
+        self.record.workers().tasks.cancel(&self.record, Some(self.id), CancelReason::ABORTED);
     }
 
     /// Whether the task's future is gone: it completed, panicked or was cancelled.
     pub fn is_finished(&self) -> bool {
-        !self.workers.tasks.contains(self.key)
+        !self.record.workers().tasks.contains(&self.record, self.id)
     }
 
     /// The id of the task.
     pub fn id(&self) -> Id {
-        self.key.id
+        self.id
     }
 }
 

@@ -6,6 +6,7 @@
 //! deadlock, and loom reports it. Time is a number that moves on with each look at the clock.
 
 use std::cell::Cell;
+use std::panic::Location;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::task::{Wake, Waker};
@@ -14,9 +15,11 @@ use std::time::{Duration, Instant};
 use loom::sync::Notify;
 use loom::thread;
 
-use super::registry::{IdSource, Kind, LOCAL, SHARED, TaskKey, TaskRegistry};
+use super::record::{Attention, Record};
+use super::registry::{IdSource, Inserted, Kind, LOCAL, New, SHARED, TaskRegistry};
 use super::remote_queue::RemoteQueue;
 use super::stealing::{Queues, Stealer};
+use crate::stamp::Stamp;
 use crate::sync::atomic::{AtomicU8, Ordering};
 
 /// Runs a model. Each interleaving has two preemptions at most: with three, most models take hours and find no more.
@@ -398,17 +401,17 @@ fn last_task_unparks_waiting_worker() {
     model(|| {
         let (unparker, waker) = unparker();
         let queues = Arc::new(Queues::<u32, u32>::new(vec![waker, Waker::noop().clone()]));
-        let tasks = Arc::new(TaskRegistry::new(2, IdSource::new()));
-        let insert = |index| tasks.insert(index, Kind::Shared, |_| (Waker::noop().clone(), ())).0;
-        let ending = [insert(0), insert(1)].map(|key| {
+        let tasks = Arc::new(TaskRegistry::new(2, IdSource::new(), Attention::NONE));
+        let insert = |index| tasks.insert(&Arc::new(()), index, new(Kind::Shared), |_| (Waker::noop().clone(), ()));
+        let ending = [insert(0), insert(1)].map(|Inserted { record, .. }| {
             let (queues, tasks) = (queues.clone(), tasks.clone());
             thread::spawn(move || {
-                if tasks.remove::<SHARED>(key.slot) {
+                if tasks.remove::<SHARED>(&record) {
                     queues.unpark_all();
                 }
             })
         });
-        let cancel_all = |queues: &Queues<u32, u32>, tasks: &TaskRegistry| {
+        let cancel_all = |queues: &Queues<u32, u32>, tasks: &TaskRegistry<()>| {
             if tasks.cancel_all() {
                 queues.unpark_all();
             }
@@ -425,8 +428,12 @@ fn last_task_unparks_waiting_worker() {
             queue.drain(&mut Vec::new());
         }
         ending.into_iter().chain([cancelling]).for_each(|thread| thread.join().unwrap());
-        assert!(insert(0).is_refused(), "a dead registry must refuse tasks");
+        assert!(insert(0).is_refused, "a dead registry must refuse tasks");
     });
+}
+
+fn new(kind: Kind) -> New {
+    New { kind, location: Location::caller(), now: Stamp::from_bits(0) }
 }
 
 /// The states of a local task, as async-task has them.
@@ -476,12 +483,12 @@ impl Wake for LocalTask {
 
 impl LocalEntry {
     /// Polls the task. A task that is cancelled leaves the registry first, and is done after that.
-    fn run(mut self, tasks: &TaskRegistry, key: TaskKey) {
+    fn run(mut self, tasks: &TaskRegistry<()>, record: &Record<()>) {
         self.was_run = true;
         let task = self.task.clone();
         assert_eq!(task.state.swap(RUNNING, Ordering::AcqRel), SCHEDULED, "only a scheduled task has an entry");
-        if tasks.cancelled::<LOCAL>(key.slot).is_some() {
-            tasks.remove::<LOCAL>(key.slot);
+        if record.attention().cancelled().is_some() {
+            tasks.remove::<LOCAL>(record);
             task.state.swap(DONE, Ordering::AcqRel);
             return;
         }
@@ -507,14 +514,14 @@ fn local_task_stays_on_its_thread() {
     model(|| {
         let (unparker, waker) = unparker();
         let queue = Arc::new(RemoteQueue::new(waker));
-        let tasks = TaskRegistry::new(1, IdSource::new());
+        let tasks = TaskRegistry::new(1, IdSource::new(), Attention::NONE);
         tasks.open_local(0);
-        let (key, task) = tasks.insert(0, Kind::Local, |_| {
+        let Inserted { record, is_refused, made: task, .. } = tasks.insert(&Arc::new(()), 0, new(Kind::Local), |_| {
             let (state, was_dropped) = (AtomicU8::new(WAITING), AtomicBool::new(false));
             let task = Arc::new(LocalTask { state, queue: queue.clone(), was_dropped });
             (Waker::from(task.clone()), task)
         });
-        assert!(!key.is_refused());
+        assert!(!is_refused);
         let waking = thread::spawn({
             let task = task.clone();
             move || task.wake()
@@ -524,7 +531,7 @@ fn local_task_stays_on_its_thread() {
         while !tasks.is_dead() {
             park(&queue, &unparker);
             queue.drain(&mut entries);
-            entries.drain(..).for_each(|entry: LocalEntry| entry.run(&tasks, key));
+            entries.drain(..).for_each(|entry: LocalEntry| entry.run(&tasks, &record));
         }
         queue.close();
         waking.join().unwrap();

@@ -7,7 +7,8 @@ use std::mem;
 
 use parking_lot::Mutex;
 
-use super::registry::{CancelReason, Id};
+use super::record::CancelReason;
+use super::registry::Id;
 use crate::sync::contain_all;
 
 /// The error of a task that has no output, because it was cancelled or panicked.

@@ -1,33 +1,35 @@
-//! Registry: the tasks of a runtime, so that it can end them.
+//! Registry: the tasks of a runtime, so that it can end them and show them.
 //!
 //! Only its wakers refer to a task that waits. But the end of the runtime must reach each task, and have it dropped on
 //! a worker. So the registry keeps one waker of each task.
 //!
-//! To cancel a task is to note it here and to wake the task. A worker then polls the task, and its wrapper asks here
-//! ([`TaskRegistry::cancelled`]) and drops the future instead of polling it. While no task is cancelled, a count of
-//! them answers the question without a lock. Blocking tasks are not in this count: a closure that runs may stay
-//! cancelled for long, and each poll of another task would take a lock meanwhile. Their single poll asks under the
-//! lock.
+//! To cancel a task is to note it in the task's [`Record`] and to wake the task. A worker then polls the task, and its
+//! wrapper looks at the record and drops the future instead of polling it.
 //!
 //! An entry is made when the task is spawned. It goes when the task's future is dropped, whether it completed, panicked
-//! or was cancelled.
+//! or was cancelled. The record stays in the table for the next task.
 //!
 //! When a worker is about to block after a spike of tasks, its list moves the entries that are left together and gives
-//! the rest of its memory back ([`TaskRegistry::shrink`]). A map leads a task from the place where its entry was made to
-//! that where it is.
+//! the rest of its memory back ([`TaskRegistry::shrink`]). A record knows the place of its entry.
 //!
 //! Each worker has a list with a lock of its own, so that workers that spawn do not wait for each other. A task stays
 //! in the list of the worker that it was spawned on. Which worker runs it makes no difference. A list has a table for
 //! each kind of task, so that the end of a `block_on` call looks at its local tasks only.
+//!
+//! # Looking at all tasks
+//! A thread that looks at the tasks of a runtime takes the lock for some entries at a time ([`TaskRegistry::visit`]).
+//! So a worker waits for it no longer than for another worker.
 
 use std::collections::HashMap;
 use std::fmt;
 use std::mem;
-use std::num::{NonZeroI32, NonZeroU32};
+use std::panic::Location;
 use std::sync::Arc;
 use std::task::Waker;
 
+use super::record::{Attention, CancelReason, Record, Seen, TableId, Unused};
 use crate::memory;
+use crate::stamp::Stamp;
 use crate::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use crate::sync::{Mutex, wake_all};
 
@@ -41,16 +43,15 @@ impl fmt::Display for Id {
     }
 }
 
-/// The tasks that were spawned in one runtime and still have their future.
-// Aligned, as each poll of a task reads it: the counts of the `Arc` that it is in change with each spawn.
-#[repr(align(128))]
-pub(crate) struct TaskRegistry {
-    /// How many of them are cancelled, without the blocking ones.
-    cancelled: AtomicUsize,
+/// The tasks that were spawned in one runtime and still have their future. `W` are the runtime's workers, to which each
+/// record refers.
+pub(crate) struct TaskRegistry<W> {
     /// How many lists are open or have tasks.
     live_lists: AtomicUsize,
-    lists: Box<[List]>,
+    lists: Box<[List<W>]>,
     ids: Arc<IdSource>,
+    /// Of a new task.
+    attention: Attention,
 }
 
 /// The ids of a runtime's tasks. Each list draws a block of them at a time, so that few spawns write what another
@@ -62,41 +63,51 @@ const ID_BLOCK: u64 = 1024;
 
 /// The list of one worker, on cache lines of its own.
 #[repr(align(128))]
-struct List(Mutex<Tasks>);
+struct List<W>(Mutex<Tasks<W>>);
 
-struct Tasks {
+struct Tasks<W> {
     /// By [`Kind`].
-    tables: [Table; 3],
+    tables: [Table<W>; 3],
+    /// Of the tasks that have one.
+    names: HashMap<Id, TaskName>,
     /// The last id that was given, and the last of its block.
     last_id: u64,
     last_of_block: u64,
     /// No task may be spawned any more.
     closed: bool,
+    /// It is closed, and all tasks that workers run are gone.
+    is_dead: bool,
     /// The worker's thread is in a `block_on` call, which runs local tasks. A worker of a multi-thread runtime always
     /// is.
     runs_local: bool,
 }
 
 /// The tasks of one kind.
-struct Table {
-    /// By key. This is no `Slab`: its `insert` is too large to be inlined, mostly for its growth.
-    entries: Vec<Option<Entry>>,
+struct Table<W> {
+    /// By key, which counts from 1. Empty once all tasks are gone and none may come: a record keeps the workers.
+    entries: Vec<Entry<W>>,
     /// The free keys. The next one is the last.
-    vacant: Vec<Key>,
-    generation: Generation,
-    /// The keys of the entries that were made before that.
-    moved: HashMap<TaskSlot, Key>,
+    vacant: Vec<u32>,
+    /// The records of the next entries.
+    unused: Unused<W>,
 }
 
-struct Entry {
+/// A task, or the place for one.
+struct Entry<W> {
+    record: Record<W>,
+    /// Wakes the task, and keeps its memory. `None` without a task. The other fields are the last task's then.
+    waker: Option<Waker>,
     id: Id,
-    cancelled: Option<CancelReason>,
-    /// Wakes the task, and keeps its memory.
-    waker: Waker,
+    location: &'static Location<'static>,
+    /// When it was spawned.
+    spawned: Stamp,
 }
+
+/// The name of a task: text, or something that gives it when it is asked for.
+pub(crate) type TaskName = Arc<dyn fmt::Display + Send + Sync>;
 
 /// The kind of a task.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
     /// Made by `spawn`: any worker of its runtime may run it.
     Shared,
@@ -105,6 +116,8 @@ pub(crate) enum Kind {
     /// Made by `spawn_blocking`: no worker runs it or waits for it.
     Blocking,
 }
+
+const KINDS: [Kind; 3] = [Kind::Shared, Kind::Local, Kind::Blocking];
 
 /// The kinds as numbers of tables. A number can be a parameter of a type, so that a poll does not ask for its kind.
 pub(super) const SHARED: usize = Kind::Shared as usize;
@@ -120,130 +133,104 @@ pub(crate) enum TaskSet {
     All,
 }
 
-/// Why a task was cancelled.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) struct CancelReason(NonZeroI32);
-
-impl CancelReason {
-    /// By a handle, or because the runtime ends.
-    pub(crate) const ABORTED: Self = Self(NonZeroI32::new(-1).unwrap());
-
-    /// The system starts no thread for a blocking closure, with this error number.
-    pub(crate) fn no_thread(errno: i32) -> Self {
-        NonZeroI32::new(errno).filter(|errno| errno.get() > 0).map_or(Self::ABORTED, Self)
-    }
-
-    /// The system's error number, if there is one.
-    pub(super) fn errno(self) -> Option<i32> {
-        Some(self.0.get()).filter(|errno| *errno > 0)
-    }
-}
-
-/// A task in the registry of its runtime.
+/// A task that is about to be made.
 #[derive(Clone, Copy)]
-pub(crate) struct TaskKey {
-    /// Tells whether the entry is still this task's.
+pub(super) struct New {
+    pub(super) kind: Kind,
+    pub(super) location: &'static Location<'static>,
+    pub(super) now: Stamp,
+}
+
+/// A task that was inserted.
+pub(super) struct Inserted<W, R> {
     pub(super) id: Id,
-    pub(super) slot: TaskSlot,
+    pub(super) record: Record<W>,
+    /// Its runtime has ended, or the `block_on` call of a local task. The caller drops it unrun.
+    pub(super) is_refused: bool,
+    pub(super) made: R,
 }
 
-/// The place in the table of its kind where a task's entry was made. While the task has its entry, it finds the entry by
-/// this alone, without the id.
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
-pub(super) struct TaskSlot {
-    /// `None` if the registry refused the task.
-    key: Option<Key>,
-    /// The table as it was then.
-    generation: Generation,
+/// A task of the registry, while a thread looks at it.
+pub(crate) struct Look<'a> {
+    pub(crate) id: Id,
+    pub(crate) kind: Kind,
+    pub(crate) name: Option<&'a TaskName>,
+    pub(crate) location: &'static Location<'static>,
+    pub(crate) spawned: Stamp,
+    /// The address that all its wakers have.
+    pub(crate) address: usize,
+    pub(crate) seen: Seen,
 }
 
-/// A table in one of its generations: the number of the worker whose list it is in, in 14 bits; the kind of its tasks, in
-/// two; how often its entries have [moved together](Table::shrink), in 16.
-// One number, because a spawn that copies three takes 15 instructions more.
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
-struct Generation(u32);
-
-impl Generation {
-    fn new(list: usize, kind: usize) -> Self {
-        Self(list as u32 | (kind as u32) << 14)
-    }
-
-    fn list(self) -> usize {
-        self.0 as usize & 0x3fff
-    }
-
-    fn kind(self) -> usize {
-        self.0 as usize >> 14 & 3
-    }
-
-    fn next(self) -> Option<Self> {
-        self.0.checked_add(1 << 16).map(Self)
-    }
-}
-
-/// The number of an entry, plus one.
-type Key = NonZeroU32;
-
-impl TaskKey {
-    /// Whether the registry refused the task, because its runtime has ended, or the `block_on` call of a local task.
-    pub(super) fn is_refused(self) -> bool {
-        self.slot.key.is_none()
-    }
-}
-
-impl TaskRegistry {
-    /// An empty registry for `workers` workers.
-    pub(super) fn new(workers: usize, ids: Arc<IdSource>) -> Self {
-        let lists = (0..workers).map(|index| List(Mutex::new(Tasks::new(index)))).collect();
-        Self { cancelled: AtomicUsize::new(0), live_lists: AtomicUsize::new(workers), lists, ids }
+impl<W> TaskRegistry<W> {
+    /// An empty registry for `workers` workers. All tasks have this attention.
+    pub(super) fn new(workers: usize, ids: Arc<IdSource>, attention: Attention) -> Self {
+        let lists = (0..workers).map(|_| List(Mutex::new(Tasks::new()))).collect();
+        Self { live_lists: AtomicUsize::new(workers), lists, ids, attention }
     }
 
     pub(super) fn ids(&self) -> &Arc<IdSource> {
         &self.ids
     }
 
-    /// Has `make` build a task and its waker, and inserts it in the list of worker `index`. `make` runs under the lock:
-    /// it allocates, and calls no foreign code.
+    /// Has `make` build a task and its waker, and inserts it in the list of worker `index` of `workers`. `make` runs
+    /// under the lock: it allocates, and calls no foreign code.
     ///
     /// # Panics
     /// With 2^32 tasks in one table.
-    pub(super) fn insert<R>(&self, index: usize, kind: Kind, make: impl FnOnce(TaskKey) -> (Waker, R)) -> (TaskKey, R) {
+    pub(super) fn insert<R>(
+        &self,
+        workers: &Arc<W>,
+        index: usize,
+        new: New,
+        make: impl FnOnce(&Record<W>) -> (Waker, R),
+    ) -> Inserted<W, R> {
+        let New { kind, location, now } = new;
         let mut tasks = self.lists[index].0.lock();
         let id = tasks.next_id(&self.ids);
         let is_refused = tasks.closed || (kind == Kind::Local && !tasks.runs_local);
         let table = &mut tasks.tables[kind as usize];
-        let key = (!is_refused).then(|| table.vacant_key());
-        let slot = TaskSlot { key, generation: table.generation };
-        let task = TaskKey { id, slot };
+        let key = table.vacant.pop().unwrap_or_else(|| table.grow(workers, index, new));
+        let entry = &mut table.entries[key as usize - 1];
+        entry.record.begin(now, self.attention);
         // Called in one place, so that it is inlined, however large it is.
-        let (waker, made) = make(task);
-        if let Some(key) = key {
-            table.put(key, Entry { id, cancelled: None, waker });
-        }
-        (task, made)
+        let (waker, made) = make(&entry.record);
+        (entry.id, entry.location, entry.spawned) = (id, location, now);
+        // There was none, and to check that would cost more than to leave it.
+        mem::forget(entry.waker.replace(waker));
+        Inserted { id, record: entry.record.clone(), is_refused, made }
     }
 
-    /// Removes the entry of a task, if it has one. Returns `true` if it was the last of all, after all were cancelled.
-    pub(super) fn remove<const KIND: usize>(&self, slot: TaskSlot) -> bool {
-        let Some(key) = slot.key else { return false };
-        let mut tasks = self.list(slot).lock();
+    /// Removes a task. Returns `true` if it was the last of all, after all were cancelled.
+    pub(super) fn remove<const KIND: usize>(&self, record: &Record<W>) -> bool {
+        let mut tasks = self.list(record).lock();
+        let key = record.key();
         let table = &mut tasks.tables[KIND];
-        let key = if slot.generation == table.generation { key } else { table.take_moved(slot) };
+        let entry = &mut table.entries[key as usize - 1];
+        let (waker, id) = (entry.waker.take(), entry.id);
         table.vacant.push(key);
-        let removed = table.entry(key).take().expect("a task leaves the registry once");
-        let is_last = tasks.closed && KIND != BLOCKING && tasks.len(TaskSet::All) == 0;
-        if removed.cancelled.is_some() && KIND != BLOCKING {
-            self.cancelled.fetch_sub(1, Ordering::Relaxed);
-        }
+        let is_last = (tasks.closed || !tasks.names.is_empty()) && self.after_remove::<KIND>(&mut tasks, id);
         drop(tasks);
         // After the lock: this may free the task, and with it an output.
-        drop(removed);
-        is_last && self.close_list()
+        drop(waker);
+        is_last
     }
 
-    /// A list is closed and empty. Returns whether all are.
-    fn close_list(&self) -> bool {
-        self.live_lists.fetch_sub(1, Ordering::AcqRel) == 1
+    /// Goes on after a task was removed from a list that is closed, or that has names.
+    #[cold]
+    fn after_remove<const KIND: usize>(&self, tasks: &mut Tasks<W>, id: Id) -> bool {
+        tasks.names.remove(&id);
+        if !tasks.closed {
+            return false;
+        }
+        tasks.tables[KIND].close();
+        KIND != BLOCKING && tasks.len(TaskSet::All) == 0 && self.close_list(tasks)
+    }
+
+    /// A list is closed and empty. Returns whether all are, and no call has returned so before.
+    fn close_list(&self, tasks: &mut Tasks<W>) -> bool {
+        // A task that is refused is inserted and removed too.
+        !mem::replace(&mut tasks.is_dead, true) && self.live_lists.fetch_sub(1, Ordering::AcqRel) == 1
     }
 
     /// Whether all tasks that workers run are gone, and no new one will come.
@@ -253,54 +240,36 @@ impl TaskRegistry {
 
     /// Gives memory back that a spike of tasks has left in a list.
     pub(super) fn shrink(&self, index: usize) {
-        self.lists[index].0.lock().tables.iter_mut().for_each(Table::shrink);
+        let mut tasks = self.lists[index].0.lock();
+        let named = tasks.names.len();
+        tasks.names.shrink_to(memory::KEPT.max(2 * named));
+        tasks.tables.iter_mut().for_each(Table::shrink);
     }
 
-    /// Cancels a task, if it is still there.
-    pub(super) fn cancel(&self, key: TaskKey, reason: CancelReason) {
-        let mut tasks = self.list(key.slot).lock();
-        let waker = tasks.find(key).map(|entry| {
-            self.note_cancelled(entry, key.slot.generation.kind(), reason);
+    /// Gives a task a name, if it is still there.
+    pub(super) fn set_name(&self, record: &Record<W>, id: Id, name: TaskName) {
+        let mut tasks = self.list(record).lock();
+        if tasks.find(record, Some(id)).is_some() {
+            tasks.names.insert(id, name);
+        }
+    }
+
+    /// Cancels a task, if it is still there. Without an `id` it is the task that has this record now.
+    pub(super) fn cancel(&self, record: &Record<W>, id: Option<Id>, reason: CancelReason) {
+        let mut tasks = self.list(record).lock();
+        let waker = tasks.find(record, id).map(|entry| {
+            entry.record.cancel(reason);
             // A clone of our own task's waker runs no foreign code.
             entry.waker.clone()
         });
         drop(tasks);
-        if let Some(waker) = waker {
+        if let Some(waker) = waker.flatten() {
             waker.wake();
         }
     }
 
-    /// Notes that a task is cancelled. The caller wakes it after that. async-task's state orders this before the poll
-    /// that follows.
-    fn note_cancelled(&self, entry: &mut Entry, kind: usize, reason: CancelReason) {
-        if entry.cancelled.is_none() {
-            entry.cancelled = Some(reason);
-            if kind != BLOCKING {
-                self.cancelled.fetch_add(1, Ordering::Release);
-            }
-        }
-    }
-
-    /// Whether the task with this entry, which is being polled, is cancelled, and why.
-    // A burst costs 1.1 % more without this.
-    #[inline]
-    pub(super) fn cancelled<const KIND: usize>(&self, slot: TaskSlot) -> Option<CancelReason> {
-        let is_counted = KIND != BLOCKING;
-        if is_counted && self.cancelled.load(Ordering::Acquire) == 0 {
-            None
-        } else {
-            self.look_up_cancelled::<KIND>(slot)
-        }
-    }
-
-    // A yield of 1,000 tasks costs 0.6 % more without this.
-    #[cold]
-    fn look_up_cancelled<const KIND: usize>(&self, slot: TaskSlot) -> Option<CancelReason> {
-        self.list(slot).lock().tables[KIND].find(slot)?.cancelled
-    }
-
-    pub(super) fn contains(&self, key: TaskKey) -> bool {
-        self.list(key.slot).lock().find(key).is_some()
+    pub(super) fn contains(&self, record: &Record<W>, id: Id) -> bool {
+        self.list(record).lock().find(record, Some(id)).is_some()
     }
 
     /// Accepts local tasks in a list, because a `block_on` call begins.
@@ -308,14 +277,14 @@ impl TaskRegistry {
         let mut tasks = self.lists[index].0.lock();
         tasks.runs_local = true;
         // Those of earlier calls are gone. Their places must not be looked at when this call ends.
-        tasks.tables[LOCAL] = Table::new(Generation::new(index, LOCAL));
+        tasks.tables[LOCAL] = Table::new();
     }
 
     /// Refuses new local tasks in one list, and cancels those that are there.
     pub(super) fn cancel_local(&self, index: usize) {
         let mut tasks = self.lists[index].0.lock();
         tasks.runs_local = false;
-        let mut wakers = self.cancel_kind(&mut tasks, Kind::Local);
+        let mut wakers = tasks.cancel_kind(Kind::Local);
         drop(tasks);
         wake_all(&mut wakers);
     }
@@ -330,27 +299,13 @@ impl TaskRegistry {
                 continue;
             }
             tasks.runs_local = false;
-            let kinds = [Kind::Shared, Kind::Local, Kind::Blocking];
-            let mut wakers: Vec<Waker> =
-                kinds.into_iter().flat_map(|kind| self.cancel_kind(&mut tasks, kind)).collect();
-            let is_empty = tasks.len(TaskSet::All) == 0;
+            let mut wakers: Vec<Waker> = KINDS.into_iter().flat_map(|kind| tasks.cancel_kind(kind)).collect();
+            tasks.tables.iter_mut().for_each(Table::close);
+            was_empty = tasks.len(TaskSet::All) == 0 && self.close_list(&mut tasks);
             drop(tasks);
             wake_all(&mut wakers);
-            was_empty = is_empty && self.close_list();
         }
         was_empty
-    }
-
-    /// Cancels all tasks of a list that have this kind, and returns their wakers.
-    fn cancel_kind(&self, tasks: &mut Tasks, kind: Kind) -> Vec<Waker> {
-        let table = &mut tasks.tables[kind as usize];
-        // Most calls end without local tasks, and then no entry is looked at.
-        let count = table.occupied();
-        let cancelled = table.entries.iter_mut().flatten().take(count).map(|entry| {
-            self.note_cancelled(entry, kind as usize, CancelReason::ABORTED);
-            entry.waker.clone()
-        });
-        cancelled.collect()
     }
 
     /// How many tasks of a list, of those in `set`, still have their future.
@@ -358,10 +313,32 @@ impl TaskRegistry {
         self.lists[index].0.lock().len(set)
     }
 
-    fn list(&self, slot: TaskSlot) -> &Mutex<Tasks> {
-        &self.lists[slot.generation.list()].0
+    /// Forgets the records that the tasks of a list have left, which refer to the workers. The list's last tasks are
+    /// gone.
+    pub(super) fn forget_records(&self, index: usize) {
+        self.lists[index].0.lock().tables.iter_mut().for_each(Table::close);
+    }
+
+    fn list(&self, record: &Record<W>) -> &Mutex<Tasks<W>> {
+        &self.lists[record.table().list()].0
+    }
+
+    /// Shows all tasks that are there to `visit`, some at a time. Those that come or go meanwhile may be left out, and
+    /// one whose entry moves may be shown twice. `visit` runs under a lock.
+    pub(super) fn visit(&self, mut visit: impl FnMut(Look<'_>)) {
+        for list in &self.lists {
+            for kind in KINDS {
+                let mut next = 0;
+                while let Some(from) = list.0.lock().visit(kind, next, &mut visit) {
+                    next = from;
+                }
+            }
+        }
     }
 }
+
+/// How many entries are shown under the lock at a time.
+const VISITED: usize = 256;
 
 impl IdSource {
     /// The ids from 1 on.
@@ -370,10 +347,18 @@ impl IdSource {
     }
 }
 
-impl Tasks {
-    fn new(list: usize) -> Self {
-        let tables = std::array::from_fn(|kind| Table::new(Generation::new(list, kind)));
-        Self { tables, last_id: 0, last_of_block: 0, closed: false, runs_local: false }
+impl<W> Tasks<W> {
+    fn new() -> Self {
+        let tables = std::array::from_fn(|_| Table::new());
+        Self {
+            tables,
+            names: HashMap::new(),
+            last_id: 0,
+            last_of_block: 0,
+            closed: false,
+            is_dead: false,
+            runs_local: false,
+        }
     }
 
     fn next_id(&mut self, ids: &IdSource) -> Id {
@@ -392,8 +377,23 @@ impl Tasks {
         self.last_of_block = self.last_id + ID_BLOCK;
     }
 
-    fn find(&mut self, key: TaskKey) -> Option<&mut Entry> {
-        self.tables[key.slot.generation.kind()].find(key.slot).filter(|entry| entry.id == key.id)
+    /// The entry of a record, if the task has this id. Another task may have the record by now.
+    fn find(&mut self, record: &Record<W>, id: Option<Id>) -> Option<&mut Entry<W>> {
+        let index = (record.key() as usize).checked_sub(1)?;
+        let entry = self.tables[record.table().kind()].entries.get_mut(index)?;
+        (entry.waker.is_some() && id.is_none_or(|id| id == entry.id)).then_some(entry)
+    }
+
+    /// Cancels all tasks of this kind, and returns their wakers.
+    fn cancel_kind(&mut self, kind: Kind) -> Vec<Waker> {
+        let table = &self.tables[kind as usize];
+        // Most calls end without local tasks, and then no entry is looked at.
+        let cancelled = table.entries.iter().filter_map(|entry| {
+            let waker = entry.waker.clone()?;
+            entry.record.cancel(CancelReason::ABORTED);
+            Some(waker)
+        });
+        cancelled.take(table.occupied()).collect()
     }
 
     fn len(&self, set: TaskSet) -> usize {
@@ -402,65 +402,63 @@ impl Tasks {
             TaskSet::All => self.tables[SHARED].occupied() + self.tables[LOCAL].occupied(),
         }
     }
+
+    /// Shows some entries, from this index on. Returns the index of the next one, if there are more.
+    fn visit(&self, kind: Kind, from: usize, visit: &mut impl FnMut(Look<'_>)) -> Option<usize> {
+        let entries = &self.tables[kind as usize].entries;
+        let end = entries.len().min(from + VISITED);
+        for entry in entries.get(from..end)? {
+            let Entry { id, location, spawned, record, waker: Some(waker) } = entry else { continue };
+            visit(Look {
+                id: *id,
+                kind,
+                name: if self.names.is_empty() { None } else { self.names.get(id) },
+                location,
+                spawned: *spawned,
+                address: waker.data().addr(),
+                seen: record.look(),
+            });
+        }
+        (end < entries.len()).then_some(end)
+    }
 }
 
-impl Table {
-    fn new(generation: Generation) -> Self {
-        Self { entries: Vec::new(), vacant: Vec::new(), generation, moved: HashMap::new() }
+impl<W> Table<W> {
+    fn new() -> Self {
+        Self { entries: Vec::new(), vacant: Vec::new(), unused: Unused::default() }
     }
 
-    fn vacant_key(&mut self) -> Key {
-        self.vacant.pop().unwrap_or_else(|| self.next_key())
+    /// Makes another place for a task, and returns its key.
+    #[inline(never)]
+    fn grow(&mut self, workers: &Arc<W>, list: usize, New { kind, location, now: spawned }: New) -> u32 {
+        let key = u32::try_from(self.entries.len() + 1).expect("fewer than 2^32 tasks");
+        let record = self.unused.next().unwrap_or_else(|| {
+            self.unused = Record::new_chunk(workers.clone(), TableId::new(list, kind as usize));
+            self.unused.next().expect("a chunk has records")
+        });
+        record.set_key(key);
+        self.entries.push(Entry { record, waker: None, id: Id(0), location, spawned });
+        key
     }
 
-    /// The key of another entry, which is yet to be [put](Table::put) there.
-    fn next_key(&self) -> Key {
-        u32::try_from(self.entries.len() + 1).ok().and_then(Key::new).expect("fewer than 2^32 tasks")
-    }
-
-    /// Stores an entry at a vacant key, or at the next one.
-    fn put(&mut self, key: Key, new: Entry) {
-        match self.entries.get_mut(key.get() as usize - 1) {
-            Some(entry) => *entry = Some(new),
-            None => self.entries.push(Some(new)),
+    /// Forgets all places if none has a task. Their records keep the workers.
+    fn close(&mut self) {
+        if self.occupied() == 0 {
+            *self = Self::new();
         }
     }
 
-    /// `None` if the key is vacant, and until its task is made.
-    fn entry(&mut self, key: Key) -> &mut Option<Entry> {
-        &mut self.entries[key.get() as usize - 1]
-    }
-
-    /// The entry that is at this place now. It may be another task's.
-    fn find(&mut self, slot: TaskSlot) -> Option<&mut Entry> {
-        let key = if slot.generation == self.generation { slot.key? } else { *self.moved.get(&slot)? };
-        // A key of an earlier call may be beyond the end.
-        self.entries.get_mut(key.get() as usize - 1)?.as_mut()
-    }
-
-    /// The key of a task that leaves, and whose entry has moved.
-    #[cold]
-    fn take_moved(&mut self, slot: TaskSlot) -> Key {
-        self.moved.remove(&slot).expect("each entry that moved is in the map")
-    }
-
-    /// If the table has far more memory than its entries need, moves them together and gives the rest back.
+    /// If the table has far more memory than its tasks need, moves them together and gives the rest back.
     fn shrink(&mut self) {
-        let Some(next) = self.generation.next() else { return };
         if !memory::is_sparse(self.occupied(), self.entries.capacity()) {
             return;
         }
-        let made_at: HashMap<Key, TaskSlot> = self.moved.drain().map(|(slot, key)| (key, slot)).collect();
-        self.moved.shrink_to_fit();
-        self.vacant = Vec::new();
-        for (key, entry) in (1..).zip(mem::take(&mut self.entries)).filter(|(_, entry)| entry.is_some()) {
-            let key = Key::new(key);
-            let here = TaskSlot { key, generation: self.generation };
-            let slot = key.and_then(|key| made_at.get(&key)).copied().unwrap_or(here);
-            self.moved.insert(slot, self.next_key());
+        (self.vacant, self.unused) = (Vec::new(), Unused::default());
+        for entry in mem::take(&mut self.entries).into_iter().filter(|entry| entry.waker.is_some()) {
+            // Fewer than there were, so the number fits.
+            entry.record.set_key(self.entries.len() as u32 + 1);
             self.entries.push(entry);
         }
-        self.generation = next;
     }
 
     fn occupied(&self) -> usize {
@@ -472,29 +470,37 @@ impl Table {
 mod tests {
     use super::*;
 
-    fn insert(tasks: &TaskRegistry, kind: Kind) -> TaskKey {
-        let (key, ()) = tasks.insert(0, kind, |_| (Waker::noop().clone(), ()));
-        assert!(!key.is_refused(), "the registry must accept the task");
-        key
+    /// The workers have nothing to do with these tests.
+    type Registry = TaskRegistry<()>;
+
+    fn registry(workers: usize) -> Registry {
+        TaskRegistry::new(workers, IdSource::new(), Attention::NONE)
+    }
+
+    fn insert(tasks: &Registry, kind: Kind) -> (Id, Record<()>) {
+        let new = New { kind, location: Location::caller(), now: Stamp::from_bits(0) };
+        let inserted = tasks.insert(&Arc::new(()), 0, new, |_| (Waker::noop().clone(), ()));
+        assert!(!inserted.is_refused, "the registry must accept the task");
+        (inserted.id, inserted.record)
     }
 
     /// Spikes of tasks leave little memory. Tasks that outlive them are found where their entries are now, and no other
     /// task is.
     #[test]
     fn spikes_of_tasks_leave_little_memory() {
-        let registry = TaskRegistry::new(2, IdSource::new());
-        let table = |what: fn(&Table) -> usize| what(&registry.lists[0].0.lock().tables[SHARED]);
-        let mut left: Vec<TaskKey> = Vec::new();
+        let registry = registry(2);
+        let table = |what: fn(&Table<()>) -> usize| what(&registry.lists[0].0.lock().tables[SHARED]);
+        let mut left = Vec::new();
         for round in 1..4 {
             let spike: Vec<_> = (0..50_000).map(|_| insert(&registry, Kind::Shared)).collect();
             registry.shrink(0);
             assert!(table(|table| table.entries.len()) >= 50_000, "tasks that are there were forgotten");
-            for (number, task) in spike.into_iter().enumerate() {
+            for (number, (id, record)) in spike.into_iter().enumerate() {
                 if number % 5_000 == 0 {
-                    left.push(task);
+                    left.push((id, record));
                 } else {
-                    registry.remove::<SHARED>(task.slot);
-                    assert!(!registry.contains(task), "a task was found that is gone");
+                    registry.remove::<SHARED>(&record);
+                    assert!(!registry.contains(&record, id), "a task was found that is gone");
                 }
             }
             registry.shrink(0);
@@ -503,53 +509,81 @@ mod tests {
         }
         // Other tasks come to the places where the entries of these were made.
         let new: Vec<_> = (0..50_000).map(|_| insert(&registry, Kind::Shared)).collect();
-        left.iter().for_each(|task| registry.cancel(*task, CancelReason::ABORTED));
-        assert!(new.iter().all(|task| registry.cancelled::<SHARED>(task.slot).is_none()), "another task was cancelled");
-        assert!(left.iter().all(|task| registry.cancelled::<SHARED>(task.slot).is_some()));
-        for task in left.iter().chain(&new) {
-            registry.remove::<SHARED>(task.slot);
+        left.iter().for_each(|(id, record)| registry.cancel(record, Some(*id), CancelReason::ABORTED));
+        let is_cancelled = |(_, record): &(Id, Record<()>)| record.attention().cancelled().is_some();
+        assert!(!new.iter().any(is_cancelled), "another task was cancelled");
+        assert!(left.iter().all(is_cancelled));
+        for (_, record) in left.iter().chain(&new) {
+            registry.remove::<SHARED>(record);
         }
-        assert_eq!((table(Table::occupied), table(|table| table.moved.len())), (0, 0));
-    }
-
-    /// An aborted closure that runs may stay for long. Each poll of another task must still be answered by the count,
-    /// without a lock.
-    #[test]
-    fn cancelled_closure_is_not_counted() {
-        let tasks = TaskRegistry::new(1, IdSource::new());
-        let (closure, task) = (insert(&tasks, Kind::Blocking), insert(&tasks, Kind::Shared));
-        let count = || tasks.cancelled.load(Ordering::Relaxed);
-        tasks.cancel(closure, CancelReason::ABORTED);
-        assert_eq!(count(), 0, "the closure was counted");
-        assert!(tasks.cancelled::<BLOCKING>(closure.slot).is_some(), "its own poll must see that it is cancelled");
-        tasks.cancel_all();
-        assert_eq!(count(), 1, "the task was not counted");
-        assert!(tasks.cancelled::<SHARED>(task.slot).is_some());
-        assert!(
-            !tasks.remove::<BLOCKING>(closure.slot) && tasks.remove::<SHARED>(task.slot),
-            "the task is the last one"
-        );
-        assert_eq!(count(), 0);
+        assert_eq!(table(Table::occupied), 0);
     }
 
     /// The end of a `block_on` call looks at each entry of this table. If those of other tasks or of earlier calls were
     /// among them, a call would pay for them.
     #[test]
     fn local_table_has_one_calls_tasks() {
-        let tasks = TaskRegistry::new(1, IdSource::new());
+        let tasks = registry(1);
         let local_entries = || tasks.lists[0].0.lock().tables[LOCAL].entries.len();
         tasks.open_local(0);
         let earlier = [(); 100].map(|()| insert(&tasks, Kind::Local));
         let _others = [Kind::Shared, Kind::Blocking].map(|kind| [(); 100].map(|()| insert(&tasks, kind)));
         assert_eq!(local_entries(), 100);
         tasks.cancel_local(0);
-        assert!(earlier.iter().all(|key| tasks.cancelled::<LOCAL>(key.slot).is_some()));
-        assert!(!earlier.iter().any(|key| tasks.remove::<LOCAL>(key.slot)), "the runtime goes on");
+        assert!(earlier.iter().all(|(_, record)| record.attention().cancelled().is_some()));
+        assert!(!earlier.iter().any(|(_, record)| tasks.remove::<LOCAL>(record)), "the runtime goes on");
         tasks.open_local(0);
-        let own = insert(&tasks, Kind::Local);
+        let (id, record) = insert(&tasks, Kind::Local);
         assert_eq!(local_entries(), 1, "the call would look at more than its own task");
-        assert!(tasks.contains(own) && !earlier.iter().any(|key| tasks.contains(*key)));
-        tasks.cancel(earlier[99], CancelReason::ABORTED);
-        assert_eq!(tasks.cancelled.load(Ordering::Relaxed), 0, "a task of an earlier call was cancelled");
+        assert!(tasks.contains(&record, id) && !earlier.iter().any(|(id, record)| tasks.contains(record, *id)));
+        for (id, record) in &earlier {
+            tasks.cancel(record, Some(*id), CancelReason::ABORTED);
+        }
+        assert!(record.attention().cancelled().is_none(), "a task was cancelled for one of an earlier call");
+    }
+
+    /// A handle of a task that has ended must not cancel the task that has its record now.
+    #[test]
+    fn old_handle_cancels_no_new_task() {
+        let tasks = registry(1);
+        let (old, record) = insert(&tasks, Kind::Shared);
+        tasks.remove::<SHARED>(&record);
+        let (new, same) = insert(&tasks, Kind::Shared);
+        assert_eq!(record.key(), same.key(), "the test needs the record to be used again");
+        tasks.cancel(&record, Some(old), CancelReason::ABORTED);
+        assert!(same.attention().cancelled().is_none(), "a task was cancelled for an old one");
+        assert!(!tasks.contains(&record, old) && tasks.contains(&same, new));
+    }
+
+    /// A record keeps the workers, and the workers keep the records. Once the last task is gone after the end, nothing
+    /// of that is left, also if tasks are refused after it.
+    #[test]
+    fn ended_registry_keeps_no_workers() {
+        let (workers, tasks) = (Arc::new(()), registry(1));
+        let insert = |kind| {
+            let new = New { kind, location: Location::caller(), now: Stamp::from_bits(0) };
+            tasks.insert(&workers, 0, new, |_| (Waker::noop().clone(), ()))
+        };
+        let (first, last) = (insert(Kind::Shared), insert(Kind::Shared));
+        assert!(!tasks.remove::<SHARED>(&first.record));
+        assert!(!tasks.cancel_all(), "a task is left");
+        assert!(tasks.remove::<SHARED>(&last.record), "this is the last one");
+        let refused = insert(Kind::Shared);
+        assert!(refused.is_refused, "an ended registry must refuse tasks");
+        assert!(!tasks.remove::<SHARED>(&refused.record), "a refused task is not the last one");
+        drop((first, last, refused));
+        assert_eq!(Arc::strong_count(&workers), 1, "the registry keeps the workers");
+    }
+
+    /// All tasks are shown, each once while none comes or goes.
+    #[test]
+    fn each_task_is_shown() {
+        let tasks = registry(2);
+        let mut made: Vec<Id> = (0..1_000).map(|_| insert(&tasks, Kind::Shared).0).collect();
+        made.extend((0..300).map(|_| insert(&tasks, Kind::Blocking).0));
+        let mut shown = Vec::new();
+        tasks.visit(|look| shown.push(look.id));
+        shown.sort_unstable();
+        assert_eq!(shown, made);
     }
 }

@@ -36,6 +36,14 @@ const SPINNING: u8 = 1;
 const PARKED: u8 = 2;
 const NOTIFIED: u8 = 3;
 
+/// Whether a worker has something to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Idleness {
+    Awake,
+    Spinning,
+    Blocked,
+}
+
 /// The queue of one worker for other threads.
 pub(crate) struct RemoteQueue<T> {
     state: AtomicU8,
@@ -95,6 +103,20 @@ impl<T> RemoteQueue<T> {
             self.unpark();
         }
         previous.is_ok()
+    }
+
+    /// Whether the worker has something to do, as far as this state tells.
+    pub(super) fn idleness(&self) -> Idleness {
+        match self.state.load(Ordering::Acquire) {
+            SPINNING => Idleness::Spinning,
+            PARKED => Idleness::Blocked,
+            _ => Idleness::Awake,
+        }
+    }
+
+    /// How many entries wait here.
+    pub(super) fn len(&self) -> usize {
+        self.inner.lock().entries.len()
     }
 
     fn unpark(&self) {

@@ -14,14 +14,19 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::task::Waker;
 
-use super::registry::{IdSource, Kind, TaskRegistry, TaskSet};
+use super::record::{self, Attention};
+use super::registry::{IdSource, Kind, Look, TaskRegistry, TaskSet};
+use super::remote_queue::Idleness;
 use super::stealing::{Queues, Remote};
 
 /// The workers of a runtime, or the single one of a `block_on` call.
 pub(crate) struct Workers {
-    pub(super) tasks: TaskRegistry,
+    pub(super) tasks: TaskRegistry<Workers>,
     pub(super) queues: Queues<Entry, Runnable>,
 }
+
+/// The record of a task.
+pub(super) type Record = record::Record<Workers>;
 
 /// An entry of a worker's queue.
 pub(crate) enum Entry {
@@ -35,8 +40,8 @@ pub(crate) type Runnable = async_task::Runnable<Metadata>;
 
 /// The data that async-task keeps beside the future, in the same allocation.
 pub(crate) struct Metadata {
-    /// The workers of whom one, or all, may run it.
-    pub(super) workers: Arc<Workers>,
+    /// It has the workers of whom one, or all, may run the task.
+    pub(super) record: Record,
     /// The id of the queue that it goes to.
     pub(super) queue: usize,
     /// The worker that last ran it, or, before that, the one that it was spawned on. Other threads push it there. Only
@@ -66,7 +71,8 @@ impl Workers {
     }
 
     fn with_ids(unparkers: Vec<Waker>, ids: Arc<IdSource>) -> Arc<Self> {
-        Arc::new(Self { tasks: TaskRegistry::new(unparkers.len(), ids), queues: Queues::new(unparkers) })
+        let tasks = TaskRegistry::new(unparkers.len(), ids, Attention::NONE);
+        Arc::new(Self { tasks, queues: Queues::new(unparkers) })
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -88,6 +94,21 @@ impl Workers {
         self.tasks.len(index, TaskSet::All)
     }
 
+    /// Shows all tasks, some at a time under a lock. `visit` runs no foreign code.
+    pub(crate) fn visit_tasks(&self, visit: impl FnMut(Look<'_>)) {
+        self.tasks.visit(visit);
+    }
+
+    /// Whether a worker has something to do.
+    pub(crate) fn idleness(&self, index: usize) -> Idleness {
+        self.queues.remote(index).queue.idleness()
+    }
+
+    /// How many entries wait for a worker where other threads can see them.
+    pub(crate) fn queued(&self, index: usize) -> usize {
+        self.queues.queued(index)
+    }
+
     /// Refuses new tasks, and cancels all that are there.
     pub(crate) fn cancel_all(&self) {
         if self.tasks.cancel_all() {
@@ -102,9 +123,9 @@ impl Workers {
 }
 
 impl Metadata {
-    pub(super) fn new(worker: &WorkerRef, kind: Kind) -> Self {
+    pub(super) fn new(worker: &WorkerRef, kind: Kind, record: Record) -> Self {
         Self {
-            workers: worker.workers.clone(),
+            record,
             queue: if kind == Kind::Shared { worker.shared_queue } else { worker.local_queue },
             worker: AtomicU16::new(worker.index as u16),
             kind,

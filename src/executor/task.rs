@@ -20,7 +20,6 @@
 
 use std::panic::Location;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use async_task::{Builder, Task, WithInfo};
@@ -29,8 +28,10 @@ use pin_project_lite::pin_project;
 use super::current::{schedule, schedule_local};
 use super::join::{AbortHandle, JoinHandle};
 use super::outcome::{Cause, Outcome};
-use super::registry::{BLOCKING, CancelReason, Kind, LOCAL, SHARED, TaskKey, TaskSlot};
-use super::shared::{Metadata, Runnable, WorkerRef, Workers};
+use super::record::{Attention, CancelReason};
+use super::registry::{BLOCKING, Inserted, Kind, LOCAL, New, SHARED};
+use super::shared::{Metadata, Record, Runnable, WorkerRef};
+use crate::stamp::Stamp;
 use crate::sync::{contain, contain_all, note_executors};
 
 /// Futures and outputs above this size, in bytes, are boxed before they are passed on: each function that they pass
@@ -56,6 +57,8 @@ pub(crate) struct NewTask<T> {
     task: Task<Outcome<T>, Metadata>,
     abort: AbortHandle,
     location: &'static Location<'static>,
+    /// Its runtime has ended, or the `block_on` call of a local task.
+    is_refused: bool,
 }
 
 impl<T> NewTask<T> {
@@ -73,6 +76,7 @@ impl<T> NewTask<T> {
     pub(super) fn start_on(self, worker: &WorkerRef) -> JoinHandle<T> {
         self.start_with(|runnable| {
             if worker.workers.is_several() {
+                runnable.metadata().record.note_queued();
                 worker.workers.queues.spawn_on(worker.index, runnable);
             } else {
                 runnable.schedule();
@@ -83,9 +87,8 @@ impl<T> NewTask<T> {
     // Always inlined: the parts of the task stay in registers. Costs a spawn 20 instructions otherwise.
     #[inline(always)]
     fn start_with(self, start: impl FnOnce(Runnable)) -> JoinHandle<T> {
-        let Self { runnable, task, abort, location } = self;
-        if abort.key.is_refused() {
-            // Its runtime has ended, or the `block_on` call of a local task: it is dropped unrun.
+        let Self { runnable, task, abort, location, is_refused } = self;
+        if is_refused {
             drop(runnable);
         } else {
             start(runnable);
@@ -100,8 +103,8 @@ where
     F: Future + Send + 'static,
     F::Output: Send + 'static,
 {
-    build(worker, Kind::Shared, location, |task, key| {
-        task.spawn(|metadata| TaskFuture::new(future, Membership::<SHARED>::new(metadata, key)), schedule)
+    build(worker, Kind::Shared, location, |task| {
+        task.spawn(|metadata| TaskFuture::new(future, Membership::<SHARED>::new(metadata)), schedule)
     })
 }
 
@@ -111,9 +114,9 @@ where
     F: Future + 'static,
     F::Output: 'static,
 {
-    build(worker, Kind::Local, location, |task, key| {
+    build(worker, Kind::Local, location, |task| {
         task.spawn_local(
-            |metadata| TaskFuture::new(future, Membership::<LOCAL>::new(metadata, key)),
+            |metadata| TaskFuture::new(future, Membership::<LOCAL>::new(metadata)),
             WithInfo(schedule_local),
         )
     })
@@ -130,10 +133,13 @@ where
     C: FnOnce() -> T + Send + 'static,
     T: Send + 'static,
 {
-    let task = build(worker, Kind::Blocking, location, |task, key| {
-        let submit = move |runnable| submit(BlockingTask { runnable, key });
+    let task = build(worker, Kind::Blocking, location, |task| {
+        let submit = move |runnable: Runnable| {
+            runnable.metadata().record.note_queued();
+            submit(BlockingTask { runnable });
+        };
         let future = Closure(Some(closure));
-        task.spawn(|metadata| TaskFuture::new(future, Membership::<BLOCKING>::new(metadata, key)), submit)
+        task.spawn(|metadata| TaskFuture::new(future, Membership::<BLOCKING>::new(metadata)), submit)
     });
     task.start()
 }
@@ -143,19 +149,20 @@ fn build<T>(
     worker: &WorkerRef,
     kind: Kind,
     location: &'static Location<'static>,
-    spawn: impl FnOnce(Builder<Metadata>, TaskKey) -> (Runnable, Task<Outcome<T>, Metadata>),
+    spawn: impl FnOnce(Builder<Metadata>) -> (Runnable, Task<Outcome<T>, Metadata>),
 ) -> NewTask<T> {
-    let (key, (runnable, task)) = worker.workers.tasks.insert(worker.index, kind, |key| {
-        let (runnable, task) = spawn(Builder::new().metadata(Metadata::new(worker, kind)), key);
+    let new = New { kind, location, now: Stamp::known() };
+    let inserted = worker.workers.tasks.insert(&worker.workers, worker.index, new, |record| {
+        let (runnable, task) = spawn(Builder::new().metadata(Metadata::new(worker, kind, record.clone())));
         (runnable.waker(), (runnable, task))
     });
-    NewTask { runnable, task, abort: AbortHandle::new(key, worker.workers.clone()), location }
+    let Inserted { id, record, is_refused, made: (runnable, task) } = inserted;
+    NewTask { runnable, task, abort: AbortHandle::new(id, record), location, is_refused }
 }
 
 /// A closure that is to run on a thread that may block. Dropped, it ends unrun.
 pub(crate) struct BlockingTask {
     runnable: Runnable,
-    key: TaskKey,
 }
 
 impl BlockingTask {
@@ -166,8 +173,8 @@ impl BlockingTask {
 
     /// Drops the closure because no thread could be started for it. The handle says so.
     pub(crate) fn cancel_without_thread(self, errno: i32) {
-        let workers = self.runnable.metadata().workers.clone();
-        workers.tasks.cancel(self.key, CancelReason::no_thread(errno));
+        let record = &self.runnable.metadata().record;
+        record.workers().tasks.cancel(record, None, CancelReason::no_thread(errno));
         self.run();
     }
 }
@@ -193,21 +200,21 @@ pin_project! {
 
 /// The place in the registry of a task of this kind. It is dropped after the future, and leaves the registry then.
 struct Membership<const KIND: usize> {
-    workers: Arc<Workers>,
-    slot: TaskSlot,
+    record: Record,
 }
 
 impl<const KIND: usize> Drop for Membership<KIND> {
     fn drop(&mut self) {
-        if self.workers.tasks.remove::<KIND>(self.slot) {
-            self.workers.unpark_all();
+        let workers = self.record.workers();
+        if workers.tasks.remove::<KIND>(&self.record) {
+            workers.unpark_all();
         }
     }
 }
 
 impl<const KIND: usize> Membership<KIND> {
-    fn new(metadata: &Metadata, key: TaskKey) -> Self {
-        Self { workers: metadata.workers.clone(), slot: key.slot }
+    fn new(metadata: &Metadata) -> Self {
+        Self { record: metadata.record.clone() }
     }
 }
 
@@ -225,15 +232,49 @@ impl<F: Future, const KIND: usize> Future for TaskFuture<F, Membership<KIND>> {
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         note_executors(cx.waker());
         let this = self.project();
+        let record = &this.membership.record;
         // Asked here, after async-task has noted that the task runs. If it were asked earlier, a thread that cancels
         // the task in between would wake a task that is still scheduled, which does nothing. The task would be polled,
         // and sleep.
-        let cancelled = this.membership.workers.tasks.cancelled::<KIND>(this.membership.slot);
-        if is_large::<F::Output>() {
-            poll_contained(this.future, cx, cancelled, Box::new).map(Outcome::unbox)
+        record.begin_poll(if KIND == BLOCKING { Stamp::known() } else { Stamp::last() });
+        let poll = if record.attention() == Attention::NONE {
+            poll_outcome(this.future, cx, None)
         } else {
-            poll_contained(this.future, cx, cancelled, |output| output)
+            poll_with_attention(this.future, cx, record)
+        };
+        if poll.is_pending() {
+            record.end_poll();
         }
+        poll
+    }
+}
+
+/// Polls a future whose task is cancelled, is timed, or gave way.
+// Not inlined, so that a poll without attention is small.
+#[cold]
+#[inline(never)]
+fn poll_with_attention<F: Future>(
+    future: Pin<&mut Option<F>>,
+    cx: &mut Context<'_>,
+    record: &Record,
+) -> Poll<Outcome<F::Output>> {
+    let attention = record.attention();
+    if attention.gave_way() {
+        record.forget_gave_way();
+    }
+    poll_outcome(future, cx, attention.cancelled())
+}
+
+#[inline(always)]
+fn poll_outcome<F: Future>(
+    future: Pin<&mut Option<F>>,
+    cx: &mut Context<'_>,
+    cancelled: Option<CancelReason>,
+) -> Poll<Outcome<F::Output>> {
+    if is_large::<F::Output>() {
+        poll_contained(future, cx, cancelled, Box::new).map(Outcome::unbox)
+    } else {
+        poll_contained(future, cx, cancelled, |output| output)
     }
 }
 

@@ -50,6 +50,7 @@ use crate::executor::{Entry, Executor, TaskSet};
 use crate::memory::{self, shrink};
 use crate::metrics::Counters;
 use crate::reactor::Reactor;
+use crate::stamp;
 use crate::sync::{contain, note_executors, wake_all};
 use crate::system_clock::{monotonic, thread_cpu};
 use crate::time::{self, Clock, Instant, Timers};
@@ -316,6 +317,7 @@ impl Worker {
         }
         self.reactor.unwatch();
         let end = monotonic();
+        stamp::note(end);
         budget::begin_batch(end);
         self.counters.parked_nanos.add(end.saturating_sub(start));
     }

@@ -133,6 +133,15 @@ impl<E, T> Queues<E, T> {
         }
     }
 
+    /// How many entries wait for a worker, in both queues.
+    pub(in crate::executor) fn queued(&self, index: usize) -> usize {
+        let remote = &self.remotes[index];
+        let stealable = remote.stealable.lock();
+        let count = stealable.ready.len() + stealable.later.len() + stealable.refused.len() + stealable.spawned.len();
+        drop(stealable);
+        count + remote.queue.len()
+    }
+
     /// The next entry of a worker's own queue.
     #[cfg(test)]
     pub(in crate::executor) fn pop(&self, index: usize) -> Option<T> {

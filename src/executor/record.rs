@@ -1,0 +1,313 @@
+//! Record: what a task notes of itself, for other threads to read.
+//!
+//! The task's wrapper, its queue entries and its entry in the [registry](super::registry) share it. A record belongs to
+//! one table of the registry. When its task has left, the next task there gets the record. What handles of the old task
+//! still do with it changes nothing: they compare ids under the lock of the table.
+//!
+//! Records are allocated in [`Chunk`]s: one for each task would cost a burst of tasks 20 % more.
+//!
+//! # The steps
+//! ```text
+//!   made -> queued -> running -> waiting -> queued -> ...
+//! ```
+//! Each arrow is one step, taken by the thread that has the task at that time. One number counts the steps. Modulo 3 it
+//! is the state, and a third of it is how often the task was polled. No step is an atomic read-modify-write: async-task
+//! orders the threads that take them.
+
+use std::num::NonZeroU16;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize};
+use std::task::Waker;
+
+use crate::stamp::Stamp;
+use crate::sync::atomic::{AtomicU16, Ordering};
+
+/// The record of one task: a place in a chunk.
+pub(super) struct Record<W> {
+    chunk: Arc<Chunk<W>>,
+    place: Place,
+}
+
+/// The records of some tasks. `W` are the workers of their runtime, which are opaque here.
+struct Chunk<W> {
+    workers: Arc<W>,
+    table: TableId,
+    attention: [AtomicU16; PLACES],
+    /// The places of the entries in the table, which counts from 1. Used under the lock of the table.
+    key: [AtomicU32; PLACES],
+    steps: [AtomicU64; PLACES],
+    /// When each was last polled, or made.
+    since: [AtomicU64; PLACES],
+    /// The addresses in the wakers of the tasks that wait for the end of these. 0 if there is none.
+    joiner: [AtomicUsize; PLACES],
+}
+
+const PLACES: usize = 32;
+
+/// A place in a chunk. An enumeration, because the compiler then knows that none is beyond the end.
+#[rustfmt::skip]
+#[derive(Clone, Copy)]
+#[repr(u8)]
+enum Place {
+    P0, P1, P2, P3, P4, P5, P6, P7, P8, P9, P10, P11, P12, P13, P14, P15,
+    P16, P17, P18, P19, P20, P21, P22, P23, P24, P25, P26, P27, P28, P29, P30, P31,
+}
+
+#[rustfmt::skip]
+const ALL_PLACES: [Place; PLACES] = {
+    use Place::*;
+    [
+        P0, P1, P2, P3, P4, P5, P6, P7, P8, P9, P10, P11, P12, P13, P14, P15,
+        P16, P17, P18, P19, P20, P21, P22, P23, P24, P25, P26, P27, P28, P29, P30, P31,
+    ]
+};
+
+/// The records of a chunk that have not been used yet.
+pub(super) struct Unused<W> {
+    next: usize,
+    /// `None` once all are in use.
+    chunk: Option<Arc<Chunk<W>>>,
+}
+
+impl<W> Default for Unused<W> {
+    fn default() -> Self {
+        Self { next: PLACES, chunk: None }
+    }
+}
+
+impl<W> Iterator for Unused<W> {
+    type Item = Record<W>;
+
+    fn next(&mut self) -> Option<Record<W>> {
+        let place = *ALL_PLACES.get(self.next)?;
+        self.next += 1;
+        let chunk = if self.next < PLACES { self.chunk.clone() } else { self.chunk.take() };
+        chunk.map(|chunk| Record { chunk, place })
+    }
+}
+
+impl<W> Clone for Record<W> {
+    fn clone(&self) -> Self {
+        Self { chunk: self.chunk.clone(), place: self.place }
+    }
+}
+
+/// The table of a task: the number of the worker whose list it is in, and the kind of its tasks in the two highest bits.
+#[derive(Clone, Copy)]
+pub(super) struct TableId(u16);
+
+impl TableId {
+    pub(super) fn new(list: usize, kind: usize) -> Self {
+        Self(list as u16 | (kind as u16) << 14)
+    }
+
+    pub(super) fn list(self) -> usize {
+        usize::from(self.0 & 0x3fff)
+    }
+
+    pub(super) fn kind(self) -> usize {
+        usize::from(self.0 >> 14)
+    }
+}
+
+/// A poll looks at this before it polls the future: whether the task is cancelled, whether its polls are timed, and
+/// whether it gave way before. Mostly none of these, so that one comparison finds it out.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) struct Attention(u16);
+
+const TIMED: u16 = 1 << 15;
+const GAVE_WAY: u16 = 1 << 14;
+/// The bits of a [`CancelReason`].
+const REASON: u16 = GAVE_WAY - 1;
+
+/// Why a task was cancelled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct CancelReason(NonZeroU16);
+
+impl CancelReason {
+    /// By a handle, or because the runtime ends.
+    pub(crate) const ABORTED: Self = Self(NonZeroU16::new(REASON).unwrap());
+
+    /// The system starts no thread for a blocking closure, with this error number.
+    pub(crate) fn no_thread(errno: i32) -> Self {
+        let errno = u16::try_from(errno).ok().filter(|errno| *errno < REASON);
+        errno.and_then(NonZeroU16::new).map_or(Self::ABORTED, Self)
+    }
+
+    /// The system's error number, if there is one.
+    pub(super) fn errno(self) -> Option<i32> {
+        Some(self).filter(|reason| *reason != Self::ABORTED).map(|reason| reason.0.get().into())
+    }
+}
+
+impl Attention {
+    pub(super) const NONE: Self = Self(0);
+    pub(super) const TIMED: Self = Self(TIMED);
+
+    pub(super) fn cancelled(self) -> Option<CancelReason> {
+        NonZeroU16::new(self.0 & REASON).map(CancelReason)
+    }
+
+    pub(super) fn gave_way(self) -> bool {
+        self.0 & GAVE_WAY != 0
+    }
+
+    pub(super) fn is_timed(self) -> bool {
+        self.0 & TIMED != 0
+    }
+}
+
+/// The state of a task when a thread looked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Step {
+    Waiting,
+    /// `gave_way`: it had used up its budget.
+    Queued {
+        gave_way: bool,
+    },
+    Running,
+}
+
+/// A look at a record.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Seen {
+    pub(crate) step: Step,
+    pub(crate) polls: u64,
+    /// When it was last polled, or made.
+    pub(crate) since: Stamp,
+    /// The address in the wakers of the task that waits for the end of this one.
+    pub(crate) joiner: usize,
+    /// `None` unless its polls are timed.
+    pub(crate) measured: Option<Measured>,
+}
+
+/// The time of a task's polls, in nanoseconds.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Measured {
+    pub(crate) busy: u64,
+    pub(crate) longest: u64,
+}
+
+impl<W> Record<W> {
+    /// A chunk of records, of which none is in use.
+    #[cold]
+    pub(super) fn new_chunk(workers: Arc<W>, table: TableId) -> Unused<W> {
+        let chunk = Arc::new(Chunk {
+            workers,
+            table,
+            attention: std::array::from_fn(|_| AtomicU16::new(0)),
+            key: [const { AtomicU32::new(0) }; PLACES],
+            steps: [const { AtomicU64::new(0) }; PLACES],
+            since: [const { AtomicU64::new(0) }; PLACES],
+            joiner: [const { AtomicUsize::new(0) }; PLACES],
+        });
+        Unused { next: 0, chunk: Some(chunk) }
+    }
+
+    /// Begins the life of a task.
+    pub(super) fn begin(&self, now: Stamp, attention: Attention) {
+        let (chunk, place) = self.parts();
+        chunk.steps[place].store(0, Ordering::Relaxed);
+        chunk.since[place].store(now.to_bits(), Ordering::Relaxed);
+        chunk.joiner[place].store(0, Ordering::Relaxed);
+        chunk.attention[place].store(attention.0, Ordering::Relaxed);
+    }
+
+    fn parts(&self) -> (&Chunk<W>, usize) {
+        (&self.chunk, self.place as usize)
+    }
+
+    pub(super) fn workers(&self) -> &Arc<W> {
+        &self.chunk.workers
+    }
+
+    pub(super) fn table(&self) -> TableId {
+        self.chunk.table
+    }
+
+    /// The place of its entry in the table. Called under the lock of the table.
+    pub(super) fn key(&self) -> u32 {
+        let (chunk, place) = self.parts();
+        chunk.key[place].load(Ordering::Relaxed)
+    }
+
+    pub(super) fn set_key(&self, key: u32) {
+        let (chunk, place) = self.parts();
+        chunk.key[place].store(key, Ordering::Relaxed);
+    }
+
+    /// The task was woken, and is about to be queued.
+    pub(super) fn note_queued(&self) {
+        self.step();
+    }
+
+    /// The task is about to be polled.
+    pub(super) fn begin_poll(&self, now: Stamp) {
+        let (chunk, place) = self.parts();
+        self.step();
+        chunk.since[place].store(now.to_bits(), Ordering::Relaxed);
+    }
+
+    /// Returns the things that the poll has to look at. Acquires what the thread did that cancelled the task.
+    pub(super) fn attention(&self) -> Attention {
+        let (chunk, place) = self.parts();
+        Attention(chunk.attention[place].load(Ordering::Acquire))
+    }
+
+    /// The task has used up its budget, and waits in a queue behind all others.
+    #[cold]
+    pub(super) fn note_gave_way(&self) {
+        let (chunk, place) = self.parts();
+        chunk.attention[place].fetch_or(GAVE_WAY, Ordering::Relaxed);
+    }
+
+    /// The task that gave way is polled again.
+    pub(super) fn forget_gave_way(&self) {
+        let (chunk, place) = self.parts();
+        chunk.attention[place].fetch_and(!GAVE_WAY, Ordering::Relaxed);
+    }
+
+    /// The poll returned `Pending`.
+    pub(super) fn end_poll(&self) {
+        self.step();
+    }
+
+    fn step(&self) {
+        let (chunk, place) = self.parts();
+        let steps = &chunk.steps[place];
+        steps.store(steps.load(Ordering::Relaxed).wrapping_add(1), Ordering::Relaxed);
+    }
+
+    /// Notes that the task of `waker` waits for the end of this one.
+    pub(super) fn note_joiner(&self, waker: &Waker) {
+        let (chunk, place) = self.parts();
+        chunk.joiner[place].store(waker.data().addr(), Ordering::Relaxed);
+    }
+
+    /// Notes that the task is cancelled, under the lock of the table. The caller wakes it after that. async-task's state
+    /// orders this before the poll that follows.
+    pub(super) fn cancel(&self, CancelReason(reason): CancelReason) {
+        let (chunk, place) = self.parts();
+        if Attention(chunk.attention[place].load(Ordering::Relaxed)).cancelled().is_none() {
+            chunk.attention[place].fetch_or(reason.get(), Ordering::Release);
+        }
+    }
+
+    /// Looks at the task, which goes on meanwhile.
+    pub(super) fn look(&self) -> Seen {
+        let (chunk, place) = self.parts();
+        let steps = chunk.steps[place].load(Ordering::Acquire);
+        let step = match steps % 3 {
+            0 => Step::Waiting,
+            1 => Step::Queued { gave_way: Attention(chunk.attention[place].load(Ordering::Relaxed)).gave_way() },
+            _ => Step::Running,
+        };
+        Seen {
+            step,
+            polls: (steps + 1) / 3,
+            since: Stamp::from_bits(chunk.since[place].load(Ordering::Relaxed)),
+            joiner: chunk.joiner[place].load(Ordering::Relaxed),
+            measured: None,
+        }
+    }
+}
