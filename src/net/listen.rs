@@ -51,7 +51,7 @@ pub struct Listening<S: ListenSocket> {
 impl<S: ListenSocket> Listening<S> {
     /// Takes a non-blocking socket that listens.
     pub(super) fn new(socket: S) -> Self {
-        Self { registration: Registration::new(socket), empty: AtomicBool::new(false) }
+        Self { registration: Registration::of_listener(socket), empty: AtomicBool::new(false) }
     }
 
     pub(super) fn registration(&self) -> &Registration<S> {

@@ -27,6 +27,7 @@ use mio::unix::SourceFd;
 use parking_lot::Mutex;
 
 use super::backend::{EDGE_TRIGGERED, INTEREST};
+use super::readiness::Direction;
 use super::slots::Slots;
 use super::source;
 use super::unpark::Unparker;
@@ -57,6 +58,9 @@ pub(crate) struct Registry {
     pub(super) unparker: Arc<Unparker>,
 }
 
+/// How many sockets are shown under the lock at a time. The system is asked for the addresses of each.
+const VISITED: usize = 64;
+
 #[derive(Default)]
 pub(super) struct Table {
     pub(super) slots: Slots<Socket>,
@@ -72,6 +76,7 @@ pub(super) struct Table {
 pub(super) struct Socket {
     pub(super) source: Arc<Source>,
     fd: RawFd,
+    is_listener: bool,
 }
 
 /// A source's registration with a reactor. Small, because each connection has one.
@@ -111,10 +116,10 @@ impl Registry {
 
     /// Has a reactor watch `source`, unless one does already: the worker's, if this registry has one and that worker
     /// lives, or else this one's.
-    pub(super) fn register(self: &Arc<Self>, source: &Arc<Source>, fd: RawFd) -> io::Result<()> {
+    pub(super) fn register(self: &Arc<Self>, source: &Arc<Source>, fd: RawFd, is_listener: bool) -> io::Result<()> {
         let worker = self.worker.upgrade();
         for registry in worker.iter().chain([self]) {
-            if registry.register_unless_closed(source, fd)? {
+            if registry.register_unless_closed(source, fd, is_listener)? {
                 return Ok(());
             }
         }
@@ -122,7 +127,12 @@ impl Registry {
     }
 
     /// Returns `false` if the reactor has ended.
-    fn register_unless_closed(self: &Arc<Self>, source: &Arc<Source>, fd: RawFd) -> io::Result<bool> {
+    fn register_unless_closed(
+        self: &Arc<Self>,
+        source: &Arc<Source>,
+        fd: RawFd,
+        is_listener: bool,
+    ) -> io::Result<bool> {
         let mio = match self.mio.get() {
             Some(mio) => mio,
             // A foreign waker may poll an operation in place while the ending worker wakes it. That must not open a
@@ -134,7 +144,7 @@ impl Registry {
         if table.closed {
             return Ok(false);
         }
-        let Ok(token) = table.slots.insert(Socket { source: source.clone(), fd }) else {
+        let Ok(token) = table.slots.insert(Socket { source: source.clone(), fd, is_listener }) else {
             return Err(io::Error::new(
                 io::ErrorKind::QuotaExceeded,
                 "the reactor's table of sockets is full; close some, or use more workers",
@@ -165,6 +175,25 @@ impl Registry {
     /// Gives memory back that a spike of sockets has left.
     pub(crate) fn shrink(&self) {
         self.table.lock().slots.shrink();
+    }
+
+    /// Shows the sockets that are registered here, whether each is a listener, and the addresses in the wakers that wait
+    /// for it, some at a time. `visit` runs under a lock, while which the descriptor is the socket's. It runs no foreign
+    /// code.
+    pub(crate) fn visit_sockets(&self, mut visit: impl FnMut(RawFd, bool, &[(Direction, usize)])) {
+        let (mut next, mut waiting) = (Some(0), Vec::new());
+        while let Some(from) = next {
+            next = self.table.lock().slots.visit(from, VISITED, |socket| {
+                waiting.clear();
+                socket.source.visit_waiters(|direction, waker| waiting.push((direction, waker.data().addr())));
+                visit(socket.fd, socket.is_listener, &waiting);
+            });
+        }
+    }
+
+    /// Whether a thread turns this reactor.
+    pub(crate) fn is_turned(&self) -> bool {
+        self.is_turned.load(Ordering::Relaxed)
     }
 
     /// How many sources are registered here.

@@ -77,6 +77,13 @@ impl<T> Slots<T> {
         self.entries.drain().map(|entry| entry.value).collect()
     }
 
+    /// Shows the values of at most `count` places, from this one on. Returns the next one, if there are more.
+    pub(crate) fn visit(&self, from: usize, count: usize, visit: impl FnMut(&T)) -> Option<usize> {
+        let end = self.entries.capacity().min(from + count);
+        (from..end).filter_map(|place| self.entries.get(place)).map(|entry| &entry.value).for_each(visit);
+        (end < self.entries.capacity()).then_some(end)
+    }
+
     pub(crate) fn iter(&self) -> impl Iterator<Item = &T> {
         self.entries.iter().map(|(_, entry)| &entry.value)
     }

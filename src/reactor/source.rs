@@ -225,6 +225,11 @@ impl<R> Source<R> {
         self.inner.lock().waiters.take_all(wakers);
     }
 
+    /// Shows the wakers of the tasks that wait, under the mutex.
+    pub(crate) fn visit_waiters(&self, visit: impl FnMut(Direction, &Waker)) {
+        self.inner.lock().waiters.visit(visit);
+    }
+
     /// How many tasks wait for a direction.
     #[cfg(any(test, fuzzing))]
     pub(crate) fn count(&self, direction: Direction) -> usize {

@@ -175,6 +175,17 @@ impl Waiters {
         self.lists.as_mut()?[direction as usize].remove(key)
     }
 
+    /// Shows the wakers of the tasks that wait.
+    pub(super) fn visit(&self, mut visit: impl FnMut(Direction, &Waker)) {
+        for (direction, seat) in [(Direction::Read, &self.reader), (Direction::Write, &self.writer)] {
+            if let Seat::Foreign(waker) | Seat::Executor { waker, waits: true } = seat {
+                visit(direction, waker);
+            }
+            let listed = self.lists.iter().flat_map(|lists| &lists[direction as usize].waiters);
+            listed.for_each(|waiter| visit(direction, &waiter.waker));
+        }
+    }
+
     /// How many tasks wait.
     #[cfg(any(test, fuzzing))]
     pub(super) fn count(&mut self, direction: Direction) -> usize {

@@ -44,6 +44,9 @@ const TICK_BITS: u32 = 16;
 /// In nanoseconds.
 const TICK: u64 = 1 << TICK_BITS;
 
+/// How many timers are shown under the lock at a time.
+const VISITED: usize = 512;
+
 /// The timers of one worker.
 pub(crate) struct Timers {
     inner: Mutex<Inner>,
@@ -195,6 +198,15 @@ impl Timers {
     /// How many timers have not fired.
     pub(crate) fn pending(&self) -> usize {
         self.inner.lock().wheel.pending()
+    }
+
+    /// Shows the deadlines of the timers that have not fired, with the addresses in their wakers, some at a time.
+    pub(crate) fn visit(&self, mut visit: impl FnMut(Instant, usize)) {
+        let mut next = Some(0);
+        while let Some(from) = next {
+            let inner = self.inner.lock();
+            next = inner.wheel.visit(from, VISITED, |deadline, waker| visit(deadline, waker.data().addr()));
+        }
     }
 
     /// The next moment at which a timer may fire.

@@ -317,6 +317,18 @@ impl<S: Scale> Wheel<S> {
         self.pending
     }
 
+    /// Shows the timers that have not fired, of at most `count` entries from this one on. Returns the next one, if there
+    /// are more.
+    pub(crate) fn visit(&self, from: usize, count: usize, mut visit: impl FnMut(S::Moment, &Waker)) -> Option<usize> {
+        let end = self.entries.len().min(from + count);
+        for entry in self.entries.get(from..end)? {
+            if let Some(waker) = &entry.waker {
+                visit(entry.deadline, waker);
+            }
+        }
+        (end < self.entries.len()).then_some(end)
+    }
+
     /// The number of timers that have not been removed, including those that have fired.
     #[cfg(any(test, fuzzing))]
     pub(crate) fn len(&self) -> usize {
