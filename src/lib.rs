@@ -85,12 +85,14 @@
 mod blocking;
 mod budget;
 mod current;
+mod dump;
 mod executor;
 mod histogram;
 mod live_threads;
 mod memory;
 mod metrics;
 mod reactor;
+mod stamp;
 mod sync;
 mod system_clock;
 mod wheel;
@@ -102,6 +104,7 @@ pub mod guide;
 pub mod future;
 #[cfg(feature = "hyper")]
 pub mod hyper;
+pub mod inspect;
 pub mod io;
 pub mod net;
 pub mod runtime;

@@ -1,6 +1,7 @@
 //! Handles: to spawn on a runtime, and to look at it, from any thread.
 
 use std::fmt;
+use std::os::fd::RawFd;
 use std::panic::{Location, RefUnwindSafe, UnwindSafe};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
@@ -10,6 +11,8 @@ use super::builder::{Builder, Kind};
 use super::spin::SpinPolicy;
 use crate::blocking::{BlockingMetrics, Pool, Work};
 use crate::current::{Current, Entered};
+use crate::dump::collect::Source;
+use crate::dump::{self, SocketInfo, TaskDump};
 use crate::executor::{JoinHandle, WorkerRef, Workers};
 use crate::histogram::Histogram;
 use crate::metrics::{Counters, Measures};
@@ -220,6 +223,45 @@ impl Handle {
     pub fn metrics(&self) -> Metrics {
         let workers = self.inner.parts.iter().map(Part::metrics).collect();
         Metrics { workers, blocking: self.inner.pool.metrics() }
+    }
+}
+
+impl Handle {
+    /// Looks at the runtime: what its tasks and workers do at this moment, and what the tasks wait for.
+    ///
+    /// It works from any thread, also while workers are stuck in a task. It stops no worker: each table is read some
+    /// entries at a time. Among the tasks are closures of [`spawn_blocking`](crate::spawn_blocking), and neither the
+    /// futures of `block_on` calls nor the local tasks of a [`block_on`](super::Runtime::block_on) call beside the
+    /// workers.
+    ///
+    /// The ages are as exact as the workers' last reading of the clock: while a worker handles one event after the
+    /// other, without a timer, it does not read the clock.
+    ///
+    /// # Examples
+    /// ```
+    /// use kittiwake::inspect::{TaskState, WaitsFor};
+    /// use std::time::Duration;
+    ///
+    /// kittiwake::block_on(async {
+    ///     let task = kittiwake::spawn(kittiwake::time::sleep(Duration::from_secs(60)));
+    ///     kittiwake::task::yield_now().await;
+    ///     let dump = kittiwake::runtime::Handle::current().tasks();
+    ///     let info = &dump.tasks()[0];
+    ///     assert_eq!(info.id, task.id());
+    ///     assert!(matches!(info.state, TaskState::Waiting { .. }));
+    ///     assert!(matches!(info.waits_for[..], [WaitsFor::Timer { .. }]));
+    ///     assert!(dump.to_string().contains("waits for a timer"));
+    /// });
+    /// ```
+    pub fn tasks(&self) -> TaskDump {
+        self.collect(dump::collect::addresses)
+    }
+
+    /// As [`tasks`](Handle::tasks). `names` is asked for the addresses of each socket.
+    pub(crate) fn collect(&self, names: impl FnMut(RawFd) -> SocketInfo) -> TaskDump {
+        let source = |part: &Part| Source { registry: part.registry.upgrade(), timers: part.timers.upgrade() };
+        let sources: Vec<_> = self.inner.parts.iter().map(source).collect();
+        dump::collect::collect(&self.inner.workers, &sources, names)
     }
 }
 

@@ -1,0 +1,162 @@
+//! Filling a dump.
+//!
+//! 1. The registry shows the tasks, each with the address in its wakers and that in those of the task that waits for its
+//!    end.
+//! 2. The reactors show their sockets, and the timers their deadlines, each with the wakers that wait there.
+//! 3. The addresses join the two.
+//!
+//! Each table is shown some entries at a time, under its lock. So no worker waits long for a dump.
+
+use std::collections::HashMap;
+use std::os::fd::RawFd;
+use std::sync::Arc;
+use std::time::Duration;
+
+use nix::sys::socket::{SockaddrLike, SockaddrStorage, getpeername, getsockname};
+
+use super::{SocketInfo, TaskDump, TaskInfo, TaskKind, TaskState, WaitsFor, WorkerInfo, WorkerState};
+use crate::executor::{Id, Idleness, Kind, Look, Step, TaskName, Workers};
+use crate::reactor::{Direction, Registry};
+use crate::system_clock::monotonic;
+use crate::time::Timers;
+
+/// The sockets and timers of a worker. `None` once the worker has ended.
+pub(crate) struct Source {
+    pub(crate) registry: Option<Arc<Registry>>,
+    pub(crate) timers: Option<Arc<Timers>>,
+}
+
+/// Looks at a runtime, which goes on meanwhile. `names` is asked for the addresses of each socket.
+pub(crate) fn collect(workers: &Workers, sources: &[Source], mut names: impl FnMut(RawFd) -> SocketInfo) -> TaskDump {
+    let now = monotonic();
+    let mut tasks = Tasks::default();
+    workers.visit_tasks(|look| tasks.add(&look, now));
+    // Outside the lock: a name may be foreign code.
+    for (index, name) in std::mem::take(&mut tasks.names) {
+        tasks.list[index].name = Some(name.to_string().into());
+    }
+    let joins = std::mem::take(&mut tasks.joins);
+    for (joiner, id) in joins {
+        tasks.add_wait(joiner, || WaitsFor::Task(id));
+    }
+    let (mut sockets, mut timers) = (Vec::new(), Vec::new());
+    for registry in sources.iter().filter_map(|source| source.registry.as_ref()) {
+        registry.visit_sockets(|fd, is_listener, waiting| {
+            let info = names(fd);
+            for (direction, address) in waiting {
+                tasks.add_wait(*address, || match direction {
+                    Direction::Read if is_listener => WaitsFor::Accepting(info.clone()),
+                    Direction::Read => WaitsFor::Reading(info.clone()),
+                    Direction::Write => WaitsFor::Writing(info.clone()),
+                });
+            }
+            sockets.push(info);
+        });
+    }
+    for wheel in sources.iter().filter_map(|source| source.timers.as_ref()) {
+        wheel.visit(|deadline, address| {
+            tasks.add_wait(address, || WaitsFor::Timer { deadline });
+            timers.push(deadline);
+        });
+    }
+    let mut tasks = tasks.list;
+    tasks.sort_unstable_by_key(|task| task.id);
+    // An entry that moved meanwhile was shown twice.
+    tasks.dedup_by_key(|task| task.id);
+    let workers = (0..workers.len()).map(|index| worker(workers, index, &tasks, &sources[index])).collect();
+    TaskDump { tasks, workers, sockets, timers }
+}
+
+/// The tasks so far.
+#[derive(Default)]
+struct Tasks {
+    list: Vec<TaskInfo>,
+    /// The indices of the list, by the addresses in the tasks' wakers.
+    by_address: HashMap<usize, usize>,
+    /// The address of a task that waits for the end of another one, and the id of that.
+    joins: Vec<(usize, Id)>,
+    /// The indices of the tasks that have a name.
+    names: Vec<(usize, TaskName)>,
+}
+
+impl Tasks {
+    fn add(&mut self, look: &Look<'_>, now: u64) {
+        let age = look.spawned.age(now).unwrap_or_default();
+        let since = look.seen.since.age(now).unwrap_or(age);
+        let state = match look.seen.step {
+            Step::Running => {
+                TaskState::Running { worker: look.seen.since.worker().filter(|_| look.kind != Kind::Blocking), since }
+            }
+            Step::Queued { gave_way } => TaskState::Queued { since, gave_way },
+            Step::Waiting => TaskState::Waiting { since },
+        };
+        if let Some(name) = look.name {
+            self.names.push((self.list.len(), name.clone()));
+        }
+        if look.seen.joiner != 0 {
+            self.joins.push((look.seen.joiner, look.id));
+        }
+        self.by_address.insert(look.address, self.list.len());
+        self.list.push(TaskInfo {
+            id: look.id,
+            name: None,
+            location: look.location,
+            kind: match look.kind {
+                Kind::Shared => TaskKind::Shared,
+                Kind::Local => TaskKind::Local,
+                Kind::Blocking => TaskKind::Blocking,
+            },
+            age,
+            state,
+            polls: look.seen.polls,
+            busy: look.seen.measured.map(|measured| Duration::from_nanos(measured.busy)),
+            longest_poll: look.seen.measured.map(|measured| Duration::from_nanos(measured.longest)),
+            waits_for: Vec::new(),
+        });
+    }
+
+    /// Notes what a task waits for, if one has this address and waits.
+    fn add_wait(&mut self, address: usize, wait: impl FnOnce() -> WaitsFor) {
+        let task = self.by_address.get(&address).and_then(|index| self.list.get_mut(*index));
+        if let Some(task) = task.filter(|task| matches!(task.state, TaskState::Waiting { .. })) {
+            task.waits_for.push(wait());
+        }
+    }
+}
+
+fn worker(workers: &Workers, index: usize, tasks: &[TaskInfo], source: &Source) -> WorkerInfo {
+    let is_turned = source.registry.as_ref().is_some_and(|registry| registry.is_turned());
+    let state = match workers.idleness(index) {
+        _ if !is_turned => WorkerState::Stopped,
+        Idleness::Blocked => WorkerState::Blocked,
+        Idleness::Spinning => WorkerState::Spinning,
+        Idleness::Awake => running(index, tasks),
+    };
+    WorkerInfo { index, state, queued: workers.queued(index) }
+}
+
+fn running(index: usize, tasks: &[TaskInfo]) -> WorkerState {
+    let running = tasks.iter().find_map(|task| match task.state {
+        TaskState::Running { worker, since } if worker == Some(index) => Some((task.id, since)),
+        _ => None,
+    });
+    WorkerState::Running {
+        task: running.map(|(task, _)| task),
+        since: running.map_or(Duration::ZERO, |(_, since)| since),
+    }
+}
+
+/// A socket without its addresses.
+pub(crate) fn descriptor(fd: RawFd) -> SocketInfo {
+    SocketInfo { fd, local: None, peer: None }
+}
+
+/// A socket with its addresses. The descriptor is open, and the socket's.
+pub(crate) fn addresses(fd: RawFd) -> SocketInfo {
+    SocketInfo { fd, local: getsockname(fd).ok().and_then(address), peer: getpeername(fd).ok().and_then(address) }
+}
+
+fn address(address: SockaddrStorage) -> Option<Arc<str>> {
+    let is_unnamed = address.as_unix_addr().is_some_and(|unix| unix.path().is_none() && unix.len() <= 2);
+    (!is_unnamed).then(|| address.to_string().into())
+}
