@@ -108,7 +108,6 @@ impl Counters {
     }
 
     /// Adds a poll of a task that took this long. Only the worker's thread calls this.
-    #[cfg_attr(not(test), expect(dead_code, reason = "the executor does not time its polls yet"))]
     pub(crate) fn add_poll(&self, nanos: u64) {
         if let Some(measures) = &self.measures {
             measures.poll_times.record(nanos);

@@ -24,7 +24,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("system_clock", &[]),
     ("stamp", &["system_clock"]),
     ("budget", &["metrics", "stamp", "system_clock"]),
-    ("executor", &["budget", "memory", "stamp", "sync"]),
+    ("executor", &["budget", "memory", "stamp", "sync", "system_clock"]),
     ("blocking", &["executor", "current", "live_threads"]),
     ("reactor", &["budget", "current", "sync"]),
     ("wheel", &["memory"]),

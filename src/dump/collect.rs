@@ -26,11 +26,20 @@ pub(crate) struct Source {
     pub(crate) timers: Option<Arc<Timers>>,
 }
 
-/// Looks at a runtime, which goes on meanwhile. `names` is asked for the addresses of each socket.
-pub(crate) fn collect(workers: &Workers, sources: &[Source], mut names: impl FnMut(RawFd) -> SocketInfo) -> TaskDump {
+/// Looks at a runtime, which goes on meanwhile. `addresses` is asked for those of each socket.
+pub(crate) fn collect(
+    workers: &Workers,
+    sources: &[Source],
+    mut addresses: impl FnMut(RawFd) -> SocketInfo,
+) -> TaskDump {
     let now = monotonic();
     let mut tasks = Tasks::default();
     workers.visit_tasks(|look| tasks.add(&look, now));
+    let mut names = HashMap::new();
+    workers.visit_names(|id, name| drop(names.insert(id, name)));
+    if !names.is_empty() {
+        tasks.list.iter_mut().for_each(|task| task.name = names.remove(&task.id));
+    }
     // Outside the lock: a name may be foreign code.
     for (index, name) in std::mem::take(&mut tasks.names) {
         tasks.list[index].name = Some(name.to_string().into());
@@ -42,7 +51,7 @@ pub(crate) fn collect(workers: &Workers, sources: &[Source], mut names: impl FnM
     let (mut sockets, mut timers) = (Vec::new(), Vec::new());
     for registry in sources.iter().filter_map(|source| source.registry.as_ref()) {
         registry.visit_sockets(|fd, is_listener, waiting| {
-            let info = names(fd);
+            let info = addresses(fd);
             for (direction, address) in waiting {
                 tasks.add_wait(*address, || match direction {
                     Direction::Read if is_listener => WaitsFor::Accepting(info.clone()),

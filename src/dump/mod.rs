@@ -81,10 +81,11 @@ pub struct TaskInfo {
     pub state: TaskState,
     /// How often it was polled.
     pub polls: u64,
-    /// How long all its polls took together, and how long the longest one. `None` unless
-    /// [`measure_polls`](crate::runtime::Builder::measure_polls) is on.
+    /// How long all its polls took together. `None` unless polls are timed, for
+    /// [`measure_polls`](crate::runtime::Builder::measure_polls) or
+    /// [`on_slow_poll`](crate::runtime::Builder::on_slow_poll).
     pub busy: Option<Duration>,
-    /// See [`busy`](TaskInfo::busy).
+    /// How long the longest poll took. `None` as [`busy`](TaskInfo::busy) is.
     pub longest_poll: Option<Duration>,
     /// The things that will wake it, as far as they are known. If it waits and this is empty, it waits for something that
     /// is not this crate's, such as a channel, or behind a combinator with wakers of its own, such as

@@ -40,6 +40,15 @@ struct Chunk<W> {
     since: [AtomicU64; PLACES],
     /// The addresses in the wakers of the tasks that wait for the end of these. 0 if there is none.
     joiner: [AtomicUsize; PLACES],
+    /// `None` unless polls are timed.
+    measures: Option<Box<[Measures; PLACES]>>,
+}
+
+/// The time that a task's polls took, in nanoseconds.
+#[derive(Default)]
+struct Measures {
+    busy: AtomicU64,
+    longest: AtomicU64,
 }
 
 const PLACES: usize = 32;
@@ -191,7 +200,7 @@ pub(crate) struct Measured {
 impl<W> Record<W> {
     /// A chunk of records, of which none is in use.
     #[cold]
-    pub(super) fn new_chunk(workers: Arc<W>, table: TableId) -> Unused<W> {
+    pub(super) fn new_chunk(workers: Arc<W>, table: TableId, attention: Attention) -> Unused<W> {
         let chunk = Arc::new(Chunk {
             workers,
             table,
@@ -200,6 +209,7 @@ impl<W> Record<W> {
             steps: [const { AtomicU64::new(0) }; PLACES],
             since: [const { AtomicU64::new(0) }; PLACES],
             joiner: [const { AtomicUsize::new(0) }; PLACES],
+            measures: attention.is_timed().then(Box::default),
         });
         Unused { next: 0, chunk: Some(chunk) }
     }
@@ -211,6 +221,10 @@ impl<W> Record<W> {
         chunk.since[place].store(now.to_bits(), Ordering::Relaxed);
         chunk.joiner[place].store(0, Ordering::Relaxed);
         chunk.attention[place].store(attention.0, Ordering::Relaxed);
+        if let Some(measures) = &chunk.measures {
+            measures[place].busy.store(0, Ordering::Relaxed);
+            measures[place].longest.store(0, Ordering::Relaxed);
+        }
     }
 
     fn parts(&self) -> (&Chunk<W>, usize) {
@@ -267,6 +281,22 @@ impl<W> Record<W> {
         chunk.attention[place].fetch_and(!GAVE_WAY, Ordering::Relaxed);
     }
 
+    /// Adds the time of a poll to the task's.
+    pub(super) fn add_poll(&self, nanos: u64) {
+        let (chunk, place) = self.parts();
+        if let Some(measures) = &chunk.measures {
+            let Measures { busy, longest } = &measures[place];
+            busy.store(busy.load(Ordering::Relaxed).wrapping_add(nanos), Ordering::Relaxed);
+            longest.store(longest.load(Ordering::Relaxed).max(nanos), Ordering::Relaxed);
+        }
+    }
+
+    /// Begins a poll anew, at an exact time.
+    pub(super) fn set_since(&self, now: Stamp) {
+        let (chunk, place) = self.parts();
+        chunk.since[place].store(now.to_bits(), Ordering::Relaxed);
+    }
+
     /// The poll returned `Pending`.
     pub(super) fn end_poll(&self) {
         self.step();
@@ -307,7 +337,10 @@ impl<W> Record<W> {
             polls: (steps + 1) / 3,
             since: Stamp::from_bits(chunk.since[place].load(Ordering::Relaxed)),
             joiner: chunk.joiner[place].load(Ordering::Relaxed),
-            measured: None,
+            measured: chunk.measures.as_ref().map(|measures| Measured {
+                busy: measures[place].busy.load(Ordering::Relaxed),
+                longest: measures[place].longest.load(Ordering::Relaxed),
+            }),
         }
     }
 }

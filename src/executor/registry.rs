@@ -186,13 +186,15 @@ impl<W> TaskRegistry<W> {
         make: impl FnOnce(&Record<W>) -> (Waker, R),
     ) -> Inserted<W, R> {
         let New { kind, location, now } = new;
+        // A closure may take as long as it likes.
+        let attention = if kind == Kind::Blocking { Attention::NONE } else { self.attention };
         let mut tasks = self.lists[index].0.lock();
         let id = tasks.next_id(&self.ids);
         let is_refused = tasks.closed || (kind == Kind::Local && !tasks.runs_local);
         let table = &mut tasks.tables[kind as usize];
-        let key = table.vacant.pop().unwrap_or_else(|| table.grow(workers, index, new));
+        let key = table.vacant.pop().unwrap_or_else(|| table.grow(workers, index, new, attention));
         let entry = &mut table.entries[key as usize - 1];
-        entry.record.begin(now, self.attention);
+        entry.record.begin(now, attention);
         // Called in one place, so that it is inlined, however large it is.
         let (waker, made) = make(&entry.record);
         (entry.id, entry.location, entry.spawned) = (id, location, now);
@@ -306,6 +308,13 @@ impl<W> TaskRegistry<W> {
             wake_all(&mut wakers);
         }
         was_empty
+    }
+
+    /// The task of a record, if it is there.
+    pub(super) fn describe(&self, record: &Record<W>) -> Option<(Id, &'static Location<'static>, Option<TaskName>)> {
+        let mut tasks = self.list(record).lock();
+        let (id, location) = tasks.find(record, None).map(|entry| (entry.id, entry.location))?;
+        Some((id, location, tasks.names.get(&id).cloned()))
     }
 
     /// How many tasks of a list, of those in `set`, still have their future.
@@ -430,10 +439,11 @@ impl<W> Table<W> {
 
     /// Makes another place for a task, and returns its key.
     #[inline(never)]
-    fn grow(&mut self, workers: &Arc<W>, list: usize, New { kind, location, now: spawned }: New) -> u32 {
+    fn grow(&mut self, workers: &Arc<W>, list: usize, new: New, attention: Attention) -> u32 {
+        let New { kind, location, now: spawned } = new;
         let key = u32::try_from(self.entries.len() + 1).expect("fewer than 2^32 tasks");
         let record = self.unused.next().unwrap_or_else(|| {
-            self.unused = Record::new_chunk(workers.clone(), TableId::new(list, kind as usize));
+            self.unused = Record::new_chunk(workers.clone(), TableId::new(list, kind as usize), attention);
             self.unused.next().expect("a chunk has records")
         });
         record.set_key(key);

@@ -10,19 +10,67 @@
 //! equals none of the others. A runtime with one worker uses no stealable queue: its tasks go to the local queue, and the
 //! ids are equal.
 
-use std::sync::Arc;
+use std::panic::Location;
 use std::sync::atomic::{AtomicU16, Ordering};
+use std::sync::{Arc, Weak};
 use std::task::Waker;
+use std::time::Duration;
 
-use super::record::{self, Attention};
-use super::registry::{IdSource, Kind, Look, TaskRegistry, TaskSet};
+use parking_lot::Mutex;
+
+use super::record::{self, Attention, Step};
+use super::registry::{Id, IdSource, Kind, Look, TaskName, TaskRegistry, TaskSet};
 use super::remote_queue::Idleness;
 use super::stealing::{Queues, Remote};
+use crate::stamp::Stamp;
+use crate::system_clock::monotonic;
 
 /// The workers of a runtime, or the single one of a `block_on` call.
 pub(crate) struct Workers {
     pub(super) tasks: TaskRegistry<Workers>,
     pub(super) queues: Queues<Entry, Runnable>,
+    /// Called after each poll of a task, with the number of the worker. `None` if polls are not timed.
+    on_poll: Option<OnPoll>,
+    /// The servers that know names of tasks.
+    names: Mutex<Vec<Weak<dyn TaskNames>>>,
+}
+
+pub(crate) type OnPoll = Box<dyn Fn(usize, &TimedPoll<'_>) + Send + Sync>;
+
+/// A poll of a task that has just ended.
+pub(crate) struct TimedPoll<'a> {
+    pub(crate) nanos: u64,
+    record: &'a Record,
+}
+
+impl TimedPoll<'_> {
+    /// The task.
+    pub(crate) fn task(&self) -> Option<RunningTask> {
+        let (id, location, name) = self.record.workers().tasks.describe(self.record)?;
+        let (polls, duration) = (self.record.look().polls, Duration::from_nanos(self.nanos));
+        Some(RunningTask { id, name: name.map(text), location, polls, duration })
+    }
+}
+
+/// A task that is polled, or was just polled.
+pub(crate) struct RunningTask {
+    pub(crate) id: Id,
+    pub(crate) name: Option<Arc<str>>,
+    pub(crate) location: &'static Location<'static>,
+    /// How often it was polled, with this time.
+    pub(crate) polls: u64,
+    /// How long this poll has taken.
+    pub(crate) duration: Duration,
+}
+
+fn text(name: TaskName) -> Arc<str> {
+    name.to_string().into()
+}
+
+/// Knows the names of some tasks, and is asked for them when the tasks are shown.
+pub(crate) trait TaskNames: Send + Sync {
+    /// Passes on the id and the name of each task. Called outside every lock.
+    fn visit(&self, visit: &mut dyn FnMut(Id, Arc<str>));
 }
 
 /// The record of a task.
@@ -61,18 +109,20 @@ pub(crate) struct WorkerRef {
 
 impl Workers {
     /// As many workers as there are `unparkers`. Each ends the block of its worker, from any thread.
-    pub(crate) fn new(unparkers: Vec<Waker>) -> Arc<Self> {
-        Self::with_ids(unparkers, IdSource::new())
+    /// `on_poll` is called after each poll of a task, if there is one.
+    pub(crate) fn new(unparkers: Vec<Waker>, on_poll: Option<OnPoll>) -> Arc<Self> {
+        Self::with_ids(unparkers, IdSource::new(), on_poll)
     }
 
     /// The worker of a `block_on` call beside these. Its tasks draw their ids from the same source.
     pub(crate) fn beside(&self, unparker: Waker) -> Arc<Self> {
-        Self::with_ids(vec![unparker], self.tasks.ids().clone())
+        Self::with_ids(vec![unparker], self.tasks.ids().clone(), None)
     }
 
-    fn with_ids(unparkers: Vec<Waker>, ids: Arc<IdSource>) -> Arc<Self> {
-        let tasks = TaskRegistry::new(unparkers.len(), ids, Attention::NONE);
-        Arc::new(Self { tasks, queues: Queues::new(unparkers) })
+    fn with_ids(unparkers: Vec<Waker>, ids: Arc<IdSource>, on_poll: Option<OnPoll>) -> Arc<Self> {
+        let attention = if on_poll.is_some() { Attention::TIMED } else { Attention::NONE };
+        let tasks = TaskRegistry::new(unparkers.len(), ids, attention);
+        Arc::new(Self { tasks, queues: Queues::new(unparkers), on_poll, names: Mutex::default() })
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -97,6 +147,41 @@ impl Workers {
     /// Shows all tasks, some at a time under a lock. `visit` runs no foreign code.
     pub(crate) fn visit_tasks(&self, visit: impl FnMut(Look<'_>)) {
         self.tasks.visit(visit);
+    }
+
+    /// A poll of the task of `record` has ended, on the thread of one of these workers.
+    pub(super) fn polled(&self, record: &Record, nanos: u64) {
+        record.add_poll(nanos);
+        if let (Some(on_poll), Some(worker)) = (&self.on_poll, Stamp::last().worker()) {
+            on_poll(worker, &TimedPoll { nanos, record });
+        }
+    }
+
+    /// The task that a worker polls, if it does.
+    pub(crate) fn running_task(&self, index: usize) -> Option<RunningTask> {
+        let (now, mut running) = (monotonic(), None);
+        self.visit_tasks(|look| {
+            let is_running = look.seen.step == Step::Running && look.kind != Kind::Blocking;
+            if is_running && look.seen.since.worker() == Some(index) {
+                let duration = look.seen.since.age(now).unwrap_or_default();
+                running = Some((look.id, look.name.cloned(), look.location, look.seen.polls, duration));
+            }
+        });
+        let (id, name, location, polls, duration) = running?;
+        Some(RunningTask { id, name: name.map(text), location, polls, duration })
+    }
+
+    /// Has `names` be asked for names when tasks are shown, as long as it lives.
+    pub(crate) fn add_names(&self, names: Weak<dyn TaskNames>) {
+        let mut all = self.names.lock();
+        all.retain(|names| names.strong_count() > 0);
+        all.push(names);
+    }
+
+    /// Passes on the ids and names that servers know.
+    pub(crate) fn visit_names(&self, mut visit: impl FnMut(Id, Arc<str>)) {
+        let all: Vec<_> = self.names.lock().iter().filter_map(Weak::upgrade).collect();
+        all.iter().for_each(|names| names.visit(&mut visit));
     }
 
     /// Whether a worker has something to do.

@@ -31,8 +31,9 @@ use super::outcome::{Cause, Outcome};
 use super::record::{Attention, CancelReason};
 use super::registry::{BLOCKING, Inserted, Kind, LOCAL, New, SHARED};
 use super::shared::{Metadata, Record, Runnable, WorkerRef};
-use crate::stamp::Stamp;
+use crate::stamp::{self, Stamp};
 use crate::sync::{contain, contain_all, note_executors};
+use crate::system_clock::monotonic;
 
 /// Futures and outputs above this size, in bytes, are boxed before they are passed on: each function that they pass
 /// through copies them to its own frame.
@@ -262,7 +263,17 @@ fn poll_with_attention<F: Future>(
     if attention.gave_way() {
         record.forget_gave_way();
     }
-    poll_outcome(future, cx, attention.cancelled())
+    if !attention.is_timed() {
+        return poll_outcome(future, cx, attention.cancelled());
+    }
+    let start = monotonic();
+    stamp::note(start);
+    record.set_since(Stamp::last());
+    let poll = poll_outcome(future, cx, attention.cancelled());
+    let end = monotonic();
+    stamp::note(end);
+    record.workers().polled(record, end.saturating_sub(start));
+    poll
 }
 
 #[inline(always)]

@@ -8,6 +8,7 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use super::builder::{Builder, Kind};
+use super::slow_poll::PollWatch;
 use super::spin::SpinPolicy;
 use crate::blocking::{BlockingMetrics, Pool, Work};
 use crate::current::{Current, Entered};
@@ -46,6 +47,8 @@ struct Inner {
     parts: Vec<Part>,
     /// How many `block_on` calls beside the workers have begun.
     calls: AtomicUsize,
+    /// `None` if polls are not timed.
+    watch: Option<Arc<PollWatch>>,
     settings: Builder,
 }
 
@@ -103,9 +106,14 @@ impl Part {
 
 impl Handle {
     /// For the runtime of these parts, which was made with these settings.
-    pub(super) fn new(workers: Arc<Workers>, parts: Vec<Part>, settings: Builder) -> Self {
+    pub(super) fn new(
+        workers: Arc<Workers>,
+        parts: Vec<Part>,
+        watch: Option<Arc<PollWatch>>,
+        settings: Builder,
+    ) -> Self {
         let pool = Pool::new(settings.max_blocking_threads, settings.hooks.clone());
-        Self { inner: Arc::new(Inner { workers, pool, parts, calls: AtomicUsize::new(0), settings }) }
+        Self { inner: Arc::new(Inner { workers, pool, parts, calls: AtomicUsize::new(0), watch, settings }) }
     }
 
     /// A reference for the pool, which the handle keeps.
@@ -123,6 +131,12 @@ impl Handle {
 
     pub(super) fn pool(&self) -> &Arc<Pool> {
         &self.inner.pool
+    }
+
+    /// Reports the slow poll that worker `index` is stuck in, if it is. Returns how long the caller may wait before it
+    /// looks again. `None` if it need not.
+    pub(super) fn report_stuck(&self, index: usize) -> Option<Duration> {
+        self.inner.watch.as_ref()?.report_running(&self.inner.workers, index)
     }
 
     pub(super) fn part(&self, index: usize) -> &Part {
@@ -257,11 +271,11 @@ impl Handle {
         self.collect(dump::collect::addresses)
     }
 
-    /// As [`tasks`](Handle::tasks). `names` is asked for the addresses of each socket.
-    pub(crate) fn collect(&self, names: impl FnMut(RawFd) -> SocketInfo) -> TaskDump {
+    /// As [`tasks`](Handle::tasks). `addresses` is asked for those of each socket.
+    pub(crate) fn collect(&self, addresses: impl FnMut(RawFd) -> SocketInfo) -> TaskDump {
         let source = |part: &Part| Source { registry: part.registry.upgrade(), timers: part.timers.upgrade() };
         let sources: Vec<_> = self.inner.parts.iter().map(source).collect();
-        dump::collect::collect(&self.inner.workers, &sources, names)
+        dump::collect::collect(&self.inner.workers, &sources, addresses)
     }
 }
 

@@ -35,6 +35,7 @@ mod builder;
 mod enter;
 mod handle;
 mod prometheus;
+mod slow_poll;
 mod spin;
 mod threads;
 mod worker;
@@ -42,12 +43,13 @@ mod worker;
 use std::fmt;
 use std::io;
 use std::panic::{RefUnwindSafe, UnwindSafe};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
 pub use crate::blocking::BlockingMetrics;
-use crate::executor::{self, Executor, WorkerRef, Workers, is_large};
+use crate::executor::{self, Executor, OnPoll, WorkerRef, Workers, is_large};
 pub use crate::histogram::Histogram;
 use crate::reactor::Reactor;
 pub use builder::Builder;
@@ -55,6 +57,8 @@ use builder::{Kind, count_cores};
 pub use enter::EnterGuard;
 pub use handle::{Handle, Metrics, TryCurrentError, WorkerMetrics};
 use handle::{Part, Services};
+use slow_poll::PollWatch;
+pub use slow_poll::SlowPoll;
 use threads::Threads;
 use worker::Worker;
 
@@ -389,14 +393,16 @@ impl Builder {
     /// A worker for each reactor.
     fn make_workers(&self, reactors: Vec<Reactor>) -> io::Result<(Handle, Vec<Worker>)> {
         let clock = self.clock()?;
-        let workers = Workers::new(reactors.iter().map(Reactor::unparker).collect());
         let services: Vec<_> =
             reactors.iter().map(|reactor| Services::new(reactor, clock, self.measure_polls)).collect();
+        let watch = self.watch_polls(&services);
+        let on_poll = watch.clone().map(|watch| -> OnPoll { Box::new(move |index, poll| watch.polled(index, poll)) });
+        let workers = Workers::new(reactors.iter().map(Reactor::unparker).collect(), on_poll);
         let mut parts = Vec::with_capacity(reactors.len());
         for (index, (reactor, services)) in reactors.iter().zip(&services).enumerate() {
             parts.push(Part::new(WorkerRef::new(workers.clone(), index), reactor, services));
         }
-        let handle = Handle::new(workers.clone(), parts, self.clone());
+        let handle = Handle::new(workers.clone(), parts, watch, self.clone());
         enter::enter_pool_threads(&handle);
         let mut made = Vec::with_capacity(reactors.len());
         for (index, (reactor, services)) in reactors.into_iter().zip(services).enumerate() {
@@ -404,6 +410,14 @@ impl Builder {
             made.push(Worker::new(executor, reactor, services, clock, handle.clone()));
         }
         Ok((handle, made))
+    }
+
+    /// `None` if the settings ask for no times of polls.
+    fn watch_polls(&self, services: &[Services]) -> Option<Arc<PollWatch>> {
+        let on_slow = self.on_slow_poll.clone();
+        let is_needed = self.measure_polls || on_slow.is_some();
+        let counters = || services.iter().map(|services| services.counters.clone()).collect();
+        is_needed.then(|| Arc::new(PollWatch::new(counters(), on_slow)))
     }
 }
 

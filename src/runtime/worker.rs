@@ -243,6 +243,7 @@ impl Worker {
         let events = self.reactor.turn_stuck(&registry, &mut self.wakers);
         wake_all(&mut self.wakers);
         self.counters.add_turn(events);
+        self.handle.report_stuck(index);
         let lateness = timers.fire_stuck(&mut self.wakers);
         if let Some(lateness) = lateness {
             // Counted here and not with the stuck worker, which may write its own counters now.
@@ -334,7 +335,7 @@ impl Worker {
                 Ok(true) => timers.prepare_block().map(|next| next.saturating_duration_since(Instant::now())),
                 Err(_) => Some(UNWATCHED),
             };
-            limit = limit.into_iter().chain(left).min();
+            limit = limit.into_iter().chain(left).chain(self.handle.report_stuck(index)).min();
         }
         let stuck = |registry: &Arc<_>| {
             self.executor.stuck().any(|index| ptr::eq(self.handle.part(index).registry.as_ptr(), Arc::as_ptr(registry)))

@@ -1,0 +1,154 @@
+//! Slow polls: the report of tasks that keep their worker from all others.
+//!
+//! 1. A worker times each poll of a task, and reports it if it took as long as the threshold.
+//! 2. A poll may never end. So the worker that looks after a stuck one reports it too, once the threshold has passed
+//!    ([`PollWatch::report_running`]).
+
+use std::fmt;
+use std::panic::Location;
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+
+use crate::executor::{Id, RunningTask, TimedPoll, Workers};
+use crate::metrics::Counters;
+use crate::sync::contain_all;
+use crate::system_clock::monotonic;
+
+/// A poll of a task that took long, or takes long.
+///
+/// The argument of [`Builder::on_slow_poll`](super::Builder::on_slow_poll). It prints itself as one line.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct SlowPoll {
+    /// The id of the task.
+    pub task: Id,
+    /// The name that [`task::Builder`](crate::task::Builder) gave it.
+    pub name: Option<Arc<str>>,
+    /// Where it was spawned.
+    pub location: &'static Location<'static>,
+    /// The number of the worker that polls it.
+    pub worker: usize,
+    /// How long the poll took, or has taken so far.
+    pub duration: Duration,
+    /// The poll has ended. While it lasts, another worker reports it.
+    pub is_over: bool,
+}
+
+impl fmt::Display for SlowPoll {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { task, name, location, worker, duration, is_over } = self;
+        write!(f, "task {task}")?;
+        if let Some(name) = name {
+            write!(f, " \"{}\"", name.escape_debug())?;
+        }
+        let blocked = if *is_over { "blocked" } else { "has blocked" };
+        let (file, line) = (location.file(), location.line());
+        write!(f, " ({file}:{line}) {blocked} worker {worker} for {duration:.1?}")
+    }
+}
+
+/// The user's wish to hear of slow polls.
+#[derive(Clone)]
+pub(super) struct OnSlowPoll {
+    pub(super) threshold: Duration,
+    pub(super) hook: Arc<dyn Fn(&SlowPoll) + Send + Sync>,
+}
+
+impl OnSlowPoll {
+    /// Without a word of the user: in debug builds, a line on stderr for a poll of a second, at most one a minute.
+    pub(super) fn by_default() -> Option<Self> {
+        const MINUTE: u64 = 60_000_000_000;
+        if !cfg!(debug_assertions) {
+            return None;
+        }
+        let last = Mutex::new(None);
+        let hook = move |poll: &SlowPoll| {
+            let now = monotonic();
+            let mut last = last.lock();
+            if last.is_none_or(|last| now - last >= MINUTE) {
+                *last = Some(now);
+                eprintln!("kittiwake: {poll}; a task must not block its thread: use spawn_blocking, or yield_now");
+            }
+        };
+        Some(Self { threshold: Duration::from_secs(1), hook: Arc::new(hook) })
+    }
+}
+
+impl fmt::Debug for OnSlowPoll {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("OnSlowPoll").field("threshold", &self.threshold).finish_non_exhaustive()
+    }
+}
+
+/// Counts the polls of a runtime's tasks, and reports the slow ones.
+pub(super) struct PollWatch {
+    /// Of each worker.
+    counters: Vec<Arc<Counters>>,
+    on_slow: Option<OnSlowPoll>,
+    /// For each worker.
+    running: Mutex<Vec<Running>>,
+}
+
+/// The running poll of a worker, as the workers that look after it know it.
+#[derive(Clone, Default)]
+struct Running {
+    /// The task whose poll was reported last, and how often that task had been polled.
+    reported: Option<(Id, u64)>,
+    /// When to look at the tasks again, in nanoseconds of the monotonic clock.
+    look_at: u64,
+}
+
+impl PollWatch {
+    pub(super) fn new(counters: Vec<Arc<Counters>>, on_slow: Option<OnSlowPoll>) -> Self {
+        let running = Mutex::new(vec![Running::default(); counters.len()]);
+        Self { counters, on_slow, running }
+    }
+
+    /// A poll has ended, on the thread of worker `index`.
+    pub(super) fn polled(&self, index: usize, poll: &TimedPoll<'_>) {
+        self.counters[index].add_poll(poll.nanos);
+        let Some(OnSlowPoll { threshold, hook }) = &self.on_slow else { return };
+        let duration = Duration::from_nanos(poll.nanos);
+        if duration < *threshold {
+            return;
+        }
+        if let Some(RunningTask { id: task, name, location, .. }) = poll.task() {
+            let slow = SlowPoll { task, name, location, worker: index, duration, is_over: true };
+            contain_all(|| hook(&slow));
+        }
+    }
+
+    /// Reports the poll that worker `index` is stuck in, once, if it has lasted as long as the threshold. Returns how long
+    /// the caller may wait before it looks again. `None` if there is nothing to look for.
+    pub(super) fn report_running(&self, workers: &Workers, index: usize) -> Option<Duration> {
+        let OnSlowPoll { threshold, hook } = self.on_slow.as_ref()?;
+        let start = monotonic();
+        let mut running = self.running.lock();
+        let look_at = running[index].look_at;
+        if start < look_at {
+            return Some(Duration::from_nanos(look_at - start));
+        }
+        // To find the task takes a look at all tasks. Other workers look no sooner than after the threshold.
+        running[index].look_at = start.saturating_add(threshold.as_nanos() as u64);
+        drop(running);
+        let RunningTask { id: task, name, location, polls, duration } = workers.running_task(index)?;
+        let left = threshold.saturating_sub(duration);
+        let mut running = self.running.lock();
+        let Running { reported, look_at } = &mut running[index];
+        if !left.is_zero() {
+            let end = monotonic();
+            // At most a quarter of the time is spent on looks.
+            *look_at = end.saturating_add((left.as_nanos() as u64).max(3 * (end - start)));
+            return Some(Duration::from_nanos(*look_at - end));
+        }
+        if reported.replace((task, polls)) == Some((task, polls)) {
+            return None;
+        }
+        drop(running);
+        let slow = SlowPoll { task, name, location, worker: index, duration, is_over: false };
+        contain_all(|| hook(&slow));
+        None
+    }
+}
