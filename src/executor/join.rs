@@ -9,7 +9,7 @@ use async_task::FallibleTask;
 
 use super::outcome::{Cause, JoinError, Outcome};
 use super::record::CancelReason;
-use super::registry::Id;
+use super::registry::{Id, TaskName};
 use super::shared::{Metadata, Record};
 use crate::budget;
 
@@ -77,6 +77,12 @@ impl<T> JoinHandle<T> {
     /// Returns a handle that can abort the task and outlives this one.
     pub fn abort_handle(&self) -> AbortHandle {
         self.abort.clone()
+    }
+
+    /// Gives the task a name, which dumps of the tasks show.
+    pub(crate) fn set_name(&self, name: TaskName) {
+        let AbortHandle { id, record } = &self.abort;
+        record.workers().tasks.set_name(record, *id, name);
     }
 
     /// Whether the task has ended, so that awaiting it does not wait, or waits only until a cancelled future's

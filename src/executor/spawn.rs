@@ -1,11 +1,11 @@
 //! Spawning tasks.
 
 use std::panic::Location;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use super::current::Current;
 use super::join::JoinHandle;
-use super::shared::{WorkerRef, Workers};
+use super::shared::{TaskNames, WorkerRef, Workers};
 use super::task::{self, is_large};
 
 /// Runs a future as a task of the current runtime, beside its caller.
@@ -99,29 +99,48 @@ where
     F: Future + 'static,
     F::Output: 'static,
 {
-    let location = Location::caller();
+    match try_spawn_local(Location::caller(), future) {
+        Some(task) => task,
+        None => outside(function),
+    }
+}
+
+/// As [`spawn_local`], for a task that counts as spawned at `location`.
+pub(crate) fn spawn_local_at<F>(location: &'static Location<'static>, future: F) -> JoinHandle<F::Output>
+where
+    F: Future + 'static,
+    F::Output: 'static,
+{
+    match try_spawn_local(location, future) {
+        Some(task) => task,
+        None => outside("spawn_local"),
+    }
+}
+
+/// Returns `None` outside a runtime.
+fn try_spawn_local<F>(location: &'static Location<'static>, future: F) -> Option<JoinHandle<F::Output>>
+where
+    F: Future + 'static,
+    F::Output: 'static,
+{
     let new = if is_large::<F>() {
         let future = Box::pin(future);
         Current::make_local(|worker| task::local(worker, future, location))
     } else {
         Current::make_local(|worker| task::local(worker, future, location))
     };
-    match new {
-        Some(new) => new.start(),
-        None => outside(function),
-    }
+    new.map(task::NewTask::start)
 }
 
-/// As [`spawn`], and the task begins on the worker of this number.
-#[track_caller]
-pub(crate) fn spawn_on<F>(worker: usize, future: F) -> JoinHandle<F::Output>
+/// As [`spawn`], for a task that counts as spawned at `location` and begins on the worker of this number.
+pub(crate) fn spawn_on<F>(location: &'static Location<'static>, worker: usize, future: F) -> JoinHandle<F::Output>
 where
     F: Future + Send + 'static,
     F::Output: Send + 'static,
 {
     let Some(workers) = Current::spawn_workers() else { outside("spawn") };
     let worker = WorkerRef::new(workers, worker);
-    worker.make(future, Location::caller()).start_on(&worker)
+    worker.make(future, location).start_on(&worker)
 }
 
 #[track_caller]
@@ -130,6 +149,13 @@ fn outside(function: &str) -> ! {
         "kittiwake::{function} was called outside a runtime: call it inside \
          kittiwake::block_on or Runtime::block_on, or use Handle::spawn from elsewhere"
     );
+}
+
+/// Has `names` be asked for names of tasks that were spawned on this thread, as long as it lives.
+pub(crate) fn add_names(names: Weak<dyn TaskNames>) {
+    if let Some(workers) = Current::spawn_workers() {
+        workers.add_names(names);
+    }
 }
 
 /// How many workers run what is spawned on this thread; 0 outside a runtime.

@@ -76,6 +76,7 @@ const BODY: Duration = Duration::from_secs(30);
 /// # std::io::Result::Ok(())
 /// # }).unwrap();
 /// ```
+#[track_caller]
 pub fn serve<L, S>(listener: L, service: S) -> Serve<L, impl Fn(L::Addr) -> S + Send + 'static>
 where
     L: Listener,
@@ -108,6 +109,7 @@ where
 /// # Ok(())
 /// # }
 /// ```
+#[track_caller]
 pub fn serve_with<L, M, S>(listener: L, make_service: M) -> Serve<L, M>
 where
     L: Listener,

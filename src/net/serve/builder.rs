@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::io;
+use std::panic::Location;
 use std::sync::Arc;
 
 use super::connections::OnError;
@@ -72,9 +73,12 @@ pub struct Serve<L: Listener, H, F> {
 }
 
 impl<L: Listener, H, F> Serve<L, H, F> {
+    #[track_caller]
     pub(super) fn new(listener: L, handler: H, placement: Placement<F, L::Addr>) -> Self {
         let (max_connections, drain_timeout) = (usize::MAX, DRAIN_TIMEOUT);
-        let options = Options { max_connections, drain_timeout, graceful: None, immediate: None, shutdown: None };
+        let location = Location::caller();
+        let options =
+            Options { max_connections, drain_timeout, graceful: None, immediate: None, shutdown: None, location };
         Self { listener, handler, placement, prepare: None, on_error: None, counts: Arc::default(), options }
     }
 

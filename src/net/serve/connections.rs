@@ -16,6 +16,7 @@
 //!   either the server sees the lower number, or the guard finds the waker.
 
 use std::error::Error;
+use std::fmt;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
@@ -29,7 +30,7 @@ use super::output::sealed::Sealed as _;
 use super::report::{Failure, Open, Report};
 use super::stats::Counts;
 use crate::sync::contain_all;
-use crate::task::AbortHandle;
+use crate::task::{AbortHandle, Id, TaskNames};
 use crate::time::Instant;
 
 pub(super) type OnError<A> = Box<dyn Fn(&Failure<'_, A>) + Send + Sync>;
@@ -171,6 +172,19 @@ impl<A: Clone> Connections<A> {
         drop(table);
         if let Some(peer) = peer {
             self.report_error(&Failure::Handler { peer, error });
+        }
+    }
+}
+
+/// A handler's task is named by its peer.
+impl<A: Clone + fmt::Debug + Send> TaskNames for Connections<A> {
+    fn visit(&self, visit: &mut dyn FnMut(Id, Arc<str>)) {
+        let table = self.table.lock();
+        let tasks = |connection: &Connection<A>| Some((connection.abort.as_ref()?.id(), connection.peer.clone()));
+        let named: Vec<_> = table.open.iter().filter_map(|(_, connection)| tasks(connection)).collect();
+        drop(table);
+        for (id, peer) in named {
+            visit(id, format!("{peer:?}").into());
         }
     }
 }

@@ -124,6 +124,7 @@ use service::Placement;
 ///     })
 /// }
 /// ```
+#[track_caller]
 pub fn serve<L, H, F>(listener: L, handler: H) -> Serve<L, H, F>
 where
     L: Listener,
@@ -159,6 +160,7 @@ where
 /// # std::io::Result::Ok(())
 /// # }).unwrap();
 /// ```
+#[track_caller]
 pub fn serve_local<L, H, F>(listener: L, handler: H) -> Serve<L, H, F>
 where
     L: Listener,

@@ -13,6 +13,7 @@
 use std::fmt;
 use std::io;
 use std::mem;
+use std::panic::Location;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -44,6 +45,8 @@ pub(super) struct Options {
     pub(super) graceful: Option<Signal>,
     pub(super) immediate: Option<Signal>,
     pub(super) shutdown: Option<ShutdownSignal>,
+    /// Where the server was made.
+    pub(super) location: &'static Location<'static>,
 }
 
 /// The future of [`Serve`](super::Serve): a running server.
@@ -91,7 +94,9 @@ impl<L: Listener, H, F> Serving<L, H, F> {
     ) -> Self {
         let phase = Phase::Accepting { acceptor: Acceptor::new(listener) };
         let connections = Arc::new(Connections::new(on_error, counts));
-        Self { phase, service: Service { handler, placement, prepare, connections }, options }
+        let location = options.location;
+        let service = Service { handler, placement, prepare, connections, location, has_names: false };
+        Self { phase, service, options }
     }
 
     fn connections(&self) -> &Connections<L::Addr> {

@@ -4,13 +4,15 @@
 //! from then on. So a handler starts on the worker that has the fewest connections of this server, and not on the
 //! worker that has accepted.
 
+use std::mem;
+use std::panic::Location;
 use std::sync::Arc;
 
 use super::connections::{Connections, Handler};
 use super::output::HandlerOutput;
 use crate::net::listener::Listener;
 use crate::sync::contain_all;
-use crate::task::{self, AbortHandle, spawn_on};
+use crate::task::{self, AbortHandle, spawn_local_at, spawn_on};
 
 /// Calls the handler for each connection and spawns its future.
 pub(super) struct Service<L: Listener, H, F> {
@@ -19,6 +21,10 @@ pub(super) struct Service<L: Listener, H, F> {
     /// Sets the options of an accepted stream.
     pub(super) prepare: Option<fn(&L::Stream)>,
     pub(super) connections: Arc<Connections<L::Addr>>,
+    /// Where the server was made: its handlers count as spawned there.
+    pub(super) location: &'static Location<'static>,
+    /// The runtime knows that the connections have names.
+    pub(super) has_names: bool,
 }
 
 impl<L: Listener, H, F> Service<L, H, F>
@@ -29,7 +35,11 @@ where
     /// Inserts a connection, calls the handler, and spawns its future.
     // Not inlined, because the handler's future passes through this frame and may be large.
     #[inline(never)]
-    pub(super) fn start(&self, stream: L::Stream, peer: L::Addr) {
+    pub(super) fn start(&mut self, stream: L::Stream, peer: L::Addr) {
+        if !mem::replace(&mut self.has_names, true) {
+            let connections = Arc::downgrade(&self.connections);
+            task::add_names(connections);
+        }
         if let Some(prepare) = self.prepare {
             prepare(&stream);
         }
@@ -40,7 +50,7 @@ where
         contain_all(|| future = Some((self.handler)(stream, peer)));
         let Some(future) = future else { return };
         let key = guard.key();
-        let abort = (self.placement.spawn)(worker, Handler::new(future, guard));
+        let abort = (self.placement.spawn)(self.location, worker, Handler::new(future, guard));
         self.connections.set_abort(key, abort);
     }
 }
@@ -50,7 +60,7 @@ pub(super) struct Placement<F, A: Clone> {
     /// Chooses the worker for the next handler.
     worker: fn(&Connections<A>) -> usize,
     /// Spawns the handler on that worker. The `JoinHandle` is dropped, which detaches the task.
-    spawn: fn(usize, Handler<F, A>) -> AbortHandle,
+    spawn: fn(&'static Location<'static>, usize, Handler<F, A>) -> AbortHandle,
 }
 
 impl<F: Future<Output: HandlerOutput> + 'static, A: Clone + Send + 'static> Placement<F, A> {
@@ -63,11 +73,11 @@ impl<F: Future<Output: HandlerOutput> + 'static, A: Clone + Send + 'static> Plac
             0 | 1 => 0,
             workers => connections.least_loaded(workers),
         };
-        Self { worker, spawn: |worker, handler| spawn_on(worker, handler).abort_handle() }
+        Self { worker, spawn: |location, worker, handler| spawn_on(location, worker, handler).abort_handle() }
     }
 
     /// Handlers run on the thread of the server.
     pub(super) fn this_thread() -> Self {
-        Self { worker: |_| 0, spawn: |_, handler| task::spawn_local(handler).abort_handle() }
+        Self { worker: |_| 0, spawn: |location, _, handler| spawn_local_at(location, handler).abort_handle() }
     }
 }
