@@ -32,11 +32,16 @@ pub(super) struct Record<W> {
 struct Chunk<W> {
     workers: Arc<W>,
     table: TableId,
+    /// The id of the queue that all of them go to.
+    queue: usize,
     attention: [AtomicU16; PLACES],
     /// The places of the entries in the table, which counts from 1. Used under the lock of the table.
     key: [AtomicU32; PLACES],
+    /// The tasks' ids. Used under the lock of the table.
+    id: [AtomicU64; PLACES],
+    made: [AtomicU64; PLACES],
     steps: [AtomicU64; PLACES],
-    /// When each was last polled, or made.
+    /// When each was last polled. Of no meaning before the first poll.
     since: [AtomicU64; PLACES],
     /// The addresses in the wakers of the tasks that wait for the end of these. 0 if there is none.
     joiner: [AtomicUsize; PLACES],
@@ -49,6 +54,14 @@ struct Chunk<W> {
 struct Measures {
     busy: AtomicU64,
     longest: AtomicU64,
+}
+
+impl Measures {
+    /// The times after so many polls. Before the first one ends, the two are those of another task.
+    fn so_far(&self, polls: u64) -> Measured {
+        let load = |time: &AtomicU64| if polls == 0 { 0 } else { time.load(Ordering::Relaxed) };
+        Measured { busy: load(&self.busy), longest: load(&self.longest) }
+    }
 }
 
 const PLACES: usize = 32;
@@ -200,12 +213,15 @@ pub(crate) struct Measured {
 impl<W> Record<W> {
     /// A chunk of records, of which none is in use.
     #[cold]
-    pub(super) fn new_chunk(workers: Arc<W>, table: TableId, attention: Attention) -> Unused<W> {
+    pub(super) fn new_chunk(workers: Arc<W>, table: TableId, queue: usize, attention: Attention) -> Unused<W> {
         let chunk = Arc::new(Chunk {
             workers,
             table,
+            queue,
             attention: std::array::from_fn(|_| AtomicU16::new(0)),
             key: [const { AtomicU32::new(0) }; PLACES],
+            id: [const { AtomicU64::new(0) }; PLACES],
+            made: [const { AtomicU64::new(0) }; PLACES],
             steps: [const { AtomicU64::new(0) }; PLACES],
             since: [const { AtomicU64::new(0) }; PLACES],
             joiner: [const { AtomicUsize::new(0) }; PLACES],
@@ -215,16 +231,13 @@ impl<W> Record<W> {
     }
 
     /// Begins the life of a task.
-    pub(super) fn begin(&self, now: Stamp, attention: Attention) {
+    pub(super) fn begin(&self, id: u64, now: Stamp, attention: Attention) {
         let (chunk, place) = self.parts();
+        chunk.id[place].store(id, Ordering::Relaxed);
+        chunk.made[place].store(now.to_bits(), Ordering::Relaxed);
         chunk.steps[place].store(0, Ordering::Relaxed);
-        chunk.since[place].store(now.to_bits(), Ordering::Relaxed);
         chunk.joiner[place].store(0, Ordering::Relaxed);
         chunk.attention[place].store(attention.0, Ordering::Relaxed);
-        if let Some(measures) = &chunk.measures {
-            measures[place].busy.store(0, Ordering::Relaxed);
-            measures[place].longest.store(0, Ordering::Relaxed);
-        }
     }
 
     fn parts(&self) -> (&Chunk<W>, usize) {
@@ -239,10 +252,27 @@ impl<W> Record<W> {
         self.chunk.table
     }
 
+    /// The id of the queue that the task goes to.
+    pub(super) fn queue(&self) -> usize {
+        self.chunk.queue
+    }
+
     /// The place of its entry in the table. Called under the lock of the table.
     pub(super) fn key(&self) -> u32 {
         let (chunk, place) = self.parts();
         chunk.key[place].load(Ordering::Relaxed)
+    }
+
+    /// The id of the task. Called under the lock of the table.
+    pub(super) fn id(&self) -> u64 {
+        let (chunk, place) = self.parts();
+        chunk.id[place].load(Ordering::Relaxed)
+    }
+
+    /// When the task was made.
+    pub(super) fn made(&self) -> Stamp {
+        let (chunk, place) = self.parts();
+        Stamp::from_bits(chunk.made[place].load(Ordering::Relaxed))
     }
 
     pub(super) fn set_key(&self, key: u32) {
@@ -255,14 +285,17 @@ impl<W> Record<W> {
         self.step();
     }
 
-    /// The task is about to be polled.
-    pub(super) fn begin_poll(&self, now: Stamp) {
+    /// The task is about to be polled. Returns whether the poll has something to look at. Acquires what the thread did
+    /// that cancelled the task.
+    pub(super) fn begin_poll(&self, now: Stamp) -> bool {
         let (chunk, place) = self.parts();
+        let needs_attention = chunk.attention[place].load(Ordering::Acquire) != 0;
         self.step();
         chunk.since[place].store(now.to_bits(), Ordering::Relaxed);
+        needs_attention
     }
 
-    /// Returns the things that the poll has to look at. Acquires what the thread did that cancelled the task.
+    /// Returns the things that the poll has to look at.
     pub(super) fn attention(&self) -> Attention {
         let (chunk, place) = self.parts();
         Attention(chunk.attention[place].load(Ordering::Acquire))
@@ -285,9 +318,10 @@ impl<W> Record<W> {
     pub(super) fn add_poll(&self, nanos: u64) {
         let (chunk, place) = self.parts();
         if let Some(measures) = &chunk.measures {
-            let Measures { busy, longest } = &measures[place];
-            busy.store(busy.load(Ordering::Relaxed).wrapping_add(nanos), Ordering::Relaxed);
-            longest.store(longest.load(Ordering::Relaxed).max(nanos), Ordering::Relaxed);
+            let measures = &measures[place];
+            let Measured { busy, longest } = measures.so_far(self.look().polls - 1);
+            measures.busy.store(busy.wrapping_add(nanos), Ordering::Relaxed);
+            measures.longest.store(longest.max(nanos), Ordering::Relaxed);
         }
     }
 
@@ -332,15 +366,13 @@ impl<W> Record<W> {
             1 => Step::Queued { gave_way: Attention(chunk.attention[place].load(Ordering::Relaxed)).gave_way() },
             _ => Step::Running,
         };
+        let polls = (steps + 1) / 3;
         Seen {
             step,
-            polls: (steps + 1) / 3,
-            since: Stamp::from_bits(chunk.since[place].load(Ordering::Relaxed)),
+            polls,
+            since: if polls == 0 { self.made() } else { Stamp::from_bits(chunk.since[place].load(Ordering::Relaxed)) },
             joiner: chunk.joiner[place].load(Ordering::Relaxed),
-            measured: chunk.measures.as_ref().map(|measures| Measured {
-                busy: measures[place].busy.load(Ordering::Relaxed),
-                longest: measures[place].longest.load(Ordering::Relaxed),
-            }),
+            measured: chunk.measures.as_ref().map(|measures| measures[place].so_far(steps / 3)),
         }
     }
 }

@@ -95,12 +95,9 @@ struct Table<W> {
 /// A task, or the place for one.
 struct Entry<W> {
     record: Record<W>,
-    /// Wakes the task, and keeps its memory. `None` without a task. The other fields are the last task's then.
+    /// Wakes the task, and keeps its memory. `None` without a task. The other fields are those of the last one then.
     waker: Option<Waker>,
-    id: Id,
     location: &'static Location<'static>,
-    /// When it was spawned.
-    spawned: Stamp,
 }
 
 /// The name of a task: text, or something that gives it when it is asked for.
@@ -138,6 +135,8 @@ pub(crate) enum TaskSet {
 pub(super) struct New {
     pub(super) kind: Kind,
     pub(super) location: &'static Location<'static>,
+    /// The id of the queue that it goes to: the same for all tasks of its kind on one worker.
+    pub(super) queue: usize,
     pub(super) now: Stamp,
 }
 
@@ -185,7 +184,7 @@ impl<W> TaskRegistry<W> {
         new: New,
         make: impl FnOnce(&Record<W>) -> (Waker, R),
     ) -> Inserted<W, R> {
-        let New { kind, location, now } = new;
+        let New { kind, location, now, .. } = new;
         // A closure may take as long as it likes.
         let attention = if kind == Kind::Blocking { Attention::NONE } else { self.attention };
         let mut tasks = self.lists[index].0.lock();
@@ -194,10 +193,10 @@ impl<W> TaskRegistry<W> {
         let table = &mut tasks.tables[kind as usize];
         let key = table.vacant.pop().unwrap_or_else(|| table.grow(workers, index, new, attention));
         let entry = &mut table.entries[key as usize - 1];
-        entry.record.begin(now, attention);
+        entry.record.begin(id.0, now, attention);
         // Called in one place, so that it is inlined, however large it is.
         let (waker, made) = make(&entry.record);
-        (entry.id, entry.location, entry.spawned) = (id, location, now);
+        entry.location = location;
         // There was none, and to check that would cost more than to leave it.
         mem::forget(entry.waker.replace(waker));
         Inserted { id, record: entry.record.clone(), is_refused, made }
@@ -209,9 +208,9 @@ impl<W> TaskRegistry<W> {
         let key = record.key();
         let table = &mut tasks.tables[KIND];
         let entry = &mut table.entries[key as usize - 1];
-        let (waker, id) = (entry.waker.take(), entry.id);
+        let waker = entry.waker.take();
         table.vacant.push(key);
-        let is_last = (tasks.closed || !tasks.names.is_empty()) && self.after_remove::<KIND>(&mut tasks, id);
+        let is_last = (tasks.closed || !tasks.names.is_empty()) && self.after_remove::<KIND>(&mut tasks, record);
         drop(tasks);
         // After the lock: this may free the task, and with it an output.
         drop(waker);
@@ -220,8 +219,8 @@ impl<W> TaskRegistry<W> {
 
     /// Goes on after a task was removed from a list that is closed, or that has names.
     #[cold]
-    fn after_remove<const KIND: usize>(&self, tasks: &mut Tasks<W>, id: Id) -> bool {
-        tasks.names.remove(&id);
+    fn after_remove<const KIND: usize>(&self, tasks: &mut Tasks<W>, record: &Record<W>) -> bool {
+        tasks.names.remove(&Id(record.id()));
         if !tasks.closed {
             return false;
         }
@@ -313,7 +312,7 @@ impl<W> TaskRegistry<W> {
     /// The task of a record, if it is there.
     pub(super) fn describe(&self, record: &Record<W>) -> Option<(Id, &'static Location<'static>, Option<TaskName>)> {
         let mut tasks = self.list(record).lock();
-        let (id, location) = tasks.find(record, None).map(|entry| (entry.id, entry.location))?;
+        let (id, location) = tasks.find(record, None).map(|entry| (Id(record.id()), entry.location))?;
         Some((id, location, tasks.names.get(&id).cloned()))
     }
 
@@ -386,11 +385,11 @@ impl<W> Tasks<W> {
         self.last_of_block = self.last_id + ID_BLOCK;
     }
 
-    /// The entry of a record, if the task has this id. Another task may have the record by now.
+    /// The entry of a record, if the task has this id. Another task may have the record by now, or its place.
     fn find(&mut self, record: &Record<W>, id: Option<Id>) -> Option<&mut Entry<W>> {
         let index = (record.key() as usize).checked_sub(1)?;
         let entry = self.tables[record.table().kind()].entries.get_mut(index)?;
-        (entry.waker.is_some() && id.is_none_or(|id| id == entry.id)).then_some(entry)
+        (entry.waker.is_some() && id.is_none_or(|id| id.0 == entry.record.id())).then_some(entry)
     }
 
     /// Cancels all tasks of this kind, and returns their wakers.
@@ -417,13 +416,14 @@ impl<W> Tasks<W> {
         let entries = &self.tables[kind as usize].entries;
         let end = entries.len().min(from + VISITED);
         for entry in entries.get(from..end)? {
-            let Entry { id, location, spawned, record, waker: Some(waker) } = entry else { continue };
+            let Entry { record, waker: Some(waker), location } = entry else { continue };
+            let id = Id(record.id());
             visit(Look {
-                id: *id,
+                id,
                 kind,
-                name: if self.names.is_empty() { None } else { self.names.get(id) },
+                name: if self.names.is_empty() { None } else { self.names.get(&id) },
                 location,
-                spawned: *spawned,
+                spawned: record.made(),
                 address: waker.data().addr(),
                 seen: record.look(),
             });
@@ -439,15 +439,20 @@ impl<W> Table<W> {
 
     /// Makes another place for a task, and returns its key.
     #[inline(never)]
-    fn grow(&mut self, workers: &Arc<W>, list: usize, new: New, attention: Attention) -> u32 {
-        let New { kind, location, now: spawned } = new;
+    fn grow(
+        &mut self,
+        workers: &Arc<W>,
+        list: usize,
+        New { kind, location, queue, .. }: New,
+        attention: Attention,
+    ) -> u32 {
         let key = u32::try_from(self.entries.len() + 1).expect("fewer than 2^32 tasks");
         let record = self.unused.next().unwrap_or_else(|| {
-            self.unused = Record::new_chunk(workers.clone(), TableId::new(list, kind as usize), attention);
+            self.unused = Record::new_chunk(workers.clone(), TableId::new(list, kind as usize), queue, attention);
             self.unused.next().expect("a chunk has records")
         });
         record.set_key(key);
-        self.entries.push(Entry { record, waker: None, id: Id(0), location, spawned });
+        self.entries.push(Entry { record, waker: None, location });
         key
     }
 
@@ -488,7 +493,7 @@ mod tests {
     }
 
     fn insert(tasks: &Registry, kind: Kind) -> (Id, Record<()>) {
-        let new = New { kind, location: Location::caller(), now: Stamp::from_bits(0) };
+        let new = New { kind, location: Location::caller(), queue: 0, now: Stamp::from_bits(0) };
         let inserted = tasks.insert(&Arc::new(()), 0, new, |_| (Waker::noop().clone(), ()));
         assert!(!inserted.is_refused, "the registry must accept the task");
         (inserted.id, inserted.record)
@@ -571,7 +576,7 @@ mod tests {
     fn ended_registry_keeps_no_workers() {
         let (workers, tasks) = (Arc::new(()), registry(1));
         let insert = |kind| {
-            let new = New { kind, location: Location::caller(), now: Stamp::from_bits(0) };
+            let new = New { kind, location: Location::caller(), queue: 0, now: Stamp::from_bits(0) };
             tasks.insert(&workers, 0, new, |_| (Waker::noop().clone(), ()))
         };
         let (first, last) = (insert(Kind::Shared), insert(Kind::Shared));

@@ -90,8 +90,6 @@ pub(crate) type Runnable = async_task::Runnable<Metadata>;
 pub(crate) struct Metadata {
     /// It has the workers of whom one, or all, may run the task.
     pub(super) record: Record,
-    /// The id of the queue that it goes to.
-    pub(super) queue: usize,
     /// The worker that last ran it, or, before that, the one that it was spawned on. Other threads push it there. Only
     /// the thread that runs the task writes this.
     worker: AtomicU16,
@@ -209,12 +207,7 @@ impl Workers {
 
 impl Metadata {
     pub(super) fn new(worker: &WorkerRef, kind: Kind, record: Record) -> Self {
-        Self {
-            record,
-            queue: if kind == Kind::Shared { worker.shared_queue } else { worker.local_queue },
-            worker: AtomicU16::new(worker.index as u16),
-            kind,
-        }
+        Self { record, worker: AtomicU16::new(worker.index as u16), kind }
     }
 
     pub(super) fn last_worker(&self) -> usize {

@@ -20,7 +20,7 @@
 
 use std::panic::Location;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 
 use async_task::{Builder, Task, WithInfo};
 use pin_project_lite::pin_project;
@@ -28,7 +28,7 @@ use pin_project_lite::pin_project;
 use super::current::{schedule, schedule_local};
 use super::join::{AbortHandle, JoinHandle};
 use super::outcome::{Cause, Outcome};
-use super::record::{Attention, CancelReason};
+use super::record::CancelReason;
 use super::registry::{BLOCKING, Inserted, Kind, LOCAL, New, SHARED};
 use super::shared::{Metadata, Record, Runnable, WorkerRef};
 use crate::stamp::{self, Stamp};
@@ -152,7 +152,8 @@ fn build<T>(
     location: &'static Location<'static>,
     spawn: impl FnOnce(Builder<Metadata>) -> (Runnable, Task<Outcome<T>, Metadata>),
 ) -> NewTask<T> {
-    let new = New { kind, location, now: Stamp::known() };
+    let queue = if kind == Kind::Shared { worker.shared_queue } else { worker.local_queue };
+    let new = New { kind, location, queue, now: Stamp::known() };
     let inserted = worker.workers.tasks.insert(&worker.workers, worker.index, new, |record| {
         let (runnable, task) = spawn(Builder::new().metadata(Metadata::new(worker, kind, record.clone())));
         (runnable.waker(), (runnable, task))
@@ -237,16 +238,29 @@ impl<F: Future, const KIND: usize> Future for TaskFuture<F, Membership<KIND>> {
         // Asked here, after async-task has noted that the task runs. If it were asked earlier, a thread that cancels
         // the task in between would wake a task that is still scheduled, which does nothing. The task would be polled,
         // and sleep.
-        record.begin_poll(if KIND == BLOCKING { Stamp::known() } else { Stamp::last() });
-        let poll = if record.attention() == Attention::NONE {
-            poll_outcome(this.future, cx, None)
+        let now = if KIND == BLOCKING { Stamp::known() } else { Stamp::last() };
+        if is_large::<F::Output>() {
+            poll_noted(this.future, cx, record, now, Box::new).map(Outcome::unbox)
         } else {
-            poll_with_attention(this.future, cx, record)
-        };
-        if poll.is_pending() {
-            record.end_poll();
+            poll_noted(this.future, cx, record, now, |output| output)
         }
-        poll
+    }
+}
+
+/// Polls the future, and notes that in the task's record.
+#[inline(always)]
+fn poll_noted<F: Future, T>(
+    future: Pin<&mut Option<F>>,
+    cx: &mut Context<'_>,
+    record: &Record,
+    now: Stamp,
+    output: impl FnOnce(F::Output) -> T,
+) -> Poll<Outcome<T>> {
+    if record.begin_poll(now) {
+        // By its waker: a context that another function gets by reference has to be in memory.
+        poll_with_attention(future, cx.waker(), record, output)
+    } else {
+        poll_contained(future, cx, None, record, output)
     }
 }
 
@@ -254,39 +268,29 @@ impl<F: Future, const KIND: usize> Future for TaskFuture<F, Membership<KIND>> {
 // Not inlined, so that a poll without attention is small.
 #[cold]
 #[inline(never)]
-fn poll_with_attention<F: Future>(
+fn poll_with_attention<F: Future, T>(
     future: Pin<&mut Option<F>>,
-    cx: &mut Context<'_>,
+    waker: &Waker,
     record: &Record,
-) -> Poll<Outcome<F::Output>> {
+    output: impl FnOnce(F::Output) -> T,
+) -> Poll<Outcome<T>> {
+    let mut cx = Context::from_waker(waker);
     let attention = record.attention();
     if attention.gave_way() {
         record.forget_gave_way();
     }
-    if !attention.is_timed() {
-        return poll_outcome(future, cx, attention.cancelled());
+    let start = attention.is_timed().then(monotonic);
+    if let Some(start) = start {
+        stamp::note(start);
+        record.set_since(Stamp::last());
     }
-    let start = monotonic();
-    stamp::note(start);
-    record.set_since(Stamp::last());
-    let poll = poll_outcome(future, cx, attention.cancelled());
-    let end = monotonic();
-    stamp::note(end);
-    record.workers().polled(record, end.saturating_sub(start));
+    let poll = poll_contained(future, &mut cx, attention.cancelled(), record, output);
+    if let Some(start) = start {
+        let end = monotonic();
+        stamp::note(end);
+        record.workers().polled(record, end.saturating_sub(start));
+    }
     poll
-}
-
-#[inline(always)]
-fn poll_outcome<F: Future>(
-    future: Pin<&mut Option<F>>,
-    cx: &mut Context<'_>,
-    cancelled: Option<CancelReason>,
-) -> Poll<Outcome<F::Output>> {
-    if is_large::<F::Output>() {
-        poll_contained(future, cx, cancelled, Box::new).map(Outcome::unbox)
-    } else {
-        poll_contained(future, cx, cancelled, |output| output)
-    }
 }
 
 /// Polls the future, or drops it if the task is cancelled. Contains its panics.
@@ -295,6 +299,7 @@ fn poll_contained<F: Future, T>(
     mut future: Pin<&mut Option<F>>,
     cx: &mut Context<'_>,
     cancelled: Option<CancelReason>,
+    record: &Record,
     output: impl FnOnce(F::Output) -> T,
 ) -> Poll<Outcome<T>> {
     let polled = contain(|| match future.as_mut().as_pin_mut() {
@@ -302,7 +307,10 @@ fn poll_contained<F: Future, T>(
         _ => Poll::Ready(None),
     });
     let outcome = match polled {
-        Ok(Poll::Pending) => return Poll::Pending,
+        Ok(Poll::Pending) => {
+            record.end_poll();
+            return Poll::Pending;
+        }
         Ok(Poll::Ready(Some(output))) => Outcome::output(output),
         Ok(Poll::Ready(None)) => Outcome::none(Cause::cancelled(cancelled.unwrap_or(CancelReason::ABORTED))),
         Err(panic) => Outcome::none(Cause::panic(panic)),

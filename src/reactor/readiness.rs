@@ -1,6 +1,6 @@
 //! Readiness: the word that says which directions of a socket are ready.
 //!
-//! Every operation reads this word and every event changes it. It holds five flags and, for each direction, a tick.
+//! Every operation reads this word and every event changes it. It holds six flags and, for each direction, a tick.
 //!
 //! | bits | name | set when | cleared when |
 //! | --- | --- | --- | --- |
@@ -9,7 +9,8 @@
 //! | 2 | `NO_SHORT_RULE` | an event reports an end, an error or urgent data | never |
 //! | 3 | `UNREGISTERED` | the socket is made, or leaves a reactor | the socket is registered |
 //! | 4 | `WRITE_ENDED` | this end has shut its writing side down, and no event tells of that | never |
-//! | 5-31 | read tick | each event that concerns reading adds 1 | |
+//! | 5 | `LISTENER` | the socket is made, and accepts connections | never |
+//! | 6-31 | read tick | each event that concerns reading adds 1 | |
 //! | 32-63 | write tick | each event that concerns writing adds 1 | |
 //!
 //! # Edges
@@ -30,7 +31,7 @@
 //! event that came between the call and the clear would be lost.
 //!
 //! Each direction has a tick of its own. With one tick for both, the events of a busy writer would refuse every clear
-//! of the reader. A tick has 27 or 32 bits: it would have to go round once between a system call and the next few
+//! of the reader. A tick has 26 or 32 bits: it would have to go round once between a system call and the next few
 //! instructions to be mistaken. A read tick that goes round carries into the write tick, which refuses one clear and
 //! costs one system call.
 
@@ -77,7 +78,8 @@ impl Snapshot {
     const NO_SHORT_RULE: u64 = 1 << 2;
     const UNREGISTERED: u64 = 1 << 3;
     const WRITE_ENDED: u64 = 1 << 4;
-    const READ_TICK: u64 = 1 << 5;
+    const LISTENER: u64 = 1 << 5;
+    const READ_TICK: u64 = 1 << 6;
     const WRITE_TICK: u64 = 1 << 32;
 
     /// The flags of a socket that no reactor watches. Nothing is known of it, so operations try.
@@ -95,6 +97,11 @@ impl Snapshot {
 
     pub(crate) fn is_registered(self) -> bool {
         self.0 & Self::UNREGISTERED == 0
+    }
+
+    /// Whether the socket accepts connections.
+    pub(crate) fn is_listener(self) -> bool {
+        self.0 & Self::LISTENER != 0
     }
 
     /// Whether a short transfer proves that the next one would block. A stream that has an end, an error or an urgent
@@ -146,6 +153,11 @@ impl Readiness {
     /// The word of a socket that no reactor watches.
     pub(crate) fn new() -> Self {
         Self(AtomicU64::new(Snapshot::UNKNOWN))
+    }
+
+    /// As [`new`](Readiness::new), for a socket that accepts connections.
+    pub(crate) fn of_listener() -> Self {
+        Self(AtomicU64::new(Snapshot::UNKNOWN | Snapshot::LISTENER))
     }
 
     /// The word now. Acquires what the last event published.

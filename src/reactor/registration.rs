@@ -47,7 +47,6 @@ pub(crate) struct Registration<S: AsFd> {
     // socket's.
     link: Link,
     socket: S,
-    is_listener: bool,
 }
 
 /// Takes a source out of its reactor when it is dropped.
@@ -74,12 +73,12 @@ enum Failed {
 impl<S: AsFd> Registration<S> {
     /// Takes a non-blocking socket. No reactor watches it yet.
     pub(crate) fn new(socket: S) -> Self {
-        Self { link: Link(Arc::new(Source::new())), socket, is_listener: false }
+        Self { link: Link(Arc::new(Source::new())), socket }
     }
 
     /// As [`new`](Registration::new), for a socket that accepts connections.
     pub(crate) fn of_listener(socket: S) -> Self {
-        Self { is_listener: true, ..Self::new(socket) }
+        Self { link: Link(Arc::new(Source::of_listener())), socket }
     }
 
     pub(crate) fn socket(&self) -> &S {
@@ -189,7 +188,7 @@ impl<S: AsFd> Registration<S> {
         if let Some(idle) = &idle {
             drop(idle.leave_table());
         }
-        let registered = registry.register(&self.link.0, fd, self.is_listener);
+        let registered = registry.register(&self.link.0, fd);
         if idle.is_some() && registered.is_err() {
             // No reactor watches for the other waiters any more. They try again, and get the error too. No seat may
             // keep a waker: `wait_again` relies on that.

@@ -76,7 +76,6 @@ pub(super) struct Table {
 pub(super) struct Socket {
     pub(super) source: Arc<Source>,
     fd: RawFd,
-    is_listener: bool,
 }
 
 /// A source's registration with a reactor. Small, because each connection has one.
@@ -116,10 +115,10 @@ impl Registry {
 
     /// Has a reactor watch `source`, unless one does already: the worker's, if this registry has one and that worker
     /// lives, or else this one's.
-    pub(super) fn register(self: &Arc<Self>, source: &Arc<Source>, fd: RawFd, is_listener: bool) -> io::Result<()> {
+    pub(super) fn register(self: &Arc<Self>, source: &Arc<Source>, fd: RawFd) -> io::Result<()> {
         let worker = self.worker.upgrade();
         for registry in worker.iter().chain([self]) {
-            if registry.register_unless_closed(source, fd, is_listener)? {
+            if registry.register_unless_closed(source, fd)? {
                 return Ok(());
             }
         }
@@ -127,12 +126,7 @@ impl Registry {
     }
 
     /// Returns `false` if the reactor has ended.
-    fn register_unless_closed(
-        self: &Arc<Self>,
-        source: &Arc<Source>,
-        fd: RawFd,
-        is_listener: bool,
-    ) -> io::Result<bool> {
+    fn register_unless_closed(self: &Arc<Self>, source: &Arc<Source>, fd: RawFd) -> io::Result<bool> {
         let mio = match self.mio.get() {
             Some(mio) => mio,
             // A foreign waker may poll an operation in place while the ending worker wakes it. That must not open a
@@ -144,7 +138,7 @@ impl Registry {
         if table.closed {
             return Ok(false);
         }
-        let Ok(token) = table.slots.insert(Socket { source: source.clone(), fd, is_listener }) else {
+        let Ok(token) = table.slots.insert(Socket { source: source.clone(), fd }) else {
             return Err(io::Error::new(
                 io::ErrorKind::QuotaExceeded,
                 "the reactor's table of sockets is full; close some, or use more workers",
@@ -186,7 +180,7 @@ impl Registry {
             next = self.table.lock().slots.visit(from, VISITED, |socket| {
                 waiting.clear();
                 socket.source.visit_waiters(|direction, waker| waiting.push((direction, waker.data().addr())));
-                visit(socket.fd, socket.is_listener, &waiting);
+                visit(socket.fd, socket.source.load().is_listener(), &waiting);
             });
         }
     }

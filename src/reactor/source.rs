@@ -75,8 +75,17 @@ pub(crate) enum Stored {
 impl<R> Source<R> {
     /// A source that no reactor watches.
     pub(crate) fn new() -> Self {
+        Self::with_readiness(Readiness::new())
+    }
+
+    /// As [`new`](Source::new), for a socket that accepts connections.
+    pub(crate) fn of_listener() -> Self {
+        Self::with_readiness(Readiness::of_listener())
+    }
+
+    fn with_readiness(readiness: Readiness) -> Self {
         let inner = Inner { registered: None, waiters: Waiters::default() };
-        Self { readiness: Readiness::new(), inner: Mutex::new(inner) }
+        Self { readiness, inner: Mutex::new(inner) }
     }
 
     /// The word now.
