@@ -169,6 +169,19 @@ fn copy_flushes_before_it_fails() {
     });
 }
 
+/// If the reader fails, and the flush after it fails too, the copy ends with the reader's error.
+#[test]
+fn failed_flush_keeps_the_first_error() {
+    run(async || {
+        let mut reader = Scripted::new(100, 30);
+        reader.end = Err(ErrorKind::ConnectionReset.into());
+        let (near, far) = duplex(64);
+        drop(far);
+        let error = copy(reader, BufWriter::new(near)).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::ConnectionReset);
+    });
+}
+
 /// A copy in memory that has no end gives way to other tasks.
 #[test]
 fn endless_copy_gives_way() {

@@ -430,7 +430,10 @@ impl Transfer {
             match ready!(writer.as_mut().poll_flush(cx)) {
                 Ok(()) => self.needs_flush = false,
                 Err(error) => {
-                    if !self.note_error(Operation::Write, error) {
+                    if self.note_error(Operation::Write, error) {
+                        // After an error of the reader, `end` does not show this one, and the loop would not end.
+                        self.needs_flush = false;
+                    } else {
                         ready!(budget::poll_spend(cx));
                     }
                 }
