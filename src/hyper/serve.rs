@@ -171,10 +171,11 @@ fn no_handshake<T>(stream: T) -> Ready<io::Result<T>> {
 /// and that hyper has not read hide the end.
 ///
 /// On HTTP/2 a connection is idle while it has no request, no response that the client still has to read, and no tunnel.
-/// A tunnel of CONNECT counts until the server closes or drops its side. A response that the client does not read ends
-/// the connection with all its requests. A body that the client of an HTTP/2 request does not complete has no limit here,
-/// because hyper does not tell whether the handler reads it: put a [`timeout`](crate::time::timeout()) around the read
-/// in the handler. The limit of a head applies before the first request only.
+/// A tunnel of CONNECT counts until the server closes or drops its side, and the client has taken what the server wrote
+/// before: hyper keeps those bytes, without a limit. A response that the client does not read ends the connection with all
+/// its requests. A body that the client of an HTTP/2 request does not complete has no limit here, because hyper does not
+/// tell whether the handler reads it: put a [`timeout`](crate::time::timeout()) around the read in the handler. The limit
+/// of a head applies before the first request only.
 ///
 /// # How it ends
 /// As a [`net::Serve`](crate::net::Serve#how-it-ends) does, with the connections of HTTP as follows:
