@@ -1,0 +1,50 @@
+//! The scripts of the fuzz targets, replayed: those in `corpus/`, which reach most of the code or have failed once, and
+//! random ones.
+//!
+//! Each target of `fuzz/` that works on the public interface has its operations and its laws in a module here.
+
+#[path = "../support/mod.rs"]
+mod support;
+
+#[cfg(feature = "hyper")]
+mod http;
+mod script;
+
+use support::within;
+
+/// A connection of HTTP ends in time, whatever its client sends and however little it reads.
+#[cfg(feature = "hyper")]
+#[test]
+fn http_connections_end() {
+    replay("http", http::run, 2000);
+}
+
+/// Runs the scripts in the folder `target` of the corpus, and then `count` random ones of up to 255 bytes.
+#[track_caller]
+fn replay(target: &'static str, run: fn(&[u8]), count: usize) {
+    within(move || {
+        let corpus = format!("{}/tests/fuzz/corpus/{target}", env!("CARGO_MANIFEST_DIR"));
+        let mut scripts = 0;
+        for file in std::fs::read_dir(&corpus).expect("the corpus") {
+            let file = file.expect("an entry of the corpus").path();
+            // If the test fails, the last line shows its script.
+            println!("{}", file.display());
+            run(&std::fs::read(file).expect("a script"));
+            scripts += 1;
+        }
+        assert!(scripts > 0, "{corpus} has no scripts");
+        let mut random = 0x9E37_79B9_7F4A_7C15_u64;
+        let mut next = || {
+            random ^= random << 13;
+            random ^= random >> 7;
+            random ^= random << 17;
+            (random >> 32) as u8
+        };
+        for _ in 0..count {
+            let length = next();
+            let script: Vec<u8> = (0..length).map(|_| next()).collect();
+            println!("random: {script:?}");
+            run(&script);
+        }
+    });
+}
