@@ -6,11 +6,18 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod executor;
 #[cfg(feature = "hyper")]
 mod http;
 mod script;
 
 use support::within;
+
+/// In a tree of joins, selects, tasks, timers and channels, each node ends when it must.
+#[test]
+fn trees_of_tasks_end_in_time() {
+    replay("executor", executor::run, 5000);
+}
 
 /// A connection of HTTP ends in time, whatever its client sends and however little it reads.
 #[cfg(feature = "hyper")]
