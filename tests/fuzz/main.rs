@@ -6,12 +6,19 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod adapters;
 mod executor;
 #[cfg(feature = "hyper")]
 mod http;
 mod script;
 
 use support::within;
+
+/// Bytes arrive through copies, halves and pairs in memory: each once, and none of them waits in vain.
+#[test]
+fn adapters_lose_no_byte() {
+    replay("adapters", adapters::run, 1000);
+}
 
 /// In a tree of joins, selects, tasks, timers and channels, each node ends when it must.
 #[test]
