@@ -7,6 +7,7 @@
 mod support;
 
 mod adapters;
+mod addr;
 mod executor;
 #[cfg(feature = "hyper")]
 mod http;
@@ -18,6 +19,12 @@ use support::within;
 #[test]
 fn adapters_lose_no_byte() {
     replay("adapters", adapters::run, 1000);
+}
+
+/// Any text is the address that std sees in it, a name, or an error that shows the text.
+#[test]
+fn any_text_is_understood() {
+    replay("addr", addr::run, 1000);
 }
 
 /// In a tree of joins, selects, tasks, timers and channels, each node ends when it must.
