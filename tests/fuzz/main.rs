@@ -8,6 +8,7 @@ mod support;
 
 mod adapters;
 mod addr;
+mod datagram;
 mod executor;
 #[cfg(feature = "hyper")]
 mod http;
@@ -25,6 +26,12 @@ fn adapters_lose_no_byte() {
 #[test]
 fn any_text_is_understood() {
     replay("addr", addr::run, 1000);
+}
+
+/// Datagrams arrive once and in order, whichever methods send and receive them.
+#[test]
+fn datagrams_arrive_once() {
+    replay("datagram", datagram::run, 200);
 }
 
 /// In a tree of joins, selects, tasks, timers and channels, each node ends when it must.
