@@ -117,6 +117,7 @@ pub mod time;
 #[cfg(fuzzing)]
 #[doc(hidden)]
 pub mod fuzzing {
+    pub use crate::executor::model::run as stealing;
     pub use crate::reactor::model::run as source;
     pub use crate::wheel::model::run as wheel;
 }

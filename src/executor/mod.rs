@@ -54,5 +54,7 @@ pub(crate) use remote_queue::Idleness;
 pub(crate) use shared::{Entry, OnPoll, RunningTask, TaskNames, TimedPoll, WorkerRef, Workers};
 pub(crate) use spawn::{add_names, spawn_local_at, spawn_on, spawning_worker, workers_here};
 pub use spawn::{spawn, spawn_local};
+#[cfg(fuzzing)]
+pub(crate) use stealing::model;
 pub(crate) use task::{BlockingTask, boxed, is_large, spawn_blocking_on};
 pub use yield_now::{YieldNow, consume_budget, yield_now};

@@ -4,6 +4,8 @@
 //! ones. [`stealer`] says when a worker looks at the queues of the others.
 
 mod idle;
+#[cfg(any(fuzzing, all(test, not(kittiwake_loom))))]
+pub(crate) mod model;
 mod queues;
 mod stealer;
 

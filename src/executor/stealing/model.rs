@@ -1,0 +1,386 @@
+//! A model of workers that steal from each other: for the unit test below and the fuzz target `stealing`.
+//!
+//! The workers are simulated. Each goes through the steps of the loop of `runtime/worker.rs`, on the real queues and with
+//! the real [`Stealer`], and a script says which worker makes its next step and when time passes. Some entries keep their
+//! worker for long, or for ever. In the end all workers that can make steps make them. Then each entry that any worker
+//! may run must have been run, as long as one worker is not stuck for ever.
+
+use std::cell::Cell;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Wake, Waker};
+use std::time::{Duration, Instant};
+
+use super::queues::Queues;
+use super::stealer::Stealer;
+
+/// The entries of a batch, at most.
+const BATCH: usize = 64;
+
+/// How long an entry may wait at most: a stuck worker is noticed, and what was spawned on it is left to it for a while.
+const PATIENCE: Duration = Duration::from_millis(200);
+
+/// How long the sockets of a stuck worker may wait at most.
+const HELPED: Duration = Duration::from_millis(20);
+
+/// Runs `script`, two bytes a step. The time begins at `start`.
+///
+/// # Panics
+/// Panics if an entry is lost, or waits beside a worker that could run it, or if no worker helps one that is stuck.
+#[cfg_attr(not(fuzzing), expect(unreachable_pub, reason = "public to the fuzz targets"))]
+pub fn run(script: &[u8], start: Instant) {
+    let Some((first, script)) = script.split_first() else { return };
+    let mut world = World::new(usize::from(first % 3) + 2, start);
+    for step in script.chunks_exact(2) {
+        world.apply(Op::from_bytes(step[0], step[1]));
+    }
+    world.finish();
+}
+
+/// One step of a script, for the worker of a number.
+enum Op {
+    /// The worker goes on with its loop, so many steps.
+    Step(usize, usize),
+    /// Another thread queues an entry that any worker may run.
+    Push(usize, Kind),
+    /// An entry is spawned on the worker.
+    Spawn(usize, Kind),
+    /// Another thread queues an entry that only this worker may run.
+    PushRemote(usize, Kind),
+    /// The worker wakes an entry while it looks at the kernel.
+    Wake(usize, Kind),
+    /// Time passes, and no worker makes a step.
+    Advance(Duration),
+    /// Time passes, and all workers go on.
+    GoOn(Duration),
+}
+
+impl Op {
+    fn from_bytes(choice: u8, argument: u8) -> Self {
+        let (worker, kind) = (usize::from(choice >> 4), Kind::from_byte(argument));
+        match choice % 16 {
+            0..=6 => Self::Step(worker, usize::from(argument % 32) + 1),
+            7..=9 => Self::Push(worker, kind),
+            10 | 11 => Self::Spawn(worker, kind),
+            12 => Self::PushRemote(worker, kind),
+            13 => Self::Wake(worker, kind),
+            14 => Self::Advance(Duration::from_micros(100) * u32::from(argument)),
+            _ => Self::GoOn(Duration::from_millis(1) * u32::from(argument % 32)),
+        }
+    }
+}
+
+/// An entry's behaviour: how long it keeps its worker, and what it wakes.
+#[derive(Clone, Copy)]
+struct Kind {
+    /// `None`: for ever.
+    time: Option<Duration>,
+    wakes: u8,
+    /// It wakes itself, as one that has used up its budget.
+    is_refused: bool,
+}
+
+impl Kind {
+    fn from_byte(byte: u8) -> Self {
+        let time = match byte & 15 {
+            0..=9 => Some(Duration::ZERO),
+            10 | 11 => Some(Duration::from_micros(300)),
+            12 | 13 => Some(Duration::from_millis(3)),
+            14 => Some(Duration::from_millis(70)),
+            _ => None,
+        };
+        Self { time, wakes: byte >> 6, is_refused: byte & 48 == 48 }
+    }
+}
+
+/// An entry of a queue. It must be run before it is dropped, or be dropped by a queue that closes.
+struct Entry {
+    kind: Kind,
+    /// The worker that alone may run it.
+    only: Option<usize>,
+    was_run: Cell<bool>,
+    counts: Rc<Counts>,
+}
+
+#[derive(Default)]
+struct Counts {
+    /// The entries that are in a queue.
+    queued: Cell<usize>,
+    /// The queues are being closed.
+    is_closing: Cell<bool>,
+}
+
+impl Drop for Entry {
+    fn drop(&mut self) {
+        self.counts.queued.set(self.counts.queued.get() - 1);
+        if !self.was_run.get() && !self.counts.is_closing.get() && !std::thread::panicking() {
+            panic!("an entry was dropped and not run");
+        }
+    }
+}
+
+/// A worker's place in its loop.
+#[derive(Clone, Copy, PartialEq, Debug)]
+enum Place {
+    Begin,
+    /// So many entries of the batch are left.
+    Run(usize),
+    EndBatch,
+    /// It has found nothing, and is about to block.
+    Idle,
+    Blocked(Option<Instant>),
+    Drain,
+    Leave,
+}
+
+struct Worker {
+    stealer: Stealer,
+    place: Place,
+    /// The entries that only this worker may run.
+    local: Vec<Entry>,
+    deferred: Vec<Entry>,
+    was_local: bool,
+    ran: u64,
+    /// It is in an entry until then. `None`: for ever.
+    busy: Option<Instant>,
+    unparked: Arc<Unparked>,
+}
+
+#[derive(Default)]
+struct Unparked(AtomicBool);
+
+impl Wake for Unparked {
+    fn wake(self: Arc<Self>) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+struct World {
+    queues: Queues<Entry, Entry>,
+    workers: Vec<Worker>,
+    /// When another worker last turned the reactor of this one.
+    helped: Vec<Instant>,
+    now: Instant,
+    counts: Rc<Counts>,
+}
+
+impl World {
+    fn new(count: usize, now: Instant) -> Self {
+        let unparked: Vec<Arc<Unparked>> = (0..count).map(|_| Arc::default()).collect();
+        let queues = Queues::new(unparked.iter().map(|unparked| Waker::from(unparked.clone())).collect());
+        let worker = |unparked| Worker {
+            stealer: Stealer::new(count, now),
+            place: Place::Begin,
+            local: Vec::new(),
+            deferred: Vec::new(),
+            was_local: false,
+            ran: 0,
+            busy: Some(now),
+            unparked,
+        };
+        let workers = unparked.into_iter().map(worker).collect();
+        Self { queues, workers, helped: vec![now; count], now, counts: Rc::default() }
+    }
+
+    fn entry(&self, kind: Kind, only: Option<usize>) -> Entry {
+        self.counts.queued.set(self.counts.queued.get() + 1);
+        Entry { kind, only, was_run: Cell::new(false), counts: self.counts.clone() }
+    }
+
+    fn apply(&mut self, op: Op) {
+        let count = self.workers.len();
+        match op {
+            Op::Step(worker, steps) => {
+                for _ in 0..steps {
+                    self.step(worker % count);
+                }
+            }
+            Op::Push(worker, kind) => self.queues.push_stealable(worker % count, self.entry(kind, None)),
+            Op::Spawn(worker, kind) => self.queues.spawn_on(worker % count, self.entry(kind, None)),
+            Op::PushRemote(worker, kind) => {
+                let worker = worker % count;
+                self.queues.remote(worker).queue.push(self.entry(kind, Some(worker)));
+            }
+            Op::Wake(worker, kind) => {
+                let entry = self.entry(kind, None);
+                let worker = &mut self.workers[worker % count];
+                // The place between two batches, where the worker looks at the kernel.
+                if worker.place == Place::Drain {
+                    worker.deferred.push(entry);
+                } else {
+                    entry.was_run.set(true);
+                }
+            }
+            Op::Advance(time) => self.now += time,
+            Op::GoOn(time) => {
+                let end = self.now + time;
+                while self.now < end {
+                    self.go_on();
+                }
+            }
+        }
+    }
+
+    /// Lets a worker make one step, unless it is in an entry or blocked. Returns whether it made one.
+    fn step(&mut self, index: usize) -> bool {
+        let (queues, now) = (&self.queues, self.now);
+        let worker = &mut self.workers[index];
+        if worker.busy.is_none_or(|end| end > now) {
+            return false;
+        }
+        if let Place::Run(left @ 1..) = worker.place {
+            let next = worker.next(queues, index);
+            worker.place = if next.is_some() { Place::Run(left - 1) } else { Place::EndBatch };
+            if let Some(entry) = next {
+                self.run(index, &entry);
+            }
+            return true;
+        }
+        let queue = &queues.remote(index).queue;
+        worker.place = match worker.place {
+            Place::Begin => {
+                let has_local = !worker.local.is_empty();
+                worker.stealer.begin_batch(queues, index, &mut worker.deferred, has_local, || now);
+                Place::Run(BATCH)
+            }
+            Place::Run(_) | Place::EndBatch => {
+                worker.stealer.add_work(std::mem::take(&mut worker.ran));
+                while let Some(stuck) = worker.stealer.next_stuck() {
+                    self.helped[stuck] = now;
+                }
+                let is_idle =
+                    worker.local.is_empty() && worker.stealer.prepare_idle(queues, index, &mut worker.deferred, || now);
+                if is_idle { Place::Idle } else { Place::Drain }
+            }
+            Place::Idle if queue.prepare_park() => {
+                Place::Blocked(worker.stealer.watch_timeout().map(|timeout| now + timeout))
+            }
+            Place::Idle => Place::Drain,
+            Place::Blocked(until) => {
+                let is_unparked = worker.unparked.0.swap(false, Ordering::Relaxed);
+                if !is_unparked && until.is_none_or(|until| until > now) {
+                    return false;
+                }
+                Place::Drain
+            }
+            Place::Drain => {
+                queue.drain(&mut worker.local);
+                Place::Leave
+            }
+            Place::Leave => {
+                worker.stealer.leave_idle(queues);
+                Place::Begin
+            }
+        };
+        true
+    }
+
+    /// Runs an entry on a worker.
+    fn run(&mut self, index: usize, entry: &Entry) {
+        assert!(!entry.was_run.replace(true), "an entry was run twice");
+        assert!(entry.only.is_none_or(|only| only == index), "an entry was run by another worker than its own");
+        let Kind { time, wakes, is_refused } = entry.kind;
+        for _ in 0..wakes {
+            let kind = Kind { time: Some(Duration::ZERO), wakes: 0, is_refused: false };
+            self.queues.push(index, self.entry(kind, None), is_refused);
+        }
+        let worker = &mut self.workers[index];
+        worker.ran += 1;
+        worker.busy = time.map(|time| self.now + time);
+    }
+
+    /// Lets all workers go on, and time pass. Then no entry may be left that a worker could run.
+    fn finish(&mut self) {
+        // The time of all entries that are queued comes on top.
+        let longest = Duration::from_millis(70) * self.counts.queued.get() as u32 + PATIENCE;
+        let end = self.now + longest;
+        while self.now < end && self.counts.queued.get() > 0 {
+            self.go_on();
+        }
+        let may_run = self.workers.iter().any(|worker| worker.busy.is_some());
+        for (index, worker) in self.workers.iter_mut().enumerate() {
+            let place = worker.place;
+            if may_run {
+                assert!(!self.queues.remote(index).has_stealable(), "worker {index}, at {place:?}, keeps an entry");
+                assert!(worker.deferred.is_empty(), "worker {index}, at {place:?}, keeps a deferred entry");
+            }
+            if worker.busy.is_some() {
+                self.queues.remote(index).queue.drain(&mut worker.local);
+                assert!(worker.local.is_empty(), "worker {index}, at {place:?}, keeps an entry of its own");
+            }
+        }
+        self.check_help();
+        // A worker that is stuck for ever keeps what only it may run.
+        self.counts.is_closing.set(true);
+        (0..self.workers.len()).for_each(|index| self.queues.close(index));
+        self.workers.clear();
+        assert_eq!(self.counts.queued.get(), 0, "a closed queue keeps entries");
+    }
+
+    /// Checks that the sockets and timers of workers that are stuck for ever do not wait: an idle worker looks after them
+    /// again and again, or sleeps until they have an event.
+    fn check_help(&mut self) {
+        let end = self.now + PATIENCE;
+        while self.now < end {
+            self.go_on();
+        }
+        if self.workers.iter().all(|worker| worker.busy.is_none()) {
+            return;
+        }
+        for (index, worker) in self.workers.iter().enumerate() {
+            let is_helped = self.now - self.helped[index] < HELPED;
+            let is_watched = self.workers.iter().any(|other| other.stealer.beside_stuck().any(|stuck| stuck == index));
+            assert!(worker.busy.is_some() || is_helped || is_watched, "worker {index} is stuck, and no other helps it");
+        }
+    }
+
+    /// Lets all workers go on until each is in an entry or blocked, and a millisecond pass.
+    fn go_on(&mut self) {
+        while (0..self.workers.len()).filter(|index| self.step(*index)).count() > 0 {}
+        self.now += Duration::from_millis(1);
+    }
+}
+
+impl Worker {
+    /// The next of the local entries and of those that can be stolen, in turn.
+    fn next(&mut self, queues: &Queues<Entry, Entry>, index: usize) -> Option<Entry> {
+        self.was_local = !self.was_local && !self.local.is_empty();
+        if self.was_local {
+            return Some(self.local.remove(0));
+        }
+        let stealable = queues.remote(index).pop_stealable();
+        stealable.or_else(|| (!self.local.is_empty()).then(|| self.local.remove(0)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    /// An entry that any worker may run does not wait for one that is stuck, in scripts that the fuzz target has found and
+    /// in random ones.
+    #[test]
+    fn workers_leave_no_entry() {
+        let start = Instant::now();
+        let corpus = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fuzz/corpus/stealing");
+        for file in std::fs::read_dir(corpus).expect("the corpus") {
+            let file = file.expect("an entry of the corpus").path();
+            // If the test fails, the last line shows its script.
+            println!("{}", file.display());
+            super::run(&std::fs::read(file).expect("a script"), start);
+        }
+        let mut random = 0x9e37_79b9_7f4a_7c15_u64;
+        for _ in 0..2_000 {
+            let script: Vec<u8> = std::iter::repeat_with(|| {
+                random ^= random << 13;
+                random ^= random >> 7;
+                random ^= random << 17;
+                (random >> 32) as u8
+            })
+            .take(201)
+            .collect();
+            super::run(&script, start);
+        }
+    }
+}
