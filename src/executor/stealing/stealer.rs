@@ -185,7 +185,10 @@ impl Stealer {
             if present - self.looked >= STUCK {
                 self.looked = present;
                 self.look(queues, index, present);
-                self.steal(queues, index, Victims::Stuck, deferred, &now);
+                // The worker may get stuck in the first of these, so an idle one must look after it.
+                if self.steal(queues, index, Victims::Stuck, deferred, &now) {
+                    queues.wake_idle_if_needed();
+                }
             }
         }
         stealable
@@ -287,6 +290,28 @@ mod tests {
         wake(&queues, 1, &mut workers[1], &mut Vec::new(), now);
         assert_eq!(queues.pop(1), Some(2), "and is stuck in it");
         assert!(queues.remote(2).queue.is_notified(), "the third task would wait for the first or the second");
+    }
+
+    /// A worker steals two entries that were spawned on a stuck one, and gets stuck in the first. The second would wait if
+    /// the third worker slept on.
+    #[test]
+    fn thief_of_spawned_wakes_another() {
+        let queues = queues();
+        let start = Instant::now();
+        let mut thief = Stealer::new(3, start);
+        queues.publish(0, &mut vec![1]);
+        assert_eq!(queues.pop(0), Some(1), "and it is stuck in it");
+        queues.spawn_on(0, 2);
+        queues.spawn_on(0, 3);
+        queues.idle.enter();
+        assert!(queues.remote(2).queue.prepare_park(), "the third worker sleeps, and does not watch");
+        for millis in [1, 60] {
+            assert!(!queues.remote(2).queue.is_notified());
+            thief.add_work(WORK);
+            thief.begin_batch(&queues, 1, &mut Vec::new(), false, || start + Duration::from_millis(millis));
+        }
+        assert_eq!(queues.pop(1), Some(2), "the thief is stuck in it");
+        assert!(queues.remote(2).queue.is_notified(), "the last entry would wait for the one before it");
     }
 
     /// A worker that has found the only busy one stuck looks no more until it is woken, and looks then. It blocks without
