@@ -49,6 +49,7 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 
 pub use crate::blocking::BlockingMetrics;
+use crate::dump::TaskDump;
 use crate::executor::{self, Executor, OnPoll, WorkerRef, Workers, is_large};
 pub use crate::histogram::Histogram;
 use crate::reactor::Reactor;
@@ -182,6 +183,11 @@ impl Runtime {
     /// A handle for spawning tasks from other threads.
     pub fn handle(&self) -> &Handle {
         &self.handle
+    }
+
+    /// Looks at the runtime, as [`Handle::tasks`] does.
+    pub fn tasks(&self) -> TaskDump {
+        self.handle.tasks()
     }
 
     /// Ends the runtime as its drop does, but waits no longer than `timeout`.
