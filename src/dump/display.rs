@@ -172,9 +172,10 @@ impl fmt::Display for SocketInfo {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { fd, local, peer } = self;
         write!(f, "descriptor {fd}")?;
+        // The path of a Unix socket may have any character.
         match (local, peer) {
-            (Some(local), Some(peer)) => write!(f, " ({local} to {peer})"),
-            (Some(address), None) | (None, Some(address)) => write!(f, " ({address})"),
+            (Some(local), Some(peer)) => write!(f, " ({} to {})", local.escape_debug(), peer.escape_debug()),
+            (Some(address), None) | (None, Some(address)) => write!(f, " ({})", address.escape_debug()),
             (None, None) => Ok(()),
         }
     }
