@@ -1,0 +1,810 @@
+//! `Handle::tasks`: which tasks a dump has, and what it says of each.
+
+mod support;
+
+use std::future::pending;
+use std::io::Write;
+use std::os::fd::{AsRawFd, RawFd};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, mpsc};
+use std::time::Duration;
+
+use futures_util::future::{Either, select};
+use kittiwake::inspect::{SocketInfo, TaskDump, TaskInfo, TaskKind, TaskState, WaitsFor, WorkerState};
+use kittiwake::io::{AsyncReadExt, AsyncWriteExt};
+use kittiwake::net::{TcpListener, TcpStream, UdpSocket, UnixListener, UnixStream};
+use kittiwake::runtime::Handle;
+use kittiwake::task::{Id, JoinSet, yield_now};
+use kittiwake::time::{Instant, sleep, sleep_until};
+use kittiwake::{spawn, spawn_blocking, spawn_local};
+use support::{
+    OnDrop, PATIENCE, block_workers, on_each_worker, one_worker, open_reactor, run, settle, within, workers,
+};
+
+// ---- which tasks, and from where ----
+
+/// A task has in the dump the id of its handle and the place of its spawn.
+#[test]
+fn task_has_id_and_site() {
+    run(|| async {
+        let (first, line) = (spawn(pending::<()>()), line!());
+        let second = spawn(pending::<()>());
+        let dump = dump();
+        let info = task(&dump, first.id());
+        assert_eq!((info.location.file(), info.location.line()), (file!(), line), "the place of the spawn");
+        assert_eq!(task(&dump, second.id()).location.line(), line + 1, "the second task has a place of its own");
+        assert_eq!(info.name, None, "the task was given no name");
+        let ids: Vec<Id> = dump.tasks().iter().map(|task| task.id).collect();
+        assert_eq!(ids, [first.id(), second.id()], "the tasks are in the order of their ids");
+    });
+}
+
+/// Each function that spawns names the place of its caller, not a place in the crate.
+#[test]
+fn every_spawn_names_its_caller() {
+    within(|| {
+        let runtime = workers(2);
+        let handle = runtime.handle().clone();
+        let (release, blocked) = blocker();
+        let closure = handle.spawn_blocking(blocked);
+        let ids = handle.clone().block_on(async move {
+            spawn(async move {
+                let mut set = JoinSet::new();
+                set.spawn(pending::<()>());
+                set.spawn_local(pending::<()>());
+                let tasks = [spawn(pending::<()>()), spawn_local(pending::<()>()), handle.spawn(pending::<()>())];
+                let ids = tasks.map(|task| task.id());
+                spawn(support::hold(set));
+                ids
+            })
+            .await
+            .expect("the spawning task")
+        });
+        let dump = runtime.handle().tasks();
+        for task in dump.tasks() {
+            assert_eq!(task.location.file(), file!(), "the site of {task}");
+        }
+        for id in ids.into_iter().chain([closure.id()]) {
+            task(&dump, id);
+        }
+        drop(release);
+    });
+}
+
+/// The kind says which function has spawned the task.
+#[test]
+fn kind_follows_the_spawn_function() {
+    run(|| async {
+        let (release, blocked) = blocker();
+        let (shared, local, blocking) = (spawn(pending::<()>()), spawn_local(pending::<()>()), spawn_blocking(blocked));
+        let dump = dump();
+        assert_eq!(task(&dump, shared.id()).kind, TaskKind::Shared);
+        assert_eq!(task(&dump, local.id()).kind, TaskKind::Local);
+        assert_eq!(task(&dump, blocking.id()).kind, TaskKind::Blocking);
+        drop(release);
+        blocking.await.expect("the closure ends");
+    });
+}
+
+/// A task that has ended, by itself, by an abort or by a panic, is in no dump.
+#[test]
+fn ended_task_is_gone() {
+    run(|| async {
+        let (ended, aborted, panicked) =
+            (spawn(async {}), spawn(pending::<()>()), spawn(async { panic!("on purpose") }));
+        aborted.abort();
+        let closure = spawn_blocking(|| ());
+        let (first, second, third, fourth) = (ended.await, aborted.await, panicked.await, closure.await);
+        assert_eq!((first.is_ok(), second.is_ok(), third.is_ok(), fourth.is_ok()), (true, false, false, true));
+        assert!(dump().tasks().is_empty(), "no task is left:\n{}", dump());
+    });
+}
+
+/// A dump can be made in a task, which then runs, in a blocking closure, which then runs too, and on a foreign thread.
+#[test]
+fn dump_from_everywhere() {
+    within(|| {
+        let runtime = workers(2);
+        let of_task = runtime.handle().spawn(async { dump() });
+        let id = of_task.id();
+        let dump_of_task = futures_lite::future::block_on(of_task).expect("the task");
+        let TaskState::Running { worker: Some(worker), .. } = task(&dump_of_task, id).state else {
+            panic!("the task runs while it makes the dump:\n{dump_of_task}")
+        };
+        assert!(worker < 2, "the runtime has no worker {worker}");
+
+        let closure = runtime.handle().spawn_blocking(dump);
+        let id = closure.id();
+        let dump_of_closure = futures_lite::future::block_on(closure).expect("the closure");
+        let state = task(&dump_of_closure, id).state;
+        assert!(matches!(state, TaskState::Running { worker: None, .. }), "the closure runs: {state:?}");
+
+        let waiting = runtime.handle().spawn(pending::<()>());
+        let handle = runtime.handle().clone();
+        let dump = std::thread::spawn(move || handle.tasks()).join().expect("the foreign thread");
+        task(&dump, waiting.id());
+    });
+}
+
+/// A runtime that has ended has neither tasks nor sockets nor timers, and its workers are stopped.
+#[test]
+fn ended_runtime_is_empty() {
+    within(|| {
+        for runtime in [workers(2), one_worker()] {
+            let handle = runtime.handle().clone();
+            let task = handle.spawn(sleep(Duration::from_secs(600)));
+            runtime.block_on(async {
+                open_reactor().await;
+                settle().await;
+            });
+            drop(runtime);
+            let dump = handle.tasks();
+            assert!(dump.tasks().is_empty(), "no task is left:\n{dump}");
+            assert!(dump.sockets().is_empty() && dump.timers().is_empty(), "neither sockets nor timers are left");
+            for worker in dump.workers() {
+                assert_eq!(worker.state, WorkerState::Stopped, "worker {} has ended", worker.index);
+            }
+            assert!(futures_lite::future::block_on(task).is_err(), "the task was cancelled");
+        }
+    });
+}
+
+/// The destructor of a future may make a dump while its runtime ends, on every kind of task.
+#[test]
+fn dump_in_a_drop_at_shutdown() {
+    within(|| {
+        for runtime in [workers(2), one_worker()] {
+            let (dumped, dumps) = mpsc::channel();
+            let handle = runtime.handle().clone();
+            let value = move |kind: &'static str| {
+                let (handle, dumped) = (handle.clone(), dumped.clone());
+                OnDrop::new(move || {
+                    // The table is printed as well: it must not need what the shutdown holds.
+                    dumped.send((kind, handle.tasks().to_string())).expect("the test waits");
+                })
+            };
+            runtime.block_on(async {
+                let spawned = spawn(async move {
+                    spawn_local(support::hold(value("local")));
+                    spawn(support::hold(value("shared")));
+                    spawn(support::hold(value("queued")));
+                });
+                spawned.await.expect("the spawning task");
+                settle().await;
+            });
+            drop(runtime);
+            let mut kinds: Vec<&str> = dumps.iter().map(|(kind, _)| kind).collect();
+            kinds.sort_unstable();
+            assert_eq!(kinds, ["local", "queued", "shared"], "each destructor has made its dump");
+        }
+    });
+}
+
+/// While other tasks are spawned and end on four threads, a dump has each task that lives all the time exactly once.
+#[test]
+fn dump_under_churn_is_complete() {
+    within(|| {
+        let runtime = workers(4);
+        let handle = runtime.handle();
+        let lasting: Vec<Id> = (0..500).map(|_| handle.spawn(pending::<()>()).id()).collect();
+        let stop = Arc::new(AtomicBool::new(false));
+        let threads: Vec<_> = (0..4)
+            .map(|_| {
+                let (handle, stop) = (handle.clone(), stop.clone());
+                std::thread::spawn(move || {
+                    let mut rounds = 0_usize;
+                    while !stop.load(Ordering::Relaxed) {
+                        let tasks: Vec<_> = (0..64).map(|_| handle.spawn(async { spawn(yield_now()).await })).collect();
+                        tasks.into_iter().for_each(|task| futures_lite::future::block_on(task).unwrap().unwrap());
+                        rounds += 1;
+                    }
+                    rounds
+                })
+            })
+            .collect();
+        let mut most = 0;
+        for _ in 0..200 {
+            let dump = handle.tasks();
+            let ids: Vec<Id> = dump.tasks().iter().map(|task| task.id).collect();
+            most = most.max(ids.len());
+            assert!(ids.is_sorted_by(|a, b| a < b), "a task is in the dump twice, or the order is wrong");
+            for id in &lasting {
+                assert!(ids.binary_search(id).is_ok(), "task {id} lives, and the dump does not have it");
+            }
+        }
+        stop.store(true, Ordering::Relaxed);
+        let rounds: usize = threads.into_iter().map(|thread| thread.join().expect("a spawning thread")).sum();
+        assert!(rounds > 0 && most > lasting.len(), "no dump had other tasks: the test has shown nothing");
+    });
+}
+
+// ---- states ----
+
+/// A task that blocks its worker runs there, and the time since then grows.
+#[test]
+fn blocked_worker_runs_its_task() {
+    for count in [1, 2] {
+        within(move || {
+            let runtime = workers(count);
+            let (release, blocked) = blocker();
+            let blocking = runtime.handle().spawn(async move { blocked() });
+            let id = blocking.id();
+            let long = Duration::from_millis(20);
+            let (dump, worker) = seen(runtime.handle(), "the task runs for 20 ms", |dump| match task(dump, id).state {
+                TaskState::Running { worker: Some(worker), since } if since >= long => Some((dump.clone(), worker)),
+                _ => None,
+            });
+            let info = &dump.workers()[worker];
+            assert_eq!(info.index, worker, "the workers are in the order of their numbers");
+            let WorkerState::Running { task, since } = info.state else { panic!("worker {worker} runs: {info:?}") };
+            assert_eq!(task, Some(id), "the worker names its task");
+            assert!(since >= long, "the worker runs as long as its task, and the dump says {since:?}");
+            drop(release);
+            futures_lite::future::block_on(blocking).expect("the task ends");
+        });
+    }
+}
+
+/// A task behind one that blocks the only worker is queued, both before its first poll and after it was woken.
+#[test]
+fn task_behind_a_blocked_one_is_queued() {
+    within(|| {
+        let runtime = workers(1);
+        let handle = runtime.handle();
+        let (wake, woken) = async_channel::bounded::<()>(1);
+        let waiting = handle.spawn(async move { woken.recv().await });
+        seen(handle, "the first task waits", |dump| is_waiting(task(dump, waiting.id())).then_some(()));
+        let blocked = block_workers(handle, 1);
+        let fresh = handle.spawn(async {});
+        wake.try_send(()).expect("the channel has room");
+
+        let dump = handle.tasks();
+        let (fresh_info, woken_info) = (task(&dump, fresh.id()), task(&dump, waiting.id()));
+        assert!(is_queued(fresh_info) && is_queued(woken_info), "both are queued:\n{dump}");
+        assert_eq!((fresh_info.polls, woken_info.polls), (0, 1), "one of them was never polled");
+        assert!(dump.workers()[0].queued > 0, "the worker has them in its queue: {:?}", dump.workers()[0]);
+        drop(blocked);
+        futures_lite::future::block_on(fresh).expect("the task ends");
+        futures_lite::future::block_on(waiting).expect("the task ends").expect("the message");
+    });
+}
+
+/// A blocking closure that has no thread yet is queued.
+#[test]
+fn closure_without_a_thread_is_queued() {
+    within(|| {
+        let runtime = support::blocking_threads(1);
+        let (release, blocked) = blocker();
+        let first = runtime.handle().spawn_blocking(blocked);
+        let second = runtime.handle().spawn_blocking(|| ());
+        seen(runtime.handle(), "the first closure runs, and the second is queued", |dump| {
+            let first = matches!(task(dump, first.id()).state, TaskState::Running { worker: None, .. });
+            (first && is_queued(task(dump, second.id()))).then_some(())
+        });
+        drop(release);
+        futures_lite::future::block_on(second).expect("the closure runs");
+    });
+}
+
+/// A task that has used up its budget is queued, and the dump says that it gave way.
+#[test]
+fn task_without_budget_gave_way() {
+    run(|| async {
+        let greedy = spawn(async {
+            loop {
+                kittiwake::task::consume_budget().await;
+            }
+        });
+        yield_now().await;
+        let dump = dump();
+        let state = task(&dump, greedy.id()).state;
+        assert!(
+            matches!(state, TaskState::Queued { gave_way: true, .. }),
+            "the task was stopped by its budget: {state:?}"
+        );
+    });
+}
+
+/// A task that waits for a thing of another crate waits for nothing known.
+#[test]
+fn foreign_wait_is_unknown() {
+    run(|| async {
+        let (_sender, receiver) = async_channel::bounded::<()>(1);
+        let waiting = spawn(async move { receiver.recv().await });
+        yield_now().await;
+        let dump = dump();
+        let info = task(&dump, waiting.id());
+        assert!(is_waiting(info), "the task waits: {info}");
+        assert_eq!(info.waits_for, [], "the channel is not known");
+    });
+}
+
+/// Each poll is counted, and the age grows.
+#[test]
+fn polls_are_counted() {
+    run(|| async {
+        let counted = spawn(async {
+            for _ in 0..9 {
+                yield_now().await;
+            }
+            pending::<()>().await;
+        });
+        assert_eq!(task(&dump(), counted.id()).polls, 0, "the task has not run yet");
+        settle().await;
+        let first = dump();
+        let info = task(&first, counted.id());
+        assert_eq!(info.polls, 10, "nine yields are ten polls");
+        sleep(Duration::from_millis(5)).await;
+        let second = dump();
+        let later = task(&second, counted.id());
+        assert!(later.age >= info.age + Duration::from_millis(2), "{:?} must be older than {:?}", later.age, info.age);
+        let TaskState::Waiting { since } = later.state else { panic!("the task waits: {later}") };
+        assert!(since >= Duration::from_millis(2) && since <= later.age, "it has waited {since:?} of {:?}", later.age);
+    });
+}
+
+// ---- what a task waits for ----
+
+/// A read is shown with the descriptor and both addresses, of IPv4 and of IPv6.
+#[test]
+fn read_shows_both_addresses() {
+    run(|| async {
+        for address in ["127.0.0.1:0", "[::1]:0"] {
+            let (client, server) = pair_at(address).await;
+            let expected = identity(&server);
+            let reading = spawn(async move { (&server).read(&mut [0; 8]).await });
+            let dump = settled_dump().await;
+            let waits_for = &task(&dump, reading.id()).waits_for[..];
+            assert!(matches!(waits_for, [WaitsFor::Reading(_)]), "the task reads: {waits_for:?}");
+            assert_eq!(seen_identity(only_socket(&dump, reading.id())), expected);
+            drop(client);
+            reading.await.expect("the task").expect("the end of the stream");
+        }
+    });
+}
+
+/// A write to a peer that does not read is shown with its socket.
+#[test]
+fn write_shows_both_addresses() {
+    run(|| async {
+        let (_client, server) = pair_at("127.0.0.1:0").await;
+        let expected = identity(&server);
+        let writing = spawn(async move {
+            let chunk = vec![7; 1 << 16];
+            loop {
+                (&server).write_all(&chunk).await.expect("the peer keeps its side open");
+            }
+        });
+        let dump = until_dump("the task waits for room in its socket", |dump| {
+            is_waiting(task(dump, writing.id())) && !task(dump, writing.id()).waits_for.is_empty()
+        })
+        .await;
+        let waits_for = &task(&dump, writing.id()).waits_for[..];
+        assert!(matches!(waits_for, [WaitsFor::Writing(_)]), "the task writes: {waits_for:?}");
+        assert_eq!(seen_identity(only_socket(&dump, writing.id())), expected);
+    });
+}
+
+/// An accept is shown with the address of the listener.
+#[test]
+fn accept_shows_the_listener() {
+    run(|| async {
+        for address in ["127.0.0.1:0", "[::1]:0"] {
+            let listener = TcpListener::bind(address).await.expect("bind");
+            let local = listener.local_addr().expect("the listener's address").to_string();
+            let accepting = spawn(async move { listener.accept().await.map(drop) });
+            let dump = settled_dump().await;
+            let [WaitsFor::Accepting(socket)] = &task(&dump, accepting.id()).waits_for[..] else {
+                panic!("the task accepts:\n{dump}")
+            };
+            assert_eq!((socket.local.as_deref(), socket.peer.as_deref()), (Some(&local[..]), None));
+        }
+    });
+}
+
+/// Unix sockets have their path as their address, and an unnamed end has none.
+#[test]
+fn unix_socket_shows_its_path() {
+    run(|| async {
+        let folder = Folder::new("path");
+        let path = folder.0.join("socket");
+        let listener = UnixListener::bind(&path).expect("bind to a path");
+        let client = UnixStream::connect(&path).await.expect("connect");
+        let (server, _) = listener.accept().await.expect("accept");
+        let accepting = spawn(async move { listener.accept().await.map(drop) });
+        let reading = spawn(async move { (&server).read(&mut [0; 8]).await });
+        let client_reads = spawn(async move { (&client).read(&mut [0; 8]).await });
+        let dump = settled_dump().await;
+        let shown = Some(path.to_str().expect("a path in UTF-8"));
+        let socket = only_socket(&dump, accepting.id());
+        assert!(matches!(task(&dump, accepting.id()).waits_for[0], WaitsFor::Accepting(_)), "the listener accepts");
+        assert_eq!(socket.local.as_deref(), shown, "the listener's path");
+        let socket = only_socket(&dump, reading.id());
+        assert_eq!((socket.local.as_deref(), socket.peer.as_deref()), (shown, None), "the client's end has no name");
+        let socket = only_socket(&dump, client_reads.id());
+        assert_eq!((socket.local.as_deref(), socket.peer.as_deref()), (None, shown), "the client's view");
+    });
+}
+
+/// A datagram socket and a signal listener are sockets that a task reads.
+#[test]
+fn datagram_and_signal_are_readings() {
+    run(|| async {
+        let udp = UdpSocket::bind("127.0.0.1:0").await.expect("bind");
+        let local = udp.local_addr().expect("an address").to_string();
+        let receiving = spawn(async move { udp.recv_from(&mut [0; 8]).await.map(drop) });
+        let mut signal = kittiwake::signal::unix::signal(kittiwake::signal::unix::SignalKind::window_change()).unwrap();
+        let signalled = spawn(async move { signal.recv().await });
+        let dump = settled_dump().await;
+        assert_eq!(only_socket(&dump, receiving.id()).local.as_deref(), Some(&local[..]));
+        for id in [receiving.id(), signalled.id()] {
+            let waits_for = &task(&dump, id).waits_for[..];
+            assert!(matches!(waits_for, [WaitsFor::Reading(_)]), "the task reads: {waits_for:?}");
+        }
+    });
+}
+
+/// A sleep is shown with its deadline, also when another worker or none has polled it.
+#[test]
+fn timer_shows_its_deadline() {
+    run(|| async {
+        let deadline = Instant::now() + Duration::from_secs(100);
+        let sleeping = spawn(sleep_until(deadline));
+        let dump = settled_dump().await;
+        assert_eq!(task(&dump, sleeping.id()).waits_for, [WaitsFor::Timer { deadline }]);
+        assert_eq!(dump.timers(), [deadline], "it is the only timer");
+        sleeping.abort();
+        assert!(sleeping.await.is_err());
+        let dump = self::dump();
+        assert!(dump.timers().is_empty(), "the timer of the aborted task is gone: {:?}", dump.timers());
+    });
+}
+
+/// A task that awaits another one, or a blocking closure, names it.
+#[test]
+fn join_names_the_task() {
+    run(|| async {
+        let (release, blocked) = blocker();
+        let (inner, closure) = (spawn(pending::<()>()), spawn_blocking(blocked));
+        let (inner_id, closure_id) = (inner.id(), closure.id());
+        let (joining, of_closure) =
+            (spawn(async move { inner.await.is_ok() }), spawn(async move { closure.await.is_ok() }));
+        let dump = settled_dump().await;
+        assert_eq!(task(&dump, joining.id()).waits_for, [WaitsFor::Task(inner_id)]);
+        assert_eq!(task(&dump, of_closure.id()).waits_for, [WaitsFor::Task(closure_id)]);
+        drop(release);
+        assert!(of_closure.await.expect("the task"), "the closure has ended");
+    });
+}
+
+/// A task that waits for several things shows each of them, until it drops them.
+#[test]
+fn select_shows_every_branch() {
+    run(|| async {
+        let (client, server) = pair_at("127.0.0.1:0").await;
+        let (inner, deadline) = (spawn(pending::<()>()), Instant::now() + Duration::from_secs(100));
+        let inner_id = inner.id();
+        let selecting = spawn(async move {
+            let (read, mut buf) = (&server, [0; 8]);
+            let mut read = read;
+            let read = Box::pin(read.read(&mut buf));
+            let others = select(Box::pin(sleep_until(deadline)), inner);
+            match select(read, others).await {
+                Either::Left((read, _)) => read.expect("a byte"),
+                Either::Right(_) => panic!("neither the timer nor the task ends"),
+            };
+            pending::<()>().await;
+        });
+        let dump = settled_dump().await;
+        let waits_for = &task(&dump, selecting.id()).waits_for;
+        assert_eq!(waits_for.len(), 3, "it waits for three things: {waits_for:?}");
+        assert!(waits_for.contains(&WaitsFor::Timer { deadline }), "a timer: {waits_for:?}");
+        assert!(waits_for.contains(&WaitsFor::Task(inner_id)), "a task: {waits_for:?}");
+        assert!(waits_for.iter().any(|what| matches!(what, WaitsFor::Reading(_))), "a socket: {waits_for:?}");
+
+        (&client).write_all(b"x").await.expect("write");
+        let id = selecting.id();
+        let dump =
+            until_dump("the task waits again", |dump| task(dump, id).polls == 2 && is_waiting(task(dump, id))).await;
+        let waits_for = &task(&dump, id).waits_for;
+        let is_gone = |wait: &WaitsFor| !matches!(wait, WaitsFor::Timer { .. } | WaitsFor::Reading(_));
+        assert!(waits_for.iter().all(is_gone), "it has dropped the read and the sleep: {waits_for:?}");
+    });
+}
+
+/// A socket that is registered with another runtime is no wait of the task there that has the same id.
+#[test]
+fn socket_of_another_runtime_misleads_none() {
+    within(|| {
+        let (first, second) = (workers(1), workers(1));
+        let (stream, mut peer) = support::pair_with_std();
+        let stream = first.handle().spawn(async move {
+            assert!(futures_lite::future::poll_once(stream.readable()).await.is_none(), "the peer sends nothing");
+            stream
+        });
+        let stream = futures_lite::future::block_on(stream).expect("the first task");
+        let reading = second.handle().spawn(async move { (&stream).read(&mut [0; 8]).await });
+        let id = reading.id();
+        while first.handle().spawn(pending::<()>()).id() < id {}
+        seen(second.handle(), "the reader waits", |dump| is_waiting(task(dump, id)).then_some(()));
+        for info in first.handle().tasks().tasks() {
+            assert_eq!(info.waits_for, [], "a task of the first runtime waits for nothing: {info}");
+        }
+        peer.write_all(b"x").expect("write");
+        assert_eq!(futures_lite::future::block_on(reading).expect("the task").expect("read"), 1);
+    });
+}
+
+/// A task that awaits a task of another runtime does not name the task of its own runtime that has the same id.
+#[test]
+fn join_across_runtimes_misleads_none() {
+    within(|| {
+        let (first, second) = (workers(1), workers(1));
+        let inner = first.handle().spawn(pending::<()>());
+        let inner_id = inner.id();
+        while second.handle().spawn(pending::<()>()).id() < inner_id {}
+        let joining = second.handle().spawn(async move { inner.await.is_ok() });
+        while first.handle().spawn(pending::<()>()).id() < joining.id() {}
+        let id = joining.id();
+        seen(second.handle(), "the joining task waits", |dump| is_waiting(task(dump, id)).then_some(()));
+        for runtime in [&first, &second] {
+            for info in runtime.handle().tasks().tasks() {
+                assert_eq!(info.waits_for, [], "no task of this runtime waits for another one of it: {info}");
+            }
+        }
+    });
+}
+
+/// A socket that goes from one task to another is shown at the task that waits now.
+#[test]
+fn moved_socket_follows_its_task() {
+    run(|| async {
+        let (_client, server) = pair_at("127.0.0.1:0").await;
+        let server = Arc::new(server);
+        let reader = |server: Arc<TcpStream>| spawn(async move { (&*server).read(&mut [0; 8]).await });
+        let first = reader(server.clone());
+        let dump = settled_dump().await;
+        assert_eq!(task(&dump, first.id()).waits_for.len(), 1, "the first task reads:\n{dump}");
+        first.abort();
+        assert!(first.await.is_err());
+        let second = reader(server);
+        let dump = settled_dump().await;
+        assert!(matches!(task(&dump, second.id()).waits_for[..], [WaitsFor::Reading(_)]), "the second reads:\n{dump}");
+    });
+}
+
+/// Local tasks of every worker are seen from outside, with what they wait for.
+#[test]
+fn local_tasks_are_seen_from_outside() {
+    within(|| {
+        let runtime = workers(2);
+        let deadline = Instant::now() + Duration::from_secs(100);
+        let ids = on_each_worker(runtime.handle(), 2, move |_| spawn_local(sleep_until(deadline)).id());
+        for id in ids {
+            let info = seen(runtime.handle(), "the local task waits", |dump| {
+                is_waiting(task(dump, id)).then(|| task(dump, id).clone())
+            });
+            assert_eq!((info.kind, info.waits_for), (TaskKind::Local, vec![WaitsFor::Timer { deadline }]));
+        }
+    });
+}
+
+// ---- the print ----
+
+/// A line names the task, its place, its state and what it waits for.
+#[test]
+fn line_has_all_facts() {
+    run(|| async {
+        let (_client, server) = pair_at("127.0.0.1:0").await;
+        let (local, peer) = (server.local_addr().unwrap(), server.peer_addr().unwrap());
+        let (reading, line) = (spawn(async move { (&server).read(&mut [0; 8]).await }), line!());
+        let dump = settled_dump().await;
+        let (id, place) = (reading.id(), format!("{}:{line}", file!()));
+        let text = task(&dump, id).to_string();
+        assert!(!text.contains('\n'), "one task is one line: {text:?}");
+        for part in [&id.to_string(), &place, "wait", "reading", &local.to_string(), &peer.to_string()] {
+            assert!(text.contains(part), "the line must have {part:?}: {text}");
+        }
+        assert!(dump.to_string().contains(&place), "the table must have {place}:\n{dump}");
+    });
+}
+
+/// Tasks of one place that wait for one kind of thing are one line with their number.
+#[test]
+fn table_counts_equal_sites() {
+    run(|| async {
+        for _ in 0..1234 {
+            spawn(sleep(Duration::from_secs(600)));
+        }
+        let dump = settled_dump().await;
+        let table = dump.to_string();
+        let lines: Vec<&str> = table.lines().filter(|line| line.contains(file!())).collect();
+        assert_eq!(lines.len(), 1, "one site is one line:\n{table}");
+        assert!(lines[0].contains("1,234"), "the line has the number: {}", lines[0]);
+    });
+}
+
+/// A name or an address with control characters can neither break a line nor command the terminal.
+#[test]
+fn control_characters_are_escaped() {
+    run(|| async {
+        let folder = Folder::new("control");
+        let path = folder.0.join("a\n\u{1b}[31m\u{202e}b");
+        let listener = UnixListener::bind(&path).expect("bind to a path");
+        let accepting = spawn(async move { listener.accept().await.map(drop) });
+        let dump = settled_dump().await;
+        let mut info = task(&dump, accepting.id()).clone();
+        info.name = Some("evil\n\u{1b}]0;title\u{7}\u{202e}name".into());
+        for text in [info.to_string(), task(&dump, accepting.id()).to_string()] {
+            assert!(
+                !text.contains(|c: char| c.is_control() || c == '\u{202e}'),
+                "the line has a raw character: {text:?}"
+            );
+        }
+        let table = dump.to_string();
+        let raw = table.contains(|c: char| (c.is_control() && c != '\n') || c == '\u{202e}');
+        assert!(!raw, "the table has a raw character: {table:?}");
+    });
+}
+
+// ---- the cost ----
+
+/// A dump of a million tasks holds up no worker for long: a worker that ticks meanwhile says how long.
+///
+/// The figure is for the reader, because the machine decides it. Run it alone, in a release build, with `--ignored`.
+#[test]
+#[ignore = "a measurement"]
+fn dump_of_a_million_tasks() {
+    within(|| {
+        let runtime = workers(1);
+        let handle = runtime.handle();
+        for _ in 0..1_000_000 {
+            handle.spawn(pending::<()>());
+        }
+        let (stop, longest) = (Arc::new(AtomicBool::new(false)), Arc::new(std::sync::Mutex::new(Duration::ZERO)));
+        let ticking = handle.spawn({
+            let (stop, longest) = (stop.clone(), longest.clone());
+            async move {
+                let mut last = std::time::Instant::now();
+                while !stop.load(Ordering::Relaxed) {
+                    // A spawn needs the table that the dump reads.
+                    spawn(async {}).await.expect("the task");
+                    let now = std::time::Instant::now();
+                    let mut longest = longest.lock().unwrap();
+                    *longest = longest.max(now - last);
+                    last = now;
+                }
+            }
+        });
+        seen_cheaply(handle, 1_000_000);
+        for round in 0..8 {
+            let take = || std::mem::take(&mut *longest.lock().unwrap());
+            take();
+            std::thread::sleep(Duration::from_millis(500));
+            let without = take();
+            let started = std::time::Instant::now();
+            let dump = handle.tasks();
+            let (took, with) = (started.elapsed(), take());
+            let tasks = dump.tasks().len();
+            println!(
+                "run {round}: {tasks} tasks in {took:?}; longest gap {with:?} (in 500 ms without a dump {without:?})"
+            );
+        }
+        stop.store(true, Ordering::Relaxed);
+        futures_lite::future::block_on(ticking).expect("the ticking task");
+    });
+}
+
+/// Waits until each task was polled once.
+fn seen_cheaply(handle: &Handle, polls: u64) {
+    while handle.metrics().workers().iter().map(|worker| worker.polls).sum::<u64>() < polls {
+        std::thread::yield_now();
+    }
+}
+
+// ---- helpers ----
+
+#[track_caller]
+fn dump() -> TaskDump {
+    Handle::current().tasks()
+}
+
+/// The dump once each task had its turn.
+async fn settled_dump() -> TaskDump {
+    settle().await;
+    dump()
+}
+
+/// The first dump of this runtime for which `holds` is true.
+async fn until_dump(law: &str, holds: impl Fn(&TaskDump) -> bool) -> TaskDump {
+    let end = std::time::Instant::now() + PATIENCE / 2;
+    loop {
+        let dump = dump();
+        if holds(&dump) {
+            return dump;
+        }
+        assert!(std::time::Instant::now() < end, "no dump shows that {law}:\n{dump:#}");
+        yield_now().await;
+    }
+}
+
+/// Makes dumps on this thread until `look` finds something.
+#[track_caller]
+fn seen<T>(handle: &Handle, law: &str, mut look: impl FnMut(&TaskDump) -> Option<T>) -> T {
+    let end = std::time::Instant::now() + PATIENCE / 2;
+    loop {
+        let dump = handle.tasks();
+        if let Some(found) = look(&dump) {
+            return found;
+        }
+        assert!(std::time::Instant::now() < end, "no dump shows that {law}:\n{dump:#}");
+        std::thread::yield_now();
+    }
+}
+
+#[track_caller]
+fn task(dump: &TaskDump, id: Id) -> &TaskInfo {
+    let found: Vec<&TaskInfo> = dump.tasks().iter().filter(|task| task.id == id).collect();
+    assert_eq!(found.len(), 1, "the dump must have task {id} once:\n{dump:#}");
+    found[0]
+}
+
+#[track_caller]
+fn only_socket(dump: &TaskDump, id: Id) -> &SocketInfo {
+    match &task(dump, id).waits_for[..] {
+        [WaitsFor::Reading(socket) | WaitsFor::Writing(socket) | WaitsFor::Accepting(socket)] => socket,
+        other => panic!("task {id} waits for one socket, not for {other:?}"),
+    }
+}
+
+/// The descriptor of a stream, and its addresses.
+fn identity(stream: &TcpStream) -> (RawFd, Option<String>, Option<String>) {
+    let (local, peer) = (stream.local_addr().expect("an address"), stream.peer_addr().expect("a peer"));
+    (stream.as_raw_fd(), Some(local.to_string()), Some(peer.to_string()))
+}
+
+/// The same of a socket in a dump.
+fn seen_identity(socket: &SocketInfo) -> (RawFd, Option<String>, Option<String>) {
+    let text = |address: &Option<Arc<str>>| address.as_deref().map(str::to_owned);
+    (socket.fd, text(&socket.local), text(&socket.peer))
+}
+
+fn is_waiting(info: &TaskInfo) -> bool {
+    matches!(info.state, TaskState::Waiting { .. })
+}
+
+fn is_queued(info: &TaskInfo) -> bool {
+    matches!(info.state, TaskState::Queued { .. })
+}
+
+/// A closure that blocks until the first value is dropped.
+fn blocker() -> (mpsc::Sender<()>, impl FnOnce() + Send + 'static) {
+    let (release, released) = mpsc::channel::<()>();
+    (release, move || {
+        let _ = released.recv();
+    })
+}
+
+/// A folder for sockets, removed at the end.
+struct Folder(std::path::PathBuf);
+
+impl Folder {
+    fn new(name: &str) -> Self {
+        let path = std::env::temp_dir().join(format!("kittiwake-dump-{}-{name}", std::process::id()));
+        std::fs::create_dir_all(&path).expect("a folder");
+        Self(path)
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+async fn pair_at(address: &str) -> (TcpStream, TcpStream) {
+    let listener = TcpListener::bind(address).await.expect("bind");
+    let client = TcpStream::connect(listener.local_addr().expect("an address")).await.expect("connect");
+    let (server, _) = listener.accept().await.expect("accept");
+    (client, server)
+}
