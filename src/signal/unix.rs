@@ -43,19 +43,24 @@ use crate::reactor::{Direction, Registration, WaiterSlot};
 /// # }
 /// ```
 pub fn signal(kind: SignalKind) -> io::Result<Signal> {
-    let SignalKind(number) = kind;
+    let (receiver, sender) = UnixStream::pair()?;
+    receiver.set_nonblocking(true)?;
+    let id = register(kind, sender)?;
+    Ok(Signal { id, kind, registration: Registration::new(receiver) })
+}
+
+/// Lets the handler of `kind` write one byte to `sender` at each signal. The sender is dropped when the action is
+/// unregistered.
+pub(crate) fn register(SignalKind(number): SignalKind, sender: UnixStream) -> io::Result<SigId> {
     // signal-hook panics if it is asked for one of these.
     if FORBIDDEN.contains(&number) {
         let why =
             format!("signal {number} cannot be listened for: the system does not allow it, or nothing can follow it");
         return Err(io::Error::new(io::ErrorKind::InvalidInput, why));
     }
-    let (receiver, sender) = UnixStream::pair()?;
-    receiver.set_nonblocking(true)?;
     // The sender may stay blocking: signal-hook's handler sends with `MSG_DONTWAIT` (see send(2)).
-    let id = pipe::register(number, sender)
-        .map_err(|error| io::Error::new(error.kind(), format!("signal {number} cannot be listened for: {error}")))?;
-    Ok(Signal { id, kind, registration: Registration::new(receiver) })
+    pipe::register(number, sender)
+        .map_err(|error| io::Error::new(error.kind(), format!("signal {number} cannot be listened for: {error}")))
 }
 
 /// A listener for signals of one kind. [`signal`] creates it.
