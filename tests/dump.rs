@@ -3,17 +3,21 @@
 mod support;
 
 use std::future::pending;
-use std::io::Write;
+use std::io::{BufRead, BufReader, Read, Write};
 use std::os::fd::{AsRawFd, RawFd};
+use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
 use futures_util::future::{Either, select};
-use kittiwake::inspect::{SocketInfo, TaskDump, TaskInfo, TaskKind, TaskState, WaitsFor, WorkerState};
+use kittiwake::inspect::{
+    SocketInfo, TaskDump, TaskInfo, TaskKind, TaskState, WaitsFor, WorkerState, dump_on, dump_on_panic,
+};
 use kittiwake::io::{AsyncReadExt, AsyncWriteExt};
 use kittiwake::net::{TcpListener, TcpStream, UdpSocket, UnixListener, UnixStream};
 use kittiwake::runtime::Handle;
+use kittiwake::signal::unix::{SignalKind, signal};
 use kittiwake::task::{Id, JoinSet, yield_now};
 use kittiwake::time::{Instant, sleep, sleep_until};
 use kittiwake::{spawn, spawn_blocking, spawn_local};
@@ -192,29 +196,27 @@ fn dump_under_churn_is_complete() {
             .map(|_| {
                 let (handle, stop) = (handle.clone(), stop.clone());
                 std::thread::spawn(move || {
-                    let mut rounds = 0_usize;
                     while !stop.load(Ordering::Relaxed) {
                         let tasks: Vec<_> = (0..64).map(|_| handle.spawn(async { spawn(yield_now()).await })).collect();
                         tasks.into_iter().for_each(|task| futures_lite::future::block_on(task).unwrap().unwrap());
-                        rounds += 1;
                     }
-                    rounds
                 })
             })
             .collect();
-        let mut most = 0;
-        for _ in 0..200 {
+        let (mut dumps, mut with_others) = (0, 0);
+        // The threads may start late. `within` bounds the wait.
+        while dumps < 200 || with_others < 20 {
             let dump = handle.tasks();
             let ids: Vec<Id> = dump.tasks().iter().map(|task| task.id).collect();
-            most = most.max(ids.len());
+            dumps += 1;
+            with_others += usize::from(ids.len() > lasting.len());
             assert!(ids.is_sorted_by(|a, b| a < b), "a task is in the dump twice, or the order is wrong");
             for id in &lasting {
                 assert!(ids.binary_search(id).is_ok(), "task {id} lives, and the dump does not have it");
             }
         }
         stop.store(true, Ordering::Relaxed);
-        let rounds: usize = threads.into_iter().map(|thread| thread.join().expect("a spawning thread")).sum();
-        assert!(rounds > 0 && most > lasting.len(), "no dump had other tasks: the test has shown nothing");
+        threads.into_iter().for_each(|thread| thread.join().expect("a spawning thread"));
     });
 }
 
@@ -433,7 +435,7 @@ fn datagram_and_signal_are_readings() {
         let udp = UdpSocket::bind("127.0.0.1:0").await.expect("bind");
         let local = udp.local_addr().expect("an address").to_string();
         let receiving = spawn(async move { udp.recv_from(&mut [0; 8]).await.map(drop) });
-        let mut signal = kittiwake::signal::unix::signal(kittiwake::signal::unix::SignalKind::window_change()).unwrap();
+        let mut signal = signal(SignalKind::window_change()).unwrap();
         let signalled = spawn(async move { signal.recv().await });
         let dump = settled_dump().await;
         assert_eq!(only_socket(&dump, receiving.id()).local.as_deref(), Some(&local[..]));
@@ -645,6 +647,212 @@ fn control_characters_are_escaped() {
         let raw = table.contains(|c: char| (c.is_control() && c != '\n') || c == '\u{202e}');
         assert!(!raw, "the table has a raw character: {table:?}");
     });
+}
+
+// ---- the dump at a signal and after a panic ----
+
+/// A signal prints the dump, and names the tasks that block the workers, when every worker is stuck.
+#[test]
+fn signal_prints_when_all_are_stuck() {
+    for count in [1, 2] {
+        let Some((printed, _)) = printed("signal_prints_when_all_are_stuck", &count.to_string(), move || {
+            let runtime = workers(count);
+            let dump_on = {
+                let _entered = runtime.handle().enter();
+                dump_on(SignalKind::user_defined1()).expect("the signal can be listened for")
+            };
+            let blocked = block_workers(runtime.handle(), count);
+            raise(SignalKind::user_defined1());
+            // It has read the signal's byte before it sees the end.
+            dump_on.stop();
+            drop(blocked);
+        }) else {
+            continue;
+        };
+        let things = if count == 1 { "1 task, 1 worker" } else { "2 tasks, 2 workers" };
+        let head = format!("kittiwake: tasks at SIGUSR1, process {}: {things}", printed.process);
+        assert_eq!(printed.lines.first(), Some(&head), "the head:\n{}", printed.all());
+        for worker in 0..count {
+            let runs = format!(" runs on worker {worker} for ");
+            let line = printed.lines.iter().find(|line| line.contains(&runs));
+            let line = line.unwrap_or_else(|| panic!("worker {worker} runs a task:\n{}", printed.all()));
+            assert!(line.contains("tests/support/mod.rs:"), "the line names the place of the spawn: {line}");
+        }
+    }
+}
+
+/// After `stop` a signal prints nothing, and neither the thread nor a descriptor is left. A second `dump_on` works.
+#[test]
+#[cfg(target_os = "linux")]
+fn stop_leaves_nothing() {
+    let (printed, _) = printed_once("stop_leaves_nothing", || {
+        let runtime = workers(1);
+        let _entered = runtime.handle().enter();
+        // The first use of a signal keeps some things for the rest of the process.
+        dump_on(SignalKind::user_defined1()).expect("dump_on").stop();
+        let count = || (support::count_of("fd"), support::count_of("task"));
+        let before = count();
+        for _ in 0..10 {
+            let dump_on = dump_on(SignalKind::user_defined1()).expect("dump_on");
+            raise(SignalKind::user_defined1());
+            dump_on.stop();
+            raise(SignalKind::user_defined1());
+        }
+        // The kernel counts a thread for a moment after it was joined.
+        while support::count_of("task") > before.1 {
+            std::thread::yield_now();
+        }
+        assert_eq!(count(), before, "the descriptors and the threads");
+    });
+    let heads = printed.lines.iter().filter(|line| line.contains("tasks at SIGUSR1")).count();
+    assert_eq!(heads, 10, "each signal before a stop prints one dump:\n{}", printed.all());
+}
+
+/// Dropping the result of `dump_on` changes nothing: the thread goes on.
+#[test]
+fn dropped_result_still_prints() {
+    let (printed, _) = printed_once("dropped_result_still_prints", || {
+        kittiwake::block_on(async {
+            drop(dump_on(SignalKind::user_defined1()).expect("dump_on"));
+            raise(SignalKind::user_defined1());
+            // The test closes this once it has read a dump.
+            std::io::stdin().read_to_end(&mut Vec::new()).expect("the end of stdin");
+        });
+    });
+    assert!(printed.lines[0].contains("tasks at SIGUSR1"), "the dump:\n{}", printed.all());
+}
+
+/// The print has at most 100 lines, and says how much it leaves out.
+#[test]
+fn print_is_bounded() {
+    let (printed, _) = printed_once("print_is_bounded", || {
+        let runtime = workers(20);
+        let _entered = runtime.handle().enter();
+        let dump_on = dump_on(SignalKind::user_defined1()).expect("dump_on");
+        for _ in 0..5_000 {
+            spawn(pending::<()>());
+        }
+        raise(SignalKind::user_defined1());
+        dump_on.stop();
+    });
+    assert!(printed.lines.len() <= 100, "{} lines:\n{}", printed.lines.len(), printed.all());
+    for line in ["  and 4 more workers", "  and 4,960 more tasks"] {
+        assert!(printed.lines.iter().any(|printed| printed == line), "the print says {line:?}:\n{}", printed.all());
+    }
+}
+
+/// After the end of its runtime, a signal prints that the workers are stopped.
+#[test]
+fn signal_after_the_runtime_prints() {
+    let (printed, _) = printed_once("signal_after_the_runtime_prints", || {
+        let runtime = workers(1);
+        let entered = runtime.handle().enter();
+        let dump_on = dump_on(SignalKind::user_defined1()).expect("dump_on");
+        drop(entered);
+        drop(runtime);
+        raise(SignalKind::user_defined1());
+        dump_on.stop();
+    });
+    let is_stopped = printed.lines.iter().any(|line| line.starts_with("  worker 0 is stopped"));
+    assert!(is_stopped, "the worker is stopped:\n{}", printed.all());
+}
+
+/// `dump_on` fails outside a runtime, and for a signal that cannot be listened for.
+#[test]
+fn dump_on_reports_errors() {
+    let outside = dump_on(SignalKind::user_defined2()).expect_err("no runtime");
+    assert!(outside.to_string().contains("not inside a kittiwake runtime"), "the error says why: {outside}");
+    run(|| async {
+        let error = dump_on(SignalKind::from_raw(libc::SIGKILL)).expect_err("SIGKILL");
+        assert_eq!(error.kind(), std::io::ErrorKind::InvalidInput, "{error}");
+    });
+}
+
+/// A panic of a task prints the dump after the panic's message, with the task among those that run. A second panic soon
+/// after prints none, and neither does one outside a runtime.
+#[test]
+fn panic_prints_the_dump() {
+    for count in [1, 2] {
+        let Some((printed, before)) = printed("panic_prints_the_dump", &count.to_string(), move || {
+            dump_on_panic();
+            dump_on_panic();
+            let outside = std::thread::spawn(|| panic!("outside"));
+            assert!(outside.join().is_err());
+            let runtime = workers(count);
+            for text in ["first", "second"] {
+                let task = runtime.handle().spawn(async move { panic!("{text}") });
+                assert!(futures_lite::future::block_on(task).is_err());
+            }
+        }) else {
+            continue;
+        };
+        let text = printed.all();
+        assert_eq!(text.matches("kittiwake: tasks after a panic").count(), 1, "one dump:\n{before}\n{text}");
+        assert!(before.contains("outside") && before.contains("first"), "the message comes first:\n{before}\n{text}");
+        assert!(text.contains("second"), "the second panic comes after the dump:\n{text}");
+        let runs =
+            printed.lines.iter().any(|line| line.contains("of tests/dump.rs:") && line.contains(" runs on worker "));
+        assert!(runs, "the task that panics runs:\n{text}");
+    }
+}
+
+/// The output of a child process from the first dump on.
+struct Printed {
+    process: u32,
+    lines: Vec<String>,
+}
+
+impl Printed {
+    fn all(&self) -> String {
+        self.lines.join("\n")
+    }
+}
+
+/// Runs `child` in a process of its own: the test `name` of this program, for the `case`. Returns the lines of its stderr
+/// from the first dump on, and the text before them. In a child, this does not return from its own case, and returns
+/// `None` from the other ones.
+#[track_caller]
+fn printed(name: &str, case: &str, child: impl FnOnce() + Send + 'static) -> Option<(Printed, String)> {
+    const CASE: &str = "KITTIWAKE_TEST_CASE";
+    const HEAD: &str = "kittiwake: tasks";
+    if support::is_child() {
+        let is_this = std::env::var(CASE).expect("the case") == case;
+        if !is_this {
+            return None;
+        }
+        within(child);
+        std::process::exit(0);
+    }
+    let program = std::env::current_exe().expect("the path of this test program");
+    let mut process = Command::new(program)
+        .args(["--exact", name, "--nocapture", "--test-threads=1"])
+        .envs([(support::CHILD, "1"), (CASE, case)])
+        .env_remove("RUST_BACKTRACE")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the child starts");
+    let mut stderr = BufReader::new(process.stderr.take().expect("stderr is piped"));
+    let mut errors = String::new();
+    while !errors.contains(HEAD) && stderr.read_line(&mut errors).expect("its stderr") > 0 {}
+    drop(process.stdin.take());
+    stderr.read_to_string(&mut errors).expect("its stderr");
+    let status = process.wait().expect("the child ends");
+    assert!(status.success(), "{name} failed:\n{errors}");
+    let start = errors.find(HEAD).unwrap_or_else(|| panic!("no dump was printed:\n{errors}"));
+    let (before, dumps) = errors.split_at(start);
+    Some((Printed { process: process.id(), lines: dumps.lines().map(str::to_owned).collect() }, before.to_owned()))
+}
+
+/// As [`printed`], for a test that has one case.
+#[track_caller]
+fn printed_once(name: &str, child: impl FnOnce() + Send + 'static) -> (Printed, String) {
+    printed(name, "", child).expect("this is the only case")
+}
+
+fn raise(kind: SignalKind) {
+    signal_hook::low_level::raise(kind.as_raw_value()).expect("the signal is raised");
 }
 
 // ---- the cost ----

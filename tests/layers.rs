@@ -37,7 +37,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("net", &["reactor", "time", "task", "blocking", "budget", "io", "metrics", "sync"]),
     ("signal", &["reactor"]),
     ("dump", &["executor", "reactor", "time", "system_clock"]),
-    ("inspect", &["dump"]),
+    ("inspect", &["dump", "runtime", "signal"]),
     ("hyper", &["net", "time", "task", "budget", "sync"]),
     (
         "runtime",

@@ -46,6 +46,16 @@ impl TaskDump {
         groups.sort_by_key(|group| std::cmp::Reverse(group.longest.order()));
         groups
     }
+
+    /// The first `count` tasks: those that run, then by the longest wait.
+    pub(crate) fn longest(&self, count: usize) -> Vec<&TaskInfo> {
+        let mut tasks: Vec<&TaskInfo> = self.tasks.iter().collect();
+        if count > 0 && count < tasks.len() {
+            tasks.select_nth_unstable_by_key(count - 1, |task| std::cmp::Reverse(task.order()));
+            tasks.truncate(count);
+        }
+        by_wait(tasks)
+    }
 }
 
 /// The tasks of one site that do the same.
@@ -202,7 +212,7 @@ impl fmt::Display for TaskId {
 }
 
 /// A number of things: `1 task`, `1,024 tasks`.
-struct Count(usize, &'static str);
+pub(crate) struct Count(pub(crate) usize, pub(crate) &'static str);
 
 impl fmt::Display for Count {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -5,6 +5,8 @@
 pub(crate) mod collect;
 mod display;
 
+pub(crate) use display::Count;
+
 use std::os::fd::RawFd;
 use std::panic::Location;
 use std::sync::Arc;
