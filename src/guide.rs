@@ -13,6 +13,7 @@
 //! | use a database | [`databases`] |
 //! | test a server | [`testing`] |
 //! | read files, and do other work that blocks | [`blocking`] |
+//! | find out what a server is doing, and why it hangs | [`inspect`] |
 //! | deploy a server, and restart it without a failed request | [`deploy`] |
 //! | understand the runtime | [`inside`] |
 //! | translate the names of another runtime | [`from_tokio`], [`from_smol`] |
@@ -33,6 +34,7 @@ macro_rules! links {
 [databases]: crate::guide::databases
 [testing]: crate::guide::testing
 [blocking]: crate::guide::blocking
+[inspect]: crate::guide::inspect
 [deploy]: crate::guide::deploy
 [inside]: crate::guide::inside
 [from_tokio]: crate::guide::from_tokio
@@ -133,6 +135,16 @@ chapter! {
     /// [`Builder::max_blocking_threads`](crate::runtime::Builder::max_blocking_threads),
     /// [`io::AsyncFd`](crate::io::AsyncFd).
     blocking, "../docs/blocking.md"
+}
+
+chapter! {
+    ///
+    /// Items: [`Handle::tasks`](crate::runtime::Handle::tasks), [`inspect::TaskDump`](crate::inspect::TaskDump),
+    /// [`inspect::dump_on`](crate::inspect::dump_on), [`inspect::dump_on_panic`](crate::inspect::dump_on_panic),
+    /// [`Builder::on_slow_poll`](crate::runtime::Builder::on_slow_poll),
+    /// [`Builder::measure_polls`](crate::runtime::Builder::measure_polls),
+    /// [`Handle::metrics`](crate::runtime::Handle::metrics).
+    inspect, "../docs/inspect.md"
 }
 
 chapter! {
