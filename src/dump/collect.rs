@@ -5,7 +5,8 @@
 //! 2. The reactors show their sockets, and the timers their deadlines, each with the wakers that wait there.
 //! 3. The addresses join the two.
 //!
-//! Each table is shown some entries at a time, under its lock. So no worker waits long for a dump.
+//! Each table is shown some entries at a time, under its lock. So no worker waits long for a dump. Under a lock, an entry
+//! is only added to a list: a hash table with a million entries takes some 20 ms to grow.
 
 use std::collections::HashMap;
 use std::os::fd::RawFd;
@@ -35,8 +36,10 @@ pub(crate) fn collect(
     let now = monotonic();
     let mut tasks = Tasks::default();
     workers.visit_tasks(|look| tasks.add(&look, now));
-    let mut names = HashMap::new();
-    workers.visit_names(|id, name| drop(names.insert(id, name)));
+    tasks.by_address = tasks.addresses.drain(..).enumerate().map(|(index, address)| (address, index)).collect();
+    let mut names = Vec::new();
+    workers.visit_names(|id, name| names.push((id, name)));
+    let mut names: HashMap<_, _> = names.into_iter().collect();
     if !names.is_empty() {
         tasks.list.iter_mut().for_each(|task| task.name = names.remove(&task.id));
     }
@@ -80,7 +83,9 @@ pub(crate) fn collect(
 #[derive(Default)]
 struct Tasks {
     list: Vec<TaskInfo>,
-    /// The indices of the list, by the addresses in the tasks' wakers.
+    /// The addresses in the tasks' wakers, in the order of the list.
+    addresses: Vec<usize>,
+    /// The indices of the list, by these addresses.
     by_address: HashMap<usize, usize>,
     /// The address of a task that waits for the end of another one, and the id of that.
     joins: Vec<(usize, Id)>,
@@ -105,7 +110,7 @@ impl Tasks {
         if look.seen.joiner != 0 {
             self.joins.push((look.seen.joiner, look.id));
         }
-        self.by_address.insert(look.address, self.list.len());
+        self.addresses.push(look.address);
         self.list.push(TaskInfo {
             id: look.id,
             name: None,
