@@ -24,7 +24,7 @@ pub(crate) struct Counters {
     pub(crate) polls: Counter,
     pub(crate) turns: Counter,
     pub(crate) events: Counter,
-    pub(crate) parked_nanos: Counter,
+    pub(crate) parked: ParkedTime,
     pub(crate) budget_yields: Counter,
     pub(crate) accepts: Counter,
     /// `None` if the runtime does not measure.
@@ -57,6 +57,43 @@ impl Counter {
 
     pub(crate) fn get(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// How long a worker has been parked, in nanoseconds, a block that has not ended included.
+///
+/// While the worker is awake this is the sum. While it is parked, this is the sum minus the time at which the block
+/// began, with [`IS_PARKED`] set. So one load tells both, and the worker pays for no further reading of the clock.
+#[derive(Default)]
+pub(crate) struct ParkedTime(AtomicU64);
+
+/// Set while the worker is parked. The other bits count 292 years.
+const IS_PARKED: u64 = 1 << 63;
+
+impl ParkedTime {
+    /// The worker parks. Only the worker calls this.
+    pub(crate) fn begin(&self, now: u64) {
+        self.0.store(self.0.load(Ordering::Relaxed).wrapping_sub(now) | IS_PARKED, Ordering::Relaxed);
+    }
+
+    /// The worker is awake again. Only the worker calls this.
+    pub(crate) fn end(&self, now: u64) {
+        self.0.store(self.0.load(Ordering::Relaxed).wrapping_add(now) & !IS_PARKED, Ordering::Relaxed);
+    }
+
+    /// The sum at this moment, by the clock `now`.
+    pub(crate) fn get(&self, now: impl Fn() -> u64) -> u64 {
+        let mut seen = self.0.load(Ordering::Acquire);
+        loop {
+            let sum = if seen & IS_PARKED == 0 { seen } else { seen.wrapping_add(now()) & !IS_PARKED };
+            // The worker may have woken before the clock was read. The sum would be too large then, and the next one
+            // smaller: a counter that falls counts as a restart.
+            let again = self.0.load(Ordering::Acquire);
+            if again == seen {
+                return sum;
+            }
+            seen = again;
+        }
     }
 }
 
@@ -151,6 +188,34 @@ mod tests {
         let [polls, lateness] = [&measures.poll_times, &measures.lateness].map(Recorder::snapshot);
         assert_eq!((polls.count(), polls.max()), (1, Duration::from_millis(20)));
         assert_eq!((lateness.count(), lateness.max()), (1, Duration::from_micros(3)));
+    }
+
+    /// The time in which a worker is parked counts while it passes. Time in which the worker is awake does not.
+    #[test]
+    fn parked_time_counts_before_it_ends() {
+        let parked = ParkedTime::default();
+        assert_eq!(parked.get(|| 500), 0);
+        parked.begin(1_000);
+        assert_eq!(parked.get(|| 1_000), 0);
+        assert_eq!(parked.get(|| 1_007), 7, "the block goes on");
+        parked.end(1_010);
+        assert_eq!(parked.get(|| 9_000), 10);
+        parked.begin(20_000);
+        assert_eq!(parked.get(|| 20_005), 15, "the blocks add up");
+        parked.end(20_005);
+        assert_eq!(parked.get(|| 30_000), 15);
+    }
+
+    /// A worker that wakes while the sum is read gets no time that it was awake. Otherwise the next sum could be smaller.
+    #[test]
+    fn reader_sees_that_worker_wakes() {
+        let parked = ParkedTime::default();
+        parked.begin(1_000);
+        let sum = parked.get(|| {
+            parked.end(1_010);
+            1_020
+        });
+        assert_eq!(sum, 10);
     }
 
     /// Counters of a runtime that does not measure have no memory for it.

@@ -467,6 +467,28 @@ fn remote_wakes_counts_outside_wakes() {
     });
 }
 
+/// The sleep of a worker counts while it lasts. Otherwise a worker that sleeps for a minute would look busy until it
+/// wakes.
+#[test]
+fn sleeping_worker_counts_as_parked() {
+    const WAIT: Duration = Duration::from_millis(20);
+    within(|| {
+        let runtime = workers(1);
+        let metrics = || runtime.handle().metrics().workers()[0].clone();
+        let mut before = metrics();
+        loop {
+            let after = metrics();
+            if after.turns != before.turns {
+                // The worker woke meanwhile.
+                before = after;
+            } else if after.parked >= before.parked + WAIT {
+                break;
+            }
+            std::thread::yield_now();
+        }
+    });
+}
+
 /// `parked` is the time for which a worker has slept.
 #[test]
 fn parked_counts_sleeping_time() {

@@ -18,6 +18,7 @@ use crate::executor::{JoinHandle, WorkerRef, Workers};
 use crate::histogram::Histogram;
 use crate::metrics::{Counters, Measures};
 use crate::reactor::{Reactor, Registry};
+use crate::system_clock::monotonic;
 use crate::time::{Clock, Timers};
 
 /// Spawns tasks on a runtime, from any thread.
@@ -94,7 +95,7 @@ impl Part {
             remote_wakes: self.worker.remote_wakes(),
             turns: counters.turns.get(),
             events: counters.events.get(),
-            parked: Duration::from_nanos(counters.parked_nanos.get()),
+            parked: Duration::from_nanos(counters.parked.get(monotonic)),
             budget_yields: counters.budget_yields.get(),
             accepts: counters.accepts.get(),
             busy: poll_times.as_ref().map(Histogram::sum),
@@ -421,7 +422,7 @@ pub struct WorkerMetrics {
     pub turns: u64,
     /// Events that its turns have reported, unparks among them.
     pub events: u64,
-    /// How long it has slept. Not counted while the clock is paused.
+    /// How long it has slept, up to this moment. Not counted while the clock is paused.
     pub parked: Duration,
     /// How often a task, or the future of a `block_on` call, had used up its budget of socket operations, and had to
     /// give way. This and the next count also have the share of the `block_on` calls beside the workers.

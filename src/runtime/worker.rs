@@ -306,7 +306,7 @@ impl Worker {
             };
         }
         let watch = self.watch_stuck().into_iter().chain(limit).min();
-        let start = monotonic();
+        self.counters.parked.begin(monotonic());
         let left = deadline.map(|deadline| (deadline.saturating_duration_since(Instant::now()), deadline));
         match (left, watch) {
             (Some((left, _)), Some(watch)) if watch < left => drop(self.turn(Some(watch))),
@@ -320,7 +320,7 @@ impl Worker {
         let end = monotonic();
         stamp::note(end);
         budget::begin_batch(end);
-        self.counters.parked_nanos.add(end.saturating_sub(start));
+        self.counters.parked.end(end);
     }
 
     /// Has the events and the timers of stuck workers end the block that follows. Returns how long that may be at most.
