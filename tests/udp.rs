@@ -166,7 +166,7 @@ fn eight_receivers_share_one_socket() {
                 for task in tasks {
                     sum += task.await.expect("a receiver");
                 }
-                assert_eq!(sum, (0..8 * EACH).sum(), "with {workers} workers");
+                assert_eq!(sum, (0..8 * EACH).sum::<usize>(), "with {workers} workers");
             });
         });
     }
