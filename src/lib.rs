@@ -69,6 +69,8 @@
 //!   by default.
 //! * `hyper`, with the feature of this name: HTTP servers and clients on hyper. It adds the limits of one
 //!   connection and its graceful end to [`net::serve`](net::serve()).
+//! * [`inspect`]: what each task waits for, which `dump` finds out. With the feature of this name, also a page that shows
+//!   it live.
 //! * [`guide`]: the chapters of `docs/`, for the documentation and its tests only.
 //! * [`net`], [`io`], [`signal`]: the sockets, the traits and the signals that users call; [`stream`] and [`future`]:
 //!   combinators of `futures-lite`.

@@ -37,8 +37,8 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("net", &["reactor", "time", "task", "blocking", "budget", "io", "metrics", "sync"]),
     ("signal", &["reactor"]),
     ("dump", &["executor", "reactor", "time", "system_clock"]),
-    ("inspect", &["dump", "runtime", "signal"]),
     ("hyper", &["net", "time", "task", "budget", "sync"]),
+    ("inspect", &["dump", "runtime", "hyper", "net", "executor", "signal", "time"]),
     (
         "runtime",
         &[
