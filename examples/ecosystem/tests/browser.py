@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""Looks at the pages of the examples `axum` and `web` in headless Chromium.
+"""Looks at the pages of the examples `axum`, `web` and `inspect` in headless Chromium.
 
-Usage: browser.py AXUM WEB [FOLDER]: the programs, and a folder for the screenshots.
+Usage: browser.py AXUM WEB INSPECT [FOLDER]: the programs, and a folder for the screenshots.
 
 The script needs chromium and chromedriver, which speaks WebDriver over HTTP, and Python's library alone. It asserts on the
 pixels of its screenshots: at the place that the DOM reports for an element there must be its colour, and its text.
@@ -26,14 +26,18 @@ OWN, OWN_TEXT = (0x12, 0x57, 0xB5), (0xFF, 0xFF, 0xFF)
 OTHER = {"light": (0xE1, 0xE6, 0xEC), "dark": (0x2B, 0x31, 0x38)}
 OTHER_TEXT = {"light": (0x1A, 0x1D, 0x21), "dark": (0xE8, 0xEA, 0xED)}
 PAGE = {"light": (0xF6, 0xF7, 0xF9), "dark": (0x14, 0x17, 0x1A)}
+CARD = {"light": (0xFF, 0xFF, 0xFF), "dark": (0x1B, 0x1F, 0x24)}
 
 
 def main():
-    axum, web = sys.argv[1:3]
-    shots = sys.argv[3] if len(sys.argv) > 3 else None
+    axum, web, inspect = sys.argv[1:4]
+    shots = sys.argv[4] if len(sys.argv) > 4 else None
     with tempfile.TemporaryDirectory() as folder, Driver(folder, shots) as driver:
         chat(driver, axum)
         index(driver, web, folder)
+        for tasks in (10, 100_000):
+            live_page(driver, inspect, tasks)
+        page_without_server(driver, inspect)
     print("browser: all pages are as they must be")
 
 
@@ -117,6 +121,86 @@ def index(driver, program, folder):
         server.terminate()
         report = server.ended()
     assert ", 0 failed, 0 panicked, 0 open" in report, report
+
+
+def live_page(driver, program, tasks):
+    """The live page fits its window, is readable, and lists the tasks of a line, a hundred at a time."""
+    with Server(program, ["--tasks", str(tasks), "127.0.0.1:0"]) as server:
+        for scheme in ("light", "dark"):
+            for width, height in ((1280, 1000), (400, 800)):
+                window = Window(driver, scheme, width, height)
+                window.open(server.url)
+                check_live_page(window, tasks, f"inspect-{scheme}-{width}-{tasks}")
+                window.expect_clean_console()
+                window.close()
+        server.terminate()
+        report = server.ended()
+    # A window that closes during a response is a failed connection.
+    assert ", 0 panicked, 0 open" in report, report
+
+
+def check_live_page(window, tasks, shot):
+    rows = "return document.querySelectorAll('#{} tbody tr').length".format
+    window.until("return document.getElementById('state').className === 'live'")
+    assert window.run(rows("workers")) == 2, f"{shot}: the program has two workers"
+    # The charts have two points once there are three snapshots.
+    window.until("return (document.querySelector('.curve').getAttribute('d') || '').includes('L')")
+    names = window.run("return [...document.querySelectorAll('#sites button.code')].map(name => name.title)")
+    assert all("inspect.rs:" in name or "src/" in name for name in names), f"{shot}: these are no lines: {names}"
+    # The tasks that sleep are those that wait for a timer and for nothing else.
+    group = "[...document.querySelectorAll('#sites .group')].find(group => /^[\\d,]+ on a timer$/.test(group.textContent))"
+    count = window.run(f"return {group}.textContent")
+    assert int(count.split()[0].replace(",", "")) >= min(tasks, 10), f"{shot}: {count}"
+    window.run(f"{group}.click()")
+    window.until(rows("tasks") + f" === {min(tasks, 100)}")
+    waits = window.run("return [...document.querySelectorAll('#tasks tbody tr')].map(row => row.cells[2].textContent)")
+    assert all(wait.startswith("a timer") for wait in waits), f"{shot}: not all wait for a timer: {waits}"
+    image = window.screenshot(shot)
+    assert image.pixel(3, image.height - 3) == PAGE[window.scheme], f"{shot}: the page has another colour"
+    text, ground, card = OTHER_TEXT[window.scheme], PAGE[window.scheme], CARD[window.scheme]
+    rect = "return document.querySelector('{}').getBoundingClientRect()".format
+    image.expect_text_on(window.run(rect("h1")), ground, text, f"{shot}: the name of the program")
+    image.expect_text_on(window.run(rect("figure output")), card, text, f"{shot}: the first figure")
+    fits = window.run("return document.documentElement.scrollWidth <= document.documentElement.clientWidth")
+    assert fits, f"{shot}: the page is wider than its window"
+    if tasks > 100:
+        first = "document.querySelector('#tasks tbody tr').cells[0].textContent"
+        before = window.run(f"return {first}")
+        window.run("document.getElementById('tasks-on').click()")
+        window.until(f"return document.getElementById('chosen-range').textContent.startsWith('101–200') && {first} !== '{before}'")
+    shown = window.run("return document.querySelectorAll('tr').length")
+    assert shown < 500, f"{shot}: the page has {shown} rows"
+    window.run("document.getElementById('chosen').scrollIntoView()")
+    window.screenshot(shot + "-tasks")
+    window.run("document.getElementById('sockets').scrollIntoView({block: 'end'})")
+    window.screenshot(shot + "-sockets")
+    window.run("document.getElementById('tasks-close').click()")
+    window.until("return document.getElementById('chosen').hidden")
+
+
+def page_without_server(driver, program):
+    """The live page stands still when it is paused, says that its server is gone, and goes on with the next server."""
+    with Server(program, ["127.0.0.1:0"]) as server:
+        window = Window(driver, "light", 1280, 1000)
+        window.open(server.url)
+        window.until("return document.getElementById('state').className === 'live'")
+        window.run("document.getElementById('pause').click()")
+        window.until("return document.getElementById('state').className === 'paused'")
+        before = window.run("return document.getElementById('workers').textContent")
+        time.sleep(5)
+        assert window.run("return document.getElementById('workers').textContent") == before, "a paused page changes"
+        window.run("document.getElementById('pause').click()")
+        window.until(f"return document.getElementById('workers').textContent !== {json.dumps(before)}")
+        server.terminate()
+        server.ended()
+        window.until("return document.getElementById('gone').textContent.includes('has not answered')")
+        window.screenshot("inspect-gone")
+    with Server(program, [server.address]) as second:
+        pid = second.process.pid
+        window.until(f"return document.getElementById('about').textContent.includes('process {pid} ')")
+        window.until("return document.getElementById('gone').hidden")
+    window.expect_clean_console(allowed="Failed to load resource")
+    window.close()
 
 
 class Server:
