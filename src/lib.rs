@@ -63,7 +63,7 @@
 //! * `reactor`: the table of tokens, a socket's source, and the loop that every operation runs.
 //! * `budget`: the cooperative budget; `metrics`: the counters of a worker; `histogram`: its measured times; `current`: a thread-local that is entered;
 //!   `system_clock`: readings of the clocks; `live_threads`: the threads of a runtime that have not ended;
-//!   `memory`: when tables give memory back.
+//!   `memory`: when tables give memory back; `trace`: the spans and events of the feature `tracing`.
 //! * `wheel`, a pure timing wheel, and [`time`] on it: clock, timers, `sleep`, `timeout`, `interval`.
 //! * `macros/`, a crate of its own: `#[kittiwake::main]` and `#[kittiwake::test]`, with the feature `macros`, which is on
 //!   by default.
@@ -97,6 +97,7 @@ mod reactor;
 mod stamp;
 mod sync;
 mod system_clock;
+mod trace;
 mod wheel;
 
 // Only for the documentation and its tests. Other builds do not need the folder `docs/`.

@@ -18,6 +18,8 @@ use std::any::Any;
 use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::ptr;
+#[cfg(feature = "tracing")]
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{RawWakerVTable, Waker};
 
 #[cfg(not(all(test, kittiwake_loom)))]
@@ -61,11 +63,26 @@ pub(crate) fn note_executors(waker: &Waker) {
     EXECUTORS.set(ptr::from_ref(waker.vtable()));
 }
 
+/// Set once the wake of a task may call a subscriber of `tracing`.
+#[cfg(feature = "tracing")]
+static IS_TRACED: AtomicBool = AtomicBool::new(false);
+
+/// Notes that a subscriber of `tracing` will see the wakes of a task that is about to be made. To wake it is foreign
+/// code, so no waker is the executor's from now on. A waker that was taken for one before is that of another task.
+#[cfg(feature = "tracing")]
+pub(crate) fn note_traced() {
+    IS_TRACED.store(true, Ordering::Relaxed);
+}
+
 /// Whether `waker` is the executor's: it has the vtable that was last noted on this thread. That is the waker of the
 /// task or of the `block_on` call that is polled here, or of another task of the same type.
 ///
 /// False for the wakers of combinators and of other executors: those may be woken only outside every lock (rule 1).
 pub(crate) fn is_executors(waker: &Waker) -> bool {
+    #[cfg(feature = "tracing")]
+    if IS_TRACED.load(Ordering::Relaxed) {
+        return false;
+    }
     ptr::eq(waker.vtable(), EXECUTORS.get())
 }
 

@@ -433,7 +433,7 @@ fn last_task_unparks_waiting_worker() {
 }
 
 fn new(kind: Kind) -> New {
-    New { kind, location: Location::caller(), queue: 0, now: Stamp::from_bits(0) }
+    New { kind, location: Location::caller(), queue: 0, now: Stamp::from_bits(0), id: None }
 }
 
 /// The states of a local task, as async-task has them.

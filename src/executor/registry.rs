@@ -37,6 +37,12 @@ use crate::sync::{Mutex, wake_all};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Id(u64);
 
+impl Id {
+    pub(super) fn get(self) -> u64 {
+        self.0
+    }
+}
+
 impl fmt::Display for Id {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(f)
@@ -116,6 +122,17 @@ pub(crate) enum Kind {
 
 const KINDS: [Kind; 3] = [Kind::Shared, Kind::Local, Kind::Blocking];
 
+impl Kind {
+    /// The name of the kind in the span of a task, as `tokio-console` shows it.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Shared => "task",
+            Self::Local => "local",
+            Self::Blocking => "blocking",
+        }
+    }
+}
+
 /// The kinds as numbers of tables. A number can be a parameter of a type, so that a poll does not ask for its kind.
 pub(super) const SHARED: usize = Kind::Shared as usize;
 pub(super) const LOCAL: usize = Kind::Local as usize;
@@ -138,6 +155,8 @@ pub(super) struct New {
     /// The id of the queue that it goes to: the same for all tasks of its kind on one worker.
     pub(super) queue: usize,
     pub(super) now: Stamp,
+    /// The id, if it was drawn before ([`TaskRegistry::draw_id`]).
+    pub(super) id: Option<Id>,
 }
 
 /// A task that was inserted.
@@ -172,6 +191,11 @@ impl<W> TaskRegistry<W> {
         &self.ids
     }
 
+    /// Draws an id for a task that is shown to foreign code before it is inserted.
+    pub(super) fn draw_id(&self) -> Id {
+        Id(self.ids.0.fetch_add(1, Ordering::Relaxed) + 1)
+    }
+
     /// Has `make` build a task and its waker, and inserts it in the list of worker `index` of `workers`. `make` runs
     /// under the lock: it allocates, and calls no foreign code.
     ///
@@ -184,11 +208,11 @@ impl<W> TaskRegistry<W> {
         new: New,
         make: impl FnOnce(&Record<W>) -> (Waker, R),
     ) -> Inserted<W, R> {
-        let New { kind, location, now, .. } = new;
+        let New { kind, location, now, id, .. } = new;
         // A closure may take as long as it likes.
         let attention = if kind == Kind::Blocking { Attention::NONE } else { self.attention };
         let mut tasks = self.lists[index].0.lock();
-        let id = tasks.next_id(&self.ids);
+        let id = id.unwrap_or_else(|| tasks.next_id(&self.ids));
         let is_refused = tasks.closed || (kind == Kind::Local && !tasks.runs_local);
         let table = &mut tasks.tables[kind as usize];
         let key = table.vacant.pop().unwrap_or_else(|| table.grow(workers, index, new, attention));
@@ -493,7 +517,7 @@ mod tests {
     }
 
     fn insert(tasks: &Registry, kind: Kind) -> (Id, Record<()>) {
-        let new = New { kind, location: Location::caller(), queue: 0, now: Stamp::from_bits(0) };
+        let new = New { kind, location: Location::caller(), queue: 0, now: Stamp::from_bits(0), id: None };
         let inserted = tasks.insert(&Arc::new(()), 0, new, |_| (Waker::noop().clone(), ()));
         assert!(!inserted.is_refused, "the registry must accept the task");
         (inserted.id, inserted.record)
@@ -576,7 +600,7 @@ mod tests {
     fn ended_registry_keeps_no_workers() {
         let (workers, tasks) = (Arc::new(()), registry(1));
         let insert = |kind| {
-            let new = New { kind, location: Location::caller(), queue: 0, now: Stamp::from_bits(0) };
+            let new = New { kind, location: Location::caller(), queue: 0, now: Stamp::from_bits(0), id: None };
             tasks.insert(&workers, 0, new, |_| (Waker::noop().clone(), ()))
         };
         let (first, last) = (insert(Kind::Shared), insert(Kind::Shared));

@@ -165,7 +165,7 @@ pub(crate) fn workers_here() -> usize {
 
 /// The worker that a task spawned on this thread belongs to. `None` outside a runtime.
 pub(crate) fn spawning_worker() -> Option<WorkerRef> {
-    Current::make(WorkerRef::clone)
+    Current::spawning_worker()
 }
 
 impl WorkerRef {

@@ -34,6 +34,7 @@ use super::shared::{Metadata, Record, Runnable, WorkerRef};
 use crate::stamp::{self, Stamp};
 use crate::sync::{contain, contain_all, note_executors};
 use crate::system_clock::monotonic;
+use crate::trace::{self, TaskSpan};
 
 /// Futures and outputs above this size, in bytes, are boxed before they are passed on: each function that they pass
 /// through copies them to its own frame.
@@ -104,8 +105,8 @@ where
     F: Future + Send + 'static,
     F::Output: Send + 'static,
 {
-    build(worker, Kind::Shared, location, |task| {
-        task.spawn(|metadata| TaskFuture::new(future, Membership::<SHARED>::new(metadata)), schedule)
+    build(worker, Kind::Shared, location, |task, span| {
+        task.spawn(|metadata| TaskFuture::new(future, Membership::<SHARED>::new(metadata, span)), schedule)
     })
 }
 
@@ -115,9 +116,9 @@ where
     F: Future + 'static,
     F::Output: 'static,
 {
-    build(worker, Kind::Local, location, |task| {
+    build(worker, Kind::Local, location, |task, span| {
         task.spawn_local(
-            |metadata| TaskFuture::new(future, Membership::<LOCAL>::new(metadata)),
+            |metadata| TaskFuture::new(future, Membership::<LOCAL>::new(metadata, span)),
             WithInfo(schedule_local),
         )
     })
@@ -134,28 +135,33 @@ where
     C: FnOnce() -> T + Send + 'static,
     T: Send + 'static,
 {
-    let task = build(worker, Kind::Blocking, location, |task| {
+    let task = build(worker, Kind::Blocking, location, |task, span| {
         let submit = move |runnable: Runnable| {
             runnable.metadata().record.note_queued();
             submit(BlockingTask { runnable });
         };
         let future = Closure(Some(closure));
-        task.spawn(|metadata| TaskFuture::new(future, Membership::<BLOCKING>::new(metadata)), submit)
+        task.spawn(|metadata| TaskFuture::new(future, Membership::<BLOCKING>::new(metadata, span)), submit)
     });
     task.start()
 }
 
-/// Inserts a new task in the registry of its runtime.
+/// Inserts a new task in the registry of its runtime. Calls a subscriber of `tracing`, if there is one.
 fn build<T>(
     worker: &WorkerRef,
     kind: Kind,
     location: &'static Location<'static>,
-    spawn: impl FnOnce(Builder<Metadata>) -> (Runnable, Task<Outcome<T>, Metadata>),
+    spawn: impl FnOnce(Builder<Metadata>, TaskSpan) -> (Runnable, Task<Outcome<T>, Metadata>),
 ) -> NewTask<T> {
+    let tasks = &worker.workers.tasks;
+    // The subscriber must not be called under the lock of the registry, so the span, with the id, comes first.
+    let id = trace::has_tasks().then(|| tasks.draw_id());
+    let span = id.map_or_else(TaskSpan::none, |id| TaskSpan::new(kind.name(), id.get(), location));
     let queue = if kind == Kind::Shared { worker.shared_queue } else { worker.local_queue };
-    let new = New { kind, location, queue, now: Stamp::known() };
-    let inserted = worker.workers.tasks.insert(&worker.workers, worker.index, new, |record| {
-        let (runnable, task) = spawn(Builder::new().metadata(Metadata::new(worker, kind, record.clone())));
+    let new = New { kind, location, queue, now: Stamp::known(), id };
+    let inserted = tasks.insert(&worker.workers, worker.index, new, |record| {
+        let metadata = Metadata::new(worker, kind, record.clone(), span.id());
+        let (runnable, task) = spawn(Builder::new().metadata(metadata), span);
         (runnable.waker(), (runnable, task))
     });
     let Inserted { id, record, is_refused, made: (runnable, task) } = inserted;
@@ -203,10 +209,13 @@ pin_project! {
 /// The place in the registry of a task of this kind. It is dropped after the future, and leaves the registry then.
 struct Membership<const KIND: usize> {
     record: Record,
+    span: TaskSpan,
 }
 
 impl<const KIND: usize> Drop for Membership<KIND> {
     fn drop(&mut self) {
+        // First, because the runtime may end once the task has left.
+        self.span.close();
         let workers = self.record.workers();
         if workers.tasks.remove::<KIND>(&self.record) {
             workers.unpark_all();
@@ -215,8 +224,8 @@ impl<const KIND: usize> Drop for Membership<KIND> {
 }
 
 impl<const KIND: usize> Membership<KIND> {
-    fn new(metadata: &Metadata) -> Self {
-        Self { record: metadata.record.clone() }
+    fn new(metadata: &Metadata, span: TaskSpan) -> Self {
+        Self { record: metadata.record.clone(), span }
     }
 }
 
@@ -239,6 +248,7 @@ impl<F: Future, const KIND: usize> Future for TaskFuture<F, Membership<KIND>> {
         // the task in between would wake a task that is still scheduled, which does nothing. The task would be polled,
         // and sleep.
         let now = if KIND == BLOCKING { Stamp::known() } else { Stamp::last() };
+        let _entered = this.membership.span.enter();
         if is_large::<F::Output>() {
             poll_noted(this.future, cx, record, now, Box::new).map(Outcome::unbox)
         } else {

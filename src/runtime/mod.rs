@@ -28,6 +28,19 @@
 //! [`Handle::metrics`] reports at any time what each worker has done. With [`Builder::measure_polls`] it also reports how
 //! long the polls of tasks take, and how late timers fire. [`Metrics::prometheus`] is the text for a Prometheus server.
 //!
+//! # Tracing
+//! With the feature `tracing`, a subscriber of the [`tracing`](https://docs.rs/tracing) crate gets a span for each task, of
+//! the target `tokio::task`, with the fields that `console-subscriber` reads. So `tokio-console` shows the tasks of
+//! [`spawn`](crate::spawn), [`spawn_local`](crate::spawn_local) and [`spawn_blocking`](crate::spawn_blocking), their polls,
+//! and their wakes. Events of a task's own code are in its span.
+//!
+//! A task gets a span only if the subscriber is there when it is spawned and wants spans of the level `TRACE`. The future of
+//! a `block_on` call has no span. The clones and drops of wakers are not seen: `tokio-console` shows one waker for each
+//! task, and its warning of lost wakers never comes.
+//!
+//! The subscriber may spawn and wake tasks. While it is called it gets no spans and no events of that thread. A panic of it
+//! is contained.
+//!
 //! The loop itself is in `worker.rs`, and is the place to begin reading.
 
 mod batch;

@@ -1,0 +1,34 @@
+//! Trace: the spans and events that the runtime gives to a subscriber of `tracing`, with the feature of this name.
+//!
+//! Without the feature the types here have no size and the functions do nothing, so that their callers need no `cfg`.
+//!
+//! # The span of a task
+//! Its name, target and fields are those that `console-subscriber` reads.
+//! 1. [`TaskSpan::new`] opens it when the task is spawned.
+//! 2. [`TaskSpan::enter`] enters it for each poll.
+//! 3. Its drop closes it, after the task's future was dropped and before the handle hears of the end.
+//!
+//! A wake that queues the task is an event with the id of the span ([`SpanId::wake`]). async-task owns the vtable of the
+//! wakers, so their clones and drops, and wakes of a task that is queued already, are not seen. `tokio-console` takes a
+//! task without wakers for one that sleeps for ever. So each task tells it of one clone, which is the waker that the
+//! registry keeps, and a wake counts as one by reference.
+//!
+//! # The subscriber is foreign code
+//! * It runs while no lock and no borrow of the runtime is held. A waker whose wake it sees is therefore not the
+//!   executor's own any more (`sync::note_traced`).
+//! * Its panics end here, reported by the panic hook alone.
+//! * It may spawn and wake tasks, of which it hears nothing while it is in a call: an event for each event would have
+//!   no end.
+
+#[cfg(not(feature = "tracing"))]
+mod off;
+#[cfg(feature = "tracing")]
+mod on;
+
+#[cfg(not(feature = "tracing"))]
+pub(crate) use off::{SpanId, TaskSpan, has_tasks};
+#[cfg(feature = "tracing")]
+pub(crate) use on::{SpanId, TaskSpan, has_tasks};
+
+/// Whether a subscriber can be called at all.
+pub(crate) const IS_ON: bool = cfg!(feature = "tracing");

@@ -1,0 +1,119 @@
+//! On: the calls of the subscriber, and the spans of tasks.
+
+use std::cell::Cell;
+use std::num::NonZeroU64;
+use std::panic::Location;
+
+use tracing::level_filters::LevelFilter;
+use tracing::{Span, trace, trace_span};
+
+use crate::sync::{contain_all, note_traced};
+
+thread_local! {
+    /// The subscriber is in a call on this thread.
+    static IN_SUBSCRIBER: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Gives something new to the subscriber. Does nothing inside of a call of the subscriber.
+pub(super) fn report(foreign: impl FnOnce()) {
+    if !IN_SUBSCRIBER.get() {
+        call(foreign);
+    }
+}
+
+/// Calls the subscriber, also inside of another call.
+fn call(foreign: impl FnOnce()) {
+    let outer = IN_SUBSCRIBER.replace(true);
+    contain_all(foreign);
+    IN_SUBSCRIBER.set(outer);
+}
+
+/// Whether a subscriber may want spans of tasks.
+pub(crate) fn has_tasks() -> bool {
+    LevelFilter::current() >= LevelFilter::TRACE
+}
+
+/// The span of a task. The subscriber may not want it: then it is empty.
+pub(crate) struct TaskSpan(Span);
+
+impl TaskSpan {
+    pub(crate) fn none() -> Self {
+        Self(Span::none())
+    }
+
+    pub(crate) fn new(kind: &'static str, id: u64, location: &Location<'_>) -> Self {
+        let mut span = Span::none();
+        report(|| {
+            span = trace_span!(
+                target: "tokio::task",
+                // A child would keep the span of the task that spawns it.
+                parent: None,
+                "runtime.spawn",
+                kind,
+                task.id = id,
+                loc.file = location.file(),
+                loc.line = location.line(),
+                loc.col = location.column(),
+            );
+            note_waker("waker.clone", SpanId::of(&span));
+        });
+        if !span.is_disabled() {
+            note_traced();
+        }
+        Self(span)
+    }
+
+    pub(crate) fn id(&self) -> SpanId {
+        SpanId::of(&self.0)
+    }
+
+    /// Enters the span until the guard is dropped.
+    pub(crate) fn enter(&self) -> Entered<'_> {
+        let mut entered = None;
+        if !self.0.is_disabled() {
+            call(|| entered = Some(self.0.enter()));
+        }
+        Entered(entered)
+    }
+
+    /// Closes the span, once the task has ended.
+    pub(crate) fn close(&mut self) {
+        if !self.0.is_disabled() {
+            call(|| self.0 = Span::none());
+        }
+    }
+}
+
+/// While this lives, the thread is in a span.
+pub(crate) struct Entered<'a>(Option<tracing::span::Entered<'a>>);
+
+impl Drop for Entered<'_> {
+    fn drop(&mut self) {
+        if let Some(entered) = self.0.take() {
+            call(|| drop(entered));
+        }
+    }
+}
+
+/// The id of a task's span, if there is one.
+#[derive(Clone, Copy)]
+pub(crate) struct SpanId(Option<NonZeroU64>);
+
+impl SpanId {
+    fn of(span: &Span) -> Self {
+        Self(span.id().map(|id| id.into_non_zero_u64()))
+    }
+
+    /// The task is about to be queued. If `was_polled`, then because it was woken, and else because it is new.
+    pub(crate) fn wake(self, was_polled: impl FnOnce() -> bool) {
+        if self.0.is_some() && was_polled() {
+            report(|| note_waker("waker.wake_by_ref", self));
+        }
+    }
+}
+
+fn note_waker(op: &'static str, SpanId(id): SpanId) {
+    if let Some(id) = id {
+        trace!(target: "tokio::task::waker", op, task.id = id.get());
+    }
+}
