@@ -10,6 +10,7 @@ pub use crate::executor::{
     AbortHandle, Id, JoinError, JoinHandle, JoinSet, YieldNow, consume_budget, spawn, spawn_local, yield_now,
 };
 pub(crate) use crate::executor::{TaskNames, add_names, spawn_local_at, spawn_on, workers_here};
+use crate::trace::{self, NextName};
 
 /// Spawns tasks with a name, which [`Handle::tasks`](crate::runtime::Handle::tasks) shows.
 ///
@@ -52,6 +53,8 @@ impl Builder {
         F: IntoFuture<IntoFuture: Send + 'static>,
         F::Output: Send + 'static,
     {
+        let future = future.into_future();
+        let _named = self.name_next();
         self.named(spawn(future))
     }
 
@@ -65,6 +68,8 @@ impl Builder {
         F: IntoFuture<IntoFuture: 'static>,
         F::Output: 'static,
     {
+        let future = future.into_future();
+        let _named = self.name_next();
         self.named(spawn_local(future))
     }
 
@@ -78,7 +83,13 @@ impl Builder {
         C: FnOnce() -> T + Send + 'static,
         T: Send + 'static,
     {
+        let _named = self.name_next();
         self.named(spawn_blocking(closure))
+    }
+
+    /// Names the span of the next task.
+    fn name_next(&self) -> NextName {
+        trace::TaskName::new(|| Some(self.name.as_ref()?.to_string())).for_next_task()
     }
 
     fn named<T>(&self, task: JoinHandle<T>) -> JoinHandle<T> {

@@ -34,7 +34,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("future", &[]),
     ("stream", &[]),
     ("io", &["reactor", "budget", "sync", "task", "time"]),
-    ("task", &["executor", "blocking"]),
+    ("task", &["executor", "blocking", "trace"]),
     ("net", &["reactor", "time", "task", "blocking", "budget", "io", "metrics", "sync"]),
     ("signal", &["reactor"]),
     ("dump", &["executor", "reactor", "time", "system_clock"]),

@@ -14,7 +14,7 @@ use std::task::{Context, Waker};
 use std::time::Duration;
 
 use kittiwake::io::{AsyncReadExt, AsyncWriteExt};
-use kittiwake::net::TcpStream;
+use kittiwake::net::{TcpStream, serve};
 use kittiwake::runtime::{Builder, Handle, Runtime};
 use kittiwake::task::{Id, yield_now};
 use kittiwake::{block_on, spawn, spawn_blocking, spawn_local};
@@ -361,4 +361,34 @@ fn subscriber_may_use_the_runtime() {
     });
     assert!(recorded.calls.len() > 100, "the subscriber was hardly called");
     assert_eq!(USES.load(Ordering::Relaxed), 0, "a borrow of the runtime made a call panic");
+}
+
+/// A task has the name that its builder gave it, and a handler of a server that of its peer. The next task has none.
+#[test]
+fn span_has_the_tasks_name() {
+    let (tasks, recorded) = record(|| {
+        block_on(async {
+            let builder = kittiwake::task::Builder::new().name("a \"name\"");
+            let named = [builder.spawn(async {}), builder.spawn_local(async {}), builder.spawn_blocking(|| ())];
+            let unnamed = [spawn(async {}), spawn_local(async {}), spawn_blocking(|| ())];
+            let ids = [named, unnamed].map(|tasks| tasks.map(|task| task.id()));
+            let (listener, address) = support::listener().await;
+            let signal = kittiwake::net::ShutdownSignal::new();
+            let server = spawn(serve(listener, |_, _| async {}).with_shutdown(&signal));
+            let client = TcpStream::connect(address).await.unwrap();
+            signal.trigger();
+            server.await.unwrap().unwrap();
+            (ids, client.local_addr().unwrap())
+        })
+    });
+    let ([named, unnamed], client) = tasks;
+    for id in named {
+        assert_eq!(recorded.span_of(id).1["task.name"], "a \"name\"");
+    }
+    for id in unnamed {
+        assert!(!recorded.span_of(id).1.contains_key("task.name"), "the name is another task's");
+    }
+    let name = client.to_string();
+    let is_handlers = |(.., fields): &&(_, _, Fields)| fields.get("task.name") == Some(&name);
+    assert_eq!(recorded.spans.values().filter(is_handlers).count(), 1, "the handler's task is not named by its peer");
 }

@@ -4,7 +4,7 @@
 //!
 //! # The span of a task
 //! Its name, target and fields are those that `console-subscriber` reads.
-//! 1. [`TaskSpan::new`] opens it when the task is spawned.
+//! 1. [`TaskSpan::new`] opens it when the task is spawned. A [`TaskName`] was made before, if the task has one.
 //! 2. [`TaskSpan::enter`] enters it for each poll.
 //! 3. Its drop closes it, after the task's future was dropped and before the handle hears of the end.
 //!
@@ -26,9 +26,9 @@ mod off;
 mod on;
 
 #[cfg(not(feature = "tracing"))]
-pub(crate) use off::{SpanId, TaskSpan, has_tasks};
+pub(crate) use off::{NextName, SpanId, TaskName, TaskSpan, has_tasks};
 #[cfg(feature = "tracing")]
-pub(crate) use on::{SpanId, TaskSpan, has_tasks};
+pub(crate) use on::{NextName, SpanId, TaskName, TaskSpan, has_tasks};
 
 /// Whether a subscriber can be called at all.
 pub(crate) const IS_ON: bool = cfg!(feature = "tracing");

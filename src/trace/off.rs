@@ -12,6 +12,12 @@ pub(crate) struct SpanId;
 /// Nothing, in the place of the guard of a span.
 pub(crate) struct Entered;
 
+/// Nothing, in the place of a name.
+pub(crate) struct TaskName;
+
+/// Nothing, in the place of the guard of a name.
+pub(crate) struct NextName;
+
 pub(crate) fn has_tasks() -> bool {
     false
 }
@@ -34,6 +40,16 @@ impl TaskSpan {
     }
 
     pub(crate) fn close(&mut self) {}
+}
+
+impl TaskName {
+    pub(crate) fn new(_: impl FnOnce() -> Option<String>) -> Self {
+        Self
+    }
+
+    pub(crate) fn for_next_task(self) -> NextName {
+        NextName
+    }
 }
 
 impl SpanId {

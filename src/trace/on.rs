@@ -12,6 +12,8 @@ use crate::sync::{contain_all, note_traced};
 thread_local! {
     /// The subscriber is in a call on this thread.
     static IN_SUBSCRIBER: Cell<bool> = const { Cell::new(false) };
+    /// The name of the task that is spawned next.
+    static NEXT_NAME: Cell<Option<String>> = const { Cell::new(None) };
 }
 
 /// Gives something new to the subscriber. Does nothing inside of a call of the subscriber.
@@ -33,6 +35,39 @@ pub(crate) fn has_tasks() -> bool {
     LevelFilter::current() >= LevelFilter::TRACE
 }
 
+/// The name of a task that is about to be spawned. Fields that a span gets later are not read by `console-subscriber`.
+pub(crate) struct TaskName(Option<String>);
+
+impl TaskName {
+    /// `name` is foreign code. It is not called if no subscriber wants spans of tasks.
+    pub(crate) fn new(name: impl FnOnce() -> Option<String>) -> Self {
+        let mut made = None;
+        if has_tasks() {
+            contain_all(|| made = name());
+        }
+        Self(made)
+    }
+
+    /// Gives the name to the next task of this thread, until the guard is dropped.
+    pub(crate) fn for_next_task(self) -> NextName {
+        let _ = NEXT_NAME.try_with(|next| next.set(self.0));
+        NextName
+    }
+}
+
+/// While this lives, the next task of this thread gets a name.
+pub(crate) struct NextName;
+
+impl Drop for NextName {
+    fn drop(&mut self) {
+        take_name();
+    }
+}
+
+fn take_name() -> Option<String> {
+    NEXT_NAME.try_with(Cell::take).ok().flatten()
+}
+
 /// The span of a task. The subscriber may not want it: then it is empty.
 pub(crate) struct TaskSpan(Span);
 
@@ -42,7 +77,7 @@ impl TaskSpan {
     }
 
     pub(crate) fn new(kind: &'static str, id: u64, location: &Location<'_>) -> Self {
-        let mut span = Span::none();
+        let (mut span, name) = (Span::none(), take_name());
         report(|| {
             span = trace_span!(
                 target: "tokio::task",
@@ -50,6 +85,7 @@ impl TaskSpan {
                 parent: None,
                 "runtime.spawn",
                 kind,
+                task.name = name.as_deref(),
                 task.id = id,
                 loc.file = location.file(),
                 loc.line = location.line(),

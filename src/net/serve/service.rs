@@ -13,6 +13,7 @@ use super::output::HandlerOutput;
 use crate::net::listener::Listener;
 use crate::sync::contain_all;
 use crate::task::{self, AbortHandle, spawn_local_at, spawn_on};
+use crate::trace::TaskName;
 
 /// Calls the handler for each connection and spawns its future.
 pub(super) struct Service<L: Listener, H, F> {
@@ -44,12 +45,14 @@ where
             prepare(&stream);
         }
         let worker = (self.placement.worker)(&self.connections);
+        let name = TaskName::new(|| Some(format!("{peer:?}")));
         let guard = self.connections.insert(peer.clone(), worker);
         // If the handler panics here, the guard counts it.
         let mut future = None;
         contain_all(|| future = Some((self.handler)(stream, peer)));
         let Some(future) = future else { return };
         let key = guard.key();
+        let _named = name.for_next_task();
         let abort = (self.placement.spawn)(self.location, worker, Handler::new(future, guard));
         self.connections.set_abort(key, abort);
     }
