@@ -35,7 +35,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("stream", &[]),
     ("io", &["reactor", "budget", "sync", "task", "time"]),
     ("task", &["executor", "blocking", "trace"]),
-    ("net", &["reactor", "time", "task", "blocking", "budget", "io", "metrics", "sync"]),
+    ("net", &["reactor", "time", "task", "blocking", "budget", "io", "metrics", "sync", "trace"]),
     ("signal", &["reactor"]),
     ("dump", &["executor", "reactor", "time", "system_clock"]),
     ("hyper", &["net", "time", "task", "budget", "sync"]),

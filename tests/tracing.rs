@@ -5,20 +5,23 @@
 
 mod support;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::fmt;
+use std::fs::File;
 use std::future::pending;
+use std::io;
+use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, Once, PoisonError};
-use std::task::{Context, Waker};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use kittiwake::io::{AsyncReadExt, AsyncWriteExt};
-use kittiwake::net::{TcpStream, serve};
+use kittiwake::net::{Listener, TcpStream, serve};
 use kittiwake::runtime::{Builder, Handle, Runtime};
 use kittiwake::task::{Id, yield_now};
 use kittiwake::{block_on, spawn, spawn_blocking, spawn_local};
-use support::{one_worker, pair, within};
+use support::{one_worker, pair, paused_runtime, within};
 use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Record};
 use tracing::{Event, Level, Metadata, Subscriber, span};
@@ -193,6 +196,18 @@ impl Recorded {
             _ => None,
         };
         self.calls.iter().filter_map(call).collect::<Vec<_>>().join(" ")
+    }
+
+    /// The events of a target: level, message, and the value of this field.
+    fn events(&self, target: &str, field: &str) -> Vec<String> {
+        let text = |call: &Call| match call {
+            Call::Event { level, target: of, fields } if *of == target => {
+                let value = fields.get(field).map(|value| format!(": {value}"));
+                Some(format!("{level} {}{}", fields["message"], value.unwrap_or_default()))
+            }
+            _ => None,
+        };
+        self.calls.iter().filter_map(text).collect()
     }
 }
 
@@ -391,4 +406,45 @@ fn span_has_the_tasks_name() {
     let name = client.to_string();
     let is_handlers = |(.., fields): &&(_, _, Fields)| fields.get("task.name") == Some(&name);
     assert_eq!(recorded.spans.values().filter(is_handlers).count(), 1, "the handler's task is not named by its peer");
+}
+
+/// A server's accept errors are warnings with the wait that follows, and its end is told phase by phase.
+#[test]
+fn servers_events_are_told() {
+    let (_, recorded) = record(|| {
+        let lacks = (0..9).map(|_| io::Error::from_raw_os_error(libc::EMFILE));
+        let fails = lacks.chain([io::ErrorKind::InvalidData.into()]);
+        paused_runtime().block_on(async {
+            let server = serve(Failing(Mutex::new(fails.collect())), |(), ()| async {});
+            server.await.expect_err("the last error is fatal");
+        });
+    });
+    let waits = [10, 20, 40, 80, 160, 320, 640, 1000].map(|wait| wait.to_string());
+    let told = waits.map(|wait| format!("WARN cannot accept connections: {wait}"));
+    let told = told.iter().map(String::as_str).chain([
+        "WARN no descriptor is left: refuses the clients in the queue",
+        "WARN cannot accept connections any more, and stops",
+        "INFO stops accepting",
+        "DEBUG the listener is closed: waits for the handlers",
+        "INFO has ended",
+    ]);
+    assert_eq!(recorded.events("kittiwake::serve", "retry_after_ms"), told.collect::<Vec<_>>());
+    let errors = recorded.events("kittiwake::serve", "error");
+    assert!(errors[0].contains("Too many open files"), "the error is not told: {}", errors[0]);
+}
+
+/// A listener whose attempts fail with these errors.
+struct Failing(Mutex<VecDeque<io::Error>>);
+
+impl Listener for Failing {
+    type Stream = ();
+    type Addr = ();
+
+    fn poll_accept(&self, _: &mut Context<'_>) -> Poll<io::Result<((), ())>> {
+        lock(&self.0).pop_front().map_or(Poll::Pending, |error| Poll::Ready(Err(error)))
+    }
+
+    fn reserve(&self) -> Option<OwnedFd> {
+        Some(File::open("/dev/null").ok()?.into())
+    }
 }

@@ -29,10 +29,11 @@
 //! long the polls of tasks take, and how late timers fire. [`Metrics::prometheus`] is the text for a Prometheus server.
 //!
 //! # Tracing
-//! With the feature `tracing`, a subscriber of the [`tracing`](https://docs.rs/tracing) crate gets a span for each task, of
-//! the target `tokio::task`, with the fields that `console-subscriber` reads. So `tokio-console` shows the tasks of
-//! [`spawn`](crate::spawn), [`spawn_local`](crate::spawn_local) and [`spawn_blocking`](crate::spawn_blocking), their polls,
-//! and their wakes. Events of a task's own code are in its span.
+//! With the feature `tracing`, a subscriber of the [`tracing`](https://docs.rs/tracing) crate gets
+//! * a span for each task, of the target `tokio::task`, with the fields that `console-subscriber` reads. So `tokio-console`
+//!   shows the tasks of [`spawn`](crate::spawn), [`spawn_local`](crate::spawn_local) and
+//!   [`spawn_blocking`](crate::spawn_blocking), their polls, and their wakes. Events of a task's own code are in its span;
+//! * events of the target `kittiwake::serve` for the accept errors of a [server](crate::net::serve()) and for its end.
 //!
 //! A task gets a span only if the subscriber is there when it is spawned and wants spans of the level `TRACE`. The future of
 //! a `block_on` call has no span. The clones and drops of wakers are not seen: `tokio-console` shows one waker for each

@@ -20,6 +20,10 @@
 //! * It may spawn and wake tasks, of which it hears nothing while it is in a call: an event for each event would have
 //!   no end.
 
+use std::error::Error;
+use std::io;
+use std::time::Duration;
+
 #[cfg(not(feature = "tracing"))]
 mod off;
 #[cfg(feature = "tracing")]
@@ -32,3 +36,52 @@ pub(crate) use on::{NextName, SpanId, TaskName, TaskSpan, has_tasks};
 
 /// Whether a subscriber can be called at all.
 pub(crate) const IS_ON: bool = cfg!(feature = "tracing");
+
+/// Reports an event. Its values are only computed if the subscriber wants it.
+macro_rules! event {
+    ($level:ident, $target:literal, $message:literal $(, $field:ident = $value:expr)* $(,)?) => {
+        #[cfg(feature = "tracing")]
+        on::report(|| tracing::event!(target: $target, tracing::Level::$level, $($field = $value,)* $message));
+        #[cfg(not(feature = "tracing"))]
+        if false {
+            let _ = ($($value,)*);
+        }
+    };
+}
+
+/// A server could not accept. It tries again, or ends.
+pub(crate) fn accept_failed(error: &io::Error, retry_after: Option<Duration>) {
+    let cause: &(dyn Error + 'static) = error;
+    match retry_after {
+        Some(wait) => {
+            event!(WARN, "kittiwake::serve", "cannot accept connections", error = cause, retry_after_ms = millis(wait));
+        }
+        None => {
+            event!(WARN, "kittiwake::serve", "cannot accept connections any more, and stops", error = cause);
+        }
+    }
+}
+
+/// A server has no descriptor left, and refuses the clients in the queue with the one in reserve.
+pub(crate) fn clients_refused() {
+    event!(WARN, "kittiwake::serve", "no descriptor is left: refuses the clients in the queue");
+}
+
+/// A server stops: it accepts the clients in the queue, and no others.
+pub(crate) fn server_stops(open: impl Fn() -> usize) {
+    event!(INFO, "kittiwake::serve", "stops accepting", open = open());
+}
+
+/// A server has closed its listener, and waits for its handlers.
+pub(crate) fn server_drains(open: impl Fn() -> usize) {
+    event!(DEBUG, "kittiwake::serve", "the listener is closed: waits for the handlers", open = open());
+}
+
+/// A server has ended. It has aborted the handlers of the connections that were `open`.
+pub(crate) fn server_ended(accepted: u64, refused: u64, open: usize) {
+    event!(INFO, "kittiwake::serve", "has ended", accepted = accepted, refused = refused, open = open);
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}

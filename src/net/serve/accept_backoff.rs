@@ -85,6 +85,11 @@ impl AcceptBackoff {
         if is_long && lacks_descriptors(error) { Consequence::TurnAway } else { Consequence::NewWait }
     }
 
+    /// The length of the last wait.
+    pub(super) fn last_wait(&self) -> Option<Duration> {
+        self.wait.as_ref().map(|wait| wait.length)
+    }
+
     /// A connection was accepted. Returns whether accepting had failed before, at any time.
     pub(super) fn succeeded(&mut self) -> bool {
         self.passed_over = 0;

@@ -3,11 +3,13 @@
 use std::io;
 use std::os::fd::OwnedFd;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use super::accept_backoff::{self, AcceptBackoff, Consequence};
 use super::connections::Connections;
 use super::report::Failure;
 use crate::net::listener::Listener;
+use crate::trace;
 
 /// Connections that are accepted while the queue is emptied, or turned away, before the worker runs other tasks. This
 /// bounds the work of a poll although these attempts spend no budget.
@@ -91,19 +93,23 @@ impl<L: Listener> Acceptor<L> {
             return Ok(());
         }
         if !accept_backoff::may_retry_later(&error) {
-            self.report(&error, connections);
+            self.report(&error, None, connections);
             return Err(error);
         }
         let consequence = self.backoff.failed(&error, connections.len());
         self.turning_away = consequence == Consequence::TurnAway && self.reserve.is_some();
         if consequence != Consequence::SameWait {
-            self.report(&error, connections);
+            self.report(&error, self.backoff.last_wait(), connections);
+        }
+        if self.turning_away {
+            trace::clients_refused();
         }
         Ok(())
     }
 
-    fn report(&self, error: &io::Error, connections: &Connections<L::Addr>) {
+    fn report(&self, error: &io::Error, retry_after: Option<Duration>, connections: &Connections<L::Addr>) {
         if self.left.is_none() {
+            trace::accept_failed(error, retry_after);
             connections.report_error(&Failure::Accept(error));
         }
     }

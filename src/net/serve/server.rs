@@ -27,6 +27,7 @@ use super::stats::Counts;
 use crate::net::listener::Listener;
 use crate::net::shutdown::ShutdownSignal;
 use crate::time::{Duration, Sleep, sleep};
+use crate::trace;
 
 /// Attempts to accept in one poll of the server. The budget of a task is smaller and ends the poll first, unless the
 /// listener spends none.
@@ -172,6 +173,7 @@ where
         if let Phase::Accepting { mut acceptor } = mem::replace(&mut self.phase, Phase::Ended) {
             acceptor.stop(QUEUE);
             self.phase = Phase::Emptying { acceptor, drain };
+            trace::server_stops(|| self.connections().len());
         }
     }
 
@@ -179,7 +181,11 @@ where
     fn poll_emptied(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         ready!(self.poll_queue(cx));
         self.phase = match mem::replace(&mut self.phase, Phase::Ended) {
-            Phase::Emptying { drain, .. } => Phase::Draining { drain },
+            Phase::Emptying { acceptor, drain } => {
+                drop(acceptor);
+                trace::server_drains(|| self.connections().len());
+                Phase::Draining { drain }
+            }
             phase => phase,
         };
         Poll::Ready(())
@@ -229,6 +235,7 @@ where
         self.trigger_shutdown();
         let error = mem::replace(&mut self.phase, Phase::Ended).into_error().or(error);
         let report = self.connections().close();
+        trace::server_ended(report.accepted, report.refused, report.open.len());
         match error {
             None => Ok(report),
             Some(error) => Err(ServeError { error, report }),
