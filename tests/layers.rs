@@ -57,6 +57,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "stamp",
             "sync",
             "system_clock",
+            "trace",
         ],
     ),
 ];

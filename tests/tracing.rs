@@ -12,7 +12,7 @@ use std::future::pending;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, Once, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, Once, PoisonError, mpsc};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
@@ -447,4 +447,71 @@ impl Listener for Failing {
     fn reserve(&self) -> Option<OwnedFd> {
         Some(File::open("/dev/null").ok()?.into())
     }
+}
+
+/// A slow poll is a warning with the task and its place, beside the hook.
+#[test]
+fn slow_poll_is_told() {
+    let (line, recorded) = record(|| {
+        let builder = Builder::new_current_thread().on_slow_poll(Duration::from_millis(1), |_| ());
+        let runtime = builder.build().unwrap();
+        runtime.block_on(async {
+            let line = line!() + 1;
+            let slow = kittiwake::task::Builder::new().name("slow").spawn(async {
+                let start = std::time::Instant::now();
+                while start.elapsed() < Duration::from_millis(2) {}
+            });
+            slow.await.unwrap();
+            line
+        })
+    });
+    let told = |field| recorded.events("kittiwake::task", field);
+    assert_eq!(told("name"), ["WARN a task blocks its worker: slow"]);
+    assert_eq!(told("line"), [format!("WARN a task blocks its worker: {line}")]);
+    assert_eq!(told("is_over"), ["WARN a task blocks its worker: true"]);
+}
+
+/// The end of a runtime is told phase by phase, with the number of tasks that it waits for.
+#[test]
+fn shutdown_is_told() {
+    let (_, recorded) = record(|| {
+        let runtime = one_worker();
+        runtime.block_on(async { drop(spawn(pending::<()>())) });
+    });
+    let one_worker = [
+        "DEBUG shutdown: cancels the tasks: 1",
+        "DEBUG shutdown: a worker waits for the tasks: 1",
+        "DEBUG shutdown: a worker has ended",
+    ];
+    assert_eq!(recorded.events("kittiwake::runtime", "tasks"), one_worker);
+
+    let (_, recorded) = record(|| {
+        let runtime = Builder::new_multi_thread().worker_threads(2).build().unwrap();
+        drop(runtime.handle().spawn(pending::<()>()));
+        runtime.shutdown_timeout(support::PATIENCE).unwrap();
+    });
+    let told = recorded.events("kittiwake::runtime", "threads");
+    let (first, last) = (told.first().unwrap(), told.last().unwrap());
+    assert_eq!(first, "DEBUG shutdown: cancels the tasks");
+    assert_eq!(last, "DEBUG shutdown: the threads of the workers have ended: 2");
+    assert_eq!(told.iter().filter(|told| *told == "DEBUG shutdown: a worker has ended").count(), 2);
+}
+
+/// A closure that outlives the time for the end is told.
+#[test]
+fn shutdown_that_times_out_is_told() {
+    let (_, recorded) = record(|| {
+        let runtime = one_worker();
+        let (release, released) = mpsc::channel::<()>();
+        let (begin, begun) = mpsc::channel();
+        runtime.handle().spawn_blocking(move || {
+            begin.send(()).unwrap();
+            released.recv()
+        });
+        begun.recv().unwrap();
+        runtime.shutdown_timeout(Duration::from_millis(1)).unwrap_err();
+        drop(release);
+    });
+    let told = recorded.events("kittiwake::runtime", "closures");
+    assert!(told.iter().any(|told| told == "INFO shutdown: threads go on: 1"), "it was not told: {told:?}");
 }

@@ -38,7 +38,7 @@ use crate::sync::{Mutex, wake_all};
 pub struct Id(u64);
 
 impl Id {
-    pub(super) fn get(self) -> u64 {
+    pub(crate) fn get(self) -> u64 {
         self.0
     }
 }

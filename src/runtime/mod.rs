@@ -33,7 +33,9 @@
 //! * a span for each task, of the target `tokio::task`, with the fields that `console-subscriber` reads. So `tokio-console`
 //!   shows the tasks of [`spawn`](crate::spawn), [`spawn_local`](crate::spawn_local) and
 //!   [`spawn_blocking`](crate::spawn_blocking), their polls, and their wakes. Events of a task's own code are in its span;
-//! * events of the target `kittiwake::serve` for the accept errors of a [server](crate::net::serve()) and for its end.
+//! * events of the target `kittiwake::serve` for the accept errors of a [server](crate::net::serve()) and for its end, and of
+//!   `kittiwake::runtime` for the end of a runtime. Also of `kittiwake::task` for the slow polls that
+//!   [`Builder::on_slow_poll`] reports.
 //!
 //! A task gets a span only if the subscriber is there when it is spawned and wants spans of the level `TRACE`. The future of
 //! a `block_on` call has no span. The clones and drops of wakers are not seen: `tokio-console` shows one waker for each
@@ -67,6 +69,7 @@ use crate::dump::TaskDump;
 use crate::executor::{self, Executor, OnPoll, WorkerRef, Workers, is_large};
 pub use crate::histogram::Histogram;
 use crate::reactor::Reactor;
+use crate::trace;
 pub use builder::Builder;
 use builder::{Kind, count_cores};
 pub use enter::EnterGuard;
@@ -279,18 +282,28 @@ impl Runtime {
 
     /// Ends the runtime, and waits until `deadline` at most. Returns what is left.
     fn shut_down(&mut self, deadline: Option<Instant>) -> ShutdownTimeout {
-        let pool = self.handle.pool();
         // The workers close it, but one of them may be stuck.
-        pool.release_threads();
-        let (workers_running, workers_ending) =
-            self.scheduler.take().map_or((0, 0), |scheduler| scheduler.shut_down(deadline));
-        let (closures_running, pool_ending) = pool.wait_for_threads(deadline);
-        ShutdownTimeout {
+        self.handle.pool().release_threads();
+        let (workers_running, workers_ending) = self.shut_down_workers(deadline);
+        let (closures_running, pool_ending) = self.handle.pool().wait_for_threads(deadline);
+        let left = ShutdownTimeout {
             workers_running,
             tasks_alive: self.handle.metrics().tasks_alive(),
             threads_ending: workers_ending + pool_ending,
             closures_running,
+        };
+        if left.threads() > 0 {
+            let ShutdownTimeout { workers_running, tasks_alive, threads_ending, closures_running } = left;
+            trace::shutdown_timed_out(workers_running, tasks_alive, threads_ending, closures_running);
         }
+        left
+    }
+
+    /// Ends the tasks, if that was not done before. Returns the same as [`Scheduler::shut_down`].
+    fn shut_down_workers(&mut self, deadline: Option<Instant>) -> (usize, usize) {
+        let Some(scheduler) = self.scheduler.take() else { return (0, 0) };
+        trace::runtime_cancels(|| self.handle.metrics().tasks_alive());
+        scheduler.shut_down(deadline)
     }
 }
 
@@ -457,9 +470,7 @@ impl Scheduler {
 
 impl Drop for Runtime {
     fn drop(&mut self) {
-        if let Some(scheduler) = self.scheduler.take() {
-            scheduler.shut_down(None);
-        }
+        self.shut_down_workers(None);
     }
 }
 

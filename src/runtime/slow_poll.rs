@@ -15,6 +15,7 @@ use crate::executor::{Id, RunningTask, TimedPoll, Workers};
 use crate::metrics::Counters;
 use crate::sync::contain_all;
 use crate::system_clock::monotonic;
+use crate::trace;
 
 /// A poll of a task that took long, or takes long.
 ///
@@ -76,6 +77,14 @@ impl OnSlowPoll {
     }
 }
 
+impl OnSlowPoll {
+    fn report(&self, poll: &SlowPoll) {
+        let SlowPoll { task, name, location, worker, duration, is_over } = poll;
+        trace::slow_poll(task.get(), name.as_deref(), location, *worker, *duration, *is_over);
+        contain_all(|| (self.hook)(poll));
+    }
+}
+
 impl fmt::Debug for OnSlowPoll {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("OnSlowPoll").field("threshold", &self.threshold).finish_non_exhaustive()
@@ -109,21 +118,21 @@ impl PollWatch {
     /// A poll has ended, on the thread of worker `index`.
     pub(super) fn polled(&self, index: usize, poll: &TimedPoll<'_>) {
         self.counters[index].add_poll(poll.nanos);
-        let Some(OnSlowPoll { threshold, hook }) = &self.on_slow else { return };
+        let Some(on_slow) = &self.on_slow else { return };
         let duration = Duration::from_nanos(poll.nanos);
-        if duration < *threshold {
+        if duration < on_slow.threshold {
             return;
         }
         if let Some(RunningTask { id: task, name, location, .. }) = poll.task() {
-            let slow = SlowPoll { task, name, location, worker: index, duration, is_over: true };
-            contain_all(|| hook(&slow));
+            on_slow.report(&SlowPoll { task, name, location, worker: index, duration, is_over: true });
         }
     }
 
     /// Reports the poll that worker `index` is stuck in, once, if it has lasted as long as the threshold. Returns how long
     /// the caller may wait before it looks again. `None` if there is nothing to look for.
     pub(super) fn report_running(&self, workers: &Workers, index: usize) -> Option<Duration> {
-        let OnSlowPoll { threshold, hook } = self.on_slow.as_ref()?;
+        let on_slow = self.on_slow.as_ref()?;
+        let threshold = on_slow.threshold;
         let start = monotonic();
         let mut running = self.running.lock();
         let look_at = running[index].look_at;
@@ -147,8 +156,7 @@ impl PollWatch {
             return None;
         }
         drop(running);
-        let slow = SlowPoll { task, name, location, worker: index, duration, is_over: false };
-        contain_all(|| hook(&slow));
+        on_slow.report(&SlowPoll { task, name, location, worker: index, duration, is_over: false });
         None
     }
 }

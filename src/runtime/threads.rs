@@ -27,6 +27,7 @@ use super::worker::Worker;
 use crate::executor::Workers;
 use crate::live_threads::{Hooks, LiveThreads};
 use crate::sync::{contain, wake_all};
+use crate::trace;
 
 /// The worker threads of a runtime. Dropping it shuts them down.
 pub(super) struct Threads {
@@ -95,6 +96,9 @@ impl Threads {
         // In this order: a worker that is counted as running afterwards had a live thread before.
         let live = self.live.wait(deadline);
         let running = count - self.shutdown.0.lock().finished;
+        if live == 0 {
+            trace::threads_ended(count);
+        }
         (running, live - running)
     }
 }

@@ -54,6 +54,7 @@ use crate::stamp;
 use crate::sync::{contain, note_executors, wake_all};
 use crate::system_clock::{monotonic, thread_cpu};
 use crate::time::{self, Clock, Instant, Timers};
+use crate::trace;
 
 /// After so many tasks a worker looks at the kernel once more before it counts itself idle. Mostly an event has come
 /// meanwhile. To declare itself idle costs several times a look, and a look in vain adds little to so much work.
@@ -459,10 +460,12 @@ impl Worker {
         let entered = self.enter();
         self.executor.drain_remote();
         self.handle.workers().cancel_all();
+        trace::worker_waits(|| self.handle.metrics().tasks_alive());
         let none = self.run_cancelled(TaskSet::All);
         self.handle.pool().close();
         self.close(none);
         drop(entered);
+        trace::worker_ended();
     }
 
     /// Closes what is the worker's own. `unrun` are the entries that it has not run.

@@ -22,6 +22,7 @@
 
 use std::error::Error;
 use std::io;
+use std::panic::Location;
 use std::time::Duration;
 
 #[cfg(not(feature = "tracing"))]
@@ -80,6 +81,62 @@ pub(crate) fn server_drains(open: impl Fn() -> usize) {
 /// A server has ended. It has aborted the handlers of the connections that were `open`.
 pub(crate) fn server_ended(accepted: u64, refused: u64, open: usize) {
     event!(INFO, "kittiwake::serve", "has ended", accepted = accepted, refused = refused, open = open);
+}
+
+/// A runtime begins its end.
+pub(crate) fn runtime_cancels(tasks: impl Fn() -> usize) {
+    event!(DEBUG, "kittiwake::runtime", "shutdown: cancels the tasks", tasks = tasks());
+}
+
+/// A worker of a runtime that ends waits until no worker has a task left.
+pub(crate) fn worker_waits(tasks: impl Fn() -> usize) {
+    event!(DEBUG, "kittiwake::runtime", "shutdown: a worker waits for the tasks", tasks = tasks());
+}
+
+/// No worker of a runtime that ends has a task left, and this one has closed its reactor and its timers.
+pub(crate) fn worker_ended() {
+    event!(DEBUG, "kittiwake::runtime", "shutdown: a worker has ended");
+}
+
+/// The threads of all workers have ended.
+pub(crate) fn threads_ended(threads: usize) {
+    event!(DEBUG, "kittiwake::runtime", "shutdown: the threads of the workers have ended", threads = threads);
+}
+
+/// The time for the end of a runtime is over, and these threads and tasks go on.
+pub(crate) fn shutdown_timed_out(workers: usize, tasks: usize, ending: usize, closures: usize) {
+    event!(
+        INFO,
+        "kittiwake::runtime",
+        "shutdown: threads go on",
+        workers = workers,
+        tasks = tasks,
+        ending = ending,
+        closures = closures,
+    );
+}
+
+/// A poll of a task that took long, or takes long.
+pub(crate) fn slow_poll(
+    task: u64,
+    name: Option<&str>,
+    location: &Location<'_>,
+    worker: usize,
+    duration: Duration,
+    is_over: bool,
+) {
+    event!(
+        WARN,
+        "kittiwake::task",
+        "a task blocks its worker",
+        task = task,
+        name = name,
+        file = location.file(),
+        line = location.line(),
+        worker = worker,
+        duration_ms = millis(duration),
+        is_over = is_over,
+    );
 }
 
 fn millis(duration: Duration) -> u64 {
