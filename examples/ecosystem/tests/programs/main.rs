@@ -4,6 +4,7 @@ mod program;
 mod web_socket;
 
 mod axum;
+mod console;
 mod http_client;
 mod https;
 mod postgres;

@@ -4,7 +4,7 @@ use std::process::Command;
 
 use super::program::{Folder, run, within};
 
-const PROGRAMS: [(&str, &str); 7] = [
+const PROGRAMS: [(&str, &str); 8] = [
     ("tls_echo", env!("CARGO_BIN_EXE_tls_echo")),
     ("websocket", env!("CARGO_BIN_EXE_websocket")),
     ("quic", env!("CARGO_BIN_EXE_quic")),
@@ -12,6 +12,7 @@ const PROGRAMS: [(&str, &str); 7] = [
     ("axum", env!("CARGO_BIN_EXE_axum")),
     ("https", env!("CARGO_BIN_EXE_https")),
     ("http_client", env!("CARGO_BIN_EXE_http_client")),
+    ("console", env!("CARGO_BIN_EXE_console")),
 ];
 
 /// Each program prints its usage: on stdout and with status 0 if asked, on stderr and with status 2 after a mistake.
