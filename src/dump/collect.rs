@@ -27,12 +27,8 @@ pub(crate) struct Source {
     pub(crate) timers: Option<Arc<Timers>>,
 }
 
-/// Looks at a runtime, which goes on meanwhile. `addresses` is asked for those of each socket.
-pub(crate) fn collect(
-    workers: &Workers,
-    sources: &[Source],
-    mut addresses: impl FnMut(RawFd) -> SocketInfo,
-) -> TaskDump {
+/// Looks at a runtime, which goes on meanwhile.
+pub(crate) fn collect(workers: &Workers, sources: &[Source]) -> TaskDump {
     let now = monotonic();
     let mut tasks = Tasks::default();
     workers.visit_tasks(|look| tasks.add(&look, now));
@@ -54,7 +50,7 @@ pub(crate) fn collect(
     let (mut sockets, mut timers) = (Vec::new(), Vec::new());
     for registry in sources.iter().filter_map(|source| source.registry.as_ref()) {
         registry.visit_sockets(|fd, is_listener, waiting| {
-            let info = addresses(fd);
+            let info = socket(fd);
             for (direction, address) in waiting {
                 tasks.add_wait(*address, || match direction {
                     Direction::Read if is_listener => WaitsFor::Accepting(info.clone()),
@@ -160,13 +156,8 @@ fn running(index: usize, tasks: &[TaskInfo]) -> WorkerState {
     }
 }
 
-/// A socket without its addresses.
-pub(crate) fn descriptor(fd: RawFd) -> SocketInfo {
-    SocketInfo { fd, local: None, peer: None }
-}
-
 /// A socket with its addresses. The descriptor is open, and the socket's.
-pub(crate) fn addresses(fd: RawFd) -> SocketInfo {
+fn socket(fd: RawFd) -> SocketInfo {
     SocketInfo { fd, local: getsockname(fd).ok().and_then(address), peer: getpeername(fd).ok().and_then(address) }
 }
 

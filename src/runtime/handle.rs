@@ -1,7 +1,6 @@
 //! Handles: to spawn on a runtime, and to look at it, from any thread.
 
 use std::fmt;
-use std::os::fd::RawFd;
 use std::panic::{Location, RefUnwindSafe, UnwindSafe};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
@@ -13,7 +12,7 @@ use super::spin::SpinPolicy;
 use crate::blocking::{BlockingMetrics, Pool, Work};
 use crate::current::{Current, Entered};
 use crate::dump::collect::Source;
-use crate::dump::{self, SocketInfo, TaskDump};
+use crate::dump::{self, TaskDump};
 use crate::executor::{JoinHandle, WorkerRef, Workers};
 use crate::histogram::Histogram;
 use crate::metrics::{Counters, Measures};
@@ -269,14 +268,9 @@ impl Handle {
     /// });
     /// ```
     pub fn tasks(&self) -> TaskDump {
-        self.collect(dump::collect::addresses)
-    }
-
-    /// As [`tasks`](Handle::tasks). `addresses` is asked for those of each socket.
-    pub(crate) fn collect(&self, addresses: impl FnMut(RawFd) -> SocketInfo) -> TaskDump {
         let source = |part: &Part| Source { registry: part.registry.upgrade(), timers: part.timers.upgrade() };
         let sources: Vec<_> = self.inner.parts.iter().map(source).collect();
-        dump::collect::collect(&self.inner.workers, &sources, addresses)
+        dump::collect::collect(&self.inner.workers, &sources)
     }
 }
 
