@@ -138,11 +138,13 @@ chapter! {
 }
 
 chapter! {
+    features(feature = "inspect")
     ///
     /// Items: [`Handle::tasks`](crate::runtime::Handle::tasks), [`inspect::TaskDump`](crate::inspect::TaskDump),
     /// [`inspect::dump_on`](crate::inspect::dump_on), [`inspect::dump_on_panic`](crate::inspect::dump_on_panic),
     /// [`Builder::on_slow_poll`](crate::runtime::Builder::on_slow_poll),
     /// [`Builder::measure_polls`](crate::runtime::Builder::measure_polls),
+    #[cfg_attr(feature = "inspect", doc = "[`inspect::serve`](crate::inspect::serve()),")]
     /// [`Handle::metrics`](crate::runtime::Handle::metrics).
     inspect, "../docs/inspect.md"
 }
