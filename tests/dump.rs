@@ -1016,3 +1016,69 @@ async fn pair_at(address: &str) -> (TcpStream, TcpStream) {
     let (server, _) = listener.accept().await.expect("accept");
     (client, server)
 }
+/// A handle that its task has polled and dropped is no longer a thing that the task waits for.
+#[test]
+fn dropped_handle_is_no_wait() {
+    run(|| async {
+        let inner = spawn(pending::<()>());
+        let joining = spawn(async move {
+            assert!(futures_lite::future::poll_once(inner).await.is_none(), "the task does not end");
+            pending::<()>().await;
+        });
+        let dump = settled_dump().await;
+        assert_eq!(task(&dump, joining.id()).waits_for, [], "the handle is gone");
+    });
+}
+
+/// A task that waits for one of a set names the tasks of the set.
+#[test]
+fn join_set_names_its_tasks() {
+    run(|| async {
+        let mut set = JoinSet::new();
+        let ids = [set.spawn(pending::<()>()).id(), set.spawn(pending::<()>()).id()];
+        let joining = spawn(async move { set.join_next().await.is_some() });
+        let dump = settled_dump().await;
+        assert_eq!(task(&dump, joining.id()).waits_for, ids.map(WaitsFor::Task));
+    });
+}
+
+/// A dump has a task that lives all the time also when its worker gives the memory of a spike back meanwhile.
+#[test]
+fn dump_during_a_shrink_is_complete() {
+    within(|| {
+        let runtime = workers(1);
+        let handle = runtime.handle();
+        for _ in 0..20 {
+            let (end, ended) = async_channel::bounded::<()>(1);
+            for _ in 0..50_000 {
+                let ended = ended.clone();
+                handle.spawn(async move { ended.recv().await });
+            }
+            // They are at the end of the table, behind those that will be gone.
+            let lasting: Vec<_> = (0..100).map(|_| handle.spawn(pending::<()>())).collect();
+            let ids: Vec<Id> = lasting.iter().map(kittiwake::task::JoinHandle::id).collect();
+            let stop = Arc::new(AtomicBool::new(false));
+            let looking: Vec<_> = (0..3)
+                .map(|_| {
+                    let (handle, ids, stop) = (handle.clone(), ids.clone(), stop.clone());
+                    std::thread::spawn(move || {
+                        while !stop.load(Ordering::Relaxed) {
+                            let dump = handle.tasks();
+                            let has = |id| dump.tasks().binary_search_by_key(id, |task| task.id).is_ok();
+                            let missing = ids.iter().filter(|id| !has(id)).count();
+                            assert_eq!(missing, 0, "tasks live, and the dump of {} lacks them", dump.tasks().len());
+                        }
+                    })
+                })
+                .collect();
+            drop(end);
+            while handle.metrics().tasks_alive() > ids.len() {
+                std::thread::yield_now();
+            }
+            support::quiet_metrics(&runtime);
+            stop.store(true, Ordering::Relaxed);
+            looking.into_iter().for_each(|thread| thread.join().expect("a dump lacks a task"));
+            lasting.iter().for_each(kittiwake::task::JoinHandle::abort);
+        }
+    });
+}

@@ -392,16 +392,17 @@ fn timers_are_counted_by_distance() {
 fn requests_share_a_snapshot() {
     run(|| async {
         let server = Server::start().await;
-        let address = server.address;
+        let (address, start) = (server.address, std::time::Instant::now());
         let asking: Vec<JoinHandle<Value>> = (0..10).map(|_| spawn(json(address, "/api/timers".into()))).collect();
         let mut moments = Vec::new();
         for response in asking {
             moments.push(response.await.expect("a response")["at"].clone());
         }
         moments.push(server.json("/api/summary").await["at"].clone());
-        // Eleven slow requests may take longer than a snapshot is fresh.
         moments.dedup();
-        assert!(moments.len() <= 2, "so many snapshots were made: {moments:?}");
+        // On a slow machine they may take longer than a snapshot is fresh.
+        let is_slow = start.elapsed() > Duration::from_millis(1_800);
+        assert!(moments.len() == 1 || is_slow, "so many snapshots were made: {moments:?}");
     });
 }
 

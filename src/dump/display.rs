@@ -195,10 +195,10 @@ impl fmt::Display for WorkerState {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Running { task: Some(task), since } => write!(f, "runs {} for {}", TaskId(*task), Short(*since)),
-            Self::Running { task: None, .. } => f.write_str("is between two tasks"),
+            Self::Running { task: None, .. } => f.write_str("runs no task"),
             Self::Spinning => f.write_str("spins"),
             Self::Blocked => f.write_str("sleeps"),
-            Self::Stopped => f.write_str("is stopped, because no thread is in block_on"),
+            Self::Stopped => f.write_str("is stopped: no thread is in block_on, or the runtime has ended"),
         }
     }
 }

@@ -90,8 +90,8 @@ pub struct TaskInfo {
     /// How long the longest poll took. `None` as [`busy`](TaskInfo::busy) is.
     pub longest_poll: Option<Duration>,
     /// The things that will wake it, as far as they are known. If it waits and this is empty, it waits for something that
-    /// is not this crate's, such as a channel, or behind something with wakers of its own, such as
-    /// [`JoinSet`](crate::task::JoinSet) or `FuturesUnordered`.
+    /// is not this crate's, such as a channel, or behind a combinator with wakers of its own, such as
+    /// `FuturesUnordered`. Of a [`JoinSet`](crate::task::JoinSet), some tasks are here.
     pub waits_for: Vec<WaitsFor>,
 }
 

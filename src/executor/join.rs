@@ -3,7 +3,7 @@
 use std::fmt;
 use std::panic::{Location, RefUnwindSafe, UnwindSafe};
 use std::pin::Pin;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
 
 use async_task::FallibleTask;
 
@@ -109,12 +109,17 @@ impl<T> Future for JoinHandle<T> {
 }
 
 impl<T> JoinHandle<T> {
+    /// Notes that the task of `waker` waits for this one, for dumps of the tasks.
+    pub(super) fn note_joiner(&self, waker: &Waker) {
+        self.abort.record.note_joiner(self.abort.id.get(), waker);
+    }
+
     /// As `poll`, without spending the budget of the task that polls.
     #[inline]
     pub(super) fn poll_join(&mut self, cx: &mut Context<'_>) -> Poll<Result<T, JoinError>> {
         let task = self.task.as_mut().filter(|_| !self.was_ready).expect("a JoinHandle was polled after it was ready");
         let Poll::Ready(outcome) = Pin::new(task).poll(cx) else {
-            self.abort.record.note_joiner(cx.waker());
+            self.note_joiner(cx.waker());
             return Poll::Pending;
         };
         self.was_ready = true;
@@ -127,6 +132,9 @@ impl<T> JoinHandle<T> {
 impl<T> Drop for JoinHandle<T> {
     fn drop(&mut self) {
         if let Some(task) = self.task.take() {
+            if !self.was_ready {
+                self.abort.record.forget_joiner(self.abort.id.get());
+            }
             task.detach();
         }
     }

@@ -19,6 +19,9 @@ use super::registry::Id;
 use super::spawn::{spawn_local_named, spawn_named};
 use crate::budget;
 
+/// How many tasks of a set are shown as those that its owner waits for, at most.
+const SHOWN: usize = 8;
+
 /// Tasks that belong together: joined in the order in which they end, and aborted when the
 /// set is dropped.
 ///
@@ -236,7 +239,11 @@ impl<T> JoinSet<T> {
         let replaced = self.ended.inner.lock().waiter.replace(waker);
         drop(replaced);
         let poll = self.poll_ended();
-        if poll.is_ready() {
+        if poll.is_pending() {
+            // For dumps of the tasks. To note it in all of them would take too long.
+            let shown = (0..SHOWN).filter_map(|key| self.members.get(key));
+            shown.for_each(|member| member.handle.note_joiner(cx.waker()));
+        } else {
             budget::spend();
             let unused = self.ended.inner.lock().waiter.take();
             drop(unused);

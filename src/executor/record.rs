@@ -43,7 +43,7 @@ struct Chunk<W> {
     steps: [AtomicU64; PLACES],
     /// When each was last polled. Of no meaning before the first poll.
     since: [AtomicU64; PLACES],
-    /// The addresses in the wakers of the tasks that wait for the end of these. 0 if there is none.
+    /// The tasks that wait for the end of these, as [`joiner`] makes them. 0 if there is none.
     joiner: [AtomicUsize; PLACES],
     /// `None` unless polls are timed.
     measures: Option<Box<[Measures; PLACES]>>,
@@ -197,7 +197,7 @@ pub(crate) struct Seen {
     pub(crate) polls: u64,
     /// When it was last polled, or made.
     pub(crate) since: Stamp,
-    /// The address in the wakers of the task that waits for the end of this one.
+    /// The address in the wakers of the task that waits for the end of this one. 0 if there is none.
     pub(crate) joiner: usize,
     /// `None` unless its polls are timed.
     pub(crate) measured: Option<Measured>,
@@ -208,6 +208,13 @@ pub(crate) struct Seen {
 pub(crate) struct Measured {
     pub(crate) busy: u64,
     pub(crate) longest: u64,
+}
+
+/// Joins an address with the id of the task that is awaited, in the bits that no address uses; and takes them apart
+/// again. With the id of another task, the result is no address.
+fn joiner(address: usize, id: u64) -> usize {
+    const UNUSED: u32 = if usize::BITS == 64 { 48 } else { 0 };
+    if UNUSED == 0 { address } else { address ^ (id as usize) << UNUSED }
 }
 
 impl<W> Record<W> {
@@ -342,10 +349,18 @@ impl<W> Record<W> {
         steps.store(steps.load(Ordering::Relaxed).wrapping_add(1), Ordering::Relaxed);
     }
 
-    /// Notes that the task of `waker` waits for the end of this one.
-    pub(super) fn note_joiner(&self, waker: &Waker) {
+    /// Notes that the task of `waker` waits for the end of the task with this id, which had the record a moment ago.
+    pub(super) fn note_joiner(&self, id: u64, waker: &Waker) {
         let (chunk, place) = self.parts();
-        chunk.joiner[place].store(waker.data().addr(), Ordering::Relaxed);
+        chunk.joiner[place].store(joiner(waker.data().addr(), id), Ordering::Relaxed);
+    }
+
+    /// Notes that no task waits any more for the end of the task with this id.
+    pub(super) fn forget_joiner(&self, id: u64) {
+        let (chunk, place) = self.parts();
+        if chunk.id[place].load(Ordering::Relaxed) == id {
+            chunk.joiner[place].store(0, Ordering::Relaxed);
+        }
     }
 
     /// Notes that the task is cancelled, under the lock of the table. The caller wakes it after that. async-task's state
@@ -371,7 +386,10 @@ impl<W> Record<W> {
             step,
             polls,
             since: if polls == 0 { self.made() } else { Stamp::from_bits(chunk.since[place].load(Ordering::Relaxed)) },
-            joiner: chunk.joiner[place].load(Ordering::Relaxed),
+            joiner: match chunk.joiner[place].load(Ordering::Relaxed) {
+                0 => 0,
+                noted => joiner(noted, self.id()),
+            },
             measured: chunk.measures.as_ref().map(|measures| measures[place].so_far(steps / 3)),
         }
     }

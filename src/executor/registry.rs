@@ -96,6 +96,8 @@ struct Table<W> {
     vacant: Vec<u32>,
     /// The records of the next entries.
     unused: Unused<W>,
+    /// How often the entries have been moved together.
+    moves: u64,
 }
 
 /// A task, or the place for one.
@@ -355,18 +357,25 @@ impl<W> TaskRegistry<W> {
         &self.lists[record.table().list()].0
     }
 
-    /// Shows all tasks that are there to `visit`, some at a time. Those that come or go meanwhile may be left out, and
-    /// one whose entry moves may be shown twice. `visit` runs under a lock.
+    /// Shows all tasks that are there to `visit`, some at a time. Those that come or go meanwhile may be left out. If
+    /// entries are moved together meanwhile, tasks are shown again. `visit` runs under a lock.
     pub(super) fn visit(&self, mut visit: impl FnMut(Look<'_>)) {
         for list in &self.lists {
             for kind in KINDS {
-                let mut next = 0;
-                while let Some(from) = list.0.lock().visit(kind, next, &mut visit) {
-                    next = from;
+                let mut next = Some(Visited::default());
+                while let Some(visited) = next {
+                    next = list.0.lock().visit(kind, visited, &mut visit);
                 }
             }
         }
     }
+}
+
+/// How many entries of a table have been shown, and how often its entries had been moved.
+#[derive(Clone, Copy, Default)]
+struct Visited {
+    entries: usize,
+    moves: u64,
 }
 
 /// How many entries are shown under the lock at a time.
@@ -435,9 +444,11 @@ impl<W> Tasks<W> {
         }
     }
 
-    /// Shows some entries, from this index on. Returns the index of the next one, if there are more.
-    fn visit(&self, kind: Kind, from: usize, visit: &mut impl FnMut(Look<'_>)) -> Option<usize> {
-        let entries = &self.tables[kind as usize].entries;
+    /// Shows some more entries, or begins anew if those that were shown have moved. Returns how far it has come, if there
+    /// are more.
+    fn visit(&self, kind: Kind, visited: Visited, visit: &mut impl FnMut(Look<'_>)) -> Option<Visited> {
+        let Table { entries, moves, .. } = &self.tables[kind as usize];
+        let from = if visited.moves == *moves { visited.entries } else { 0 };
         let end = entries.len().min(from + VISITED);
         for entry in entries.get(from..end)? {
             let Entry { record, waker: Some(waker), location } = entry else { continue };
@@ -452,13 +463,13 @@ impl<W> Tasks<W> {
                 seen: record.look(),
             });
         }
-        (end < entries.len()).then_some(end)
+        (end < entries.len()).then_some(Visited { entries: end, moves: *moves })
     }
 }
 
 impl<W> Table<W> {
     fn new() -> Self {
-        Self { entries: Vec::new(), vacant: Vec::new(), unused: Unused::default() }
+        Self { entries: Vec::new(), vacant: Vec::new(), unused: Unused::default(), moves: 0 }
     }
 
     /// Makes another place for a task, and returns its key.
@@ -493,6 +504,7 @@ impl<W> Table<W> {
             return;
         }
         (self.vacant, self.unused) = (Vec::new(), Unused::default());
+        self.moves += 1;
         for entry in mem::take(&mut self.entries).into_iter().filter(|entry| entry.waker.is_some()) {
             // Fewer than there were, so the number fits.
             entry.record.set_key(self.entries.len() as u32 + 1);

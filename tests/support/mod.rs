@@ -414,9 +414,14 @@ pub fn workers(count: usize) -> Runtime {
     Builder::new_multi_thread().worker_threads(count).build().expect("a runtime of several workers")
 }
 
-/// Waits until the figures of all workers stop changing, and returns them.
+/// Waits until the figures of all workers stop changing, and returns them, without the time that they sleep.
 pub fn quiet_metrics(runtime: &Runtime) -> Vec<WorkerMetrics> {
-    let look = || runtime.handle().metrics().workers().to_vec();
+    let look = || {
+        let mut workers = runtime.handle().metrics().workers().to_vec();
+        // This one grows while a worker sleeps.
+        workers.iter_mut().for_each(|worker| worker.parked = Duration::ZERO);
+        workers
+    };
     let mut last = look();
     loop {
         // An idle worker searches for work for less than this before it sleeps.
