@@ -32,6 +32,7 @@ use crate::memory;
 use crate::stamp::Stamp;
 use crate::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use crate::sync::{Mutex, wake_all};
+use crate::trace::EarlyId;
 
 /// The id of a task. No other task of its runtime has had it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -158,7 +159,7 @@ pub(super) struct New {
     pub(super) queue: usize,
     pub(super) now: Stamp,
     /// The id, if it was drawn before ([`TaskRegistry::draw_id`]).
-    pub(super) id: Option<Id>,
+    pub(super) id: EarlyId<Id>,
 }
 
 /// A task that was inserted.
@@ -214,7 +215,7 @@ impl<W> TaskRegistry<W> {
         // A closure may take as long as it likes.
         let attention = if kind == Kind::Blocking { Attention::NONE } else { self.attention };
         let mut tasks = self.lists[index].0.lock();
-        let id = id.unwrap_or_else(|| tasks.next_id(&self.ids));
+        let id = id.get().unwrap_or_else(|| tasks.next_id(&self.ids));
         let is_refused = tasks.closed || (kind == Kind::Local && !tasks.runs_local);
         let table = &mut tasks.tables[kind as usize];
         let key = table.vacant.pop().unwrap_or_else(|| table.grow(workers, index, new, attention));
@@ -529,7 +530,7 @@ mod tests {
     }
 
     fn insert(tasks: &Registry, kind: Kind) -> (Id, Record<()>) {
-        let new = New { kind, location: Location::caller(), queue: 0, now: Stamp::from_bits(0), id: None };
+        let new = New { kind, location: Location::caller(), queue: 0, now: Stamp::from_bits(0), id: EarlyId::NONE };
         let inserted = tasks.insert(&Arc::new(()), 0, new, |_| (Waker::noop().clone(), ()));
         assert!(!inserted.is_refused, "the registry must accept the task");
         (inserted.id, inserted.record)
@@ -612,7 +613,7 @@ mod tests {
     fn ended_registry_keeps_no_workers() {
         let (workers, tasks) = (Arc::new(()), registry(1));
         let insert = |kind| {
-            let new = New { kind, location: Location::caller(), queue: 0, now: Stamp::from_bits(0), id: None };
+            let new = New { kind, location: Location::caller(), queue: 0, now: Stamp::from_bits(0), id: EarlyId::NONE };
             tasks.insert(&workers, 0, new, |_| (Waker::noop().clone(), ()))
         };
         let (first, last) = (insert(Kind::Shared), insert(Kind::Shared));

@@ -34,7 +34,7 @@ use super::shared::{Metadata, Record, Runnable, WorkerRef};
 use crate::stamp::{self, Stamp};
 use crate::sync::{contain, contain_all, note_executors};
 use crate::system_clock::monotonic;
-use crate::trace::{self, TaskSpan};
+use crate::trace::{EarlyId, TaskSpan};
 
 /// Futures and outputs above this size, in bytes, are boxed before they are passed on: each function that they pass
 /// through copies them to its own frame.
@@ -155,8 +155,8 @@ fn build<T>(
 ) -> NewTask<T> {
     let tasks = &worker.workers.tasks;
     // The subscriber must not be called under the lock of the registry, so the span, with the id, comes first.
-    let id = trace::has_tasks().then(|| tasks.draw_id());
-    let span = id.map_or_else(TaskSpan::none, |id| TaskSpan::new(kind.name(), id.get(), location));
+    let id = EarlyId::new(|| tasks.draw_id());
+    let span = id.get().map_or_else(TaskSpan::none, |id| TaskSpan::new(kind.name(), id.get(), location));
     let queue = if kind == Kind::Shared { worker.shared_queue } else { worker.local_queue };
     let new = New { kind, location, queue, now: Stamp::known(), id };
     let inserted = tasks.insert(&worker.workers, worker.index, new, |record| {

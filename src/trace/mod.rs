@@ -31,9 +31,9 @@ mod off;
 mod on;
 
 #[cfg(not(feature = "tracing"))]
-pub(crate) use off::{NextName, SpanId, TaskName, TaskSpan, has_tasks};
+pub(crate) use off::{EarlyId, NextName, SpanId, TaskName, TaskSpan};
 #[cfg(feature = "tracing")]
-pub(crate) use on::{NextName, SpanId, TaskName, TaskSpan, has_tasks};
+pub(crate) use on::{EarlyId, NextName, SpanId, TaskName, TaskSpan};
 
 /// Whether a subscriber can be called at all.
 pub(crate) const IS_ON: bool = cfg!(feature = "tracing");

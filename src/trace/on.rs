@@ -31,8 +31,25 @@ fn call(foreign: impl FnOnce()) {
 }
 
 /// Whether a subscriber may want spans of tasks.
-pub(crate) fn has_tasks() -> bool {
+fn has_tasks() -> bool {
     LevelFilter::current() >= LevelFilter::TRACE
+}
+
+/// The id of a task, if it was drawn before the task is made, because a subscriber may want spans of tasks.
+#[derive(Clone, Copy)]
+pub(crate) struct EarlyId<T>(Option<T>);
+
+impl<T: Copy> EarlyId<T> {
+    #[cfg(test)]
+    pub(crate) const NONE: Self = Self(None);
+
+    pub(crate) fn new(draw: impl FnOnce() -> T) -> Self {
+        Self(has_tasks().then(draw))
+    }
+
+    pub(crate) fn get(self) -> Option<T> {
+        self.0
+    }
 }
 
 /// The name of a task that is about to be spawned. Fields that a span gets later are not read by `console-subscriber`.
