@@ -3,6 +3,8 @@
 //! The subscriber of these tests writes down each call, and can be made to misbehave. There is one for the whole
 //! process, so the tests take turns ([`record`]).
 
+#![cfg(feature = "tracing")]
+
 mod support;
 
 use std::collections::{HashMap, VecDeque};
