@@ -24,9 +24,13 @@ thread_local! {
     static LAST: Cell<Stamp> = const { Cell::new(Stamp(0)) };
 }
 
-/// Notes that this thread has read the monotonic clock: it was `now`, in nanoseconds. The thread is a worker's.
+/// Notes that this thread has read the monotonic clock: it was `now`, in nanoseconds. Does nothing on a thread that is no
+/// worker's.
 pub(crate) fn note(now: u64) {
-    LAST.set(Stamp(now & !WORKER | LAST.get().0 & WORKER));
+    let last = LAST.get();
+    if last.0 & HAS_WORKER != 0 {
+        LAST.set(Stamp(now & !WORKER | last.0 & WORKER));
+    }
 }
 
 impl Stamp {

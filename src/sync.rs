@@ -32,6 +32,19 @@ pub(crate) use loom::sync::atomic;
 #[cfg(all(test, kittiwake_loom))]
 pub(crate) use modelled::Mutex;
 
+/// Releases a lock to a thread that waits for it, if there is one. For a thread that is about to take it again, and would
+/// keep the other one waiting.
+#[cfg(not(all(test, kittiwake_loom)))]
+pub(crate) fn unlock_fair<T>(guard: parking_lot::MutexGuard<'_, T>) {
+    parking_lot::MutexGuard::unlock_fair(guard);
+}
+
+/// loom tries all orders anyway.
+#[cfg(all(test, kittiwake_loom))]
+pub(crate) fn unlock_fair<T>(guard: loom::sync::MutexGuard<'_, T>) {
+    drop(guard);
+}
+
 /// loom's lock with the interface of parking_lot's.
 #[cfg(all(test, kittiwake_loom))]
 mod modelled {

@@ -29,7 +29,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("blocking", &["executor", "current", "live_threads"]),
     ("reactor", &["budget", "current", "sync"]),
     ("wheel", &["memory"]),
-    ("time", &["wheel", "budget", "current", "sync", "system_clock"]),
+    ("time", &["wheel", "budget", "current", "stamp", "sync", "system_clock"]),
     ("guide", &[]),
     ("future", &[]),
     ("stream", &[]),

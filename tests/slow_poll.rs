@@ -193,3 +193,24 @@ fn named_tasks_keep_their_names() {
         assert_eq!(info.name, None);
     });
 }
+
+/// A hook that raises an alarm wakes a task. The worker that has called the hook was about to block, and must not.
+#[test]
+fn task_of_hook_runs_while_poll_lasts() {
+    within(|| {
+        for _ in 0..5 {
+            let (release, released) = channel::<()>();
+            let release = Mutex::new(Some(release));
+            let hook = move |poll: &SlowPoll| {
+                if let Some(release) = release.lock().unwrap().take().filter(|_| !poll.is_over) {
+                    drop(spawn(async move { drop(release) }));
+                }
+            };
+            let builder = Builder::new_multi_thread().worker_threads(2).on_slow_poll(20 * MS, hook);
+            let runtime = builder.build().expect("a runtime");
+            // Only the task of the hook ends this one.
+            let stuck = runtime.handle().spawn(async move { _ = released.recv() });
+            future::block_on(stuck).expect("the task ends");
+        }
+    });
+}

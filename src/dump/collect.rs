@@ -30,8 +30,7 @@ pub(crate) struct Source {
 /// Looks at a runtime, which goes on meanwhile.
 pub(crate) fn collect(workers: &Workers, sources: &[Source]) -> TaskDump {
     let now = monotonic();
-    let mut tasks = Tasks::default();
-    workers.visit_tasks(|look| tasks.add(&look, now));
+    let mut tasks = Tasks::look(workers, now);
     tasks.by_address = tasks.addresses.drain(..).enumerate().map(|(index, address)| (address, index)).collect();
     let mut names = Vec::new();
     workers.visit_names(|id, name| names.push((id, name)));
@@ -49,6 +48,7 @@ pub(crate) fn collect(workers: &Workers, sources: &[Source]) -> TaskDump {
     }
     let (mut sockets, mut timers) = (Vec::new(), Vec::new());
     for registry in sources.iter().filter_map(|source| source.registry.as_ref()) {
+        sockets.reserve(registry.sources());
         registry.visit_sockets(|fd, is_listener, waiting| {
             let info = socket(fd);
             for (direction, address) in waiting {
@@ -62,6 +62,7 @@ pub(crate) fn collect(workers: &Workers, sources: &[Source]) -> TaskDump {
         });
     }
     for wheel in sources.iter().filter_map(|source| source.timers.as_ref()) {
+        timers.reserve(wheel.pending());
         wheel.visit(|deadline, address| {
             tasks.add_wait(address, || WaitsFor::Timer { deadline });
             timers.push(deadline);
@@ -69,11 +70,14 @@ pub(crate) fn collect(workers: &Workers, sources: &[Source]) -> TaskDump {
     }
     let mut tasks = tasks.list;
     tasks.sort_unstable_by_key(|task| task.id);
-    // An entry that moved meanwhile was shown twice.
+    // In the last attempt an entry may have been shown twice too.
     tasks.dedup_by_key(|task| task.id);
     let workers = (0..workers.len()).map(|index| worker(workers, index, &tasks, &sources[index])).collect();
     TaskDump { tasks, workers, sockets, timers }
 }
+
+/// How often the tasks are looked at, at most, until none is shown twice.
+const ATTEMPTS: usize = 4;
 
 /// The tasks so far.
 #[derive(Default)]
@@ -90,6 +94,25 @@ struct Tasks {
 }
 
 impl Tasks {
+    /// Looks at all tasks. If some were shown twice, because a worker has given memory back meanwhile, looks again.
+    fn look(workers: &Workers, now: u64) -> Self {
+        let mut attempts = 0;
+        loop {
+            let mut tasks = Self::with_capacity(workers.count_tasks());
+            let is_complete = !workers.visit_tasks(|look| tasks.add(&look, now));
+            attempts += 1;
+            if is_complete || attempts == ATTEMPTS {
+                return tasks;
+            }
+        }
+    }
+
+    /// With room for so many and some that come meanwhile: a list that grows under a lock may move 100 MB.
+    fn with_capacity(count: usize) -> Self {
+        let capacity = count + count / 8 + 64;
+        Self { list: Vec::with_capacity(capacity), addresses: Vec::with_capacity(capacity), ..Self::default() }
+    }
+
     fn add(&mut self, look: &Look<'_>, now: u64) {
         let age = look.spawned.age(now).unwrap_or_default();
         let since = look.seen.since.age(now).unwrap_or(age);

@@ -74,10 +74,10 @@ impl fmt::Display for TaskGroup<'_> {
         let does = if *count == 1 { one } else { all };
         let (tasks, line) = (Count(*count, "task"), location.line());
         write!(f, "{tasks} of {}:{line} {does}, ", location.file())?;
-        if *count > 1 {
+        if *count > 1 && !longest.is_queued() {
             f.write_str("longest ")?;
         }
-        write!(f, "for {}: task {}", Short(longest.since()), longest.id)?;
+        write!(f, "{} {}: task {}", longest.preposition(), Short(longest.since()), longest.id)?;
         if let Some(name) = &longest.name {
             write!(f, " \"{}\"", name.escape_debug())?;
         }
@@ -98,9 +98,24 @@ impl TaskInfo {
         }
     }
 
-    /// Whether it runs, and for how long it has been in its state: the greatest comes first.
+    /// The greatest comes first: a task that runs, then one that waits, each by how long it does. It is not known since
+    /// when a task is queued.
     pub(crate) fn order(&self) -> (bool, Duration) {
-        (matches!(self.state, TaskState::Running { .. }), self.since())
+        let since = if self.is_queued() { Duration::ZERO } else { self.since() };
+        (matches!(self.state, TaskState::Running { .. }), since)
+    }
+
+    fn is_queued(&self) -> bool {
+        matches!(self.state, TaskState::Queued { .. })
+    }
+
+    /// Stands before [`since`](TaskInfo::since).
+    fn preposition(&self) -> &'static str {
+        match self.state {
+            TaskState::Queued { .. } if self.polls == 0 => "spawned before",
+            TaskState::Queued { .. } => "last polled before",
+            _ => "for",
+        }
     }
 
     /// The words for its state, of one task and of several.
@@ -148,7 +163,7 @@ impl fmt::Display for TaskInfo {
         if let TaskState::Running { worker: Some(worker), .. } = self.state {
             write!(f, " on worker {worker}")?;
         }
-        write!(f, " for {}", Short(self.since()))?;
+        write!(f, " {} {}", self.preposition(), Short(self.since()))?;
         for wait in waits_for {
             write!(f, ", {wait}")?;
         }

@@ -21,8 +21,9 @@ use crate::time::Instant;
 /// spawned at the same place and wait for the same kind of thing are one line, and those that have waited longest come
 /// first. [`tasks`](TaskDump::tasks) has each of them.
 ///
-/// The runtime goes on while it is made. So a task may have moved on between the moment that its state was read and that
-/// at which its sockets were: then it waits for nothing known.
+/// The runtime goes on while it is made. First the states of the tasks are read, then the sockets and the timers. A task that
+/// has moved on in between may wait for nothing known, or for something newer than its state. If it has ended, and a new
+/// task has its memory, it is shown with what the new one waits for.
 ///
 /// # Examples
 /// ```
@@ -91,7 +92,7 @@ pub struct TaskInfo {
     pub longest_poll: Option<Duration>,
     /// The things that will wake it, as far as they are known. If it waits and this is empty, it waits for something that
     /// is not this crate's, such as a channel, or behind a combinator with wakers of its own, such as
-    /// `FuturesUnordered`. Of a [`JoinSet`](crate::task::JoinSet), some tasks are here.
+    /// `FuturesUnordered`. Of a [`JoinSet`](crate::task::JoinSet), a few tasks are here, if the first ones have not ended.
     pub waits_for: Vec<WaitsFor>,
 }
 

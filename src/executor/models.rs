@@ -21,6 +21,7 @@ use super::remote_queue::RemoteQueue;
 use super::stealing::{Queues, Stealer};
 use crate::stamp::Stamp;
 use crate::sync::atomic::{AtomicU8, Ordering};
+use crate::trace::EarlyId;
 
 /// Runs a model. Each interleaving has two preemptions at most: with three, most models take hours and find no more.
 fn model(run: impl Fn() + Send + Sync + 'static) {
@@ -433,7 +434,7 @@ fn last_task_unparks_waiting_worker() {
 }
 
 fn new(kind: Kind) -> New {
-    New { kind, location: Location::caller(), queue: 0, now: Stamp::from_bits(0), id: None }
+    New { kind, location: Location::caller(), queue: 0, now: Stamp::from_bits(0), id: EarlyId::NONE }
 }
 
 /// The states of a local task, as async-task has them.

@@ -297,8 +297,9 @@ impl<W> Record<W> {
     pub(super) fn begin_poll(&self, now: Stamp) -> bool {
         let (chunk, place) = self.parts();
         let needs_attention = chunk.attention[place].load(Ordering::Acquire) != 0;
-        self.step();
+        // Before the step: a thread that sees the task running also sees since when.
         chunk.since[place].store(now.to_bits(), Ordering::Relaxed);
+        self.step();
         needs_attention
     }
 
@@ -346,7 +347,7 @@ impl<W> Record<W> {
     fn step(&self) {
         let (chunk, place) = self.parts();
         let steps = &chunk.steps[place];
-        steps.store(steps.load(Ordering::Relaxed).wrapping_add(1), Ordering::Relaxed);
+        steps.store(steps.load(Ordering::Relaxed).wrapping_add(1), Ordering::Release);
     }
 
     /// Notes that the task of `waker` waits for the end of the task with this id, which had the record a moment ago.

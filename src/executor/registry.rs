@@ -31,7 +31,7 @@ use super::record::{Attention, CancelReason, Record, Seen, TableId, Unused};
 use crate::memory;
 use crate::stamp::Stamp;
 use crate::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use crate::sync::{Mutex, wake_all};
+use crate::sync::{Mutex, unlock_fair, wake_all};
 use crate::trace::EarlyId;
 
 /// The id of a task. No other task of its runtime has had it.
@@ -343,6 +343,11 @@ impl<W> TaskRegistry<W> {
         Some((id, location, tasks.names.get(&id).cloned()))
     }
 
+    /// How many tasks there are, of all kinds.
+    pub(super) fn count(&self) -> usize {
+        self.lists.iter().map(|list| list.0.lock().tables.iter().map(Table::occupied).sum::<usize>()).sum()
+    }
+
     /// How many tasks of a list, of those in `set`, still have their future.
     pub(super) fn len(&self, index: usize, set: TaskSet) -> usize {
         self.lists[index].0.lock().len(set)
@@ -359,16 +364,22 @@ impl<W> TaskRegistry<W> {
     }
 
     /// Shows all tasks that are there to `visit`, some at a time. Those that come or go meanwhile may be left out. If
-    /// entries are moved together meanwhile, tasks are shown again. `visit` runs under a lock.
-    pub(super) fn visit(&self, mut visit: impl FnMut(Look<'_>)) {
+    /// entries are moved together meanwhile, tasks are shown again, and this returns `true`. `visit` runs under a lock.
+    pub(super) fn visit(&self, mut visit: impl FnMut(Look<'_>)) -> bool {
+        let mut is_repeated = false;
         for list in &self.lists {
             for kind in KINDS {
                 let mut next = Some(Visited::default());
                 while let Some(visited) = next {
-                    next = list.0.lock().visit(kind, visited, &mut visit);
+                    let tasks = list.0.lock();
+                    is_repeated |= visited.entries > 0 && visited.moves != tasks.tables[kind as usize].moves;
+                    next = tasks.visit(kind, visited, &mut visit);
+                    // A worker that waits for the lock gets it before this thread takes it again.
+                    unlock_fair(tasks);
                 }
             }
         }
+        is_repeated
     }
 }
 

@@ -145,9 +145,14 @@ impl Workers {
         self.tasks.len(index, TaskSet::All)
     }
 
-    /// Shows all tasks, some at a time under a lock. `visit` runs no foreign code.
-    pub(crate) fn visit_tasks(&self, visit: impl FnMut(Look<'_>)) {
-        self.tasks.visit(visit);
+    /// How many tasks there are, of all kinds.
+    pub(crate) fn count_tasks(&self) -> usize {
+        self.tasks.count()
+    }
+
+    /// Shows all tasks, some at a time under a lock. `visit` runs no foreign code. Returns `true` if some were shown again.
+    pub(crate) fn visit_tasks(&self, visit: impl FnMut(Look<'_>)) -> bool {
+        self.tasks.visit(visit)
     }
 
     /// A poll of the task of `record` has ended, on the thread of one of these workers.
@@ -161,7 +166,7 @@ impl Workers {
     /// The task that a worker polls, if it does.
     pub(crate) fn running_task(&self, index: usize) -> Option<RunningTask> {
         let (now, mut running) = (monotonic(), None);
-        self.visit_tasks(|look| {
+        let _ = self.visit_tasks(|look| {
             let is_running = look.seen.step == Step::Running && look.kind != Kind::Blocking;
             if is_running && look.seen.since.worker() == Some(index) {
                 let duration = look.seen.since.age(now).unwrap_or_default();

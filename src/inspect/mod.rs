@@ -60,7 +60,7 @@
 //! | field | |
 //! | --- | --- |
 //! | `id`, `name`, `site`, `kind` | `id` is a string; `kind` is `shared`, `local` or `blocking` |
-//! | `state`, `since` | `running`, with `worker`; `queued`, with `gave_way`; or `waiting`; and for how long |
+//! | `state`, `since` | `running`, with `worker`; `queued`, with `gave_way`; or `waiting`; and for how long. Of a queued task, since it was last polled |
 //! | `age`, `polls`, `busy`, `longest_poll` | see [`TaskInfo`] |
 //! | `waits_for` | for each thing, its `kind`: `reading`, `writing` and `accepting` with `fd`, `local` and `peer`; `timer` with the time `in` which it fires; `task` with `id`, `name` and `site` |
 //!

@@ -197,7 +197,12 @@ fn print_after_panic() {
     let made = thread::Builder::new().name(THREAD.to_owned()).spawn(move || sender.send(handle.tasks()));
     match made.map(|_detached| dump.recv_timeout(LIMIT)) {
         Ok(Ok(dump)) => print(&dump, &head),
-        Ok(Err(_)) => write(&format!("{head}: not listed, because that did not end within {LIMIT:?}\n")),
+        Ok(Err(mpsc::RecvTimeoutError::Timeout)) => {
+            write(&format!("{head}: not listed, because that did not end within {LIMIT:?}\n"));
+        }
+        Ok(Err(mpsc::RecvTimeoutError::Disconnected)) => {
+            write(&format!("{head}: not listed, because that panicked\n"));
+        }
         Err(error) => write(&format!("{head}: not listed, because the system starts no thread: {error}\n")),
     }
     *last = Some(Instant::now());

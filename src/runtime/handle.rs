@@ -133,10 +133,9 @@ impl Handle {
         &self.inner.pool
     }
 
-    /// Reports the slow poll that worker `index` is stuck in, if it is. Returns how long the caller may wait before it
-    /// looks again. `None` if it need not.
-    pub(super) fn report_stuck(&self, index: usize) -> Option<Duration> {
-        self.inner.watch.as_ref()?.report_running(&self.inner.workers, index)
+    /// `None` if polls are not timed.
+    pub(super) fn poll_watch(&self) -> Option<&PollWatch> {
+        self.inner.watch.as_deref()
     }
 
     pub(super) fn part(&self, index: usize) -> &Part {

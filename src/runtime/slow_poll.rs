@@ -66,10 +66,14 @@ impl OnSlowPoll {
         }
         let last = Mutex::new(None);
         let hook = move |poll: &SlowPoll| {
-            let now = monotonic();
             let mut last = last.lock();
-            if last.is_none_or(|last| now - last >= MINUTE) {
+            let now = monotonic();
+            let is_due = last.is_none_or(|last: u64| now.saturating_sub(last) >= MINUTE);
+            if is_due {
                 *last = Some(now);
+            }
+            drop(last);
+            if is_due {
                 eprintln!("kittiwake: {poll}; a task must not block its thread: use spawn_blocking, or yield_now");
             }
         };
@@ -97,22 +101,22 @@ pub(super) struct PollWatch {
     counters: Vec<Arc<Counters>>,
     on_slow: Option<OnSlowPoll>,
     /// For each worker.
-    running: Mutex<Vec<Running>>,
+    reported: Mutex<Vec<Reported>>,
 }
 
-/// The running poll of a worker, as the workers that look after it know it.
-#[derive(Clone, Default)]
-struct Running {
-    /// The task whose poll was reported last, and how often that task had been polled.
-    reported: Option<(Id, u64)>,
-    /// When to look at the tasks again, in nanoseconds of the monotonic clock.
-    look_at: u64,
+/// The last running poll of a worker that was reported.
+#[derive(Clone, Copy, Default)]
+struct Reported {
+    /// The progress of the worker, as the workers that look after it see it.
+    progress: Option<u64>,
+    /// The task, and how often it had been polled.
+    task: Option<(Id, u64)>,
 }
 
 impl PollWatch {
     pub(super) fn new(counters: Vec<Arc<Counters>>, on_slow: Option<OnSlowPoll>) -> Self {
-        let running = Mutex::new(vec![Running::default(); counters.len()]);
-        Self { counters, on_slow, running }
+        let reported = Mutex::new(vec![Reported::default(); counters.len()]);
+        Self { counters, on_slow, reported }
     }
 
     /// A poll has ended, on the thread of worker `index`.
@@ -128,35 +132,30 @@ impl PollWatch {
         }
     }
 
-    /// Reports the poll that worker `index` is stuck in, once, if it has lasted as long as the threshold. Returns how long
-    /// the caller may wait before it looks again. `None` if there is nothing to look for.
-    pub(super) fn report_running(&self, workers: &Workers, index: usize) -> Option<Duration> {
-        let on_slow = self.on_slow.as_ref()?;
-        let threshold = on_slow.threshold;
-        let start = monotonic();
-        let mut running = self.running.lock();
-        let look_at = running[index].look_at;
-        if start < look_at {
-            return Some(Duration::from_nanos(look_at - start));
+    /// How long a worker that blocks beside worker `index` may do so, before that one has been stuck for the threshold.
+    /// `None` if its poll was reported, or is not to be.
+    pub(super) fn next_look(&self, index: usize, progress: u64, stuck_for: Duration) -> Option<Duration> {
+        let OnSlowPoll { threshold, .. } = self.on_slow.as_ref()?;
+        let is_reported = self.reported.lock()[index].progress == Some(progress);
+        // Rounded up to the whole milliseconds of a block.
+        (!is_reported).then(|| threshold.saturating_sub(stuck_for).saturating_add(Duration::from_millis(1)))
+    }
+
+    /// Reports the poll that worker `index` is stuck in, once, if that has lasted as long as the threshold. Returns whether
+    /// it was reported.
+    ///
+    /// To find the task takes a look at all tasks. So it is done once, when the threshold has passed.
+    pub(super) fn report_running(&self, workers: &Workers, index: usize, progress: u64, stuck_for: Duration) -> bool {
+        let Some(on_slow) = &self.on_slow else { return false };
+        if stuck_for < on_slow.threshold || self.reported.lock()[index].progress.replace(progress) == Some(progress) {
+            return false;
         }
-        // To find the task takes a look at all tasks. Other workers look no sooner than after the threshold.
-        running[index].look_at = start.saturating_add(threshold.as_nanos() as u64);
-        drop(running);
-        let RunningTask { id: task, name, location, polls, duration } = workers.running_task(index)?;
-        let left = threshold.saturating_sub(duration);
-        let mut running = self.running.lock();
-        let Running { reported, look_at } = &mut running[index];
-        if !left.is_zero() {
-            let end = monotonic();
-            // At most a quarter of the time is spent on looks.
-            *look_at = end.saturating_add((left.as_nanos() as u64).max(3 * (end - start)));
-            return Some(Duration::from_nanos(*look_at - end));
+        let running = workers.running_task(index).filter(|running| running.duration >= on_slow.threshold);
+        let Some(RunningTask { id: task, name, location, polls, duration }) = running else { return false };
+        if self.reported.lock()[index].task.replace((task, polls)) == Some((task, polls)) {
+            return false;
         }
-        if reported.replace((task, polls)) == Some((task, polls)) {
-            return None;
-        }
-        drop(running);
         on_slow.report(&SlowPoll { task, name, location, worker: index, duration, is_over: false });
-        None
+        true
     }
 }

@@ -244,13 +244,21 @@ impl Worker {
         let events = self.reactor.turn_stuck(&registry, &mut self.wakers);
         wake_all(&mut self.wakers);
         self.counters.add_turn(events);
-        self.handle.report_stuck(index);
+        let reported = self.report_slow_poll(index);
         let lateness = timers.fire_stuck(&mut self.wakers);
         if let Some(lateness) = lateness {
             // Counted here and not with the stuck worker, which may write its own counters now.
             self.counters.add_lateness(lateness);
         }
-        lateness.is_some() || events > 0
+        lateness.is_some() || events > 0 || reported
+    }
+
+    /// Reports the poll that a worker is stuck in, if it has become a slow one. Returns whether it was reported: the hook
+    /// may have woken a task on this thread, which then must not block.
+    fn report_slow_poll(&self, index: usize) -> bool {
+        let Some(watch) = self.handle.poll_watch() else { return false };
+        let Some((progress, since)) = self.executor.stuck_poll(index) else { return false };
+        watch.report_running(self.handle.workers(), index, progress, since.elapsed())
     }
 
     /// Tells the counters how many tasks were run, and returns that. After a panic of the main future, its batch is not
@@ -336,7 +344,10 @@ impl Worker {
                 Ok(true) => timers.prepare_block().map(|next| next.saturating_duration_since(Instant::now())),
                 Err(_) => Some(UNWATCHED),
             };
-            limit = limit.into_iter().chain(left).chain(self.handle.report_stuck(index)).min();
+            let report = self.handle.poll_watch().zip(self.executor.stuck_poll(index));
+            let report =
+                report.and_then(|(watch, (progress, since))| watch.next_look(index, progress, since.elapsed()));
+            limit = limit.into_iter().chain(left).chain(report).min();
         }
         let stuck = |registry: &Arc<_>| {
             self.executor.stuck().any(|index| ptr::eq(self.handle.part(index).registry.as_ptr(), Arc::as_ptr(registry)))
@@ -395,7 +406,7 @@ impl Worker {
                 return true;
             }
             // Computed after a look that was in vain: under load the first one finds something.
-            let now = Instant::now();
+            let now = time::now_noted();
             let (end, is_cut) = *limits.get_or_insert_with(|| {
                 let full = now.later(longest);
                 // The watcher must look at the other workers, however long it spins.

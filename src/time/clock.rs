@@ -10,6 +10,7 @@ use std::ops::{Add, AddAssign, Sub, SubAssign};
 use std::sync::OnceLock;
 use std::time::Duration;
 
+use crate::stamp;
 use crate::system_clock::monotonic;
 #[cfg(feature = "hyper")]
 use crate::system_clock::monotonic_at_last_tick;
@@ -69,6 +70,18 @@ impl Clock {
 /// Converts a duration to nanoseconds. Durations above 584 years become `u64::MAX`.
 fn nanos(duration: Duration) -> u64 {
     duration.as_secs().saturating_mul(1_000_000_000).saturating_add(u64::from(duration.subsec_nanos()))
+}
+
+/// As [`Instant::now`], and notes the reading for the [stamps](crate::stamp) of this thread.
+pub(crate) fn now_noted() -> Instant {
+    match CLOCK.get() {
+        Clock::Running(ahead) | Clock::Common(ahead) => {
+            let now = monotonic();
+            stamp::note(now);
+            Instant(now.wrapping_add(ahead))
+        }
+        Clock::Paused(moment) => moment,
+    }
 }
 
 /// Sets the clock of this thread, and returns the previous one.

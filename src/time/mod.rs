@@ -55,7 +55,7 @@ use std::task::Poll;
 pub use std::time::Duration;
 
 pub use clock::Instant;
-pub(crate) use clock::{Clock, advance_to, current_clock, is_paused};
+pub(crate) use clock::{Clock, advance_to, current_clock, is_paused, now_noted};
 pub use interval::{Interval, MissedTickBehavior, interval, interval_at};
 pub use sleep::{Sleep, sleep, sleep_until};
 pub use timeout::{Elapsed, Timeout, timeout, timeout_at};

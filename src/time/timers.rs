@@ -206,6 +206,8 @@ impl Timers {
         while let Some(from) = next {
             let inner = self.inner.lock();
             next = inner.wheel.visit(from, VISITED, |deadline, waker| visit(deadline, waker.data().addr()));
+            // A worker that waits for the lock gets it before this thread takes it again.
+            MutexGuard::unlock_fair(inner);
         }
     }
 
@@ -307,7 +309,7 @@ impl Scale for Ticks {
 impl Inner {
     /// Advances the wheel to the present. Returns for how many nanoseconds the earliest timer that fires has been due.
     fn advance(&mut self, wakers: &mut Vec<Waker>) -> Option<u64> {
-        let now = Instant::now();
+        let now = clock::now_noted();
         self.wheel.advance(now, wakers).map(|deadline| now.nanos_since(deadline))
     }
 

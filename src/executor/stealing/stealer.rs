@@ -96,6 +96,12 @@ impl Stealer {
         self.stuck.iter().map(|(other, _)| *other)
     }
 
+    /// The progress of a worker that was stuck at the last look, and since when it makes no other.
+    pub(in crate::executor) fn stuck_poll(&self, index: usize) -> Option<(u64, Instant)> {
+        let (_, progress) = self.stuck.iter().find(|(other, _)| *other == index)?;
+        Some((*progress, self.seen[index].1))
+    }
+
     /// The stuck workers, if this one is idle and all others are idle or stuck. It does not watch then, and is woken for
     /// what is queued. The events and timers of the stuck workers must end its block.
     pub(in crate::executor) fn beside_stuck(&self) -> impl Iterator<Item = usize> {

@@ -21,7 +21,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard};
 use pin_project_lite::pin_project;
 use slab::Slab;
 
@@ -29,7 +29,7 @@ use super::output::HandlerOutput;
 use super::output::sealed::Sealed as _;
 use super::report::{Failure, Open, Report};
 use super::stats::Counts;
-use crate::sync::contain_all;
+use crate::sync::{contain, contain_all};
 use crate::task::{AbortHandle, Id, TaskNames};
 use crate::time::Instant;
 
@@ -176,15 +176,28 @@ impl<A: Clone> Connections<A> {
     }
 }
 
+/// How many connections are looked at under the lock at a time.
+const VISITED: usize = 256;
+
 /// A handler's task is named by its peer.
 impl<A: Clone + fmt::Debug + Send> TaskNames for Connections<A> {
     fn visit(&self, visit: &mut dyn FnMut(Id, Arc<str>)) {
-        let table = self.table.lock();
-        let tasks = |connection: &Connection<A>| Some((connection.abort.as_ref()?.id(), connection.peer.clone()));
-        let named: Vec<_> = table.open.iter().filter_map(|(_, connection)| tasks(connection)).collect();
-        drop(table);
-        for (id, peer) in named {
-            visit(id, format!("{peer:?}").into());
+        let task = |connection: &Connection<A>| Some((connection.abort.as_ref()?.id(), connection.peer.clone()));
+        let mut named = Vec::with_capacity(VISITED);
+        for from in (0..).step_by(VISITED) {
+            let table = self.table.lock();
+            let capacity = table.open.capacity();
+            named.extend((from..from + VISITED).filter_map(|key| task(table.open.get(key)?)));
+            MutexGuard::unlock_fair(table);
+            // Outside the lock: to show an address is foreign code.
+            for (id, peer) in named.drain(..) {
+                if let Ok(peer) = contain(|| format!("{peer:?}")) {
+                    visit(id, peer.into());
+                }
+            }
+            if from + VISITED >= capacity {
+                break;
+            }
         }
     }
 }
