@@ -61,9 +61,10 @@
 //!   are [`spawn`] and [`task`].
 //! * `blocking`: the threads for [`spawn_blocking`] and for look-ups of names.
 //! * `reactor`: the table of tokens, a socket's source, and the loop that every operation runs.
-//! * `budget`: the cooperative budget; `metrics`: the counters of a worker; `histogram`: its measured times; `current`: a thread-local that is entered;
-//!   `system_clock`: readings of the clocks; `live_threads`: the threads of a runtime that have not ended;
-//!   `memory`: when tables give memory back; `trace`: the spans and events of the feature `tracing`.
+//! * `budget`: the cooperative budget; `metrics`: the counters of a worker; `histogram`: its measured times; `current`: a
+//!   thread-local that is entered; `system_clock`: readings of the clocks; `stamp`: the last reading of a worker;
+//!   `live_threads`: the threads of a runtime that have not ended; `memory`: when tables give memory back; `trace`: the
+//!   spans and events of the feature `tracing`.
 //! * `wheel`, a pure timing wheel, and [`time`] on it: clock, timers, `sleep`, `timeout`, `interval`.
 //! * `macros/`, a crate of its own: `#[kittiwake::main]` and `#[kittiwake::test]`, with the feature `macros`, which is on
 //!   by default.

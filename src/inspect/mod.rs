@@ -1,8 +1,8 @@
 //! Seeing inside: who waits for what, and who is slow, in a running program.
 //!
 //! [`Handle::tasks`](crate::runtime::Handle::tasks) returns a [`TaskDump`]: each task, what it waits for, and for how
-//! long. This module has the types of the dump. [`dump_on`] prints it at a signal, and [`dump_on_panic`] after a panic. With the feature `inspect` it also has a page for a browser, which shows
-//! the same live:
+//! long. This module has the types of the dump. [`dump_on`] prints it at a signal, and [`dump_on_panic`] after a panic.
+//! With the feature `inspect` it also has a page for a browser, which shows the same live:
 //!
 //! ```no_run
 //! # #[cfg(feature = "inspect")]
