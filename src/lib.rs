@@ -94,6 +94,8 @@ mod histogram;
 mod live_threads;
 mod memory;
 mod metrics;
+#[cfg(test)]
+mod random_scripts;
 mod reactor;
 mod stamp;
 mod sync;

@@ -425,20 +425,13 @@ impl Side {
 
 #[cfg(test)]
 mod tests {
+    use std::iter::repeat_n;
+
+    use crate::random_scripts::random_scripts;
+
     /// Random scripts. The fuzz target finds the less likely ones.
     #[test]
     fn source_does_what_the_model_does() {
-        let mut random = 0x9e37_79b9_7f4a_7c15_u64;
-        for _ in 0..2_000 {
-            let script: Vec<u8> = std::iter::repeat_with(|| {
-                random ^= random << 13;
-                random ^= random >> 7;
-                random ^= random << 17;
-                (random >> 32) as u8
-            })
-            .take(3 * 60)
-            .collect();
-            super::run(&script);
-        }
+        random_scripts(repeat_n(3 * 60, 2_000)).for_each(|script| super::run(&script));
     }
 }

@@ -252,21 +252,13 @@ fn distance(number: u64) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use crate::random_scripts::random_scripts;
+
     /// The wheel fires the timers that the model fires, at the same moments. The scripts are random; the fuzz target
     /// finds less likely ones.
     #[test]
     fn wheel_matches_model() {
-        let mut random = 0x9e37_79b9_7f4a_7c15_u64;
-        for round in 0..600 {
-            let script: Vec<u8> = std::iter::repeat_with(|| {
-                random ^= random << 13;
-                random ^= random >> 7;
-                random ^= random << 17;
-                (random >> 32) as u8
-            })
-            .take(10 * 150 + round % 10)
-            .collect();
-            super::run(&script);
-        }
+        let lengths = (0..600).map(|round| 10 * 150 + round % 10);
+        random_scripts(lengths).for_each(|script| super::run(&script));
     }
 }

@@ -356,7 +356,10 @@ impl Worker {
 
 #[cfg(test)]
 mod tests {
+    use std::iter::repeat_n;
     use std::time::Instant;
+
+    use crate::random_scripts::random_scripts;
 
     /// An entry that any worker may run does not wait for one that is stuck, in scripts that the fuzz target has found and
     /// in random ones.
@@ -370,17 +373,6 @@ mod tests {
             println!("{}", file.display());
             super::run(&std::fs::read(file).expect("a script"), start);
         }
-        let mut random = 0x9e37_79b9_7f4a_7c15_u64;
-        for _ in 0..2_000 {
-            let script: Vec<u8> = std::iter::repeat_with(|| {
-                random ^= random << 13;
-                random ^= random >> 7;
-                random ^= random << 17;
-                (random >> 32) as u8
-            })
-            .take(201)
-            .collect();
-            super::run(&script, start);
-        }
+        random_scripts(repeat_n(201, 2_000)).for_each(|script| super::run(&script, start));
     }
 }
