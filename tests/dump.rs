@@ -22,7 +22,7 @@ use kittiwake::task::{Id, JoinSet, yield_now};
 use kittiwake::time::{Instant, sleep, sleep_until};
 use kittiwake::{spawn, spawn_blocking, spawn_local};
 use support::{
-    OnDrop, PATIENCE, block_workers, on_each_worker, one_worker, open_reactor, run, settle, within, workers,
+    OnDrop, PATIENCE, block_workers, on_each_worker, one_worker, open_reactor, run, seen, settle, within, workers,
 };
 
 // ---- which tasks, and from where ----
@@ -933,20 +933,6 @@ async fn until_dump(law: &str, holds: impl Fn(&TaskDump) -> bool) -> TaskDump {
         }
         assert!(std::time::Instant::now() < end, "no dump shows that {law}:\n{dump:#}");
         yield_now().await;
-    }
-}
-
-/// Makes dumps on this thread until `look` finds something.
-#[track_caller]
-fn seen<T>(handle: &Handle, law: &str, mut look: impl FnMut(&TaskDump) -> Option<T>) -> T {
-    let end = std::time::Instant::now() + PATIENCE / 2;
-    loop {
-        let dump = handle.tasks();
-        if let Some(found) = look(&dump) {
-            return found;
-        }
-        assert!(std::time::Instant::now() < end, "no dump shows that {law}:\n{dump:#}");
-        std::thread::yield_now();
     }
 }
 

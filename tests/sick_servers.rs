@@ -18,7 +18,7 @@ use kittiwake::io::{self, AsyncReadExt, AsyncWriteExt};
 use kittiwake::net::{TcpListener, TcpStream, serve};
 use kittiwake::runtime::Handle;
 use kittiwake::{spawn, spawn_blocking};
-use support::{PATIENCE, within, workers};
+use support::{PATIENCE, seen, within, workers};
 
 // ---- 1. a lock that is held over an await ----
 
@@ -457,20 +457,6 @@ fn listener() -> (TcpListener, SocketAddr) {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("bind to port 0");
     let address = listener.local_addr().expect("the listener's address");
     (TcpListener::from_std(listener).expect("from_std"), address)
-}
-
-/// Makes dumps on this thread until `look` finds something.
-#[track_caller]
-fn seen<T>(handle: &Handle, law: &str, mut look: impl FnMut(&TaskDump) -> Option<T>) -> T {
-    let end = std::time::Instant::now() + PATIENCE / 2;
-    loop {
-        let dump = handle.tasks();
-        if let Some(found) = look(&dump) {
-            return found;
-        }
-        assert!(std::time::Instant::now() < end, "no dump shows that {law}:\n{dump:#}");
-        std::thread::yield_now();
-    }
 }
 
 /// The tasks of a line of this file.

@@ -404,7 +404,7 @@ impl Log {
     }
 }
 
-/// What is known of one node.
+/// The facts of one node.
 struct Facts<'a> {
     world: &'a World,
     log: &'a Log,

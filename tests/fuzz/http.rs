@@ -79,7 +79,7 @@ const PARTS: [&str; 40] = [
 const PATHS: [&str; 10] =
     ["/text", "/read", "/echo", "/ignore", "/drop", "/slow", "/large", "/drip", "/fail", "/panic"];
 
-/// What the client does next.
+/// The next step of the client.
 #[derive(Debug)]
 enum Op<'a> {
     /// Sends bytes.

@@ -3,7 +3,7 @@
 // Each target compiles this module and uses a part of it.
 #![allow(dead_code)]
 
-/// What is left of a script. An exhausted script yields zeros, so that an operation that is cut off still runs.
+/// The rest of a script. An exhausted script yields zeros, so that an operation that is cut off still runs.
 pub(crate) struct Script<'a>(&'a [u8]);
 
 impl<'a> Script<'a> {

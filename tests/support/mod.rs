@@ -18,6 +18,7 @@ use std::task::{Context, Poll, Wake, Waker};
 use std::thread::ThreadId;
 use std::time::Duration;
 
+use kittiwake::inspect::TaskDump;
 use kittiwake::io::{AsyncRead, AsyncWrite};
 use kittiwake::net::{Failure, TcpListener, TcpStream};
 use kittiwake::runtime::{Builder, Handle, Runtime, WorkerMetrics};
@@ -431,6 +432,20 @@ pub fn quiet_metrics(runtime: &Runtime) -> Vec<WorkerMetrics> {
             return now;
         }
         last = now;
+    }
+}
+
+/// Makes dumps on this thread until `look` finds something.
+#[track_caller]
+pub fn seen<T>(handle: &Handle, law: &str, mut look: impl FnMut(&TaskDump) -> Option<T>) -> T {
+    let end = std::time::Instant::now() + PATIENCE / 2;
+    loop {
+        let dump = handle.tasks();
+        if let Some(found) = look(&dump) {
+            return found;
+        }
+        assert!(std::time::Instant::now() < end, "no dump shows that {law}:\n{dump:#}");
+        std::thread::yield_now();
     }
 }
 
