@@ -295,7 +295,7 @@ impl<'a> Task<'a> {
                 TaskKind::Blocking => "blocking",
             },
             state,
-            since: snapshot::since(task).as_secs_f64(),
+            since: task.since().as_secs_f64(),
             worker,
             gave_way,
             age: task.age.as_secs_f64(),
@@ -342,7 +342,7 @@ impl<'a> Sockets<'a> {
                 send_queue: sizes.map(|sizes| sizes.send),
                 task: task.map(|task| TaskName::new(snapshot, task.id)),
                 waits: task.and_then(|task| wait_for(task, socket)),
-                since: seconds(task.map(snapshot::since)),
+                since: seconds(task.map(TaskInfo::since)),
             }
         };
         Self { sockets: sockets.map(row).collect() }

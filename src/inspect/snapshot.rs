@@ -198,16 +198,9 @@ fn bit(waits_for: &WaitsFor) -> u8 {
     }
 }
 
-/// How long a task has been in its state.
-pub(super) fn since(task: &TaskInfo) -> Duration {
-    match task.state {
-        TaskState::Running { since, .. } | TaskState::Queued { since, .. } | TaskState::Waiting { since } => since,
-    }
-}
-
 /// The longest poll of a task, or the one that has not returned.
 pub(super) fn longest_poll(task: &TaskInfo) -> Duration {
-    let running = if matches!(task.state, TaskState::Running { .. }) { since(task) } else { Duration::ZERO };
+    let running = if matches!(task.state, TaskState::Running { .. }) { task.since() } else { Duration::ZERO };
     task.longest_poll.unwrap_or_default().max(running)
 }
 
@@ -218,7 +211,7 @@ pub(super) fn site_name(location: &Location<'_>) -> String {
 
 fn by_wait(tasks: &[TaskInfo]) -> Vec<u32> {
     // The tasks are in the order of their ids, which decides between equal waits.
-    let mut keys: Vec<_> = (0..).zip(tasks).map(|(index, task)| (Reverse(since(task)), index)).collect();
+    let mut keys: Vec<_> = (0..).zip(tasks).map(|(index, task)| (Reverse(task.since()), index)).collect();
     keys.sort_unstable();
     keys.into_iter().map(|(_, index)| index).collect()
 }
@@ -275,9 +268,9 @@ impl Site {
         match self.groups.iter_mut().find(|group| group.activity == activity) {
             Some(group) => {
                 group.tasks += 1;
-                group.longest = group.longest.max(since(task));
+                group.longest = group.longest.max(task.since());
             }
-            None => self.groups.push(Group { activity, tasks: 1, longest: since(task) }),
+            None => self.groups.push(Group { activity, tasks: 1, longest: task.since() }),
         }
     }
 
@@ -309,7 +302,7 @@ fn waiters(tasks: &[TaskInfo]) -> Vec<Option<Waiter>> {
             };
             let place = place(socket);
             waiters.resize(waiters.len().max(place + 1), None);
-            waiters[place] = waiters[place].max(Some(Waiter { writes, since: since(task), task: index }));
+            waiters[place] = waiters[place].max(Some(Waiter { writes, since: task.since(), task: index }));
         }
     }
     waiters
