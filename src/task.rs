@@ -94,7 +94,7 @@ impl Builder {
 
     fn named<T>(&self, task: JoinHandle<T>) -> JoinHandle<T> {
         if let Some(name) = &self.name {
-            task.set_name(Arc::new(name.clone()));
+            task.set_name(name.clone());
         }
         task
     }

@@ -16,7 +16,7 @@ use std::time::Duration;
 use nix::sys::socket::{SockaddrLike, SockaddrStorage, getpeername, getsockname};
 
 use super::{SocketInfo, TaskDump, TaskInfo, TaskKind, TaskState, WaitsFor, WorkerInfo, WorkerState};
-use crate::executor::{Id, Idleness, Kind, Look, Step, TaskName, Workers};
+use crate::executor::{Id, Idleness, Kind, Look, Step, Workers};
 use crate::reactor::{Direction, Registry};
 use crate::system_clock::monotonic;
 use crate::time::Timers;
@@ -36,11 +36,7 @@ pub(crate) fn collect(workers: &Workers, sources: &[Source]) -> TaskDump {
     workers.visit_names(|id, name| names.push((id, name)));
     let mut names: HashMap<_, _> = names.into_iter().collect();
     if !names.is_empty() {
-        tasks.list.iter_mut().for_each(|task| task.name = names.remove(&task.id));
-    }
-    // Outside the lock: a name may be foreign code.
-    for (index, name) in std::mem::take(&mut tasks.names) {
-        tasks.list[index].name = Some(name.to_string().into());
+        tasks.list.iter_mut().for_each(|task| task.name = task.name.take().or_else(|| names.remove(&task.id)));
     }
     let joins = std::mem::take(&mut tasks.joins);
     for (joiner, id) in joins {
@@ -72,7 +68,17 @@ pub(crate) fn collect(workers: &Workers, sources: &[Source]) -> TaskDump {
     tasks.sort_unstable_by_key(|task| task.id);
     // In the last attempt an entry may have been shown twice too.
     tasks.dedup_by_key(|task| task.id);
-    let workers = (0..workers.len()).map(|index| worker(workers, index, &tasks, &sources[index])).collect();
+    let mut running = vec![None; workers.len()];
+    for task in &tasks {
+        if let TaskState::Running { worker: Some(worker), since } = task.state {
+            if let Some(running) = running.get_mut(worker) {
+                running.get_or_insert((task.id, since));
+            }
+        }
+    }
+    let workers =
+        (0..).zip(sources).zip(running).map(|((index, source), running)| worker(workers, index, source, running));
+    let workers = workers.collect();
     TaskDump { tasks, workers, sockets, timers }
 }
 
@@ -89,8 +95,6 @@ struct Tasks {
     by_address: HashMap<usize, usize>,
     /// The address of a task that waits for the end of another one, and the id of that.
     joins: Vec<(usize, Id)>,
-    /// The indices of the tasks that have a name.
-    names: Vec<(usize, TaskName)>,
 }
 
 impl Tasks {
@@ -123,16 +127,13 @@ impl Tasks {
             Step::Queued { gave_way } => TaskState::Queued { since, gave_way },
             Step::Waiting => TaskState::Waiting { since },
         };
-        if let Some(name) = look.name {
-            self.names.push((self.list.len(), name.clone()));
-        }
         if look.seen.joiner != 0 {
             self.joins.push((look.seen.joiner, look.id));
         }
         self.addresses.push(look.address);
         self.list.push(TaskInfo {
             id: look.id,
-            name: None,
+            name: look.name.cloned(),
             location: look.location,
             kind: match look.kind {
                 Kind::Shared => TaskKind::Shared,
@@ -157,26 +158,19 @@ impl Tasks {
     }
 }
 
-fn worker(workers: &Workers, index: usize, tasks: &[TaskInfo], source: &Source) -> WorkerInfo {
+/// `running` is the task that the worker runs, and for how long.
+fn worker(workers: &Workers, index: usize, source: &Source, running: Option<(Id, Duration)>) -> WorkerInfo {
     let is_turned = source.registry.as_ref().is_some_and(|registry| registry.is_turned());
     let state = match workers.idleness(index) {
         _ if !is_turned => WorkerState::Stopped,
         Idleness::Blocked => WorkerState::Blocked,
         Idleness::Spinning => WorkerState::Spinning,
-        Idleness::Awake => running(index, tasks),
+        Idleness::Awake => {
+            let (task, since) = running.unzip();
+            WorkerState::Running { task, since: since.unwrap_or_default() }
+        }
     };
     WorkerInfo { index, state, queued: workers.queued(index) }
-}
-
-fn running(index: usize, tasks: &[TaskInfo]) -> WorkerState {
-    let running = tasks.iter().find_map(|task| match task.state {
-        TaskState::Running { worker, since } if worker == Some(index) => Some((task.id, since)),
-        _ => None,
-    });
-    WorkerState::Running {
-        task: running.map(|(task, _)| task),
-        since: running.map_or(Duration::ZERO, |(_, since)| since),
-    }
 }
 
 /// A socket with its addresses. The descriptor is open, and the socket's.

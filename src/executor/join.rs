@@ -3,13 +3,14 @@
 use std::fmt;
 use std::panic::{Location, RefUnwindSafe, UnwindSafe};
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, Waker, ready};
 
 use async_task::FallibleTask;
 
 use super::outcome::{Cause, JoinError, Outcome};
 use super::record::CancelReason;
-use super::registry::{Id, TaskName};
+use super::registry::Id;
 use super::shared::{Metadata, Record};
 use crate::budget;
 
@@ -80,7 +81,7 @@ impl<T> JoinHandle<T> {
     }
 
     /// Gives the task a name, which dumps of the tasks show.
-    pub(crate) fn set_name(&self, name: TaskName) {
+    pub(crate) fn set_name(&self, name: Arc<str>) {
         let AbortHandle { id, record } = &self.abort;
         record.workers().tasks.set_name(record, *id, name);
     }

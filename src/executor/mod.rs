@@ -49,7 +49,7 @@ pub use join_set::JoinSet;
 pub use outcome::JoinError;
 pub(crate) use record::Step;
 pub use registry::Id;
-pub(crate) use registry::{Kind, Look, TaskName, TaskSet};
+pub(crate) use registry::{Kind, Look, TaskSet};
 pub(crate) use remote_queue::Idleness;
 pub(crate) use shared::{Entry, OnPoll, RunningTask, TaskNames, TimedPoll, WorkerRef, Workers};
 pub(crate) use spawn::{add_names, spawn_local_at, spawn_on, spawning_worker, workers_here};

@@ -1,8 +1,9 @@
 //! Record: what a task notes of itself, for other threads to read.
 //!
 //! The task's wrapper, its queue entries and its entry in the [registry](super::registry) share it. A record belongs to
-//! one table of the registry. When its task has left, the next task there gets the record. What handles of the old task
-//! still do with it changes nothing: they compare ids under the lock of the table.
+//! one table of the registry. When its task has left, the next task there gets the record. Handles of the old task compare
+//! its id with that of the entry, under the lock of the table, before they cancel. Their notes of a joiner are made without
+//! the lock: one that comes late costs a dump a line, and nothing else.
 //!
 //! Records are allocated in [`Chunk`]s: one for each task would cost a burst of tasks 20 % more.
 //!
@@ -37,7 +38,7 @@ struct Chunk<W> {
     attention: [AtomicU16; PLACES],
     /// The places of the entries in the table, which counts from 1. Used under the lock of the table.
     key: [AtomicU32; PLACES],
-    /// The tasks' ids. Used under the lock of the table.
+    /// The tasks' ids.
     id: [AtomicU64; PLACES],
     made: [AtomicU64; PLACES],
     steps: [AtomicU64; PLACES],
@@ -270,7 +271,7 @@ impl<W> Record<W> {
         chunk.key[place].load(Ordering::Relaxed)
     }
 
-    /// The id of the task. Called under the lock of the table.
+    /// The id of the task.
     pub(super) fn id(&self) -> u64 {
         let (chunk, place) = self.parts();
         chunk.id[place].load(Ordering::Relaxed)

@@ -76,7 +76,7 @@ struct Tasks<W> {
     /// By [`Kind`].
     tables: [Table<W>; 3],
     /// Of the tasks that have one.
-    names: HashMap<Id, TaskName>,
+    names: HashMap<Id, Arc<str>>,
     /// The last id that was given, and the last of its block.
     last_id: u64,
     last_of_block: u64,
@@ -108,9 +108,6 @@ struct Entry<W> {
     waker: Option<Waker>,
     location: &'static Location<'static>,
 }
-
-/// The name of a task: text, or something that gives it when it is asked for.
-pub(crate) type TaskName = Arc<dyn fmt::Display + Send + Sync>;
 
 /// The kind of a task.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -175,7 +172,7 @@ pub(super) struct Inserted<W, R> {
 pub(crate) struct Look<'a> {
     pub(crate) id: Id,
     pub(crate) kind: Kind,
-    pub(crate) name: Option<&'a TaskName>,
+    pub(crate) name: Option<&'a Arc<str>>,
     pub(crate) location: &'static Location<'static>,
     pub(crate) spawned: Stamp,
     /// The address that all its wakers have.
@@ -275,7 +272,7 @@ impl<W> TaskRegistry<W> {
     }
 
     /// Gives a task a name, if it is still there.
-    pub(super) fn set_name(&self, record: &Record<W>, id: Id, name: TaskName) {
+    pub(super) fn set_name(&self, record: &Record<W>, id: Id, name: Arc<str>) {
         let mut tasks = self.list(record).lock();
         if tasks.find(record, Some(id)).is_some() {
             tasks.names.insert(id, name);
@@ -337,7 +334,7 @@ impl<W> TaskRegistry<W> {
     }
 
     /// The task of a record, if it is there.
-    pub(super) fn describe(&self, record: &Record<W>) -> Option<(Id, &'static Location<'static>, Option<TaskName>)> {
+    pub(super) fn describe(&self, record: &Record<W>) -> Option<(Id, &'static Location<'static>, Option<Arc<str>>)> {
         let mut tasks = self.list(record).lock();
         let (id, location) = tasks.find(record, None).map(|entry| (Id(record.id()), entry.location))?;
         Some((id, location, tasks.names.get(&id).cloned()))

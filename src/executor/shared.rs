@@ -19,7 +19,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 
 use super::record::{self, Attention, Step};
-use super::registry::{Id, IdSource, Kind, Look, TaskName, TaskRegistry, TaskSet};
+use super::registry::{Id, IdSource, Kind, Look, TaskRegistry, TaskSet};
 use super::remote_queue::Idleness;
 use super::stealing::{Queues, Remote};
 use crate::stamp::Stamp;
@@ -49,7 +49,7 @@ impl TimedPoll<'_> {
     pub(crate) fn task(&self) -> Option<RunningTask> {
         let (id, location, name) = self.record.workers().tasks.describe(self.record)?;
         let (polls, duration) = (self.record.look().polls, Duration::from_nanos(self.nanos));
-        Some(RunningTask { id, name: name.map(text), location, polls, duration })
+        Some(RunningTask { id, name, location, polls, duration })
     }
 }
 
@@ -62,10 +62,6 @@ pub(crate) struct RunningTask {
     pub(crate) polls: u64,
     /// How long this poll has taken.
     pub(crate) duration: Duration,
-}
-
-fn text(name: TaskName) -> Arc<str> {
-    name.to_string().into()
 }
 
 /// Knows the names of some tasks, and is asked for them when the tasks are shown.
@@ -170,11 +166,12 @@ impl Workers {
             let is_running = look.seen.step == Step::Running && look.kind != Kind::Blocking;
             if is_running && look.seen.since.worker() == Some(index) {
                 let duration = look.seen.since.age(now).unwrap_or_default();
-                running = Some((look.id, look.name.cloned(), look.location, look.seen.polls, duration));
+                let Look { id, location, .. } = look;
+                running =
+                    Some(RunningTask { id, name: look.name.cloned(), location, polls: look.seen.polls, duration });
             }
         });
-        let (id, name, location, polls, duration) = running?;
-        Some(RunningTask { id, name: name.map(text), location, polls, duration })
+        running
     }
 
     /// Has `names` be asked for names when tasks are shown, as long as it lives.

@@ -10,7 +10,6 @@ use std::future::poll_fn;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6, ToSocketAddrs as _};
 use std::pin::pin;
-use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use super::addr_error::AddrError;
@@ -141,7 +140,7 @@ async fn look_up(name: String, port: u16) -> io::Result<Vec<SocketAddr>> {
              do so inside kittiwake::block_on, or use an IP address"
         )));
     };
-    lookup.set_name(Arc::new(format!("look-up of {name}")));
+    lookup.set_name(format!("look-up of {name}").into());
     match (&mut AbortOnDrop(lookup).0).await.unwrap_or_else(|error| Err(io::Error::other(error))) {
         Ok(addresses) if addresses.is_empty() => {
             Err(io::Error::new(io::ErrorKind::NotFound, format!("{name:?} has no address")))
