@@ -1,7 +1,11 @@
-//! Every combination in which a task can panic, be aborted and lose its handle.
+//! Every combination in which a task can panic, be aborted, be awaited and lose its handle.
 //!
 //! In each of them the future is dropped once, the output is delivered or dropped once, the handle reports how the
-//! task ended, and the runtime keeps nothing of the task.
+//! task ended and wakes its waiter, and the runtime keeps nothing of the task.
+//!
+//! On a runtime with threads the case's moments are kept apart. "Before the first poll" is a time in which other
+//! tasks hold all workers. "Between the polls" begins when the first poll has stored its waker. Orders within one poll
+//! are for the models.
 
 mod support;
 
@@ -10,21 +14,42 @@ use std::panic::{PanicHookInfo, panic_any};
 use std::pin::Pin;
 use std::process::Command;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, Once};
+use std::sync::{Arc, Barrier, Mutex, Once};
 use std::task::{Context, Poll, Waker};
 
-use kittiwake::runtime::Handle;
+use kittiwake::runtime::{Builder, Handle, Runtime};
 use kittiwake::task::{AbortHandle, JoinError, JoinHandle, yield_now};
-use support::within;
+use support::{Wakes, within};
 
-/// Every combination drops the future and its output once and leaves nothing. A fault in one combination would be a
-/// leak or a double free.
+/// On the thread that calls `block_on`, every combination drops the future and its output once and leaves nothing. A
+/// fault in one combination would be a leak or a double free.
 #[test]
 fn every_combination_drops_everything_once() {
+    run_table(Workers::Caller);
+}
+
+/// The same law holds for a worker thread, while another thread aborts, wakes and joins.
+#[test]
+fn every_combination_holds_on_one_worker() {
+    run_table(Workers::One);
+}
+
+/// The same law holds where a second worker may take the task.
+#[test]
+fn every_combination_holds_on_two_workers() {
+    run_table(Workers::Two);
+}
+
+#[track_caller]
+fn run_table(workers: Workers) {
     silence_panics_on_purpose();
-    let cases = cases();
-    assert_eq!(cases.len(), 6 * 2 * 4 * 6 * 2 * 2, "the table has lost rows");
-    within(move || cases.into_iter().for_each(Trial::run));
+    let cases = cases(workers);
+    assert_eq!(cases.len(), 6 * 2 * 4 * 6 * 2 * 3 * 3, "the table has lost rows");
+    for part in cases.chunks(64) {
+        let part = part.to_vec();
+        // Each part has a bound of its own: the whole table takes long beside busy neighbours.
+        within(move || part.into_iter().for_each(Trial::run));
+    }
 }
 
 /// A future and its output may both panic in their drops. An output that was dropped while the first panic unwinds
@@ -54,11 +79,19 @@ struct Case {
     panics: Panics,
     output_panics: bool,
     handle: Kept,
+    joined: Joined,
     abort: Aborted,
+    by: By,
     local: bool,
-    /// True if the task is aborted by its `JoinHandle`. If false, or if that handle is gone, an `AbortHandle`
-    /// aborts it.
-    by_join_handle: bool,
+    workers: Workers,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Workers {
+    /// A current-thread runtime.
+    Caller,
+    One,
+    Two,
 }
 
 /// The moment at which the future panics.
@@ -82,6 +115,23 @@ enum Kept {
     DroppedAfterCompletion,
 }
 
+/// The moment at which the `JoinHandle` gets a waker. At the end it is awaited in any case, if it is kept.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Joined {
+    AtTheEnd,
+    BeforeFirstPoll,
+    BetweenPolls,
+}
+
+/// The handle that aborts the task. If the `JoinHandle` is gone, an `AbortHandle` does it.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum By {
+    JoinHandle,
+    AbortHandle,
+    /// Each aborts twice, in turn.
+    Both,
+}
+
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Aborted {
     Never,
@@ -93,19 +143,24 @@ enum Aborted {
     ByTheRuntimesEnd,
 }
 
-fn cases() -> Vec<Case> {
-    use {Aborted as A, Kept as K, Panics as P};
-    let mut cases = Vec::new();
-    for panics in
-        [P::Never, P::FirstPoll, P::FirstPollAndDrop, P::SecondPoll, P::DropAfterCompletion, P::DropBeforeCompletion]
-    {
-        for handle in [K::Awaited, K::DroppedBeforeFirstPoll, K::DroppedAfterFirstPoll, K::DroppedAfterCompletion] {
-            for abort in
-                [A::Never, A::BeforeFirstPoll, A::InFirstPoll, A::BetweenPolls, A::AfterCompletion, A::ByTheRuntimesEnd]
-            {
-                for bits in 0..8 {
-                    let [output_panics, local, by_join_handle] = [1, 2, 4].map(|bit| bits & bit != 0);
-                    cases.push(Case { panics, output_panics, handle, abort, local, by_join_handle });
+fn cases(workers: Workers) -> Vec<Case> {
+    use {Aborted as A, By as B, Joined as J, Kept as K, Panics as P};
+    let all_panics =
+        [P::Never, P::FirstPoll, P::FirstPollAndDrop, P::SecondPoll, P::DropAfterCompletion, P::DropBeforeCompletion];
+    let all_handles = [K::Awaited, K::DroppedBeforeFirstPoll, K::DroppedAfterFirstPoll, K::DroppedAfterCompletion];
+    let all_joined = [J::AtTheEnd, J::BeforeFirstPoll, J::BetweenPolls];
+    let all_aborts =
+        [A::Never, A::BeforeFirstPoll, A::InFirstPoll, A::BetweenPolls, A::AfterCompletion, A::ByTheRuntimesEnd];
+    let mut cases = vec![];
+    for panics in all_panics {
+        for handle in all_handles {
+            for joined in all_joined {
+                for abort in all_aborts {
+                    for by in [B::JoinHandle, B::AbortHandle, B::Both] {
+                        for [output_panics, local] in [[false, false], [false, true], [true, false], [true, true]] {
+                            cases.push(Case { panics, output_panics, handle, joined, abort, by, local, workers });
+                        }
+                    }
                 }
             }
         }
@@ -120,7 +175,32 @@ enum End {
     Cancelled,
 }
 
+impl Workers {
+    fn runtime(self) -> Runtime {
+        match self {
+            Workers::Caller => Builder::new_current_thread().build(),
+            _ => Builder::new_multi_thread().worker_threads(self.threads()).build(),
+        }
+        .expect("a runtime for one case")
+    }
+
+    fn threads(self) -> usize {
+        match self {
+            Workers::Caller => 0,
+            Workers::One => 1,
+            Workers::Two => 2,
+        }
+    }
+}
+
 impl Case {
+    /// True if the task must not be polled yet while something is done with its handles.
+    fn acts_before_first_poll(self) -> bool {
+        matches!(self.abort, Aborted::BeforeFirstPoll | Aborted::InFirstPoll)
+            || self.handle == Kept::DroppedBeforeFirstPoll
+            || self.joined == Joined::BeforeFirstPoll
+    }
+
     /// The expected end of the task, and the expected number of polls.
     fn expected(self) -> (End, usize) {
         let dropped_early = match self.panics {
@@ -148,6 +228,9 @@ struct Trial {
     futures_dropped: AtomicUsize,
     outputs_made: AtomicUsize,
     outputs_dropped: AtomicUsize,
+    /// Wakes of the waker that the `JoinHandle` got early, and whether it got it.
+    joiner: Arc<Wakes>,
+    joins_early: AtomicUsize,
     waker: Mutex<Option<Waker>>,
     join: Mutex<Option<JoinHandle<Output>>>,
     abort: Mutex<Option<AbortHandle>>,
@@ -162,41 +245,102 @@ impl Trial {
             futures_dropped: zero(),
             outputs_made: zero(),
             outputs_dropped: zero(),
+            joiner: Arc::default(),
+            joins_early: zero(),
             waker: Mutex::default(),
             join: Mutex::default(),
             abort: Mutex::default(),
         });
-        let runtime = kittiwake::block_on(trial.clone().live());
+        let runtime = case.workers.runtime();
+        runtime.block_on(trial.clone().live());
+        let handle = runtime.handle().clone();
+        drop(runtime);
         let join = trial.take_join();
+        trial.check_joiner(join.is_some());
         trial.check_handle(join.map(futures_lite::future::block_on));
         trial.abort_now();
         trial.abort.lock().unwrap().take();
         trial.waker.lock().unwrap().take();
-        trial.check_end(&runtime);
+        assert_eq!(handle.metrics().tasks_alive(), 0, "the runtime still has the task: {case:?}");
+        trial.check_end();
     }
 
     /// Runs the task's life from the outside.
-    async fn live(self: Arc<Self>) -> Handle {
+    async fn live(self: Arc<Self>) {
+        let held = self.hold_workers();
         self.spawn();
+        self.join_at(Joined::BeforeFirstPoll);
         self.abort_at(Aborted::BeforeFirstPoll);
         self.drop_handle_at(Kept::DroppedBeforeFirstPoll);
-        yield_now().await;
+        drop(held);
+        self.first_poll().await;
+        self.join_at(Joined::BetweenPolls);
         self.abort_at(Aborted::BetweenPolls);
         self.drop_handle_at(Kept::DroppedAfterFirstPoll);
         if self.case.abort == Aborted::ByTheRuntimesEnd {
-            return Handle::current();
+            return;
         }
         let waker = self.waker.lock().unwrap().clone();
         if let Some(waker) = waker {
             waker.wake();
         }
-        yield_now().await;
-        yield_now().await;
-        assert_eq!(Handle::current().metrics().tasks_alive(), 0, "the task must have ended: {:?}", self.case);
+        self.end().await;
         self.abort_at(Aborted::AfterCompletion);
         self.drop_handle_at(Kept::DroppedAfterCompletion);
         yield_now().await;
-        Handle::current()
+    }
+
+    /// Keeps all workers busy until the result is dropped, if the case needs it. Local tasks run on this thread, so
+    /// they wait anyway.
+    fn hold_workers(&self) -> Option<HeldWorkers> {
+        let threads = self.case.workers.threads();
+        let needed = threads > 0 && !self.case.local && self.case.acts_before_first_poll();
+        needed.then(|| {
+            let barrier = Arc::new(Barrier::new(threads + 1));
+            for _ in 0..threads {
+                let barrier = barrier.clone();
+                kittiwake::spawn(async move {
+                    barrier.wait();
+                    barrier.wait();
+                });
+            }
+            barrier.wait();
+            HeldWorkers(barrier)
+        })
+    }
+
+    /// Waits for the first poll, or for the end that comes without one.
+    async fn first_poll(&self) {
+        let ends_here = self.case.abort == Aborted::InFirstPoll;
+        let is_pending = || !ends_here && self.waker.lock().unwrap().is_some();
+        self.yield_until(1, || is_pending() || self.has_ended()).await;
+    }
+
+    /// Waits until the future is gone.
+    async fn end(&self) {
+        let runtime = Handle::current();
+        let is_gone = || self.has_ended() && runtime.metrics().tasks_alive() == 0;
+        self.yield_until(2, is_gone).await;
+        assert!(is_gone(), "the task must have ended: {:?}", self.case);
+    }
+
+    fn has_ended(&self) -> bool {
+        self.futures_dropped.load(Ordering::SeqCst) > 0
+    }
+
+    /// Yields until `done`. A task that runs on this thread gets so many yields and no more: they run all that is
+    /// ready.
+    async fn yield_until(&self, yields: usize, done: impl Fn() -> bool) {
+        if self.case.local || self.case.workers == Workers::Caller {
+            for _ in 0..yields {
+                yield_now().await;
+            }
+            return;
+        }
+        while !done() {
+            std::thread::yield_now();
+            yield_now().await;
+        }
     }
 
     fn spawn(self: &Arc<Self>) {
@@ -214,9 +358,36 @@ impl Trial {
 
     fn abort_now(&self) {
         let join = self.join.lock().unwrap();
-        match &*join {
-            Some(join) if self.case.by_join_handle => join.abort(),
-            _ => self.abort.lock().unwrap().as_ref().expect("the abort handle is kept").abort(),
+        let by_abort_handle = || self.abort.lock().unwrap().as_ref().expect("the abort handle is kept").abort();
+        match (&*join, self.case.by) {
+            (Some(join), By::JoinHandle) => join.abort(),
+            (Some(join), By::Both) => {
+                for _ in 0..2 {
+                    join.abort();
+                    by_abort_handle();
+                }
+            }
+            (None, _) | (_, By::AbortHandle) => by_abort_handle(),
+        }
+    }
+
+    /// Polls the `JoinHandle` once, so that it has a waker to wake. A task whose future is gone is left alone: the
+    /// handle might be ready, and then it must not be polled again.
+    fn join_at(&self, moment: Joined) {
+        let has_ended = self.has_ended();
+        let mut join = self.join.lock().unwrap();
+        let Some(join) = join.as_mut().filter(|_| self.case.joined == moment && !has_ended) else { return };
+        let waker = Waker::from(self.joiner.clone());
+        match Pin::new(join).poll(&mut Context::from_waker(&waker)) {
+            Poll::Pending => self.joins_early.store(1, Ordering::SeqCst),
+            Poll::Ready(_) => unreachable!("a task of these cases ends only after this: {:?}", self.case),
+        }
+    }
+
+    /// The end of the task has woken the waiter of a handle that was kept.
+    fn check_joiner(&self, is_kept: bool) {
+        if is_kept && self.joins_early.load(Ordering::SeqCst) == 1 {
+            assert!(self.joiner.get() > 0, "the end must wake the joiner: {:?}", self.case);
         }
     }
 
@@ -247,7 +418,7 @@ impl Trial {
         assert_eq!(end, case.expected().0, "the handle must report the right end: {case:?}");
     }
 
-    fn check_end(self: &Arc<Self>, runtime: &Handle) {
+    fn check_end(self: &Arc<Self>) {
         let case = self.case;
         let count = |counter: &AtomicUsize| counter.load(Ordering::SeqCst);
         assert_eq!(count(&self.polls), case.expected().1, "the number of polls is wrong: {case:?}");
@@ -257,8 +428,16 @@ impl Trial {
             count(&self.outputs_made),
             "each output must be dropped once: {case:?}"
         );
-        assert_eq!(runtime.metrics().tasks_alive(), 0, "the runtime still has the task: {case:?}");
         assert_eq!(Arc::strong_count(self), 1, "a part of the task was not freed: {case:?}");
+    }
+}
+
+/// Workers that other tasks hold until this is dropped.
+struct HeldWorkers(Arc<Barrier>);
+
+impl Drop for HeldWorkers {
+    fn drop(&mut self) {
+        self.0.wait();
     }
 }
 
