@@ -11,8 +11,9 @@
 //!    [`wake_all`]).
 //!
 //! # Models
-//! The executor's queues, its count of idle workers and its list of tasks take [`Mutex`] and [`atomic`] from here. In
-//! tests with `--cfg kittiwake_loom` these are loom's, and loom tries all interleavings of a model's threads.
+//! The executor's queues, its count of idle workers and its list of tasks, the reactor's shared poll and unparker, and
+//! the shutdown request take [`Mutex`], [`Condvar`] and [`atomic`] from here. In tests with `--cfg kittiwake_loom` these
+//! are loom's, and loom tries all interleavings of a model's threads.
 
 use std::any::Any;
 use std::cell::Cell;
@@ -21,16 +22,42 @@ use std::ptr;
 #[cfg(feature = "tracing")]
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{RawWakerVTable, Waker};
+#[cfg(not(all(test, kittiwake_loom)))]
+use std::time::Duration;
 
 #[cfg(not(all(test, kittiwake_loom)))]
-pub(crate) use parking_lot::Mutex;
+pub(crate) use parking_lot::{Mutex, MutexGuard};
 #[cfg(not(all(test, kittiwake_loom)))]
 pub(crate) use std::sync::atomic;
 
 #[cfg(all(test, kittiwake_loom))]
+pub(crate) use loom::sync::MutexGuard;
+#[cfg(all(test, kittiwake_loom))]
 pub(crate) use loom::sync::atomic;
 #[cfg(all(test, kittiwake_loom))]
-pub(crate) use modelled::Mutex;
+pub(crate) use modelled::{Condvar, Mutex, model};
+
+/// A condition variable, with the interface of std's.
+#[cfg(not(all(test, kittiwake_loom)))]
+#[derive(Default)]
+pub(crate) struct Condvar(parking_lot::Condvar);
+
+#[cfg(not(all(test, kittiwake_loom)))]
+impl Condvar {
+    pub(crate) fn wait<'a, T>(&self, mut guard: MutexGuard<'a, T>) -> MutexGuard<'a, T> {
+        self.0.wait(&mut guard);
+        guard
+    }
+
+    pub(crate) fn wait_for<'a, T>(&self, mut guard: MutexGuard<'a, T>, timeout: Duration) -> MutexGuard<'a, T> {
+        let _ = self.0.wait_for(&mut guard, timeout);
+        guard
+    }
+
+    pub(crate) fn notify_one(&self) {
+        self.0.notify_one();
+    }
+}
 
 /// Releases a lock to a thread that waits for it, if there is one. For a thread that is about to take it again, and would
 /// keep the other one waiting.
@@ -45,12 +72,20 @@ pub(crate) fn unlock_fair<T>(guard: loom::sync::MutexGuard<'_, T>) {
     drop(guard);
 }
 
-/// loom's lock with the interface of parking_lot's.
+/// loom's lock and condition variable with the interface of those above.
 #[cfg(all(test, kittiwake_loom))]
 mod modelled {
     use std::sync::PoisonError;
+    use std::time::Duration;
 
     use loom::sync::MutexGuard;
+
+    /// Runs a model. Each interleaving has two preemptions at most: with three, most models take hours and find no more.
+    pub(crate) fn model(run: impl Fn() + Send + Sync + 'static) {
+        let mut builder = loom::model::Builder::new();
+        builder.preemption_bound = Some(2);
+        builder.check(run);
+    }
 
     #[derive(Default)]
     pub(crate) struct Mutex<T>(loom::sync::Mutex<T>);
@@ -62,6 +97,28 @@ mod modelled {
 
         pub(crate) fn lock(&self) -> MutexGuard<'_, T> {
             self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        }
+
+        pub(crate) fn try_lock(&self) -> Option<MutexGuard<'_, T>> {
+            self.0.try_lock().ok()
+        }
+    }
+
+    #[derive(Default)]
+    pub(crate) struct Condvar(loom::sync::Condvar);
+
+    impl Condvar {
+        pub(crate) fn wait<'a, T>(&self, guard: MutexGuard<'a, T>) -> MutexGuard<'a, T> {
+            self.0.wait(guard).unwrap_or_else(PoisonError::into_inner)
+        }
+
+        /// A wait with a timeout may end at any time. This one ends at once.
+        pub(crate) fn wait_for<'a, T>(&self, guard: MutexGuard<'a, T>, _timeout: Duration) -> MutexGuard<'a, T> {
+            guard
+        }
+
+        pub(crate) fn notify_one(&self) {
+            self.0.notify_one();
         }
     }
 }

@@ -21,14 +21,8 @@ use super::remote_queue::RemoteQueue;
 use super::stealing::{Queues, Stealer};
 use crate::stamp::Stamp;
 use crate::sync::atomic::{AtomicU8, Ordering};
+use crate::sync::model;
 use crate::trace::EarlyId;
-
-/// Runs a model. Each interleaving has two preemptions at most: with three, most models take hours and find no more.
-fn model(run: impl Fn() + Send + Sync + 'static) {
-    let mut builder = loom::model::Builder::new();
-    builder.preemption_bound = Some(2);
-    builder.check(run);
-}
 
 /// The event that a parked worker waits for.
 struct Unparker(Notify);

@@ -15,10 +15,10 @@
 //!
 //! # The files
 //! `backend` says which events there are. `readiness` is one atomic word for each socket: which directions are ready.
-//! `interest` is
-//! a set of directions. `waiters` keeps the wakers of the tasks that wait for a socket. `source` joins the two, with the rule that loses no
-//! wake-up. `slots` maps tokens to sources. `registry` is the half of the reactor that sockets share, and
-//! `registration` a socket with its source. `unpark` and `timer_fd` end a block.
+//! `interest` is a set of directions. `waiters` keeps the wakers of the tasks that wait for a socket. `source` joins
+//! the two, with the rule that loses no wake-up. `slots` maps tokens to sources. `registry` is the half of the reactor
+//! that sockets share, and `registration` a socket with its source. `shared_poll` lets another worker turn the reactor
+//! of a stuck one. `unpark` and `timer_fd` end a block.
 
 mod backend;
 mod interest;
@@ -27,6 +27,7 @@ pub(crate) mod model;
 mod readiness;
 mod registration;
 mod registry;
+mod shared_poll;
 mod slots;
 mod source;
 mod timer_fd;
@@ -50,8 +51,14 @@ pub(crate) use readiness::{Direction, Snapshot};
 pub(crate) use registration::{Registration, Wait, is_ready_now};
 use registry::Source;
 pub(crate) use registry::{Registry, enter};
+use shared_poll::Turn;
 use timer_fd::{TimerFd, whole_millis};
 pub(crate) use waiters::WaiterSlot;
+#[cfg(all(test, kittiwake_loom))]
+pub(crate) use {
+    shared_poll::{SharedPoll, Turn as ModelledTurn},
+    unpark::{EndBlock, Unparker},
+};
 
 /// The half of a reactor that its worker owns and turns.
 #[derive(Default)]
@@ -121,8 +128,7 @@ impl Reactor {
         };
         let events = self.events.get_or_insert_with(new_events);
         let mut count = 0;
-        if self.registry.misses_edge.load(Ordering::Relaxed) {
-            self.registry.misses_edge.store(false, Ordering::Relaxed);
+        if self.registry.poll.next_turn(poll) == Turn::LookOnly {
             self.timer_fd.expired();
             timeout = Some(Duration::ZERO);
             count = 1;
@@ -161,10 +167,10 @@ impl Reactor {
                 sockets += 1;
                 dispatch_any(&socket.source, event, wakers);
             } else if [UNPARK, TIMER_FD].contains(&event.token()) {
-                // This poll has taken an edge that was to end the owner's next block. Another unpark would do that too,
-                // but end at once each block of a worker that watches.
+                // Another unpark would end the owner's next block too, but also, at once, each block of a worker that
+                // watches.
                 let _ = stuck.unparker.drain(poll.registry());
-                stuck.misses_edge.store(true, Ordering::Relaxed);
+                stuck.poll.note_taken_edge(poll);
             }
         }
         sockets
@@ -301,7 +307,7 @@ mod tests {
                 stuck.turn(Some(Duration::from_secs(10)), &mut Vec::new()).expect("a turn");
             }
         });
-        while !registry.poll.is_locked() && !owner.is_finished() {
+        while registry.poll.try_lock().is_some() && !owner.is_finished() {
             std::thread::yield_now();
         }
         watcher.unwatch();

@@ -28,6 +28,7 @@ use parking_lot::Mutex;
 
 use super::backend::{EDGE_TRIGGERED, INTEREST};
 use super::readiness::Direction;
+use super::shared_poll::SharedPoll;
 use super::slots::Slots;
 use super::source;
 use super::unpark::Unparker;
@@ -42,11 +43,7 @@ pub(super) type Source = source::Source<Registered>;
 pub(crate) struct Registry {
     /// Set when the registry is opened.
     mio: OnceLock<mio::Registry>,
-    /// `None` until the registry is opened, and once its worker has ended. The worker holds the lock only while it
-    /// turns, and another one for a moment while this one is stuck.
-    pub(super) poll: Mutex<Option<mio::Poll>>,
-    /// Another worker has taken an edge that was to end the next block. Used under the lock of `poll`.
-    pub(super) misses_edge: AtomicBool,
+    pub(super) poll: SharedPoll<mio::Poll>,
     /// The reactor of another worker reports the events of this one.
     pub(super) is_watched: AtomicBool,
     pub(super) table: Mutex<Table>,

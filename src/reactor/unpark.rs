@@ -23,25 +23,28 @@ use std::sync::{Arc, OnceLock};
 use std::task::Wake;
 use std::time::Duration;
 
+use super::backend::{EDGE_TRIGGERED, UNPARK};
+use crate::sync::{Condvar, Mutex};
 use mio::unix::SourceFd;
 use mio::{Interest, Registry};
-use parking_lot::{Condvar, Mutex};
-
-use super::backend::{EDGE_TRIGGERED, UNPARK};
 
 /// Ends the block of one worker. As a [`Waker`](std::task::Waker) it is all that the executor and the timers know of
 /// it.
-#[derive(Default)]
-pub(super) struct Unparker {
+pub(crate) struct Unparker<B = Backend> {
     /// Set when the worker's reactor is opened.
-    backend: OnceLock<Backend>,
+    backend: OnceLock<B>,
     /// An unpark has come by the condition variable, and has ended no block yet.
     notified: Mutex<bool>,
     condvar: Condvar,
 }
 
+/// Ends the block of a worker in its poll.
+pub(crate) trait EndBlock: Send + Sync {
+    fn end_block(&self) -> io::Result<()>;
+}
+
 /// Lives as long as the poll: on epoll a `mio::Waker` that is dropped takes its last wake-up with it.
-enum Backend {
+pub(crate) enum Backend {
     Waker(mio::Waker),
     Pair { sender: UnixStream, receiver: UnixStream },
 }
@@ -49,24 +52,8 @@ enum Backend {
 impl Unparker {
     /// From now on the worker blocks in the poll of `registry`.
     pub(super) fn open(&self, registry: &Registry) -> io::Result<()> {
-        let backend = Backend::new(registry)?;
-        // A reactor is opened once: by the thread that builds the runtime, or by the thread that turns it.
-        let _ = self.backend.set(backend);
+        self.set_backend(Backend::new(registry)?);
         Ok(())
-    }
-
-    /// Blocks the worker, whose reactor is not open, until it is unparked or `timeout` is over. Returns whether it was
-    /// unparked.
-    pub(super) fn park(&self, timeout: Option<Duration>) -> bool {
-        let mut notified = self.notified.lock();
-        match timeout {
-            _ if *notified => {}
-            // The worker only looks.
-            Some(Duration::ZERO) => {}
-            Some(timeout) => drop(self.condvar.wait_for(&mut notified, timeout)),
-            None => self.condvar.wait_while(&mut notified, |notified| !*notified),
-        }
-        std::mem::take(&mut *notified)
     }
 
     /// The reactor has reported an unpark: the next one is reported anew.
@@ -76,6 +63,38 @@ impl Unparker {
         while matches!((&*receiver).read(&mut [0; 64]), Ok(64)) {}
         // The kernel reports a byte whether it is written before or after this call.
         registry.reregister(&mut SourceFd(&receiver.as_raw_fd()), UNPARK, Interest::READABLE)
+    }
+}
+
+impl<B> Unparker<B> {
+    /// From now on `backend` ends the blocks. A reactor is opened once: by the thread that builds the runtime, or by
+    /// the thread that turns it.
+    pub(crate) fn set_backend(&self, backend: B) {
+        let _ = self.backend.set(backend);
+    }
+
+    /// Blocks the worker, whose reactor is not open, until it is unparked or `timeout` is over. Returns whether it was
+    /// unparked.
+    pub(crate) fn park(&self, timeout: Option<Duration>) -> bool {
+        let mut notified = self.notified.lock();
+        match timeout {
+            _ if *notified => {}
+            // The worker only looks.
+            Some(Duration::ZERO) => {}
+            Some(timeout) => notified = self.condvar.wait_for(notified, timeout),
+            None => {
+                while !*notified {
+                    notified = self.condvar.wait(notified);
+                }
+            }
+        }
+        std::mem::take(&mut *notified)
+    }
+}
+
+impl<B> Default for Unparker<B> {
+    fn default() -> Self {
+        Self { backend: OnceLock::new(), notified: Mutex::new(false), condvar: Condvar::default() }
     }
 }
 
@@ -92,7 +111,16 @@ impl Backend {
     }
 }
 
-impl Wake for Unparker {
+impl EndBlock for Backend {
+    fn end_block(&self) -> io::Result<()> {
+        match self {
+            Backend::Waker(waker) => waker.wake(),
+            Backend::Pair { sender, .. } => (&*sender).write(&[1]).map(drop),
+        }
+    }
+}
+
+impl<B: EndBlock + 'static> Wake for Unparker<B> {
     fn wake(self: Arc<Self>) {
         self.wake_by_ref();
     }
@@ -100,15 +128,12 @@ impl Wake for Unparker {
     fn wake_by_ref(self: &Arc<Self>) {
         // An error has no one to go to: the callers are wakers. None is expected. mio resets an eventfd whose counter
         // is full, and a pair that is full is readable already.
-        let _ = match self.backend.get() {
-            Some(Backend::Waker(waker)) => waker.wake(),
-            Some(Backend::Pair { sender, .. }) => (&*sender).write(&[1]).map(drop),
-            None => {
-                *self.notified.lock() = true;
-                self.condvar.notify_one();
-                Ok(())
-            }
-        };
+        if let Some(backend) = self.backend.get() {
+            let _ = backend.end_block();
+            return;
+        }
+        *self.notified.lock() = true;
+        self.condvar.notify_one();
     }
 }
 
@@ -120,7 +145,7 @@ mod tests {
     /// and block until a deadline that is no longer its first.
     #[test]
     fn look_tells_of_an_unpark() {
-        let unparker = Arc::new(Unparker::default());
+        let unparker = Arc::new(Unparker::<Backend>::default());
         assert!(!unparker.park(Some(Duration::ZERO)), "nobody has unparked it");
         unparker.wake_by_ref();
         assert!(unparker.park(Some(Duration::ZERO)), "the unpark came before the look");

@@ -50,6 +50,8 @@ mod batch;
 mod builder;
 mod enter;
 mod handle;
+#[cfg(all(test, kittiwake_loom))]
+mod models;
 mod prometheus;
 mod slow_poll;
 mod spin;

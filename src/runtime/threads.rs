@@ -21,12 +21,10 @@ use std::task::{Context, Poll, Waker};
 use std::thread;
 use std::time::Instant;
 
-use parking_lot::Mutex;
-
 use super::worker::Worker;
 use crate::executor::Workers;
 use crate::live_threads::{Hooks, LiveThreads};
-use crate::sync::{contain, wake_all};
+use crate::sync::{Mutex, contain, wake_all};
 use crate::trace;
 
 /// The worker threads of a runtime. Dropping it shuts them down.
@@ -40,7 +38,7 @@ pub(super) struct Threads {
 
 /// The shutdown request.
 #[derive(Default)]
-struct Shutdown(Mutex<State>);
+pub(super) struct Shutdown(Mutex<State>);
 
 #[derive(Default)]
 struct State {
@@ -124,7 +122,7 @@ fn run(mut worker: Worker, shutdown: &Shutdown) {
 }
 
 impl Shutdown {
-    fn request(&self) {
+    pub(super) fn request(&self) {
         let mut state = self.0.lock();
         state.requested = true;
         let mut waiters = mem::take(&mut state.waiters);
@@ -132,7 +130,7 @@ impl Shutdown {
         wake_all(&mut waiters);
     }
 
-    fn poll_requested(&self, cx: &mut Context<'_>) -> Poll<()> {
+    pub(super) fn poll_requested(&self, cx: &mut Context<'_>) -> Poll<()> {
         let waker = cx.waker().clone();
         let mut state = self.0.lock();
         if state.requested {
