@@ -16,6 +16,7 @@
 //! | find out what a server is doing, and why it hangs | [`inspect`] |
 //! | deploy a server, and restart it without a failed request | [`deploy`] |
 //! | understand the runtime | [`inside`] |
+//! | know what it guarantees, and how that is tested | [`promises`] |
 //! | translate the names of another runtime | [`from_tokio`], [`from_smol`] |
 //! | decide against it | [`when_not`] |
 
@@ -37,6 +38,7 @@ macro_rules! links {
 [inspect]: crate::guide::inspect
 [deploy]: crate::guide::deploy
 [inside]: crate::guide::inside
+[promises]: crate::guide::promises
 [from_tokio]: crate::guide::from_tokio
 [from_smol]: crate::guide::from_smol
 [when_not]: crate::guide::when_not
@@ -160,6 +162,8 @@ chapter! {
 }
 
 chapter!(inside, "../docs/inside.md");
+
+chapter!(promises, "../docs/promises.md");
 
 chapter!(from_tokio, "../docs/from_tokio.md");
 

@@ -1,7 +1,8 @@
 //! Reads the source in `src/` and checks its structure and its words.
 //!
 //! A room is a module at the top of the crate. [`ARROWS`] lists the rooms that each room may name. Within a room no
-//! files form a circle. [`OLD_WORDS`] lists the words that the code no longer uses.
+//! files form a circle. [`OLD_WORDS`] lists the words that the code no longer uses. The tests that the guide's chapter of
+//! promises names must exist.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -249,6 +250,34 @@ fn old_words_are_gone() {
 fn comments_begin_with_their_subject() {
     let found = sources().iter().flat_map(Source::headless).collect();
     report(found, "these comments begin without a subject");
+}
+
+/// Each promise of `docs/promises.md` names tests that exist. A test that is renamed or removed would leave a promise
+/// that nothing holds.
+#[test]
+fn promised_tests_exist() {
+    let package = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut files = Vec::new();
+    ["src", "tests"].iter().for_each(|folder| collect(&package.join(folder), &mut files));
+    let sources: Vec<String> = files.iter().map(|file| fs::read_to_string(file).expect("a source file")).collect();
+    let promises = fs::read_to_string(package.join("docs/promises.md")).expect("the chapter");
+    let rows: Vec<&str> = promises.lines().filter_map(tests_of_row).collect();
+    assert!(rows.len() > 20, "only {} rows name tests: the chapter's tables have another form", rows.len());
+    for row in rows {
+        let mut names = row.split('`').skip(1).step_by(2).peekable();
+        assert!(names.peek().is_some(), "no test holds this promise: {row}");
+        for name in names {
+            let function = format!("fn {name}(");
+            assert!(sources.iter().any(|source| source.contains(&function)), "docs/promises.md: no test `{name}`");
+        }
+    }
+}
+
+/// The last cell of a row whose table ends with the column "held by".
+fn tests_of_row(line: &str) -> Option<&str> {
+    let row = line.strip_prefix("| ")?.strip_suffix(" |")?;
+    let (_, last) = row.rsplit_once(" | ")?;
+    (last.starts_with('`') && !last.contains(' ') || last.contains("`, `")).then_some(last)
 }
 
 // ---- tests of the reader ----
