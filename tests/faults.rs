@@ -1,5 +1,6 @@
 //! System calls that fail: interrupted, cut short or refused. Each test runs itself in a child process in which
-//! `faults.c` makes chosen calls fail, and asserts the consequences there.
+//! `faults.c`, strace or a seccomp filter makes chosen calls fail, and asserts the consequences there. `tests/proof/faults.sh`
+//! does the same to the examples.
 #![cfg(all(target_os = "linux", target_env = "gnu", not(target_feature = "crt-static")))]
 
 mod support;
@@ -9,7 +10,7 @@ use std::io::{IoSlice, IoSliceMut, Read as _};
 use std::os::fd::IntoRawFd;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
-use std::process::Command;
+use std::process::{Command, Output};
 use std::sync::{Arc, Mutex};
 use std::{env, fs};
 
@@ -18,7 +19,7 @@ use kittiwake::io::{AsyncReadExt, AsyncWriteExt, Result};
 use kittiwake::net::{Failure, ShutdownSignal, TcpStream, lookup_host, serve};
 use kittiwake::runtime::Builder;
 use kittiwake::spawn_blocking;
-use kittiwake::time::Duration;
+use kittiwake::time::{Duration, Instant, sleep};
 #[cfg(not(mio_unsupported_force_poll_poll))]
 use kittiwake::time::{Elapsed, timeout};
 use support::*;
@@ -135,28 +136,10 @@ fn interrupted_transfers_are_repeated() {
         return run(|| exchange(300_000));
     }
     const CALLS: [&str; 4] = ["recvfrom", "recvmsg", "sendto", "sendmsg"];
-    let mut strace = Command::new("strace");
-    strace.args(["-f", "-qq", "-o", "/dev/stderr", "-e"]).arg(format!("trace={}", CALLS.join(",")));
+    let rules = CALLS.map(|call| format!("inject={call}:error=EINTR:when=3+3"));
+    let Some(injected) = with_strace("interrupted_transfers_are_repeated", &CALLS.join(","), &rules) else { return };
     for call in CALLS {
-        strace.arg("-e").arg(format!("inject={call}:error=EINTR:when=3+3"));
-    }
-    let name = "interrupted_transfers_are_repeated";
-    strace.arg(env::current_exe().expect("the path of this test program"));
-    strace.args(["--exact", name, "--nocapture", "--test-threads=1"]).env(CHILD, "1");
-    let output = match strace.output() {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            return eprintln!("{name} is skipped: there is no strace");
-        }
-        output => output.expect("strace runs"),
-    };
-    let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-    if err.contains("PTRACE") {
-        return eprintln!("{name} is skipped: strace may not trace here: {err}");
-    }
-    assert!(output.status.success() && out.contains("1 passed"), "{name} failed:\n{out}");
-    for call in CALLS {
-        let is_injected = |line: &&str| line.contains(call) && line.contains("(INJECTED)");
-        assert!(err.lines().any(|line| is_injected(&line)), "no {call} was interrupted");
+        assert!(injected.iter().any(|line| line.contains(call)), "no {call} was interrupted");
     }
 }
 
@@ -386,6 +369,90 @@ fn closures_share_the_startable_threads() {
     });
 }
 
+/// Threads that the kernel refuses make the build of a runtime fail, or a closure. Neither leaves a thread or a
+/// descriptor, and the next one works, however often runtimes are made and dropped. Here the system call itself fails,
+/// also on the workers' threads.
+#[test]
+fn runtimes_survive_refused_threads() {
+    if is_child() {
+        return within(make_runtimes_without_threads);
+    }
+    // The call is counted on each thread by itself. The first ones are those of the test program and of the test.
+    let rules = ["clone", "clone3"].map(|call| format!("inject={call}:error=EAGAIN:when=2+5"));
+    let injected = with_strace("runtimes_survive_refused_threads", "clone,clone3", &rules);
+    assert!(injected.is_none_or(|lines| lines.len() > 10), "a few threads must be refused");
+}
+
+fn make_runtimes_without_threads() {
+    let (descriptors, threads) = (open_descriptors(), count_of("task"));
+    let (mut failed, mut worked) = (0, 0);
+    let mut count = |failure: Option<String>| match failure {
+        Some(error) => {
+            assert!(error.contains("no thread") && error.contains("os error 11"), "{error}");
+            failed += 1;
+        }
+        None => worked += 1,
+    };
+    for round in 0..60 {
+        match Builder::new_multi_thread().worker_threads(1 + round % 4).build() {
+            Err(error) => count(Some(error.to_string())),
+            Ok(runtime) => {
+                count(None);
+                count(runtime.block_on(async { spawn_blocking(|| ()).await }).err().map(|error| error.to_string()));
+                let on_worker = runtime.handle().spawn(async { spawn_blocking(|| ()).await });
+                let closure = runtime.block_on(on_worker).expect("the task ends");
+                count(closure.err().map(|error| error.to_string()));
+            }
+        }
+        // The drop waits for no thread of a closure. While such a thread wakes a worker, it keeps the worker's eventfd.
+        while count_of("task") > threads {
+            std::thread::yield_now();
+        }
+        assert_eq!(open_descriptors(), descriptors, "the runtime of round {round} leaves a descriptor open");
+    }
+    assert!(failed > 10 && worked > 10, "{failed} builds and closures have failed, and {worked} have worked");
+}
+
+/// Timers are right where a sandbox refuses timerfd_create(2): never early, and at most about a millisecond late.
+#[test]
+fn timers_need_no_timerfd() {
+    with_refused("timers_need_no_timerfd", "timerfd_create=EPERM", || {
+        run(|| async {
+            // Without a reactor a condition variable ends the wait.
+            open_reactor().await;
+            let mut best = Duration::MAX;
+            for round in 0..100 {
+                let (begin, length) = (Instant::now(), Duration::from_micros(1_100 + 37 * round));
+                sleep(length).await;
+                let late = begin.elapsed().checked_sub(length).expect("a timer must not fire early");
+                best = best.min(late);
+            }
+            // A busy machine delays most wake-ups, but not each of them.
+            assert!(best < Duration::from_micros(1_200), "the best of 100 timers is {best:?} late");
+        });
+    });
+}
+
+/// Sockets work where a sandbox refuses ppoll(2), which they use to ask for readiness beside the reactor.
+#[test]
+fn sockets_need_no_ppoll() {
+    with_refused("sockets_need_no_ppoll", "ppoll=ENOSYS", || {
+        run(|| async {
+            let (listener, address) = listener().await;
+            for _ in 0..5 {
+                assert!(poll_once(listener.accept()).await.is_none(), "no client has connected yet");
+                // One event announces both connections.
+                let clients = [0, 1].map(|_| std::net::TcpStream::connect(address).expect("connect"));
+                for client in clients {
+                    let (_, peer) = listener.accept().await.expect("accept");
+                    assert_eq!(peer, client.local_addr().expect("local_addr"));
+                }
+            }
+            exchange(100_000).await;
+        });
+    });
+}
+
 /// A lookup that is dropped before it begins never begins. The resolver must not be asked in vain.
 #[test]
 fn dropped_lookup_never_begins() {
@@ -577,6 +644,75 @@ fn with_faults(name: &str, faults: &[Fault], body: impl FnOnce()) {
         faults.iter().filter(|fault| !matches!(fault.0, "short" | "timestamps")).count(),
         "{err}"
     );
+}
+
+/// Runs `body` in a process of its own in which a seccomp filter refuses system calls by the rules of
+/// `tests/proof/refuse.py`. Where that cannot be done, says so.
+#[track_caller]
+fn with_refused(name: &str, rules: &str, body: impl FnOnce()) {
+    if is_child() {
+        return body();
+    }
+    let Some(output) = output_where_refused(name, as_child(name, &mut refusing(rules))) else { return };
+    let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success() && out.contains("1 passed"), "{name} failed:\n{out}\n{err}");
+}
+
+/// The command that refuses system calls to the program that is added as its arguments.
+fn refusing(rules: &str) -> Command {
+    let mut python = Command::new("python3");
+    python.arg(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/proof/refuse.py")).arg(rules);
+    python
+}
+
+fn output_where_refused(name: &str, command: &mut Command) -> Option<Output> {
+    // The status of `refuse.py` where it cannot install a filter.
+    output_of(name, command).filter(|output| {
+        let is_refused = output.status.code() != Some(77);
+        if !is_refused {
+            eprintln!("{name} is skipped: {}", String::from_utf8_lossy(&output.stderr));
+        }
+        is_refused
+    })
+}
+
+/// Runs the test `name` as a child under strace, which makes calls fail. Returns the lines of the failed calls, and
+/// `None` where strace cannot run.
+#[track_caller]
+fn with_strace(name: &str, calls: &str, rules: &[String]) -> Option<Vec<String>> {
+    let mut strace = Command::new("strace");
+    strace.args(["-f", "-qq", "-o", "/dev/stderr", "-e"]).arg(format!("trace={calls}"));
+    for rule in rules {
+        strace.args(["-e", rule]);
+    }
+    let output = output_of(name, as_child(name, &mut strace))?;
+    let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    if err.contains("PTRACE") {
+        eprintln!("{name} is skipped: strace may not trace here: {err}");
+        return None;
+    }
+    let (injected, other): (Vec<_>, Vec<_>) =
+        err.lines().map(str::to_owned).partition(|line| line.contains("(INJECTED)"));
+    assert!(output.status.success() && out.contains("1 passed"), "{name} failed:\n{out}\n{}", other.join("\n"));
+    Some(injected)
+}
+
+/// Adds the test `name`, as a child, to the command that runs it.
+fn as_child<'a>(name: &str, command: &'a mut Command) -> &'a mut Command {
+    command.arg(env::current_exe().expect("the path of this test program"));
+    command.args(["--exact", name, "--nocapture", "--test-threads=1"]).env(CHILD, "1")
+}
+
+/// Runs a tool to its end. Returns `None` where there is no such tool, and says so.
+#[track_caller]
+fn output_of(name: &str, tool: &mut Command) -> Option<Output> {
+    match tool.output() {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            eprintln!("{name} is skipped: {:?} is missing", tool.get_program());
+            None
+        }
+        output => Some(output.expect("the tool runs")),
+    }
 }
 
 /// Compiles `faults.c` once for each of its versions. A C compiler exists wherever Rust can link.
