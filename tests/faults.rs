@@ -453,6 +453,18 @@ fn sockets_need_no_ppoll() {
     });
 }
 
+/// `closed` reports that poll(2) was refused. It must not say that the peer has gone: a server would give up its work.
+#[test]
+fn closed_reports_refused_ppoll() {
+    with_refused("closed_reports_refused_ppoll", "ppoll=EPERM", || {
+        run(|| async {
+            let (client, _server) = pair().await;
+            let error = client.closed().await.expect_err("the peer is there");
+            assert_eq!(error.raw_os_error(), Some(libc::EPERM), "the error must be the kernel's own");
+        });
+    });
+}
+
 /// A lookup that is dropped before it begins never begins. The resolver must not be asked in vain.
 #[test]
 fn dropped_lookup_never_begins() {

@@ -313,7 +313,7 @@ macro_rules! impl_stream {
             /// Safe: nothing is taken.
             ///
             /// # Errors
-            /// As for [`readable`](Self::readable).
+            /// As for [`readable`](Self::readable). Also the error of poll(2), which a sandbox may refuse.
             ///
             /// # Platform notes
             /// Asks poll(2) after each event for `POLLRDHUP` on Linux, Android, FreeBSD and illumos, and for `POLLHUP`

@@ -217,7 +217,7 @@ impl<S: StreamSocket> Stream<S> {
                 ready!(budget::poll_proceed(cx));
                 // Before poll(2): an event that comes after it is not missed.
                 let seen = self.registration.load();
-                if sys::has_ended(self.socket()) {
+                if sys::has_ended(self.socket())? {
                     budget::spend();
                     return Poll::Ready(Ok(()));
                 }

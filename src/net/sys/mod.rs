@@ -130,9 +130,9 @@ pub(super) fn reserve(listener: &impl AsFd, domain: Domain, kind: Type) -> Optio
 }
 
 /// Whether the reading side of a stream has ended, even if bytes before the end are unread, or the connection has
-/// failed. Also true if poll(2) fails.
-pub(super) fn has_ended(socket: &impl AsFd) -> bool {
-    poll(&mut [PollFd::new(socket, ENDED)], Some(&Timespec::default())) != Ok(0)
+/// failed. Fails if poll(2) does: a sandbox may refuse it, and that is no end of the stream.
+pub(super) fn has_ended(socket: &impl AsFd) -> io::Result<bool> {
+    Ok(poll(&mut [PollFd::new(socket, ENDED)], Some(&Timespec::default()))? != 0)
 }
 /// An error and a hang-up are always reported.
 #[cfg(any(target_os = "android", target_os = "freebsd", target_os = "illumos", target_os = "linux"))]
