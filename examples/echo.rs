@@ -1,11 +1,9 @@
 //! An echo server with a choice of worker threads. Ctrl-C or SIGTERM shuts it down; a second signal ends it at once.
 //! `cargo run --release --example echo [--workers N] [ADDRESS]`
 
-use kittiwake::future::or;
 use kittiwake::io::{self, AsyncReadExt, AsyncWriteExt};
 use kittiwake::net::{self, Report, ShutdownSignal, TcpListener, TcpStream};
-use kittiwake::signal::unix::{SignalKind, signal};
-use kittiwake::{runtime::Builder, time::Duration};
+use kittiwake::{runtime::Builder, signal, time::Duration};
 
 const USAGE: &str = "usage: echo [--workers N] [ADDRESS]    on 1 thread, at 127.0.0.1:7000 if not given";
 
@@ -33,15 +31,15 @@ fn fail(why: &str) -> ! {
 }
 
 async fn serve(address: &str) -> io::Result<Report> {
-    let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+    let mut asked = signal::terminate();
     let (listener, shutdown) = (TcpListener::bind(address).await?, ShutdownSignal::new());
     println!("echo: listening on {}", listener.local_addr()?);
     let server = net::serve(listener, |stream, _| echo(stream, shutdown.clone())).with_shutdown(&shutdown);
     let ending = shutdown.clone();
     let signals = async move {
-        or(interrupt.recv(), terminate.recv()).await;
+        (&mut asked).await?;
         ending.trigger();
-        or(interrupt.recv(), terminate.recv()).await;
+        asked.await
     };
     // A client that is silent for that second has all its answers. `serve` shows how to end without this wait.
     Ok(server.with_immediate_shutdown(signals).drain_timeout(Duration::from_secs(1)).await?)

@@ -6,8 +6,7 @@ use std::{error::Error, mem};
 
 use kittiwake::io::{self, copy_bidirectional};
 use kittiwake::net::{self, Report, TcpListener, TcpStream};
-use kittiwake::signal::unix::{SignalKind, signal};
-use kittiwake::{future::or, time::Duration};
+use kittiwake::{signal, time::Duration};
 
 const USAGE: &str = "usage: proxy [--idle SECONDS] [ADDRESS BACKEND]    60, 127.0.0.1:7001 and :7000 if not given";
 
@@ -39,7 +38,7 @@ fn fail(why: &str) -> ! {
 }
 
 async fn serve(address: &str, backend: String, idle: Duration) -> io::Result<Report> {
-    let (first, second) = (signals(1)?, signals(2)?);
+    let (first, second) = (signals(1), signals(2));
     // A mistake in this address shows now, and not when the first client comes.
     let _ = net::lookup_host(backend.as_str()).await?;
     let listener = TcpListener::bind(address).await?;
@@ -50,13 +49,14 @@ async fn serve(address: &str, backend: String, idle: Duration) -> io::Result<Rep
 }
 
 /// Waits until `count` signals have arrived from this call on. Ctrl-C and SIGTERM both count.
-fn signals(count: u32) -> io::Result<impl Future<Output = ()> + Send> {
-    let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
-    Ok(async move {
+fn signals(count: u32) -> impl Future<Output = io::Result<()>> + Send {
+    let mut asked = signal::terminate();
+    async move {
         for _ in 0..count {
-            or(interrupt.recv(), terminate.recv()).await;
+            (&mut asked).await?;
         }
-    })
+        Ok(())
+    }
 }
 
 /// Resets a connection when it is dropped. To the peer, a cut must not look like the end of the data.

@@ -2,10 +2,9 @@
 //!
 //! `cargo run --release --example serve [ADDRESS]`
 
-use kittiwake::future::or;
 use kittiwake::io::{self, AsyncReadExt, AsyncWriteExt};
 use kittiwake::net::{self, Report, ShutdownSignal, TcpListener, TcpStream};
-use kittiwake::signal::unix::{SignalKind, signal};
+use kittiwake::signal;
 
 const USAGE: &str = "usage: serve [ADDRESS]    ADDRESS is where to listen, 127.0.0.1:7000 if not given";
 
@@ -30,7 +29,7 @@ fn fail(why: &str) -> ! {
 }
 
 async fn serve(address: &str) -> io::Result<Report> {
-    let (first, second) = (signals(1)?, signals(2)?);
+    let (first, second) = (signals(1), signals(2));
     let (listener, shutdown) = (TcpListener::bind(address).await?, ShutdownSignal::new());
     println!("serve: listening on {}", listener.local_addr()?);
     let server = net::serve(listener, |stream, _| echo(stream, shutdown.clone())).with_shutdown(&shutdown);
@@ -38,13 +37,14 @@ async fn serve(address: &str) -> io::Result<Report> {
 }
 
 /// Waits until `count` signals have arrived from this call on. Ctrl-C and SIGTERM both count.
-fn signals(count: u32) -> io::Result<impl Future<Output = ()> + Send> {
-    let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
-    Ok(async move {
+fn signals(count: u32) -> impl Future<Output = io::Result<()>> + Send {
+    let mut asked = signal::terminate();
+    async move {
         for _ in 0..count {
-            or(interrupt.recv(), terminate.recv()).await;
+            (&mut asked).await?;
         }
-    })
+        Ok(())
+    }
 }
 
 async fn echo(mut stream: TcpStream, mut shutdown: ShutdownSignal) -> io::Result<()> {

@@ -7,7 +7,7 @@ use std::fmt;
 use kittiwake::future::or;
 use kittiwake::io;
 use kittiwake::net::UdpSocket;
-use kittiwake::signal::unix::{SignalKind, signal};
+use kittiwake::signal;
 
 const USAGE: &str = "usage: udp_echo [ADDRESS]    ADDRESS is where to receive, 127.0.0.1:7000 if not given";
 
@@ -48,15 +48,11 @@ impl fmt::Display for Report {
 }
 
 async fn serve(address: &str) -> io::Result<Report> {
-    let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+    let asked = signal::terminate();
     let socket = UdpSocket::bind(address).await?;
     println!("udp_echo: listening on {}", socket.local_addr()?);
     let mut report = Report::default();
-    let ended = async {
-        or(interrupt.recv(), terminate.recv()).await;
-        Ok(())
-    };
-    or(ended, echo(&socket, &mut report)).await?;
+    or(asked, echo(&socket, &mut report)).await?;
     Ok(report)
 }
 

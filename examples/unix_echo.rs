@@ -5,10 +5,9 @@ use std::fs;
 use std::os::unix::{fs::FileTypeExt, net::SocketAddr};
 use std::path::Path;
 
-use kittiwake::future::or;
 use kittiwake::io::{self, AsyncReadExt, AsyncWriteExt};
 use kittiwake::net::{self, Report, ShutdownSignal, UnixDatagram, UnixListener, UnixStream};
-use kittiwake::signal::unix::{SignalKind, signal};
+use kittiwake::signal;
 use kittiwake::time::Duration;
 
 const USAGE: &str = "usage: unix_echo [PATH]    PATH is the socket's file, echo.socket if not given";
@@ -34,15 +33,16 @@ fn fail(why: &str) -> ! {
 }
 
 async fn serve(path: &str) -> io::Result<Report<SocketAddr>> {
-    let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+    let asked = signal::terminate();
     let (listener, shutdown) = (bind(path.as_ref())?, ShutdownSignal::new());
     println!("unix_echo: listening on {path}");
     let file = path.to_owned();
     let ending = async move {
-        or(interrupt.recv(), terminate.recv()).await;
+        asked.await?;
         // The listener is still open. Once it is closed, another server may take over the path, and this would remove
         // its file. It is no error if the file is gone already.
         let _ = fs::remove_file(file);
+        io::Result::Ok(())
     };
     let server = net::serve(listener, |stream, _| echo(stream, shutdown.clone())).with_shutdown(&shutdown);
     Ok(server.with_graceful_shutdown(ending).drain_timeout(Duration::from_secs(5)).await?)

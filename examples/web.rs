@@ -41,7 +41,7 @@ fn main() {
     let runtime = if workers == 1 { Builder::new_current_thread() } else { Builder::new_multi_thread() };
     let report =
         runtime.worker_threads(workers).build().and_then(|runtime| runtime.block_on(serve(folder, address, inherited)));
-    println!("web: {}", report.unwrap_or_else(|error| fail(&error.to_string())));
+    println!("web: {}", report.unwrap_or_else(|error| fail(&format!("cannot serve on {address}: {error}"))));
 }
 
 fn fail(why: &str) -> ! {

@@ -3,6 +3,8 @@
 //! does the same to the examples.
 #![cfg(all(target_os = "linux", target_env = "gnu", not(target_feature = "crt-static")))]
 
+#[path = "support/programs.rs"]
+mod programs;
 mod support;
 
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -367,6 +369,20 @@ fn closures_share_the_startable_threads() {
             }
         });
     });
+}
+
+/// A server that cannot wait for signals, because its reactor cannot be made, ends with an error. Its exit status must
+/// not be that of a server that was asked to end.
+#[test]
+#[cfg(not(mio_unsupported_force_poll_poll))]
+fn server_without_reactor_ends_with_error() {
+    let name = "server_without_reactor_ends_with_error";
+    let mut echo = refusing("epoll_create1=EMFILE");
+    echo.arg(programs::example("echo")).arg("127.0.0.1:0");
+    let Some(output) = within(move || output_where_refused(name, &mut echo)) else { return };
+    let err = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{err}");
+    assert!(err.starts_with("echo: cannot serve on ") && err.contains("os error 24"), "{err}");
 }
 
 /// Threads that the kernel refuses make the build of a runtime fail, or a closure. Neither leaves a thread or a
