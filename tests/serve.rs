@@ -1,4 +1,6 @@
 //! `net::serve`: which clients it accepts, how it counts their connections, and how it ends.
+// Some tests need Linux.
+#![cfg_attr(not(target_os = "linux"), allow(dead_code, unused_imports))]
 
 mod support;
 

@@ -1,5 +1,7 @@
 //! Signals. All tests of this file may run in one process: each raises a signal kind of its own. The tests that
 //! change the effect of a signal on the process run in processes of their own.
+// Some tests need Linux.
+#![cfg_attr(not(target_os = "linux"), allow(unused_imports))]
 
 mod support;
 

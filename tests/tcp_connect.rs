@@ -1,4 +1,6 @@
 //! Connecting: success, refusal, races of several addresses, time limits, and dropped futures.
+// Some tests need Linux.
+#![cfg_attr(not(target_os = "linux"), allow(unused_imports))]
 
 mod support;
 

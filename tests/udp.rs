@@ -1,4 +1,6 @@
 //! UDP sockets.
+// Some tests need Linux.
+#![cfg_attr(not(target_os = "linux"), allow(unused_imports))]
 
 mod support;
 
