@@ -138,8 +138,11 @@ fn non_listener_is_an_error() {
         let script = format!("{FOR_THE_CHILD} LISTEN_FDS={count} EXPECTED='{expected}'");
         check(start("non_listener_is_an_error", &script, passed));
     };
-    fails(connected.into(), "1", "does not listen");
-    fails(unconnected.into(), "1", "does not listen");
+    // macOS does not tell whether a socket listens.
+    if cfg!(not(kittiwake_portable)) {
+        fails(connected.into(), "1", "does not listen");
+        fails(unconnected.into(), "1", "does not listen");
+    }
     fails(udp.into(), "1", "fd 3 is not a valid tcp socket");
     fails(unix.into(), "1", "fd 3 is not a valid tcp socket");
     fails(File::open("/dev/null").expect("open").into(), "1", "fd 3 is not a socket");

@@ -175,7 +175,7 @@ fn full_queue_outside_runtime_fails() {
 
 /// Abstract names work for all three kinds of socket, and come back as they were given.
 #[test]
-#[cfg(target_os = "linux")]
+#[cfg(all(target_os = "linux", not(kittiwake_portable)))]
 fn abstract_names_come_back() {
     use std::os::linux::net::SocketAddrExt;
     run(|| async {
@@ -388,7 +388,7 @@ fn sender_hears_of_closed_receiver() {
 
 /// A server learns from the kernel who its peer is.
 #[test]
-#[cfg(all(feature = "sockopt", target_os = "linux"))]
+#[cfg(all(feature = "sockopt", target_os = "linux", not(kittiwake_portable)))]
 fn peer_cred_names_the_peer() {
     use std::os::unix::fs::MetadataExt;
     run(|| async {

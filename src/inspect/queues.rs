@@ -16,7 +16,7 @@ use serde::Serialize;
 
 /// A socket of netlink. It closes with this.
 pub(super) struct Queues {
-    #[cfg(any(target_os = "android", target_os = "linux"))]
+    #[cfg(all(any(target_os = "android", target_os = "linux"), not(kittiwake_portable)))]
     socket: std::os::fd::OwnedFd,
 }
 
@@ -33,7 +33,7 @@ pub(super) struct Sizes {
 /// The states of `tcp(7)`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
-#[cfg_attr(not(any(target_os = "android", target_os = "linux")), expect(dead_code))]
+#[cfg_attr(not(all(any(target_os = "android", target_os = "linux"), not(kittiwake_portable))), expect(dead_code))]
 pub(super) enum TcpState {
     Established,
     SynSent,
@@ -48,7 +48,7 @@ pub(super) enum TcpState {
     Closing,
 }
 
-#[cfg(any(target_os = "android", target_os = "linux"))]
+#[cfg(all(any(target_os = "android", target_os = "linux"), not(kittiwake_portable)))]
 mod linux {
     use std::net::{IpAddr, SocketAddr};
 
@@ -146,7 +146,7 @@ mod linux {
     }
 }
 
-#[cfg(not(any(target_os = "android", target_os = "linux")))]
+#[cfg(not(all(any(target_os = "android", target_os = "linux"), not(kittiwake_portable))))]
 impl Queues {
     /// Other systems have no such question.
     pub(super) fn open() -> Option<Self> {

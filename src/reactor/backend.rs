@@ -43,13 +43,14 @@ pub(super) fn descriptor(_: &Poll) -> Option<RawFd> {
 /// Whether a short transfer on a TCP stream proves that the kernel's buffer is empty after a read, or full after a
 /// write. It does where the backend reports the next change as a new edge, and reports urgent data too ([`INTEREST`]).
 /// A read that stops at the urgent mark is short although more bytes may follow.
-pub(super) const SHORT_MEANS_DRAINED: bool = EDGE_TRIGGERED && cfg!(any(target_os = "linux", target_os = "android"));
+pub(super) const SHORT_MEANS_DRAINED: bool =
+    EDGE_TRIGGERED && cfg!(all(any(target_os = "linux", target_os = "android"), not(kittiwake_portable)));
 
 /// Every socket is registered for both directions, once. Most connections need both, and each change of the interest
 /// would be a system call.
-#[cfg(any(target_os = "linux", target_os = "android"))]
+#[cfg(all(any(target_os = "linux", target_os = "android"), not(kittiwake_portable)))]
 pub(super) const INTEREST: Interest = Interest::READABLE.add(Interest::WRITABLE).add(Interest::PRIORITY);
-#[cfg(not(any(target_os = "linux", target_os = "android")))]
+#[cfg(not(all(any(target_os = "linux", target_os = "android"), not(kittiwake_portable))))]
 pub(super) const INTEREST: Interest = Interest::READABLE.add(Interest::WRITABLE);
 
 /// Events taken from the kernel in one call. More are delivered by the next call.

@@ -10,7 +10,7 @@
 
 use std::time::Duration;
 
-#[cfg(any(target_os = "linux", target_os = "android"))]
+#[cfg(all(any(target_os = "linux", target_os = "android"), not(kittiwake_portable)))]
 mod timer {
     use std::io;
     use std::os::fd::{AsRawFd, OwnedFd};
@@ -52,7 +52,7 @@ mod timer {
     }
 }
 
-#[cfg(not(any(target_os = "linux", target_os = "android")))]
+#[cfg(not(all(any(target_os = "linux", target_os = "android"), not(kittiwake_portable))))]
 mod timer {
     use std::io;
     use std::time::Duration;

@@ -223,7 +223,7 @@ fn connect(path: &[u8]) {
 }
 
 /// The peer of a datagram has the name that it was bound to.
-#[cfg(target_os = "linux")]
+#[cfg(all(target_os = "linux", not(kittiwake_portable)))]
 fn bind_name(name: &[u8]) {
     use std::os::linux::net::SocketAddrExt;
     use std::os::unix::net::SocketAddr;
@@ -243,5 +243,5 @@ fn bind_name(name: &[u8]) {
     });
 }
 
-#[cfg(not(target_os = "linux"))]
+#[cfg(not(all(target_os = "linux", not(kittiwake_portable))))]
 fn bind_name(_: &[u8]) {}

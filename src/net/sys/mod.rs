@@ -4,7 +4,7 @@
 //! file, which all duplicates of the descriptor share. A duplicate that other code makes blocking must not block a
 //! worker.
 
-#[cfg(all(feature = "sockopt", any(target_os = "android", target_os = "linux")))]
+#[cfg(all(feature = "sockopt", any(target_os = "android", target_os = "linux"), not(kittiwake_portable)))]
 mod nix_options;
 pub(super) mod options;
 
@@ -88,12 +88,12 @@ pub(super) fn shutdown(socket: &impl AsFd, how: Shutdown) -> io::Result<()> {
 }
 
 /// A new TCP socket, non-blocking and close-on-exec.
-#[cfg(any(target_os = "linux", target_os = "android"))]
+#[cfg(all(any(target_os = "linux", target_os = "android"), not(kittiwake_portable)))]
 pub(super) fn tcp_socket(domain: Domain) -> io::Result<Socket> {
     Socket::new(domain, Type::STREAM.nonblocking(), Some(Protocol::TCP))
 }
 /// Elsewhere non-blocking takes a system call of its own.
-#[cfg(not(any(target_os = "linux", target_os = "android")))]
+#[cfg(not(all(any(target_os = "linux", target_os = "android"), not(kittiwake_portable))))]
 pub(super) fn tcp_socket(domain: Domain) -> io::Result<Socket> {
     let socket = Socket::new(domain, Type::STREAM, Some(Protocol::TCP))?;
     socket.set_nonblocking(true)?;
@@ -110,12 +110,12 @@ pub(super) fn check_listens(listener: &(impl AsFd + fmt::Debug)) -> io::Result<(
 }
 
 /// Whether the socket listens (`SO_ACCEPTCONN`, socket(7)).
-#[cfg(any(target_os = "linux", target_os = "android"))]
+#[cfg(all(any(target_os = "linux", target_os = "android"), not(kittiwake_portable)))]
 fn may_listen(listener: &impl AsFd) -> io::Result<bool> {
     Ok(rustix::net::sockopt::socket_acceptconn(listener)?)
 }
 /// Not every other system has the option. There accept(2) answers the question.
-#[cfg(not(any(target_os = "linux", target_os = "android")))]
+#[cfg(not(all(any(target_os = "linux", target_os = "android"), not(kittiwake_portable))))]
 fn may_listen(_: &impl AsFd) -> io::Result<bool> {
     Ok(true)
 }
@@ -148,7 +148,7 @@ const ENDED: PollFlags = PollFlags::HUP;
 /// connections. So the listener is polled first, except for the connection that an event has announced. On other
 /// systems this is always true, and accept(2) answers the question.
 pub(super) fn may_accept(listener: &impl AsFd) -> bool {
-    let is_polled = cfg!(any(target_os = "linux", target_os = "android"));
+    let is_polled = cfg!(all(any(target_os = "linux", target_os = "android"), not(kittiwake_portable)));
     !is_polled || is_ready_now(listener, Direction::Read)
 }
 
@@ -167,7 +167,7 @@ pub(super) fn display_unix(addr: &unix::net::SocketAddr) -> String {
 pub(super) fn to_unix_addr(addr: &unix::net::SocketAddr) -> io::Result<SocketAddrUnix> {
     match (addr.as_pathname(), abstract_name(addr)) {
         (Some(path), _) => Ok(SocketAddrUnix::new(path)?),
-        #[cfg(any(target_os = "linux", target_os = "android"))]
+        #[cfg(all(any(target_os = "linux", target_os = "android"), not(kittiwake_portable)))]
         (None, Some(name)) => Ok(SocketAddrUnix::new_abstract_name(name)?),
         _ => Err(io::Error::new(io::ErrorKind::InvalidInput, "an unnamed address cannot be sent to")),
     }
@@ -184,23 +184,23 @@ pub(super) fn from_unix_addr(any: Option<SocketAddrAny>) -> io::Result<unix::net
 }
 
 fn to_std_unix_addr(addr: &SocketAddrUnix) -> io::Result<unix::net::SocketAddr> {
-    #[cfg(any(target_os = "linux", target_os = "android"))]
+    #[cfg(all(any(target_os = "linux", target_os = "android"), not(kittiwake_portable)))]
     if let Some(name) = addr.abstract_name() {
         return unix::net::SocketAddr::from_abstract_name(name);
     }
     unix::net::SocketAddr::from_pathname(addr.path_bytes().map_or_else(Default::default, OsStr::from_bytes))
 }
 
-#[cfg(target_os = "android")]
+#[cfg(all(target_os = "android", not(kittiwake_portable)))]
 use std::os::android::net::SocketAddrExt;
-#[cfg(target_os = "linux")]
+#[cfg(all(target_os = "linux", not(kittiwake_portable)))]
 use std::os::linux::net::SocketAddrExt;
 
-#[cfg(any(target_os = "linux", target_os = "android"))]
+#[cfg(all(any(target_os = "linux", target_os = "android"), not(kittiwake_portable)))]
 fn abstract_name(addr: &unix::net::SocketAddr) -> Option<&[u8]> {
     addr.as_abstract_name()
 }
-#[cfg(not(any(target_os = "linux", target_os = "android")))]
+#[cfg(not(all(any(target_os = "linux", target_os = "android"), not(kittiwake_portable))))]
 fn abstract_name(_: &unix::net::SocketAddr) -> Option<&[u8]> {
     None
 }

@@ -7,7 +7,7 @@ use std::io;
 use std::os::fd::AsFd;
 use std::time::Duration;
 
-#[cfg(all(feature = "sockopt", any(target_os = "android", target_os = "linux")))]
+#[cfg(all(feature = "sockopt", any(target_os = "android", target_os = "linux"), not(kittiwake_portable)))]
 use nix::sys::socket::{
     getsockopt, setsockopt,
     sockopt::{PeerCredentials, TcpFastOpenConnect},
@@ -15,7 +15,7 @@ use nix::sys::socket::{
 use rustix::net::sockopt;
 use socket2::SockRef;
 
-#[cfg(all(feature = "sockopt", any(target_os = "android", target_os = "linux")))]
+#[cfg(all(feature = "sockopt", any(target_os = "android", target_os = "linux"), not(kittiwake_portable)))]
 use super::nix_options::{DeferAccept, FastOpen};
 
 /// Defines functions that get or set an option on the systems of the `cfg`.
@@ -47,7 +47,9 @@ options! {
         fn reuse_port(socket) -> bool { sockopt::socket_reuseport(socket)? }
         fn set_reuse_port(socket, on: bool) { sockopt::set_socket_reuseport(socket, on)? }
     }
-    "SO_BINDTODEVICE" if any(target_os = "android", target_os = "fuchsia", target_os = "linux") {
+    "SO_BINDTODEVICE" if all(
+        any(target_os = "android", target_os = "fuchsia", target_os = "linux"), not(kittiwake_portable)
+    ) {
         fn device(socket) -> Option<Vec<u8>> { SockRef::from(socket).device()? }
         fn bind_device(socket, name: Option<&[u8]>) { SockRef::from(socket).bind_device(name)? }
     }
@@ -63,15 +65,19 @@ options! {
         fn keepalive_retries(socket) -> u32 { sockopt::tcp_keepcnt(socket)? }
         fn set_keepalive_retries(socket, retries: u32) { sockopt::set_tcp_keepcnt(socket, retries)? }
     }
-    "TCP_USER_TIMEOUT" if any(target_os = "android", target_os = "fuchsia", target_os = "linux") {
+    "TCP_USER_TIMEOUT" if all(
+        any(target_os = "android", target_os = "fuchsia", target_os = "linux"), not(kittiwake_portable)
+    ) {
         fn user_timeout_millis(socket) -> u32 { sockopt::tcp_user_timeout(socket)? }
         fn set_user_timeout_millis(socket, millis: u32) { sockopt::set_tcp_user_timeout(socket, millis)? }
     }
-    "TCP_QUICKACK" if any(target_os = "android", target_os = "fuchsia", target_os = "linux") {
+    "TCP_QUICKACK" if all(
+        any(target_os = "android", target_os = "fuchsia", target_os = "linux"), not(kittiwake_portable)
+    ) {
         fn quickack(socket) -> bool { sockopt::tcp_quickack(socket)? }
         fn set_quickack(socket, on: bool) { sockopt::set_tcp_quickack(socket, on)? }
     }
-    "TCP_NOTSENT_LOWAT" if any(target_os = "android", target_os = "linux") {
+    "TCP_NOTSENT_LOWAT" if all(any(target_os = "android", target_os = "linux"), not(kittiwake_portable)) {
         fn notsent_lowat(socket) -> u32 { SockRef::from(socket).tcp_notsent_lowat()? }
         fn set_notsent_lowat(socket, bytes: u32) { SockRef::from(socket).set_tcp_notsent_lowat(bytes)? }
     }
@@ -98,19 +104,19 @@ options! {
 
 #[cfg(feature = "sockopt")]
 options! {
-    "TCP_DEFER_ACCEPT" if any(target_os = "android", target_os = "linux") {
+    "TCP_DEFER_ACCEPT" if all(any(target_os = "android", target_os = "linux"), not(kittiwake_portable)) {
         fn defer_accept_seconds(socket) -> u32 { getsockopt(socket, DeferAccept)? }
         fn set_defer_accept_seconds(socket, seconds: u32) { setsockopt(socket, DeferAccept, &seconds)? }
     }
-    "TCP_FASTOPEN" if any(target_os = "android", target_os = "linux") {
+    "TCP_FASTOPEN" if all(any(target_os = "android", target_os = "linux"), not(kittiwake_portable)) {
         fn fastopen(socket) -> u32 { getsockopt(socket, FastOpen)? }
         fn set_fastopen(socket, queue: u32) { setsockopt(socket, FastOpen, &queue)? }
     }
-    "TCP_FASTOPEN_CONNECT" if any(target_os = "android", target_os = "linux") {
+    "TCP_FASTOPEN_CONNECT" if all(any(target_os = "android", target_os = "linux"), not(kittiwake_portable)) {
         fn fastopen_connect(socket) -> bool { getsockopt(socket, TcpFastOpenConnect)? }
         fn set_fastopen_connect(socket, on: bool) { setsockopt(socket, TcpFastOpenConnect, &on)? }
     }
-    "SO_PEERCRED" if any(target_os = "android", target_os = "linux") {
+    "SO_PEERCRED" if all(any(target_os = "android", target_os = "linux"), not(kittiwake_portable)) {
         fn peer_cred(socket) -> (i32, u32, u32) {
             let peer = getsockopt(socket, PeerCredentials)?;
             (peer.pid(), peer.uid(), peer.gid())
