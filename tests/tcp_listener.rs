@@ -382,7 +382,7 @@ fn local(client: &std::net::TcpStream) -> SocketAddr {
 
 /// `from_std` refuses a socket that does not listen. A wait for its connections would never end.
 #[test]
-#[cfg(all(any(target_os = "android", target_os = "linux"), not(kittiwake_portable)))]
+#[cfg(not(any(target_vendor = "apple", kittiwake_portable)))]
 fn unlistening_socket_is_refused() {
     let (stream, _peer) = pair_with_std();
     let connected = std::os::fd::OwnedFd::from(stream.into_std().expect("into_std"));

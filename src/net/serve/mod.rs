@@ -14,8 +14,8 @@
 //! * **Draining.** The server waits until no connection is open or the drain timeout is over.
 //!
 //! # System calls
-//! A connection costs accept(2) and close(2), as in a hand-written loop. On Linux it also costs one poll(2), which asks
-//! for another client: a failing accept(2) would cost more. With one worker there are no other calls. With several
+//! A connection costs accept(2) and close(2), as in a hand-written loop. Elsewhere than on macOS it also costs one
+//! poll(2), which asks for another client: a failing accept(2) would cost more on Linux. With one worker there are no other calls. With several
 //! workers, the worker that accepts unparks the worker that runs the handler, if that one sleeps: a write(2) on one
 //! side, one more epoll_wait(2) on the other.
 //!

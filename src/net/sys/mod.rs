@@ -109,13 +109,13 @@ pub(super) fn check_listens(listener: &(impl AsFd + fmt::Debug)) -> io::Result<(
     Err(io::Error::new(io::ErrorKind::InvalidInput, why))
 }
 
-/// Whether the socket listens (`SO_ACCEPTCONN`, socket(7)).
-#[cfg(all(any(target_os = "linux", target_os = "android"), not(kittiwake_portable)))]
+/// Whether the socket listens (`SO_ACCEPTCONN`, getsockopt(2)).
+#[cfg(not(any(target_vendor = "apple", kittiwake_portable)))]
 fn may_listen(listener: &impl AsFd) -> io::Result<bool> {
     Ok(rustix::net::sockopt::socket_acceptconn(listener)?)
 }
-/// Not every other system has the option. There accept(2) answers the question.
-#[cfg(not(all(any(target_os = "linux", target_os = "android"), not(kittiwake_portable))))]
+/// Apple's systems do not answer. There accept(2) answers the question.
+#[cfg(any(target_vendor = "apple", kittiwake_portable))]
 fn may_listen(_: &impl AsFd) -> io::Result<bool> {
     Ok(true)
 }
@@ -143,13 +143,13 @@ const ENDED: PollFlags = PollFlags::HUP;
 
 /// Whether a connection waits.
 ///
-/// Linux makes a socket and a file before it looks for a connection to give them to. So an accept(2) that finds none
-/// takes ten times as long as poll(2). A server that accepts until the queue is empty would make such a call after most
-/// connections. So the listener is polled first, except for the connection that an event has announced. On other
-/// systems this is always true, and accept(2) answers the question.
+/// Linux and FreeBSD take a descriptor before they look for a connection to give it to. So an accept(2) that finds none
+/// fails in a process that has no descriptor left. On Linux it also takes ten times as long as poll(2), and a server
+/// that accepts until the queue is empty would make such a call after most connections. So the listener is polled first,
+/// except for the connection that an event has announced. On Apple's systems this is always true: accept(2) looks for a
+/// connection first, and says whether the socket listens.
 pub(super) fn may_accept(listener: &impl AsFd) -> bool {
-    let is_polled = cfg!(all(any(target_os = "linux", target_os = "android"), not(kittiwake_portable)));
-    !is_polled || is_ready_now(listener, Direction::Read)
+    cfg!(target_vendor = "apple") || is_ready_now(listener, Direction::Read)
 }
 
 /// A Unix socket's address as an error shows it: its path, or its abstract name after an `@`.

@@ -57,8 +57,9 @@ impl TcpListener {
     /// socket(7)).
     ///
     /// # Platform notes
-    /// Whether a socket listens is asked on Linux and Android; elsewhere the first [`accept`](TcpListener::accept) says
-    /// so. No duplicate of the listener may be made blocking while it is used: see [`accept`](TcpListener::accept).
+    /// macOS does not tell whether a socket listens. There the first [`accept`](TcpListener::accept) fails instead.
+    ///
+    /// No duplicate of the listener may be made blocking while it is used: see [`accept`](TcpListener::accept).
     pub fn from_std(listener: std::net::TcpListener) -> io::Result<Self> {
         sys::check_listens(&listener)?;
         Self::from_listening(listener)
@@ -89,8 +90,7 @@ impl TcpListener {
     /// all that were passed on are lost then, and the process should end with the error.
     ///
     /// # Platform notes
-    /// Whether a TCP socket listens is asked on Linux and Android; elsewhere the first [`accept`](TcpListener::accept)
-    /// says so.
+    /// macOS does not tell whether a TCP socket listens. There the first [`accept`](TcpListener::accept) fails instead.
     ///
     /// # Examples
     /// ```
@@ -140,13 +140,13 @@ impl TcpListener {
     /// at once in the same way: close something, or wait for something to end, before calling again.
     ///
     /// # Platform notes
-    /// On macOS the new descriptor becomes close-on-exec by a second system call. On Linux accept(2) is called only if
+    /// On macOS the new descriptor becomes close-on-exec by a second system call. Elsewhere accept(2) is called only if
     /// an event or poll(2) has said that there is a connection.
     ///
     /// Reads and writes of a stream never block, whatever the setting of its descriptor. accept(2) has no flag for that.
     /// Non-blocking is a setting of the socket, which all duplicates of its descriptor share, also those in other
-    /// processes. If other code makes a duplicate of the listener blocking, accept(2) may block the worker. On Linux it
-    /// then does so only if another thread or process takes the announced connection first.
+    /// processes. If other code makes a duplicate of the listener blocking, accept(2) may block the worker. Elsewhere
+    /// than on macOS it then does so only if another thread or process takes the announced connection first.
     ///
     /// # Examples
     /// See [`TcpListener`].

@@ -113,8 +113,7 @@ impl UnixListener {
     /// If it cannot be made non-blocking. `InvalidInput` if the socket does not listen.
     ///
     /// # Platform notes
-    /// Whether a socket listens is asked on Linux and Android; elsewhere the first [`accept`](UnixListener::accept) says
-    /// so.
+    /// macOS does not tell whether a socket listens. There the first [`accept`](UnixListener::accept) fails instead.
     pub fn from_std(listener: net::UnixListener) -> io::Result<Self> {
         sys::check_listens(&listener)?;
         Self::from_listening(listener)
