@@ -1,5 +1,9 @@
 //! A random test: connections are handed around among runtimes that come and go, and every byte is checked.
 //!
+//! The subject is a socket that many runtimes, calls and a foreign executor use in turn, with reads and writes that are
+//! dropped at any moment. The example `soak` is the other long random run: thousands of connections, each of which lives
+//! in one task of one server.
+//!
 //! `KITTIWAKE_SOAK_SECONDS=1800 cargo test --release --test soak -- --nocapture` runs it for half an hour and prints a
 //! line a minute. `KITTIWAKE_SOAK_SEED` sets the seed, which a failure names.
 
