@@ -20,7 +20,7 @@ use kittiwake::task::{JoinSet, yield_now};
 use kittiwake::time::{Instant as RuntimeInstant, sleep};
 use kittiwake::{spawn, spawn_blocking};
 use stats_alloc::{INSTRUMENTED_SYSTEM, StatsAlloc};
-use support::{counting_waker, in_child_with_descriptors, in_own_process, is_child, listener, will_reset, within};
+use support::{bounded, counting_waker, in_child_with_descriptors, in_own_process, is_child, listener, will_reset};
 
 /// Counts the bytes that live on the heap.
 #[global_allocator]
@@ -178,7 +178,8 @@ fn in_rounds(
         for _ in 0..rounds {
             let (runtime, round) = (runtime.clone(), round.clone());
             // A runtime that stays opens its reactor when a socket first waits.
-            within(move || {
+            // A runtime that stays opens its reactor when a socket first waits.
+            bounded(move || {
                 let held = Arc::new(());
                 round(&runtime, &held);
                 // Another worker, or a runtime that ends in the background, drops its tasks a little later.

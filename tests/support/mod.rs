@@ -6,6 +6,8 @@
 // Each test crate compiles this module and uses a part of it.
 #![allow(dead_code, unreachable_pub)]
 
+mod baseline;
+
 use std::future::Future;
 use std::io::Read;
 use std::mem::MaybeUninit;
@@ -24,12 +26,27 @@ use kittiwake::net::{Failure, TcpListener, TcpStream};
 use kittiwake::runtime::{Builder, Handle, Runtime, WorkerMetrics};
 use socket2::SockRef;
 
+use baseline::Baseline;
+
 /// Longer than any test takes on a slow machine. Only a hang reaches this limit.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Runs `test` on a thread of its own and fails if it does not end within [`PATIENCE`].
+/// Runs `test` on a thread of its own and fails if it does not end within [`PATIENCE`], or leaves a descriptor or a
+/// thread, where this can be seen.
 #[track_caller]
 pub fn within<T: Send + 'static>(test: impl FnOnce() -> T + Send + 'static) -> T {
+    let baseline = Baseline::take();
+    let value = bounded(test);
+    // A value may keep descriptors.
+    if let Some(baseline) = baseline.filter(|_| size_of::<T>() == 0) {
+        baseline.compare();
+    }
+    value
+}
+
+/// Like [`within`], for a test that leaves descriptors or threads on purpose.
+#[track_caller]
+pub fn bounded<T: Send + 'static>(test: impl FnOnce() -> T + Send + 'static) -> T {
     let (done, waiting) = mpsc::channel();
     let thread = std::thread::Builder::new()
         .name(std::thread::current().name().unwrap_or("test").to_owned())
