@@ -36,6 +36,8 @@ fn dead_route_fails_connect() {
          && ip route add blackhole 10.3.0.0/16";
     in_network("dead_route_fails_connect", routes, || {
         run(|| async {
+            // On the poll(2) backend a reactor has sockets of its own.
+            open_reactor().await;
             let before = open_sockets();
             let dead = [
                 ("10.1.0.1:80", libc::EHOSTUNREACH),
@@ -62,6 +64,8 @@ fn dead_route_fails_connect() {
 fn silent_host_ends_connect_in_time() {
     in_network("silent_host_ends_connect_in_time", SILENT_NEIGHBOUR, || {
         run(|| async {
+            // On the poll(2) backend a reactor has sockets of its own.
+            open_reactor().await;
             let before = open_sockets();
             let begin = Instant::now();
             let error = TcpStream::connect_timeout("10.5.0.2:80", SHORT).await.expect_err("the host is silent");
