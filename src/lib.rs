@@ -82,8 +82,12 @@
 //! not supported, as in every runtime: both processes would share one epoll.
 //!
 //! # Platforms
-//! Linux with epoll is what the tests run on. They run a second time on mio's poll(2) backend, which keeps the portable
-//! parts honest. macOS and the BSDs (kqueue) are written for but not run here. 64-bit atomics are needed.
+//! Linux with epoll is what the tests run on. They run a second time on mio's poll(2) backend, with the code of systems
+//! other than Linux, which keeps the portable parts honest. For macOS, the BSDs (kqueue) and illumos the crate is
+//! compiled but not run. 64-bit atomics are needed: 32-bit PowerPC, MIPS and RISC-V have none.
+
+#[cfg(not(target_has_atomic = "64"))]
+compile_error!("kittiwake needs 64-bit atomics, and this target has none");
 
 mod blocking;
 mod budget;
