@@ -16,6 +16,9 @@
 //! read in this batch of polls ([`begin_batch`], [`batch_time`]). A timer that does not have to wait reads the clock
 //! anyway, and so it goes by the time at each operation ([`poll_spend_by_time`]).
 //!
+//! While the clock of the thread's runtime is paused, no time passes for the budget either ([`stop_time`]). Otherwise
+//! the order of the tasks would depend on the speed of the machine.
+//!
 //! # Polls that have no limit
 //! A thread that polls neither our tasks nor the future of a `block_on` call has no limit.
 //!
@@ -61,6 +64,8 @@ thread_local! {
     static SLICES_LEFT: Cell<i64> = const { Cell::new(0) };
     /// When the clock was first read in this batch of polls. 0 if it was not.
     static SINCE: Cell<u64> = const { Cell::new(0) };
+    /// No batch lasts: the clock of this thread's runtime is paused.
+    static IS_TIMELESS: Cell<bool> = const { Cell::new(false) };
     /// The strongest way in which a task of this batch has given way.
     static GAVE_WAY: Cell<GaveWay> = const { Cell::new(GaveWay::None) };
     /// Work since the last [`take_work`], in bytes.
@@ -193,9 +198,18 @@ pub(crate) fn gave_way() -> GaveWay {
     GAVE_WAY.get()
 }
 
-/// How long this batch of polls has lasted, at `now`. The first reading of the clock in a batch counts as its begin.
+/// The clock of this thread's runtime is paused, or goes on.
+pub(crate) fn stop_time(is_stopped: bool) {
+    IS_TIMELESS.set(is_stopped);
+}
+
+/// How long this batch of polls has lasted, at `now`. The first reading of the clock in a batch counts as its begin. 0
+/// while the clock is paused.
 pub(crate) fn batch_time(now: u64) -> u64 {
     stamp::note(now);
+    if IS_TIMELESS.get() {
+        return 0;
+    }
     if SINCE.get() == 0 {
         SINCE.set(now);
     }

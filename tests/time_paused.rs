@@ -7,6 +7,7 @@ use std::task::Waker;
 
 use futures_lite::{AsyncReadExt, AsyncWriteExt};
 use kittiwake::runtime::{Builder, Runtime};
+use kittiwake::task::consume_budget;
 use kittiwake::time::{Duration, Instant, advance, pause, resume, sleep, sleep_until, timeout};
 use support::{TICK, assert_at, one_worker, panic_of, paused_runtime, poll_with, run, run_paused, within};
 
@@ -37,6 +38,21 @@ fn paused_clock_advances_to_deadline() {
         assert_at(Instant::now(), start + HOUR);
         assert_at(short.await.expect("the short sleep"), start + SECOND);
         assert!(real.elapsed() < HOUR, "the test must not wait for an hour");
+    });
+}
+
+/// On a slow machine the polls of a task take longer. With a paused clock the order of the tasks is the same there: the
+/// budget of a poll has no limit of time.
+#[test]
+fn paused_order_ignores_real_time() {
+    run_paused(|| async {
+        let other = kittiwake::spawn(async {});
+        for operation in 0..100 {
+            let start = std::time::Instant::now();
+            while start.elapsed() < Duration::from_micros(20) {}
+            consume_budget().await;
+            assert!(!other.is_finished(), "the task gave way after {operation} operations of 128");
+        }
     });
 }
 

@@ -10,10 +10,10 @@ use std::ops::{Add, AddAssign, Sub, SubAssign};
 use std::sync::OnceLock;
 use std::time::Duration;
 
-use crate::stamp;
 use crate::system_clock::monotonic;
 #[cfg(feature = "hyper")]
 use crate::system_clock::monotonic_at_last_tick;
+use crate::{budget, stamp};
 
 /// The number that an [`Instant`] has at the start of the system, in nanoseconds. On platforms other than Linux and
 /// Android the first reading of the clock counts as the start of the system.
@@ -86,6 +86,7 @@ pub(crate) fn now_noted() -> Instant {
 
 /// Sets the clock of this thread, and returns the previous one.
 pub(super) fn replace(clock: Clock) -> Clock {
+    budget::stop_time(matches!(clock, Clock::Paused(_)));
     CLOCK.replace(clock)
 }
 
@@ -103,14 +104,14 @@ pub(crate) fn is_paused() -> bool {
 pub(super) fn pause() -> bool {
     let can_pause = !matches!(CLOCK.get(), Clock::Common(_));
     if can_pause {
-        CLOCK.set(Clock::Paused(Instant::now()));
+        replace(Clock::Paused(Instant::now()));
     }
     can_pause
 }
 
 /// Resumes the clock of this thread from the moment at which it stands.
 pub(super) fn resume() {
-    CLOCK.set(Clock::Running(Instant::now().0.wrapping_sub(monotonic())));
+    replace(Clock::Running(Instant::now().0.wrapping_sub(monotonic())));
 }
 
 /// Advances the paused clock of this thread to `moment`.
