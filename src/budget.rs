@@ -80,6 +80,8 @@ pub(crate) enum GaveWay {
     None,
     /// It yielded.
     Yielded,
+    /// It yielded, and [`take_yield`] was called since.
+    Noted,
     /// It has used up its budget.
     UsedUp,
 }
@@ -188,8 +190,20 @@ pub(crate) fn begin_batch(now: u64) {
 
 /// Notes that a task yields.
 pub(crate) fn note_yield() {
-    if GAVE_WAY.get() == GaveWay::None {
+    if GAVE_WAY.get() != GaveWay::UsedUp {
         GAVE_WAY.set(GaveWay::Yielded);
+    }
+}
+
+/// Whether a task of this batch may have yielded since the last call. Once a budget is used up, this is not known.
+pub(crate) fn take_yield() -> bool {
+    match gave_way() {
+        GaveWay::None | GaveWay::Noted => false,
+        GaveWay::Yielded => {
+            GAVE_WAY.set(GaveWay::Noted);
+            true
+        }
+        GaveWay::UsedUp => true,
     }
 }
 

@@ -98,6 +98,7 @@ mod histogram;
 mod live_threads;
 mod memory;
 mod metrics;
+mod random;
 #[cfg(test)]
 mod random_scripts;
 mod reactor;

@@ -23,11 +23,12 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("histogram", &[]),
     ("metrics", &["histogram"]),
     ("system_clock", &[]),
-    ("random_scripts", &[]),
+    ("random", &[]),
+    ("random_scripts", &["random"]),
     ("stamp", &["system_clock"]),
     ("budget", &["metrics", "stamp", "system_clock"]),
     ("trace", &["sync"]),
-    ("executor", &["budget", "memory", "random_scripts", "stamp", "sync", "system_clock", "trace"]),
+    ("executor", &["budget", "memory", "random", "random_scripts", "stamp", "sync", "system_clock", "trace"]),
     ("blocking", &["executor", "current", "live_threads"]),
     ("reactor", &["budget", "current", "random_scripts", "sync"]),
     ("wheel", &["memory", "random_scripts"]),
@@ -78,6 +79,7 @@ const PURE_CORES: &[(&str, bool)] = &[
     ("runtime/batch.rs", false),
     ("executor/registry.rs", false),
     ("executor/remote_queue.rs", false),
+    ("executor/shuffle.rs", false),
     ("executor/stealing/", true),
 ];
 

@@ -381,7 +381,7 @@ mod tests {
     use std::thread;
 
     fn worker() -> WorkerRef {
-        WorkerRef::new(Workers::new(vec![Waker::noop().clone()], None), 0)
+        WorkerRef::new(Workers::new(vec![Waker::noop().clone()], None, None), 0)
     }
 
     fn spawn<T: Send + 'static>(pool: &Arc<Pool>, closure: impl FnOnce() -> T + Send + 'static) -> JoinHandle<T> {

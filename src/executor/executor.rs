@@ -9,21 +9,29 @@ use std::time::{Duration, Instant};
 use super::current::{self, Current, Entered, schedule_main, with_deferred, with_queue, with_yielded};
 use super::registry::{Kind, TaskSet};
 use super::shared::{Entry, Runnable, WorkerRef, Workers};
+use super::shuffle::Shuffle;
 use super::stealing::Stealer;
 use crate::budget::{self, GaveWay};
 use crate::memory::shrink;
+use crate::random::Random;
 
 /// The half of the executor that a worker owns.
 pub(crate) struct Executor {
     worker: WorkerRef,
     /// The workers that run what is spawned on this thread, if it is the thread of a `block_on` call beside them.
     spawn_workers: Option<Arc<Workers>>,
-    /// Used if the runtime has one worker: the entries to run before the worker takes the thread's queue again. They
-    /// are in reverse order, so that `pop` takes the next one.
+    /// The runtime has one worker and no seed. So the next entry is that of the thread's queue, except in rare cases.
+    is_direct: bool,
+    /// Used if the runtime has one worker and no seed: the entries to run before the worker takes the thread's queue
+    /// again. They are in reverse order, so that `pop` takes the next one.
     taken: Vec<Entry>,
-    /// Used if the runtime has several workers: the local entries to run before the worker takes the thread's queue
-    /// again, also reversed. They take turns with the entries of the stealable queue.
+    /// Used otherwise: the local entries to run before the worker takes the thread's queue again, also reversed. If
+    /// there are several workers, they take turns with the entries of the stealable queue.
     local_taken: Vec<Entry>,
+    /// The order of the thread's queue, if the runtime has a seed.
+    shuffle: Option<Box<Shuffle>>,
+    /// Used if the runtime has a seed: the entry that runs, or ran last, is the future of a `block_on` call.
+    ran_main: bool,
     /// Used if the runtime has one worker: the entries that have used up their budget. They run after the next look at
     /// the kernel, when nothing else is ready.
     refused: Vec<Entry>,
@@ -40,13 +48,20 @@ pub(crate) struct Executor {
 
 impl Executor {
     pub(crate) fn new(worker: WorkerRef) -> Self {
-        let workers = &worker.workers;
-        let stealer = workers.is_several().then(|| Box::new(Stealer::new(workers.len(), Instant::now())));
+        let (workers, seed) = (&worker.workers, worker.workers.seed);
+        let mut stealer = workers.is_several().then(|| Box::new(Stealer::new(workers.len(), Instant::now())));
+        if let (Some(stealer), Some(seed)) = (&mut stealer, seed) {
+            stealer.seed(seed, worker.index);
+        }
+        let shuffle = seed.map(|seed| Box::new(Shuffle::new(Random::new(seed, 3 * worker.index as u64))));
         Self {
             worker,
             spawn_workers: None,
+            is_direct: stealer.is_none() && shuffle.is_none(),
             taken: Vec::new(),
             local_taken: Vec::new(),
+            shuffle,
+            ran_main: false,
             refused: Vec::new(),
             has_waiting_refused: false,
             stealer,
@@ -85,18 +100,19 @@ impl Executor {
     #[inline]
     fn next_of_queues(&mut self) -> Option<Entry> {
         let has_to_wait = match budget::gave_way() {
-            GaveWay::None => false,
+            GaveWay::None | GaveWay::Noted => false,
             GaveWay::Yielded => self.is_notified(),
             GaveWay::UsedUp => true,
         };
-        if self.stealer.is_some() || has_to_wait {
+        if !self.is_direct || has_to_wait {
             return self.next_otherwise();
         }
         // A yield costs 2.9 % more without the first case, and a spawn 1.2 %.
         let next = if with_queue(|queue| queue.len() <= 1) {
             with_queue(Vec::pop)
         } else {
-            take_queue(&mut self.taken);
+            with_queue(|queue| mem::swap(&mut self.taken, queue));
+            self.taken.reverse();
             self.taken.pop()
         };
         if next.is_some() || self.refused.is_empty() { next } else { self.next_refused() }
@@ -116,6 +132,9 @@ impl Executor {
     /// the kernel before that task runs again.
     #[inline(never)]
     fn next_otherwise(&mut self) -> Option<Entry> {
+        if self.shuffle.is_some() && self.stealer.is_none() {
+            return self.next_shuffled();
+        }
         if budget::gave_way() == GaveWay::UsedUp {
             return None;
         }
@@ -129,12 +148,64 @@ impl Executor {
         self.taken.pop()
     }
 
+    /// The next entry, if the runtime has one worker and a seed.
+    fn next_shuffled(&mut self) -> Option<Entry> {
+        self.note_yield();
+        // Once a budget is used up, the task is in the thread's queue, and comes last.
+        let has_refused = budget::gave_way() == GaveWay::UsedUp;
+        if self.local_taken.is_empty() {
+            if has_refused {
+                return None;
+            }
+            if self.shuffle.as_ref().is_some_and(|shuffle| shuffle.has_segments()) {
+                self.put_remote_first();
+            }
+            self.take_queue();
+        } else if let (Some(shuffle), false) = (&mut self.shuffle, has_refused) {
+            with_queue(|queue| shuffle.mix(&mut self.local_taken, queue));
+        }
+        if self.local_taken.is_empty() {
+            // As in `next_refused`.
+            self.has_waiting_refused = false;
+            mem::swap(&mut self.local_taken, &mut self.refused);
+            self.local_taken.reverse();
+        }
+        let next = self.local_taken.pop();
+        self.ran_main = matches!(next, Some(Entry::Main));
+        next
+    }
+
+    /// In a runtime with a seed: has the entry that ran last stay behind those that were ready before it, if it has
+    /// yielded.
+    pub(crate) fn note_yield(&mut self) {
+        let Some(shuffle) = &mut self.shuffle else { return };
+        if budget::take_yield() && self.stealer.is_none() {
+            with_queue(|queue| {
+                // A task is queued after its poll. The future of a `block_on` call may have woken others since it yielded.
+                let is_main = |entry: &Entry| self.ran_main && matches!(entry, Entry::Main);
+                let last = queue.iter().rposition(is_main).or(queue.len().checked_sub(1));
+                shuffle.begin_segment(last.unwrap_or(0));
+            });
+        }
+    }
+
     /// Ends a batch in which a task has yielded, and may be in the thread's queue. What other threads have pushed comes
     /// first, as in [`next_otherwise`](Executor::next_otherwise).
     pub(crate) fn end_yielding_batch(&mut self) {
-        if self.stealer.is_none() && self.is_notified() {
+        if self.stealer.is_none() {
+            self.note_yield();
+            self.put_remote_first();
+        }
+    }
+
+    /// Puts what other threads have pushed in front of the thread's queue.
+    fn put_remote_first(&mut self) {
+        if self.is_notified() {
             let mut posted = Vec::new();
             budget::count_events(self.worker.remote().queue.drain(&mut posted));
+            if let Some(shuffle) = &mut self.shuffle {
+                shuffle.move_back(posted.len());
+            }
             with_queue(|queue| {
                 posted.append(queue);
                 *queue = posted;
@@ -145,6 +216,7 @@ impl Executor {
     /// The next of the entries that only this worker may run and of those that can be stolen, in turn.
     fn next_of_both(&mut self) -> Option<Entry> {
         self.count_before_yielded();
+        self.note_yield();
         if !self.local_taken.is_empty() {
             self.was_shared = !self.was_shared;
             if !self.was_shared {
@@ -167,7 +239,7 @@ impl Executor {
         if self.before_yielded > 0 {
             self.before_yielded -= 1;
             if self.before_yielded == 0 {
-                with_yielded(|yielded| with_queue(|queue| queue.append(yielded)));
+                with_yielded(|yielded| append_in_order(yielded, self.shuffle.as_deref_mut()));
             }
         }
     }
@@ -178,11 +250,20 @@ impl Executor {
         if self.is_notified() {
             self.drain_remote();
         }
-        take_queue(&mut self.local_taken);
+        self.take_queue();
         if self.local_taken.is_empty() {
             self.before_yielded = 0;
             with_yielded(|yielded| mem::swap(&mut self.local_taken, yielded));
             self.local_taken.reverse();
+        }
+    }
+
+    /// Takes the entries of the thread's queue. Those that were taken before are used up.
+    fn take_queue(&mut self) {
+        with_queue(|queue| mem::swap(&mut self.local_taken, queue));
+        match &mut self.shuffle {
+            Some(shuffle) => shuffle.shuffle(&mut self.local_taken),
+            None => self.local_taken.reverse(),
         }
     }
 
@@ -243,7 +324,7 @@ impl Executor {
         let ready = self.local_len();
         if self.has_waiting_refused {
             // They have waited for a whole batch, in which something else was always ready.
-            with_queue(|queue| queue.append(&mut self.refused));
+            append_in_order(&mut self.refused, self.shuffle.as_deref_mut());
         }
         self.has_waiting_refused = !self.refused.is_empty();
         ready
@@ -253,7 +334,7 @@ impl Executor {
         // The worker takes its local entries now. The stealable queue may never be empty, and to wait for that would
         // starve them.
         if self.local_taken.is_empty() {
-            take_queue(&mut self.local_taken);
+            self.take_queue();
         }
         let (has_local, local) = (self.has_local(), self.local_len());
         let Some(stealer) = &mut self.stealer else { return local };
@@ -322,6 +403,9 @@ impl Executor {
         for queue in [&mut self.taken, &mut self.local_taken, &mut self.refused] {
             shrink(queue);
         }
+        if let Some(shuffle) = &mut self.shuffle {
+            shuffle.shrink();
+        }
         with_queue(shrink);
         with_yielded(shrink);
         with_deferred(shrink);
@@ -368,6 +452,9 @@ impl Executor {
         unrun.extend(self.taken.drain(..).rev());
         unrun.extend(self.local_taken.drain(..).rev());
         with_queue(|queue| unrun.append(queue));
+        if let Some(shuffle) = &mut self.shuffle {
+            shuffle.clear();
+        }
         with_yielded(|yielded| unrun.append(yielded));
         unrun.append(&mut self.refused);
         with_deferred(|deferred| unrun.extend(deferred.drain(..).map(Entry::Task)));
@@ -387,10 +474,14 @@ impl Executor {
     }
 }
 
-/// Takes the entries of the thread's queue. Those that were taken before are used up.
-fn take_queue(taken: &mut Vec<Entry>) {
-    with_queue(|queue| mem::swap(taken, queue));
-    taken.reverse();
+/// Appends `entries` to the thread's queue. In a runtime with a seed too, they stay in order, behind those that are there.
+fn append_in_order(entries: &mut Vec<Entry>, shuffle: Option<&mut Shuffle>) {
+    with_queue(|queue| {
+        if let Some(shuffle) = shuffle {
+            shuffle.begin_segments(queue.len(), entries.len());
+        }
+        queue.append(entries);
+    });
 }
 
 /// As [`Executor::prepare_idle`], for a worker that has others beside it and no entries of its own.

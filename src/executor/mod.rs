@@ -19,6 +19,8 @@
 //! | remote queue | what only this worker may run, woken elsewhere | yes | `remote_queue` |
 //! | stealable queue | tasks that any worker may run, if there are several | yes | `stealing` |
 //!
+//! A runtime with a seed runs what is taken together in a random order (`shuffle`).
+//!
 //! # The end
 //! [`Executor::cancel_local`] cancels the local tasks when a `block_on` call returns, [`Workers::cancel_all`] all tasks
 //! when the runtime ends. The workers run on until the tasks are gone. Only then are the queues closed.
@@ -35,6 +37,7 @@ mod record;
 mod registry;
 mod remote_queue;
 mod shared;
+mod shuffle;
 mod spawn;
 mod stealing;
 mod task;

@@ -34,6 +34,8 @@ pub(crate) struct Workers {
     on_poll: Option<OnPoll>,
     /// The servers that know names of tasks.
     names: Mutex<Vec<Weak<dyn TaskNames>>>,
+    /// The seed of the order in which entries are run, if the runtime has one.
+    pub(super) seed: Option<u64>,
 }
 
 pub(crate) type OnPoll = Box<dyn Fn(usize, &TimedPoll<'_>) + Send + Sync>;
@@ -106,20 +108,24 @@ pub(crate) struct WorkerRef {
 
 impl Workers {
     /// As many workers as there are `unparkers`. Each ends the block of its worker, from any thread.
-    /// `on_poll` is called after each poll of a task, if there is one.
-    pub(crate) fn new(unparkers: Vec<Waker>, on_poll: Option<OnPoll>) -> Arc<Self> {
-        Self::with_ids(unparkers, IdSource::new(), on_poll)
+    /// `on_poll` is called after each poll of a task, if there is one. `seed` decides the order of the entries.
+    pub(crate) fn new(unparkers: Vec<Waker>, on_poll: Option<OnPoll>, seed: Option<u64>) -> Arc<Self> {
+        Self::with_ids(unparkers, IdSource::new(), on_poll, seed)
     }
 
     /// The worker of a `block_on` call beside these. Its tasks draw their ids from the same source.
     pub(crate) fn beside(&self, unparker: Waker) -> Arc<Self> {
-        Self::with_ids(vec![unparker], self.tasks.ids().clone(), None)
+        Self::with_ids(vec![unparker], self.tasks.ids().clone(), None, self.seed)
     }
 
-    fn with_ids(unparkers: Vec<Waker>, ids: Arc<IdSource>, on_poll: Option<OnPoll>) -> Arc<Self> {
+    fn with_ids(unparkers: Vec<Waker>, ids: Arc<IdSource>, on_poll: Option<OnPoll>, seed: Option<u64>) -> Arc<Self> {
         let attention = if on_poll.is_some() { Attention::TIMED } else { Attention::NONE };
         let tasks = TaskRegistry::new(unparkers.len(), ids, attention);
-        Arc::new(Self { tasks, queues: Queues::new(unparkers), on_poll, names: Mutex::default() })
+        let queues = Queues::new(unparkers);
+        if let Some(seed) = seed {
+            queues.seed(seed);
+        }
+        Arc::new(Self { tasks, queues, on_poll, names: Mutex::default(), seed })
     }
 
     pub(crate) fn len(&self) -> usize {

@@ -27,6 +27,7 @@ pub struct Builder {
     /// `None` is the adaptive policy.
     pub(super) spin: Option<Duration>,
     start_paused: bool,
+    rng_seed: Option<u64>,
     pub(super) max_blocking_threads: usize,
     pub(super) measure_polls: bool,
     pub(super) on_slow_poll: Option<OnSlowPoll>,
@@ -81,6 +82,7 @@ impl Builder {
             thread_name: "kittiwake".to_owned(),
             spin: None,
             start_paused: false,
+            rng_seed: None,
             max_blocking_threads: 512,
             measure_polls: false,
             on_slow_poll: OnSlowPoll::by_default(),
@@ -154,6 +156,64 @@ impl Builder {
     #[must_use]
     pub fn start_paused(mut self, start_paused: bool) -> Self {
         self.start_paused = start_paused;
+        self
+    }
+
+    /// Shuffles the order in which ready tasks run. For tests: a server must work in each order.
+    ///
+    /// Without a seed, ready tasks run in the order in which they were woken or spawned. With one, they run in a random
+    /// order. A task that becomes ready later may run first, but none waits for ever. Another seed gives another order. The
+    /// same seed gives the same order again, on each machine, if the program is reproducible. A new version of this crate
+    /// may give it another order.
+    ///
+    /// These keep their order:
+    /// * A task that has yielded ([`yield_now`](crate::task::yield_now)) comes after all tasks that were ready, and so
+    ///   does one whose budget is used up.
+    /// * Timers wake their tasks in the order of their deadlines. Tasks that the same tick has woken run in a random
+    ///   order. A tick is 65.5 µs long.
+    /// * The futures inside one task, as in `join`, `select` and `zip`. The seed does not reach them.
+    /// * A [`JoinSet`](crate::task::JoinSet) yields its tasks in the order of their ends.
+    ///
+    /// A program is reproducible if it gets everything from its own tasks: from [`duplex`](crate::io::duplex()) pairs,
+    /// channels and a clock that is [paused from the start](Builder::start_paused), on a current-thread runtime. These
+    /// are not the same in each run, with or without a seed:
+    /// * sockets, files and signals, because the kernel decides when they are ready;
+    /// * the system's clock, and a clock that is paused later;
+    /// * other threads, such as those of [`spawn_blocking`](crate::spawn_blocking) and other workers;
+    /// * random numbers of the program's own, such as the order of a `HashMap`, and those of
+    ///   [`future::race`](crate::future::race) and [`stream::race`](crate::stream::race).
+    ///
+    /// With several workers, each shuffles the tasks that it runs, except those that begin on a certain worker, as the
+    /// connections of [`serve`](crate::net::serve()) do. The seed also decides from which worker an idle one steals first.
+    ///
+    /// # Examples
+    /// ```
+    /// use std::sync::Mutex;
+    /// use kittiwake::runtime::Builder;
+    /// use kittiwake::task::JoinSet;
+    ///
+    /// fn order(seed: u64) -> std::io::Result<Vec<u32>> {
+    ///     let runtime = Builder::new_current_thread().start_paused(true).rng_seed(seed).build()?;
+    ///     Ok(runtime.block_on(async {
+    ///         let mut tasks = JoinSet::new();
+    ///         for number in 0..10 {
+    ///             tasks.spawn(async move { number });
+    ///         }
+    ///         let mut order = Vec::new();
+    ///         while let Some(number) = tasks.join_next().await {
+    ///             order.push(number.unwrap());
+    ///         }
+    ///         order
+    ///     }))
+    /// }
+    ///
+    /// assert_eq!(order(1)?, order(1)?);
+    /// assert_ne!(order(1)?, order(2)?);
+    /// # std::io::Result::Ok(())
+    /// ```
+    #[must_use]
+    pub fn rng_seed(mut self, seed: u64) -> Self {
+        self.rng_seed = Some(seed);
         self
     }
 
@@ -294,6 +354,11 @@ impl Builder {
         self
     }
 
+    /// The seed of the order of the tasks.
+    pub(super) fn seed(&self) -> Option<u64> {
+        self.rng_seed.or_else(common_seed)
+    }
+
     /// The clock of the runtime.
     pub(super) fn clock(&self) -> io::Result<Clock> {
         match self.kind {
@@ -306,6 +371,16 @@ impl Builder {
             Kind::MultiThread { .. } => Ok(Clock::COMMON),
         }
     }
+}
+
+/// The seed of runtimes that set none. Only builds that run the tests under many seeds have one: a runtime depends on no
+/// variable of the environment.
+fn common_seed() -> Option<u64> {
+    if !cfg!(kittiwake_rng_seed) {
+        return None;
+    }
+    let seed = std::env::var("KITTIWAKE_RNG_SEED").ok()?;
+    Some(seed.parse().expect("KITTIWAKE_RNG_SEED must be a number"))
 }
 
 /// The number of workers of a multi-thread runtime that names none.

@@ -432,7 +432,7 @@ impl Builder {
             reactors.iter().map(|reactor| Services::new(reactor, clock, self.measure_polls)).collect();
         let watch = self.watch_polls(&services);
         let on_poll = watch.clone().map(|watch| -> OnPoll { Box::new(move |index, poll| watch.polled(index, poll)) });
-        let workers = Workers::new(reactors.iter().map(Reactor::unparker).collect(), on_poll);
+        let workers = Workers::new(reactors.iter().map(Reactor::unparker).collect(), on_poll, self.seed());
         let mut parts = Vec::with_capacity(reactors.len());
         for (index, (reactor, services)) in reactors.iter().zip(&services).enumerate() {
             parts.push(Part::new(WorkerRef::new(workers.clone(), index), reactor, services));

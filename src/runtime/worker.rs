@@ -195,9 +195,12 @@ impl Worker {
             self.executor.move_if_refused();
             match budget::gave_way() {
                 GaveWay::None => {}
-                GaveWay::Yielded => self.executor.end_yielding_batch(),
-                // The time of the next batch begins now, although this one is not cut.
-                GaveWay::UsedUp => cut_at = monotonic(),
+                GaveWay::Yielded | GaveWay::Noted => self.executor.end_yielding_batch(),
+                GaveWay::UsedUp => {
+                    self.executor.note_yield();
+                    // The time of the next batch begins now, although this one is not cut.
+                    cut_at = monotonic();
+                }
             }
             self.ran += self.batch.end(left) as i64;
             self.wait(cut_at);

@@ -3,7 +3,8 @@
 //! The workers are simulated. Each goes through the steps of the loop of `runtime/worker.rs`, on the real queues and with
 //! the real [`Stealer`], and a script says which worker makes its next step and when time passes. Some entries keep their
 //! worker for long, or for ever. In the end all workers that can make steps make them. Then each entry that any worker
-//! may run must have been run, as long as one worker is not stuck for ever.
+//! may run must have been run, as long as one worker is not stuck for ever. The script may also choose a seed, which
+//! shuffles the entries.
 
 use std::cell::Cell;
 use std::rc::Rc;
@@ -31,7 +32,8 @@ const HELPED: Duration = Duration::from_millis(20);
 #[cfg_attr(not(fuzzing), expect(unreachable_pub, reason = "public to the fuzz targets"))]
 pub fn run(script: &[u8], start: Instant) {
     let Some((first, script)) = script.split_first() else { return };
-    let mut world = World::new(usize::from(first % 3) + 2, start);
+    let seed = first / 3;
+    let mut world = World::new(usize::from(first % 3) + 2, (seed > 0).then_some(seed.into()), start);
     for step in script.chunks_exact(2) {
         world.apply(Op::from_bytes(step[0], step[1]));
     }
@@ -166,7 +168,7 @@ struct World {
 }
 
 impl World {
-    fn new(count: usize, now: Instant) -> Self {
+    fn new(count: usize, seed: Option<u64>, now: Instant) -> Self {
         let unparked: Vec<Arc<Unparked>> = (0..count).map(|_| Arc::default()).collect();
         let queues = Queues::new(unparked.iter().map(|unparked| Waker::from(unparked.clone())).collect());
         let worker = |unparked| Worker {
@@ -179,7 +181,11 @@ impl World {
             busy: Some(now),
             unparked,
         };
-        let workers = unparked.into_iter().map(worker).collect();
+        let mut workers: Vec<Worker> = unparked.into_iter().map(worker).collect();
+        if let Some(seed) = seed {
+            queues.seed(seed);
+            workers.iter_mut().enumerate().for_each(|(index, worker)| worker.stealer.seed(seed, index));
+        }
         Self { queues, workers, helped: vec![now; count], now, counts: Rc::default() }
     }
 

@@ -22,9 +22,11 @@ use std::time::Duration;
 use std::{iter, mem};
 
 use super::idle::Idle;
-use crate::budget;
+use crate::budget::{self, GaveWay};
 use crate::executor::remote_queue::RemoteQueue;
+use crate::executor::shuffle::Shuffle;
 use crate::memory::shrink;
+use crate::random::Random;
 use crate::sync::Mutex;
 
 /// The queues of a runtime's workers: of `E` for one of them, of `T` for any.
@@ -46,8 +48,11 @@ pub(in crate::executor) struct Remote<E, T> {
 struct Stealable<T> {
     /// The entries that come first, in reverse order: `pop` takes the next one.
     ready: Vec<T>,
-    /// The entries behind those, in order. When `ready` is empty, the two are swapped and reversed.
+    /// The entries behind those, in order. When `ready` is empty, the two are swapped and reversed. Before that, a
+    /// runtime with a seed shuffles them.
     later: Vec<T>,
+    /// The order of `later`, if the runtime has a seed.
+    shuffle: Option<Shuffle>,
     /// The entries that have used up their budget. They run when nothing else is ready.
     refused: Vec<T>,
     /// There were some in `refused` when this batch began. If something else is always ready, they come to `later` when
@@ -88,6 +93,13 @@ impl<E, T> Queues<E, T> {
         Self { remotes: unparkers.into_iter().map(Remote::new).collect(), idle: Idle::new() }
     }
 
+    /// Has a seed decide the order of the stealable entries.
+    pub(in crate::executor) fn seed(&self, seed: u64) {
+        for (index, remote) in self.remotes.iter().enumerate() {
+            remote.stealable.lock().shuffle = Some(Shuffle::new(Random::new(seed, 3 * index as u64 + 1)));
+        }
+    }
+
     pub(in crate::executor) fn len(&self) -> usize {
         self.remotes.len()
     }
@@ -100,8 +112,11 @@ impl<E, T> Queues<E, T> {
     /// up its budget, this may be it, and comes last of all.
     pub(in crate::executor) fn push(&self, index: usize, task: T, is_refused: bool) {
         let mut stealable = self.remotes[index].stealable.lock();
-        let queue = if is_refused { &mut stealable.refused } else { &mut stealable.later };
-        queue.push(task);
+        if is_refused {
+            stealable.refused.push(task);
+        } else {
+            stealable.push_woken(task);
+        }
         drop(stealable);
         self.wake_idle_if_needed();
     }
@@ -243,6 +258,7 @@ impl<E, T> Remote<E, T> {
         let stealable = Stealable {
             ready: Vec::new(),
             later: Vec::new(),
+            shuffle: None,
             refused: Vec::new(),
             has_waiting_refused: false,
             spawned: VecDeque::new(),
@@ -263,9 +279,12 @@ impl<E, T> Remote<E, T> {
     /// Gives memory back that a spike has left.
     pub(in crate::executor) fn shrink(&self) {
         self.queue.shrink();
-        let Stealable { ready, later, refused, spawned, .. } = &mut *self.stealable.lock();
+        let Stealable { ready, later, refused, spawned, shuffle, .. } = &mut *self.stealable.lock();
         for queue in [ready, later, refused] {
             shrink(queue);
+        }
+        if let Some(shuffle) = shuffle {
+            shuffle.shrink();
         }
         if spawned.is_empty() {
             *spawned = VecDeque::new();
@@ -285,6 +304,17 @@ impl<E, T> Remote<E, T> {
 }
 
 impl<T> Stealable<T> {
+    /// Pushes what its worker has woken inside a batch.
+    fn push_woken(&mut self, task: T) {
+        if let Some(shuffle) = &mut self.shuffle {
+            // The task that runs has yielded, and this may be it.
+            if budget::gave_way() == GaveWay::Yielded {
+                shuffle.begin_segment(self.later.len());
+            }
+        }
+        self.later.push(task);
+    }
+
     fn ready_len(&self) -> usize {
         self.ready.len() + self.later.len()
     }
@@ -307,6 +337,9 @@ impl<T> Stealable<T> {
     }
 
     fn release_refused(&mut self) {
+        if let Some(shuffle) = &mut self.shuffle {
+            shuffle.begin_segments(self.later.len(), self.refused.len());
+        }
         self.later.append(&mut self.refused);
         self.has_waiting_refused = false;
     }
@@ -316,7 +349,10 @@ impl<T> Stealable<T> {
         debug_assert!(self.ready.is_empty(), "entries that are ready come before those that came later");
         if !self.later.is_empty() {
             mem::swap(&mut self.ready, &mut self.later);
-            self.ready.reverse();
+            match &mut self.shuffle {
+                Some(shuffle) => shuffle.shuffle(&mut self.ready),
+                None => self.ready.reverse(),
+            }
         }
     }
 

@@ -18,6 +18,7 @@ use std::mem;
 use std::time::{Duration, Instant};
 
 use super::queues::{Queues, STUCK, STUCK_FOR_LONG, Victims};
+use crate::random::Random;
 
 /// One worker's stealing state.
 pub(in crate::executor) struct Stealer {
@@ -45,6 +46,8 @@ pub(in crate::executor) struct Stealer {
     is_idle: bool,
     /// It was the watcher, or was woken to look.
     must_look: bool,
+    /// Chooses the worker from which this one steals first, if the runtime has a seed. Otherwise it is the next one.
+    first_victim: Option<Random>,
     /// Its work since it last read the clock: entries that it ran, and batches that count as some entries each.
     work: u64,
 }
@@ -76,8 +79,14 @@ impl Stealer {
             next_watch: FIRST_WATCH,
             is_idle: false,
             must_look: false,
+            first_victim: None,
             work: 0,
         }
+    }
+
+    /// Has a seed choose the worker from which this one, of this number, steals first.
+    pub(in crate::executor) fn seed(&mut self, seed: u64, index: usize) {
+        self.first_victim = Some(Random::new(seed, 3 * index as u64 + 2));
     }
 
     /// The worker has run `entries` entries.
@@ -230,8 +239,10 @@ impl Stealer {
         deferred: &mut Vec<T>,
         now: &impl Fn() -> Instant,
     ) -> bool {
+        let skipped = self.first_victim.as_mut().map_or(0, |random| random.below(queues.len() - 1));
+        let mut victims_in_turn = queues.others(index).skip(skipped).chain(queues.others(index).take(skipped));
         // Most queues are empty, and then this is all.
-        queues.others(index).any(|other| {
+        victims_in_turn.any(|other| {
             queues.remote(other).has_stealable() && {
                 let stolen = self.steal_from(queues, other, victims, deferred, now);
                 if stolen {
