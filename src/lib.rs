@@ -133,6 +133,10 @@ pub mod fuzzing {
     pub use crate::wheel::model::run as wheel;
 }
 
+#[cfg(feature = "macros")]
+#[doc(hidden)]
+pub mod seeds;
+
 pub use blocking::spawn_blocking;
 pub use executor::{spawn, spawn_local};
 #[cfg(feature = "macros")]

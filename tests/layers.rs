@@ -34,6 +34,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("wheel", &["memory", "random_scripts"]),
     ("time", &["wheel", "budget", "current", "stamp", "sync", "system_clock"]),
     ("guide", &[]),
+    ("seeds", &[]),
     ("future", &[]),
     ("stream", &[]),
     ("io", &["reactor", "budget", "sync", "task", "time"]),

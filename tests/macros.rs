@@ -9,6 +9,7 @@ use std::cell::Cell;
 use std::io;
 use std::process::{ExitCode, Termination};
 use std::rc::Rc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 
@@ -165,6 +166,46 @@ async fn test_returns_result() -> io::Result<()> {
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     assert!(listener.local_addr()?.ip().is_loopback());
     Ok(())
+}
+
+/// A test with seeds runs once for each of them, each time in a new runtime, until it fails.
+#[test]
+fn each_seed_runs_the_body() {
+    assert_eq!(succeeds_seven_times(), ExitCode::SUCCESS);
+    assert_eq!(RUNS.load(Ordering::Relaxed), 7);
+    assert_ne!(fails_at_the_third(), ExitCode::SUCCESS);
+    assert_eq!(RUNS.load(Ordering::Relaxed), 4, "the test must end with the first error");
+}
+
+static RUNS: AtomicUsize = AtomicUsize::new(0);
+
+#[kittiwake::test(seeds = 7, start_paused)]
+#[ignore = "`each_seed_runs_the_body` calls it"]
+async fn succeeds_seven_times() -> io::Result<()> {
+    assert_eq!(Handle::current().metrics().tasks_alive(), 0, "a task of the seed before is here");
+    drop(kittiwake::spawn(std::future::pending::<()>()));
+    RUNS.fetch_add(1, Ordering::Relaxed);
+    Ok(())
+}
+
+#[kittiwake::test(seeds = 20)]
+#[ignore = "`each_seed_runs_the_body` calls it"]
+async fn fails_at_the_third() -> Result<(), String> {
+    if RUNS.fetch_sub(1, Ordering::Relaxed) > 5 { Ok(()) } else { Err("as expected".to_owned()) }
+}
+
+/// A test with seeds may have several workers.
+#[kittiwake::test(worker_threads = 2, seeds = 3)]
+async fn seeds_have_workers() {
+    assert_eq!(workers(), 2);
+    assert!(spawned_elsewhere().await, "the task must run on a worker");
+}
+
+/// A panic under the first seeds is one of the test.
+#[kittiwake::test(seeds = 3)]
+#[should_panic = "as expected"]
+async fn panic_fails_the_seed() {
+    panic!("as expected");
 }
 
 /// A panic of the body is one of the test, and other attributes stay.

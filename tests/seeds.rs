@@ -375,6 +375,55 @@ fn seeds_find_a_planted_race() {
     });
 }
 
+/// The tests that `failing_seed_is_named` runs.
+#[cfg(feature = "macros")]
+mod failing {
+    use super::*;
+
+    #[kittiwake::test(start_paused, seeds = 20)]
+    #[ignore = "it fails under some seeds"]
+    async fn race_panics() {
+        assert_eq!(sales().await, 1, "the ticket was sold twice");
+    }
+
+    #[kittiwake::test(seeds = 20, start_paused)]
+    #[ignore = "it fails under some seeds"]
+    async fn race_is_an_error() -> Result<(), String> {
+        if sales().await == 1 { Ok(()) } else { Err("the ticket was sold twice".to_owned()) }
+    }
+}
+
+/// A test of an attribute with seeds that fails names the first seed that fails, and fails with its own panic or error.
+/// The environment can name the only seed to run.
+#[cfg(feature = "macros")]
+#[test]
+fn failing_seed_is_named() {
+    let found = seeds_of_the_race();
+    let passes = (0..20).find(|seed| !found.contains(seed)).expect("a seed that does not find the race");
+    for name in ["race_panics", "race_is_an_error"] {
+        let run = |seed: Option<u64>| {
+            let mut child = Command::new(std::env::current_exe().expect("the path of this test program"));
+            child.args(["--exact", &format!("failing::{name}"), "--ignored", "--nocapture", "--test-threads=1"]);
+            child.env_remove("KITTIWAKE_TEST_SEED").envs(seed.map(|seed| ("KITTIWAKE_TEST_SEED", seed.to_string())));
+            let output = child.output().expect("the child runs");
+            let text = [output.stdout, output.stderr].map(|text| String::from_utf8(text).expect("text")).concat();
+            assert!(text.contains("running 1 test"), "there is no test {name}: {text}");
+            (output.status.success(), text)
+        };
+        for seed in [None, Some(*found.last().expect("a seed"))] {
+            let (succeeds, text) = run(seed);
+            let seed = seed.unwrap_or(found[0]);
+            let line = format!(
+                "{name} failed with seed {seed}. To run this seed alone: KITTIWAKE_TEST_SEED={seed} cargo test {name}\n"
+            );
+            assert!(!succeeds && text.contains(&line), "the test must fail, and say: {line}It said: {text}");
+            assert!(text.contains("the ticket was sold twice"), "the failure must be that of the body: {text}");
+        }
+        let (succeeds, text) = run(Some(passes));
+        assert!(succeeds, "seed {passes} alone must pass: {text}");
+    }
+}
+
 // ---- several workers ----
 
 /// A runtime with several workers and a seed runs all its tasks, wherever they are woken.

@@ -7,6 +7,9 @@ use crate::error::Error;
 /// The most workers that `runtime::Builder::worker_threads` takes.
 const MAX_WORKERS: usize = 1024;
 
+/// The most seeds of a test.
+const MAX_SEEDS: usize = 1_000_000;
+
 #[derive(Clone, Copy, PartialEq)]
 pub(crate) enum Attribute {
     Main,
@@ -25,16 +28,21 @@ impl Attribute {
     fn takes(self) -> &'static str {
         match self {
             Attribute::Main => "`worker_threads = 4`, `current_thread` and `crate = \"name\"`",
-            Attribute::Test => "`start_paused`, `worker_threads = 2` and `crate = \"name\"`",
+            Attribute::Test => "`start_paused`, `worker_threads = 2`, `seeds = 20` and `crate = \"name\"`",
         }
     }
 }
+
+/// The name of the parameter that is a seed. The function under test may have any likely name.
+pub(crate) const SEED: &str = "__kittiwake_seed";
 
 pub(crate) struct Arguments {
     attribute: Attribute,
     worker_threads: Option<usize>,
     current_thread: bool,
     start_paused: bool,
+    /// How many seeds the test runs under.
+    seeds: Option<usize>,
     /// The path of this crate.
     path: TokenStream,
 }
@@ -43,7 +51,8 @@ impl Arguments {
     /// Reads all arguments. Mistakes are added to `errors`.
     pub(crate) fn parse(attribute: Attribute, tokens: TokenStream, errors: &mut Vec<Error>) -> Self {
         let path = call_site_tokens("::kittiwake");
-        let mut arguments = Self { attribute, worker_threads: None, current_thread: false, start_paused: false, path };
+        let (worker_threads, seeds) = (None, None);
+        let mut arguments = Self { attribute, worker_threads, current_thread: false, start_paused: false, seeds, path };
         let tokens: Vec<TokenTree> = tokens.into_iter().collect();
         let mut names: Vec<String> = Vec::new();
         let mut rest = &tokens[..];
@@ -73,12 +82,15 @@ impl Arguments {
             _ => return Err(Error::across(argument, place, format!("this is no argument: {takes}"))),
         };
         match text.as_str() {
-            "worker_threads" => self.worker_threads = Some(number(&text, value, place)?),
+            "worker_threads" => self.worker_threads = Some(number(&text, value, place, MAX_WORKERS, 4)?),
             "current_thread" => self.current_thread = flag(&text, value, place)?,
             "start_paused" if self.attribute == Attribute::Test => self.start_paused = flag(&text, value, place)?,
+            "seeds" if self.attribute == Attribute::Test => {
+                self.seeds = Some(number(&text, value, place, MAX_SEEDS, 20)?);
+            }
             "crate" => self.path = path(value, place)?,
-            "start_paused" => {
-                return Err(Error::across(argument, place, "only `#[kittiwake::test]` takes `start_paused`"));
+            "start_paused" | "seeds" => {
+                return Err(Error::across(argument, place, format!("only `#[kittiwake::test]` takes `{text}`")));
             }
             // tokio's name.
             "flavor" => {
@@ -101,8 +113,18 @@ impl Arguments {
         Err(Error::across(argument, place, excluded))
     }
 
+    /// How many seeds the test runs under. `None` if the function runs once, without a seed.
+    pub(crate) fn seeds(&self) -> Option<usize> {
+        self.seeds
+    }
+
+    /// The path of an item of this crate.
+    pub(crate) fn item(&self, path: &str) -> TokenStream {
+        self.path.clone().into_iter().chain(call_site_tokens(path)).collect()
+    }
+
     /// The expression that makes the runtime.
-    pub(crate) fn runtime(self) -> TokenStream {
+    pub(crate) fn runtime(&self) -> TokenStream {
         let kind = match (self.attribute, self.worker_threads) {
             (_, Some(count)) => format!("new_multi_thread().worker_threads({count}usize)"),
             (Attribute::Main, None) if !self.current_thread => "new_multi_thread()".to_owned(),
@@ -110,19 +132,19 @@ impl Arguments {
         };
         let clock = if self.start_paused { ".start_paused(true)" } else { "" };
         let failed = format!("{}: no runtime can be made", self.attribute.name());
-        let builder = call_site_tokens(&format!("::runtime::Builder::{kind}{clock}.build().expect({failed:?})"));
-        self.path.into_iter().chain(builder).collect()
+        let seed = if self.seeds.is_some() { format!(".rng_seed({SEED})") } else { String::new() };
+        self.item(&format!("::runtime::Builder::{kind}{clock}{seed}.build().expect({failed:?})"))
     }
 }
 
-/// The value of `worker_threads`.
-fn number(name: &str, value: Option<&[TokenTree]>, place: Span) -> Result<usize, Error> {
+/// A value from 1 to `max`, such as `example`.
+fn number(name: &str, value: Option<&[TokenTree]>, place: Span, max: usize, example: usize) -> Result<usize, Error> {
     let literal = value.and_then(single).map(|token| token.to_string().replace('_', ""));
     let number = literal.and_then(|text| text.strip_suffix("usize").unwrap_or(&text).parse().ok());
     match number {
-        Some(number @ 1..=MAX_WORKERS) => Ok(number),
+        Some(number) if (1..=max).contains(&number) => Ok(number),
         _ => {
-            let message = format!("`{name}` needs a number from 1 to {MAX_WORKERS}, for example `{name} = 4`");
+            let message = format!("`{name}` needs a number from 1 to {max}, for example `{name} = {example}`");
             Err(Error::across(value.unwrap_or_default(), place, message))
         }
     }

@@ -1,8 +1,8 @@
 //! Function: parses the function below the attribute, and makes the functions that replace it.
 
-use proc_macro::{Delimiter, Group, Ident, Span, TokenStream, TokenTree};
+use proc_macro::{Delimiter, Group, Ident, Literal, Span, TokenStream, TokenTree};
 
-use crate::arguments::{Attribute, call_site_tokens};
+use crate::arguments::{Arguments, Attribute, SEED, call_site_tokens};
 use crate::error::Error;
 
 pub(crate) struct Function {
@@ -47,17 +47,32 @@ impl Function {
         })
     }
 
-    /// A function that is not `async`: it blocks on this one in `runtime`.
-    pub(crate) fn around_call(self, attribute: Attribute, runtime: TokenStream) -> TokenStream {
+    /// A function that is not `async`: it blocks on this one in a runtime. A test with seeds does so once for each seed.
+    pub(crate) fn around_call(self, attribute: Attribute, arguments: &Arguments) -> TokenStream {
         // These lints would report the inner function, of which the caller knows nothing.
         let lints = "clippy::missing_docs_in_private_items, clippy::single_call_fn, clippy::unused_async";
         let mut body = call_site_tokens(&format!("#[allow({lints})]"));
         body.extend(self.item.clone());
-        body.extend(runtime);
-        body.extend(call_site_tokens(".block_on"));
+        let mut run = arguments.runtime();
+        run.extend(call_site_tokens(".block_on"));
         let call = [self.name.clone().into(), group(Delimiter::Parenthesis, TokenStream::new())];
-        body.extend([group(Delimiter::Parenthesis, call.into_iter().collect())]);
-        self.outer(attribute, self.output.clone(), body)
+        run.extend([group(Delimiter::Parenthesis, call.into_iter().collect())]);
+        let Some(count) = arguments.seeds() else {
+            body.extend(run);
+            return self.outer(attribute, self.output.clone(), body);
+        };
+        let name = self.name.to_string();
+        let mut parameters: TokenStream = TokenTree::from(Literal::usize_unsuffixed(count)).into();
+        parameters.extend(call_site_tokens(&format!(", {:?}, |{SEED}|", name.strip_prefix("r#").unwrap_or(&name))));
+        parameters.extend(run);
+        body.extend(arguments.item("::seeds::run"));
+        body.extend([group(Delimiter::Parenthesis, parameters)]);
+        // The loop takes the result of the body, to know whether the seed has failed. Without one, the harness of the
+        // tests must see none, because of `#[should_panic]`.
+        let has_result = self.output.clone().into_iter().next().is_some_and(|token| token.to_string() == "-");
+        let (output, end) = if has_result { ("-> ::std::process::ExitCode", "") } else { ("", ";") };
+        body.extend(call_site_tokens(end));
+        self.outer(attribute, call_site_tokens(output), body)
     }
 
     /// The errors, and the function so that it is checked too, and that its name exists.

@@ -8,6 +8,8 @@
 //!     ::kittiwake::runtime::Builder::new_multi_thread().build().expect(..).block_on(main())
 //! }
 //! ```
+//! A test with `seeds = 20` passes a closure to `kittiwake::seeds::run`, which makes such a runtime for each seed.
+//!
 //! All tokens of the function keep their places, so the compiler's messages about its body and its return type point to
 //! the source. The new tokens name everything by an absolute path, and call inherent methods only. So no import and no
 //! local name of the caller changes their meaning.
@@ -85,7 +87,18 @@ pub fn main(arguments: TokenStream, function: TokenStream) -> TokenStream {
 /// * `start_paused`: the clock stands still, and advances to the next timer when all tasks wait. So a test of timeouts
 ///   takes no time. This needs a current-thread runtime.
 /// * `worker_threads = 2`: a multi-thread runtime with this number of workers, from 1 to 1024.
+/// * `seeds = 20`: runs the body once with each of the seeds 0 to 19, from 1 to 1,000,000 seeds, until one fails. Each
+///   run has a runtime of its own, whose tasks run in the order of this seed: see `kittiwake::runtime::Builder::rng_seed`,
+///   which also says which tests are reproducible. The clock should start paused.
 /// * `crate = "name"`: the path of this crate, if it has another name here than `kittiwake`.
+///
+/// # Seeds
+/// A test with `seeds` that fails prints its seed on stderr, and fails as it does without seeds: with the same panic, or with
+/// the same error. The environment variable `KITTIWAKE_TEST_SEED` names the only seed to run, which may be any `u64`:
+/// ```text
+/// KITTIWAKE_TEST_SEED=7 cargo test name_of_the_test
+/// ```
+/// With `#[should_panic]` the first panic ends the test.
 ///
 /// # Examples
 /// ```
@@ -98,6 +111,12 @@ pub fn main(arguments: TokenStream, function: TokenStream) -> TokenStream {
 ///     let start = Instant::now();
 ///     sleep(Duration::from_secs(3600)).await;
 ///     assert!(start.elapsed() >= Duration::from_secs(3600));
+/// }
+///
+/// #[kittiwake::test(start_paused, seeds = 20)]
+/// async fn tasks_agree_in_each_order() {
+///     let (first, second) = (kittiwake::spawn(async { 1 }), kittiwake::spawn(async { 2 }));
+///     assert_eq!(first.await.unwrap() + second.await.unwrap(), 3);
 /// }
 ///
 /// #[kittiwake::test]
@@ -116,7 +135,7 @@ fn expand(attribute: Attribute, arguments: TokenStream, function: TokenStream) -
     let mut errors = Vec::new();
     let arguments = Arguments::parse(attribute, arguments, &mut errors);
     match Function::parse(attribute, function.clone(), &mut errors) {
-        Some(function) if errors.is_empty() => function.around_call(attribute, arguments.runtime()),
+        Some(function) if errors.is_empty() => function.around_call(attribute, &arguments),
         Some(function) => function.after_errors(attribute, &errors),
         None => errors.iter().map(error::Error::to_tokens).chain([function]).collect(),
     }

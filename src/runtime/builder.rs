@@ -186,6 +186,8 @@ impl Builder {
     /// With several workers, each shuffles the tasks that it runs, except those that begin on a certain worker, as the
     /// connections of [`serve`](crate::net::serve()) do. The seed also decides from which worker an idle one steals first.
     ///
+    /// `#[kittiwake::test(seeds = 20)]` runs a test under many seeds.
+    ///
     /// # Examples
     /// ```
     /// use std::sync::Mutex;

@@ -41,6 +41,34 @@ async fn flavor() {}
 //~               ^ only `#[kittiwake::test]` takes `start_paused`
 async fn paused() {}
 
+#[kittiwake::main(seeds = 20)]
+//~               ^ only `#[kittiwake::test]` takes `seeds`
+async fn seeds_of_main() {}
+
+#[kittiwake::test(seeds = 0)]
+//~                       ^ `seeds` needs a number from 1 to 1000000, for example `seeds = 20`
+async fn no_seeds() {}
+
+#[kittiwake::test(seeds = 1_000_001)]
+//~                       ^ `seeds` needs a number from 1 to 1000000
+async fn too_many_seeds() {}
+
+#[kittiwake::test(start_paused, seeds)]
+//~                             ^ `seeds` needs a number from 1 to 1000000
+async fn seeds_without_value() {}
+
+#[kittiwake::test(seeds = 0..20)]
+//~                       ^ `seeds` needs a number from 1 to 1000000
+async fn range_of_seeds() {}
+
+#[kittiwake::test(seeds = 2, start_paused, seeds = 3)]
+//~                                        ^ `seeds` stands here twice
+async fn seeds_twice() {}
+
+#[kittiwake::test(seed = 7)]
+//~               ^ there is no argument `seed`: `#[kittiwake::test]` takes `start_paused`, `worker_threads = 2`, `seeds = 20`
+async fn one_seed() {}
+
 #[kittiwake::test(worker_threads = 2, start_paused)]
 //~                                   ^ a clock that starts paused needs a runtime without `worker_threads`
 async fn paused_workers() {}
@@ -69,6 +97,6 @@ async fn three_mistakes() {}
 
 fn main() {
     // Each function still exists, so these lines have no mistake.
-    let _ = [unknown, zero, too_many, negative, text, no_value, twice, both, flavor, paused, no_quotes, no_path];
+    let _ = [unknown, zero, too_many, negative, text, no_value, twice, both, flavor, paused, no_quotes, no_path, seeds_of_main];
     let _ = [number, three_mistakes];
 }
