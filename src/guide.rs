@@ -127,7 +127,7 @@ chapter! {
     features(feature = "hyper")
     ///
     /// Items: [`io::duplex`](crate::io::duplex()), [`Builder::start_paused`](crate::runtime::Builder::start_paused),
-    /// [`time::advance`](crate::time::advance), [`Handle::metrics`](crate::runtime::Handle::metrics).
+    /// [`Builder::rng_seed`](crate::runtime::Builder::rng_seed), [`time::advance`](crate::time::advance), [`Handle::metrics`](crate::runtime::Handle::metrics).
     testing, "../docs/testing.md"
 }
 
