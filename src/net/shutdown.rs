@@ -76,9 +76,11 @@ pub struct ShutdownSignal {
     shared: Arc<Shared>,
     /// This clone's slot in the table of wakers, once it has waited.
     waiting: Option<Waiting>,
-    /// [`run_until_triggered`](ShutdownSignal::run_until_triggered) has asked the kernel once, after the signal was
-    /// triggered.
-    has_asked_kernel: bool,
+    /// Since the signal was triggered, [`poll_last`](ShutdownSignal::poll_last) has asked the kernel in vain.
+    ///
+    /// It asks again after each success. Such a read takes its buffer full of bytes that no event has reported. So the
+    /// source is still not ready, and the next read would wait although the kernel has more.
+    found_nothing: bool,
 }
 
 #[derive(Default)]
@@ -99,7 +101,7 @@ struct Waiting {
 impl ShutdownSignal {
     /// Makes a signal that is not triggered.
     pub fn new() -> Self {
-        Self { shared: Arc::default(), waiting: None, has_asked_kernel: false }
+        Self { shared: Arc::default(), waiting: None, found_nothing: false }
     }
 
     /// Triggers the signal, for all clones. Further calls do nothing.
@@ -147,8 +149,9 @@ impl ShutdownSignal {
     /// after the signal, and in that poll reads, writes and accepts try their system call. Operations that only wait
     /// for readiness do not.
     ///
-    /// Each clone makes this last attempt once, with the budget of one poll. Otherwise a peer that always has more to
-    /// send would keep the connection open for ever.
+    /// Further calls on the same clone do that too, until one has found nothing. After that, a future that has to wait
+    /// ends at once. A peer that never stops sending keeps its connection until the server's
+    /// [drain timeout](crate::net::Serve::drain_timeout).
     ///
     /// # Cancel safety
     /// That of `future`, which is dropped when the signal comes first.
@@ -156,21 +159,47 @@ impl ShutdownSignal {
     /// # Examples
     /// See [`ShutdownSignal`].
     pub async fn run_until_triggered<F: Future>(&mut self, future: F) -> Option<F::Output> {
-        let mut future = pin!(future);
+        let (mut future, mut has_yielded) = (pin!(future), false);
         poll_fn(|cx| match future.as_mut().poll(cx) {
             Poll::Ready(output) => Poll::Ready(Some(output)),
             Poll::Pending => {
                 ready!(self.poll_triggered(cx));
-                if mem::replace(&mut self.has_asked_kernel, true) {
-                    return Poll::Ready(None);
-                }
-                match ask_kernel(|| future.as_mut().poll(cx)) {
-                    Poll::Ready(output) => Poll::Ready(Some(output)),
-                    Poll::Pending => Poll::Ready(None),
-                }
+                self.poll_last(cx, future.as_mut(), &mut has_yielded)
             }
         })
         .await
+    }
+
+    /// Polls `future`, which has returned `Pending`, for the last time: the signal is triggered.
+    ///
+    /// A `Pending` for want of budget says nothing about the kernel. The task then yields once in each call, so that a
+    /// peer that always has more to send does not keep the worker, and polls again with a new budget.
+    fn poll_last<F: Future>(
+        &mut self,
+        cx: &mut Context<'_>,
+        future: Pin<&mut F>,
+        has_yielded: &mut bool,
+    ) -> Poll<Option<F::Output>> {
+        if !*has_yielded && budget::poll_proceed(cx).is_pending() {
+            *has_yielded = true;
+            return Poll::Pending;
+        }
+        if self.found_nothing {
+            return Poll::Ready(None);
+        }
+        match ask_kernel(|| future.poll(cx)) {
+            Poll::Ready(output) => {
+                // `ask_kernel` has a budget of its own. Without this, a loop of such reads would never yield.
+                if !*has_yielded {
+                    budget::spend();
+                }
+                Poll::Ready(Some(output))
+            }
+            Poll::Pending => {
+                self.found_nothing = true;
+                Poll::Ready(None)
+            }
+        }
     }
 
     /// As the public `poll`, without spending budget: a future that always uses up its budget must not hide the signal
@@ -226,7 +255,7 @@ impl Future for ShutdownSignal {
 
 impl Clone for ShutdownSignal {
     fn clone(&self) -> Self {
-        Self { shared: self.shared.clone(), waiting: None, has_asked_kernel: false }
+        Self { shared: self.shared.clone(), waiting: None, found_nothing: false }
     }
 }
 
