@@ -396,23 +396,85 @@ fn shutdown_serves_the_listen_queue() {
     });
 }
 
-/// A graceful shutdown serves the listen queue up to `max_connections`, and resets the other clients.
+/// A graceful shutdown serves the listen queue beyond `max_connections` too, and never more clients at a time.
 #[test]
-fn shutdown_serves_queue_up_to_limit() {
+fn shutdown_serves_queue_within_limit() {
     run(|| async {
         let (listener, address) = listener().await;
         let mut clients: Vec<_> = (0..10).map(|_| std::net::TcpStream::connect(address).expect("connect")).collect();
         clients.iter_mut().for_each(|client| client.write_all(b"x").expect("the client writes"));
-        let server = serve(listener, |stream, _| answer(stream)).max_connections(4);
-        let report = server.with_graceful_shutdown(async {}).await.expect("the task ends without an error");
-        assert_eq!((report.accepted, report.served), (4, 4));
-        for client in clients.drain(..4) {
+        let (open, most) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+        let handler = {
+            let most = most.clone();
+            move |stream, _| {
+                let (open, most) = (open.clone(), most.clone());
+                async move {
+                    most.fetch_max(open.fetch_add(1, SeqCst) + 1, SeqCst);
+                    settle().await;
+                    let answered = answer(stream).await;
+                    open.fetch_sub(1, SeqCst);
+                    answered
+                }
+            }
+        };
+        let server = serve(listener, handler).max_connections(4).with_graceful_shutdown(async {});
+        let report = server.await.expect("the task ends without an error");
+        assert_eq!((report.accepted, report.served, most.load(SeqCst)), (10, 10, 4));
+        for client in clients {
             assert_eq!(read_all(client).await, b"y");
         }
+    });
+}
+
+/// At the limit, clients in the queue wait until the drain timeout and are reset then. One that was accepted ahead counts
+/// as refused.
+#[test]
+fn drain_timeout_ends_the_queue() {
+    run(|| async {
+        let (listener, address) = listener().await;
+        let clients: Vec<_> = (0..6).map(|_| std::net::TcpStream::connect(address).expect("connect")).collect();
+        let server = serve(listener, |stream, _| hold(stream));
+        let server = server.max_connections(2).drain_timeout(Duration::from_millis(20));
+        let report = server.with_graceful_shutdown(async {}).await.unwrap();
+        assert_eq!((report.accepted, report.open.len(), report.refused), (2, 2, 1));
+        // The handlers end only after the report.
+        settle().await;
         for mut client in clients {
-            let error = client.read(&mut [0]).expect_err("the other clients are reset");
-            assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
+            match client.read(&mut [0]) {
+                Ok(read) => assert_eq!(read, 0),
+                Err(error) => assert_eq!(error.kind(), io::ErrorKind::ConnectionReset),
+            }
         }
+    });
+}
+
+/// At the limit, an empty queue is closed at once: a client that comes later must not wait for a server that ends.
+#[test]
+fn empty_queue_closes_at_the_limit() {
+    run(|| async {
+        let (listener, address) = listener().await;
+        let held = std::net::TcpStream::connect(address).expect("connect");
+        let (shutdown, stays) = (ShutdownSignal::new(), ShutdownSignal::new());
+        let handler = {
+            let stays = stays.clone();
+            move |stream: TcpStream, _| {
+                let mut stays = stays.clone();
+                async move {
+                    let _stream = stream;
+                    stays.triggered().await;
+                }
+            }
+        };
+        let server = serve(listener, handler).max_connections(1).with_shutdown(&shutdown);
+        let stats = server.stats();
+        let server = kittiwake::spawn(server.drain_timeout(Duration::MAX));
+        until(|| stats.open() == 1).await;
+        shutdown.trigger();
+        settle().await;
+        std::net::TcpStream::connect(address).expect_err("the listener is closed");
+        stays.trigger();
+        assert_eq!(server.await.unwrap().unwrap().accepted, 1);
+        drop(held);
     });
 }
 

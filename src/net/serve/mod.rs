@@ -9,8 +9,9 @@
 //!   to end; and after a failure, as long as [`accept_backoff`] says. [`acceptor`] keeps a reserve descriptor to turn
 //!   clients away with.
 //! * **Emptying.** The server was asked to stop, or accepting has failed for good. It accepts the connections that are
-//!   still in the kernel's queue, since closing the listener would reset them. If no descriptor is left it waits for one,
-//!   and turns the clients away in the end. Then it closes the listener.
+//!   still in the kernel's queue, since closing the listener would reset them. At `max_connections` it waits for a
+//!   connection to end. If no descriptor is left it waits for one, and turns the clients away in the end. Then it closes
+//!   the listener.
 //! * **Draining.** The server waits until no connection is open or the drain timeout is over.
 //!
 //! # System calls

@@ -61,12 +61,18 @@ pub struct Serving<L: Listener, H, F> {
     options: Options,
 }
 
-enum Phase<L> {
+enum Phase<L: Listener> {
     /// Connections are accepted and served.
     Accepting { acceptor: Acceptor<L> },
     /// The server stops. Clients in the kernel's queue believe that they are connected, and closing the listener would
     /// reset them: the [`QUEUE`] first ones are still accepted.
-    Emptying { acceptor: Acceptor<L>, drain: Drain },
+    Emptying {
+        acceptor: Acceptor<L>,
+        /// A client that was accepted and waits until fewer than `max_connections` are open. To accept is the only way
+        /// to learn that the queue is not empty.
+        next: Option<(L::Stream, L::Addr)>,
+        drain: Drain,
+    },
     /// The listener is closed, and handlers are still running.
     Draining { drain: Drain },
     /// The report has been returned.
@@ -172,7 +178,7 @@ where
         let drain = Drain { timeout: sleep(self.options.drain_timeout), error };
         if let Phase::Accepting { mut acceptor } = mem::replace(&mut self.phase, Phase::Ended) {
             acceptor.stop(QUEUE);
-            self.phase = Phase::Emptying { acceptor, drain };
+            self.phase = Phase::Emptying { acceptor, next: None, drain };
             trace::server_stops(|| self.connections().len());
         }
     }
@@ -181,8 +187,11 @@ where
     fn poll_emptied(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         ready!(self.poll_queue(cx));
         self.phase = match mem::replace(&mut self.phase, Phase::Ended) {
-            Phase::Emptying { acceptor, drain } => {
-                drop(acceptor);
+            Phase::Emptying { acceptor, next, drain } => {
+                if next.is_some() {
+                    self.connections().refuse();
+                }
+                drop((next, acceptor));
                 trace::server_drains(|| self.connections().len());
                 Phase::Draining { drain }
             }
@@ -191,18 +200,25 @@ where
         Poll::Ready(())
     }
 
-    /// Accepts and serves the connections in the kernel's queue until it is empty, or no more of it may be accepted.
+    /// Accepts and serves the connections in the kernel's queue until it is empty, or no more of it may be accepted. At
+    /// `max_connections` it waits for connections to end, until the drain timeout.
     fn poll_queue(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let Self { phase: Phase::Emptying { acceptor, drain }, service, options } = self else {
+        let Self { phase: Phase::Emptying { acceptor, next, drain }, service, options } = self else {
             return Poll::Ready(());
         };
         for _ in 0..BATCH {
-            if acceptor.is_done() || service.connections.len() >= options.max_connections {
+            if next.is_some() && service.connections.poll_below(cx, options.max_connections).is_pending() {
+                // After a fatal error the clients in the queue are not worth a wait.
+                return if drain.error.is_some() { Poll::Ready(()) } else { Pin::new(&mut drain.timeout).poll(cx) };
+            }
+            if let Some((stream, peer)) = next.take() {
+                service.start(stream, peer);
+            }
+            if acceptor.is_done() {
                 return Poll::Ready(());
             }
             match acceptor.poll_attempt(cx, &service.connections) {
-                Poll::Ready(Ok(Some((stream, peer)))) => service.start(stream, peer),
-                Poll::Ready(Ok(None)) => {}
+                Poll::Ready(Ok(accepted)) => *next = accepted,
                 // The queue is empty, or the rest of it cannot be accepted.
                 Poll::Ready(Err(_)) => return Poll::Ready(()),
                 // The acceptor waits for a descriptor. At the end of the drain it turns away the clients that are left.
@@ -243,7 +259,7 @@ where
     }
 }
 
-impl<L> Phase<L> {
+impl<L: Listener> Phase<L> {
     /// The fatal error that has stopped the server. The listener is closed.
     fn into_error(self) -> Option<io::Error> {
         match self {
