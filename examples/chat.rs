@@ -8,10 +8,11 @@ use kittiwake::future::or;
 use kittiwake::io::{self, AsyncBufReadExt, AsyncReadExt, BufReader};
 use kittiwake::net::{self, Report, Shutdown, ShutdownSignal, TcpKeepalive, TcpListener, TcpStream};
 use kittiwake::signal::unix::{SignalKind, signal};
-use kittiwake::time::{Duration, sleep};
+use kittiwake::time::{Duration, sleep, timeout};
 
 const USAGE: &str = "usage: chat [ADDRESS]    ADDRESS is where to listen, 127.0.0.1:7000 if not given";
 const MAX_LINE: u64 = 1000; // A longer line arrives in pieces.
+const GRACE: Duration = Duration::from_secs(1); // For lines that are on their way when the chat ends.
 const PAUSE: Duration = Duration::from_millis(10); // After each line, so that no client floods the others.
 const SEND_BUFFER: usize = 64 * 1024; // The kernel keeps this for a client. No other buffer does.
 type Members = Mutex<Vec<Weak<TcpStream>>>; // The task of each client owns its stream.
@@ -37,7 +38,7 @@ async fn serve(address: &str) -> io::Result<Report> {
     let server = net::serve(listener, |stream, peer| chat(stream, peer, Arc::clone(&members), shutdown.clone()));
     let server = server.with_shutdown(&shutdown).max_connections(500).on_error(|error| eprintln!("chat: {error}"));
     let ending = async move { or(interrupt.recv(), terminate.recv()).await.ok_or("cannot wait for signals") };
-    Ok(server.with_graceful_shutdown(ending).await?)
+    Ok(server.with_graceful_shutdown(ending).drain_timeout(Duration::from_secs(5)).await?)
 }
 
 async fn chat(stream: TcpStream, peer: SocketAddr, all: Arc<Members>, mut shutdown: ShutdownSignal) -> io::Result<()> {
@@ -48,20 +49,29 @@ async fn chat(stream: TcpStream, peer: SocketAddr, all: Arc<Members>, mut shutdo
     all.lock().unwrap().push(Arc::downgrade(&stream));
     broadcast(&all, &stream, &format!("{peer} has joined\n"));
     let mut reader = BufReader::new(&*stream);
-    loop {
-        let (mut line, mut piece) = (Vec::new(), (&mut reader).take(MAX_LINE));
-        let read = shutdown.run_until_triggered(piece.read_until(b'\n', &mut line)).await.unwrap_or(Ok(0));
+    let ended = loop {
+        // The end of the chat comes between two lines: one that has begun is passed on.
+        let begun = shutdown.run_with_grace(GRACE, reader.fill_buf()).await.transpose();
         // The list of members has the only weak reference.
-        let is_member = Arc::weak_count(&stream) > 0;
-        if !is_member || shutdown.is_triggered() || !matches!(read, Ok(1..)) {
-            broadcast(&all, &stream, &format!("{peer} has left\n"));
-            return if is_member { read.map(drop) } else { Err(io::Error::other("it reads too slowly")) };
+        if Arc::weak_count(&stream) == 0 {
+            break Err(io::Error::other("it reads too slowly"));
+        } else if !matches!(begun, Ok(Some([_, ..]))) {
+            break begun.map(drop);
+        }
+        let (mut line, mut piece) = (Vec::new(), (&mut reader).take(MAX_LINE));
+        if let Err(error) = piece.read_until(b'\n', &mut line).await {
+            break Err(error);
         }
         // Control characters would act on the terminals of the others.
         let text: String = String::from_utf8_lossy(&line).chars().filter(|sign| !sign.is_control()).collect();
         broadcast(&all, &stream, &format!("{peer}: {text}\n"));
         sleep(PAUSE).await;
-    }
+    };
+    broadcast(&all, &stream, &format!("{peer} has left\n"));
+    ended?;
+    all.lock().unwrap().retain(|member| !std::ptr::eq(member.as_ptr(), &*stream));
+    // A drop with unread input would be a reset, which the last lines may not survive.
+    timeout(GRACE, stream.drain(1 << 20)).await.map_or(Ok(()), |drained| drained.map(drop))
 }
 
 /// Sends a line to all members but the sender, and waits for none.

@@ -3,9 +3,11 @@
 
 use kittiwake::io::{self, AsyncReadExt, AsyncWriteExt};
 use kittiwake::net::{self, Report, ShutdownSignal, TcpListener, TcpStream};
-use kittiwake::{runtime::Builder, signal, time::Duration};
+use kittiwake::time::{Duration, timeout};
+use kittiwake::{runtime::Builder, signal};
 
 const USAGE: &str = "usage: echo [--workers N] [ADDRESS]    on 1 thread, at 127.0.0.1:7000 if not given";
+const GRACE: Duration = Duration::from_secs(1);
 
 fn main() {
     let args: Vec<String> = std::env::args().skip(1).collect();
@@ -41,18 +43,17 @@ async fn serve(address: &str) -> io::Result<Report> {
         ending.trigger();
         asked.await
     };
-    // A client that is silent for that second has all its answers. `serve` shows how to end without this wait.
-    Ok(server.with_immediate_shutdown(signals).drain_timeout(Duration::from_secs(1)).await?)
+    Ok(server.with_immediate_shutdown(signals).await?)
 }
 
-async fn echo(mut stream: TcpStream, shutdown: ShutdownSignal) -> io::Result<()> {
+async fn echo(mut stream: TcpStream, mut shutdown: ShutdownSignal) -> io::Result<()> {
     stream.set_nodelay(true)?;
     let mut buf = [0; 4096];
-    loop {
-        let read = stream.read(&mut buf).await?;
+    // An echo cannot know where a request ends. After the signal it goes on until the client is silent for a second.
+    while let Some(read @ 1..) = shutdown.run_with_grace(GRACE, stream.read(&mut buf)).await.transpose()? {
         stream.write_all(&buf[..read]).await?;
-        if read == 0 || shutdown.is_triggered() {
-            return Ok(());
-        }
     }
+    // If the client sends again, a plain close would be a reset, which its last answers may not survive.
+    let _ = timeout(GRACE, stream.drain(1 << 20)).await;
+    Ok(())
 }

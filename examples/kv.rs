@@ -13,6 +13,7 @@ use kittiwake::time::{Duration, Instant, timeout};
 
 const USAGE: &str = "usage: kv [ADDRESS [IDLE_SECONDS]]    127.0.0.1:7000 and 60 if not given";
 const MISTAKE: &str = "error: get KEY, set KEY SECONDS VALUE, del KEY or stats, in UTF-8 and at most 4096 bytes";
+const GRACE: Duration = Duration::from_secs(1); // For requests that are on their way when the store ends.
 const MAX_LINE: u64 = 4096;
 const MAX_KEYS: usize = 10_000;
 type Store = HashMap<String, (String, Instant)>; // A value expires at the instant beside it.
@@ -43,19 +44,21 @@ async fn serve(address: &str, idle: Duration) -> io::Result<Report> {
 
 async fn talk(stream: TcpStream, store: Arc<Mutex<Store>>, idle: Duration, mut end: ShutdownSignal) -> io::Result<()> {
     let mut reader = BufReader::new(&stream);
-    loop {
-        let (mut line, mut request) = (Vec::new(), (&mut reader).take(MAX_LINE));
-        let read = timeout(idle, request.read_until(b'\n', &mut line));
-        if end.run_until_triggered(read).await.unwrap_or(Ok(Ok(0)))?? == 0 {
+    // Between two requests the store may end. A request that has begun is answered.
+    while let Some(begun) = end.run_with_grace(GRACE, timeout(idle, reader.fill_buf())).await {
+        if begun??.is_empty() {
             return Ok(());
         }
+        let (mut line, mut request) = (Vec::new(), (&mut reader).take(MAX_LINE));
+        timeout(idle, request.read_until(b'\n', &mut line)).await??;
         let reply = answer(&line, &mut store.lock().unwrap()).unwrap_or_else(str::to_owned) + "\n";
         timeout(idle, (&stream).write_all(reply.as_bytes())).await??;
         if !line.ends_with(b"\n") {
-            // The line is too long, or cut. A drop with unread input is a reset, which the reply may not survive.
-            return timeout(idle, stream.drain(1 << 20)).await?.map(drop);
+            break; // The line is too long, or cut.
         }
     }
+    // A drop with unread input is a reset, which the reply may not survive.
+    timeout(idle.min(GRACE), stream.drain(1 << 20)).await.map_or(Ok(()), |drained| drained.map(drop))
 }
 
 fn answer(request: &[u8], store: &mut Store) -> Result<String, &'static str> {

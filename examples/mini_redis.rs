@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex};
 use kittiwake::io::{self, AsyncReadExt, AsyncWriteExt};
 use kittiwake::net::{self, Report, ShutdownSignal, TcpListener, TcpStream};
 use kittiwake::signal::terminate;
-use kittiwake::time::{Duration, Instant, interval};
+use kittiwake::time::{Duration, Instant, interval, timeout};
 use kittiwake::{runtime::Builder, spawn};
 
 const USAGE: &str = "usage: mini_redis [--workers N] [ADDRESS]    on 1 thread, at 127.0.0.1:7000 if not given";
@@ -19,6 +19,7 @@ const MAX_ARGUMENTS: usize = 1024;
 const MAX_LINE: usize = 64 << 10; // The bytes of a request that is one line, as a user of nc types it.
 const MAX_OUTPUT: usize = 64 << 10; // Replies of so many bytes are sent before the next request is read.
 const IDLE: Duration = Duration::from_secs(300);
+const GRACE: Duration = Duration::from_secs(1); // For requests that are on their way when the server ends.
 
 #[derive(Default)]
 struct Store {
@@ -102,11 +103,14 @@ async fn talk(mut stream: TcpStream, store: Arc<Mutex<Store>>, mut end: Shutdown
             Err(Stop::NeedsMore) => {
                 input.drain(..start);
                 start = 0;
-                let read = end.run_until_triggered(stream.read(&mut chunk)).await.unwrap_or(Ok(0))?;
-                if read == 0 {
-                    return Ok(());
+                let read = stream.read(&mut chunk);
+                // Between two requests the server may end. A request that has begun is answered.
+                let read = if input.is_empty() { end.run_with_grace(GRACE, read).await } else { Some(read.await) };
+                match read.transpose()? {
+                    Some(0) => return Ok(()),
+                    Some(read) => input.extend_from_slice(&chunk[..read]),
+                    None => return timeout(GRACE, stream.drain(1 << 20)).await.map_or(Ok(()), |end| end.map(drop)),
                 }
-                input.extend_from_slice(&chunk[..read]);
             }
         }
     }

@@ -7,9 +7,10 @@ use std::{cell::Cell, net::SocketAddr, rc::Rc, thread};
 use kittiwake::io::{self, AsyncReadExt, AsyncWriteExt};
 use kittiwake::net::{Report, ShutdownSignal, TcpListener, TcpSocket, TcpStream, serve_local};
 use kittiwake::signal::{Terminate, terminate};
-use kittiwake::time::Duration;
+use kittiwake::time::{Duration, timeout};
 
 const USAGE: &str = "usage: one_per_core [--workers N] [ADDRESS]    on all cores, at 127.0.0.1:7000 if not given";
+const GRACE: Duration = Duration::from_secs(1);
 
 fn main() {
     let args: Vec<String> = std::env::args().skip(1).collect();
@@ -68,7 +69,8 @@ async fn serve(id: usize, listener: TcpListener, end: ShutdownSignal, ending: Te
 /// Answers each line with the number of the worker, and the number of lines that this worker has answered.
 async fn count(id: usize, mut stream: TcpStream, answered: Rc<Cell<u64>>, mut end: ShutdownSignal) -> io::Result<()> {
     let mut buf = [0; 4096];
-    while let Some(read) = end.run_until_triggered(stream.read(&mut buf)).await.transpose()?.filter(|read| *read > 0) {
+    // After the signal a client is served until it is silent for the grace.
+    while let Some(read @ 1..) = end.run_with_grace(GRACE, stream.read(&mut buf)).await.transpose()? {
         let mut replies = String::new();
         for _ in buf[..read].iter().filter(|byte| **byte == b'\n') {
             answered.set(answered.get() + 1);
@@ -76,5 +78,7 @@ async fn count(id: usize, mut stream: TcpStream, answered: Rc<Cell<u64>>, mut en
         }
         stream.write_all(replies.as_bytes()).await?;
     }
+    // A drop with unread input would be a reset, which the replies may not survive.
+    let _ = timeout(GRACE, stream.drain(1 << 20)).await;
     Ok(())
 }

@@ -5,8 +5,10 @@
 use kittiwake::io::{self, AsyncReadExt, AsyncWriteExt};
 use kittiwake::net::{self, Report, ShutdownSignal, TcpListener, TcpStream};
 use kittiwake::signal;
+use kittiwake::time::{Duration, timeout};
 
 const USAGE: &str = "usage: serve [ADDRESS]    ADDRESS is where to listen, 127.0.0.1:7000 if not given";
+const GRACE: Duration = Duration::from_secs(1);
 
 fn main() {
     let args: Vec<String> = std::env::args().skip(1).collect();
@@ -50,11 +52,11 @@ fn signals(count: u32) -> impl Future<Output = io::Result<()>> + Send {
 async fn echo(mut stream: TcpStream, mut shutdown: ShutdownSignal) -> io::Result<()> {
     stream.set_nodelay(true)?;
     let mut buf = [0; 4096];
-    let mut read = stream.read(&mut buf).await?;
-    while read > 0 {
+    // An echo cannot know where a request ends. After the signal it goes on until the client is silent for a second.
+    while let Some(read @ 1..) = shutdown.run_with_grace(GRACE, stream.read(&mut buf)).await.transpose()? {
         stream.write_all(&buf[..read]).await?;
-        // Once the shutdown begins, the server no longer waits for a client that has its answer.
-        read = shutdown.run_until_triggered(stream.read(&mut buf)).await.unwrap_or(Ok(0))?;
     }
+    // If the client sends again, a plain close would be a reset, which its last answers may not survive.
+    let _ = timeout(GRACE, stream.drain(1 << 20)).await;
     Ok(())
 }

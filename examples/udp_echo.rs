@@ -41,6 +41,17 @@ struct Report {
     failed: u64,
 }
 
+impl Report {
+    /// Some senders cannot be answered: the port may be 0, or a firewall may forbid it. The others go on. No line is
+    /// printed, because the sender could fill a log.
+    fn count(&mut self, length: usize, sent: io::Result<usize>) {
+        match sent {
+            Ok(_) => (self.echoed, self.bytes) = (self.echoed + 1, self.bytes + length as u64),
+            Err(_) => self.failed += 1,
+        }
+    }
+}
+
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} datagrams echoed, {} bytes; {} replies failed", self.echoed, self.bytes, self.failed)
@@ -53,6 +64,12 @@ async fn serve(address: &str) -> io::Result<Report> {
     println!("udp_echo: listening on {}", socket.local_addr()?);
     let mut report = Report::default();
     or(asked, echo(&socket, &mut report)).await?;
+    // These datagrams came before the signal. The kernel's queue is shorter than a thousand.
+    let mut buf = vec![0; LARGEST];
+    for _ in 0..1000 {
+        let Ok((length, peer)) = socket.try_recv_from(&mut buf) else { break };
+        report.count(length, socket.try_send_to(&buf[..length], peer));
+    }
     Ok(report)
 }
 
@@ -60,11 +77,6 @@ async fn echo(socket: &UdpSocket, report: &mut Report) -> io::Result<()> {
     let mut buf = vec![0; LARGEST];
     loop {
         let (length, peer) = socket.recv_from(&mut buf).await?;
-        // Some senders cannot be answered: the port may be 0, or a firewall may forbid it. The others go on. No line is
-        // printed, because the sender could fill a log.
-        match socket.send_to(&buf[..length], peer).await {
-            Ok(_) => (report.echoed, report.bytes) = (report.echoed + 1, report.bytes + length as u64),
-            Err(_) => report.failed += 1,
-        }
+        report.count(length, socket.send_to(&buf[..length], peer).await);
     }
 }

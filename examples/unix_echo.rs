@@ -8,9 +8,10 @@ use std::path::Path;
 use kittiwake::io::{self, AsyncReadExt, AsyncWriteExt};
 use kittiwake::net::{self, Report, ShutdownSignal, UnixDatagram, UnixListener, UnixStream};
 use kittiwake::signal;
-use kittiwake::time::Duration;
+use kittiwake::time::{Duration, timeout};
 
 const USAGE: &str = "usage: unix_echo [PATH]    PATH is the socket's file, echo.socket if not given";
+const GRACE: Duration = Duration::from_secs(1);
 
 fn main() {
     let args: Vec<String> = std::env::args().skip(1).collect();
@@ -68,11 +69,10 @@ fn bind(path: &Path) -> io::Result<UnixListener> {
 
 async fn echo(mut stream: UnixStream, mut shutdown: ShutdownSignal) -> io::Result<()> {
     let mut buf = [0; 4096];
-    while let Some(read) = shutdown.run_until_triggered(stream.read(&mut buf)).await {
-        match read? {
-            0 => break,
-            read => stream.write_all(&buf[..read]).await?,
-        }
+    // After the signal a client is served until it is silent for the grace: an echo does not know the end of a request.
+    while let Some(read @ 1..) = shutdown.run_with_grace(GRACE, stream.read(&mut buf)).await.transpose()? {
+        stream.write_all(&buf[..read]).await?;
     }
+    let _ = timeout(GRACE, stream.drain(1 << 20)).await; // A drop with unread input would be a reset.
     Ok(())
 }

@@ -23,6 +23,7 @@ use slab::Slab;
 
 use crate::budget::{self, ask_kernel};
 use crate::sync::wake_all;
+use crate::time::{Duration, sleep};
 
 /// Asks servers and their handlers to stop: all clones are triggered together, once and for good.
 ///
@@ -30,7 +31,9 @@ use crate::sync::wake_all;
 ///
 /// A connection that is kept alive between two requests would hold up the end of its [server](crate::net::serve())
 /// until the [drain timeout](crate::net::Serve::drain_timeout). Its handler should therefore wait for the signal and
-/// the next request at the same time, which is what [`run_until_triggered`](ShutdownSignal::run_until_triggered) does.
+/// the next request at the same time, which is what [`run_with_grace`](ShutdownSignal::run_with_grace) and
+/// [`run_until_triggered`](ShutdownSignal::run_until_triggered) do.
+/// [Ending without loss](fn@crate::net::serve#ending-without-loss) says where in a handler they belong.
 ///
 /// Triggering the signal stops every server that has a clone of it by
 /// [`with_shutdown`](crate::net::Serve::with_shutdown). A handler may trigger it too.
@@ -153,6 +156,9 @@ impl ShutdownSignal {
     /// ends at once. A peer that never stops sending keeps its connection until the server's
     /// [drain timeout](crate::net::Serve::drain_timeout).
     ///
+    /// A request that is still on its way is not waited for: [`run_with_grace`](ShutdownSignal::run_with_grace) does
+    /// that.
+    ///
     /// # Cancel safety
     /// That of `future`, which is dropped when the signal comes first.
     ///
@@ -170,7 +176,78 @@ impl ShutdownSignal {
         .await
     }
 
-    /// Polls `future`, which has returned `Pending`, for the last time: the signal is triggered.
+    /// Runs `future` until the signal is triggered, and then for up to `grace` more. Returns its output, or `None` once
+    /// the grace is over.
+    ///
+    /// Each call has the whole grace. In a loop of reads, a client therefore keeps its connection until it has been
+    /// silent for that long. This lets a request that has begun arrive whole, also if the handler cannot know where it
+    /// ends. The grace should be longer than the round trips and retransmissions of the network: a second is usual.
+    ///
+    /// At the end of the grace the future is polled once more, as by
+    /// [`run_until_triggered`](ShutdownSignal::run_until_triggered): data that the kernel holds comes before the end.
+    ///
+    /// # Cancel safety
+    /// That of `future`, which is dropped at the end of the grace.
+    ///
+    /// # Panics
+    /// Outside a runtime, once the signal is triggered.
+    ///
+    /// # Examples
+    /// ```
+    /// use std::time::Duration;
+    ///
+    /// use kittiwake::io::{AsyncReadExt, AsyncWriteExt};
+    /// use kittiwake::net::{ShutdownSignal, TcpStream};
+    /// use kittiwake::time::timeout;
+    ///
+    /// const GRACE: Duration = Duration::from_millis(200);
+    ///
+    /// async fn echo(mut stream: TcpStream, mut signal: ShutdownSignal) -> std::io::Result<()> {
+    ///     let mut buf = [0; 4096];
+    ///     while let Some(read) = signal.run_with_grace(GRACE, stream.read(&mut buf)).await {
+    ///         match read? {
+    ///             0 => return Ok(()),
+    ///             n => stream.write_all(&buf[..n]).await?,
+    ///         }
+    ///     }
+    ///     // Bytes that come now would reset a closed connection, and the reset would destroy answers.
+    ///     let _ = timeout(GRACE, stream.drain(1 << 20)).await;
+    ///     Ok(())
+    /// }
+    ///
+    /// # kittiwake::block_on(async {
+    /// # let listener = kittiwake::net::TcpListener::bind("127.0.0.1:0").await?;
+    /// # let mut client = TcpStream::connect(listener.local_addr()?).await?;
+    /// # let (stream, _) = listener.accept().await?;
+    /// let signal = ShutdownSignal::new();
+    /// let handler = kittiwake::spawn(echo(stream, signal.clone()));
+    /// client.write_all(b"the first part ").await?;
+    /// signal.trigger();
+    /// client.write_all(b"and the second").await?;
+    /// let mut answer = String::new();
+    /// client.read_to_string(&mut answer).await?;
+    /// assert_eq!(answer, "the first part and the second");
+    /// # drop(client);
+    /// handler.await?
+    /// # }).unwrap();
+    /// ```
+    pub async fn run_with_grace<F: Future>(&mut self, grace: Duration, future: F) -> Option<F::Output> {
+        let (mut future, mut has_yielded, mut end) = (pin!(future), false, None);
+        poll_fn(|cx| match future.as_mut().poll(cx) {
+            Poll::Ready(output) => Poll::Ready(Some(output)),
+            Poll::Pending => {
+                ready!(self.poll_triggered(cx));
+                ready!(Pin::new(end.get_or_insert_with(|| sleep(grace))).poll(cx));
+                // A worker fires its timers before it looks at the kernel. After a long poll the deadline is over, and
+                // no event has reported the bytes that came in time. So the end of each grace asks.
+                self.found_nothing = false;
+                self.poll_last(cx, future.as_mut(), &mut has_yielded)
+            }
+        })
+        .await
+    }
+
+    /// Polls `future`, which has returned `Pending`, for the last time: the signal is triggered, and the grace is over.
     ///
     /// A `Pending` for want of budget says nothing about the kernel. The task then yields once in each call, so that a
     /// peer that always has more to send does not keep the worker, and polls again with a new budget.

@@ -188,8 +188,8 @@ impl<L: Listener, H, F> Serve<L, H, F> {
     /// A handler that has a clone of the signal learns in this way that the server stops. Servers that share a signal
     /// stop together, also when one of them is dropped while it runs.
     ///
-    /// Connections from the kernel's queue are accepted after the signal was triggered. Their handlers should answer a
-    /// first request before they look at it.
+    /// Connections from the kernel's queue are accepted after the signal was triggered. Their handlers must try to read a
+    /// first request before they end: [Ending without loss](fn@super::serve#ending-without-loss) says how.
     ///
     /// # Examples
     /// See [`ShutdownSignal`].

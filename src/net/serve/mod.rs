@@ -96,6 +96,75 @@ use service::Placement;
 /// # }).unwrap();
 /// ```
 ///
+/// # Ending without loss
+/// A request whose first byte has reached this machine when the server stops gets its whole answer, also if its
+/// connection still waits in the kernel's queue. The server does its part: see [how it ends](Serve#how-it-ends). The
+/// handler keeps four rules:
+/// 1. **It looks at the signal between two requests only.** It waits for the first byte of a request in
+///    [`run_with_grace`](crate::net::ShutdownSignal::run_with_grace), or in
+///    [`run_until_triggered`](crate::net::ShutdownSignal::run_until_triggered) if a request that is just on its way may
+///    be lost. It reads the rest of the request, and writes the answer, outside of both.
+/// 2. **It reads first and looks at the signal after that.** Both methods do so. A handler that tests
+///    [`is_triggered`](crate::net::ShutdownSignal::is_triggered) before it reads closes connections whose request is in
+///    the kernel.
+/// 3. **If it cannot know where a request ends, it goes by silence.** An echo or a relay puts each read into
+///    `run_with_grace`. A client that has sent nothing for the grace has sent its request whole.
+/// 4. **It ends with a drain.** The kernel resets a connection that is closed with unread input, and one that gets bytes
+///    after its close. A reset destroys the answers that the client has not received yet. So the handler calls
+///    [`drain`](crate::net::TcpStream::drain) inside a [`timeout`](crate::time::timeout) when it ends before its client
+///    does.
+///
+/// The [drain timeout](Serve::drain_timeout) bounds all of it. It should be some times the grace. A client that sends
+/// for ever keeps its connection until then. A client that never sends keeps it for the grace, and for the timeout of
+/// the drain if it does not close its side.
+///
+/// ```
+/// use kittiwake::io::{self, AsyncBufReadExt, AsyncWriteExt, BufReader};
+/// use kittiwake::net::{ShutdownSignal, TcpListener, TcpStream, serve};
+/// use kittiwake::time::{Duration, timeout};
+///
+/// const GRACE: Duration = Duration::from_secs(1);
+///
+/// /// Answers each line with its length.
+/// async fn lengths(stream: TcpStream, mut signal: ShutdownSignal) -> io::Result<()> {
+///     let mut reader = BufReader::new(&stream);
+///     // The first byte: `fill_buf` takes nothing away.
+///     while let Some(begun) = signal.run_with_grace(GRACE, reader.fill_buf()).await {
+///         if begun?.is_empty() {
+///             return Ok(());
+///         }
+///         let mut line = String::new();
+///         reader.read_line(&mut line).await?;
+///         (&stream).write_all(format!("{}\n", line.trim_end().len()).as_bytes()).await?;
+///     }
+///     // The client has all its answers by then, or it does not read.
+///     let _ = timeout(GRACE, stream.drain(1 << 20)).await;
+///     Ok(())
+/// }
+///
+/// # kittiwake::block_on(async {
+/// let listener = TcpListener::bind("127.0.0.1:0").await?;
+/// let mut client = TcpStream::connect(listener.local_addr()?).await?;
+/// client.write_all(b"kitti").await?;
+///
+/// // The server stops before it has accepted the client, and the rest of the line comes later.
+/// let signal = ShutdownSignal::new();
+/// signal.trigger();
+/// let handler = {
+///     let signal = signal.clone();
+///     move |stream, _peer| lengths(stream, signal.clone())
+/// };
+/// let server = kittiwake::spawn(serve(listener, handler).with_shutdown(&signal));
+/// client.write_all(b"wake\n").await?;
+/// let mut answer = String::new();
+/// BufReader::new(&client).read_line(&mut answer).await?;
+/// assert_eq!(answer, "9\n");
+/// # drop(client);
+/// assert_eq!(server.await??.served, 1);
+/// # std::io::Result::Ok(())
+/// # }).unwrap();
+/// ```
+///
 /// # Examples
 /// A server that drains at the first Ctrl-C and ends at once at the second:
 /// ```no_run
