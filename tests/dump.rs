@@ -22,7 +22,8 @@ use kittiwake::task::{Id, JoinSet, yield_now};
 use kittiwake::time::{Instant, sleep, sleep_until};
 use kittiwake::{spawn, spawn_blocking, spawn_local};
 use support::{
-    OnDrop, PATIENCE, block_workers, on_each_worker, one_worker, open_reactor, run, seen, settle, within, workers,
+    OnDrop, PATIENCE, block_workers, on_each_worker, one_worker, open_reactor, progress, run, seen, settle, within,
+    workers,
 };
 
 // ---- which tasks, and from where ----
@@ -1065,6 +1066,7 @@ fn dump_during_a_shrink_is_complete() {
             stop.store(true, Ordering::Relaxed);
             looking.into_iter().for_each(|thread| thread.join().expect("a dump lacks a task"));
             lasting.iter().for_each(kittiwake::task::JoinHandle::abort);
+            progress();
         }
     });
 }

@@ -177,8 +177,6 @@ fn in_rounds(
     let run = |rounds: usize| {
         for _ in 0..rounds {
             let (runtime, round) = (runtime.clone(), round.clone());
-            // A runtime that stays opens its reactor when a socket first waits.
-            // A runtime that stays opens its reactor when a socket first waits.
             bounded(move || {
                 let held = Arc::new(());
                 round(&runtime, &held);

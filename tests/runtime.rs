@@ -22,8 +22,8 @@ use kittiwake::runtime::{Builder, Handle, Runtime};
 use kittiwake::task::{JoinSet, yield_now};
 use kittiwake::{block_on, spawn, spawn_local};
 use support::{
-    Counted, OnDrop, PATIENCE, busy, count_of, hold, in_own_process, listener, one_worker, pair, pair_with_std, run,
-    will_reset, within,
+    Counted, OnDrop, PATIENCE, busy, count_of, hold, in_own_process, listener, one_worker, pair, pair_with_std,
+    progress, run, will_reset, within,
 };
 
 // ---- entering ----
@@ -928,6 +928,7 @@ async fn ping_pong_with_a_thread(times: usize) {
     for word in 0..times {
         ping.send(word).await.unwrap();
         assert_eq!(pongs.recv().await.unwrap(), word);
+        progress();
     }
     drop(ping);
     thread.join().unwrap();

@@ -29,7 +29,7 @@ use kittiwake::task::JoinHandle;
 use kittiwake::time::sleep;
 use support::{
     ErrorLog, PATIENCE, Wakes, count_of, counting_waker, in_own_process, open_reactor, own_address, panic_of,
-    paused_runtime, poll_with, reset, run, run_paused, settle, sources, until, will_reset, within,
+    paused_runtime, poll_with, progress, reset, run, run_paused, settle, sources, until, will_reset, within,
 };
 
 // ---- counts and reports ----
@@ -731,6 +731,7 @@ fn racing_shutdown_reaches_every_clone() {
                 std::thread::yield_now();
             }
             assert_eq!(wakes.get(), waiting.len(), "each clone must be woken once");
+            progress();
         }
         drop(give);
         thread.join().expect("the thread ends");
@@ -957,6 +958,7 @@ fn hundred_thousand_connections_leave_nothing() {
                 will_reset(&client);
                 client.write_all(b"x").await.expect("the client writes");
                 client.read_exact(&mut [0]).await.expect("the client is answered");
+                progress();
                 if number == CONNECTIONS / 10 {
                     pages = resident("the resident pages after the warm-up");
                 }

@@ -15,7 +15,7 @@ use futures_lite::{AsyncReadExt, AsyncWriteExt};
 use kittiwake::runtime::Builder;
 use kittiwake::task::yield_now;
 use kittiwake::time::{Duration, Instant, Sleep, advance, sleep, sleep_until};
-use support::{TICK, assert_at, counting_waker, panic_of, poll_with, run, run_paused, within};
+use support::{TICK, assert_at, counting_waker, panic_of, poll_with, progress, run, run_paused, within};
 
 const HOUR: Duration = Duration::from_secs(3600);
 const DAY: Duration = Duration::from_secs(24 * 3600);
@@ -221,6 +221,7 @@ async fn sleepers(deadlines: impl Iterator<Item = Instant>) -> Vec<(Instant, Ins
     }
     for task in tasks {
         task.await.expect("a sleeper");
+        progress();
     }
     std::mem::take(&mut log.lock().unwrap())
 }

@@ -18,7 +18,7 @@ use kittiwake::net::TcpStream;
 use kittiwake::runtime::{Builder, Handle, Runtime};
 use kittiwake::spawn;
 use kittiwake::task::yield_now;
-use support::{PATIENCE, counting_waker, pair_with_std, run, within};
+use support::{PATIENCE, counting_waker, pair_with_std, progress, run, within};
 
 // ---- waking a task ----
 
@@ -183,7 +183,7 @@ fn waker_works_in_thread_local_destructor() {
 /// it meets every moment.
 #[test]
 fn wake_before_sleep_is_kept() {
-    const HANDSHAKES: usize = 100_000;
+    const HANDSHAKES: usize = 50_000;
     run(|| async {
         let shake = Arc::new(Handshake::default());
         let peer = std::thread::spawn({
@@ -200,7 +200,7 @@ fn wake_before_sleep_is_kept() {
 /// Of two wakes at the same time none is lost, even if the second one arrives while the worker takes the first.
 #[test]
 fn simultaneous_wakes_are_kept() {
-    const ROUNDS: usize = 20_000;
+    const ROUNDS: usize = 10_000;
     run(|| async {
         let both = Arc::new(async_lock::Barrier::new(2));
         let mut tasks = Vec::new();
@@ -243,6 +243,7 @@ fn channel_loses_no_value() {
             for word in 0..20_000 {
                 ping.send(word).await.unwrap();
                 assert_eq!(pongs.recv().await.unwrap(), word);
+                progress();
             }
         })
         .await
@@ -634,6 +635,7 @@ impl Handshake {
             if self.answered.load(Ordering::SeqCst) == round { Poll::Ready(()) } else { Poll::Pending }
         })
         .await;
+        progress();
     }
 
     fn answer(&self, round: usize) {

@@ -1,7 +1,8 @@
 //! Helpers that the tests share: bounds on waiting, pairs of sockets, counting wakers.
 //!
 //! Every test runs inside [`within`] or [`run`]. A lost wake-up therefore fails the test with a message instead of
-//! hanging the test run.
+//! hanging the test run. A test that takes long on a busy machine calls [`progress`] for each step. The bound is then
+//! on the time since the last step, and not on the whole test.
 
 // Each test crate compiles this module and uses a part of it.
 #![allow(dead_code, unreachable_pub)]
@@ -18,7 +19,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Barrier, Mutex, mpsc};
 use std::task::{Context, Poll, Wake, Waker};
 use std::thread::ThreadId;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use kittiwake::inspect::TaskDump;
 use kittiwake::io::{AsyncRead, AsyncWrite};
@@ -28,11 +29,23 @@ use socket2::SockRef;
 
 use baseline::Baseline;
 
-/// Longer than any test takes on a slow machine. Only a hang reaches this limit.
+/// Longer than any test takes on a slow machine, and than any step of a test that calls [`progress`]. Only a hang reaches
+/// this limit.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Runs `test` on a thread of its own and fails if it does not end within [`PATIENCE`], or leaves a descriptor or a
-/// thread, where this can be seen.
+/// The steps of all tests of this process. Tests that run side by side share it: a hang of one shows once the others
+/// have ended.
+static PROGRESS: AtomicUsize = AtomicUsize::new(0);
+
+/// Says that a test has made a step: from now on [`within`] waits for [`PATIENCE`] again. It costs one atomic addition.
+///
+/// A loop that ends only when a condition holds must not call this, or a lost wake-up would never fail the test.
+pub fn progress() {
+    PROGRESS.fetch_add(1, Ordering::Relaxed);
+}
+
+/// Runs `test` on a thread of its own. Fails if it neither ends nor makes [`progress`] within [`PATIENCE`], or if it
+/// leaves a descriptor or a thread, where this can be seen.
 #[track_caller]
 pub fn within<T: Send + 'static>(test: impl FnOnce() -> T + Send + 'static) -> T {
     let baseline = Baseline::take();
@@ -56,15 +69,23 @@ pub fn bounded<T: Send + 'static>(test: impl FnOnce() -> T + Send + 'static) -> 
             result
         })
         .expect("a thread for the test");
-    let ended = waiting.recv_timeout(PATIENCE);
-    assert!(ended.is_ok(), "the test still waits after {PATIENCE:?}: something was not woken");
+    let (mut steps, mut since) = (PROGRESS.load(Ordering::Relaxed), Instant::now());
+    // This thread looks seldom, because some tests count what their process does.
+    while waiting.recv_timeout(PATIENCE / 6).is_err() {
+        let now = PROGRESS.load(Ordering::Relaxed);
+        if now != steps {
+            (steps, since) = (now, Instant::now());
+        }
+        let waited = since.elapsed();
+        assert!(waited < PATIENCE, "the test has made no progress for {waited:?}: something was not woken");
+    }
     match thread.join().expect("the thread catches its own panics") {
         Ok(value) => value,
         Err(panic) => std::panic::resume_unwind(panic),
     }
 }
 
-/// Runs the future that `test` makes in a runtime, and fails if it does not end within [`PATIENCE`].
+/// Runs the future that `test` makes in a runtime, with the bound of [`within`].
 #[track_caller]
 pub fn run<F>(test: impl FnOnce() -> F + Send + 'static) -> F::Output
 where
@@ -455,13 +476,13 @@ pub fn quiet_metrics(runtime: &Runtime) -> Vec<WorkerMetrics> {
 /// Makes dumps on this thread until `look` finds something.
 #[track_caller]
 pub fn seen<T>(handle: &Handle, law: &str, mut look: impl FnMut(&TaskDump) -> Option<T>) -> T {
-    let end = std::time::Instant::now() + PATIENCE / 2;
+    let end = Instant::now() + PATIENCE / 2;
     loop {
         let dump = handle.tasks();
         if let Some(found) = look(&dump) {
             return found;
         }
-        assert!(std::time::Instant::now() < end, "no dump shows that {law}:\n{dump:#}");
+        assert!(Instant::now() < end, "no dump shows that {law}:\n{dump:#}");
         std::thread::yield_now();
     }
 }

@@ -195,6 +195,7 @@ fn calls_sockets_continue_in_tasks() {
             future::block_on(task).expect("the task ends").expect("no operation fails because the call has ended");
             writer.join().expect("the writer");
             assert!(reader.join().expect("the reader") == bytes, "every byte must come back, once, in round {round}");
+            progress();
         }
     });
 }

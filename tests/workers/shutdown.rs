@@ -195,6 +195,7 @@ fn wake_storm_does_not_delay_shutdown() {
             tasks.into_iter().for_each(assert_cancelled);
             stop.store(true, SeqCst);
             storm.join().unwrap();
+            progress();
         }
     });
 }
@@ -234,6 +235,7 @@ fn spawn_storm_does_not_delay_shutdown() {
                 spawner.join().expect("a spawner").into_iter().for_each(assert_cancelled);
             }
             assert_eq!(drops.load(SeqCst), spawns.load(SeqCst), "every future must be dropped once, in round {round}");
+            progress();
         }
     });
 }

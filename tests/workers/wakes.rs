@@ -34,6 +34,9 @@ fn wake_storm_loses_no_wake() {
                         for _ in 0..MESSAGES {
                             ring[place].take().await;
                             ring[(place + 1) % TASKS].put();
+                            if place == 0 {
+                                progress();
+                            }
                         }
                     })
                 })
@@ -84,6 +87,7 @@ fn sleeping_worker_loses_no_wake() {
         for _ in 0..TIMES {
             boxes[0].put();
             future::block_on(boxes[2].take());
+            progress();
         }
         ends.into_iter().for_each(|end| future::block_on(end).expect("the task ends"));
     });
