@@ -177,6 +177,7 @@ fn in_rounds(
     let run = |rounds: usize| {
         for _ in 0..rounds {
             let (runtime, round) = (runtime.clone(), round.clone());
+            // Not `within`: a runtime that stays opens its reactor when a socket first waits.
             bounded(move || {
                 let held = Arc::new(());
                 round(&runtime, &held);

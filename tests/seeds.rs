@@ -15,7 +15,7 @@ use std::task::{Poll, Waker};
 use kittiwake::io::{AsyncBufReadExt, AsyncRead, AsyncWrite, AsyncWriteExt, BufReader, DuplexStream, duplex};
 use kittiwake::runtime::{Builder, Handle};
 use kittiwake::task::{JoinSet, consume_budget, yield_now};
-use kittiwake::time::{Duration, sleep};
+use kittiwake::time::{Duration, Instant, advance, sleep};
 use support::{CHILD, is_child, within};
 
 /// Runs a future with a paused clock under a seed.
@@ -249,6 +249,33 @@ fn seed_keeps_the_word_of_yield() {
         }
     }
     within(|| (0..20).for_each(|seed| run_seeded(seed, all())));
+}
+
+/// The clock stops at each deadline on the way of `advance` until the tasks have run that the deadline wakes.
+#[test]
+fn seed_keeps_the_word_of_advance() {
+    within(|| {
+        for seed in 0..50 {
+            let late = run_seeded(seed, async {
+                let start = Instant::now();
+                let mut sleepers = JoinSet::new();
+                for second in 1..=3_u32 {
+                    sleepers.spawn(async move {
+                        sleep(Duration::from_secs(1) * second).await;
+                        start.elapsed() - Duration::from_secs(1) * second
+                    });
+                }
+                yield_now().await;
+                advance(Duration::from_secs(100)).await;
+                sleepers.join_all().await
+            });
+            // A deadline is rounded up to a tick.
+            assert!(
+                late.iter().all(|late| late.as_millis() == 0),
+                "seed {seed}: the clock went on too early: {late:?}"
+            );
+        }
+    });
 }
 
 /// On several workers the word holds for the local tasks of one of them.

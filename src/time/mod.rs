@@ -54,6 +54,7 @@ use std::task::Poll;
 
 pub use std::time::Duration;
 
+use crate::budget;
 pub use clock::Instant;
 pub(crate) use clock::{Clock, advance_to, current_clock, is_paused, now_noted};
 pub use interval::{Interval, MissedTickBehavior, interval, interval_at};
@@ -152,13 +153,14 @@ pub async fn advance(duration: Duration) {
     yield_once().await;
 }
 
-/// Lets every ready task run once.
+/// Lets every ready task run once, in a runtime with a seed too.
 async fn yield_once() {
     let mut yielded = false;
     poll_fn(|cx| {
         if std::mem::replace(&mut yielded, true) {
             return Poll::Ready(());
         }
+        budget::note_yield();
         cx.waker().wake_by_ref();
         Poll::Pending
     })

@@ -5,12 +5,12 @@
 # seeds 0 to 19. SEEDS=5 runs fewer. Arguments name the seeds to run: `tests/proof/seeds.sh 7`. It may take 10 minutes of CPU.
 #
 # Left out, because no order of tasks can change them: programs that must not compile, the text of the sources, traits of
-# types and names. Also the examples, which are programs of their own and are built without the variable, the replays of the
-# fuzz targets, one of which chooses seeds by itself, and the soak test, which has its own seeds.
+# types and names. Also the tests of the examples, which are programs of their own and are not built here, the replays of
+# the fuzz targets, one of which chooses seeds by itself, and the soak test, which has its own seeds.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
-left_out=(auto_traits compile examples examples_net fuzz layers names soak)
+left_out=(auto_traits compile examples examples_net faults faults_net fuzz layers names shutdown_loss soak stdio)
 
 export CARGO_INCREMENTAL=0 CARGO_TARGET_DIR="${SEEDS_TARGET_DIR:-target-seeds}"
 export RUSTFLAGS="${RUSTFLAGS:-} --cfg kittiwake_rng_seed"
@@ -24,7 +24,7 @@ for file in tests/*.rs tests/*/main.rs; do
 done
 
 # One line for each program: "Executable tests/seeds.rs (target-seeds/debug/deps/seeds-0123)".
-programs=$(cargo test --all-features --no-run --lib "${tests[@]}" 2>&1 | tee /dev/stderr | sed -n 's/^ *Executable .*(\(.*\))$/\1/p')
+programs=$(cargo test --all-features --no-run --lib "${tests[@]}" 2>&1 | tee >(cat >&2) | sed -n 's/^ *Executable .*(\(.*\))$/\1/p')
 [ -n "$programs" ] || { echo "seeds: no tests were built"; exit 1; }
 
 if [ $# -gt 0 ]; then
@@ -32,23 +32,27 @@ if [ $# -gt 0 ]; then
 else
     mapfile -t seeds < <(seq 0 $((${SEEDS:-20} - 1)))
 fi
-log=$(mktemp)
-trap 'rm -f "$log"' EXIT
-passed=0 failed=()
-for seed in "${seeds[@]}"; do
+# Runs all programs under one seed, and leaves the results in the folder.
+run_seed() {
+    local seed=$1 program log
+    log=$results/$seed
     for program in $programs; do
-        if KITTIWAKE_RNG_SEED=$seed "$program" -q >"$log" 2>&1; then
-            passed=$((passed + $(sed -n 's/^test result: ok. \([0-9]*\) passed.*/\1/p' "$log")))
+        if KITTIWAKE_RNG_SEED=$seed "$program" -q >"$log.one" 2>&1; then
+            sed -n 's/^test result: ok. \([0-9]*\) passed.*/passed \1/p' "$log.one" >>"$log"
         else
-            printf '\n== %s under seed %s\n' "$(basename "$program")" "$seed"
-            cat "$log"
-            failed+=("KITTIWAKE_RNG_SEED=$seed $program")
+            { printf '\n== %s under seed %s\n' "$(basename "$program")" "$seed" && cat "$log.one"; } >&2
+            echo "failed: KITTIWAKE_RNG_SEED=$seed $program" >>"$log"
         fi
     done
-done
-if [ ${#failed[@]} -gt 0 ]; then
-    printf 'failed: %s\n' "${failed[@]}"
-    echo "seeds: ${#failed[@]} programs failed under ${#seeds[@]} seeds"
-    exit 1
-fi
+}
+
+results=$(mktemp -d)
+trap 'rm -rf "$results"' EXIT
+# Most tests wait more than they compute, so four seeds share the cores.
+export -f run_seed
+export programs results
+printf '%s\n' "${seeds[@]}" | xargs -P 4 -I '{}' bash -c 'run_seed {}'
+
+cat "$results"/* | grep '^failed: ' && { echo "seeds: failed under some of ${#seeds[@]} seeds"; exit 1; }
+passed=$(cat "$results"/* | awk '/^passed / { sum += $2 } END { print sum + 0 }')
 echo "seeds: $passed tests passed under ${#seeds[@]} seeds"
