@@ -78,10 +78,10 @@ thread_local! {
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum GaveWay {
     None,
-    /// It yielded.
-    Yielded,
     /// It yielded, and [`take_yield`] was called since.
     Noted,
+    /// It yielded.
+    Yielded,
     /// It has used up its budget.
     UsedUp,
 }
