@@ -65,12 +65,14 @@ impl Function {
         let mut parameters: TokenStream = TokenTree::from(Literal::usize_unsuffixed(count)).into();
         parameters.extend(call_site_tokens(&format!(", {:?}, |{SEED}|", name.strip_prefix("r#").unwrap_or(&name))));
         parameters.extend(run);
-        body.extend(arguments.item("::seeds::run"));
-        body.extend([group(Delimiter::Parenthesis, parameters)]);
         // The loop takes the result of the body, to know whether the seed has failed. Without one, the harness of the
         // tests must see none, because of `#[should_panic]`.
         let has_result = self.output.clone().into_iter().next().is_some_and(|token| token.to_string() == "-");
-        let (output, end) = if has_result { ("-> ::std::process::ExitCode", "") } else { ("", ";") };
+        let (output, begin, end) =
+            if has_result { ("-> ::std::process::ExitCode", "", "") } else { ("", "let _ =", ";") };
+        body.extend(call_site_tokens(begin));
+        body.extend(arguments.item("::seeds::run"));
+        body.extend([group(Delimiter::Parenthesis, parameters)]);
         body.extend(call_site_tokens(end));
         self.outer(attribute, call_site_tokens(output), body)
     }
