@@ -60,7 +60,7 @@ address() {
     all_programs_but compile layers examples examples_net faults_net shutdown_loss stdio
     local left_out=(
         # LeakSanitizer cannot work under strace.
-        --skip interrupted_transfers_are_repeated
+        --skip interrupted_transfers_are_repeated --skip runtimes_survive_refused_threads
         # It starts an example.
         --skip server_without_reactor_ends_with_error
         # It measures the resident memory, and the sanitizer keeps what is freed.
