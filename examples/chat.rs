@@ -59,8 +59,9 @@ async fn chat(stream: TcpStream, peer: SocketAddr, all: Arc<Members>, mut shutdo
             break begun.map(drop);
         }
         let (mut line, mut piece) = (Vec::new(), (&mut reader).take(MAX_LINE));
-        if let Err(error) = piece.read_until(b'\n', &mut line).await {
-            break Err(error);
+        let read = piece.read_until(b'\n', &mut line).await;
+        if read.is_err() || Arc::weak_count(&stream) == 0 {
+            break read.and(Err(io::Error::other("it reads too slowly")));
         }
         // Control characters would act on the terminals of the others.
         let text: String = String::from_utf8_lossy(&line).chars().filter(|sign| !sign.is_control()).collect();

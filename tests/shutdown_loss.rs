@@ -345,6 +345,22 @@ fn end_of_grace_asks_the_kernel() {
     });
 }
 
+/// The grace ends also for a future that uses up its budget in each poll. The end of the grace is a timer, which would
+/// otherwise have no budget left in any of these polls.
+#[test]
+fn endless_future_ends_with_grace() {
+    run(|| async {
+        let mut signal = ShutdownSignal::new();
+        signal.trigger();
+        let endless = async {
+            loop {
+                kittiwake::task::consume_budget().await;
+            }
+        };
+        assert_eq!(signal.run_with_grace(Duration::from_millis(20), endless).await, None::<()>);
+    });
+}
+
 /// After the signal each call waits for the grace, and no longer.
 #[test]
 fn each_call_has_the_grace() {

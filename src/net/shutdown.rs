@@ -237,7 +237,9 @@ impl ShutdownSignal {
             Poll::Ready(output) => Poll::Ready(Some(output)),
             Poll::Pending => {
                 ready!(self.poll_triggered(cx));
-                ready!(Pin::new(end.get_or_insert_with(|| sleep(grace))).poll(cx));
+                let end = end.get_or_insert_with(|| sleep(grace));
+                // A future that uses up the budget in each poll must not hide that the grace is over.
+                ready!(budget::with_fresh(|| Pin::new(end).poll(cx)));
                 // A worker fires its timers before it looks at the kernel. After a long poll the deadline is over, and
                 // no event has reported the bytes that came in time. So the end of each grace asks.
                 self.found_nothing = false;

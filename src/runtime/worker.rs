@@ -292,7 +292,9 @@ impl Worker {
     /// the worker may block before that. Tasks that are to be woken for it are in `wakers` then.
     #[inline(never)]
     fn shrink_if_due(&mut self) -> Option<Duration> {
-        if self.ran_lately < memory::KEPT as u64 {
+        // While the clock is paused, no task may be woken because of the system's time: the order of the tasks would
+        // depend on the speed of the machine.
+        if self.ran_lately < memory::KEPT as u64 || time::is_paused() {
             return None;
         }
         let now = std::time::Instant::now();

@@ -228,6 +228,11 @@ where
                 }
             }
         }
+        if let Some((stream, peer)) =
+            next.take_if(|_| service.connections.poll_below(cx, options.max_connections).is_ready())
+        {
+            service.start(stream, peer);
+        }
         if drain.error.is_some() {
             // After a fatal error one batch is enough: the next attempt is likely to fail in the same way.
             return Poll::Ready(());
@@ -249,6 +254,9 @@ where
     /// `error` is the reason for it, if an error is. An earlier error goes before it.
     fn finish(&mut self, error: Option<io::Error>) -> Result<Report<L::Addr>, ServeError<L::Addr>> {
         self.trigger_shutdown();
+        if let Phase::Emptying { next: Some(_), .. } = &self.phase {
+            self.connections().refuse();
+        }
         let error = mem::replace(&mut self.phase, Phase::Ended).into_error().or(error);
         let report = self.connections().close();
         trace::server_ended(report.accepted, report.refused, report.open.len());
