@@ -285,10 +285,15 @@ fn activity_selects_tasks() {
         });
         let other = spawn(sleep(Duration::from_secs(3600)));
         settle().await;
-        for (activity, id) in [("reading,timer", &task.id()), ("timer,reading", &task.id()), ("timer", &other.id())] {
+        let (task, other) = (task.id().to_string(), other.id().to_string());
+        for (activity, id, absent) in
+            [("reading,timer", &task, &other), ("timer,reading", &task, &other), ("timer", &other, &task)]
+        {
             let page = server.json(&format!("/api/tasks?activity={activity}")).await;
+            // The task of this very request may be among them: it waits for its client, with a limit.
             let ids: Vec<_> = list(&page["tasks"]).iter().map(|task| task["id"].as_str().unwrap_or_default()).collect();
-            assert_eq!(ids, [id.to_string()], "those that wait for {activity}");
+            assert!(ids.contains(&id.as_str()) && !ids.contains(&absent.as_str()), "{activity}: {ids:?}");
+            assert!(ids.len() <= 2, "{activity}: {ids:?}");
         }
     });
 }
