@@ -206,7 +206,10 @@ fn second_signal_resets_proxied_connections() {
         let mut proxied = Proxied::start("60");
         let (mut client, mut backend) = proxied.pair();
         proxied.proxy.signal("INT");
-        while TcpStream::connect(proxied.proxy.address()).is_ok() {}
+        // Without a pause these clients would keep the proxy at its limit, and its listener open.
+        while TcpStream::connect(proxied.proxy.address()).is_ok() {
+            std::thread::sleep(Duration::from_millis(10));
+        }
         client.write_all(b"y").unwrap();
         backend.read_exact(&mut [0]).unwrap();
         let signalled = Instant::now();
