@@ -26,12 +26,12 @@ use std::task::{RawWakerVTable, Waker};
 use std::time::Duration;
 
 #[cfg(not(all(test, kittiwake_loom)))]
-pub(crate) use parking_lot::{Mutex, MutexGuard};
+pub(crate) use parking_lot::Mutex;
+#[cfg(not(all(test, kittiwake_loom)))]
+use parking_lot::MutexGuard;
 #[cfg(not(all(test, kittiwake_loom)))]
 pub(crate) use std::sync::atomic;
 
-#[cfg(all(test, kittiwake_loom))]
-pub(crate) use loom::sync::MutexGuard;
 #[cfg(all(test, kittiwake_loom))]
 pub(crate) use loom::sync::atomic;
 #[cfg(all(test, kittiwake_loom))]

@@ -35,6 +35,7 @@ mod unpark;
 mod waiters;
 
 use std::io;
+use std::mem;
 use std::os::fd::RawFd;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
@@ -51,12 +52,11 @@ pub(crate) use readiness::{Direction, Snapshot};
 pub(crate) use registration::{Registration, Wait, is_ready_now};
 use registry::Source;
 pub(crate) use registry::{Registry, enter};
-use shared_poll::Turn;
 use timer_fd::{TimerFd, whole_millis};
 pub(crate) use waiters::WaiterSlot;
 #[cfg(all(test, kittiwake_loom))]
 pub(crate) use {
-    shared_poll::{SharedPoll, Turn as ModelledTurn},
+    shared_poll::SharedPoll,
     unpark::{EndBlock, Unparker},
 };
 
@@ -120,15 +120,15 @@ impl Reactor {
     /// that are no socket's: an unpark, an expiry of the timerfd. It is 0 if the timeout ended the wait or a signal
     /// interrupted it. The caller then computes anew how long to wait.
     pub(crate) fn turn(&mut self, mut timeout: Option<Duration>, wakers: &mut Vec<Waker>) -> io::Result<usize> {
-        let mut poll = self.registry.poll.lock();
-        let Some(poll) = &mut *poll else {
-            drop(poll);
+        let mut shared = self.registry.poll.lock();
+        let Some((poll, may_only_look)) = shared.begin_turn() else {
+            drop(shared);
             // An unpark counts, as the event that reports one does: the worker then looks at its deadlines anew.
             return Ok(usize::from(self.registry.unparker.park(timeout)));
         };
         let events = self.events.get_or_insert_with(new_events);
         let mut count = 0;
-        if self.registry.poll.next_turn(poll) == Turn::LookOnly {
+        if may_only_look {
             self.timer_fd.expired();
             timeout = Some(Duration::ZERO);
             count = 1;
@@ -153,14 +153,14 @@ impl Reactor {
     /// has come to its reactor after all. Wakes as [`turn`](Reactor::turn) does, and returns the number of sockets'
     /// events.
     pub(crate) fn turn_stuck(&mut self, stuck: &Registry, wakers: &mut Vec<Waker>) -> usize {
-        let Some(mut poll) = stuck.poll.try_lock() else { return 0 };
-        let Some(poll) = &mut *poll else { return 0 };
+        let Some(mut shared) = stuck.poll.try_lock() else { return 0 };
+        let Some(poll) = &mut shared.poll else { return 0 };
         let events = self.events.get_or_insert_with(new_events);
         // The owner reports an error, when it comes to its reactor.
         if poll.poll(events, Some(Duration::ZERO)).is_err() {
             return 0;
         }
-        let mut sockets = 0;
+        let (mut sockets, mut took_edge) = (0, false);
         let table = stuck.table.lock();
         for event in &*events {
             if let Some(socket) = table.slots.get(event.token().0) {
@@ -170,8 +170,11 @@ impl Reactor {
                 // Another unpark would end the owner's next block too, but also, at once, each block of a worker that
                 // watches.
                 let _ = stuck.unparker.drain(poll.registry());
-                stuck.poll.note_taken_edge(poll);
+                took_edge = true;
             }
+        }
+        if took_edge {
+            shared.note_taken_edge();
         }
         sockets
     }
@@ -184,8 +187,8 @@ impl Reactor {
     /// reactor after all.
     pub(crate) fn watch(&mut self, stuck: &Arc<Registry>) -> io::Result<bool> {
         let own = self.registry.opened().ok_or(io::ErrorKind::NotConnected)?;
-        let poll = stuck.poll.try_lock().ok_or(io::ErrorKind::ResourceBusy)?;
-        let fd = poll.as_ref().and_then(descriptor).ok_or(io::ErrorKind::Unsupported)?;
+        let shared = stuck.poll.try_lock().ok_or(io::ErrorKind::ResourceBusy)?;
+        let fd = shared.poll.as_ref().and_then(descriptor).ok_or(io::ErrorKind::Unsupported)?;
         if stuck.is_watched.swap(true, Ordering::AcqRel) {
             return Ok(false);
         }
@@ -206,7 +209,7 @@ impl Reactor {
     /// The block is over: another reactor may watch those that this one has watched.
     pub(crate) fn unwatch(&mut self) {
         for watched in &mut self.watched {
-            if std::mem::take(&mut watched.is_active) {
+            if mem::take(&mut watched.is_active) {
                 watched.registry.is_watched.store(false, Ordering::Release);
             }
         }
@@ -289,7 +292,7 @@ mod tests {
         stuck.registry.open().expect("a poll");
         let (unparker, own_unparker) = (stuck.unparker(), watcher.unparker());
         let watched = watcher.watch(&stuck.registry);
-        let has_descriptor = watcher.registry.poll.lock().as_ref().and_then(descriptor).is_some();
+        let has_descriptor = watcher.registry.poll.lock().poll.as_ref().and_then(descriptor).is_some();
         assert_eq!(watched.is_ok(), has_descriptor, "{watched:?}");
         if !has_descriptor {
             return;

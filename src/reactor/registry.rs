@@ -24,7 +24,6 @@ use std::sync::{Arc, OnceLock, Weak};
 
 use mio::Token;
 use mio::unix::SourceFd;
-use parking_lot::Mutex;
 
 use super::backend::{EDGE_TRIGGERED, INTEREST};
 use super::readiness::Direction;
@@ -33,7 +32,7 @@ use super::slots::Slots;
 use super::source;
 use super::unpark::Unparker;
 use crate::current::{Current, Entered};
-use crate::sync::{contain_all, wake_all};
+use crate::sync::{Mutex, contain_all, wake_all};
 
 /// A source, registered with one of these reactors.
 pub(super) type Source = source::Source<Registered>;
@@ -43,7 +42,7 @@ pub(super) type Source = source::Source<Registered>;
 pub(crate) struct Registry {
     /// Set when the registry is opened.
     mio: OnceLock<mio::Registry>,
-    pub(super) poll: SharedPoll<mio::Poll>,
+    pub(super) poll: Mutex<SharedPoll<mio::Poll>>,
     /// The reactor of another worker reports the events of this one.
     pub(super) is_watched: AtomicBool,
     pub(super) table: Mutex<Table>,
@@ -99,14 +98,14 @@ impl Registry {
 
     /// Makes the poll, unless it is there.
     pub(crate) fn open(&self) -> io::Result<&mio::Registry> {
-        let mut poll = self.poll.lock();
+        let mut shared = self.poll.lock();
         if let Some(registry) = self.mio.get() {
             return Ok(registry);
         }
         let new = mio::Poll::new()?;
         let registry = new.registry().try_clone()?;
         self.unparker.open(&registry)?;
-        *poll = Some(new);
+        shared.poll = Some(new);
         Ok(self.mio.get_or_init(|| registry))
     }
 
@@ -228,7 +227,7 @@ impl Registry {
         wake_all(&mut wakers);
         // The last reference to a source drops wakers, which may panic.
         contain_all(|| drop(sockets));
-        let poll = self.poll.lock().take();
+        let poll = self.poll.lock().poll.take();
         drop(poll);
     }
 }

@@ -4,6 +4,7 @@
 //! the shutdown request. The kernel is an [`Edge`]: an event that ends one wait.
 
 use std::io;
+use std::mem;
 use std::sync::Arc;
 use std::task::{Context, Poll, Wake, Waker};
 
@@ -12,7 +13,7 @@ use loom::thread;
 
 use super::threads::Shutdown;
 use crate::executor::RemoteQueue;
-use crate::reactor::{EndBlock, ModelledTurn, SharedPoll, Unparker};
+use crate::reactor::{EndBlock, SharedPoll, Unparker};
 use crate::sync::{Mutex, model};
 
 /// An edge of an epoll set: it is pending until one thread takes it.
@@ -28,7 +29,7 @@ impl Edge {
 
     /// Returns whether there was an edge, without waiting.
     fn take(&self) -> bool {
-        std::mem::take(&mut *self.is_pending.lock())
+        mem::take(&mut *self.is_pending.lock())
     }
 
     /// Waits for an edge.
@@ -144,35 +145,35 @@ fn each_of_two_pushes_ends_a_wait() {
 
 /// The reactor of a worker that other threads push to.
 struct Modelled {
-    poll: SharedPoll<Arc<Edge>>,
+    poll: Mutex<SharedPoll<Arc<Edge>>>,
     queue: RemoteQueue<u32>,
 }
 
 impl Modelled {
     fn new() -> Arc<Self> {
         let edge = Edge::new();
-        let modelled = Self { poll: SharedPoll::default(), queue: RemoteQueue::new(Waker::from(edge.clone())) };
-        *modelled.poll.lock() = Some(edge);
+        let modelled = Self { poll: Mutex::default(), queue: RemoteQueue::new(Waker::from(edge.clone())) };
+        modelled.poll.lock().poll = Some(edge);
         Arc::new(modelled)
     }
 
     /// The owner waits for events, if it may.
     fn turn(&self) {
-        let mut poll = self.poll.lock();
-        let edge = poll.as_mut().expect("the reactor is open");
-        match self.poll.next_turn(edge) {
-            ModelledTurn::MayWait => edge.wait(),
-            ModelledTurn::LookOnly => drop(edge.take()),
+        let mut shared = self.poll.lock();
+        let (edge, may_only_look) = shared.begin_turn().expect("the reactor is open");
+        if may_only_look {
+            edge.take();
+        } else {
+            edge.wait();
         }
     }
 
     /// A helper takes the events, if the owner is not at its poll. loom may hold up the helper's `try_lock` until the
     /// owner has released the lock, so a helper must not be the thread that pushes.
     fn turn_stuck(&self) {
-        let Some(mut poll) = self.poll.try_lock() else { return };
-        let edge = poll.as_mut().expect("the reactor is open");
-        if edge.take() {
-            self.poll.note_taken_edge(edge);
+        let Some(mut shared) = self.poll.try_lock() else { return };
+        if shared.poll.as_ref().expect("the reactor is open").take() {
+            shared.note_taken_edge();
         }
     }
 
@@ -187,49 +188,35 @@ impl Modelled {
     }
 }
 
-/// A helper may turn the reactor of a worker that was stuck and comes to it in this moment. It may take the edge of an
-/// unpark. The owner finds what was pushed all the same.
-#[test]
-fn helper_keeps_no_unpark_from_the_owner() {
-    model(|| {
+/// Lets a thread push `entries` while another one helps the owner `helps` times. The owner must get all entries.
+fn push_beside_helper(entries: u32, helps: u32) {
+    model(move || {
         let owner = Modelled::new();
         let pushing = thread::spawn({
             let owner = owner.clone();
-            move || owner.queue.push(1)
+            move || (0..entries).for_each(|entry| owner.queue.push(entry))
         });
         let helping = thread::spawn({
             let owner = owner.clone();
-            move || owner.turn_stuck()
+            move || (0..helps).for_each(|_| owner.turn_stuck())
         });
-        owner.run_until(1);
+        owner.run_until(entries as usize);
         pushing.join().unwrap();
         helping.join().unwrap();
     });
 }
 
+/// A helper may turn the reactor of a worker that was stuck and comes to it in this moment. It may take the edge of an
+/// unpark. The owner finds what was pushed all the same.
+#[test]
+fn helper_keeps_no_unpark_from_the_owner() {
+    push_beside_helper(1, 1);
+}
+
 /// The same holds if the helper comes again, and for a second push.
 #[test]
 fn helper_may_come_twice() {
-    model(|| {
-        let owner = Modelled::new();
-        let pushing = thread::spawn({
-            let owner = owner.clone();
-            move || {
-                owner.queue.push(1);
-                owner.queue.push(2);
-            }
-        });
-        let helping = thread::spawn({
-            let owner = owner.clone();
-            move || {
-                owner.turn_stuck();
-                owner.turn_stuck();
-            }
-        });
-        owner.run_until(2);
-        pushing.join().unwrap();
-        helping.join().unwrap();
-    });
+    push_beside_helper(2, 2);
 }
 
 /// A request to shut down reaches each worker, whether it comes before the worker waits for it or after that.
