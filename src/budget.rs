@@ -188,11 +188,18 @@ pub(crate) fn begin_batch(now: u64) {
     GAVE_WAY.set(GaveWay::None);
 }
 
-/// Notes that a task yields.
-pub(crate) fn note_yield() {
+/// Yields once: is pending in the first poll, and ready in the next. `has_yielded` belongs to this yield.
+#[inline]
+pub(crate) fn poll_yield(cx: &mut Context<'_>, has_yielded: &mut bool) -> Poll<()> {
+    if *has_yielded {
+        return Poll::Ready(());
+    }
+    *has_yielded = true;
     if GAVE_WAY.get() != GaveWay::UsedUp {
         GAVE_WAY.set(GaveWay::Yielded);
     }
+    cx.waker().wake_by_ref();
+    Poll::Pending
 }
 
 /// Whether a task of this batch may have yielded since the last call. Once a budget is used up, this is not known.

@@ -50,7 +50,6 @@ mod timeout;
 mod timers;
 
 use std::future::poll_fn;
-use std::task::Poll;
 
 pub use std::time::Duration;
 
@@ -155,16 +154,8 @@ pub async fn advance(duration: Duration) {
 
 /// Lets every ready task run once, in a runtime with a seed too.
 async fn yield_once() {
-    let mut yielded = false;
-    poll_fn(|cx| {
-        if std::mem::replace(&mut yielded, true) {
-            return Poll::Ready(());
-        }
-        budget::note_yield();
-        cx.waker().wake_by_ref();
-        Poll::Pending
-    })
-    .await;
+    let mut has_yielded = false;
+    poll_fn(|cx| budget::poll_yield(cx, &mut has_yielded)).await;
 }
 
 /// The timers of this thread's worker. Panics in the name of `function` outside a runtime.
