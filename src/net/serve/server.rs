@@ -186,12 +186,10 @@ where
     /// Accepts the connections in the kernel's queue, and closes the listener.
     fn poll_emptied(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         ready!(self.poll_queue(cx));
+        self.refuse_next();
         self.phase = match mem::replace(&mut self.phase, Phase::Ended) {
-            Phase::Emptying { acceptor, next, drain } => {
-                if next.is_some() {
-                    self.connections().refuse();
-                }
-                drop((next, acceptor));
+            Phase::Emptying { acceptor, drain, .. } => {
+                drop(acceptor);
                 trace::server_drains(|| self.connections().len());
                 Phase::Draining { drain }
             }
@@ -200,19 +198,30 @@ where
         Poll::Ready(())
     }
 
+    /// Refuses the client that was accepted and waits for another one to end, if there is one.
+    fn refuse_next(&mut self) {
+        let Phase::Emptying { next, .. } = &mut self.phase else { return };
+        if next.take().is_some() {
+            self.connections().refuse();
+        }
+    }
+
     /// Accepts and serves the connections in the kernel's queue until it is empty, or no more of it may be accepted. At
     /// `max_connections` it waits for connections to end, until the drain timeout.
     fn poll_queue(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let Self { phase: Phase::Emptying { acceptor, next, drain }, service, options } = self else {
             return Poll::Ready(());
         };
-        for _ in 0..BATCH {
+        for accepted in 0.. {
             if next.is_some() && service.connections.poll_below(cx, options.max_connections).is_pending() {
                 // After a fatal error the clients in the queue are not worth a wait.
                 return if drain.error.is_some() { Poll::Ready(()) } else { Pin::new(&mut drain.timeout).poll(cx) };
             }
             if let Some((stream, peer)) = next.take() {
                 service.start(stream, peer);
+            }
+            if accepted == BATCH {
+                break;
             }
             if acceptor.is_done() {
                 return Poll::Ready(());
@@ -227,11 +236,6 @@ where
                     return acceptor.poll_turn_away(cx, &service.connections);
                 }
             }
-        }
-        if let Some((stream, peer)) =
-            next.take_if(|_| service.connections.poll_below(cx, options.max_connections).is_ready())
-        {
-            service.start(stream, peer);
         }
         if drain.error.is_some() {
             // After a fatal error one batch is enough: the next attempt is likely to fail in the same way.
@@ -254,9 +258,7 @@ where
     /// `error` is the reason for it, if an error is. An earlier error goes before it.
     fn finish(&mut self, error: Option<io::Error>) -> Result<Report<L::Addr>, ServeError<L::Addr>> {
         self.trigger_shutdown();
-        if let Phase::Emptying { next: Some(_), .. } = &self.phase {
-            self.connections().refuse();
-        }
+        self.refuse_next();
         let error = mem::replace(&mut self.phase, Phase::Ended).into_error().or(error);
         let report = self.connections().close();
         trace::server_ended(report.accepted, report.refused, report.open.len());
