@@ -502,16 +502,36 @@ def limited(server, free):
     resource.prlimit(server.pid, resource.RLIMIT_NOFILE, (highest + free - gaps, 4096))
 
 
+@contextlib.contextmanager
+def server_with_few_descriptors(folder, program, workers):
+    """A server that has 6 descriptors left. At the end it must have as many sockets as before, and end when asked to."""
+    with Server(folder, program, workers) as server:
+        check(server.started(), server.err.read_text())
+        ask(server, 2 * workers + 4, "before the limit", post)
+        settled(server)
+        before = server.sockets()
+        limited(server, 6)
+        yield server
+        settled(server, before)
+        server.stop(lines=20 if program == "web" else 0)
+
+
+def run_beside(visit, keepers):
+    """Calls `visit` for each keeper and its number, each on a thread of its own. Waits for them with a limit."""
+    threads = [
+        threading.Thread(target=visit, args=(keeper, number), daemon=True) for number, keeper in enumerate(keepers)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(PATIENCE)
+
+
 def clients_leave(program, workers):
     """More clients than descriptors. Those that were answered leave, and then all others are answered."""
 
     def run(folder):
-        with Server(folder, program, workers) as server:
-            check(server.started(), server.err.read_text())
-            ask(server, 2 * workers + 4, "before the limit", post)
-            settled(server)
-            before = server.sockets()
-            limited(server, 6)
+        with server_with_few_descriptors(folder, program, workers) as server:
             keepers = [Keeper(server) for _ in range(30)]
             answered = []
 
@@ -522,17 +542,8 @@ def clients_leave(program, workers):
                 keeper.close()
                 answered.append(ok)
 
-            threads = [
-                threading.Thread(target=visit, args=(keeper, number), daemon=True)
-                for number, keeper in enumerate(keepers)
-            ]
-            for thread in threads:
-                thread.start()
-            for thread in threads:
-                thread.join(PATIENCE)
+            run_beside(visit, keepers)
             check(answered == [True] * 30, f"{answered.count(True)} of 30 clients were answered")
-            settled(server, before)
-            server.stop(lines=20 if program == "web" else 0)
 
     return run
 
@@ -542,25 +553,15 @@ def clients_stay(program, workers):
     left to a timeout of their own. When some have left, new clients are answered."""
 
     def run(folder):
-        with Server(folder, program, workers) as server:
-            check(server.started(), server.err.read_text())
-            ask(server, 2 * workers + 4, "before the limit", post)
-            settled(server)
-            before = server.sockets()
-            limited(server, 6)
+        with server_with_few_descriptors(folder, program, workers) as server:
             keepers = [Keeper(server) for _ in range(20)]
             begin = server.cpu()
             results = {}
-            threads = []
-            for number, keeper in enumerate(keepers):
 
-                def visit(keeper=keeper, number=number):
-                    results[number] = keeper.is_answered(number)
+            def visit(keeper, number):
+                results[number] = keeper.is_answered(number)
 
-                threads.append(threading.Thread(target=visit, daemon=True))
-                threads[-1].start()
-            for thread in threads:
-                thread.join(PATIENCE)
+            run_beside(visit, keepers)
             check(len(results) == 20, f"{20 - len(results)} of 20 clients hang")
             used = server.cpu() - begin
             check(used < 0.6, f"the server has used {used} s of CPU time while it waited for descriptors")
@@ -571,8 +572,6 @@ def clients_stay(program, workers):
             for keeper in keepers:
                 keeper.close()
             ask(server, 2, "after the clients have left", post)
-            settled(server, before)
-            server.stop(lines=20 if program == "web" else 0)
 
     return run
 

@@ -14,6 +14,7 @@ cd "$(dirname "$0")/../.."
 
 export CARGO_INCREMENTAL=0
 proof=$PWD/tests/proof
+. "$proof/test_programs"
 host=$(rustc -vV | sed -n 's/^host: //p')
 log=$(mktemp)
 trap 'rm -f "$log"' EXIT
@@ -38,26 +39,15 @@ count_tests() {
     return "$status"
 }
 
-# Adds an option for each test program, except for those that are given, to `programs`.
-all_programs_but() {
-    local path name
-    programs=()
-    for path in tests/*.rs tests/*/main.rs; do
-        name=${path#tests/} name=${name%/main.rs} name=${name%.rs}
-        case " $* " in
-            *" $name "*) skip "$name" "see sanitizers.sh" ;;
-            *) programs+=(--test "$name") ;;
-        esac
-    done
-}
-
 address() {
     if ! cargo +nightly --version >/dev/null 2>&1; then
         skip address "there is no nightly toolchain"
         return
     fi
     # compile and layers run no code of the crate. The others start the examples, which this does not build.
-    all_programs_but compile layers examples examples_net faults_net shutdown_loss stdio
+    local name not_built=(compile layers examples examples_net faults_net shutdown_loss stdio)
+    test_programs_but "${not_built[@]}"
+    for name in "${not_built[@]}"; do skip "$name" "see sanitizers.sh"; done
     local left_out=(
         # LeakSanitizer cannot work under strace.
         --skip interrupted_transfers_are_repeated --skip runtimes_survive_refused_threads

@@ -16,17 +16,12 @@ left_out=(auto_traits compile examples examples_net faults faults_net fuzz layer
 export CARGO_INCREMENTAL=0 CARGO_TARGET_DIR="${SEEDS_TARGET_DIR:-target-seeds}"
 export RUSTFLAGS="${RUSTFLAGS:-} --cfg kittiwake_rng_seed"
 
-tests=()
-for file in tests/*.rs tests/*/main.rs; do
-    name=${file#tests/}
-    name=${name%.rs}
-    name=${name%/main}
-    [[ " ${left_out[*]} " == *" $name "* ]] || tests+=(--test "$name")
-done
+. tests/proof/test_programs
+test_programs_but "${left_out[@]}"
 
 # One line for each program: "Executable tests/seeds.rs (target-seeds/debug/deps/seeds-0123)".
-programs=$(cargo test --all-features --no-run --lib "${tests[@]}" 2>&1 | tee >(cat >&2) | sed -n 's/^ *Executable .*(\(.*\))$/\1/p')
-[ -n "$programs" ] || { echo "seeds: no tests were built"; exit 1; }
+built=$(cargo test --all-features --no-run --lib "${programs[@]}" 2>&1 | tee >(cat >&2) | sed -n 's/^ *Executable .*(\(.*\))$/\1/p')
+[ -n "$built" ] || { echo "seeds: no tests were built"; exit 1; }
 
 if [ $# -gt 0 ]; then
     seeds=("$@")
@@ -37,7 +32,7 @@ fi
 run_seed() {
     local seed=$1 program log
     log=$results/$seed
-    for program in $programs; do
+    for program in $built; do
         if KITTIWAKE_RNG_SEED=$seed "$program" -q --skip shared_evenly --skip refill_emptied >"$log.one" 2>&1; then
             sed -n 's/^test result: ok. \([0-9]*\) passed.*/passed \1/p' "$log.one" >>"$log"
         else
@@ -51,7 +46,7 @@ results=$(mktemp -d)
 trap 'rm -rf "$results"' EXIT
 # Most tests wait more than they compute, so four seeds share the cores.
 export -f run_seed
-export programs results
+export built results
 printf '%s\n' "${seeds[@]}" | xargs -P 4 -I '{}' bash -c 'run_seed {}'
 
 cat "$results"/* | grep '^failed: ' && { echo "seeds: failed under some of ${#seeds[@]} seeds"; exit 1; }
