@@ -725,12 +725,6 @@ fn with_strace(name: &str, calls: &str, rules: &[String]) -> Option<Vec<String>>
     Some(injected)
 }
 
-/// Adds the test `name`, as a child, to the command that runs it.
-fn as_child<'a>(name: &str, command: &'a mut Command) -> &'a mut Command {
-    command.arg(env::current_exe().expect("the path of this test program"));
-    command.args(["--exact", name, "--nocapture", "--test-threads=1"]).env(CHILD, "1")
-}
-
 /// Runs a tool to its end. Returns `None` where there is no such tool, and says so.
 #[track_caller]
 fn output_of(name: &str, tool: &mut Command) -> Option<Output> {

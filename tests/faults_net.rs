@@ -9,7 +9,7 @@ mod support;
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::SocketAddr;
 use std::process::{Child, Command, Stdio};
-use std::{env, fs, io};
+use std::{fs, io};
 
 use futures_lite::future::{or, try_zip};
 use kittiwake::io::{AsyncReadExt, AsyncWriteExt};
@@ -393,37 +393,4 @@ fn tool(command: &str) -> String {
     let err = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{command}: {err}");
     String::from_utf8_lossy(&output.stdout).into_owned()
-}
-
-/// A child prints this, and the reason, if its test cannot run.
-const SKIP: &str = "this test is skipped";
-
-/// Runs `test` in a process with a network of its own, in which loopback is up and `setup`, a command of the shell, has
-/// succeeded. Where this cannot be done, says so.
-#[track_caller]
-fn in_network(name: &str, setup: &str, test: impl FnOnce()) {
-    if is_child() {
-        return test();
-    }
-    // The status of a set-up that has failed, and of a system that allows no such network.
-    let script = format!("{{ ip link set lo up && {setup}; }} >&2 || exit 77; exec \"$0\" \"$@\"");
-    let mut unshare = Command::new("unshare");
-    unshare.args(["--map-root-user", "--net", "--", "sh", "-c", &script]);
-    unshare.arg(env::current_exe().expect("the path of this test program"));
-    unshare.args(["--exact", name, "--nocapture", "--test-threads=1"]).env(CHILD, "1");
-    let output = match unshare.output() {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            return eprintln!("{name} is skipped: unshare is missing");
-        }
-        output => output.expect("unshare runs"),
-    };
-    let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-    let cannot = output.status.code() == Some(77) || err.starts_with("unshare:");
-    if let Some(why) = if cannot { err.lines().last() } else { err.lines().find(|line| line.starts_with(SKIP)) } {
-        return eprintln!("{name} is skipped: {why}");
-    }
-    assert!(
-        output.status.success() && out.contains("1 passed"),
-        "{name} failed in a network of its own:\n{out}\n{err}"
-    );
 }

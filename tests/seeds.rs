@@ -26,7 +26,7 @@ fn run_seeded<F: Future>(seed: u64, future: F) -> F::Output {
 
 // ---- the same order ----
 
-/// What happened in a program, in order.
+/// The events of a program, in order.
 #[derive(Clone, Default)]
 struct Log(Arc<Mutex<Vec<String>>>);
 
@@ -313,7 +313,7 @@ fn seed_keeps_the_order_of_budgets() {
     within(|| (0..20).for_each(|seed| run_seeded(seed, all())));
 }
 
-/// What other threads have spawned comes before a task that yields, under each seed too.
+/// Tasks that other threads have spawned come before a task that yields, under each seed too.
 #[test]
 fn seed_keeps_remote_tasks_before_yield() {
     within(|| {

@@ -328,14 +328,7 @@ impl Background {
 pub fn in_child_with_descriptors(name: &str, descriptors: u32) {
     // Rust has no safe way to change a process's limits, but every shell has one.
     let script = format!("ulimit -n {descriptors} && exec \"$0\" \"$@\"");
-    let program = std::env::current_exe().expect("the path of this test program");
-    let output = std::process::Command::new("sh")
-        .args(["-c", &script])
-        .arg(program)
-        .args(["--exact", name, "--nocapture", "--test-threads=1"])
-        .env(CHILD, "1")
-        .output()
-        .expect("sh runs");
+    let output = as_child(name, std::process::Command::new("sh").args(["-c", &script])).output().expect("sh runs");
     let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success(), "{name} failed with {descriptors} descriptors:\n{out}\n{err}");
     assert!(out.contains("1 passed"), "no test is called {name}:\n{out}");
@@ -357,34 +350,43 @@ pub fn in_own_process(name: &str, test: impl FnOnce() + Send + 'static) {
 #[cfg(target_os = "linux")]
 #[track_caller]
 pub fn in_own_network(name: &str, test: impl FnOnce() + Send + 'static) {
+    in_network(name, "test -w /proc/sys/net/ipv4/ip_local_port_range", || within(test));
+}
+
+/// Like [`in_own_network`], after `setup`, a command of the shell, has succeeded there, and without a bound on the time.
+/// Where this cannot be done, or the test prints [`SKIP`], the test is skipped and says so.
+#[cfg(target_os = "linux")]
+#[track_caller]
+pub fn in_network(name: &str, setup: &str, test: impl FnOnce()) {
     if is_child() {
-        return within(test);
+        return test();
     }
+    // The status of a set-up that has failed, and of a system that allows no such network.
+    let script = format!("{{ ip link set lo up && {setup}; }} >&2 || exit 77; exec \"$0\" \"$@\"");
     let mut unshare = std::process::Command::new("unshare");
-    unshare.args(["--map-root-user", "--net", "--", "sh", "-c", "ip link set lo up && exec \"$0\" \"$@\""]);
-    let program = std::env::current_exe().expect("the path of this test program");
-    let probe = std::process::Command::new("unshare")
-        .args([
-            "--map-root-user",
-            "--net",
-            "--",
-            "sh",
-            "-c",
-            "ip link set lo up && test -w /proc/sys/net/ipv4/ip_local_port_range",
-        ])
-        .output();
-    if !probe.is_ok_and(|probe| probe.status.success()) {
-        return eprintln!("{name} was skipped: this system allows no network namespace");
-    }
-    let output = unshare
-        .arg(program)
-        .args(["--exact", name, "--nocapture", "--test-threads=1"])
-        .env(CHILD, "1")
-        .output()
-        .expect("unshare runs");
+    unshare.args(["--map-root-user", "--net", "--", "sh", "-c", &script]);
+    let output = match as_child(name, &mut unshare).output() {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            return eprintln!("{name} is skipped: unshare is missing");
+        }
+        output => output.expect("unshare runs"),
+    };
     let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    let cannot = output.status.code() == Some(77) || err.starts_with("unshare:");
+    if let Some(why) = if cannot { err.lines().last() } else { err.lines().find(|line| line.starts_with(SKIP)) } {
+        return eprintln!("{name} is skipped: {why}");
+    }
     assert!(output.status.success(), "{name} failed in a network of its own:\n{out}\n{err}");
     assert!(out.contains("1 passed"), "no test is called {name}:\n{out}");
+}
+
+/// A child prints this, and the reason, if its test cannot run.
+pub const SKIP: &str = "this test is skipped";
+
+/// Adds the test `name`, as a child, to the command that runs it.
+pub fn as_child<'a>(name: &str, command: &'a mut std::process::Command) -> &'a mut std::process::Command {
+    command.arg(std::env::current_exe().expect("the path of this test program"));
+    command.args(["--exact", name, "--nocapture", "--test-threads=1"]).env(CHILD, "1")
 }
 
 /// The system's code of an error. The error of a bind or a connect has it in its `AddrError`.
