@@ -565,9 +565,12 @@ fn lost_answer(client: impl Read, is_answer: &IsAnswer) -> Option<String> {
 fn read_until(mut client: impl Read, got: &mut Vec<u8>, is_whole: impl Fn(&[u8]) -> bool) -> io::Result<()> {
     let mut buf = [0; 16_384];
     while !is_whole(got) {
-        match client.read(&mut buf)? {
-            0 => return Err(ErrorKind::UnexpectedEof.into()),
-            read => got.extend_from_slice(&buf[..read]),
+        match client.read(&mut buf) {
+            Ok(0) => return Err(ErrorKind::UnexpectedEof.into()),
+            Ok(read) => got.extend_from_slice(&buf[..read]),
+            // A socket with a timeout says so if the process is stopped and goes on, also without a handler: signal(7).
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
         }
     }
     Ok(())
