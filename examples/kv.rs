@@ -43,9 +43,9 @@ async fn serve(address: &str, idle: Duration) -> io::Result<Report> {
 }
 
 async fn talk(stream: TcpStream, store: Arc<Mutex<Store>>, idle: Duration, mut end: ShutdownSignal) -> io::Result<()> {
-    let mut reader = BufReader::new(&stream);
+    let (mut reader, mut grace) = (BufReader::new(&stream), GRACE);
     // Between two requests the store may end. A request that has begun is answered.
-    while let Some(begun) = end.run_with_grace(GRACE, timeout(idle, reader.fill_buf())).await {
+    while let Some(begun) = end.run_with_grace(grace, timeout(idle, reader.fill_buf())).await {
         if begun??.is_empty() {
             return Ok(());
         }
@@ -55,6 +55,9 @@ async fn talk(stream: TcpStream, store: Arc<Mutex<Store>>, idle: Duration, mut e
         timeout(idle, (&stream).write_all(reply.as_bytes())).await??;
         if !line.ends_with(b"\n") {
             break; // The line is too long, or cut.
+        }
+        if end.is_triggered() {
+            grace = Duration::ZERO; // A client that always has one more request does not hold up the end.
         }
     }
     // A drop with unread input is a reset, which the reply may not survive.

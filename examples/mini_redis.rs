@@ -82,6 +82,7 @@ async fn remove_expired(store: Arc<Mutex<Store>>) {
 async fn talk(mut stream: TcpStream, store: Arc<Mutex<Store>>, mut end: ShutdownSignal) -> io::Result<()> {
     stream.set_idle_timeout(Some(IDLE))?;
     let (mut chunk, mut input, mut start, mut output) = (vec![0; 16 << 10], Vec::new(), 0, Vec::new());
+    let mut grace = GRACE;
     loop {
         let parsed = parse(&input[start..]);
         if let Ok((request, length)) = &parsed {
@@ -105,7 +106,10 @@ async fn talk(mut stream: TcpStream, store: Arc<Mutex<Store>>, mut end: Shutdown
                 start = 0;
                 let read = stream.read(&mut chunk);
                 // Between two requests the server may end. A request that has begun is answered.
-                let read = if input.is_empty() { end.run_with_grace(GRACE, read).await } else { Some(read.await) };
+                let read = if input.is_empty() { end.run_with_grace(grace, read).await } else { Some(read.await) };
+                if end.is_triggered() {
+                    grace = Duration::ZERO; // A client that always has one more request does not hold up the end.
+                }
                 match read.transpose()? {
                     Some(0) => return Ok(()),
                     Some(read) => input.extend_from_slice(&chunk[..read]),

@@ -224,6 +224,45 @@ fn silent_clients_hold_up_no_end() {
     });
 }
 
+/// A client that sends its next request as soon as it has an answer does not hold up the end. Its last answer is whole.
+#[test]
+fn busy_clients_hold_up_no_end() {
+    const CASES: [(&str, &[u8], &[u8]); 2] =
+        [("kv", b"set bird 60 tern\n", b"ok\n"), ("mini_redis", b"PING\r\n", b"+PONG\r\n")];
+    within(|| {
+        for (name, request, answer) in CASES {
+            let mut server = Program::start(name, &[&own_address()]);
+            let (answered, answers) = std::sync::mpsc::channel();
+            let clients: Vec<_> = (0..4).map(|_| (server.connect(), answered.clone())).collect();
+            let clients = clients.into_iter().map(|(mut client, answered)| {
+                std::thread::spawn(move || {
+                    loop {
+                        let mut got = Vec::new();
+                        let read = client
+                            .write_all(request)
+                            .and_then(|()| read_until(&mut client, &mut got, |got| got == answer));
+                        if read.is_err() {
+                            break got;
+                        }
+                        progress();
+                        let _ = answered.send(());
+                    }
+                })
+            });
+            let clients: Vec<_> = clients.collect();
+            for _ in 0..100 {
+                answers.recv().unwrap();
+            }
+            server.signal("TERM");
+            let (report, errors) = server.ended();
+            assert!(report.contains(" 0 open"), "{name} has waited for its drain timeout: {report}{errors}");
+            for client in clients {
+                assert_eq!(client.join().unwrap(), b"", "{name} has cut an answer");
+            }
+        }
+    });
+}
+
 /// A request that begins before the signal and ends after it is answered.
 #[test]
 fn half_sent_requests_are_answered() {

@@ -103,7 +103,9 @@ use service::Placement;
 /// 1. **It looks at the signal between two requests only.** It waits for the first byte of a request in
 ///    [`run_with_grace`](crate::net::ShutdownSignal::run_with_grace), or in
 ///    [`run_until_triggered`](crate::net::ShutdownSignal::run_until_triggered) if a request that is just on its way may
-///    be lost. It reads the rest of the request, and writes the answer, outside of both.
+///    be lost. It reads the rest of the request, and writes the answer, outside of both. After an answer that it has
+///    given since the signal it grants no more grace: a client that always has one more request would otherwise keep its
+///    connection until the drain timeout.
 /// 2. **It reads first and looks at the signal after that.** Both methods do so. A handler that tests
 ///    [`is_triggered`](crate::net::ShutdownSignal::is_triggered) before it reads closes connections whose request is in
 ///    the kernel.
@@ -115,7 +117,7 @@ use service::Placement;
 ///    does.
 ///
 /// The [drain timeout](Serve::drain_timeout) bounds all of it. It should be some times the grace. A client that sends
-/// for ever keeps its connection until then. A client that never sends keeps it for the grace, and for the timeout of
+/// for ever without waiting for answers keeps its connection until then. A client that never sends keeps it for the grace, and for the timeout of
 /// the drain if it does not close its side.
 ///
 /// ```
@@ -127,15 +129,18 @@ use service::Placement;
 ///
 /// /// Answers each line with its length.
 /// async fn lengths(stream: TcpStream, mut signal: ShutdownSignal) -> io::Result<()> {
-///     let mut reader = BufReader::new(&stream);
+///     let (mut reader, mut grace) = (BufReader::new(&stream), GRACE);
 ///     // The first byte: `fill_buf` takes nothing away.
-///     while let Some(begun) = signal.run_with_grace(GRACE, reader.fill_buf()).await {
+///     while let Some(begun) = signal.run_with_grace(grace, reader.fill_buf()).await {
 ///         if begun?.is_empty() {
 ///             return Ok(());
 ///         }
 ///         let mut line = String::new();
 ///         reader.read_line(&mut line).await?;
 ///         (&stream).write_all(format!("{}\n", line.trim_end().len()).as_bytes()).await?;
+///         if signal.is_triggered() {
+///             grace = Duration::ZERO;
+///         }
 ///     }
 ///     // The client has all its answers by then, or it does not read.
 ///     let _ = timeout(GRACE, stream.drain(1 << 20)).await;
