@@ -94,7 +94,8 @@ pub fn main(arguments: TokenStream, function: TokenStream) -> TokenStream {
 ///
 /// # Seeds
 /// A test with `seeds` that fails prints its seed on stderr, and fails as it does without seeds: with the same panic, or with
-/// the same error. The environment variable `KITTIWAKE_TEST_SEED` names the only seed to run, which may be any `u64`:
+/// the same error. A seed that takes longer than a minute is printed while it runs. The environment variable
+/// `KITTIWAKE_TEST_SEED` names the only seed to run, which may be any `u64`:
 /// ```text
 /// KITTIWAKE_TEST_SEED=7 cargo test name_of_the_test
 /// ```
