@@ -11,6 +11,9 @@ use kittiwake::io::{self, AsyncReadExt, AsyncWriteExt};
 use kittiwake::net::{self, Report, ShutdownSignal, TcpListener, TcpStream};
 use kittiwake::{signal::terminate, time::Duration, time::timeout};
 
+/// For bytes that are on their way when the server ends.
+const GRACE: Duration = Duration::from_secs(1);
+
 const USAGE: &str = "usage: tls_echo CERTIFICATE [ADDRESS [SECONDS]]
 CERTIFICATE  the file to which the server writes its certificate, for the clients
 ADDRESS      where to listen; 127.0.0.1:7000 if not given
@@ -68,12 +71,14 @@ async fn echo(stream: TcpStream, tls: TlsAcceptor, limit: Duration, mut shutdown
     let handshake = timeout(limit, tls.accept(stream)).await.map_err(io::Error::from).and_then(|accepted| accepted);
     let mut stream = handshake.map_err(|error| io::Error::new(error.kind(), format!("TLS handshake: {error}")))?;
     let mut buf = [0; 4096];
-    let mut read = stream.read(&mut buf).await?;
-    while read > 0 {
+    // After the signal a client is served until it is silent for the grace: an echo does not know the end of a request.
+    while let Some(read @ 1..) = shutdown.run_with_grace(GRACE, stream.read(&mut buf)).await.transpose()? {
         stream.write_all(&buf[..read]).await?;
         stream.flush().await?;
-        read = shutdown.run_until_triggered(stream.read(&mut buf)).await.unwrap_or(Ok(0))?;
     }
     // This sends close_notify. Without it, the client could not tell the end from a cut.
-    stream.close().await
+    stream.close().await?;
+    let (stream, _) = stream.into_inner();
+    // A drop with unread input would be a reset, which the answers may not survive.
+    timeout(GRACE, stream.drain(1 << 20)).await.map_or(Ok(()), |drained| drained.map(drop))
 }

@@ -86,7 +86,13 @@ impl Program {
     /// Sends SIGTERM.
     #[track_caller]
     pub fn terminate(&self) {
-        assert!(succeeds(Command::new("kill").args(["-s", "TERM", &self.child.id().to_string()])), "kill fails");
+        self.signal("TERM");
+    }
+
+    /// Sends a signal.
+    #[track_caller]
+    pub fn signal(&self, name: &str) {
+        assert!(succeeds(Command::new("kill").args(["-s", name, &self.child.id().to_string()])), "kill fails");
     }
 
     /// Waits until it has ended with status 0. Returns its report, and what stderr has that no test has read.

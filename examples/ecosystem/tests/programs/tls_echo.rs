@@ -135,6 +135,30 @@ fn rustls_gets_bytes_and_end() {
     });
 }
 
+/// A client that had begun to send when SIGTERM came gets all of its bytes, and close_notify.
+#[test]
+fn begun_requests_are_answered() {
+    within(|| {
+        let mut server = Server::start("begun", "60");
+        let mut client = server.client();
+        exchange(&mut client, b"hello");
+        server.program.signal("STOP");
+        let body: Vec<u8> = (0..40_000_u32).map(|at| (at % 251) as u8).collect();
+        client.write_all(&body[..10_000]).expect("the kernel takes the first part");
+        server.program.signal("TERM");
+        server.program.signal("CONT");
+        // This makes the signal come first: the server has answered the first part.
+        let mut got = vec![0; 10_000];
+        client.read_exact(&mut got).expect("the answer to the first part");
+        client.write_all(&body[10_000..]).expect("write the second part");
+        client.read_to_end(&mut got).expect("the answer to the second part, and close_notify");
+        assert!(got == body, "{} of {} bytes have come back", got.len(), body.len());
+        drop(client);
+        let (report, errors) = server.program.ended();
+        assert!(report.starts_with("1 accepted: 1 served"), "{report}{errors:?}");
+    });
+}
+
 /// A cut without close_notify is an error of that connection: the client may have lost bytes.
 #[test]
 fn cut_is_no_end() {
