@@ -1,5 +1,6 @@
 //! `net::serve` on listeners of the user's own: the trait `net::Listener`.
 
+use std::cell::Cell;
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind, Read};
 use std::net::SocketAddr;
@@ -12,7 +13,7 @@ use std::task::{Context, Poll};
 use futures_lite::future::{poll_once, yield_now};
 use kittiwake::net::{Listener, ShutdownSignal, TcpListener, TcpStream, serve};
 use kittiwake::runtime::Builder;
-use kittiwake::time::{Duration, Instant, timeout};
+use kittiwake::time::{Duration, Instant, advance, timeout};
 
 /// A client whose connection no event has reported yet must not be reset when the server stops.
 #[test]
@@ -127,13 +128,62 @@ fn without_reserve_no_client_is_refused() {
 #[test]
 fn reconnecting_clients_keep_no_server() {
     Builder::new_current_thread().build().expect("a runtime").block_on(async {
-        let (flood, signal) = (Flood::default(), ShutdownSignal::new());
+        let (flood, signal) = (Flood::new(u64::MAX), ShutdownSignal::new());
         let server = serve(&flood, |(), _| async {}).with_shutdown(&signal).drain_timeout(Duration::from_millis(20));
         let mut server = pin!(server.into_future());
         assert!(poll_once(&mut server).await.is_none(), "there is no descriptor to accept with");
         signal.trigger();
         let report = timeout(Duration::from_secs(20), server).await.expect("the drain timeout has an end");
         assert_eq!(report.expect("no error is fatal").refused, 4_096);
+    });
+}
+
+/// Clients that reconnect as fast as they are turned away are served again once a descriptor is free.
+#[test]
+fn reconnecting_clients_are_served_again() {
+    Builder::new_current_thread().build().expect("a runtime").block_on(async {
+        let (flood, signal) = (Flood::new(1_000), ShutdownSignal::new());
+        let handler = |(), _| {
+            let signal = signal.clone();
+            async move { signal.trigger() }
+        };
+        let server = serve(&flood, handler).with_shutdown(&signal);
+        let stats = server.stats();
+        let server = timeout(Duration::from_secs(20), server.into_future());
+        let report =
+            server.await.unwrap_or_else(|_| panic!("no client is served: {stats:?}")).expect("no error is fatal");
+        assert!(report.served > 0 && (1_000..1_064).contains(&report.refused), "{report}");
+    });
+}
+
+/// A server that stops while it turns clients away looks first whether a descriptor is free for those in the queue.
+#[test]
+fn stopping_server_refuses_none_for_the_past() {
+    Builder::new_current_thread().start_paused(true).build().expect("a runtime").block_on(async {
+        let (flood, signal) = (Flood::new(u64::MAX), ShutdownSignal::new());
+        let server = serve(&flood, |(), _| async {}).with_shutdown(&signal);
+        let stats = server.stats();
+        let mut server = pin!(server.into_future());
+        while stats.refused() == 0 {
+            assert!(poll_once(&mut server).await.is_none(), "nobody has asked it to stop");
+            advance(Duration::from_millis(100)).await;
+        }
+        let refused = stats.refused();
+        flood.without.set(0);
+        signal.trigger();
+        let report = server.await.expect("no error is fatal");
+        assert_eq!((report.served, report.refused), (4_096, refused));
+    });
+}
+
+/// Errors of single clients that do not end must not keep a stopping server from its end.
+#[test]
+fn endless_errors_keep_no_server() {
+    Builder::new_current_thread().build().expect("a runtime").block_on(async {
+        let listener = Denying(Cell::new(0));
+        let server = serve(&listener, |(), _| async {}).with_graceful_shutdown(async {}).into_future();
+        timeout(Duration::from_secs(20), server).await.expect("the server ends").expect("no error is fatal");
+        assert_eq!(listener.0.get(), 4_096);
     });
 }
 
@@ -180,10 +230,17 @@ impl Listener for Plain {
 }
 
 /// A listener without descriptors, except for the reserve, and with another client in its queue at any time.
-#[derive(Default)]
 struct Flood {
     /// The other end of the reserve. It reads an end of file while the reserve is closed.
     reserved: Mutex<Option<UnixStream>>,
+    /// How many clients the reserve accepts before there are descriptors again.
+    without: Cell<u64>,
+}
+
+impl Flood {
+    fn new(without: u64) -> Self {
+        Self { reserved: Mutex::default(), without: Cell::new(without) }
+    }
 }
 
 impl Listener for &Flood {
@@ -195,10 +252,15 @@ impl Listener for &Flood {
     }
 
     fn try_accept(&self) -> io::Result<((), &'static str)> {
-        match self.reserved.lock().unwrap().as_mut().expect("the server has a reserve").read(&mut [0]) {
-            Ok(0) => Ok(((), "client")),
-            _ => Err(io::Error::from_raw_os_error(libc::EMFILE)),
+        let is_reserve_closed = |reserved: &mut UnixStream| matches!(reserved.read(&mut [0]), Ok(0));
+        let without = self.without.get();
+        if without == 0 {
+            return Ok(((), "client"));
+        } else if !self.reserved.lock().unwrap().as_mut().is_some_and(is_reserve_closed) {
+            return Err(io::Error::from_raw_os_error(libc::EMFILE));
         }
+        self.without.set(without - 1);
+        Ok(((), "client"))
     }
 
     fn reserve(&self) -> Option<OwnedFd> {
@@ -206,6 +268,19 @@ impl Listener for &Flood {
         reserved.set_nonblocking(true).expect("a non-blocking socket");
         *self.reserved.lock().unwrap() = Some(reserved);
         Some(reserve.into())
+    }
+}
+
+/// A listener that denies each client, and counts them.
+struct Denying(Cell<u64>);
+
+impl Listener for &Denying {
+    type Stream = ();
+    type Addr = &'static str;
+
+    fn poll_accept(&self, _: &mut Context<'_>) -> Poll<io::Result<((), &'static str)>> {
+        self.0.set(self.0.get() + 1);
+        Poll::Ready(Err(ErrorKind::ConnectionReset.into()))
     }
 }
 

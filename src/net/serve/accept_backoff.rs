@@ -150,7 +150,7 @@ pub(super) fn may_retry_later(error: &io::Error) -> bool {
 }
 
 /// Whether the process or the system has no descriptor left, so that closing one helps.
-fn lacks_descriptors(error: &io::Error) -> bool {
+pub(super) fn lacks_descriptors(error: &io::Error) -> bool {
     is_one_of(error, &[libc::EMFILE, libc::ENFILE])
 }
 

@@ -22,10 +22,10 @@ pub(super) struct Acceptor<L> {
     reserve: Option<OwnedFd>,
     listener: L,
     backoff: AcceptBackoff,
-    /// The reserve is being used to turn away the clients in the queue.
+    /// The reserve is being used to turn away the clients in the queue, until a descriptor is free or the queue is empty.
     turning_away: bool,
     /// `Some` once the server stops. No attempt waits for a client then, and failures are not reported. The number is
-    /// how many clients may still be accepted or turned away.
+    /// how many clients may still be taken off the queue.
     left: Option<usize>,
 }
 
@@ -42,15 +42,16 @@ impl<L: Listener> Acceptor<L> {
     /// once.
     pub(super) fn stop(&mut self, max: usize) {
         self.left = Some(max);
+        self.turning_away = false;
         self.backoff.retry_at_once();
     }
 
-    /// Whether the server stops, and as many clients as it may still take have been accepted or turned away.
+    /// Whether the server stops, and has taken as many clients off the queue as it may.
     pub(super) fn is_done(&self) -> bool {
         self.left == Some(0)
     }
 
-    /// Counts a client that was accepted or turned away.
+    /// Counts a client that is no longer in the queue.
     fn count(&mut self) {
         self.left = self.left.map(|left| left.saturating_sub(1));
     }
@@ -62,18 +63,29 @@ impl<L: Listener> Acceptor<L> {
         cx: &mut Context<'_>,
         connections: &Connections<L::Addr>,
     ) -> Poll<Attempt<L>> {
-        if self.turning_away {
-            // The next attempt may be one too many.
-            return self.poll_turn_away(cx, connections).map(|()| Ok(None));
+        if !self.turning_away {
+            ready!(self.backoff.poll_over(cx, connections));
         }
-        ready!(self.backoff.poll_over(cx, connections));
-        let accepted =
-            if self.left.is_some() { self.listener.try_accept() } else { ready!(self.listener.poll_accept(cx)) };
+        // Between two batches of clients that are turned away this is a look whether a descriptor is free. Without it,
+        // clients that reconnect at once would be turned away for ever.
+        let accepted = if self.turning_away || self.left.is_some() {
+            self.listener.try_accept()
+        } else {
+            ready!(self.listener.poll_accept(cx))
+        };
         Poll::Ready(match accepted {
             Ok(connection) => {
                 self.succeeded();
                 self.count();
                 Ok(Some(connection))
+            }
+            Err(error) if self.turning_away && accept_backoff::lacks_descriptors(&error) => {
+                ready!(self.poll_turn_away(cx, connections));
+                Ok(None)
+            }
+            Err(error) if self.turning_away && error.kind() == io::ErrorKind::WouldBlock => {
+                self.end_turning_away(&error);
+                Ok(None)
             }
             // The listener is still ready, so the next attempt needs no event.
             Err(error) => self.failed(error, connections).map(|()| None),
@@ -81,6 +93,7 @@ impl<L: Listener> Acceptor<L> {
     }
 
     fn succeeded(&mut self) {
+        self.turning_away = false;
         if self.backoff.succeeded() && self.reserve.is_none() {
             self.reserve = self.listener.reserve();
         }
@@ -90,6 +103,8 @@ impl<L: Listener> Acceptor<L> {
     /// other one starts a wait, and is reported unless the last wait still runs.
     fn failed(&mut self, error: io::Error, connections: &Connections<L::Addr>) -> io::Result<()> {
         if self.backoff.passes_over(&error) {
+            // Such an error takes a client off the queue.
+            self.count();
             return Ok(());
         }
         if !accept_backoff::may_retry_later(&error) {
@@ -130,14 +145,11 @@ impl<L: Listener> Acceptor<L> {
                     connections.refuse();
                     self.count();
                 }
-                // Counted, because such an error takes a client off the queue.
+                // This takes a client off the queue, too.
                 Err(error) if accept_backoff::may_retry_at_once(&error) => self.count(),
                 Err(error) => {
-                    self.turning_away = false;
                     self.reserve = self.listener.reserve();
-                    if error.kind() == io::ErrorKind::WouldBlock {
-                        self.backoff.retry_at_once();
-                    }
+                    self.end_turning_away(&error);
                     return Poll::Ready(());
                 }
             }
@@ -145,5 +157,13 @@ impl<L: Listener> Acceptor<L> {
         self.reserve = self.listener.reserve();
         cx.waker().wake_by_ref();
         Poll::Pending
+    }
+
+    /// Turning clients away has ended with `error`. If the queue is empty, the next client is accepted without a wait.
+    fn end_turning_away(&mut self, error: &io::Error) {
+        self.turning_away = false;
+        if error.kind() == io::ErrorKind::WouldBlock {
+            self.backoff.retry_at_once();
+        }
     }
 }

@@ -237,7 +237,7 @@ where
                 }
             }
         }
-        if drain.error.is_some() {
+        if drain.error.is_some() || Pin::new(&mut drain.timeout).poll(cx).is_ready() {
             // After a fatal error one batch is enough: the next attempt is likely to fail in the same way.
             return Poll::Ready(());
         }
