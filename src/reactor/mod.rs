@@ -222,9 +222,12 @@ impl Reactor {
         self.watched.retain(|watched| {
             let stays = stuck(&watched.registry);
             if !stays {
-                // Without the lock of that poll: its worker may hold it while it blocks. If the poll has been closed, at
-                // the end of the runtime, the descriptor may be that of a socket of this worker, which ends too.
-                let _ = own.map(|own| own.deregister(&mut SourceFd(&watched.fd)));
+                // The lock of the table keeps the poll open, because `close` takes it first. The lock of the poll would
+                // too, but its worker may hold that one while it blocks. The kernel itself takes a closed poll out.
+                let table = watched.registry.table.lock();
+                if !table.closed {
+                    let _ = own.map(|own| own.deregister(&mut SourceFd(&watched.fd)));
+                }
             }
             stays
         });

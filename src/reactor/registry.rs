@@ -60,8 +60,8 @@ const VISITED: usize = 64;
 #[derive(Default)]
 pub(super) struct Table {
     pub(super) slots: Slots<Socket>,
-    /// The reactor has ended and registers no source any more.
-    closed: bool,
+    /// The reactor has ended and registers no source any more. Set before its poll is closed.
+    pub(super) closed: bool,
 }
 
 /// A socket in the table.
