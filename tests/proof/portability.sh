@@ -103,10 +103,13 @@ oldest() {
     export CARGO_TARGET_DIR=$PWD/target-oldest
     # A stable cargo takes the option only with this variable.
     (cd "$folder/crate" && RUSTC_BOOTSTRAP=1 cargo update -Z direct-minimal-versions)
-    check "the oldest Rust and dependencies, tests and examples" \
-        cargo check --all-features --all-targets --manifest-path "$folder/crate/Cargo.toml"
+    # The tests call functions of std that are younger, such as `io::pipe` of 1.87. So the present Rust takes them.
+    check "the oldest Rust and dependencies, examples" \
+        cargo check --all-features --lib --examples --manifest-path "$folder/crate/Cargo.toml"
     check "the oldest Rust, and the dependencies of Cargo.lock" cargo check --locked --all-features
     unset RUSTC
+    check "the oldest dependencies, tests and examples" \
+        cargo check --all-features --all-targets --manifest-path "$folder/crate/Cargo.toml"
     rm -r "$folder"
 }
 
