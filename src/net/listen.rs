@@ -16,8 +16,13 @@ use std::task::{Context, Poll};
 
 use super::sys;
 use crate::budget;
+use crate::io::Interest;
 use crate::metrics;
 use crate::reactor::{Direction, Registration, Snapshot, Wait, WaiterSlot};
+
+/// Connections that one call of [`Listening::try_accept`] passes over. It has no budget, so a flood of clients that give up
+/// at once would otherwise keep the caller, and with it the worker.
+const GIVEN_UP: usize = 64;
 
 /// The type of a listening socket.
 pub trait ListenSocket: AsFd {
@@ -72,7 +77,13 @@ impl<S: ListenSocket> Listening<S> {
     }
 
     pub(super) fn try_accept(&self) -> io::Result<(S::Stream, S::Addr)> {
-        self.registration.try_operation(Direction::Read, |_, _| self.accept_one(false))
+        for _ in 0..GIVEN_UP {
+            match self.registration.try_io(Interest::READABLE, |_, _| self.accept_one(false)) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                result => return result,
+            }
+        }
+        Err(io::Error::from_raw_os_error(libc::ECONNABORTED))
     }
 
     fn accept_seen(&self, seen: Snapshot) -> io::Result<(S::Stream, S::Addr)> {
@@ -117,6 +128,10 @@ impl<S: ListenSocket> Future for Accept<'_, S> {
 
 #[cfg(test)]
 mod tests {
+    use std::cell::Cell;
+    use std::os::fd::BorrowedFd;
+    use std::os::unix::net::UnixStream;
+
     use super::*;
 
     fn listening() -> Listening<mio::net::TcpListener> {
@@ -149,6 +164,36 @@ mod tests {
         assert!(!is_empty(), "accept(2) was called in vain: others take what events announce");
         none(true);
         assert!(is_empty(), "and so it was asked");
+    }
+
+    /// A socket whose clients have all given up.
+    struct GivingUp(UnixStream, Cell<usize>);
+
+    impl AsFd for GivingUp {
+        fn as_fd(&self) -> BorrowedFd<'_> {
+            self.0.as_fd()
+        }
+    }
+
+    impl ListenSocket for GivingUp {
+        type Stream = ();
+        type Addr = ();
+
+        fn accept(&self) -> io::Result<((), ())> {
+            self.1.set(self.1.get() + 1);
+            Err(io::Error::from_raw_os_error(libc::ECONNABORTED))
+        }
+    }
+
+    /// Clients that give up without end do not keep a caller that does not wait.
+    #[test]
+    fn clients_that_give_up_keep_no_caller() {
+        let (readable, peer) = UnixStream::pair().expect("a pair of sockets");
+        drop(peer);
+        let listening = Listening::new(GivingUp(readable, Cell::new(0)));
+        let error = listening.try_accept().expect_err("there is no connection");
+        assert_eq!(error.kind(), io::ErrorKind::ConnectionAborted);
+        assert_eq!(listening.registration.socket().1.get(), GIVEN_UP);
     }
 
     /// An accepted connection is work for the spin policy, however few bytes it brings.
