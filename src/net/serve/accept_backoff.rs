@@ -67,7 +67,7 @@ impl AcceptBackoff {
         self.passed_over <= PASSED_OVER
     }
 
-    /// Accepting has failed while `open` connections were open.
+    /// Accepting has failed. Before the attempt `open` connections were open.
     pub(super) fn failed(&mut self, error: &io::Error, open: usize) -> Consequence {
         let now = Instant::now();
         let last = self.wait.as_mut().filter(|last| now < last.sleep.deadline() + LONGEST);

@@ -66,6 +66,8 @@ impl<L: Listener> Acceptor<L> {
         if !self.turning_away {
             ready!(self.backoff.poll_over(cx, connections));
         }
+        // Before the attempt: a connection that ends during it may have freed a descriptor.
+        let open = connections.len();
         // Between two batches of clients that are turned away this is a look whether a descriptor is free. Without it,
         // clients that reconnect at once would be turned away for ever.
         let accepted = if self.turning_away || self.left.is_some() {
@@ -88,7 +90,7 @@ impl<L: Listener> Acceptor<L> {
                 Ok(None)
             }
             // The listener is still ready, so the next attempt needs no event.
-            Err(error) => self.failed(error, connections).map(|()| None),
+            Err(error) => self.failed(error, open, connections).map(|()| None),
         })
     }
 
@@ -100,8 +102,9 @@ impl<L: Listener> Acceptor<L> {
     }
 
     /// Passes over an error after which the next attempt may succeed at once. Reports a fatal error and returns it. Any
-    /// other one starts a wait, and is reported unless the last wait still runs.
-    fn failed(&mut self, error: io::Error, connections: &Connections<L::Addr>) -> io::Result<()> {
+    /// other one starts a wait, and is reported unless the last wait still runs. `open` connections were open before the
+    /// attempt.
+    fn failed(&mut self, error: io::Error, open: usize, connections: &Connections<L::Addr>) -> io::Result<()> {
         if self.backoff.passes_over(&error) {
             // Such an error takes a client off the queue.
             self.count();
@@ -111,7 +114,7 @@ impl<L: Listener> Acceptor<L> {
             self.report(&error, None, connections);
             return Err(error);
         }
-        let consequence = self.backoff.failed(&error, connections.len());
+        let consequence = self.backoff.failed(&error, open);
         self.turning_away = consequence == Consequence::TurnAway && self.reserve.is_some();
         if consequence != Consequence::SameWait {
             self.report(&error, self.backoff.last_wait(), connections);
@@ -165,5 +168,47 @@ impl<L: Listener> Acceptor<L> {
         if error.kind() == io::ErrorKind::WouldBlock {
             self.backoff.retry_at_once();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::{Cell, RefCell};
+    use std::sync::Arc;
+    use std::task::Waker;
+
+    use super::super::connections::Guard;
+    use super::*;
+
+    /// A listener without descriptors. During the first attempt a connection ends.
+    struct Full {
+        open: RefCell<Option<Guard<u32>>>,
+        attempts: Cell<u32>,
+    }
+
+    impl Listener for &Full {
+        type Stream = ();
+        type Addr = u32;
+
+        fn poll_accept(&self, _: &mut Context<'_>) -> Poll<io::Result<((), u32)>> {
+            self.attempts.set(self.attempts.get() + 1);
+            drop(self.open.take());
+            Poll::Ready(Err(io::Error::from_raw_os_error(libc::EMFILE)))
+        }
+    }
+
+    /// A connection that ends while an attempt fails may have freed a descriptor. The next attempt comes at once, and not
+    /// after the wait.
+    #[test]
+    fn end_beside_failure_is_seen() {
+        crate::block_on(async {
+            let connections = Arc::new(Connections::new(None, Arc::default()));
+            let full = Full { open: RefCell::new(Some(connections.insert(7, 0))), attempts: Cell::new(0) };
+            let (mut acceptor, mut cx) = (Acceptor::new(&full), Context::from_waker(Waker::noop()));
+            while let Poll::Ready(attempt) = acceptor.poll_attempt(&mut cx, &connections) {
+                assert!(attempt.expect("the error is not fatal").is_none());
+            }
+            assert_eq!(full.attempts.get(), 2, "the one beside the end, and one after it");
+        });
     }
 }

@@ -39,6 +39,8 @@ pub(super) type OnError<A> = Box<dyn Fn(&Failure<'_, A>) + Send + Sync>;
 pub(super) struct Connections<A> {
     on_error: Option<OnError<A>>,
     table: Mutex<Table<A>>,
+    /// The numbers of the report. They are changed under the lock of the table, and read without it.
+    counts: Arc<Counts>,
 }
 
 struct Table<A> {
@@ -47,8 +49,6 @@ struct Table<A> {
     by_worker: Vec<usize>,
     /// The worker that [`Connections::least_loaded`] returned last.
     last_worker: usize,
-    /// The numbers of the report, which [`ServeStats`](super::ServeStats) reads without the lock.
-    counts: Arc<Counts>,
     /// The server's waker, while it waits until fewer than `below` connections are open.
     waiter: Option<Waker>,
     below: usize,
@@ -65,8 +65,8 @@ struct Connection<A> {
 impl<A: Clone> Connections<A> {
     pub(super) fn new(on_error: Option<OnError<A>>, counts: Arc<Counts>) -> Self {
         let (open, by_worker) = (Slab::new(), vec![0]);
-        let table = Table { open, by_worker, last_worker: 0, counts, waiter: None, below: 0 };
-        Self { on_error, table: Mutex::new(table) }
+        let table = Table { open, by_worker, last_worker: 0, waiter: None, below: 0 };
+        Self { on_error, table: Mutex::new(table), counts }
     }
 
     /// Passes an error to the user's `on_error`.
@@ -78,12 +78,12 @@ impl<A: Clone> Connections<A> {
 
     /// The number of open connections.
     pub(super) fn len(&self) -> usize {
-        self.table.lock().open.len()
+        self.counts.open()
     }
 
     /// The number of connections that were ever inserted.
     pub(super) fn accepted(&self) -> u64 {
-        self.table.lock().counts.accepted.get()
+        self.counts.accepted.get()
     }
 
     /// Returns the worker with the fewest open connections. Among equals it takes the next one in turn: otherwise a
@@ -106,15 +106,16 @@ impl<A: Clone> Connections<A> {
         let mut table = self.table.lock();
         table.by_worker[worker] += 1;
         let key = table.open.insert(connection);
-        table.counts.accepted.increment();
-        table.counts.set_open(table.open.len());
+        self.counts.accepted.increment();
+        self.counts.set_open(table.open.len());
         drop(table);
         Guard { connections: self.clone(), key, state: State::Running }
     }
 
     /// Counts a connection that was closed at once.
     pub(super) fn refuse(&self) {
-        self.table.lock().counts.refused.increment();
+        let _table = self.table.lock();
+        self.counts.refused.increment();
     }
 
     /// Stores how to abort the handler of the connection at `key`, unless the handler has ended.
@@ -148,8 +149,8 @@ impl<A: Clone> Connections<A> {
         let mut table = self.table.lock();
         let connections = std::mem::take(&mut table.open);
         let unused = table.waiter.take();
-        table.counts.set_open(0);
-        let mut report = table.counts.report();
+        self.counts.set_open(0);
+        let mut report = self.counts.report();
         drop(table);
         drop(unused);
         report.open.reserve(connections.len());
@@ -236,7 +237,7 @@ impl<A: Clone> Drop for Guard<A> {
         // If there is no entry, the server has ended and has counted the connection as open.
         let Some(connection) = table.open.try_remove(self.key) else { return };
         table.by_worker[connection.worker] -= 1;
-        let counts = &table.counts;
+        let counts = &self.connections.counts;
         counts.set_open(table.open.len());
         match self.state {
             _ if panicked => counts.panicked.increment(),

@@ -35,7 +35,7 @@ impl ServeStats {
 
     /// Connections that are open now: their handlers have not been dropped.
     pub fn open(&self) -> usize {
-        self.counts.open.load(Ordering::Relaxed)
+        self.counts.open()
     }
 
     /// Connections for which the handler was called.
@@ -104,6 +104,10 @@ impl Count {
 }
 
 impl Counts {
+    pub(super) fn open(&self) -> usize {
+        self.open.load(Ordering::Relaxed)
+    }
+
     /// Notes how many connections are open. The caller holds the lock of the table.
     pub(super) fn set_open(&self, open: usize) {
         self.open.store(open, Ordering::Relaxed);
