@@ -372,6 +372,31 @@ fn aborted_server_ends_all_handlers() {
     });
 }
 
+/// A server that outlives the runtime of its handlers, in a `Handle::block_on`, ends with an error. It would otherwise go
+/// on to accept clients and close each of them.
+#[test]
+fn server_without_runtime_ends_with_error() {
+    within(|| {
+        let runtime = workers(2);
+        let (handle, (tell, address)) = (runtime.handle().clone(), mpsc::channel());
+        let server = thread::spawn(move || {
+            handle.block_on(async {
+                let listener = kittiwake::net::TcpListener::bind("127.0.0.1:0").await.expect("bind to port 0");
+                tell.send(listener.local_addr().expect("its address")).unwrap();
+                serve(listener, |stream, _| async move { drop(stream) }).await
+            })
+        });
+        let address = address.recv().expect("the server listens");
+        assert_eq!(read_all(std::net::TcpStream::connect(address).unwrap()), b"", "the client is served");
+        drop(runtime);
+        let client = std::net::TcpStream::connect(address).expect("the listener is open");
+        let ended = server.join().unwrap().expect_err("no runtime is left for handlers");
+        assert!(ended.error.to_string().contains("the runtime of the handlers has ended"), "{ended}");
+        assert_eq!((ended.report.served, ended.report.failed), (1, 1));
+        drop(client);
+    });
+}
+
 // ---- helpers ----
 
 type Handler = Box<dyn Fn(TcpStream, SocketAddr) -> Handling + Send>;

@@ -132,8 +132,13 @@ where
     new.map(task::NewTask::start)
 }
 
-/// As [`spawn`], for a task that counts as spawned at `location` and begins on the worker of this number.
-pub(crate) fn spawn_on<F>(location: &'static Location<'static>, worker: usize, future: F) -> JoinHandle<F::Output>
+/// As [`spawn`], for a task that counts as spawned at `location` and begins on the worker of this number. `None` if the
+/// runtime has ended: the future is dropped.
+pub(crate) fn spawn_on<F>(
+    location: &'static Location<'static>,
+    worker: usize,
+    future: F,
+) -> Option<JoinHandle<F::Output>>
 where
     F: Future + Send + 'static,
     F::Output: Send + 'static,

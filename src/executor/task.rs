@@ -74,16 +74,18 @@ impl<T> NewTask<T> {
         self.start_with(schedule)
     }
 
-    /// Queues the task on `worker`, where it begins.
-    pub(super) fn start_on(self, worker: &WorkerRef) -> JoinHandle<T> {
-        self.start_with(|runnable| {
+    /// Queues the task on `worker`, where it begins. Returns `None` if the runtime has ended.
+    pub(super) fn start_on(self, worker: &WorkerRef) -> Option<JoinHandle<T>> {
+        let is_refused = self.is_refused;
+        let task = self.start_with(|runnable| {
             if worker.workers.is_several() {
                 runnable.metadata().record.note_queued();
                 worker.workers.queues.spawn_on(worker.index, runnable);
             } else {
                 runnable.schedule();
             }
-        })
+        });
+        (!is_refused).then_some(task)
     }
 
     // Always inlined: the parts of the task stay in registers. Costs a spawn 20 instructions otherwise.

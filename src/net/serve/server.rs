@@ -21,7 +21,7 @@ use std::task::{Context, Poll, ready};
 use super::acceptor::{Acceptor, BATCH};
 use super::connections::{Connections, OnError};
 use super::output::HandlerOutput;
-use super::report::{Report, ServeError};
+use super::report::{Failure, Report, ServeError};
 use super::service::{Placement, Service};
 use super::stats::Counts;
 use crate::net::listener::Listener;
@@ -164,7 +164,12 @@ where
                 ready!(service.connections.poll_below(cx, options.max_connections));
             }
             match ready!(acceptor.poll_attempt(cx, &service.connections)) {
-                Ok(Some((stream, peer))) => service.start(stream, peer),
+                Ok(Some((stream, peer))) => {
+                    if let Err(error) = service.start(stream, peer) {
+                        service.connections.report_error(&Failure::Accept(&error));
+                        return Poll::Ready(error);
+                    }
+                }
                 Ok(None) => {}
                 Err(error) => return Poll::Ready(error),
             }
@@ -218,7 +223,9 @@ where
                 return if drain.error.is_some() { Poll::Ready(()) } else { Pin::new(&mut drain.timeout).poll(cx) };
             }
             if let Some((stream, peer)) = next.take() {
-                service.start(stream, peer);
+                if service.start(stream, peer).is_err() {
+                    return Poll::Ready(());
+                }
             }
             if accepted == BATCH {
                 break;

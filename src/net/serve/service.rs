@@ -4,6 +4,7 @@
 //! from then on. So a handler starts on the worker that has the fewest connections of this server, and not on the
 //! worker that has accepted.
 
+use std::io;
 use std::mem;
 use std::panic::Location;
 use std::sync::Arc;
@@ -34,9 +35,12 @@ where
     F: Future<Output: HandlerOutput>,
 {
     /// Inserts a connection, calls the handler, and spawns its future.
+    ///
+    /// # Errors
+    /// The runtime has ended, on which the handlers run. The server may still be polled in a `Handle::block_on`.
     // Not inlined, because the handler's future passes through this frame and may be large.
     #[inline(never)]
-    pub(super) fn start(&mut self, stream: L::Stream, peer: L::Addr) {
+    pub(super) fn start(&mut self, stream: L::Stream, peer: L::Addr) -> io::Result<()> {
         if !mem::replace(&mut self.has_names, true) {
             let connections = Arc::downgrade(&self.connections);
             task::add_names(connections);
@@ -50,11 +54,13 @@ where
         // If the handler panics here, the guard counts it.
         let mut future = None;
         contain_all(|| future = Some((self.handler)(stream, peer)));
-        let Some(future) = future else { return };
+        let Some(future) = future else { return Ok(()) };
         let key = guard.key();
         let _named = name.for_next_task();
         let abort = (self.placement.spawn)(self.location, worker, Handler::new(future, guard));
-        self.connections.set_abort(key, abort);
+        self.connections
+            .set_abort(key, abort.ok_or_else(|| io::Error::other("the runtime of the handlers has ended"))?);
+        Ok(())
     }
 }
 
@@ -62,8 +68,9 @@ where
 pub(super) struct Placement<F, A: Clone> {
     /// Chooses the worker for the next handler.
     worker: fn(&Connections<A>) -> usize,
-    /// Spawns the handler on that worker. The `JoinHandle` is dropped, which detaches the task.
-    spawn: fn(&'static Location<'static>, usize, Handler<F, A>) -> AbortHandle,
+    /// Spawns the handler on that worker. The `JoinHandle` is dropped, which detaches the task. `None` if the runtime has
+    /// ended.
+    spawn: fn(&'static Location<'static>, usize, Handler<F, A>) -> Option<AbortHandle>,
 }
 
 impl<F: Future<Output: HandlerOutput> + 'static, A: Clone + Send + 'static> Placement<F, A> {
@@ -76,11 +83,12 @@ impl<F: Future<Output: HandlerOutput> + 'static, A: Clone + Send + 'static> Plac
             0 | 1 => 0,
             workers => connections.least_loaded(workers),
         };
-        Self { worker, spawn: |location, worker, handler| spawn_on(location, worker, handler).abort_handle() }
+        let spawn = |location, worker, handler| spawn_on(location, worker, handler).map(|task| task.abort_handle());
+        Self { worker, spawn }
     }
 
     /// Handlers run on the thread of the server.
     pub(super) fn this_thread() -> Self {
-        Self { worker: |_| 0, spawn: |location, _, handler| spawn_local_at(location, handler).abort_handle() }
+        Self { worker: |_| 0, spawn: |location, _, handler| Some(spawn_local_at(location, handler).abort_handle()) }
     }
 }
