@@ -175,7 +175,7 @@ use service::Placement;
 /// ```no_run
 /// use kittiwake::io;
 /// use kittiwake::net::{ShutdownSignal, TcpListener, TcpStream, serve};
-/// use kittiwake::signal::unix::{SignalKind, signal};
+/// use kittiwake::signal::ctrl_c;
 ///
 /// async fn handle(stream: TcpStream, shutdown: ShutdownSignal) -> io::Result<()> {
 /// #   let _ = (stream, shutdown);
@@ -185,13 +185,13 @@ use service::Placement;
 ///
 /// fn main() -> io::Result<()> {
 ///     kittiwake::block_on(async {
-///         let (mut first, mut second) = (signal(SignalKind::interrupt())?, signal(SignalKind::interrupt())?);
+///         let (first, mut both) = (ctrl_c(), ctrl_c());
 ///         let listener = TcpListener::bind("127.0.0.1:7000").await?;
 ///         let shutdown = ShutdownSignal::new();
 ///         let report = serve(listener, |stream, _peer| handle(stream, shutdown.clone()))
 ///             .with_shutdown(&shutdown)
-///             .with_graceful_shutdown(async move { first.recv().await; })
-///             .with_immediate_shutdown(async move { second.recv().await; second.recv().await; })
+///             .with_graceful_shutdown(first)
+///             .with_immediate_shutdown(async move { (&mut both).await?; both.await })
 ///             .on_error(|error| eprintln!("{error}"))
 ///             .await?;
 ///         println!("{report}");
