@@ -156,6 +156,9 @@ impl ShutdownSignal {
     /// ends at once. A peer that never stops sending keeps its connection until the server's
     /// [drain timeout](crate::net::Serve::drain_timeout).
     ///
+    /// A future that polls only those of its parts that were woken, such as a `FuturesUnordered`, does not reach the reads
+    /// in the others. Give each of these a clone of the signal instead.
+    ///
     /// A request that is still on its way is not waited for: [`run_with_grace`](ShutdownSignal::run_with_grace) does
     /// that.
     ///
