@@ -136,6 +136,23 @@ fn firewall_ends_connect() {
     });
 }
 
+/// A server that stops serves all clients of its queue, also where the system allows longer queues than by default.
+#[test]
+fn long_queue_is_served() {
+    const QUEUED: u64 = 5_000;
+    let setup = "ulimit -n 12000 && echo 6000 > /proc/sys/net/core/somaxconn";
+    in_network("long_queue_is_served", setup, || {
+        run(|| async {
+            let (listener, address) = listener().await;
+            let connect = |_| std::net::TcpStream::connect(address).expect("the queue has a place");
+            let clients: Vec<_> = (0..QUEUED).map(connect).collect();
+            let server = serve(listener, |stream, _| async move { drop(stream) }).with_graceful_shutdown(async {});
+            assert_eq!(server.await.expect("a report").served, QUEUED);
+            drop(clients);
+        });
+    });
+}
+
 /// A reset that a firewall sends wakes the task that waits for an answer.
 #[test]
 fn firewall_reset_wakes_reader() {

@@ -33,8 +33,7 @@ use crate::trace;
 /// listener spends none.
 const ATTEMPTS: usize = 256;
 
-/// Clients in the kernel's queue that a server accepts or turns away when it stops, at most. This is the longest queue
-/// that Linux allows by default. Clients beyond it have come while the queue was being emptied.
+/// The longest queue of a listener that Linux allows by default.
 const QUEUE: usize = 4096;
 
 pub(super) type Signal = Pin<Box<dyn Future<Output = io::Result<()>> + Send>>;
@@ -65,7 +64,7 @@ enum Phase<L: Listener> {
     /// Connections are accepted and served.
     Accepting { acceptor: Acceptor<L> },
     /// The server stops. Clients in the kernel's queue believe that they are connected, and closing the listener would
-    /// reset them: the [`QUEUE`] first ones are still accepted.
+    /// reset them: they are still accepted, as many as the [`longest_queue`] has.
     Emptying {
         acceptor: Acceptor<L>,
         /// A client that was accepted and waits until fewer than `max_connections` are open. To accept is the only way
@@ -182,7 +181,7 @@ where
         self.trigger_shutdown();
         let drain = Drain { timeout: sleep(self.options.drain_timeout), error };
         if let Phase::Accepting { mut acceptor } = mem::replace(&mut self.phase, Phase::Ended) {
-            acceptor.stop(QUEUE);
+            acceptor.stop(longest_queue());
             self.phase = Phase::Emptying { acceptor, next: None, drain };
             trace::server_stops(|| self.connections().len());
         }
@@ -284,6 +283,14 @@ impl<L: Listener> Phase<L> {
             Self::Accepting { .. } | Self::Ended => None,
         }
     }
+}
+
+/// The longest queue that a listener may have here, and at least [`QUEUE`]. A stopping server takes so many clients off it:
+/// those beyond have come while the queue was being emptied.
+fn longest_queue() -> usize {
+    let allowed =
+        std::fs::read_to_string("/proc/sys/net/core/somaxconn").ok().and_then(|text| text.trim().parse().ok());
+    QUEUE.max(allowed.unwrap_or(0))
 }
 
 fn poll_signal(signal: &mut Option<Signal>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
