@@ -1,5 +1,7 @@
 //! `net::serve` on listeners of the user's own: the trait `net::Listener`.
 
+mod support;
+
 use std::cell::Cell;
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind, Read};
@@ -12,8 +14,8 @@ use std::task::{Context, Poll};
 
 use futures_lite::future::{poll_once, yield_now};
 use kittiwake::net::{Listener, ShutdownSignal, TcpListener, TcpStream, serve};
-use kittiwake::runtime::Builder;
 use kittiwake::time::{Duration, Instant, advance, timeout};
+use support::{paused_runtime, run, run_paused, within};
 
 /// How many clients a stopping server takes off its queue at least, if they do not end.
 const QUEUE: u64 = 4_096;
@@ -21,7 +23,7 @@ const QUEUE: u64 = 4_096;
 /// A client whose connection no event has reported yet must not be reset when the server stops.
 #[test]
 fn provided_try_accept_asks_the_kernel() {
-    kittiwake::block_on(async {
+    run(|| async {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("bind to port 0");
         let address = listener.local_addr().expect("the listener's address");
         let signal = ShutdownSignal::new();
@@ -37,7 +39,7 @@ fn provided_try_accept_asks_the_kernel() {
 /// The server must not ask for more than the trait promises: a descriptor, a socket, or an address of the network.
 #[test]
 fn listener_needs_no_socket() {
-    kittiwake::block_on(async {
+    run(|| async {
         let script = [Ok('a'), Err(ErrorKind::ConnectionReset.into()), Ok('b'), Err(ErrorKind::InvalidData.into())];
         let listener = Scripted::new(script);
         let handler = |number: char, name| async move {
@@ -58,7 +60,7 @@ fn listener_needs_no_socket() {
 /// A client that has given up its connection must not cost the clients behind it theirs when the server stops.
 #[test]
 fn stopping_server_passes_over_lost_client() {
-    kittiwake::block_on(async {
+    run(|| async {
         let lost = || Err(ErrorKind::ConnectionAborted.into());
         let listener = Scripted::new([Ok('a'), lost(), Ok('b'), lost(), lost(), Ok('c')]);
         let server = serve(&listener, |_, _| async {}).with_graceful_shutdown(async {});
@@ -82,20 +84,22 @@ fn network_errors_delay_no_client() {
         libc::ECONNABORTED,
         libc::EINTR,
     ];
-    assert_eq!(wait_after(NETWORK), Duration::ZERO, "the server has waited");
+    within(|| assert_eq!(wait_after(NETWORK), Duration::ZERO, "the server has waited"));
 }
 
 /// If the errors of single connections do not end, the server waits. EPERM may leave the connection in the queue, and the
 /// server would spin.
 #[test]
 fn endless_network_errors_spin_no_server() {
-    let waited = wait_after([libc::EPERM; 200]);
-    assert!(waited > Duration::from_secs(10), "the server has waited for {waited:?} only");
+    within(|| {
+        let waited = wait_after([libc::EPERM; 200]);
+        assert!(waited > Duration::from_secs(10), "the server has waited for {waited:?} only");
+    });
 }
 
 /// How long a client waits behind these errors, on a paused clock.
 fn wait_after(errors: impl IntoIterator<Item = i32>) -> Duration {
-    Builder::new_current_thread().start_paused(true).build().expect("a runtime").block_on(async {
+    paused_runtime().block_on(async {
         let errors = errors.into_iter().map(|code| Err(io::Error::from_raw_os_error(code)));
         let (signal, start) = (ShutdownSignal::new(), Instant::now());
         let handler = |_, _| {
@@ -112,7 +116,7 @@ fn wait_after(errors: impl IntoIterator<Item = i32>) -> Duration {
 /// Without a reserve there is no descriptor to turn a client away with: the one that is free serves it.
 #[test]
 fn without_reserve_no_client_is_refused() {
-    Builder::new_current_thread().start_paused(true).build().expect("a runtime").block_on(async {
+    run_paused(|| async {
         let lacks = (0..12).map(|_| Err(io::Error::from_raw_os_error(libc::EMFILE)));
         let (signal, start) = (ShutdownSignal::new(), Instant::now());
         let handler = |_, _| {
@@ -130,7 +134,7 @@ fn without_reserve_no_client_is_refused() {
 /// Clients that reconnect as fast as they are turned away must not keep a stopping server from its end.
 #[test]
 fn reconnecting_clients_keep_no_server() {
-    Builder::new_current_thread().build().expect("a runtime").block_on(async {
+    run(|| async {
         let (flood, signal) = (Flood::new(u64::MAX), ShutdownSignal::new());
         let server = serve(&flood, |(), _| async {}).with_shutdown(&signal).drain_timeout(Duration::from_millis(20));
         let mut server = pin!(server.into_future());
@@ -145,7 +149,7 @@ fn reconnecting_clients_keep_no_server() {
 /// Clients that reconnect as fast as they are turned away are served again once a descriptor is free.
 #[test]
 fn reconnecting_clients_are_served_again() {
-    Builder::new_current_thread().build().expect("a runtime").block_on(async {
+    run(|| async {
         let (flood, signal) = (Flood::new(1_000), ShutdownSignal::new());
         let handler = |(), _| {
             let signal = signal.clone();
@@ -163,7 +167,7 @@ fn reconnecting_clients_are_served_again() {
 /// A server that stops while it turns clients away looks first whether a descriptor is free for those in the queue.
 #[test]
 fn stopping_server_refuses_none_for_the_past() {
-    Builder::new_current_thread().start_paused(true).build().expect("a runtime").block_on(async {
+    run_paused(|| async {
         let (flood, signal) = (Flood::new(u64::MAX), ShutdownSignal::new());
         let server = serve(&flood, |(), _| async {}).with_shutdown(&signal);
         let stats = server.stats();
@@ -183,7 +187,7 @@ fn stopping_server_refuses_none_for_the_past() {
 /// Errors of single clients that do not end must not keep a stopping server from its end.
 #[test]
 fn endless_errors_keep_no_server() {
-    Builder::new_current_thread().build().expect("a runtime").block_on(async {
+    run(|| async {
         let listener = Denying(Cell::new(0));
         let server = serve(&listener, |(), _| async {}).with_graceful_shutdown(async {}).into_future();
         timeout(Duration::from_secs(20), server).await.expect("the server ends").expect("no error is fatal");
@@ -194,7 +198,7 @@ fn endless_errors_keep_no_server() {
 /// A listener that never waits must not keep its worker from other tasks.
 #[test]
 fn busy_listener_lets_others_run() {
-    kittiwake::block_on(async {
+    run(|| async {
         let listener = Scripted::new((0..10_000).map(|_| Err(ErrorKind::ConnectionReset.into())));
         let mut server = pin!(serve(&listener, |_, _| async {}).into_future());
         for polls in 1..=10 {
@@ -208,7 +212,7 @@ fn busy_listener_lets_others_run() {
 /// The output of an endless `async` block is `!`, and rustc chooses no other type for it.
 #[test]
 fn handler_may_run_for_ever() {
-    kittiwake::block_on(async {
+    run(|| async {
         let handler = |_, _| async {
             loop {
                 yield_now().await;
