@@ -6,7 +6,8 @@
  * The rule "timestamps:0:0:0 " has the kernel report when the bytes of a socket with TCP_NODELAY have left, in the
  * socket's error queue.
  *
- * A look-up of the name "wait-FD.invalid" sends a byte to the socket FD, waits for its end of file, and fails.
+ * A look-up of the name "wait-FD.invalid" sends a byte to the socket FD, waits for its end of file, sends another byte,
+ * and fails.
  *
  * A write to a socket that could raise SIGPIPE always ends the process. If the program makes the system call itself,
  * the process ends when the write does raise the signal.
@@ -220,6 +221,7 @@ int getaddrinfo(const char *restrict name, const char *restrict service, const s
     if (name && sscanf(name, "wait-%d.invalid", &fd) == 1) {
         send(fd, "", 1, MSG_NOSIGNAL);
         recv(fd, &byte, 1, 0);
+        send(fd, "", 1, MSG_NOSIGNAL);
         return EAI_FAIL;
     }
     return fails("getaddrinfo") ? errno : REAL(getaddrinfo)(name, service, hints, found);

@@ -9,7 +9,8 @@ mod support;
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::{IoSlice, IoSliceMut, Read as _};
-use std::os::fd::IntoRawFd;
+use std::net::Shutdown;
+use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::{Command, Output};
@@ -489,12 +490,12 @@ fn dropped_lookup_never_begins() {
         within(|| {
             let runtime = blocking_threads(1);
             runtime.block_on(async {
-                let (lookups, end) = hanging_lookups(4).await;
+                let (resolver, lookups) = hanging_lookups(4).await;
                 assert!(
                     poll_once(TcpStream::connect("localhost:80")).await.is_none(),
                     "the lookup must wait for a thread"
                 );
-                drop(end);
+                drop(resolver);
                 for lookup in lookups {
                     lookup.await.expect_err("the name does not exist");
                 }
@@ -516,7 +517,8 @@ fn hanging_lookups_delay_no_closure() {
         within(|| {
             let runtime = blocking_threads(1);
             runtime.block_on(async {
-                let (_lookups, mut end) = hanging_lookups(8).await;
+                let (mut resolver, _lookups) = hanging_lookups(8).await;
+                let end = &mut resolver.end;
                 end.set_read_timeout(Some(Duration::from_millis(100))).expect("a timeout for reads");
                 assert!(end.read(&mut [0]).is_err(), "with this limit no more than 4 look-ups may run");
                 assert_eq!(spawn_blocking(|| 7).await.expect("the closure runs"), 7);
@@ -531,7 +533,7 @@ fn shutdown_timeout_counts_lookups() {
     with_faults("shutdown_timeout_counts_lookups", &[], || {
         within(|| {
             let runtime = blocking_threads(1);
-            let (_lookups, _end) = runtime.block_on(hanging_lookups(4));
+            let (_resolver, _lookups) = runtime.block_on(hanging_lookups(4));
             let left = runtime.shutdown_timeout(Duration::from_millis(20)).expect_err("the look-ups hang");
             assert_eq!((left.closures_running(), left.threads_ending()), (4, 0), "{left}");
             assert!(left.to_string().contains("4 blocking tasks"), "{left}");
@@ -545,14 +547,14 @@ fn lookup_ends_with_its_runtime() {
     with_faults("lookup_ends_with_its_runtime", &[], || {
         within(|| {
             let runtime = blocking_threads(1);
-            let (mut lookups, end) = runtime.block_on(hanging_lookups(5));
+            let (resolver, mut lookups) = runtime.block_on(hanging_lookups(5));
             drop(runtime);
             let error_of = |lookup: Boxed<Result<usize>>| {
                 kittiwake::block_on(lookup).expect_err("the name does not exist").to_string()
             };
             let waits = error_of(lookups.pop().expect("5 look-ups"));
             assert!(waits.contains(".invalid\" cannot be looked up: ") && waits.contains("cancelled"), "{waits}");
-            drop(end);
+            drop(resolver);
             for lookup in lookups {
                 let begun = error_of(lookup);
                 assert!(begun.contains("failed to lookup address information"), "{begun}");
@@ -561,11 +563,26 @@ fn lookup_ends_with_its_runtime() {
     });
 }
 
-/// Begins `count` look-ups that wait until the socket is dropped, and waits until 4 of them are in the resolver.
-async fn hanging_lookups(count: usize) -> (Vec<Boxed<Result<usize>>>, UnixStream) {
-    let (mut end, resolver) = UnixStream::pair().expect("a pair of sockets");
-    // Left open: a look-up may still use it when the test ends.
-    let name = format!("wait-{}.invalid:80", resolver.into_raw_fd());
+/// The silent name server of hanging look-ups. Its drop ends the 4 that are in the resolver. They do not use its socket
+/// any more then, and those that still wait for a thread must have been dropped.
+struct Silent {
+    end: UnixStream,
+    _resolver: UnixStream,
+}
+
+impl Drop for Silent {
+    fn drop(&mut self) {
+        self.end.shutdown(Shutdown::Write).expect("shutdown");
+        self.end.set_read_timeout(Some(PATIENCE)).expect("a timeout for reads");
+        self.end.read_exact(&mut [0; 4]).expect("4 look-ups end");
+    }
+}
+
+/// Begins `count` look-ups that wait until the name server is dropped, and waits until 4 of them are in the resolver.
+async fn hanging_lookups(count: usize) -> (Silent, Vec<Boxed<Result<usize>>>) {
+    let (end, resolver) = UnixStream::pair().expect("a pair of sockets");
+    let name = format!("wait-{}.invalid:80", resolver.as_raw_fd());
+    let mut silent = Silent { end, _resolver: resolver };
     let look_up = |_| {
         let name = name.clone();
         async move { lookup_host(name).await.map(Iterator::count) }.boxed()
@@ -574,8 +591,8 @@ async fn hanging_lookups(count: usize) -> (Vec<Boxed<Result<usize>>>, UnixStream
     for lookup in &mut lookups {
         assert!(poll_once(lookup).await.is_none(), "the look-up waits");
     }
-    end.read_exact(&mut [0; 4]).expect("4 look-ups begin");
-    (lookups, end)
+    silent.end.read_exact(&mut [0; 4]).expect("4 look-ups begin");
+    (silent, lookups)
 }
 
 /// Sends and receives in each form of transfer, in both directions at once, and compares the bytes.

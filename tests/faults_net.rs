@@ -340,25 +340,26 @@ impl Drop for Peer {
 
 /// Clients on one worker and a server on `workers` exchange bytes, all at once, while timers run.
 fn exchange_with(workers: usize, clients: usize, length: usize) {
-    let server = Builder::new_multi_thread().worker_threads(workers).build().expect("a runtime");
-    let (listener, address) = server.block_on(listener());
-    server.handle().spawn(async move { serve(listener, |stream, _| echo(stream)).await });
-    run(move || async move {
-        let exchanges = (0..clients).map(|_| {
-            kittiwake::spawn(async move {
-                let client = TcpStream::connect(address).await.expect("connect");
-                ask(&client, &pattern(length)).await;
-            })
+    within(move || {
+        let server = Builder::new_multi_thread().worker_threads(workers).build().expect("a runtime");
+        let (listener, address) = server.block_on(listener());
+        server.handle().spawn(async move { serve(listener, |stream, _| echo(stream)).await });
+        kittiwake::block_on(async {
+            let exchanges = (0..clients).map(|_| {
+                kittiwake::spawn(async move {
+                    let client = TcpStream::connect(address).await.expect("connect");
+                    ask(&client, &pattern(length)).await;
+                })
+            });
+            let exchanges: Vec<_> = exchanges.collect();
+            let exchanged = async {
+                for exchange in exchanges {
+                    exchange.await.expect("the exchange");
+                }
+            };
+            or(exchanged, run_timers()).await;
         });
-        let exchanges: Vec<_> = exchanges.collect();
-        let exchanged = async {
-            for exchange in exchanges {
-                exchange.await.expect("the exchange");
-            }
-        };
-        or(exchanged, run_timers()).await;
     });
-    drop(server);
 }
 
 /// Runs timers for ever, each of which must not be early.
