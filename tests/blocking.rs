@@ -290,8 +290,9 @@ fn spawn_blocking_needs_a_runtime() {
 /// A closure is inside its runtime: it spawns there, starts other closures, and blocks on futures.
 #[test]
 fn closures_are_inside_their_runtime() {
-    for runtime in [one_worker(), Builder::new_multi_thread().worker_threads(1).build().expect("a runtime")] {
+    for runtime in [one_worker as fn() -> Runtime, || workers(1)] {
         within(move || {
+            let runtime = runtime();
             runtime.block_on(async {
                 let closure = spawn_blocking(|| {
                     assert_eq!(Handle::current().block_on(async { spawn(async { 1 }).await.unwrap() }), 1);

@@ -22,8 +22,8 @@ use kittiwake::task::{Id, JoinSet, yield_now};
 use kittiwake::time::{Instant, sleep, sleep_until};
 use kittiwake::{spawn, spawn_blocking, spawn_local};
 use support::{
-    OnDrop, PATIENCE, block_workers, on_each_worker, one_worker, open_reactor, progress, run, seen, settle, within,
-    workers,
+    OnDrop, PATIENCE, block_workers, bounded, on_each_worker, one_worker, open_reactor, progress, run, seen, settle,
+    within, workers,
 };
 
 // ---- which tasks, and from where ----
@@ -821,7 +821,8 @@ fn printed(name: &str, case: &str, child: impl FnOnce() + Send + 'static) -> Opt
         if !is_this {
             return None;
         }
-        within(child);
+        // The process ends here, and its stderr is what the test reads.
+        bounded(child);
         std::process::exit(0);
     }
     let program = std::env::current_exe().expect("the path of this test program");

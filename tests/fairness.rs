@@ -365,7 +365,7 @@ fn pending_operations_spend_no_budget() {
 
 /// Runs an echo beside the `tasks` busy tasks that `start` spawns, and counts their polls meanwhile.
 #[track_caller]
-fn echo_beside(tasks: usize, start: impl FnOnce() -> Counter + Send + 'static) {
+fn echo_beside(tasks: usize, start: impl FnOnce() -> Counter + Clone + Send + 'static) {
     const TRIPS: usize = 500;
     run(move || async move {
         let polls = start();
@@ -405,7 +405,7 @@ async fn exchange_with_echo(trips: u32) {
 /// Runs `handler`, which never waits, beside a task that yields in a loop. Between two turns of that task the
 /// handler has one turn, and must do no more operations than its budget.
 #[track_caller]
-fn at_most_the_budget_in_a_turn<F>(handler: impl FnOnce(Counter) -> F + Send + 'static)
+fn at_most_the_budget_in_a_turn<F>(handler: impl FnOnce(Counter) -> F + Clone + Send + 'static)
 where
     F: Future<Output = ()> + Send + 'static,
 {
@@ -484,7 +484,7 @@ impl Flood {
 
 /// Runs a test in a process of its own, because it uses up the descriptors.
 #[track_caller]
-fn in_own_process_with_descriptors<F>(name: &str, test: impl FnOnce() -> F + Send + 'static)
+fn in_own_process_with_descriptors<F>(name: &str, test: impl FnOnce() -> F + Clone + Send + 'static)
 where
     F: Future<Output = ()>,
 {

@@ -138,8 +138,8 @@ async fn read_one(stream: &Arc<TcpStream>) {
     (&**stream).read_exact(&mut [0]).await.expect("the writer goes on");
 }
 
-fn runtimes() -> [Runtime; 3] {
-    [one_worker(), workers(2), workers(4)]
+fn runtimes() -> [fn() -> Runtime; 3] {
+    [one_worker, || workers(2), || workers(4)]
 }
 
 /// A neighbour's timer fires while the loop goes on. On several workers, each has such a loop.
@@ -147,9 +147,9 @@ fn runtimes() -> [Runtime; 3] {
 fn ready_loop_starves_no_timer() {
     for (name, ready_loop) in ready_loops() {
         for runtime in runtimes() {
-            let done = Arc::new(AtomicBool::new(false));
-            let count = runtime.handle().metrics().workers().len();
             within(move || {
+                let (runtime, done) = (runtime(), Arc::new(AtomicBool::new(false)));
+                let count = runtime.handle().metrics().workers().len();
                 let handle = runtime.handle();
                 let loops: Vec<_> = (0..count).map(|_| handle.spawn(ready_loop(done.clone()))).collect();
                 runtime.block_on(async {
@@ -175,6 +175,7 @@ fn ready_loop_starves_no_timer() {
 fn ready_loop_can_be_aborted() {
     for runtime in runtimes() {
         within(move || {
+            let runtime = runtime();
             let endless = async {
                 loop {
                     sleep(Duration::ZERO).await;
@@ -217,6 +218,7 @@ fn timeout_without_budget_polls_once_more() {
 fn timeout_ends_endless_flood() {
     for runtime in runtimes() {
         within(move || {
+            let runtime = runtime();
             runtime
                 .block_on(runtime.handle().spawn(async {
                     let streams = floods(1).await;
@@ -292,8 +294,9 @@ fn pieces_before_sleeper(runtime: &Runtime, rounds: usize, length: fn(usize) -> 
 fn yielding_task_delays_timer_by_few_pieces() {
     let lengths: [fn(usize) -> Duration; 3] = [|_| MS, |_| 5 * MS, |_| 20 * MS];
     for length in lengths {
-        for runtime in [one_worker(), workers(2)] {
+        for runtime in [one_worker as fn() -> Runtime, || workers(2)] {
             within(move || {
+                let runtime = runtime();
                 let most = pieces_before_sleeper(&runtime, 10, length);
                 // Two pieces, what runs in 1 ms, and the pieces that are on their way.
                 let longest = 4 + MS.div_duration_f64(length(0)) as usize;
@@ -306,8 +309,9 @@ fn yielding_task_delays_timer_by_few_pieces() {
 /// The same when the pieces grow from nothing to 20 ms while the task runs.
 #[test]
 fn growing_pieces_delay_timer_by_few() {
-    for runtime in [one_worker(), workers(2)] {
+    for runtime in [one_worker as fn() -> Runtime, || workers(2)] {
         within(move || {
+            let runtime = runtime();
             let most = pieces_before_sleeper(&runtime, 100, |piece| {
                 if piece % 1000 < 990 { Duration::from_micros(1) } else { 20 * MS }
             });
@@ -322,8 +326,9 @@ fn growing_pieces_delay_timer_by_few() {
 /// may be kept from looking, so a few rounds do not count.
 #[test]
 fn flood_with_work_delays_timer_by_one_budget() {
-    for runtime in [one_worker(), workers(2)] {
+    for runtime in [one_worker as fn() -> Runtime, || workers(2)] {
         within(move || {
+            let runtime = runtime();
             let pieces = Arc::new(Pieces::default());
             let deadline = Arc::new(std::sync::Mutex::new(Instant::now() + Duration::from_secs(3600)));
             let flood = runtime.handle().spawn({

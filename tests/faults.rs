@@ -380,7 +380,7 @@ fn server_without_reactor_ends_with_error() {
     let name = "server_without_reactor_ends_with_error";
     let mut echo = refusing("epoll_create1=EMFILE");
     echo.arg(programs::example("echo")).arg("127.0.0.1:0");
-    let Some(output) = within(move || output_where_refused(name, &mut echo)) else { return };
+    let Some(output) = within_once(move || output_where_refused(name, &mut echo)) else { return };
     let err = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(2), "{err}");
     assert!(err.starts_with("echo: cannot serve on ") && err.contains("os error 24"), "{err}");
@@ -392,7 +392,7 @@ fn server_without_reactor_ends_with_error() {
 #[test]
 fn runtimes_survive_refused_threads() {
     if is_child() {
-        return within(make_runtimes_without_threads);
+        return within_once(make_runtimes_without_threads);
     }
     // The call is counted on each thread by itself. The first ones are those of the test program and of the test.
     let rules = ["clone", "clone3"].map(|call| format!("inject={call}:error=EAGAIN:when=2+5"));
@@ -678,11 +678,14 @@ fn with_faults(name: &str, faults: &[Fault], body: impl FnOnce()) {
         .env("LD_PRELOAD", shim())
         .env("FAULTS", rules.join(" "))
         .env(CHILD, "1")
+        // A rule names the number of a call, and a second run would make other calls.
+        .env(baseline::ONCE, "1")
         .output()
         .expect("the child runs");
     let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success(), "{name} failed with faults {rules:?}:\n{out}\n{err}");
     assert!(out.contains("1 passed"), "no test is called {name}:\n{out}");
+    baseline::pass_on(&err);
     assert!(!err.contains(" used 0 times"), "a fault was never used:\n{err}");
     assert_eq!(
         err.matches(" used ").count(),
@@ -701,6 +704,7 @@ fn with_refused(name: &str, rules: &str, body: impl FnOnce()) {
     let Some(output) = output_where_refused(name, as_child(name, &mut refusing(rules))) else { return };
     let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success() && out.contains("1 passed"), "{name} failed:\n{out}\n{err}");
+    baseline::pass_on(&err);
 }
 
 /// The command that refuses system calls to the program that is added as its arguments.
@@ -739,6 +743,7 @@ fn with_strace(name: &str, calls: &str, rules: &[String]) -> Option<Vec<String>>
     let (injected, other): (Vec<_>, Vec<_>) =
         err.lines().map(str::to_owned).partition(|line| line.contains("(INJECTED)"));
     assert!(output.status.success() && out.contains("1 passed"), "{name} failed:\n{out}\n{}", other.join("\n"));
+    baseline::pass_on(&err);
     Some(injected)
 }
 

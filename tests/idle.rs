@@ -20,7 +20,7 @@ use kittiwake::net::TcpStream;
 use kittiwake::runtime::{Builder, Runtime};
 use kittiwake::task::yield_now;
 use kittiwake::{spawn, spawn_local};
-use support::{PATIENCE, listener, on_each_worker, pair_with_std, within, workers};
+use support::{PATIENCE, bounded, listener, on_each_worker, pair_with_std, within, within_once, workers};
 
 /// The number of readings in a row between which an idle thread must not have run.
 const LOOKS: usize = 8;
@@ -128,7 +128,7 @@ fn waiting_workers_sleep() {
 #[test]
 fn runtime_sleeps_in_second_call() {
     let runtime = Runtime::new().unwrap();
-    let runtime = within(move || {
+    let runtime = bounded(move || {
         runtime.block_on(async {
             drop(spawn(pending::<()>()));
             yield_now().await;
@@ -152,7 +152,7 @@ where
         peer.write_all(b"x").expect("the last byte is sent");
         slept
     });
-    let read = within(move || {
+    let read = within_once(move || {
         runtime.block_on(async move {
             before().await;
             let thread = std::fs::read_link("/proc/thread-self").expect("this thread's directory in /proc");

@@ -40,6 +40,7 @@ fn check(child: Child) {
     let output = child.wait_with_output().expect("the child ends");
     let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success() && out.contains("1 passed"), "the child failed:\n{out}\n{err}");
+    baseline::pass_on(&err);
 }
 
 fn localhost() -> StdListener {
@@ -56,13 +57,13 @@ fn flags(listener: &TcpListener) -> (bool, bool) {
 #[test]
 fn inherited_listeners_serve_in_child() {
     if is_child() {
-        return within(serve_what_is_inherited);
+        return within_once(serve_what_is_inherited);
     }
     let listener = localhost();
     let address: SocketAddr = listener.local_addr().expect("the address");
     let script = format!("{FOR_THE_CHILD} LISTEN_FDS=2");
     let child = start("inherited_listeners_serve_in_child", &script, listener);
-    within(move || {
+    within_once(move || {
         for _ in 0..2 {
             // The listener is open as long as the child has it. The client waits in its queue, or fails if the
             // child has failed.
@@ -118,7 +119,7 @@ fn foreign_descriptors_are_left_alone() {
 #[test]
 fn non_listener_is_an_error() {
     if is_child() {
-        return within(|| {
+        return within_once(|| {
             let error = TcpListener::inherited().expect_err("the descriptor is not a TCP listener");
             let expected = env::var("EXPECTED").expect("the expected error");
             assert_eq!(error.kind(), ErrorKind::InvalidInput, "{error}");

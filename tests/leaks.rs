@@ -6,7 +6,6 @@
 
 mod support;
 
-use std::alloc::System;
 use std::future::pending;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -19,12 +18,7 @@ use kittiwake::runtime::{Handle, Runtime};
 use kittiwake::task::{JoinSet, yield_now};
 use kittiwake::time::{Instant as RuntimeInstant, sleep};
 use kittiwake::{spawn, spawn_blocking};
-use stats_alloc::{INSTRUMENTED_SYSTEM, StatsAlloc};
 use support::{bounded, counting_waker, in_child_with_descriptors, in_own_process, is_child, listener, will_reset};
-
-/// Counts the bytes that live on the heap.
-#[global_allocator]
-static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
 
 /// The connections, the tasks, the timers and the runtimes of a round.
 const CONNECTIONS: usize = 1_000;
@@ -222,9 +216,8 @@ impl Count {
         let timers = metrics.workers().iter().map(|worker| worker.timers_armed).sum();
         let (tasks, sources) = (metrics.tasks_alive(), metrics.sources_registered());
         drop(metrics);
-        let stats = ALLOCATOR.stats();
         Self {
-            heap: stats.bytes_allocated.wrapping_sub(stats.bytes_deallocated),
+            heap: support::baseline::heap_bytes(),
             tasks,
             sources,
             timers,

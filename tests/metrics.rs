@@ -797,12 +797,12 @@ where
 }
 
 #[track_caller]
-fn on_one_and_several_workers(test: impl Fn(&Runtime, usize) + Send + 'static) {
+fn on_one_and_several_workers(test: impl Fn(&Runtime, usize) + Clone + Send + 'static) {
     on_one_and_several_workers_given(move |runtime, count| test(&runtime, count));
 }
 
 #[track_caller]
-fn on_one_and_several_workers_given(test: impl Fn(Runtime, usize) + Send + 'static) {
+fn on_one_and_several_workers_given(test: impl Fn(Runtime, usize) + Clone + Send + 'static) {
     within(move || {
         test(one_worker(), 1);
         for count in [2, 3] {

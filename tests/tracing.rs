@@ -23,7 +23,7 @@ use kittiwake::net::{Listener, TcpStream, serve};
 use kittiwake::runtime::{Builder, Handle, Runtime};
 use kittiwake::task::{Id, yield_now};
 use kittiwake::{block_on, spawn, spawn_blocking, spawn_local};
-use support::{one_worker, pair, paused_runtime, within};
+use support::{one_worker, pair, paused_runtime, within_once};
 use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Record};
 use tracing::{Event, Level, Metadata, Subscriber, span};
@@ -163,7 +163,7 @@ fn record<T: Send + 'static>(test: impl FnOnce() -> T + Send + 'static) -> (T, R
     let _turn = lock(&TURN);
     INSTALL.call_once(|| tracing::subscriber::set_global_default(Recorder).expect("there is no other subscriber"));
     *recorded() = Some(Recorded::default());
-    let result = within(test);
+    let result = within_once(test);
     (result, recorded().take().expect("a record was begun"))
 }
 

@@ -506,7 +506,7 @@ impl SharedServer {
 /// Runs `test` with a server in a task of a worker and in a `block_on` call beside the workers, on two workers and
 /// on four. `early` of its clients connect before the server begins.
 #[track_caller]
-fn with_servers(early: usize, test: impl Fn(&SharedServer, Vec<Client>) + Send + 'static) {
+fn with_servers(early: usize, test: impl Fn(&SharedServer, Vec<Client>) + Clone + Send + 'static) {
     within(move || {
         for (count, is_task) in [(2, true), (2, false), (4, true), (4, false)] {
             let runtime = Arc::new(workers(count));

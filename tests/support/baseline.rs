@@ -1,28 +1,95 @@
-//! The descriptors and the threads that a test leaves behind.
+//! The descriptors, the threads and the bytes on the heap that a test leaves behind.
 //!
 //! A test that leaks none ends with those that it began with. This can be seen only in a process that runs no other test
-//! at the time: `KITTIWAKE_TESTS_ALONE=1 cargo nextest run --all-features`. Without the variable nothing is compared.
+//! at the time: `tests/proof/alone.sh` runs each test so. Without its variable nothing is compared.
 
+use std::alloc::System;
 use std::collections::BTreeMap;
 use std::fs;
 use std::time::{Duration, Instant};
 
+use stats_alloc::{INSTRUMENTED_SYSTEM, StatsAlloc};
+
 /// Set by a caller that lets one test run at a time.
 const ALONE: &str = "KITTIWAKE_TESTS_ALONE";
 
+/// Set by a test for its child, if a second run of the body would meet something else there.
+pub const ONCE: &str = "KITTIWAKE_TESTS_ONCE";
+
+/// Printed after a test that was compared. `tests/proof/alone.sh` counts these lines.
+const NOTHING_LEFT: [&str; 2] = ["alone: nothing is left", "alone: no descriptor and no thread is left"];
+
+/// Counts the bytes on the heap. It adds a few atomic additions to each allocation.
+#[global_allocator]
+static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
+
+/// The number of bytes that live on the heap.
+pub fn heap_bytes() -> usize {
+    let stats = ALLOCATOR.stats();
+    stats.bytes_allocated.wrapping_sub(stats.bytes_deallocated)
+}
+
+/// Runs a test that leaves no descriptor, no thread and no byte on the heap, and fails if it does. Where other tests may
+/// run in this process, it runs once and is not compared. Alone it may run several times.
+///
+/// The first run makes globals, and a table of the process may grow in a later one. A leak adds bytes in each run.
+/// A run that adds none therefore shows that there is no leak.
+#[track_caller]
+pub fn leaves_nothing<T>(mut run: impl FnMut() -> T) -> T {
+    const RUNS: usize = 5;
+    if !is_alone() || std::env::var_os(ONCE).is_some() {
+        return leaves_nothing_open(run);
+    }
+    let mut added = Vec::with_capacity(RUNS);
+    while added.len() < RUNS {
+        let heap = heap_bytes();
+        let before = Baseline::now();
+        let value = run();
+        before.compare();
+        drop(before);
+        match heap_bytes().saturating_sub(heap) {
+            0 => {
+                eprintln!("{}", NOTHING_LEFT[0]);
+                return value;
+            }
+            bytes => added.push(bytes),
+        }
+    }
+    panic!("each run of the test has left bytes on the heap: {added:?}");
+}
+
+/// Like [`leaves_nothing`], but runs once and does not look at the heap.
+#[track_caller]
+pub fn leaves_nothing_open<T>(run: impl FnOnce() -> T) -> T {
+    if !is_alone() {
+        return run();
+    }
+    let before = Baseline::now();
+    let value = run();
+    before.compare();
+    eprintln!("{}", NOTHING_LEFT[1]);
+    value
+}
+
+/// Whether no other test may run in this process, so that it can be looked at. Systems without `/proc` cannot be.
+fn is_alone() -> bool {
+    cfg!(target_os = "linux") && std::env::var_os(ALONE).is_some()
+}
+
+/// Says what a child with this output has said about its test.
+pub fn pass_on(output: &str) {
+    if let Some(said) = NOTHING_LEFT.into_iter().find(|said| output.contains(said)) {
+        eprintln!("{said}");
+    }
+}
+
 /// The descriptors and the threads of this process, by their numbers, with what they are.
-pub struct Baseline {
+struct Baseline {
     descriptors: BTreeMap<u32, String>,
     threads: BTreeMap<u32, String>,
 }
 
 impl Baseline {
-    /// Looks at this process. Returns `None` if another test may run in it, and on systems without `/proc`.
-    pub fn take() -> Option<Self> {
-        let is_alone = std::env::var_os(ALONE).is_some();
-        (is_alone && cfg!(target_os = "linux")).then(Self::now)
-    }
-
     fn now() -> Self {
         Self {
             descriptors: entries("fd", |path| {
@@ -37,7 +104,7 @@ impl Baseline {
 
     /// Fails if this process has more than it had. A thread that the test has not joined may take its time to end.
     #[track_caller]
-    pub fn compare(&self) {
+    fn compare(&self) {
         let begun = Instant::now();
         loop {
             let now = Self::now();

@@ -7,7 +7,7 @@
 // Each test crate compiles this module and uses a part of it.
 #![allow(dead_code, unreachable_pub)]
 
-mod baseline;
+pub mod baseline;
 
 use std::future::Future;
 use std::io::Read;
@@ -27,8 +27,6 @@ use kittiwake::net::{Failure, TcpListener, TcpStream};
 use kittiwake::runtime::{Builder, Handle, Runtime, WorkerMetrics};
 use socket2::SockRef;
 
-use baseline::Baseline;
-
 /// Longer than any test takes on a slow machine, and than any step of a test that calls [`progress`]. Only a hang reaches
 /// this limit.
 pub const PATIENCE: Duration = Duration::from_secs(60);
@@ -45,19 +43,24 @@ pub fn progress() {
 }
 
 /// Runs `test` on a thread of its own. Fails if it neither ends nor makes [`progress`] within [`PATIENCE`], or if it
-/// leaves a descriptor or a thread, where this can be seen.
+/// leaves a descriptor, a thread or a byte on the heap, where this can be seen. There it runs several times.
 #[track_caller]
-pub fn within<T: Send + 'static>(test: impl FnOnce() -> T + Send + 'static) -> T {
-    let baseline = Baseline::take();
-    let value = bounded(test);
-    // A value may keep descriptors.
-    if let Some(baseline) = baseline.filter(|_| size_of::<T>() == 0) {
-        baseline.compare();
+pub fn within<T: Send + 'static>(test: impl FnOnce() -> T + Clone + Send + 'static) -> T {
+    // A value may keep descriptors and bytes.
+    if size_of::<T>() > 0 {
+        return bounded(test);
     }
-    value
+    baseline::leaves_nothing(|| bounded(test.clone()))
 }
 
-/// Like [`within`], for a test that leaves descriptors or threads on purpose.
+/// Like [`within`], for a test that cannot run twice in a process. The heap is not looked at. The value must keep no
+/// descriptor.
+#[track_caller]
+pub fn within_once<T: Send + 'static>(test: impl FnOnce() -> T + Send + 'static) -> T {
+    baseline::leaves_nothing_open(|| bounded(test))
+}
+
+/// Like [`within`], for a test that leaves something on purpose.
 #[track_caller]
 pub fn bounded<T: Send + 'static>(test: impl FnOnce() -> T + Send + 'static) -> T {
     let (done, waiting) = mpsc::channel();
@@ -87,7 +90,7 @@ pub fn bounded<T: Send + 'static>(test: impl FnOnce() -> T + Send + 'static) -> 
 
 /// Runs the future that `test` makes in a runtime, with the bound of [`within`].
 #[track_caller]
-pub fn run<F>(test: impl FnOnce() -> F + Send + 'static) -> F::Output
+pub fn run<F>(test: impl FnOnce() -> F + Clone + Send + 'static) -> F::Output
 where
     F: Future,
     F::Output: Send + 'static,
@@ -332,12 +335,13 @@ pub fn in_child_with_descriptors(name: &str, descriptors: u32) {
     let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success(), "{name} failed with {descriptors} descriptors:\n{out}\n{err}");
     assert!(out.contains("1 passed"), "no test is called {name}:\n{out}");
+    baseline::pass_on(&err);
 }
 
 /// Runs `test` in a process that runs nothing else and has few descriptors. The test's counts are therefore its
 /// own, and it can use up all descriptors.
 #[track_caller]
-pub fn in_own_process(name: &str, test: impl FnOnce() + Send + 'static) {
+pub fn in_own_process(name: &str, test: impl FnOnce() + Clone + Send + 'static) {
     if is_child() {
         return within(test);
     }
@@ -349,7 +353,7 @@ pub fn in_own_process(name: &str, test: impl FnOnce() + Send + 'static) {
 /// says so.
 #[cfg(target_os = "linux")]
 #[track_caller]
-pub fn in_own_network(name: &str, test: impl FnOnce() + Send + 'static) {
+pub fn in_own_network(name: &str, test: impl FnOnce() + Clone + Send + 'static) {
     in_network(name, "test -w /proc/sys/net/ipv4/ip_local_port_range", || within(test));
 }
 
@@ -378,6 +382,7 @@ pub fn in_network(name: &str, setup: &str, test: impl FnOnce()) {
     }
     assert!(output.status.success(), "{name} failed in a network of its own:\n{out}\n{err}");
     assert!(out.contains("1 passed"), "no test is called {name}:\n{out}");
+    baseline::pass_on(&err);
 }
 
 /// A child prints this, and the reason, if its test cannot run.
@@ -418,7 +423,7 @@ pub fn descriptor_flags(socket: &impl std::os::fd::AsRawFd) -> i32 {
 
 /// Like [`run`], with a paused clock: it advances only when every task waits.
 #[track_caller]
-pub fn run_paused<F>(test: impl FnOnce() -> F + Send + 'static) -> F::Output
+pub fn run_paused<F>(test: impl FnOnce() -> F + Clone + Send + 'static) -> F::Output
 where
     F: Future,
     F::Output: Send + 'static,

@@ -441,7 +441,7 @@ fn all_run_while_blocked(runs: &mpsc::Receiver<()>, bad: JoinHandle<()>, open: m
 
 /// Runs `test` on idle runtimes, and on runtimes whose workers are busy unless they are blocked.
 #[track_caller]
-fn on_idle_and_busy_runtimes(test: impl Fn(&Runtime, usize) + Send + 'static) {
+fn on_idle_and_busy_runtimes(test: impl Fn(&Runtime, usize) + Clone + Send + 'static) {
     within(move || {
         for (count, is_busy) in SEVERAL.into_iter().flat_map(|count| [(count, false), (count, true)]) {
             let runtime = workers(count);
