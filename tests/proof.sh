@@ -2,13 +2,13 @@
 # The slow checks. Each part is a script in tests/proof/ that can be run alone, too.
 #
 #     tests/proof.sh             all parts
-#     tests/proof.sh PART..      some of: faults seeds busy sanitizers portability baselines soak
+#     tests/proof.sh PART..      some of: faults seeds busy sanitizers portability alone baselines soak
 #
 # A part that the machine cannot run prints a line "skipped: ..". The exit status is that of the worst part.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 
-parts=(faults seeds busy sanitizers portability baselines soak)
+parts=(faults seeds busy sanitizers portability alone baselines soak)
 [ $# -eq 0 ] || parts=("$@")
 for part in "${parts[@]}"; do
     [ -x "tests/proof/$part.sh" ] || { echo "tests/proof.sh: no part \"$part\" in tests/proof/" >&2; exit 2; }
