@@ -7,6 +7,8 @@ set -euo pipefail
 cd "$(dirname "$0")/../.."
 
 times=${1:-1}
+# More tests at a time than there are cores. Most of them wait, so a run takes less time, and each gets less of a core.
+at_once=8
 log=$(mktemp)
 loops=()
 # The processes that this script has started, and no others.
@@ -16,11 +18,13 @@ trap 'for pid in "${loops[@]}"; do kill "$pid" 2>/dev/null || true; done; rm -f 
 cargo build --all-features --examples
 if cargo nextest --version >/dev/null 2>&1; then
     suite=(cargo nextest run --all-features)
+    "${suite[@]}" --no-run
+    suite+=(--no-fail-fast --test-threads "$at_once")
 else
     suite=(cargo test --all-features --lib --tests)
+    "${suite[@]}" --no-run
+    suite+=(--no-fail-fast -- --test-threads "$at_once")
 fi
-"${suite[@]}" --no-run
-suite+=(--no-fail-fast)
 
 for _ in 1 2 3 4; do
     # A loop ends by itself if the script was killed.
