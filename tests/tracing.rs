@@ -414,7 +414,8 @@ fn span_has_the_tasks_name() {
 #[test]
 fn servers_events_are_told() {
     let (_, recorded) = record(|| {
-        let lacks = (0..9).map(|_| io::Error::from_raw_os_error(libc::EMFILE));
+        // Eight attempts with a wait after each, one that looks for a descriptor again, and one with the reserve.
+        let lacks = (0..10).map(|_| io::Error::from_raw_os_error(libc::EMFILE));
         let fails = lacks.chain([io::ErrorKind::InvalidData.into()]);
         paused_runtime().block_on(async {
             let server = serve(Failing(Mutex::new(fails.collect())), |(), ()| async {});
