@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # 10^5 connections, 10^6 tasks, 10^6 timers and 2,000 runtimes leave no byte on the heap, no slot, no descriptor and no
-# thread, on one thread and on several workers (tests/leaks.rs). Takes about 2 minutes on 2 cores.
+# thread, on one thread and on several workers (tests/leaks.rs). Takes half a minute on 2 cores.
 # Usage: tests/proof/baselines.sh
 set -euo pipefail
 cd "$(dirname "$0")/../.."
