@@ -69,7 +69,8 @@ impl Batch {
         self.size = if self.lasted < LONGEST {
             (2 * self.size).min(MOST)
         } else {
-            (ran * LONGEST as usize / self.lasted as usize).max(1)
+            // Fits into a `usize`, because it is not more than `ran`. `lasted` may not fit.
+            (ran as u64 * LONGEST / self.lasted).max(1) as usize
         };
         self.clocked = (self.size / 8).clamp(1, CLOCKED);
         ran
@@ -122,6 +123,19 @@ mod tests {
         run(&mut batch, 1, 20_000_000);
         let sizes: Vec<_> = (0..8).map(|_| run(&mut batch, 1, 10)).collect();
         assert_eq!(sizes, [1, 2, 4, 8, 16, 32, 64, 64]);
+    }
+
+    /// A batch that has lasted for 2^32 ns or longer is followed by one of one entry. If the size were computed in
+    /// `usize`, this would fail with 32-bit pointers, and only there.
+    #[test]
+    fn longest_batch_shrinks_to_one() {
+        for lasted in [1 << 32, (1 << 32) + 1, 5 << 32, u64::MAX] {
+            let mut batch = Batch::new();
+            batch.begin(MOST);
+            assert_eq!(batch.next(lasted), None);
+            batch.end(0);
+            assert_eq!(batch.begin(MOST), 1, "after {lasted} ns");
+        }
     }
 
     /// If the last batch left nothing behind, the entries that are ready are run before the clock is read.
