@@ -18,6 +18,7 @@
 
 use std::error::Error;
 use std::io;
+use std::panic::resume_unwind;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker, ready};
@@ -37,6 +38,7 @@ use super::service::Counted;
 use super::transport::Transport;
 use crate::budget::ask_kernel;
 use crate::net::ShutdownSignal;
+use crate::sync::contain;
 use crate::time::Duration;
 
 pub(super) type BoxError = Box<dyn Error + Send + Sync>;
@@ -244,11 +246,16 @@ impl Driver<'_> {
         connection: Pin<&mut impl Connection>,
     ) -> Poll<Result<(), BoxError>> {
         self.activity.begin_poll();
-        let polled = connection.poll(cx).map_err(Into::into);
+        // The service may panic in its call. That panic must not be unwinding any more while the requests are dropped: a
+        // second panic, in one of their destructors, would end the process.
+        let polled = contain(|| connection.poll(cx)).unwrap_or_else(|panic| {
+            StreamExecutor::drop_arrived();
+            resume_unwind(panic)
+        });
         if self.activity.protocol() == Protocol::Http2 {
             StreamExecutor::poll_arrived();
         }
-        polled
+        polled.map_err(Into::into)
     }
 }
 

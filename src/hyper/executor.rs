@@ -67,6 +67,13 @@ impl StreamExecutor {
             }
         });
     }
+
+    /// Drops the requests that have arrived, because the connection has panicked. No other connection may run them.
+    pub(super) fn drop_arrived() {
+        for request in ARRIVED.take() {
+            contain_all(|| drop(request));
+        }
+    }
 }
 
 impl<F> rt::Executor<F> for Executor

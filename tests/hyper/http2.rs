@@ -11,7 +11,8 @@ use kittiwake::time::{sleep, timeout};
 
 use crate::LIMIT;
 use crate::frames::{
-    DATA, END_HEADERS, FrameClient, HEADERS, INITIAL_WINDOW_SIZE, PING, SETTINGS, WINDOW_UPDATE, frame, head,
+    DATA, END_HEADERS, END_STREAM, FrameClient, HEADERS, INITIAL_WINDOW_SIZE, PING, SETTINGS, WINDOW_UPDATE, frame,
+    head,
 };
 use crate::server::{LARGE, Server, Started};
 use crate::support::{run, until};
@@ -177,6 +178,24 @@ fn panic_ends_one_stream() {
             let response = response.await.expect("the other streams are answered");
             assert_eq!(response.into_body().collect().await.unwrap().to_bytes(), path);
         }
+    });
+}
+
+/// A service that panics in its call ends the connection. The requests that have arrived with that one are dropped with
+/// it: none of them is left to run beside another connection.
+#[test]
+fn panic_in_call_drops_other_requests() {
+    run(|| async {
+        let server = Server::start(|serve| serve).await;
+        let mut client = FrameClient::connect(&server, &[]).await;
+        let get = |stream, path| frame(HEADERS, END_STREAM | END_HEADERS, stream, &head(b"\x82", path));
+        // One segment, so that one poll of the connection takes both.
+        let both = [get(1, "/path"), get(3, "/panic-in-call")].concat();
+        client.stream.write_all(&both).await.expect("the server reads");
+        client.receive_all().await;
+        assert_eq!(server.service.called(), 2);
+        assert_eq!(server.service.handling(), 0, "the first request outlives its connection");
+        assert_eq!(server.end().await.panicked, 1);
     });
 }
 

@@ -84,6 +84,8 @@ pub(crate) struct TestService {
     called: Arc<AtomicUsize>,
     /// The handlers of `/wait` that have not been dropped.
     waiting: Arc<AtomicUsize>,
+    /// The futures that have not been dropped, also those that were never polled.
+    handling: Arc<AtomicUsize>,
     /// The bytes that `/tunnel` has read after it closed its own side.
     tunnelled: Arc<AtomicUsize>,
 }
@@ -95,6 +97,10 @@ impl TestService {
 
     pub(crate) fn waiting(&self) -> usize {
         self.waiting.load(SeqCst)
+    }
+
+    pub(crate) fn handling(&self) -> usize {
+        self.handling.load(SeqCst)
     }
 
     pub(crate) fn tunnelled(&self) -> usize {
@@ -215,7 +221,15 @@ impl Service<Request<Incoming>> for TestService {
 
     fn call(&self, request: Request<Incoming>) -> Self::Future {
         self.called.fetch_add(1, SeqCst);
-        Box::pin(self.clone().answer(request))
+        if request.uri().path() == "/panic-in-call" {
+            std::panic::resume_unwind(Box::new("the service panicked in its call"));
+        }
+        let handling = Waiting::new(self.handling.clone());
+        let answer = self.clone().answer(request);
+        Box::pin(async move {
+            let _handling = handling;
+            answer.await
+        })
     }
 }
 
@@ -236,7 +250,7 @@ pub(crate) fn chunks<F: Future<Output = Option<Bytes>> + Send + Sync + 'static>(
     StreamBody::new(frames).boxed()
 }
 
-/// Counts the handlers that wait.
+/// Counts the handlers that wait, or that have not been dropped.
 pub(crate) struct Waiting(Arc<AtomicUsize>);
 
 impl Waiting {
