@@ -16,6 +16,8 @@ cd "$(dirname "$0")/../.."
 
 export CARGO_INCREMENTAL=0
 proof=$PWD/tests/proof
+temporary=$(mktemp -d)
+trap 'rm -r "$temporary"' EXIT
 checked=0 skipped=0
 
 skip() {
@@ -59,13 +61,11 @@ pointers() {
         skip pointers "there is no compiler with the source of std"
         return
     fi
-    local linked
-    linked=$(mktemp)
+    local linked=$temporary/linked
     can_link() { echo "int main() { return 0; }" | cc -m32 -x c -o "$linked" - 2>/dev/null && "$linked"; }
     can_link || { apt-get update -q && apt-get install -qy --no-install-recommends gcc-multilib; } || true
     local can_run=false
     if can_link; then can_run=true; fi
-    rm -f "$linked"
     export CARGO_TARGET_DIR=target-systems
     RUSTFLAGS="-D warnings" check "i686-unknown-linux-gnu, tests and examples" \
         with_source cargo check -Zbuild-std=std,test --target i686-unknown-linux-gnu --all-features --all-targets
@@ -91,9 +91,8 @@ oldest_rust() {
 }
 
 oldest() {
-    local folder
-    folder=$(mktemp -d)
-    mkdir "$folder/rust" "$folder/crate"
+    local folder=$temporary/oldest
+    mkdir -p "$folder/rust" "$folder/crate"
     if oldest_rust "$folder/rust"; then
         export RUSTC=$folder/rust/rustc
     else
@@ -110,15 +109,12 @@ oldest() {
     unset RUSTC
     check "the oldest dependencies, tests and examples" \
         cargo check --all-features --all-targets --manifest-path "$folder/crate/Cargo.toml"
-    rm -r "$folder"
 }
 
 [ $# -gt 0 ] || set -- branches systems pointers oldest
-counts=$(mktemp)
 for part; do
     # In a shell of its own, because a part exports variables that the next one must not have.
-    ("$part"; echo "$checked $skipped" >"$counts")
-    read -r checked skipped <"$counts"
+    ("$part"; echo "$checked $skipped" >"$temporary/counts")
+    read -r checked skipped <"$temporary/counts"
 done
-rm "$counts"
 echo "portability: $checked cases passed, $skipped skipped"
