@@ -8,7 +8,8 @@
 #     tests/proof/sanitizers.sh [address|thread|memcheck]..
 #
 # Without arguments it runs address and memcheck, in about 7 minutes and 1 minute on two cores. `thread` builds std too,
-# which makes 5 minutes of CPU in all. leaks.supp lists the leaks that are on purpose. No race is.
+# which makes 16 minutes of CPU in all, one of them for the tests. leaks.supp lists the leaks that are on purpose. No
+# report of a race is suppressed.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
