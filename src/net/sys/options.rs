@@ -13,6 +13,8 @@ use nix::sys::socket::{
     sockopt::{PeerCredentials, TcpFastOpenConnect},
 };
 use rustix::net::sockopt;
+// Every option that is set through it is missing there.
+#[cfg(not(any(target_os = "haiku", target_os = "illumos", target_os = "redox", target_os = "solaris")))]
 use socket2::SockRef;
 
 #[cfg(all(feature = "sockopt", any(target_os = "android", target_os = "linux"), not(kittiwake_portable)))]
