@@ -14,6 +14,9 @@ use std::panic::Location;
 use std::ptr;
 use std::time::Duration;
 
+use nix::sys::resource::{UsageWho, getrusage};
+use nix::sys::time::{TimeVal, TimeValLike};
+
 use crate::dump::{SocketInfo, TaskDump, TaskInfo, TaskState, WaitsFor};
 use crate::runtime::{Handle, Metrics};
 use crate::time::Instant;
@@ -321,7 +324,9 @@ fn timers(deadlines: &[Instant], at: Instant) -> [usize; TIMER_BOUNDS.len() + 1]
     counts
 }
 
+/// The CPU time that this process has used: `RUSAGE_SELF` of getrusage(2). rustix has no clock for it on NetBSD and illumos.
 fn cpu_time() -> Duration {
-    let time = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
-    Duration::new(time.tv_sec.try_into().unwrap_or(0), time.tv_nsec.try_into().unwrap_or(0))
+    let Ok(usage) = getrusage(UsageWho::RUSAGE_SELF) else { return Duration::ZERO };
+    let micros = |time: TimeVal| time.num_microseconds().try_into().map_or(Duration::ZERO, Duration::from_micros);
+    micros(usage.user_time()) + micros(usage.system_time())
 }
