@@ -330,3 +330,19 @@ fn cpu_time() -> Duration {
     let micros = |time: TimeVal| time.num_microseconds().try_into().map_or(Duration::ZERO, Duration::from_micros);
     micros(usage.user_time()) + micros(usage.system_time())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::system_clock::thread_cpu;
+
+    /// The CPU time of the process grows by what a thread uses, give or take a clock tick.
+    #[test]
+    fn cpu_time_counts_threads() {
+        let (process, Some(thread)) = (cpu_time(), thread_cpu()) else { return };
+        let used = || Duration::from_nanos(thread_cpu().expect("it was known before") - thread);
+        while used() < Duration::from_millis(20) {}
+        let used = used();
+        assert!(cpu_time() - process + Duration::from_millis(5) >= used, "{used:?} are not counted");
+    }
+}
