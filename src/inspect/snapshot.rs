@@ -334,15 +334,13 @@ fn cpu_time() -> Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::system_clock::thread_cpu;
 
-    /// The CPU time of the process grows by what a thread uses, give or take a clock tick.
+    /// The CPU time of the process grows while a thread computes.
     #[test]
     fn cpu_time_counts_threads() {
-        let (process, Some(thread)) = (cpu_time(), thread_cpu()) else { return };
-        let used = || Duration::from_nanos(thread_cpu().expect("it was known before") - thread);
-        while used() < Duration::from_millis(20) {}
-        let used = used();
-        assert!(cpu_time() - process + Duration::from_millis(5) >= used, "{used:?} are not counted");
+        let (process, start) = (cpu_time(), std::time::Instant::now());
+        while cpu_time() - process < Duration::from_millis(20) {
+            assert!(start.elapsed() < Duration::from_secs(60), "the CPU time stays at {process:?}");
+        }
     }
 }
