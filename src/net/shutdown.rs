@@ -185,7 +185,8 @@ impl ShutdownSignal {
     /// Each call has the whole grace. In a loop of reads, a client therefore keeps its connection until it has been
     /// silent for that long. This lets a request that has begun arrive whole, also if the handler cannot know where it
     /// ends. A handler that does know it passes zero once it has answered a request after the signal: the call then
-    /// takes what the kernel holds, and waits for nothing. The grace should be longer than the round trips and retransmissions of the network: a second is usual.
+    /// takes what the kernel holds, and waits for nothing. The grace should be longer than the round trips and
+    /// retransmissions of the network: a second is usual.
     ///
     /// At the end of the grace the future is polled once more, as by
     /// [`run_until_triggered`](ShutdownSignal::run_until_triggered): data that the kernel holds comes before the end.

@@ -30,10 +30,10 @@ const DRAIN_TIMEOUT: Duration = Duration::from_secs(25);
 /// A server stops when its [signal](Serve::with_shutdown) is triggered, when the future of
 /// [`with_graceful_shutdown`](Serve::with_graceful_shutdown) is ready, or when accepting fails for good. Then
 /// 1. it accepts the connections in the kernel's queue and closes the listener. It accepts as many as that queue can
-///    hold, which is 4,096 unless Linux is told otherwise by `net.core.somaxconn`, or 64 if accepting has failed for good. At [`max_connections`](Serve::max_connections) it waits for connections to end, and
-///    clients that come meanwhile join the queue. If descriptors run out, it tries again as
-///    [below](Serve#when-accepting-fails). At the end of the drain timeout it resets or turns away the clients that are
-///    left. Those that it turns away count too;
+///    hold, which is 4,096 unless Linux is told otherwise by `net.core.somaxconn`, or 64 if accepting has failed for
+///    good. At [`max_connections`](Serve::max_connections) it waits for connections to end, and clients that come
+///    meanwhile join the queue. If descriptors run out, it tries again as [below](Serve#when-accepting-fails). At the end
+///    of the drain timeout it resets or turns away the clients that are left. Those that it turns away count too;
 /// 2. it waits for its handlers to end, for the [drain timeout](Serve::drain_timeout) at most;
 /// 3. it aborts the handlers that are still running, and lists their connections as [`open`](crate::net::Report::open).
 ///    A handler is dropped by its own worker, shortly after the report is returned. A handler that blocks its thread

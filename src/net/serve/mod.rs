@@ -117,8 +117,8 @@ use service::Placement;
 ///    does.
 ///
 /// The [drain timeout](Serve::drain_timeout) bounds all of it. It should be some times the grace. A client that sends
-/// for ever without waiting for answers keeps its connection until then. A client that never sends keeps it for the grace, and for the timeout of
-/// the drain if it does not close its side.
+/// for ever without waiting for answers keeps its connection until then. A client that never sends keeps it for the
+/// grace, and for the timeout of the drain if it does not close its side.
 ///
 /// ```
 /// use kittiwake::io::{self, AsyncBufReadExt, AsyncWriteExt, BufReader};

@@ -173,7 +173,8 @@ impl TcpListener {
     /// It asks the kernel, whether or not an event has reported a connection.
     ///
     /// # Errors
-    /// `WouldBlock` if the queue is empty. All else as for [`accept`](TcpListener::accept).
+    /// `WouldBlock` if the queue is empty, and `ConnectionAborted` after 64 connections in succession that were given up:
+    /// there may be more. All else as for [`accept`](TcpListener::accept).
     ///
     /// # Examples
     /// ```

@@ -161,7 +161,7 @@ impl UnixListener {
     /// Accepts a connection that is in the kernel's queue, and never waits.
     ///
     /// # Errors
-    /// `WouldBlock` if the queue is empty. All else as for [`accept`](UnixListener::accept).
+    /// As for [`TcpListener::try_accept`](crate::net::TcpListener::try_accept).
     pub fn try_accept(&self) -> io::Result<(UnixStream, SocketAddr)> {
         self.listening.try_accept()
     }
