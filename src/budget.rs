@@ -131,6 +131,17 @@ pub(crate) fn poll_spend_by_time(cx: &mut Context<'_>) -> Poll<()> {
     poll_spend(cx)
 }
 
+/// Runs `operation`. If it comes to a result and has spent nothing itself, takes one operation from the budget.
+pub(crate) fn poll_spend_once<T>(cx: &mut Context<'_>, operation: impl FnOnce(&mut Context<'_>) -> Poll<T>) -> Poll<T> {
+    ready!(poll_proceed(cx));
+    let left = LEFT.get();
+    let result = ready!(operation(cx));
+    if LEFT.get() == left {
+        spend();
+    }
+    Poll::Ready(result)
+}
+
 /// Takes one operation from the budget, which [`poll_proceed`] has allowed or refused.
 pub(crate) fn spend() {
     LEFT.set(LEFT.get() - 1);

@@ -11,6 +11,10 @@
 //!
 //! Adapters such as `Take` and `Chain` have no buffer of their own and pass the call on. A reader below a `BufReader`
 //! does not see the note, because the `BufReader` takes it first.
+//!
+//! # The budget
+//! A buffer holds many small pieces. So a read takes one operation from the task's budget, also if it finds its bytes in
+//! the buffer. `poll_fill_buf` leaves that to its callers, which may poll it twice for one piece.
 
 use std::cell::Cell;
 use std::fmt;
@@ -20,6 +24,8 @@ use std::task::{Context, Poll, ready};
 
 use futures_io::{AsyncBufRead, AsyncRead, AsyncSeek, AsyncWrite};
 use pin_project_lite::pin_project;
+
+use crate::budget::poll_spend_once;
 
 /// The capacity of [`BufReader::new`].
 const CAPACITY: usize = 8 * 1024;
@@ -107,7 +113,7 @@ impl<R: AsyncRead> AsyncRead for BufReader<R> {
         if self.start == self.end && buf.len() >= self.buf.len() {
             return self.project().inner.poll_read(cx, buf);
         }
-        let mut filled = ready!(self.as_mut().poll_fill_buf(cx))?;
+        let mut filled = ready!(poll_spend_once(cx, |cx| self.as_mut().poll_fill_buf(cx)))?;
         let read = io::Read::read(&mut filled, buf)?;
         self.consume(read);
         Poll::Ready(Ok(read))
@@ -122,7 +128,7 @@ impl<R: AsyncRead> AsyncRead for BufReader<R> {
         if self.start == self.end && wanted >= self.buf.len() {
             return self.project().inner.poll_read_vectored(cx, bufs);
         }
-        let mut filled = ready!(self.as_mut().poll_fill_buf(cx))?;
+        let mut filled = ready!(poll_spend_once(cx, |cx| self.as_mut().poll_fill_buf(cx)))?;
         let read = io::Read::read_vectored(&mut filled, bufs)?;
         self.consume(read);
         Poll::Ready(Ok(read))

@@ -18,9 +18,9 @@
 //! future keeps them, three at most, in [`Held`].
 //!
 //! # The budget
-//! The sockets below spend a task's budget, and a call that finds its piece in the buffer spends nothing. A reader in
-//! memory spends nothing either. So each further filling within one poll takes one operation from the budget, and a call
-//! that has no end gives way to other tasks.
+//! A buffer holds thousands of short lines, and a reader in memory has no socket below that would spend a task's budget. So
+//! each look at the reader takes one operation, unless the reader has taken it, and a task that finds one piece after the
+//! other gives way to others.
 
 use std::io::{self, BufRead, ErrorKind};
 use std::mem;
@@ -33,7 +33,7 @@ use futures_lite::Stream;
 use pin_project_lite::pin_project;
 
 use super::buf_reader::poll_fill_beyond;
-use crate::budget;
+use crate::budget::{self, poll_spend_once};
 
 /// Lines and other pieces of a reader that has a buffer.
 ///
@@ -316,7 +316,7 @@ impl<'a, R: AsyncBufRead + Unpin + ?Sized> Future for FillBuf<'a, R> {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let reader = self.reader.as_mut().expect("FillBuf polled after it was ready");
-        let filled = ready!(Pin::new(&mut **reader).poll_fill_buf(cx)).map(<[u8]>::len);
+        let filled = ready!(poll_spend_once(cx, |cx| Pin::new(&mut **reader).poll_fill_buf(cx))).map(<[u8]>::len);
         let reader = self.reader.take().expect("the reader, which was just polled");
         // At an end a second poll could read again, and wait.
         if filled? == 0 {
@@ -395,9 +395,8 @@ fn poll_pieces<R: AsyncBufRead + ?Sized>(
     read: &mut usize,
     mut use_piece: impl FnMut(&[u8]) -> io::Result<usize>,
 ) -> Poll<io::Result<()>> {
-    let mut filling = Filling::default();
     loop {
-        let filled = match ready!(filling.poll(reader.as_mut(), cx, 0)) {
+        let filled = match ready!(poll_spend_once(cx, |cx| reader.as_mut().poll_fill_buf(cx))) {
             Err(error) if error.kind() == ErrorKind::Interrupted => continue,
             filled => filled?,
         };
@@ -408,32 +407,6 @@ fn poll_pieces<R: AsyncBufRead + ?Sized>(
         if is_end {
             return Poll::Ready(Ok(()));
         }
-    }
-}
-
-/// The fillings of one poll.
-#[derive(Default)]
-struct Filling {
-    /// The poll has filled the buffer before. Each further filling spends budget.
-    spends: bool,
-}
-
-impl Filling {
-    /// Polls the reader for more than `seen` bytes.
-    fn poll<'a, R: AsyncBufRead + ?Sized>(
-        &mut self,
-        reader: Pin<&'a mut R>,
-        cx: &mut Context<'_>,
-        seen: usize,
-    ) -> Poll<io::Result<&'a [u8]>> {
-        if self.spends {
-            ready!(budget::poll_proceed(cx));
-        }
-        let filled = ready!(poll_fill_beyond(reader, cx, seen));
-        if mem::replace(&mut self.spends, true) {
-            budget::spend();
-        }
-        Poll::Ready(filled)
     }
 }
 
@@ -471,9 +444,9 @@ impl<R: AsyncBufRead + Unpin + ?Sized> Future for ReadLine<'_, R> {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = &mut *self;
-        let mut filling = Filling::default();
         loop {
-            let filled = match ready!(filling.poll(Pin::new(&mut *this.reader), cx, this.cut)) {
+            let filling = poll_spend_once(cx, |cx| poll_fill_beyond(Pin::new(&mut *this.reader), cx, this.cut));
+            let filled = match ready!(filling) {
                 Err(error) if error.kind() == ErrorKind::Interrupted => continue,
                 filled => filled?,
             };
