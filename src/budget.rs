@@ -10,6 +10,11 @@
 //! An operation that has to wait spends nothing. Otherwise a task that watches 200 idle sockets would use up its budget
 //! by looking, and spin.
 //!
+//! # Several futures in one task
+//! A combinator such as `or` polls its futures in order, and the first may use up the budget in every poll. A timer behind
+//! it would be refused for ever. So once in each poll an operation that completes its future, such as a timer that has
+//! fired or a task that has ended, goes on although another was refused before it ([`poll_complete`]).
+//!
 //! # The limit of time
 //! A task may work for long between two operations. So the operations come in slices of [`SLICE`], and before each
 //! further slice the clock is read. The budget is used up early if [`LONGEST`] has passed since the clock was first
@@ -60,7 +65,7 @@ const UNLIMITED: i64 = i64::MAX;
 thread_local! {
     /// Operations left in this slice. Below zero, the number of refusals.
     static LEFT: Cell<i64> = const { Cell::new(UNLIMITED) };
-    /// Slices left after this one.
+    /// Slices left after this one. -1 once [`poll_complete`] has let an operation pass without any.
     static SLICES_LEFT: Cell<i64> = const { Cell::new(0) };
     /// When the clock was first read in this batch of polls. 0 if it was not.
     static SINCE: Cell<u64> = const { Cell::new(0) };
@@ -122,13 +127,36 @@ pub(crate) fn poll_spend(cx: &mut Context<'_>) -> Poll<()> {
     Poll::Ready(())
 }
 
-/// As [`poll_spend`], and goes by the time too. For an operation that has just read the clock, so that a second reading
-/// is no matter.
+/// As [`poll_proceed`], for an operation that completes its future if `is_complete`. Such a one goes on once in each poll
+/// of a task although another operation was refused before it.
+pub(crate) fn poll_complete(cx: &mut Context<'_>, is_complete: impl FnOnce() -> bool) -> Poll<()> {
+    if LEFT.get() > 0 { Poll::Ready(()) } else { pass_or_refuse(cx, is_complete) }
+}
+
+/// Lets an operation pass that [`poll_complete`] asks for, or goes on as [`poll_proceed`].
+#[cold]
+fn pass_or_refuse(cx: &mut Context<'_>, is_complete: impl FnOnce() -> bool) -> Poll<()> {
+    if has_refused() && SLICES_LEFT.get() == 0 && is_complete() {
+        SLICES_LEFT.set(-1);
+        return Poll::Ready(());
+    }
+    next_slice(cx)
+}
+
+/// As [`poll_complete`] and [`spend`], for a future that is complete.
+pub(crate) fn poll_spend_complete(cx: &mut Context<'_>) -> Poll<()> {
+    ready!(poll_complete(cx, || true));
+    spend();
+    Poll::Ready(())
+}
+
+/// As [`poll_spend_complete`], and goes by the time too. For an operation that has just read the clock, so that a second
+/// reading is no matter.
 pub(crate) fn poll_spend_by_time(cx: &mut Context<'_>) -> Poll<()> {
     if LEFT.get() > 0 && LEFT.get() <= SLICE && is_late() {
         use_up();
     }
-    poll_spend(cx)
+    poll_spend_complete(cx)
 }
 
 /// Runs `operation`. If it comes to a result and has spent nothing itself, takes one operation from the budget.
@@ -185,7 +213,7 @@ fn next_slice(cx: &mut Context<'_>) -> Poll<()> {
 /// Takes away what is left.
 fn use_up() {
     LEFT.set(LEFT.get().min(0));
-    SLICES_LEFT.set(0);
+    SLICES_LEFT.set(SLICES_LEFT.get().min(0));
 }
 
 /// Whether an operation of this poll was refused.
@@ -334,6 +362,20 @@ mod tests {
         let refusals = (0..=MAX_REFUSALS).take_while(|_| poll_proceed(&mut cx).is_pending()).count();
         assert_eq!(refusals as i64, MAX_REFUSALS);
         assert!(poll_proceed(&mut cx).is_ready());
+    }
+
+    /// A complete future passes once in a poll, and only after another was refused.
+    #[test]
+    fn complete_future_passes_once_after_refusal() {
+        let mut cx = Context::from_waker(Waker::noop());
+        for _ in 0..2 {
+            refill();
+            (0..PER_POLL).for_each(|_| assert!(poll_spend_complete(&mut cx).is_ready()));
+            assert!(poll_spend_complete(&mut cx).is_pending(), "its own refusal lets it pass");
+            assert!(poll_complete(&mut cx, || false).is_pending(), "one that waits has passed");
+            assert!(poll_complete(&mut cx, || true).is_ready(), "none passes");
+            assert!(poll_complete(&mut cx, || true).is_pending(), "a second one passes");
+        }
     }
 
     /// A thread that is no worker has no limit.

@@ -3,6 +3,11 @@
 //! [`FutureExt`] and most functions are those of `futures-lite`. [`yield_now`](crate::task::yield_now) is in
 //! [`task`](crate::task), because it is the executor's.
 //!
+//! # Which future is polled first
+//! [`or`] and [`zip`] poll the first of their futures first, and [`race`] begins with either. If the first always has more
+//! to do and uses up the [budget](crate::task::consume_budget) of each poll, then timers, joins and shutdown signals behind
+//! it are still found. A socket behind it waits, so give such a future a task of its own, or use [`race`].
+//!
 //! # Examples
 //! ```
 //! use kittiwake::future::{or, zip};

@@ -16,6 +16,7 @@ use std::thread;
 use futures_util::future::{join_all, pending, select_all};
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use futures_util::task::AtomicWaker;
+use kittiwake::future::or;
 use kittiwake::io::{AsyncBufRead, AsyncBufReadExt, AsyncReadExt, BufReader};
 use kittiwake::net::{ShutdownSignal, TcpStream, lookup_host};
 use kittiwake::runtime::Runtime;
@@ -411,6 +412,65 @@ fn late_reads(runtime: &Runtime, count: usize, reads: Reads) -> Vec<usize> {
     busy.iter().for_each(JoinHandle::abort);
     rounds.sort_unstable();
     rounds
+}
+
+/// Reads so many bytes of a flood, one by one.
+async fn read_flood(streams: &[Arc<TcpStream>], count: usize) {
+    for _ in 0..count {
+        read_one(&streams[0]).await;
+    }
+}
+
+/// Futures that complete behind a flood in their task.
+fn complete_behind_flood() -> Vec<(&'static str, Loop)> {
+    vec![
+        ("a timer", |_| Box::pin(async { sleep(MS).await })),
+        ("a timer that is due", |_| Box::pin(async { sleep_until(Instant::now()).await })),
+        ("a timeout", |_| Box::pin(async { assert!(timeout(MS, pending::<()>()).await.is_err()) })),
+        ("a timeout of a flood", |_| {
+            Box::pin(async {
+                let flood = async { read_flood(&floods(1).await, usize::MAX).await };
+                assert!(timeout(MS, flood).await.is_err());
+            })
+        }),
+        ("a task", |_| Box::pin(async { kittiwake::spawn(async {}).await.unwrap() })),
+        ("a JoinSet", |_| {
+            Box::pin(async {
+                let mut set = JoinSet::new();
+                set.spawn(async {});
+                set.join_next().await.expect("there is one").unwrap();
+            })
+        }),
+        ("a triggered signal", |_| Box::pin(async { triggered().triggered().await })),
+    ]
+}
+
+/// What is complete is found behind a flood in the same task, which uses up the budget of each poll.
+#[test]
+fn flood_hides_nothing_behind_it() {
+    for (name, behind) in complete_behind_flood() {
+        for runtime in [one_worker as fn() -> Runtime, || workers(2)] {
+            within(move || {
+                let (runtime, behind) = (runtime(), behind(Arc::default()));
+                let found = runtime.handle().spawn(async {
+                    let streams = floods(1).await;
+                    // It runs dry at its begin only.
+                    read_flood(&streams, 100_000).await;
+                    let flood = async {
+                        // Without an end the test would not say what was not found.
+                        read_flood(&streams, 500_000).await;
+                        false
+                    };
+                    let behind = async {
+                        behind.await;
+                        true
+                    };
+                    or(flood, behind).await
+                });
+                assert!(runtime.block_on(found).unwrap(), "{name} was not found behind a flood");
+            });
+        }
+    }
 }
 
 /// A task that another thread has spawned or woken before a yield has run after it.

@@ -102,7 +102,7 @@ impl<T> Future for JoinHandle<T> {
     type Output = Result<T, JoinError>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        ready!(budget::poll_proceed(cx));
+        ready!(budget::poll_complete(cx, || self.is_finished()));
         let result = ready!(self.poll_join(cx));
         budget::spend();
         Poll::Ready(result)

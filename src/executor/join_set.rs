@@ -233,7 +233,7 @@ impl<T> JoinSet<T> {
 
     /// As [`poll_join_next`](JoinSet::poll_join_next), and says which task it was.
     fn poll_joined(&mut self, cx: &mut Context<'_>) -> Poll<Option<(Id, Result<T, JoinError>)>> {
-        ready!(budget::poll_proceed(cx));
+        ready!(budget::poll_complete(cx, || !self.ended.inner.lock().keys.is_empty()));
         // Before looking: a task that ends meanwhile finds it.
         let waker = cx.waker().clone();
         let replaced = self.ended.inner.lock().waiter.replace(waker);

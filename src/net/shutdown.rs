@@ -333,7 +333,7 @@ impl Future for ShutdownSignal {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         ready!(self.poll_triggered(cx));
-        budget::poll_spend(cx)
+        budget::poll_spend_complete(cx)
     }
 }
 

@@ -169,7 +169,7 @@ impl Sleep {
             }
             self.state = State::Unarmed { ahead: false };
             if status == Status::Fired {
-                return Some(budget::poll_spend(cx));
+                return Some(budget::poll_spend_complete(cx));
             }
         }
         // Without a budget the next poll finds the same.

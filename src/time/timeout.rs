@@ -105,24 +105,27 @@ impl<F: Future> Future for Timeout<F> {
         if let Poll::Ready(output) = this.future.as_mut().poll(cx) {
             return Poll::Ready(Ok(output));
         }
-        if had_budget && budget::has_refused() {
-            return budget::with_fresh(|| poll_again(this.future, this.sleep, cx));
+        if budget::has_refused() {
+            return poll_refused(this.future, this.sleep, had_budget, cx);
         }
         Pin::new(this.sleep).poll(cx).map(|()| Err(Elapsed(())))
     }
 }
 
-/// Looks at the time after `future` has used up the task's budget. Without this, the time would never be over for a
-/// future that always uses up its budget. The poll that was refused may have left data unread, so `future` is polled
-/// once more.
+/// Looks at the time when the task's budget is used up. Without this, the time would never be over for a future that
+/// always uses up its budget, or that is polled after such a one. The poll that was refused may have left data unread, so
+/// `future` is polled once more.
 #[cold]
-fn poll_again<F: Future>(
+fn poll_refused<F: Future>(
     future: Pin<&mut F>,
     sleep: &mut Sleep,
+    had_budget: bool,
     cx: &mut Context<'_>,
 ) -> Poll<Result<F::Output, Elapsed>> {
-    ready!(Pin::new(sleep).poll(cx));
-    match future.poll(cx) {
+    let sleep = Pin::new(sleep);
+    // If the budget was used up before `future`, a task with many timeouts must not get a budget for each of them.
+    ready!(if had_budget { budget::with_fresh(|| sleep.poll(cx)) } else { sleep.poll(cx) });
+    match budget::with_fresh(|| future.poll(cx)) {
         Poll::Ready(output) => Poll::Ready(Ok(output)),
         Poll::Pending => Poll::Ready(Err(Elapsed(()))),
     }
