@@ -86,7 +86,8 @@ fn web_answers_what_had_arrived() {
 #[test]
 fn kv_answers_what_had_arrived() {
     let line = |length| format!("set key 60 {}\n", "v".repeat(length));
-    for (request, lines) in [(line(50), 1), (line(3_000), 1), (line(50).repeat(1_600), 1_600)] {
+    // 100 kB. With more and shorter lines a slow machine does not answer all of them in the example's drain timeout.
+    for (request, lines) in [(line(50), 1), (line(3_000), 1), (line(600).repeat(160), 160)] {
         Case::new("kv", &[], b"del bird\n", request.as_bytes(), exactly(&b"ok\n".repeat(lines))).run(ROUNDS / 10);
     }
 }
