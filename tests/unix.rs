@@ -15,10 +15,10 @@ use std::time::Duration;
 
 use futures_lite::future::poll_once;
 use kittiwake::io::{AsyncReadExt, AsyncWriteExt};
-use kittiwake::net::{ShutdownSignal, UnixDatagram, UnixListener, UnixStream, serve};
+use kittiwake::net::{Shutdown, ShutdownSignal, UnixDatagram, UnixListener, UnixStream, serve};
 use kittiwake::spawn;
 use socket2::SockRef;
-use support::{counting_waker, pattern, run, settle, until};
+use support::{counting_waker, pattern, run, settle, until, within};
 
 /// A path for a socket, in a directory of its own that is removed in the end.
 struct Place {
@@ -383,6 +383,79 @@ fn sender_hears_of_closed_receiver() {
         let (one, other) = UnixDatagram::pair().expect("pair");
         drop(other);
         assert!(one.send(b"hello").await.is_err(), "the peer is gone");
+    });
+}
+
+/// A shutdown of receiving ends each receive and each peek, also one that waits, and also later ones. Linux alone would
+/// let them wait for ever.
+#[test]
+fn shutdown_ends_receives() {
+    run(|| async {
+        for how in [Shutdown::Read, Shutdown::Both] {
+            let pairs: Vec<_> = (0..4).map(|_| UnixDatagram::pair().expect("pair")).collect();
+            let [one, two, three, four] = [0, 1, 2, 3].map(|index| &pairs[index].0);
+            let mut bufs = [[0; 8]; 4];
+            let [a, b, c, d] = &mut bufs;
+            let (mut recv, mut recv_from) = (pin!(one.recv(a)), pin!(two.recv_from(b)));
+            let (mut peek, mut peek_from) = (pin!(three.peek(c)), pin!(four.peek_from(d)));
+            for _ in 0..2 {
+                assert!(poll_once(&mut recv).await.is_none(), "nothing was sent");
+                assert!(poll_once(&mut recv_from).await.is_none(), "nothing was sent");
+                assert!(poll_once(&mut peek).await.is_none(), "nothing was sent");
+                assert!(poll_once(&mut peek_from).await.is_none(), "nothing was sent");
+                settle().await;
+            }
+            for socket in [one, two, three, four] {
+                socket.shutdown(how).expect("shutdown");
+            }
+            assert_eq!(recv.await.expect("recv"), 0);
+            let (received, peer) = recv_from.await.expect("recv_from");
+            assert!(received == 0 && peer.is_unnamed(), "{received} bytes from {peer:?}");
+            assert_eq!(peek.await.expect("peek"), 0);
+            let (peeked, peer) = peek_from.await.expect("peek_from");
+            assert!(peeked == 0 && peer.is_unnamed(), "{peeked} bytes from {peer:?}");
+            let mut buf = [0; 8];
+            for _ in 0..2 {
+                assert_eq!(one.recv(&mut buf).await.expect("it stays shut down"), 0);
+                assert_eq!(one.peek(&mut buf).await.expect("it stays shut down"), 0);
+                assert_eq!(one.try_recv(&mut buf).expect("it stays shut down"), 0);
+                assert_eq!(one.try_recv_from(&mut buf).expect("it stays shut down").0, 0);
+                one.readable().await.expect("it stays shut down");
+            }
+        }
+    });
+}
+
+/// A socket that no reactor has watched yet, or that moves to another reactor, stays shut down.
+#[test]
+fn shutdown_ends_receives_in_each_reactor() {
+    within(|| {
+        let (one, _other) = UnixDatagram::pair().expect("pair");
+        one.shutdown(Shutdown::Read).expect("shutdown");
+        for _ in 0..2 {
+            kittiwake::block_on(async {
+                assert_eq!(one.recv(&mut [0; 8]).await.expect("recv"), 0);
+                one.readable().await.expect("readable");
+                assert_eq!(one.recv(&mut [0; 8]).await.expect("recv"), 0);
+            });
+        }
+    });
+}
+
+/// Datagrams that had arrived before receiving was shut down come first.
+#[test]
+fn shutdown_loses_no_datagram() {
+    run(|| async {
+        let (one, other) = UnixDatagram::pair().expect("pair");
+        other.send(b"first").await.expect("send");
+        other.send(b"").await.expect("send");
+        other.send(b"last one").await.expect("send");
+        one.shutdown(Shutdown::Read).expect("shutdown");
+        let mut buf = [0; 16];
+        assert_eq!(one.peek(&mut buf).await.expect("peek"), 5);
+        for length in [5, 0, 8, 0, 0] {
+            assert_eq!(one.recv(&mut buf).await.expect("recv"), length);
+        }
     });
 }
 

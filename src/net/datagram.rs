@@ -16,7 +16,7 @@ use std::task::{Context, Poll};
 
 use super::sys;
 use crate::budget;
-use crate::reactor::{Direction, Registration, WaiterSlot};
+use crate::reactor::{Direction, Registration, Snapshot, WaiterSlot};
 
 /// The type of a datagram socket.
 pub(super) trait DatagramSocket: AsFd {
@@ -51,21 +51,24 @@ impl<S: DatagramSocket> Datagram<S> {
     }
 
     pub(super) async fn recv(&self, buf: &mut [u8]) -> io::Result<usize> {
-        self.registration.operate(Direction::Read, |socket, _| moved(sys::recv(socket, buf))).await
+        self.registration.operate(Direction::Read, |socket, seen| recv(socket, seen, buf)).await
     }
 
     pub(super) async fn peek(&self, buf: &mut [u8]) -> io::Result<usize> {
         let mut wait = self.registration.waiter(Direction::Read);
-        poll_fn(|cx| self.registration.poll_peek(cx, wait.slot(), |socket| sys::peek(socket, buf))).await
+        poll_fn(|cx| {
+            self.registration.poll_peek(cx, wait.slot(), |socket, seen| or_ended(seen, sys::peek(socket, buf)))
+        })
+        .await
     }
 
     pub(super) async fn recv_from(&self, buf: &mut [u8]) -> io::Result<(usize, S::Addr)> {
-        self.registration.operate(Direction::Read, |socket, _| recv_from(socket, buf)).await
+        self.registration.operate(Direction::Read, |socket, seen| recv_from(socket, seen, buf)).await
     }
 
     pub(super) async fn peek_from(&self, buf: &mut [u8]) -> io::Result<(usize, S::Addr)> {
         let mut wait = self.registration.waiter(Direction::Read);
-        poll_fn(|cx| self.registration.poll_peek(cx, wait.slot(), |socket| peek_from(socket, buf))).await
+        poll_fn(|cx| self.registration.poll_peek(cx, wait.slot(), |socket, seen| peek_from(socket, seen, buf))).await
     }
 
     pub(super) async fn send(&self, buf: &[u8]) -> io::Result<usize> {
@@ -77,11 +80,11 @@ impl<S: DatagramSocket> Datagram<S> {
     }
 
     pub(super) fn try_recv(&self, buf: &mut [u8]) -> io::Result<usize> {
-        self.registration.try_operation(Direction::Read, |socket, _| moved(sys::recv(socket, buf)))
+        self.registration.try_operation(Direction::Read, |socket, seen| recv(socket, seen, buf))
     }
 
     pub(super) fn try_recv_from(&self, buf: &mut [u8]) -> io::Result<(usize, S::Addr)> {
-        self.registration.try_operation(Direction::Read, |socket, _| recv_from(socket, buf))
+        self.registration.try_operation(Direction::Read, |socket, seen| recv_from(socket, seen, buf))
     }
 
     pub(super) fn try_send(&self, buf: &[u8]) -> io::Result<usize> {
@@ -93,16 +96,16 @@ impl<S: DatagramSocket> Datagram<S> {
     }
 
     pub(super) fn poll_recv(&self, cx: &mut Context<'_>, buf: &mut [u8]) -> Poll<io::Result<usize>> {
-        self.registration
-            .poll_operation(cx, Direction::Read, WaiterSlot::Seat, |socket, _| moved(sys::recv(socket, buf)))
+        self.registration.poll_operation(cx, Direction::Read, WaiterSlot::Seat, |socket, seen| recv(socket, seen, buf))
     }
 
     pub(super) fn poll_recv_from(&self, cx: &mut Context<'_>, buf: &mut [u8]) -> Poll<io::Result<(usize, S::Addr)>> {
-        self.registration.poll_operation(cx, Direction::Read, WaiterSlot::Seat, |socket, _| recv_from(socket, buf))
+        self.registration
+            .poll_operation(cx, Direction::Read, WaiterSlot::Seat, |socket, seen| recv_from(socket, seen, buf))
     }
 
     pub(super) fn poll_peek_from(&self, cx: &mut Context<'_>, buf: &mut [u8]) -> Poll<io::Result<(usize, S::Addr)>> {
-        self.registration.poll_peek(cx, WaiterSlot::Seat, |socket| peek_from(socket, buf))
+        self.registration.poll_peek(cx, WaiterSlot::Seat, |socket, seen| peek_from(socket, seen, buf))
     }
 
     pub(super) fn poll_send(&self, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
@@ -116,15 +119,28 @@ impl<S: DatagramSocket> Datagram<S> {
     }
 }
 
-fn recv_from<S: DatagramSocket>(socket: &S, buf: &mut [u8]) -> io::Result<(usize, S::Addr)> {
-    let (received, addr) = sys::recv_from(socket, buf)?;
+fn recv(socket: &impl AsFd, seen: Snapshot, buf: &mut [u8]) -> io::Result<usize> {
+    moved(or_ended(seen, sys::recv(socket, buf)))
+}
+
+fn recv_from<S: DatagramSocket>(socket: &S, seen: Snapshot, buf: &mut [u8]) -> io::Result<(usize, S::Addr)> {
+    let (received, addr) = or_ended(seen, sys::recv_from(socket, buf))?;
     budget::count_moved(received);
     Ok((received, S::addr(addr)?))
 }
 
-fn peek_from<S: DatagramSocket>(socket: &S, buf: &mut [u8]) -> io::Result<(usize, S::Addr)> {
-    let (peeked, addr) = sys::peek_from(socket, buf)?;
+fn peek_from<S: DatagramSocket>(socket: &S, seen: Snapshot, buf: &mut [u8]) -> io::Result<(usize, S::Addr)> {
+    let (peeked, addr) = or_ended(seen, sys::peek_from(socket, buf))?;
     Ok((peeked, S::addr(addr)?))
+}
+
+/// Zero bytes and no address in place of `WouldBlock`, if this end had shut receiving down when the word was `seen`. On
+/// Linux only a receive that may block ends then, and with `MSG_DONTWAIT` it would wait for ever.
+fn or_ended<R: Default>(seen: Snapshot, received: io::Result<R>) -> io::Result<R> {
+    match received {
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock && seen.has_ended(Direction::Read) => Ok(R::default()),
+        received => received,
+    }
 }
 
 /// Counts what a datagram has moved, as work.

@@ -206,7 +206,7 @@ impl<S: StreamSocket> Stream<S> {
         if buf.is_empty() {
             return Poll::Ready(Ok(0));
         }
-        self.registration.poll_peek(cx, slot, |socket| self.peeked(sys::peek(socket, buf)))
+        self.registration.poll_peek(cx, slot, |socket, _| self.peeked(sys::peek(socket, buf)))
     }
 
     /// Waits until the reading side has ended, or the connection has failed.
@@ -248,7 +248,7 @@ impl<S: StreamSocket> Stream<S> {
     pub(super) fn shutdown(&self, how: Shutdown) -> io::Result<()> {
         sys::shutdown(self.socket(), how)?;
         if !S::REPORTS_SHUTDOWN && how != Shutdown::Read {
-            self.registration.end_writing();
+            self.registration.note_ended(Direction::Write);
         }
         Ok(())
     }

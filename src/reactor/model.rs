@@ -40,7 +40,8 @@ fn is_executors(task: usize) -> bool {
 enum Race {
     Nothing,
     Event(u8),
-    WriteEnds,
+    /// This end shuts a direction down.
+    Ends(Direction),
     ReactorEnds,
 }
 
@@ -71,8 +72,8 @@ struct Socket {
     token: Option<usize>,
     /// The reading direction and the writing one.
     sides: [Side; 2],
-    /// This end has shut its writing side down. Writing is then always ready.
-    write_ended: bool,
+    /// This end has shut its reading side down, and its writing side. The direction is then always ready.
+    ended: [bool; 2],
 }
 
 /// The waiting tasks of one direction, and the kernel's state of it.
@@ -125,7 +126,8 @@ impl World {
         let poll = |listed, short, race| Poll { socket, task, direction, listed, short, race };
         let race = match how >> 2 {
             0b11_1111 => Race::ReactorEnds,
-            0b11_1110 => Race::WriteEnds,
+            0b11_1110 => Race::Ends(Direction::Write),
+            0b11_1101 => Race::Ends(Direction::Read),
             event => Race::Event(event),
         };
         match action % 13 {
@@ -140,7 +142,8 @@ impl World {
             8 => self.reactor_ends(socket),
             9 => self.stop_turning(socket),
             10 => self.move_elsewhere(socket),
-            11 if how < 32 => self.end_writing(socket),
+            11 if how < 32 => self.note_ended(socket, Direction::Write),
+            11 if how < 64 => self.note_ended(socket, Direction::Read),
             // Bytes come that no event reports.
             _ => self.sockets[socket].sides[direction as usize].ready |= self.sockets[socket].token.is_none(),
         }
@@ -154,8 +157,10 @@ impl World {
                 assert!(socket.token.is_none() && succeeds, "registered twice");
                 socket.token = Some(token);
                 let seen = socket.source.load();
-                assert!(!seen.is_reported(Direction::Read), "no event has come yet");
-                assert_eq!(seen.is_reported(Direction::Write), socket.write_ended, "no event has come yet");
+                for direction in [Direction::Read, Direction::Write] {
+                    assert_eq!(seen.is_reported(direction), socket.has_ended(direction), "no event has come yet");
+                    assert_eq!(seen.has_ended(direction), socket.has_ended(direction), "an end holds in each reactor");
+                }
                 self.report_present(index);
             }
             Ok(false) => assert!(socket.token.is_some(), "said to be registered, and is not"),
@@ -254,12 +259,12 @@ impl World {
         self.store(poll, seen, raced);
     }
 
-    /// The socket's own end shuts its writing side down. Registered or not, all waiting writers are woken.
-    fn end_writing(&mut self, index: usize) {
+    /// The socket's own end shuts a direction down. Registered or not, all its waiters are woken.
+    fn note_ended(&mut self, index: usize, direction: Direction) {
         let socket = &mut self.sockets[index];
-        socket.write_ended = true;
-        socket.source.end_writing();
-        let side = &mut socket.sides[Direction::Write as usize];
+        socket.ended[direction as usize] = true;
+        socket.source.note_ended(direction);
+        let side = &mut socket.sides[direction as usize];
         side.ready = true;
         side.wake_all(&self.tasks);
     }
@@ -269,9 +274,9 @@ impl World {
         let token = self.sockets[poll.socket].token;
         match poll.race {
             Race::Nothing => false,
-            Race::WriteEnds => {
-                self.end_writing(poll.socket);
-                poll.direction == Direction::Write
+            Race::Ends(direction) => {
+                self.note_ended(poll.socket, direction);
+                poll.direction == direction
             }
             Race::ReactorEnds => {
                 self.reactor_ends(poll.socket);
@@ -382,11 +387,11 @@ impl World {
 
 impl Socket {
     fn new() -> Self {
-        Self { source: Arc::new(Source::new()), token: None, sides: Default::default(), write_ended: false }
+        Self { source: Arc::new(Source::new()), token: None, sides: Default::default(), ended: [false; 2] }
     }
 
     fn has_ended(&self, direction: Direction) -> bool {
-        self.write_ended && direction == Direction::Write
+        self.ended[direction as usize]
     }
 }
 

@@ -1,16 +1,17 @@
 //! Readiness: the word that says which directions of a socket are ready.
 //!
-//! Every operation reads this word and every event changes it. It holds six flags and, for each direction, a tick.
+//! Every operation reads this word and every event changes it. It holds seven flags and, for each direction, a tick.
 //!
 //! | bits | name | set when | cleared when |
 //! | --- | --- | --- | --- |
-//! | 0 | `READABLE` | an event concerns reading; the socket is made, leaves a reactor or cannot be registered | a read meets `WouldBlock` or is short; the socket is registered |
+//! | 0 | `READABLE` | an event concerns reading; the socket is made, leaves a reactor or cannot be registered | a read meets `WouldBlock` or is short; the socket is registered, unless `READ_ENDED` is set |
 //! | 1 | `WRITABLE` | an event concerns writing; the socket is made, leaves a reactor or cannot be registered | a write meets `WouldBlock` or is short; the socket is registered, unless `WRITE_ENDED` is set |
 //! | 2 | `NO_SHORT_RULE` | an event reports an end, an error or urgent data | never |
 //! | 3 | `UNREGISTERED` | the socket is made, or leaves a reactor | the socket is registered |
 //! | 4 | `WRITE_ENDED` | this end has shut its writing side down, and no event tells of that | never |
 //! | 5 | `LISTENER` | the socket is made, and accepts connections | never |
-//! | 6-31 | read tick | each event that concerns reading adds 1 | |
+//! | 6 | `READ_ENDED` | this end has shut its reading side down, and the system call does not say so | never |
+//! | 7-31 | read tick | each event that concerns reading adds 1 | |
 //! | 32-63 | write tick | each event that concerns writing adds 1 | |
 //!
 //! # Edges
@@ -22,8 +23,11 @@
 //! the bit.
 //!
 //! No event tells a writer of a Unix stream that its own end has shut the writing side down while the kernel's buffer was
-//! full. [`Report::WRITE_ENDED`] does. It also holds in each reactor with which the socket registers later. That closes
-//! a race: A's write meets `WouldBlock`, B shuts the writing side down, A registers the socket and would wait for ever.
+//! full. [`Report::ended`] does. It also holds in each reactor with which the socket registers later. That closes a race:
+//! A's write meets `WouldBlock`, B shuts the writing side down, A registers the socket and would wait for ever.
+//!
+//! An event tells a reader of a Unix datagram socket that its own end has shut the reading side down, but the system call
+//! still meets `WouldBlock`. So the reader looks at `READ_ENDED` in the word that it saw before the call.
 //!
 //! # Ticks
 //! An operation remembers the word that it saw before its system call. If the call meets `WouldBlock`,
@@ -31,7 +35,7 @@
 //! event that came between the call and the clear would be lost.
 //!
 //! Each direction has a tick of its own. With one tick for both, the events of a busy writer would refuse every clear
-//! of the reader. A tick has 26 or 32 bits: it would have to go round once between a system call and the next few
+//! of the reader. A tick has 25 or 32 bits: it would have to go round once between a system call and the next few
 //! instructions to be mistaken. A read tick that goes round carries into the write tick, which refuses one clear and
 //! costs one system call.
 
@@ -60,6 +64,13 @@ impl Direction {
         }
     }
 
+    const fn ended_bit(self) -> u64 {
+        match self {
+            Self::Read => Snapshot::READ_ENDED,
+            Self::Write => Snapshot::WRITE_ENDED,
+        }
+    }
+
     const fn tick(self) -> u64 {
         match self {
             Self::Read => Snapshot::WRITE_TICK - Snapshot::READ_TICK,
@@ -79,7 +90,8 @@ impl Snapshot {
     const UNREGISTERED: u64 = 1 << 3;
     const WRITE_ENDED: u64 = 1 << 4;
     const LISTENER: u64 = 1 << 5;
-    const READ_TICK: u64 = 1 << 6;
+    const READ_ENDED: u64 = 1 << 6;
+    const READ_TICK: u64 = 1 << 7;
     const WRITE_TICK: u64 = 1 << 32;
 
     /// The flags of a socket that no reactor watches. Nothing is known of it, so operations try.
@@ -97,6 +109,11 @@ impl Snapshot {
 
     pub(crate) fn is_registered(self) -> bool {
         self.0 & Self::UNREGISTERED == 0
+    }
+
+    /// Whether this end has shut this direction down, and [`Readiness::report_ended`] was called.
+    pub(crate) fn has_ended(self, direction: Direction) -> bool {
+        self.0 & direction.ended_bit() != 0
     }
 
     /// Whether the socket accepts connections.
@@ -123,8 +140,12 @@ pub(crate) struct Report {
 }
 
 impl Report {
-    /// Writing fails from now on, and does not wait.
-    const WRITE_ENDED: Self = Self { flags: Snapshot::WRITABLE | Snapshot::WRITE_ENDED, ticks: Snapshot::WRITE_TICK };
+    /// This direction ends from now on, and does not wait.
+    const fn ended(direction: Direction) -> Self {
+        let reads = matches!(direction, Direction::Read);
+        let ready = Self::new(reads, !reads, false);
+        Self { flags: ready.flags | direction.ended_bit(), ticks: ready.ticks }
+    }
 
     /// `special`: the event tells of an end, an error or urgent data.
     pub(crate) const fn new(readable: bool, writable: bool, special: bool) -> Self {
@@ -171,6 +192,8 @@ impl Readiness {
     }
 
     /// Adds what an event reports.
+    // For the usual event the report is a constant. An echo costs 13 instructions more without this.
+    #[inline(always)]
     pub(crate) fn apply(&self, report: Report) {
         let mut now = self.0.load(Ordering::Relaxed);
         let applied = |now: u64| (now | report.flags).wrapping_add(report.ticks);
@@ -194,19 +217,23 @@ impl Readiness {
         true
     }
 
-    /// Marks the socket as registered and clears both ready bits, except for writing that has ended. Called before the
-    /// socket enters the kernel's set: the kernel reports at once what is already so, and clearing the bits after that
+    /// Marks the socket as registered and clears both ready bits, except for directions that have ended. Called before
+    /// the socket enters the kernel's set: the kernel reports at once what is already so, and clearing the bits after that
     /// would lose the event.
     pub(crate) fn set_registered(&self) {
-        let before = self.0.fetch_and(!Snapshot::UNKNOWN, Ordering::AcqRel);
-        if before & Snapshot::WRITE_ENDED != 0 {
-            self.report_write_ended();
+        let before = Snapshot(self.0.fetch_and(!Snapshot::UNKNOWN, Ordering::AcqRel));
+        for direction in [Direction::Read, Direction::Write] {
+            if before.has_ended(direction) {
+                self.report_ended(direction);
+            }
         }
     }
 
-    /// Reports that writing has ended, as an event does. An operation that has looked before the report sees the tick.
-    pub(crate) fn report_write_ended(&self) {
-        self.apply(Report::WRITE_ENDED);
+    /// Reports that a direction has ended, as an event does. An operation that has looked before the report sees the
+    /// tick.
+    #[cold]
+    pub(crate) fn report_ended(&self, direction: Direction) {
+        self.apply(Report::ended(direction));
     }
 
     /// Marks the socket as unregistered and sets both ready bits: every operation tries.

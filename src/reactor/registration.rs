@@ -346,10 +346,11 @@ impl<S: AsFd> Registration<S> {
         if sleeps { Poll::Pending } else { Poll::Ready(Ok(())) }
     }
 
-    /// Notes that this end has shut its writing side down, on a socket whose kernel does not report that to a writer that
-    /// waits. Called after shutdown(2): the writers that this wakes make their system call again.
-    pub(crate) fn end_writing(&self) {
-        self.link.0.end_writing();
+    /// Notes that this end has shut a direction down, on a socket whose kernel does not report that to an operation that
+    /// waits. Called after shutdown(2): the operations that this wakes make their system call again, and the word that
+    /// they get says so ([`Snapshot::has_ended`]).
+    pub(crate) fn note_ended(&self, direction: Direction) {
+        self.link.0.note_ended(direction);
     }
 
     /// Polls for the result of `peek`, a call that leaves what it returns in the kernel.
@@ -361,9 +362,9 @@ impl<S: AsFd> Registration<S> {
         &self,
         cx: &mut Context<'_>,
         mut slot: WaiterSlot<'_>,
-        mut peek: impl FnMut(&S) -> io::Result<R>,
+        mut peek: impl FnMut(&S, Snapshot) -> io::Result<R>,
     ) -> Poll<io::Result<R>> {
-        let mut peek = |socket: &S, seen| match peek(socket) {
+        let mut peek = |socket: &S, seen| match peek(socket, seen) {
             Err(error) if would_block(&error) && is_ready_now(socket, Direction::Read) => Ok(Err(seen)),
             peeked => peeked.map(Ok),
         };

@@ -168,11 +168,11 @@ impl<R> Source<R> {
         wake_all(&mut wakers);
     }
 
-    /// Notes that this end has shut its writing side down, and wakes the waiting writers.
-    pub(crate) fn end_writing(&self) {
+    /// Notes that this end has shut a direction down, and wakes its waiters.
+    pub(crate) fn note_ended(&self, direction: Direction) {
         // Before the waiters are woken: see the second race.
-        self.readiness.report_write_ended();
-        self.wake_waiters(Direction::Write);
+        self.readiness.report_ended(direction);
+        self.wake_waiters(direction);
     }
 
     /// Removes the waker of an operation that waits no longer.

@@ -166,12 +166,24 @@ impl UnixDatagram {
         self.datagram.try_send_to(buf, &from_path(path.as_ref())?)
     }
 
-    /// Shuts down receiving, sending, or both. A receive that waits then ends.
+    /// Shuts down receiving, sending, or both.
+    ///
+    /// Datagrams that had arrived before can still be received. After them each receive and each peek returns 0 bytes
+    /// and an unnamed address, also one that waits.
     ///
     /// # Errors
     /// See shutdown(2).
+    ///
+    /// # Platform notes
+    /// Linux does not tell a non-blocking system call that receiving was shut down: it fails with `WouldBlock`. So a call
+    /// of your own in [`try_io`](UnixDatagram::try_io) does, and if other code shuts the socket down, for instance
+    /// through a duplicate of its descriptor, no receive ends.
     pub fn shutdown(&self, how: Shutdown) -> io::Result<()> {
-        sys::shutdown(self, how)
+        sys::shutdown(self, how)?;
+        if how != Shutdown::Write {
+            self.registration().note_ended(Direction::Read);
+        }
+        Ok(())
     }
 }
 
