@@ -459,6 +459,25 @@ fn shutdown_loses_no_datagram() {
     });
 }
 
+/// A shutdown of sending fails the sends that wait for room. No event tells them.
+#[test]
+fn shutdown_fails_waiting_sends() {
+    run(|| async {
+        for how in [Shutdown::Write, Shutdown::Both] {
+            let (one, _other) = UnixDatagram::pair().expect("pair");
+            while one.try_send(b"fill").is_ok() {}
+            let mut sending = pin!(one.send(b"more"));
+            for _ in 0..2 {
+                assert!(poll_once(&mut sending).await.is_none(), "the queue is full");
+                settle().await;
+            }
+            one.shutdown(how).expect("shutdown");
+            let error = sending.await.expect_err("sending is shut down");
+            assert_eq!(error.kind(), ErrorKind::BrokenPipe);
+        }
+    });
+}
+
 /// A server learns from the kernel who its peer is.
 #[test]
 #[cfg(all(feature = "sockopt", target_os = "linux", not(kittiwake_portable)))]

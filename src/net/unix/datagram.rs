@@ -169,7 +169,8 @@ impl UnixDatagram {
     /// Shuts down receiving, sending, or both.
     ///
     /// Datagrams that had arrived before can still be received. After them each receive and each peek returns 0 bytes
-    /// and an unnamed address, also one that waits.
+    /// and an unnamed address, also one that waits. Each send fails with `BrokenPipe` after a shutdown of sending, also one
+    /// that waits for room.
     ///
     /// # Errors
     /// See shutdown(2).
@@ -182,6 +183,9 @@ impl UnixDatagram {
         sys::shutdown(self, how)?;
         if how != Shutdown::Write {
             self.registration().note_ended(Direction::Read);
+        }
+        if how != Shutdown::Read {
+            self.registration().note_ended(Direction::Write);
         }
         Ok(())
     }
