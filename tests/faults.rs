@@ -482,6 +482,26 @@ fn closed_reports_refused_ppoll() {
     });
 }
 
+/// An interrupted poll(2) says nothing of the connection: `closed` makes the call again.
+#[test]
+#[cfg(not(mio_unsupported_force_poll_poll))]
+fn closed_repeats_interrupted_ppoll() {
+    const LOOKS: usize = 5;
+    if is_child() {
+        return run(|| async {
+            let (client, server) = pair().await;
+            for _ in 0..LOOKS {
+                assert!(poll_once(client.closed()).await.is_none(), "the peer is there");
+            }
+            drop(server);
+            client.closed().await.expect("the peer has gone");
+        });
+    }
+    let rules = ["inject=ppoll:error=EINTR:when=1+2".to_owned()];
+    let Some(injected) = with_strace("closed_repeats_interrupted_ppoll", "ppoll", &rules) else { return };
+    assert!(injected.len() > LOOKS, "each look must be interrupted once: {injected:?}");
+}
+
 /// A lookup that is dropped before it begins never begins. The resolver must not be asked in vain.
 #[test]
 fn dropped_lookup_never_begins() {

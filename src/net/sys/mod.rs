@@ -16,6 +16,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::{self, ffi::OsStrExt};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::retry_on_intr;
 pub(super) use rustix::net::SocketAddrAny;
 use rustix::net::addr::SocketAddrArg;
 use rustix::net::{RecvAncillaryBuffer, RecvFlags, SendAncillaryBuffer, SendFlags, SocketAddrUnix};
@@ -130,9 +131,10 @@ pub(super) fn reserve(listener: &impl AsFd, domain: Domain, kind: Type) -> Optio
 }
 
 /// Whether the reading side of a stream has ended, even if bytes before the end are unread, or the connection has
-/// failed. Fails if poll(2) does: a sandbox may refuse it, and that is no end of the stream.
+/// failed. Fails if poll(2) does: a sandbox may refuse it, and that is no end of the stream. A signal may interrupt the
+/// call although it does not wait.
 pub(super) fn has_ended(socket: &impl AsFd) -> io::Result<bool> {
-    Ok(poll(&mut [PollFd::new(socket, ENDED)], Some(&Timespec::default()))? != 0)
+    Ok(retry_on_intr(|| poll(&mut [PollFd::new(socket, ENDED)], Some(&Timespec::default())))? != 0)
 }
 /// An error and a hang-up are always reported.
 #[cfg(any(target_os = "android", target_os = "freebsd", target_os = "illumos", target_os = "linux"))]
