@@ -9,7 +9,7 @@ mod support;
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::{IoSlice, IoSliceMut, Read as _};
-use std::net::Shutdown;
+use std::net::{Ipv6Addr, Shutdown, SocketAddr, SocketAddrV6};
 use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
@@ -19,7 +19,7 @@ use std::{env, fs};
 
 use futures_lite::future::{Boxed, FutureExt as _, poll_once, try_zip};
 use kittiwake::io::{AsyncReadExt, AsyncWriteExt, Result};
-use kittiwake::net::{Failure, ShutdownSignal, TcpStream, lookup_host, serve};
+use kittiwake::net::{Failure, ShutdownSignal, TcpStream, UdpSocket, lookup_host, serve};
 use kittiwake::runtime::Builder;
 use kittiwake::spawn_blocking;
 use kittiwake::time::{Duration, Instant, sleep};
@@ -500,6 +500,41 @@ fn closed_repeats_interrupted_ppoll() {
     let rules = ["inject=ppoll:error=EINTR:when=1+2".to_owned()];
     let Some(injected) = with_strace("closed_repeats_interrupted_ppoll", "ppoll", &rules) else { return };
     assert!(injected.len() > LOOKS, "each look must be interrupted once: {injected:?}");
+}
+
+/// The flow information of an IPv6 address is the same bytes as with std, in both directions. `connect` is std's, and an
+/// address of `recv_from` may go there.
+#[test]
+fn flow_info_is_as_with_std() {
+    const FLOW_INFO: u32 = u32::from_ne_bytes([1, 2, 3, 4]);
+    if is_child() {
+        return run(|| async {
+            let Ok(ours) = UdpSocket::bind("[::1]:0").await else { return };
+            let theirs = std::net::UdpSocket::bind("[::1]:0").expect("bind");
+            let target = SocketAddr::V6(SocketAddrV6::new(Ipv6Addr::LOCALHOST, 9, FLOW_INFO, 0));
+            ours.try_send_to(b"x", target).expect_err("strace lets this call fail");
+            theirs.send_to(b"x", target).expect_err("strace lets this call fail");
+            ours.send_to(b"there", theirs.local_addr().expect("local_addr")).await.expect("send_to");
+            theirs.send_to(b"back", ours.local_addr().expect("local_addr")).expect("send_to");
+            let mut buf = [0; 8];
+            assert_eq!(theirs.recv_from(&mut buf).expect("recv_from"), (5, target), "strace replaces the address");
+            assert_eq!(ours.recv_from(&mut buf).await.expect("recv_from"), (4, target));
+        });
+    }
+    let addr = format!("0a000009{:08x}{:032x}00000000", 0x0102_0304, 1);
+    let rules =
+        ["inject=sendto:error=ENETDOWN:when=1..2".to_owned(), format!("inject=recvfrom:poke_exit=@arg5={addr}")];
+    let Some(injected) = with_strace("flow_info_is_as_with_std", "sendto,recvfrom", &rules) else { return };
+    let of = |line: &String| Some(line.split_once("sin6_flowinfo=")?.1.split_once(',')?.0.to_owned());
+    let sent: Vec<_> = injected.iter().filter_map(of).collect();
+    if sent.is_empty() {
+        eprintln!("flow_info_is_as_with_std is skipped: there is no IPv6");
+    }
+    // The child may run more than once.
+    for pair in sent.chunks(2) {
+        let [ours, theirs] = pair else { panic!("two calls fail each time: {injected:?}") };
+        assert_eq!(ours, theirs, "{injected:?}");
+    }
 }
 
 /// A lookup that is dropped before it begins never begins. The resolver must not be asked in vain.

@@ -51,11 +51,11 @@ impl DatagramSocket for net::UdpSocket {
 
     fn addr(any: Option<sys::SocketAddrAny>) -> io::Result<SocketAddr> {
         let any = any.ok_or_else(|| io::Error::from(io::ErrorKind::AddrNotAvailable))?;
-        Ok(SocketAddr::try_from(any)?)
+        Ok(sys::swap_flow_info(SocketAddr::try_from(any)?))
     }
 
     fn send_to(&self, buf: &[u8], target: &SocketAddr) -> io::Result<usize> {
-        sys::send_to(self, buf, target)
+        sys::send_to(self, buf, &sys::swap_flow_info(*target))
     }
 }
 

@@ -11,7 +11,7 @@ pub(super) mod options;
 use std::ffi::OsStr;
 use std::fmt;
 use std::io::{self, IoSlice, IoSliceMut};
-use std::net::Shutdown;
+use std::net::{Shutdown, SocketAddr};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::{self, ffi::OsStrExt};
 
@@ -78,6 +78,15 @@ pub(super) fn peek_from(socket: &impl AsFd, buf: &mut [u8]) -> io::Result<(usize
 /// sendto(2).
 pub(super) fn send_to(socket: &impl AsFd, buf: &[u8], target: &impl SocketAddrArg) -> io::Result<usize> {
     Ok(rustix::net::sendto(socket, buf, SEND, target)?)
+}
+
+/// An address with the bytes of its IPv6 flow information swapped, so that they are the same as with std: rustix swaps
+/// them in both directions on a little-endian machine, and std and mio never.
+pub(super) fn swap_flow_info(mut addr: SocketAddr) -> SocketAddr {
+    if let SocketAddr::V6(addr) = &mut addr {
+        addr.set_flowinfo(addr.flowinfo().to_be());
+    }
+    addr
 }
 
 /// shutdown(2). To do it again, or after the connection has ended, is no error.
