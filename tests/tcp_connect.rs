@@ -5,7 +5,9 @@
 mod support;
 
 use std::error::Error;
+use std::future::poll_fn;
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::{Arc, Mutex, mpsc};
 use std::task::{Wake, Waker};
 use std::thread::ThreadId;
@@ -13,6 +15,7 @@ use std::thread::ThreadId;
 use futures_lite::future::poll_once;
 use kittiwake::io::{self, AsyncReadExt, AsyncWriteExt, ErrorKind};
 use kittiwake::net::{AddrError, TcpListener, TcpSocket, TcpStream, lookup_host};
+use kittiwake::task::consume_budget;
 use kittiwake::time::{Duration, Instant, advance};
 use socket2::{Domain, Socket, Type};
 use support::*;
@@ -273,6 +276,34 @@ fn late_failure_starts_next_attempt() {
         let client = TcpStream::connect(vec![silent, refused, address]).await.expect("the last address accepts");
         assert_at(Instant::now(), start + STAGGER);
         assert_eq!(client.peer_addr().expect("peer_addr"), address);
+    });
+}
+
+/// A failure starts the next attempt at once, also if the task's budget is used up just then.
+#[test]
+#[cfg(target_os = "linux")]
+fn failure_is_kept_without_budget() {
+    run_paused(|| async {
+        let (_silent, silent, _queued) = full_queue();
+        let (_socket, refused) = refusing();
+        let (_listener, address) = listener().await;
+        // The budget is 128 operations. The first poll after the stagger starts the attempt that fails, and the next one
+        // learns of the failure. In one of these rounds the budget ends between that and the next start.
+        for (nth, spent) in (1..=2).flat_map(|nth| (120..=128).map(move |spent| (nth, spent))) {
+            let start = Instant::now();
+            let (mut connect, mut polls) = (pin!(TcpStream::connect(vec![silent, refused, address])), 0);
+            let client = poll_fn(|cx| {
+                polls += usize::from(Instant::now() >= start + STAGGER);
+                if polls == nth {
+                    (0..spent).for_each(|_| assert!(pin!(consume_budget()).poll(cx).is_ready(), "128 operations"));
+                }
+                connect.as_mut().poll(cx)
+            });
+            let client = client.await.expect("the last address accepts");
+            assert!(polls >= nth, "the attempt has ended in {polls} polls");
+            assert_eq!(client.peer_addr().expect("peer_addr"), address);
+            assert_at(Instant::now(), start + STAGGER);
+        }
     });
 }
 

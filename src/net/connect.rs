@@ -101,6 +101,9 @@ struct Race<A, F> {
     failed: Option<io::Error>,
     /// When the next attempt starts. `None` if no address waits.
     stagger: Option<Timer>,
+    /// The next attempt starts at once: none has started, or one has failed since the last start. The start may have to
+    /// wait for a later poll, with a new budget.
+    starts_next: bool,
 }
 
 impl<T, A, F> Race<A, F>
@@ -110,12 +113,11 @@ where
 {
     fn new(addrs: Vec<SocketAddr>, attempt: A) -> Self {
         let waiting = interleave(addrs).into_iter();
-        Self { attempt, waiting, running: Vec::new(), failed: None, stagger: None }
+        Self { attempt, waiting, running: Vec::new(), failed: None, stagger: None, starts_next: true }
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<T>> {
         loop {
-            let mut starts_next = self.running.is_empty();
             let mut index = 0;
             while let Some((_, attempt)) = self.running.get_mut(index) {
                 match attempt.as_mut().poll(cx) {
@@ -123,12 +125,12 @@ where
                     Poll::Ready(Err(error)) => {
                         self.running.remove(index);
                         self.failed = Some(AddrError::join(self.failed.take(), error));
-                        starts_next = true;
+                        self.starts_next = true;
                     }
                     Poll::Pending => index += 1,
                 }
             }
-            if !starts_next && self.poll_stagger(cx).is_pending() {
+            if !self.starts_next && self.poll_stagger(cx).is_pending() {
                 return Poll::Pending;
             }
             if self.waiting.len() > 0 {
@@ -148,6 +150,7 @@ where
 
     fn start(&mut self, addr: SocketAddr) {
         self.running.push((addr, Box::pin((self.attempt)(addr))));
+        self.starts_next = false;
         self.stagger = (self.waiting.len() > 0).then(|| Timer::new(STAGGER));
     }
 
