@@ -182,6 +182,28 @@ fn failed_flush_keeps_the_first_error() {
     });
 }
 
+/// A flush that fails while the reader idles ends the copy: nothing else wakes its task before the reader's next byte.
+#[test]
+fn failed_flush_ends_idle_copy() {
+    run(async || {
+        let (mut client, reader) = duplex(64);
+        let (near, far) = duplex(64);
+        drop(far);
+        client.write_all(b"ping").await.unwrap();
+        let copied = poll_once(copy(reader, BufWriter::new(near))).await;
+        let error = copied.expect("the copy waits for its reader").unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::BrokenPipe);
+
+        let (mut client, a) = duplex(64);
+        let ((near, far), (_peer, idle)) = (duplex(64), duplex(64));
+        drop(far);
+        client.write_all(b"ping").await.unwrap();
+        let copied = poll_once(copy_bidirectional(a, Join(idle, BufWriter::new(near)))).await;
+        let error = copied.expect("the copy waits for its readers").unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::BrokenPipe);
+    });
+}
+
 /// A copy in memory that has no end gives way to other tasks.
 #[test]
 fn endless_copy_gives_way() {

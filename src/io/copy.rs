@@ -384,7 +384,10 @@ impl Transfer {
                 }
                 Poll::Pending if self.needs_flush => {
                     ready!(self.poll_flush(cx, writer.as_mut()));
-                    return Poll::Pending;
+                    // A flush that has failed ends the copy. The reader may never wake the task.
+                    if matches!(self.end, End::None) {
+                        return Poll::Pending;
+                    }
                 }
                 Poll::Pending => return Poll::Pending,
             }
