@@ -203,14 +203,15 @@ impl Future for Sleep {
     }
 }
 
-/// Goes on with a poll after `timers` refused to arm the sleep. Either the deadline has passed, or `timers` are those
-/// of a `block_on` call beside the workers and forward their sleeps.
+/// Goes on with a poll after the `own` timers of this thread refused to arm the sleep. Either the deadline has passed, or
+/// they are those of a `block_on` call beside the workers and forward their sleeps.
 // A timer costs 0.5 % more without this.
 #[inline(never)]
-fn poll_passed(sleep: &mut Sleep, mut timers: Arc<Timers>, cx: &mut Context<'_>) -> Poll<()> {
+fn poll_passed(sleep: &mut Sleep, own: Arc<Timers>, cx: &mut Context<'_>) -> Poll<()> {
     sleep.state = State::Unarmed { ahead: false };
     while !sleep.is_elapsed() {
-        timers = timers.forward();
+        // Each round asks this thread's own timers: the worker's may end before they arm the sleep, and then never fire.
+        let timers = own.clone().forward();
         if let Some(key) = timers.arm(sleep.deadline, cx.waker().clone()) {
             sleep.state = State::Armed(Armed { timers, key });
             return Poll::Pending;

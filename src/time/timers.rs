@@ -114,6 +114,7 @@ impl Timers {
         }
         let mut inner = self.inner.lock();
         if inner.wheel.has_ended() {
+            debug_assert!(inner.unparker.is_some(), "no worker advances timers that were closed");
             inner.renew();
         }
         drop(inner);

@@ -3,10 +3,12 @@
 use std::future::pending;
 use std::io::{ErrorKind, Write};
 use std::sync::mpsc;
+use std::thread;
 
 use crate::support::*;
 use crate::{HOUR, MS, SEVERAL};
 use futures_lite::future::{self, poll_once};
+use futures_util::future::join_all;
 use kittiwake::io::AsyncReadExt;
 use kittiwake::time::{Duration, Instant, Sleep, interval, sleep, timeout};
 use kittiwake::{spawn, spawn_local};
@@ -144,6 +146,38 @@ fn stream_timeout_reaches_moved_task() {
                 peer.write_all(&[turn as u8]).expect("write");
             }
             future::block_on(task).expect("the task sees no early timer");
+        }
+    });
+}
+
+/// A sleep of a `block_on` call that is armed while the runtime ends still ends. The timers of a worker that has ended
+/// never fire.
+#[test]
+fn sleep_outlasts_ending_worker() {
+    within(|| {
+        for _ in 0..30 {
+            let runtime = workers(1);
+            let handle = runtime.handle().clone();
+            let (begin, begun) = mpsc::channel();
+            let ending = thread::spawn(move || {
+                let _ = begun.recv();
+                drop(runtime);
+            });
+            handle.block_on(async {
+                begin.send(()).expect("the thread that ends the runtime");
+                let mut sleeps = Vec::new();
+                // The worker ends between two of these sleeps, or in the midst of one.
+                while !ending.is_finished() {
+                    let mut sleep = sleep(20 * MS);
+                    if poll_once(&mut sleep).await.is_none() {
+                        sleeps.push(sleep);
+                    }
+                }
+                // It polls only the sleeps that are woken: each has to fire.
+                join_all(sleeps).await;
+            });
+            ending.join().expect("the thread that ends the runtime");
+            progress();
         }
     });
 }
