@@ -4,10 +4,11 @@ mod support;
 
 use std::io::{ErrorKind, IoSlice, IoSliceMut, Read, Write};
 use std::net::Shutdown;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll, Wake, Waker};
 
 use futures_lite::future::{poll_once, try_zip};
 use kittiwake::io::{
@@ -655,6 +656,47 @@ fn duplex_closes_as_a_socket() {
     });
 }
 
+/// A waker that panics.
+struct Panicking;
+
+impl Wake for Panicking {
+    fn wake(self: Arc<Self>) {
+        std::panic::resume_unwind(Box::new("a waker panicked"));
+    }
+}
+
+/// A waker of the other end that panics takes no bytes from this end, and no wake-up from another task. Foreign wakers may
+/// panic, and each end may be in another task.
+#[test]
+fn panicking_waker_harms_no_other_end() {
+    run(async || {
+        let panicking = Waker::from(Arc::new(Panicking));
+        let (mut one, mut two) = duplex(4);
+        one.write_all(b"abcd").await.unwrap();
+        assert!(poll_with(&panicking, &mut one.write(b"e")).is_pending(), "the pipe is full");
+        let mut bytes = [0; 4];
+        assert_eq!(two.read(&mut bytes).await.unwrap(), 4);
+        assert_eq!(&bytes, b"abcd");
+
+        assert!(poll_with(&panicking, &mut one.read(&mut bytes)).is_pending());
+        assert_eq!(two.write(b"efgh").await.unwrap(), 4);
+        assert_eq!(one.read(&mut bytes).await.unwrap(), 4);
+
+        assert!(poll_with(&panicking, &mut one.read(&mut bytes)).is_pending());
+        two.close().await.unwrap();
+        assert_eq!(one.read(&mut bytes).await.unwrap(), 0);
+
+        let (one, mut two) = duplex(4);
+        let (waker, wakes) = counting_waker();
+        two.write_all(b"full").await.unwrap();
+        assert!(poll_with(&waker, &mut two.write(b"x")).is_pending());
+        assert!(poll_with(&panicking, &mut two.read(&mut bytes)).is_pending());
+        drop(one);
+        assert_eq!(wakes.get(), 1, "the write that waits must be woken too");
+        assert_eq!(two.read(&mut bytes).await.unwrap(), 0);
+    });
+}
+
 /// Empty reads and writes do not wait, and are no end.
 #[test]
 fn empty_operations_do_not_wait() {
@@ -774,9 +816,10 @@ fn reunited_halves_are_the_stream() {
     });
 }
 
-/// A stream whose read polls the writing half, and then drops it.
+/// A stream whose read polls the writing half, and then drops it. The read may panic.
 #[derive(Clone)]
 struct Reentrant {
+    panics: bool,
     writer: Arc<Mutex<Option<WriteHalf<Reentrant>>>>,
     waker: Waker,
     log: Arc<Mutex<Vec<&'static str>>>,
@@ -788,6 +831,9 @@ impl AsyncRead for Reentrant {
         assert!(poll_with(&self.waker, &mut writer.write(b"x")).is_pending(), "the reading half has the stream");
         drop(writer);
         self.log.lock().unwrap().push("read");
+        if self.panics {
+            std::panic::resume_unwind(Box::new("the stream panicked"));
+        }
         Poll::Ready(Ok(0))
     }
 }
@@ -813,11 +859,31 @@ impl AsyncWrite for Reentrant {
 fn halves_meet_in_one_poll() {
     run(async || {
         let (waker, wakes) = counting_waker();
-        let stream = Reentrant { writer: Arc::default(), waker, log: Arc::default() };
+        let stream = Reentrant { panics: false, writer: Arc::default(), waker, log: Arc::default() };
         let (mut reader, writer) = split(stream.clone());
         *stream.writer.lock().unwrap() = Some(writer);
         assert_eq!(reader.read(&mut [0; 4]).await.unwrap(), 0);
         assert_eq!(*stream.log.lock().unwrap(), ["read", "closed"]);
         assert_eq!(wakes.get(), 1, "the writing half waited for the stream");
+    });
+}
+
+/// A waker of the other half that panics takes no result from this half. While the stream itself panics, a second panic
+/// would end the process.
+#[test]
+fn panicking_waker_harms_no_other_half() {
+    run(async || {
+        for panics in [false, true] {
+            let waker = Waker::from(Arc::new(Panicking));
+            let stream = Reentrant { panics, writer: Arc::default(), waker, log: Arc::default() };
+            let (mut reader, writer) = split(stream.clone());
+            *stream.writer.lock().unwrap() = Some(writer);
+            let read = catch_unwind(AssertUnwindSafe(|| poll_with(Waker::noop(), &mut reader.read(&mut [0; 4]))));
+            match read {
+                Ok(read) => assert!(!panics && matches!(read, Poll::Ready(Ok(0)))),
+                Err(panic) => assert!(panics && panic.is::<&str>()),
+            }
+            assert_eq!(*stream.log.lock().unwrap(), ["read", "closed"]);
+        }
     });
 }

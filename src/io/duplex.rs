@@ -11,7 +11,8 @@
 //!
 //! # Wakers
 //! Each end of a pipe has one seat for a waker, since both traits take `&mut`: a later poll replaces the waker of an
-//! earlier one. Wakers are cloned, woken and dropped outside the lock.
+//! earlier one. Wakers are cloned, woken and dropped outside the lock. A waker of the other end that panics does not end the
+//! operation of this end: only the panic hook reports it.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -25,7 +26,7 @@ use std::task::{Context, Poll, Waker, ready};
 use futures_io::{AsyncRead, AsyncWrite};
 
 use crate::budget;
-use crate::sync::Mutex;
+use crate::sync::{Mutex, contain_all};
 
 /// Makes a connection in memory: what is written to one stream is read from the other.
 ///
@@ -109,7 +110,9 @@ impl Pipe {
                 let woken = to_wake(&mut state).take();
                 drop(state);
                 budget::spend();
-                woken.into_iter().for_each(Waker::wake);
+                if let Some(waker) = woken {
+                    contain_all(|| waker.wake());
+                }
                 return Poll::Ready(result);
             }
             let seat = to_wait(&mut state);
@@ -169,7 +172,9 @@ impl Pipe {
         let woken = [state.reader.take(), state.writer.take()];
         drop(state);
         drop(bytes);
-        woken.into_iter().flatten().for_each(Waker::wake);
+        for waker in woken.into_iter().flatten() {
+            contain_all(|| waker.wake());
+        }
     }
 }
 

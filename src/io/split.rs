@@ -152,7 +152,11 @@ impl<T> Drop for Taken<'_, T> {
         place.stream = Some(stream);
         let waiting = [place.reader.take(), place.writer.take()];
         drop(place);
-        waiting.into_iter().flatten().for_each(Waker::wake);
+        // A panic of a waker would take the result of this half's poll. While the stream's own panic unwinds, it would
+        // end the process.
+        for waker in waiting.into_iter().flatten() {
+            contain_all(|| waker.wake());
+        }
     }
 }
 
