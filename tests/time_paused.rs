@@ -9,7 +9,7 @@ use futures_lite::{AsyncReadExt, AsyncWriteExt};
 use kittiwake::runtime::{Builder, Runtime};
 use kittiwake::task::consume_budget;
 use kittiwake::time::{Duration, Instant, advance, pause, resume, sleep, sleep_until, timeout};
-use support::{TICK, assert_at, one_worker, panic_of, paused_runtime, poll_with, run, run_paused, within};
+use support::{assert_at, one_worker, panic_of, paused_runtime, poll_with, run, run_paused, within};
 
 const HOUR: Duration = Duration::from_secs(3600);
 const SECOND: Duration = Duration::from_secs(1);
@@ -98,8 +98,8 @@ fn advance_reaches_deadlines_in_order() {
             });
         }
         support::settle().await;
-        advance(SECOND * 10 + TICK).await;
-        assert_eq!(Instant::now(), start + SECOND * 10 + TICK, "the clock must stand where `advance` ended");
+        advance(SECOND * 10).await;
+        assert_eq!(Instant::now(), start + SECOND * 10, "the clock must stand where `advance` ended");
         let log = log.lock().unwrap();
         assert_eq!(log.len(), 10, "every deadline must be reached");
         for (at, (i, now)) in log.iter().enumerate() {
@@ -142,8 +142,32 @@ fn advance_spares_later_deadlines() {
         assert!(!task.is_finished(), "a second is left");
         advance(Duration::ZERO).await;
         assert!(!task.is_finished(), "an advance by zero must reach no deadline");
-        advance(SECOND + TICK).await;
+        advance(SECOND).await;
         assert!(task.is_finished(), "a minute has passed");
+    });
+}
+
+/// `advance` reaches a deadline that is exactly at its end, and none that is a nanosecond later. The timing wheel rounds
+/// both up to the same tick, once another timer has fired before.
+#[test]
+fn advance_reaches_deadline_at_its_end() {
+    run_paused(|| async {
+        let start = Instant::now();
+        let nanosecond = Duration::from_nanos(1);
+        let [first, second, third] = [1, 2, 3].map(|i| kittiwake::spawn(sleep_until(start + SECOND * i)));
+        let later = kittiwake::spawn(sleep_until(start + SECOND * 3 + nanosecond));
+        let ends = || [&first, &second, &third, &later].map(kittiwake::task::JoinHandle::is_finished);
+        support::settle().await;
+        for (end, expected) in [
+            (SECOND, [true, false, false, false]),
+            (SECOND * 2, [true, true, false, false]),
+            (SECOND * 3, [true, true, true, false]),
+            (SECOND * 3 + nanosecond, [true; 4]),
+        ] {
+            advance(end - start.elapsed()).await;
+            assert_eq!(ends(), expected, "at {end:?}");
+            assert_eq!(start.elapsed(), end, "the clock must stand where `advance` ended");
+        }
     });
 }
 

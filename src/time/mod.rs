@@ -112,7 +112,7 @@ pub fn resume() {
 ///
 /// The clock stops at each deadline on the way. The tasks that a deadline wakes run at that moment. Tasks that these
 /// tasks wake in turn may run later. If a task calls [`resume`] on the way, the clock runs on from that moment and this
-/// future is ready.
+/// future is ready. The clock ends exactly `duration` later, and a deadline at that moment is reached too.
 ///
 /// # Cancel safety
 /// Safe. The clock keeps the moment that it has reached.
@@ -149,6 +149,8 @@ pub async fn advance(duration: Duration) {
         }
     }
     advance_to(target);
+    // The timers that the wheel rounds up beyond the target are due as well.
+    timers.fire_exact(&mut wakers);
     yield_once().await;
 }
 

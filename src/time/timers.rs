@@ -252,6 +252,16 @@ impl Timers {
         lateness
     }
 
+    /// Wakes what is due and would only fire with the next tick, as deadlines are rounded up. For a paused clock, which
+    /// stands before that tick. It follows [`advance_to`](super::advance_to). `wakers` is empty, before and after.
+    pub(super) fn fire_exact(&self, wakers: &mut Vec<Waker>) {
+        let mut inner = self.inner.lock();
+        inner.wheel.advance_exact(Instant::now(), wakers);
+        drop(inner);
+        budget::count_events(wakers.len());
+        wake_all(wakers);
+    }
+
     /// Fires the timers of a stuck worker, from the thread of another worker. Returns the same as
     /// [`fire`](Timers::fire).
     pub(crate) fn fire_stuck(&self, wakers: &mut Vec<Waker>) -> Option<u64> {

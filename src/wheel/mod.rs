@@ -32,13 +32,13 @@
 //!
 //! # Cost
 //! Each level has a word with one bit for each slot that is not empty. By rule 3 the next slot is the first such bit of
-//! the lowest level that has one. `fire_all` and `take_wakers` visit every entry. `advance` does a bounded amount of
-//! work for each timer. All other methods are O(1).
+//! the lowest level that has one. `fire_all`, `advance_exact` and `take_wakers` visit every entry. `advance` does a
+//! bounded amount of work for each timer. All other methods are O(1).
 //!
 //! # Moments and ticks
 //! Callers pass moments, and a [`Scale`] turns them into ticks. It rounds deadlines up and the present down, so no
 //! timer fires early. A timer that is due while it is still new is compared by its moment, so it fires without any
-//! rounding.
+//! rounding. [`Wheel::advance_exact`] compares every timer so, for a clock that stands still.
 
 #[cfg(any(test, fuzzing))]
 pub(crate) mod model;
@@ -248,6 +248,27 @@ impl<S: Scale> Wheel<S> {
         // An ended wheel stays so.
         self.present = self.present.max(now);
         if self.next <= now { self.fire_due(now, fired) } else { None }
+    }
+
+    /// As [`advance`](Wheel::advance), and also fires the timers that are due at `now` although their ticks, which are
+    /// rounded up, are not. For a clock that stands still at `now`.
+    #[cold]
+    pub(crate) fn advance_exact(&mut self, now: S::Moment, fired: &mut Vec<Waker>) {
+        self.advance(now, fired);
+        let end_of_tick = self.scale.start_of(self.scale.tick_from(now));
+        if self.next().is_none_or(|next| next > end_of_tick) {
+            return;
+        }
+        for number in 1..self.entries.len() {
+            let entry = &self.entries[number];
+            // New timers that are due have fired above.
+            if entry.waker.is_some() && entry.deadline <= now {
+                let key = Key::new(number);
+                self.unlink(key);
+                self.due.push(key);
+            }
+        }
+        self.fire(fired);
     }
 
     /// Fires every timer that is due at `present`, and finds the next moment at which there is work to do. Returns the

@@ -35,6 +35,8 @@ enum Op {
     Reset(usize, u64),
     /// Advances time by this much.
     Advance(u64),
+    /// Advances time by this much, and fires what is due without any rounding.
+    AdvanceExact(u64),
     /// Advances time to this much before [`Wheel::next`]: 0 or 1.
     AdvanceToNext(u64),
 }
@@ -49,7 +51,8 @@ impl Op {
             3 => Self::Remove(index),
             4 => Self::Reset(index, distance(number)),
             5 => Self::InsertAt(number >> (16 + number % 44)),
-            6 => Self::Advance(distance(number)),
+            6 if step[0] & 8 == 0 => Self::Advance(distance(number)),
+            6 => Self::AdvanceExact(distance(number)),
             _ => Self::AdvanceToNext(number & 1),
         }
     }
@@ -120,10 +123,11 @@ impl World {
             Op::InsertAt(deadline) => self.insert(deadline),
             Op::Remove(index) => self.remove(index),
             Op::Reset(index, distance) => self.reset(index, at(distance)),
-            Op::Advance(distance) => self.advance(at(distance)),
+            Op::Advance(distance) => self.advance(at(distance), false),
+            Op::AdvanceExact(distance) => self.advance(at(distance), true),
             Op::AdvanceToNext(short) => {
                 if let Some(next) = self.wheel.next() {
-                    self.advance(next.saturating_sub(short).max(self.now));
+                    self.advance(next.saturating_sub(short).max(self.now), false);
                 }
             }
         }
@@ -172,17 +176,28 @@ impl World {
         timer.deadline = deadline;
     }
 
-    fn advance(&mut self, now: u64) {
+    fn advance(&mut self, now: u64, is_exact: bool) {
         let mut fired = Vec::new();
         let earliest = self.wheel.advance(now, &mut fired);
         self.now = now;
         let mut deadlines = fired.iter().map(|waker| self.deadline_of(waker));
         assert!(deadlines.clone().is_sorted(), "timers fired in another order than that of their deadlines");
         assert_eq!(earliest, deadlines.next(), "the wheel must return the earliest deadline of the timers that fired");
+        if is_exact {
+            let mut rounded = Vec::new();
+            self.wheel.advance_exact(now, &mut rounded);
+            let deadlines = rounded.iter().map(|waker| self.deadline_of(waker));
+            assert!(
+                deadlines.is_sorted(),
+                "timers that were rounded up fired in another order than that of their deadlines"
+            );
+            fired.append(&mut rounded);
+        }
         fired.into_iter().for_each(Waker::wake);
         for timer in &mut self.timers {
-            // A timer may fire from its deadline on. It must fire once the tick after its deadline begins.
-            let due = timer.fired || timer.deadline.div_ceil(16) <= now / 16;
+            // A timer may fire from its deadline on. It must fire once the tick after its deadline begins, or at once if
+            // the wheel was advanced exactly.
+            let due = timer.fired || timer.deadline.div_ceil(16) <= now / 16 || is_exact && timer.deadline <= now;
             let woken = timer.token.woken.load(Ordering::Relaxed);
             assert!(woken <= 1, "fired {woken} times");
             assert!(woken == 0 || timer.deadline <= now, "fired at {now}, before its deadline {}", timer.deadline);
