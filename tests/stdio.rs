@@ -141,6 +141,30 @@ fn non_blocking_output_is_complete() {
     });
 }
 
+/// An input that cannot be watched and is non-blocking has no error while it is empty: the read waits. An eventfd shared
+/// with another process is one.
+#[test]
+#[cfg(target_os = "linux")]
+fn empty_non_blocking_input_waits() {
+    use rustix::event::{EventfdFlags, eventfd};
+    within(|| {
+        let counter = eventfd(0, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC).expect("eventfd");
+        let mut command = child(&["cat"]);
+        let mut child =
+            command.stdin(counter.try_clone().expect("dup")).stdout(Stdio::piped()).spawn().expect("the example");
+        let mut output = child.stdout.take().expect("piped");
+        for round in 1..=100_u64 {
+            // By now the child has read the last number, so it finds the counter empty, or soon will.
+            rustix::io::write(&counter, &round.to_ne_bytes()).expect("write");
+            let mut bytes = [0; 8];
+            output.read_exact(&mut bytes).expect("the child gave up its input");
+            assert_eq!(u64::from_ne_bytes(bytes), round);
+        }
+        child.kill().expect("kill");
+        child.wait().expect("wait");
+    });
+}
+
 /// Outside a runtime there is no pool to read a file. That is an error, and no panic.
 #[test]
 fn file_outside_runtime_fails() {

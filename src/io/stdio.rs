@@ -190,9 +190,9 @@ impl Pooled {
         if self.read.is_empty() {
             if self.call.is_none() {
                 let length = buf.len().min(POOL_BUF);
-                self.start(move |mut file| {
+                self.start(move |file| {
                     let mut bytes = vec![0; length];
-                    let read = file.read(&mut bytes);
+                    let read = read(file, &mut bytes);
                     read.map(|read| bytes.truncate(read)).map(|()| bytes)
                 })?;
             }
@@ -232,6 +232,20 @@ impl Pooled {
 
 fn duplicate(stream: impl AsFd) -> io::Result<File> {
     stream.as_fd().try_clone_to_owned().map(File::from)
+}
+
+/// Reads on a thread of the pool, which may wait.
+fn read(mut file: impl Read + AsFd, bytes: &mut [u8]) -> io::Result<usize> {
+    loop {
+        match file.read(bytes) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            // Another process has made the stream non-blocking. An interrupted poll(2) is made again after the read.
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                let _ = poll(&mut [PollFd::new(&file, PollFlags::IN)], None);
+            }
+            result => return result,
+        }
+    }
 }
 
 /// Writes all bytes on a thread of the pool, which may wait.
@@ -292,3 +306,44 @@ impl UnwindSafe for Stdout {}
 impl RefUnwindSafe for Stdout {}
 impl UnwindSafe for Stderr {}
 impl RefUnwindSafe for Stderr {}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::BorrowedFd;
+    use std::os::unix::net::UnixStream;
+
+    use super::*;
+
+    /// A reader whose first call is interrupted and whose second one finds nothing yet.
+    struct Late {
+        stream: UnixStream,
+        calls: usize,
+    }
+
+    impl Read for Late {
+        fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
+            self.calls += 1;
+            match self.calls {
+                1 => Err(io::ErrorKind::Interrupted.into()),
+                2 => Err(io::ErrorKind::WouldBlock.into()),
+                _ => self.stream.read(bytes),
+            }
+        }
+    }
+
+    impl AsFd for Late {
+        fn as_fd(&self) -> BorrowedFd<'_> {
+            self.stream.as_fd()
+        }
+    }
+
+    /// An interrupted read is made again, and one that finds nothing waits for more. Neither error reaches the reader.
+    #[test]
+    fn pooled_read_waits_for_bytes() {
+        let (stream, mut writer) = UnixStream::pair().expect("a pair of sockets");
+        writer.write_all(b"late").expect("write");
+        let mut bytes = [0; 8];
+        assert_eq!(read(Late { stream, calls: 0 }, &mut bytes).expect("the bytes"), 4);
+        assert_eq!(&bytes[..4], b"late");
+    }
+}
