@@ -63,8 +63,9 @@ pub struct Stdin(Input);
 /// [`std::io::stdout`] first.
 ///
 /// # Cancel safety
-/// Safe. A `poll_write` that returns `Ready` has passed its bytes to a thread of the blocking pool, which writes them even
-/// if the stream is dropped. Flush it before the program ends.
+/// Safe. A `poll_write` that returns `Ready` has queued its bytes for the blocking pool, which writes them even if the
+/// stream is dropped. Flush it before the runtime ends: the end of the runtime drops the bytes that no thread of the pool
+/// has begun to write.
 ///
 /// # Errors
 /// The descriptor cannot be duplicated, or its system calls fail. The error of a write is reported by the next write or
