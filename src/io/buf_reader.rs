@@ -12,6 +12,9 @@
 //! Adapters such as `Take` and `Chain` have no buffer of their own and pass the call on. A reader below a `BufReader`
 //! does not see the note, because the `BufReader` takes it first.
 //!
+//! A `Take` passes the call on also when the first bytes of the character are the last ones of its limit, and hides the
+//! bytes that come. So `read_line` waits for a byte beyond the limit before it fails, where std fails at once.
+//!
 //! # The budget
 //! A buffer holds many small pieces. So a read takes one operation from the task's budget, also if it finds its bytes in
 //! the buffer. `poll_fill_buf` leaves that to its callers, which may poll it twice for one piece.
