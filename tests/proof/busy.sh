@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Proves that no test fails because the machine is slow: the whole suite passes beside four busy loops.
-# `tests/proof/busy.sh [TIMES]` runs it so many times, once if TIMES is not given. On 2 cores each takes about 6 minutes.
+# `tests/proof/busy.sh [TIMES]` runs it so many times, once if TIMES is not given. On 2 cores each takes two to four minutes.
 #
 # Tests bound the time since their last step, and not their whole time: see `progress` in tests/support/mod.rs.
 set -euo pipefail
