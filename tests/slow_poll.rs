@@ -12,9 +12,9 @@ use futures_lite::future;
 use kittiwake::inspect::TaskInfo;
 use kittiwake::net::{ShutdownSignal, TcpListener, TcpStream, serve};
 use kittiwake::runtime::{Builder, Runtime, SlowPoll};
-use kittiwake::spawn;
 use kittiwake::task::{self, yield_now};
 use kittiwake::time::{Duration, Instant};
+use kittiwake::{spawn, spawn_local};
 use support::*;
 
 const MS: Duration = Duration::from_millis(1);
@@ -76,6 +76,67 @@ fn other_worker_reports_running_poll() {
         assert_eq!((second.task, second.is_over, second.worker), (first.task, true, first.worker));
         assert!(second.duration >= first.duration, "{second}");
     });
+}
+
+/// A poll that never ends is reported while it lasts, also if other polls of local tasks came right before it: short ones,
+/// and one that was shorter than the threshold, but so long that the last poll is young when the worker has been stuck for
+/// the threshold.
+#[test]
+fn poll_behind_local_tasks_is_reported() {
+    within(|| {
+        for short in 0..4 {
+            let (runtime, polls) = report_slow(Builder::new_multi_thread().worker_threads(2), 100 * MS);
+            let (release, released) = channel::<()>();
+            let tasks = runtime.handle().spawn(async move {
+                (0..short).for_each(|_| drop(spawn_local(async {})));
+                drop(spawn_local(async { thread::sleep(70 * MS) }));
+                // In an array, because a handle could be awaited by mistake.
+                [spawn_local(async move { _ = released.recv() })]
+            });
+            let [stuck] = future::block_on(tasks).expect("the task ends");
+            let is_report = |poll: &SlowPoll| poll.task == stuck.id() && !poll.is_over;
+            let report = within_patience(&polls, is_report).unwrap_or_else(|| panic!("{short} tasks: no report"));
+            assert!(report.duration >= 100 * MS, "{report}");
+            drop(release);
+            future::block_on(stuck).expect("the task ends");
+            progress();
+        }
+    });
+}
+
+/// Polls that never end are reported, each of them, also if the last one before was reported and a poll of a local task too.
+#[test]
+fn second_stuck_local_task_is_reported() {
+    within(|| {
+        for short in 0..4 {
+            let (runtime, polls) = report_slow(Builder::new_multi_thread().worker_threads(2), 20 * MS);
+            let (releases, released): (Vec<_>, Vec<_>) = (0..2).map(|_| channel::<()>()).unzip();
+            let tasks = runtime.handle().spawn(async move {
+                (0..short).for_each(|_| drop(spawn_local(async {})));
+                let block = |released: Receiver<()>| spawn_local(async move { _ = released.recv() });
+                released.into_iter().map(block).collect::<Vec<_>>()
+            });
+            let tasks = future::block_on(tasks).expect("the task ends");
+            let mut stuck: Vec<_> = tasks.into_iter().zip(releases).collect();
+            while !stuck.is_empty() {
+                // In any order, which a seed may choose.
+                let place =
+                    |poll: &SlowPoll| stuck.iter().position(|(task, _)| task.id() == poll.task && !poll.is_over);
+                let report = within_patience(&polls, |poll| place(poll).is_some());
+                let report = report.unwrap_or_else(|| panic!("{short} tasks: no report"));
+                let place = place(&report).expect("it is one of them");
+                let (task, release) = stuck.remove(place);
+                drop(release);
+                future::block_on(task).expect("the task ends");
+                progress();
+            }
+        }
+    });
+}
+
+/// The first of the polls that `is_wanted`. `None` if none comes for half as long as [`within`] waits.
+fn within_patience(polls: &Receiver<SlowPoll>, is_wanted: impl Fn(&SlowPoll) -> bool) -> Option<SlowPoll> {
+    std::iter::from_fn(|| polls.recv_timeout(PATIENCE / 2).ok()).find(is_wanted)
 }
 
 /// The hook is the user's code: if it panics, the worker and the task go on.

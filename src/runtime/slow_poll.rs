@@ -101,22 +101,24 @@ pub(super) struct PollWatch {
     counters: Vec<Arc<Counters>>,
     on_slow: Option<OnSlowPoll>,
     /// For each worker.
-    reported: Mutex<Vec<Reported>>,
+    looked: Mutex<Vec<Looked>>,
 }
 
-/// The last running poll of a worker that was reported.
+/// The last look at the running poll of a worker.
 #[derive(Clone, Copy, Default)]
-struct Reported {
-    /// The progress of the worker, as the workers that look after it see it.
+struct Looked {
+    /// The progress of the worker at the last look, as the workers that look after it see it.
     progress: Option<u64>,
-    /// The task, and how often it had been polled.
-    task: Option<(Id, u64)>,
+    /// When the next look is due if the progress is the same then. `None` while a worker looks.
+    due: Option<u64>,
+    /// The task that was reported last, and how often it had been polled.
+    reported: Option<(Id, u64)>,
 }
 
 impl PollWatch {
     pub(super) fn new(counters: Vec<Arc<Counters>>, on_slow: Option<OnSlowPoll>) -> Self {
-        let reported = Mutex::new(vec![Reported::default(); counters.len()]);
-        Self { counters, on_slow, reported }
+        let looked = Mutex::new(vec![Looked::default(); counters.len()]);
+        Self { counters, on_slow, looked }
     }
 
     /// A poll has ended, on the thread of worker `index`.
@@ -132,30 +134,70 @@ impl PollWatch {
         }
     }
 
-    /// How long a worker that blocks beside worker `index` may do so, before that one has been stuck for the threshold.
-    /// `None` if its poll was reported, or is not to be.
+    /// How long a worker that blocks beside worker `index` may do so before that one's poll must be looked at. `None` if
+    /// polls are not reported, or while another worker looks.
     pub(super) fn next_look(&self, index: usize, progress: u64, stuck_for: Duration) -> Option<Duration> {
-        let OnSlowPoll { threshold, .. } = self.on_slow.as_ref()?;
-        let is_reported = self.reported.lock()[index].progress == Some(progress);
+        let left = self.looked.lock()[index].until_look(self.on_slow.as_ref()?.threshold, progress, stuck_for)?;
         // Rounded up to the whole milliseconds of a block.
-        (!is_reported).then(|| threshold.saturating_sub(stuck_for).saturating_add(Duration::from_millis(1)))
+        Some(left.saturating_add(Duration::from_millis(1)))
     }
 
     /// Reports the poll that worker `index` is stuck in, once, if that has lasted as long as the threshold. Returns whether
     /// it was reported.
     ///
-    /// To find the task takes a look at all tasks. So it is done once, when the threshold has passed.
+    /// To find the task takes a look at all tasks. So there are few looks, and the first one comes when the threshold has
+    /// passed. One look is not enough: local tasks may run one after the other without progress that other workers see. So
+    /// the running poll may have begun long after that progress, and one that was reported may have been followed by
+    /// another.
     pub(super) fn report_running(&self, workers: &Workers, index: usize, progress: u64, stuck_for: Duration) -> bool {
         let Some(on_slow) = &self.on_slow else { return false };
-        if stuck_for < on_slow.threshold || self.reported.lock()[index].progress.replace(progress) == Some(progress) {
+        if !self.looked.lock()[index].begin_look(on_slow.threshold, progress, stuck_for) {
             return false;
         }
-        let running = workers.running_task(index).filter(|running| running.duration >= on_slow.threshold);
-        let Some(RunningTask { id: task, name, location, polls, duration }) = running else { return false };
-        if self.reported.lock()[index].task.replace((task, polls)) == Some((task, polls)) {
+        let running = workers.running_task(index);
+        let wait = match &running {
+            Some(young) if young.duration < on_slow.threshold => on_slow.threshold - young.duration,
+            // In an hour these are a dozen looks.
+            Some(slow) => slow.duration,
+            None => stuck_for,
+        };
+        let slow = running.filter(|running| running.duration >= on_slow.threshold);
+        if !self.looked.lock()[index].end_look(progress, wait, slow.as_ref()) {
             return false;
         }
+        let Some(RunningTask { id: task, name, location, duration, .. }) = slow else { return false };
         on_slow.report(&SlowPoll { task, name, location, worker: index, duration, is_over: false });
         true
+    }
+}
+
+impl Looked {
+    /// How long it is until the next look at a worker that has made no other progress for so long.
+    fn until_look(&self, threshold: Duration, progress: u64, stuck_for: Duration) -> Option<Duration> {
+        if self.progress == Some(progress) {
+            self.due.map(|due| Duration::from_nanos(due.saturating_sub(monotonic())))
+        } else {
+            Some(threshold.saturating_sub(stuck_for))
+        }
+    }
+
+    /// Returns whether a look is due, which the caller then takes.
+    fn begin_look(&mut self, threshold: Duration, progress: u64, stuck_for: Duration) -> bool {
+        let is_due = self.until_look(threshold, progress, stuck_for).is_some_and(|left| left.is_zero());
+        if is_due {
+            (self.progress, self.due) = (Some(progress), None);
+        }
+        is_due
+    }
+
+    /// A look at a worker with this progress has found this slow poll, or none. The next look comes after `wait`. Returns
+    /// whether the poll was found for the first time.
+    fn end_look(&mut self, progress: u64, wait: Duration, slow: Option<&RunningTask>) -> bool {
+        if self.progress == Some(progress) {
+            let wait = u64::try_from(wait.as_nanos()).unwrap_or(u64::MAX);
+            self.due = Some(monotonic().saturating_add(wait));
+        }
+        let Some(RunningTask { id, polls, .. }) = slow else { return false };
+        self.reported.replace((*id, *polls)) != Some((*id, *polls))
     }
 }
