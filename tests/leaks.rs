@@ -8,13 +8,13 @@ mod support;
 
 use std::future::pending;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, mpsc};
 use std::time::{Duration, Instant};
 
 use futures_lite::future::poll_once;
 use kittiwake::io::{AsyncReadExt, AsyncWriteExt, ErrorKind};
 use kittiwake::net::{TcpListener, TcpStream};
-use kittiwake::runtime::{Handle, Runtime};
+use kittiwake::runtime::{Builder, Handle, Runtime};
 use kittiwake::task::{JoinSet, yield_now};
 use kittiwake::time::{Instant as RuntimeInstant, sleep};
 use kittiwake::{spawn, spawn_blocking};
@@ -98,6 +98,50 @@ fn timers_leave_nothing_on_workers() {
             });
         },
     );
+}
+
+/// A spike of closures leaves little memory, although no worker runs, and also if the runtime's thread is in no call.
+#[test]
+fn spike_of_closures_leaves_little_memory() {
+    const CLOSURES: usize = 100_000;
+    const SLACK: usize = 64 << 10;
+    in_own_process("spike_of_closures_leaves_little_memory", || {
+        for builder in [Builder::new_current_thread(), Builder::new_multi_thread().worker_threads(2)] {
+            let runtime = builder.max_blocking_threads(2).build().expect("a runtime");
+            let handle = runtime.handle();
+            // Returns the bytes that are there when all closures wait.
+            let spike = |closures: usize| {
+                let (release, released) = mpsc::channel::<()>();
+                let released = Arc::new(Mutex::new(released));
+                for number in 0..closures {
+                    let released = (number < 2).then(|| released.clone());
+                    drop(handle.spawn_blocking(move || {
+                        if let Some(released) = released {
+                            let _ = released.lock().unwrap().recv();
+                        }
+                    }));
+                }
+                let bytes = support::baseline::heap_bytes();
+                drop(release);
+                while handle.metrics().blocking().idle_threads < 2 {
+                    std::thread::yield_now();
+                }
+                bytes
+            };
+            spike(100);
+            let before = support::baseline::heap_bytes();
+            let most = spike(CLOSURES);
+            assert!(most - before > 40 * CLOSURES, "the test needs a spike: {before} bytes, then {most}");
+            support::progress();
+            let end = Instant::now() + support::PATIENCE / 2;
+            while support::baseline::heap_bytes() > before + SLACK {
+                let left = support::baseline::heap_bytes() - before;
+                assert!(Instant::now() < end, "{left} bytes are left of {}", most - before);
+                std::thread::park_timeout(Duration::from_millis(20));
+            }
+            support::progress();
+        }
+    });
 }
 
 /// Runtimes that end in the middle of everything leave no byte, descriptor or thread.

@@ -38,6 +38,10 @@
 //! There are never more threads than both limits allow together. A thread is started only if no thread is idle, and if
 //! more tasks may run than threads are coming.
 //!
+//! # Memory
+//! Half a second after a spike of tasks an idle thread gives the memory of the queues back, and that of the tasks'
+//! entries in the runtime's registry. The workers may sleep all the time.
+//!
 //! # The end
 //! [`Pool::release_threads`] wakes the idle threads, which then end, and waits for no thread. A thread that runs a task
 //! drops the tasks in the queues when its own task ends, and ends too. A task that comes later is dropped at once.
@@ -56,8 +60,9 @@ use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex, MutexGuard};
 
-use crate::executor::BlockingTask;
+use crate::executor::{self, BlockingTask};
 use crate::live_threads::{Hooks, LiveThreads};
+use crate::memory::{self, SHRINK_AFTER, shrink_queue};
 
 /// How long a thread waits for another task before it ends.
 const KEEP_ALIVE: Duration = Duration::from_secs(10);
@@ -100,6 +105,10 @@ struct State {
     idle: Vec<Arc<Condvar>>,
     /// How many threads were started or woken, and have not looked at the queues since.
     coming: usize,
+    /// How many tasks have run since memory was given back last, and when that is done next. `None` unless those are so
+    /// many that there is memory to give.
+    ran_lately: usize,
+    shrink_at: Option<Instant>,
     /// The runtime has ended.
     closed: bool,
     /// Woken when no task waits or runs any more. It is the unparker of a worker whose clock stands still until then.
@@ -216,9 +225,16 @@ impl Pool {
     /// Waits until this thread is called by its `call`. Returns `false` if that did not happen for long, and the thread
     /// ends.
     fn idle(&self, state: &mut MutexGuard<'_, State>, call: &Arc<Condvar>) -> bool {
-        let until = Instant::now() + self.keep_alive;
+        let now = Instant::now();
+        let until = now + self.keep_alive;
         state.idle.push(call.clone());
         let position = |state: &State| state.idle.iter().position(|idle| Arc::ptr_eq(idle, call));
+        if let Some(due) = state.shrink_due(now) {
+            let _ = call.wait_while_until(state, |state| position(state).is_some(), due.min(until));
+            if position(state).is_some() && Instant::now() >= due {
+                self.shrink(state);
+            }
+        }
         // Its time may be over when it has been called, but has not had the lock. It comes then all the same.
         let _ = call.wait_while_until(state, |state| position(state).is_some(), until);
         match position(state) {
@@ -230,11 +246,23 @@ impl Pool {
         }
     }
 
+    /// Gives memory back that a spike has left, unless another thread has done so.
+    fn shrink(&self, state: &mut MutexGuard<'_, State>) {
+        if state.shrink_at.take().is_none() {
+            return;
+        }
+        state.ran_lately = 0;
+        shrink_queue(&mut state.closures.waiting);
+        shrink_queue(&mut state.lookups.waiting);
+        MutexGuard::unlocked(state, executor::shrink_blocking);
+    }
+
     /// Takes the next task that may run, if there is one, and passes it to `run` outside the lock. A task is foreign
     /// code, run or dropped.
     fn take(&self, state: &mut MutexGuard<'_, State>, run: impl FnOnce(BlockingTask)) -> bool {
         let work = if state.closures.may_run() > 0 { Work::Closure } else { Work::LookUp };
         let Some(task) = state.queue(work).begin() else { return false };
+        state.ran_lately += 1;
         MutexGuard::unlocked(state, || run(task));
         state.queue(work).running -= 1;
         if state.has_no_task() {
@@ -309,6 +337,8 @@ impl State {
             threads: 0,
             idle: Vec::new(),
             coming: 0,
+            ran_lately: 0,
+            shrink_at: None,
             closed: false,
             on_idle: None,
         }
@@ -332,6 +362,11 @@ impl State {
         self.coming += 1;
         thread.notify_one();
         true
+    }
+
+    /// When memory is to be given back. `None` if no spike has left any.
+    fn shrink_due(&mut self, now: Instant) -> Option<Instant> {
+        (self.ran_lately >= memory::KEPT).then(|| *self.shrink_at.get_or_insert(now + SHRINK_AFTER))
     }
 
     /// Whether no task waits or runs.

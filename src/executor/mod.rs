@@ -57,7 +57,7 @@ pub(crate) use remote_queue::Idleness;
 #[cfg(all(test, kittiwake_loom))]
 pub(crate) use remote_queue::RemoteQueue;
 pub(crate) use shared::{Entry, OnPoll, RunningTask, TaskNames, TimedPoll, WorkerRef, Workers};
-pub(crate) use spawn::{add_names, spawn_local_at, spawn_on, spawning_worker, workers_here};
+pub(crate) use spawn::{add_names, shrink_blocking, spawn_local_at, spawn_on, spawning_worker, workers_here};
 pub use spawn::{spawn, spawn_local};
 #[cfg(fuzzing)]
 pub(crate) use stealing::model;

@@ -10,7 +10,8 @@
 //! or was cancelled. The record stays in the table for the next task.
 //!
 //! When a worker is about to block after a spike of tasks, its list moves the entries that are left together and gives
-//! the rest of its memory back ([`TaskRegistry::shrink`]). A record knows the place of its entry.
+//! the rest of its memory back ([`TaskRegistry::shrink`]). A record knows the place of its entry. Blocking tasks end on
+//! other threads, and one of those does the same for their tables ([`TaskRegistry::shrink_blocking`]).
 //!
 //! Each worker has a list with a lock of its own, so that workers that spawn do not wait for each other. A task stays
 //! in the list of the worker that it was spawned on. Which worker runs it makes no difference. A list has a table for
@@ -266,9 +267,22 @@ impl<W> TaskRegistry<W> {
     /// Gives memory back that a spike of tasks has left in a list.
     pub(super) fn shrink(&self, index: usize) {
         let mut tasks = self.lists[index].0.lock();
-        let named = tasks.names.len();
-        tasks.names.shrink_to(memory::KEPT.max(2 * named));
-        tasks.tables.iter_mut().for_each(Table::shrink);
+        tasks.shrink_names();
+        let unused = tasks.tables.each_mut().map(Table::shrink);
+        drop(tasks);
+        drop(unused);
+    }
+
+    /// Gives memory back that a spike of blocking tasks has left in all lists.
+    pub(super) fn shrink_blocking(&self) {
+        for list in &self.lists {
+            let mut tasks = list.0.lock();
+            tasks.shrink_names();
+            let unused = tasks.tables[BLOCKING].shrink();
+            // After the lock, for which the worker may wait.
+            drop(tasks);
+            drop(unused);
+        }
     }
 
     /// Gives a task a name, if it is still there.
@@ -434,6 +448,11 @@ impl<W> Tasks<W> {
         (entry.waker.is_some() && id.is_none_or(|id| id.0 == entry.record.id())).then_some(entry)
     }
 
+    fn shrink_names(&mut self) {
+        let named = self.names.len();
+        self.names.shrink_to(memory::KEPT.max(2 * named));
+    }
+
     /// Cancels all tasks of this kind, and returns their wakers.
     fn cancel_kind(&mut self, kind: Kind) -> Vec<Waker> {
         let table = &self.tables[kind as usize];
@@ -507,18 +526,26 @@ impl<W> Table<W> {
         }
     }
 
-    /// If the table has far more memory than its tasks need, moves them together and gives the rest back.
-    fn shrink(&mut self) {
+    /// If the table has far more memory than its tasks need, moves them together. Returns the other places, which the
+    /// caller drops after the lock: that takes as long as the spike was high.
+    fn shrink(&mut self) -> Vec<Entry<W>> {
         if !memory::is_sparse(self.occupied(), self.entries.capacity()) {
-            return;
+            return Vec::new();
         }
         (self.vacant, self.unused) = (Vec::new(), Unused::default());
         self.moves += 1;
-        for entry in mem::take(&mut self.entries).into_iter().filter(|entry| entry.waker.is_some()) {
-            // Fewer than there were, so the number fits.
-            entry.record.set_key(self.entries.len() as u32 + 1);
-            self.entries.push(entry);
+        // The tasks come last, in their order, and are split off.
+        let mut first = self.entries.len();
+        for place in (0..first).rev() {
+            if self.entries[place].waker.is_some() {
+                first -= 1;
+                self.entries.swap(place, first);
+            }
         }
+        let tasks = self.entries.split_off(first);
+        // Fewer than there were, so the numbers fit.
+        (1..).zip(&tasks).for_each(|(key, entry)| entry.record.set_key(key));
+        mem::replace(&mut self.entries, tasks)
     }
 
     fn occupied(&self) -> usize {

@@ -147,6 +147,11 @@ impl Workers {
         self.tasks.len(index, TaskSet::All)
     }
 
+    /// Gives memory back that a spike of blocking tasks has left.
+    pub(super) fn shrink_blocking(&self) {
+        self.tasks.shrink_blocking();
+    }
+
     /// How many tasks there are, of all kinds.
     pub(crate) fn count_tasks(&self) -> usize {
         self.tasks.count()

@@ -168,6 +168,13 @@ pub(crate) fn workers_here() -> usize {
     Current::spawn_workers().map_or(0, |workers| workers.len())
 }
 
+/// Gives memory back that a spike of blocking tasks has left in the runtime of this thread.
+pub(crate) fn shrink_blocking() {
+    if let Some(workers) = Current::spawn_workers() {
+        workers.shrink_blocking();
+    }
+}
+
 /// The worker that a task spawned on this thread belongs to. `None` outside a runtime.
 pub(crate) fn spawning_worker() -> Option<WorkerRef> {
     Current::spawning_worker()

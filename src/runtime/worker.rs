@@ -47,7 +47,7 @@ use super::handle::{Handle, Services};
 use super::spin::{SpinPolicy, Usage};
 use crate::budget::{self, GaveWay};
 use crate::executor::{Entry, Executor, TaskSet};
-use crate::memory::{self, shrink};
+use crate::memory::{self, SHRINK_AFTER, shrink};
 use crate::metrics::Counters;
 use crate::reactor::Reactor;
 use crate::stamp;
@@ -59,9 +59,6 @@ use crate::trace;
 /// After so many tasks a worker looks at the kernel once more before it counts itself idle. Mostly an event has come
 /// meanwhile. To declare itself idle costs several times a look, and a look in vain adds little to so much work.
 const MANY: u64 = 8;
-
-/// How long after a spike of tasks a worker gives memory back.
-const SHRINK_AFTER: Duration = Duration::from_millis(500);
 
 /// How long a worker blocks at most if the system cannot watch the reactor of a stuck worker.
 const UNWATCHED: Duration = Duration::from_millis(4);
@@ -288,8 +285,8 @@ impl Worker {
         }
     }
 
-    /// Gives memory back that a spike has left, some time after it: spikes may come one after the other. Returns how long
-    /// the worker may block before that. Tasks that are to be woken for it are in `wakers` then.
+    /// Gives memory back that a spike has left, some time after it. Returns how long the worker may block before that.
+    /// Tasks that are to be woken for it are in `wakers` then.
     #[inline(never)]
     fn shrink_if_due(&mut self) -> Option<Duration> {
         // While the clock is paused, no task may be woken because of the system's time: the order of the tasks would
