@@ -11,7 +11,9 @@ use std::task::{Context, Poll, Wake, Waker};
 
 use kittiwake::runtime::Handle;
 use kittiwake::task::{JoinSet, yield_now};
-use support::{Counted, counting_waker, hold, one_worker, panic_of, run, until, within};
+use kittiwake::time::{Duration, Instant, sleep};
+use support::baseline::heap_bytes;
+use support::{Counted, PATIENCE, counting_waker, hold, in_own_process, one_worker, panic_of, run, until, within};
 
 /// Tasks are joined in the order in which they end. A long one does not delay the others.
 #[test]
@@ -521,5 +523,43 @@ fn detached_member_wakes_no_set() {
             yield_now().await;
         }
         assert_eq!(wakes.get(), 0, "a task outside the set woke it");
+    });
+}
+
+/// A set that lives on keeps little memory of a spike that has left it: of its members, and of the notes of their ends.
+/// It works as before then.
+#[test]
+fn spike_leaves_no_memory_in_set() {
+    const TASKS: usize = 100_000;
+    const SLACK: usize = 128 << 10;
+    in_own_process("spike_leaves_no_memory_in_set", || {
+        kittiwake::block_on(async {
+            let mut set = JoinSet::new();
+            let mut before = 0;
+            for (tasks, detach) in [(100, false), (TASKS, false), (TASKS, true), (TASKS, false)] {
+                (0..tasks).for_each(|number| drop(set.spawn(async move { number })));
+                let most = heap_bytes();
+                if detach {
+                    set.detach_all();
+                } else {
+                    let mut sum = 0;
+                    for _ in 0..tasks {
+                        sum += set.join_next().await.expect("a task is left").expect("it ends");
+                    }
+                    assert_eq!(sum, tasks * (tasks - 1) / 2, "each result comes once");
+                }
+                assert!(set.is_empty(), "all tasks have left");
+                if tasks < TASKS {
+                    before = heap_bytes();
+                }
+                // Those that were detached run now. The worker gives the memory of its own tables back a little later.
+                let end = Instant::now() + PATIENCE / 2;
+                while heap_bytes() > before + SLACK {
+                    let left = heap_bytes() - before;
+                    assert!(Instant::now() < end, "{left} bytes are left of {}", most - before);
+                    sleep(Duration::from_millis(20)).await;
+                }
+            }
+        });
     });
 }

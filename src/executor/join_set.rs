@@ -18,12 +18,15 @@ use super::outcome::JoinError;
 use super::registry::Id;
 use super::spawn::{spawn_local_named, spawn_named};
 use crate::budget;
+use crate::memory;
 
 /// How many tasks of a set are shown as those that its owner waits for, at most.
 const SHOWN: usize = 8;
 
 /// Tasks that belong together: joined in the order in which they end, and aborted when the
 /// set is dropped.
+///
+/// A set keeps some 100 bytes for each of the most tasks that were in it at once, until it becomes empty.
 ///
 /// # Examples
 /// ```
@@ -64,6 +67,18 @@ struct EndedInner {
     keys: VecDeque<usize>,
     /// The waker of the task that waits in `join_next`.
     waiter: Option<Waker>,
+}
+
+impl Ended {
+    /// Takes the key of the next member to look at, or else gives the memory back that a spike of them has left.
+    fn next_key(&self) -> Option<usize> {
+        let mut inner = self.inner.lock();
+        let key = inner.keys.pop_front();
+        if key.is_none() && inner.keys.capacity() > memory::KEPT {
+            inner.keys = VecDeque::new();
+        }
+        key
+    }
 }
 
 struct Note {
@@ -114,7 +129,7 @@ impl<T> JoinSet<T> {
 
     /// Takes all tasks out of the set and lets them go on.
     pub fn detach_all(&mut self) {
-        self.members.clear();
+        self.members = Slab::new();
         // The tasks that left go on making their notes in the old state, which is not read any more.
         let waiter = self.ended.inner.lock().waiter.take();
         self.ended = Arc::default();
@@ -253,17 +268,26 @@ impl<T> JoinSet<T> {
 
     /// Looks at the members that have something to say.
     fn poll_ended(&mut self) -> Poll<Option<(Id, Result<T, JoinError>)>> {
-        loop {
-            let key = self.ended.inner.lock().keys.pop_front();
-            let Some(key) = key else { break };
+        while let Some(key) = self.ended.next_key() {
             let Some(member) = self.members.get_mut(key) else { continue };
             let poll = member.result.take().map_or_else(|| member.poll(), |result| Poll::Ready(*result));
             if let Poll::Ready(result) = poll {
                 let id = self.members.remove(key).handle.id();
+                if self.members.is_empty() && self.members.capacity() > memory::KEPT {
+                    self.shrink();
+                }
                 return Poll::Ready(Some((id, result)));
             }
         }
         if self.members.is_empty() { Poll::Ready(None) } else { Poll::Pending }
+    }
+
+    /// Gives the memory back that a spike has left in a set that has become empty.
+    #[cold]
+    fn shrink(&mut self) {
+        // Notes that still come are stale. If a new member has the key, it is looked at in vain.
+        self.members = Slab::new();
+        self.ended.inner.lock().keys = VecDeque::new();
     }
 
     /// Adds a task to the set.
