@@ -429,6 +429,29 @@ fn unix_socket_shows_its_path() {
     });
 }
 
+/// A client chooses its address. One whose path fills the kernel's structure is shown without an address, or with its own,
+/// but never with another.
+#[test]
+#[cfg(target_os = "linux")]
+fn longest_unix_path_is_not_shown_wrong() {
+    use rustix::net::{AddressFamily, SocketAddrUnix, SocketType, bind, connect, socket};
+    run(|| async {
+        let folder = Folder::new("longest");
+        let path = folder.0.join("socket");
+        let listener = UnixListener::bind(&path).expect("bind to a path");
+        let longest = folder.0.join("x".repeat(108 - folder.0.as_os_str().len() - 1));
+        let client = socket(AddressFamily::UNIX, SocketType::STREAM, None).expect("a socket");
+        bind(&client, &SocketAddrUnix::new(&longest).expect("108 bytes")).expect("bind");
+        connect(&client, &SocketAddrUnix::new(&path).expect("a path")).expect("connect");
+        let (server, _) = listener.accept().await.expect("accept");
+        let reading = spawn(async move { (&server).read(&mut [0; 8]).await });
+        let dump = settled_dump().await;
+        let socket = only_socket(&dump, reading.id());
+        assert_eq!(socket.local.as_deref(), path.to_str(), "the listener's path");
+        assert!(socket.peer.is_none() || socket.peer.as_deref() == longest.to_str(), "{:?}", socket.peer);
+    });
+}
+
 /// A datagram socket and a signal listener are sockets that a task reads.
 #[test]
 fn datagram_and_signal_are_readings() {

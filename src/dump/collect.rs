@@ -13,7 +13,7 @@ use std::os::fd::RawFd;
 use std::sync::Arc;
 use std::time::Duration;
 
-use nix::sys::socket::{SockaddrLike, SockaddrStorage, getpeername, getsockname};
+use nix::sys::socket::{AddressFamily, SockaddrLike, SockaddrStorage, getpeername, getsockname};
 
 use super::{SocketInfo, TaskDump, TaskInfo, TaskKind, TaskState, WaitsFor, WorkerInfo, WorkerState};
 use crate::executor::{Id, Idleness, Kind, Look, Step, Workers};
@@ -179,6 +179,12 @@ fn socket(fd: RawFd) -> SocketInfo {
 }
 
 fn address(address: SockaddrStorage) -> Option<Arc<str>> {
-    let is_unnamed = address.as_unix_addr().is_some_and(|unix| unix.path().is_none() && unix.len() <= 2);
-    (!is_unnamed).then(|| address.to_string().into())
+    if address.family() == Some(AddressFamily::Unix) {
+        // nix knows no address whose path fills the whole structure: Linux reports a longer one then, and to print it
+        // would read beyond the path.
+        let unix = address.as_unix_addr()?;
+        let is_unnamed = unix.path().is_none() && unix.len() <= 2;
+        return (!is_unnamed).then(|| unix.to_string().into());
+    }
+    Some(address.to_string().into())
 }

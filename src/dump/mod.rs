@@ -158,9 +158,10 @@ pub enum WaitsFor {
 pub struct SocketInfo {
     /// Its descriptor.
     pub fd: RawFd,
-    /// The address that it is bound to. `None` if it has none, such as a pipe.
+    /// The address that it is bound to. `None` if it has none, such as a pipe. On Linux also `None` for a Unix socket whose
+    /// path has 108 bytes, the most that the system allows.
     pub local: Option<Arc<str>>,
-    /// The address that it is connected to.
+    /// The address that it is connected to. `None` as above.
     pub peer: Option<Arc<str>>,
 }
 
