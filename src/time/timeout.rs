@@ -83,13 +83,21 @@ impl<F> Timeout<F> {
     ///
     /// # Examples
     /// ```
-    /// use kittiwake::time::{Duration, sleep, timeout};
+    /// use kittiwake::io::{AsyncReadExt, AsyncWriteExt, duplex};
+    /// use kittiwake::time::{Duration, timeout};
     ///
-    /// kittiwake::block_on(async {
-    ///     let mut slow = timeout(Duration::from_millis(1), sleep(Duration::from_millis(5)));
-    ///     assert!((&mut slow).await.is_err());
-    ///     slow.into_inner().await;
+    /// # kittiwake::block_on(async {
+    /// let (mut client, mut server) = duplex(16);
+    /// let request = Box::pin(async move {
+    ///     let mut request = [0; 4];
+    ///     server.read_exact(&mut request).await.map(|()| request)
     /// });
+    /// let mut slow = timeout(Duration::from_millis(1), request);
+    /// assert!((&mut slow).await.is_err());
+    /// client.write_all(b"late").await?;
+    /// assert_eq!(slow.into_inner().await?, *b"late");
+    /// # std::io::Result::Ok(())
+    /// # }).unwrap();
     /// ```
     pub fn into_inner(self) -> F {
         self.future
