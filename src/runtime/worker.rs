@@ -457,11 +457,13 @@ impl Worker {
                     self.executor.run(task);
                 }
                 Some(Entry::Main) => {}
-                // Another thread is about to push the last ones, or other workers still run theirs.
-                None => {
+                // Another thread is about to push the last ones, or other workers still run theirs. The last task may also
+                // have left since the look above: `next` has taken the notice of that then, and nothing would end a block.
+                None if self.executor.has_tasks(set) => {
                     self.wait(0);
                     self.executor.begin_batch();
                 }
+                None => {}
             }
         }
         unrun
