@@ -133,13 +133,16 @@ class Server:
         fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
-    def stop(self, lines=0):
-        """Asks it to end, and checks that it does. It may have reported `lines` lines."""
+    def stop(self, lines=0, refusal=None):
+        """Asks it to end, and checks that it does. It may have reported `lines` lines, or have ended with the `refusal`
+        as its reason just before it was asked."""
         self.child.send_signal(signal.SIGINT)
         try:
             status = self.child.wait(PATIENCE)
         except subprocess.TimeoutExpired:
             raise Failed(f"{self.program} does not end") from None
+        if status == 2 and refusal is not None:
+            return self.refused_to_start(refusal)
         self.check_output(lines)
         check(status == 0, f"{self.program} has ended with status {status}: {self.err.read_text()}")
         check(f"{self.program}: " in self.out.read_text().splitlines()[-1], "the report is missing")
@@ -425,7 +428,7 @@ def failing_start(program, workers, call, error, reason):
                 # The server may have said that it listens, and end with an error in its first turn.
                 # A call that fails for a connection ends that one. Each thread counts its calls by itself.
                 if server.started() and any(server.is_alive() for _ in range(workers + 1)):
-                    server.stop(lines=1 if program == "web" else 0)
+                    server.stop(lines=1 if program == "web" else 0, refusal=reason)
                 else:
                     server.refused_to_start(reason)
             if "(INJECTED)" not in log.read_text():
