@@ -1,13 +1,44 @@
 //! Memory: when a queue or a table gives memory back that a spike has left.
 
 use std::collections::VecDeque;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Room for so many entries is always kept.
 pub(crate) const KEPT: usize = 512;
 
 /// How long after a spike a thread gives memory back: spikes may come one after the other.
-pub(crate) const SHRINK_AFTER: Duration = Duration::from_millis(500);
+const SHRINK_AFTER: Duration = Duration::from_millis(500);
+
+/// When memory is given back that a spike of tasks has left.
+#[derive(Default)]
+pub(crate) struct ShrinkTimer {
+    /// How many tasks have run since memory was given back last.
+    ran: u64,
+    /// When it is given back next. `None` unless so many have run that there is memory to give.
+    due: Option<Instant>,
+}
+
+impl ShrinkTimer {
+    /// So many more tasks have run.
+    pub(crate) fn add(&mut self, ran: u64) {
+        self.ran += ran;
+    }
+
+    /// How long it is until memory is to be given back, zero from then on. `None` if too few tasks have run to leave any.
+    pub(crate) fn left(&mut self) -> Option<Duration> {
+        if self.ran < KEPT as u64 {
+            return None;
+        }
+        let now = Instant::now();
+        let due = *self.due.get_or_insert(now + SHRINK_AFTER);
+        Some(due.saturating_duration_since(now))
+    }
+
+    /// Memory is given back now.
+    pub(crate) fn reset(&mut self) {
+        *self = Self::default();
+    }
+}
 
 /// Whether room for `capacity` entries is far more than `len` entries need.
 pub(crate) fn is_sparse(len: usize, capacity: usize) -> bool {

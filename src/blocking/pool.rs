@@ -62,7 +62,7 @@ use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use crate::executor::{self, BlockingTask};
 use crate::live_threads::{Hooks, LiveThreads};
-use crate::memory::{self, SHRINK_AFTER, shrink_queue};
+use crate::memory::{ShrinkTimer, shrink_queue};
 
 /// How long a thread waits for another task before it ends.
 const KEEP_ALIVE: Duration = Duration::from_secs(10);
@@ -105,10 +105,7 @@ struct State {
     idle: Vec<Arc<Condvar>>,
     /// How many threads were started or woken, and have not looked at the queues since.
     coming: usize,
-    /// How many tasks have run since memory was given back last, and when that is done next. `None` unless those are so
-    /// many that there is memory to give.
-    ran_lately: usize,
-    shrink_at: Option<Instant>,
+    shrink_timer: ShrinkTimer,
     /// The runtime has ended.
     closed: bool,
     /// Woken when no task waits or runs any more. It is the unparker of a worker whose clock stands still until then.
@@ -225,14 +222,15 @@ impl Pool {
     /// Waits until this thread is called by its `call`. Returns `false` if that did not happen for long, and the thread
     /// ends.
     fn idle(&self, state: &mut MutexGuard<'_, State>, call: &Arc<Condvar>) -> bool {
-        let now = Instant::now();
-        let until = now + self.keep_alive;
+        let until = Instant::now() + self.keep_alive;
         state.idle.push(call.clone());
         let position = |state: &State| state.idle.iter().position(|idle| Arc::ptr_eq(idle, call));
-        if let Some(due) = state.shrink_due(now) {
-            let _ = call.wait_while_until(state, |state| position(state).is_some(), due.min(until));
-            if position(state).is_some() && Instant::now() >= due {
-                self.shrink(state);
+        if let Some(left) = state.shrink_timer.left() {
+            let _ = call.wait_while_for(state, |state| position(state).is_some(), left.min(self.keep_alive));
+            // Another thread may have done it meanwhile.
+            if position(state).is_some() && state.shrink_timer.left() == Some(Duration::ZERO) {
+                state.shrink();
+                MutexGuard::unlocked(state, executor::shrink_blocking);
             }
         }
         // Its time may be over when it has been called, but has not had the lock. It comes then all the same.
@@ -246,23 +244,12 @@ impl Pool {
         }
     }
 
-    /// Gives memory back that a spike has left, unless another thread has done so.
-    fn shrink(&self, state: &mut MutexGuard<'_, State>) {
-        if state.shrink_at.take().is_none() {
-            return;
-        }
-        state.ran_lately = 0;
-        shrink_queue(&mut state.closures.waiting);
-        shrink_queue(&mut state.lookups.waiting);
-        MutexGuard::unlocked(state, executor::shrink_blocking);
-    }
-
     /// Takes the next task that may run, if there is one, and passes it to `run` outside the lock. A task is foreign
     /// code, run or dropped.
     fn take(&self, state: &mut MutexGuard<'_, State>, run: impl FnOnce(BlockingTask)) -> bool {
         let work = if state.closures.may_run() > 0 { Work::Closure } else { Work::LookUp };
         let Some(task) = state.queue(work).begin() else { return false };
-        state.ran_lately += 1;
+        state.shrink_timer.add(1);
         MutexGuard::unlocked(state, || run(task));
         state.queue(work).running -= 1;
         if state.has_no_task() {
@@ -337,8 +324,7 @@ impl State {
             threads: 0,
             idle: Vec::new(),
             coming: 0,
-            ran_lately: 0,
-            shrink_at: None,
+            shrink_timer: ShrinkTimer::default(),
             closed: false,
             on_idle: None,
         }
@@ -364,9 +350,11 @@ impl State {
         true
     }
 
-    /// When memory is to be given back. `None` if no spike has left any.
-    fn shrink_due(&mut self, now: Instant) -> Option<Instant> {
-        (self.ran_lately >= memory::KEPT).then(|| *self.shrink_at.get_or_insert(now + SHRINK_AFTER))
+    /// Gives memory back that a spike has left in the queues.
+    fn shrink(&mut self) {
+        self.shrink_timer.reset();
+        shrink_queue(&mut self.closures.waiting);
+        shrink_queue(&mut self.lookups.waiting);
     }
 
     /// Whether no task waits or runs.

@@ -47,7 +47,7 @@ use super::handle::{Handle, Services};
 use super::spin::{SpinPolicy, Usage};
 use crate::budget::{self, GaveWay};
 use crate::executor::{Entry, Executor, TaskSet};
-use crate::memory::{self, SHRINK_AFTER, shrink};
+use crate::memory::{ShrinkTimer, shrink};
 use crate::metrics::Counters;
 use crate::reactor::Reactor;
 use crate::stamp;
@@ -83,10 +83,7 @@ pub(super) struct Worker {
     /// main future.
     ran: i64,
     batch: Batch,
-    /// How many tasks it has run since it last gave memory back, and when it will do so next. `None` unless those are so
-    /// many that it has memory to give.
-    ran_lately: u64,
-    shrink_at: Option<std::time::Instant>,
+    shrink_timer: ShrinkTimer,
     handle: Handle,
 }
 
@@ -118,8 +115,7 @@ impl Worker {
             task_counters,
             ran: 0,
             batch: Batch::new(),
-            ran_lately: 0,
-            shrink_at: None,
+            shrink_timer: ShrinkTimer::default(),
             handle,
         }
     }
@@ -267,7 +263,7 @@ impl Worker {
         let ran = std::mem::take(&mut self.ran).max(0) as u64;
         self.counters.polls.add(ran);
         self.task_counters.take_thread_counts();
-        self.ran_lately += ran;
+        self.shrink_timer.add(ran);
         ran
     }
 
@@ -291,15 +287,14 @@ impl Worker {
     fn shrink_if_due(&mut self) -> Option<Duration> {
         // While the clock is paused, no task may be woken because of the system's time: the order of the tasks would
         // depend on the speed of the machine.
-        if self.ran_lately < memory::KEPT as u64 || time::is_paused() {
+        if time::is_paused() {
             return None;
         }
-        let now = std::time::Instant::now();
-        let due = *self.shrink_at.get_or_insert(now + SHRINK_AFTER);
-        if now < due {
-            return Some(due - now);
+        let left = self.shrink_timer.left()?;
+        if !left.is_zero() {
+            return Some(left);
         }
-        (self.ran_lately, self.shrink_at) = (0, None);
+        self.shrink_timer.reset();
         shrink(&mut self.wakers);
         self.executor.shrink();
         self.reactor.registry().shrink();
