@@ -18,7 +18,7 @@ use super::outcome::JoinError;
 use super::registry::Id;
 use super::spawn::{spawn_local_named, spawn_named};
 use crate::budget;
-use crate::memory;
+use crate::memory::{is_sparse, shrink_queue};
 
 /// How many tasks of a set are shown as those that its owner waits for, at most.
 const SHOWN: usize = 8;
@@ -74,8 +74,8 @@ impl Ended {
     fn next_key(&self) -> Option<usize> {
         let mut inner = self.inner.lock();
         let key = inner.keys.pop_front();
-        if key.is_none() && inner.keys.capacity() > memory::KEPT {
-            inner.keys = VecDeque::new();
+        if key.is_none() {
+            shrink_queue(&mut inner.keys);
         }
         key
     }
@@ -273,7 +273,7 @@ impl<T> JoinSet<T> {
             let poll = member.result.take().map_or_else(|| member.poll(), |result| Poll::Ready(*result));
             if let Poll::Ready(result) = poll {
                 let id = self.members.remove(key).handle.id();
-                if self.members.is_empty() && self.members.capacity() > memory::KEPT {
+                if self.members.is_empty() && is_sparse(0, self.members.capacity()) {
                     self.shrink();
                 }
                 return Poll::Ready(Some((id, result)));

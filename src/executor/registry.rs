@@ -266,23 +266,12 @@ impl<W> TaskRegistry<W> {
 
     /// Gives memory back that a spike of tasks has left in a list.
     pub(super) fn shrink(&self, index: usize) {
-        let mut tasks = self.lists[index].0.lock();
-        tasks.shrink_names();
-        let unused = tasks.tables.each_mut().map(Table::shrink);
-        drop(tasks);
-        drop(unused);
+        self.lists[index].shrink(&KINDS);
     }
 
     /// Gives memory back that a spike of blocking tasks has left in all lists.
     pub(super) fn shrink_blocking(&self) {
-        for list in &self.lists {
-            let mut tasks = list.0.lock();
-            tasks.shrink_names();
-            let unused = tasks.tables[BLOCKING].shrink();
-            // After the lock, for which the worker may wait.
-            drop(tasks);
-            drop(unused);
-        }
+        self.lists.iter().for_each(|list| list.shrink(&[Kind::Blocking]));
     }
 
     /// Gives a task a name, if it is still there.
@@ -411,6 +400,19 @@ impl IdSource {
     }
 }
 
+impl<W> List<W> {
+    /// Gives memory back that a spike of tasks of these kinds has left.
+    fn shrink(&self, kinds: &[Kind]) {
+        let mut tasks = self.0.lock();
+        let named = tasks.names.len();
+        tasks.names.shrink_to(memory::KEPT.max(2 * named));
+        let unused: Vec<_> = kinds.iter().map(|kind| tasks.tables[*kind as usize].shrink()).collect();
+        // After the lock, for which the worker may wait.
+        drop(tasks);
+        drop(unused);
+    }
+}
+
 impl<W> Tasks<W> {
     fn new() -> Self {
         let tables = std::array::from_fn(|_| Table::new());
@@ -446,11 +448,6 @@ impl<W> Tasks<W> {
         let index = (record.key() as usize).checked_sub(1)?;
         let entry = self.tables[record.table().kind()].entries.get_mut(index)?;
         (entry.waker.is_some() && id.is_none_or(|id| id.0 == entry.record.id())).then_some(entry)
-    }
-
-    fn shrink_names(&mut self) {
-        let named = self.names.len();
-        self.names.shrink_to(memory::KEPT.max(2 * named));
     }
 
     /// Cancels all tasks of this kind, and returns their wakers.
