@@ -237,33 +237,36 @@ fn duplicate(stream: impl AsFd) -> io::Result<File> {
 
 /// Reads on a thread of the pool, which may wait.
 fn read(mut file: impl Read + AsFd, bytes: &mut [u8]) -> io::Result<usize> {
-    loop {
-        match file.read(bytes) {
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            // Another process has made the stream non-blocking. An interrupted poll(2) is made again after the read.
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                let _ = poll(&mut [PollFd::new(&file, PollFlags::IN)], None);
-            }
-            result => return result,
-        }
-    }
+    repeat(&mut file, PollFlags::IN, |file| file.read(bytes))
 }
 
 /// Writes all bytes on a thread of the pool, which may wait.
 fn write_all(mut file: &File, mut bytes: &[u8]) -> io::Result<()> {
     while !bytes.is_empty() {
-        match file.write(bytes) {
-            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-            Ok(written) => bytes = &bytes[written..],
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            // Another process has made the stream non-blocking. An interrupted poll(2) is made again after the write.
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                let _ = poll(&mut [PollFd::new(file, PollFlags::OUT)], None);
-            }
-            Err(error) => return Err(error),
+        match repeat(&mut file, PollFlags::OUT, |file| file.write(bytes))? {
+            0 => return Err(io::ErrorKind::WriteZero.into()),
+            written => bytes = &bytes[written..],
         }
     }
     Ok(())
+}
+
+/// Makes a call until it is neither interrupted nor would block.
+fn repeat<F: AsFd>(
+    file: &mut F,
+    events: PollFlags,
+    mut call: impl FnMut(&mut F) -> io::Result<usize>,
+) -> io::Result<usize> {
+    loop {
+        match call(file) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            // Another process has made the stream non-blocking. An interrupted poll(2) is made again after the call.
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                let _ = poll(&mut [PollFd::new(file, events)], None);
+            }
+            result => return result,
+        }
+    }
 }
 
 fn copied(error: &io::Error) -> io::Error {
