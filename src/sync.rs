@@ -161,16 +161,20 @@ pub(crate) fn is_executors(waker: &Waker) -> bool {
 /// If a waker panics, only the panic hook reports it, and the others are still woken.
 pub(crate) fn wake_all(wakers: &mut Vec<Waker>) {
     if !wakers.is_empty() {
-        wake_each(wakers);
+        wake_each(wakers.drain(..));
     }
 }
 
-fn wake_each(wakers: &mut Vec<Waker>) {
-    let mut pending = wakers.drain(..);
-    while pending.len() > 0 {
+/// As [`wake_all`], for wakers that are in no list.
+pub(crate) fn wake_each(wakers: impl IntoIterator<Item = Waker>) {
+    let (mut pending, mut is_done) = (wakers.into_iter(), false);
+    while !is_done {
         // `pending` stays outside the closure. A panic would drop it with the closure, and drop the remaining wakers
         // without waking them.
-        contain_all(|| pending.by_ref().for_each(Waker::wake));
+        contain_all(|| {
+            pending.by_ref().for_each(Waker::wake);
+            is_done = true;
+        });
     }
 }
 

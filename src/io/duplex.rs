@@ -26,7 +26,7 @@ use std::task::{Context, Poll, Waker, ready};
 use futures_io::{AsyncRead, AsyncWrite};
 
 use crate::budget;
-use crate::sync::{Mutex, contain_all};
+use crate::sync::{Mutex, wake_each};
 
 /// Makes a connection in memory: what is written to one stream is read from the other.
 ///
@@ -110,9 +110,7 @@ impl Pipe {
                 let woken = to_wake(&mut state).take();
                 drop(state);
                 budget::spend();
-                if let Some(waker) = woken {
-                    contain_all(|| waker.wake());
-                }
+                wake_each(woken);
                 return Poll::Ready(result);
             }
             let seat = to_wait(&mut state);
@@ -172,9 +170,7 @@ impl Pipe {
         let woken = [state.reader.take(), state.writer.take()];
         drop(state);
         drop(bytes);
-        for waker in woken.into_iter().flatten() {
-            contain_all(|| waker.wake());
-        }
+        wake_each(woken.into_iter().flatten());
     }
 }
 

@@ -26,7 +26,7 @@ use std::task::{Context, Poll, Waker};
 
 use futures_io::{AsyncRead, AsyncWrite};
 
-use crate::sync::{Mutex, contain_all};
+use crate::sync::{Mutex, contain_all, wake_each};
 
 /// Splits a stream into a half for reading and one for writing, which can go to different tasks.
 ///
@@ -154,9 +154,7 @@ impl<T> Drop for Taken<'_, T> {
         drop(place);
         // A panic of a waker would take the result of this half's poll. While the stream's own panic unwinds, it would
         // end the process.
-        for waker in waiting.into_iter().flatten() {
-            contain_all(|| waker.wake());
-        }
+        wake_each(waiting.into_iter().flatten());
     }
 }
 
