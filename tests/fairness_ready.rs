@@ -5,7 +5,7 @@
 
 mod support;
 
-use std::future::{Future, poll_fn};
+use std::future::poll_fn;
 use std::mem::replace;
 use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -16,7 +16,7 @@ use std::thread;
 use futures_util::future::{join_all, pending, select_all};
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use futures_util::task::AtomicWaker;
-use kittiwake::future::or;
+use kittiwake::future::{Boxed, or};
 use kittiwake::io::{AsyncBufRead, AsyncBufReadExt, AsyncReadExt, BufReader};
 use kittiwake::net::{ShutdownSignal, TcpStream, lookup_host};
 use kittiwake::runtime::Runtime;
@@ -28,7 +28,7 @@ use support::{block_workers, here, listener, one_worker, pair_with_std, within, 
 const MS: Duration = Duration::from_millis(1);
 
 /// A loop that goes on until the flag is set.
-type Loop = fn(Arc<AtomicBool>) -> Pin<Box<dyn Future<Output = ()> + Send>>;
+type Loop = fn(Arc<AtomicBool>) -> Boxed<()>;
 
 /// Repeats an expression, with a variable that is initialized once.
 macro_rules! until_done {
@@ -323,7 +323,7 @@ fn growing_pieces_delay_timer_by_few() {
 }
 
 /// A loop that reads a flood and calls the function after each read.
-type Reads = fn(Arc<TcpStream>, Box<dyn FnMut() + Send>) -> Pin<Box<dyn Future<Output = ()> + Send>>;
+type Reads = fn(Arc<TcpStream>, Box<dyn FnMut() + Send>) -> Boxed<()>;
 
 const FLOOD_READS: [(&str, Reads); 4] = [
     ("reads of a kilobyte", |stream, mut work| {
@@ -371,18 +371,19 @@ const FLOOD_READS: [(&str, Reads); 4] = [
 #[test]
 fn flood_with_work_delays_timer_by_one_budget() {
     for (name, reads) in FLOOD_READS {
-        for (runtime, count) in [(one_worker as fn() -> Runtime, 1), (|| workers(2), 2)] {
+        for runtime in [one_worker as fn() -> Runtime, || workers(2)] {
             within(move || {
-                let rounds = late_reads(&runtime(), count, reads);
+                let rounds = late_reads(&runtime(), reads);
                 assert!(rounds[44] <= 128, "so many {name} ran before the timer: {rounds:?}");
             });
         }
     }
 }
 
-/// Sleeps for 1 ms beside so many floods, 50 times. Returns the numbers of reads that ran between the deadline and the end
+/// Sleeps for 1 ms beside a flood for each worker, 50 times. Returns the numbers of reads that ran between the deadline and the end
 /// of the sleep, on the thread that the timer woke. The lowest is the first.
-fn late_reads(runtime: &Runtime, count: usize, reads: Reads) -> Vec<usize> {
+fn late_reads(runtime: &Runtime, reads: Reads) -> Vec<usize> {
+    let count = runtime.handle().metrics().workers().len();
     let late = Arc::new(Mutex::new(Vec::new()));
     let deadline = Arc::new(Mutex::new(Instant::now() + Duration::from_secs(3600)));
     let busy: Vec<_> = (0..count)
@@ -421,37 +422,40 @@ async fn read_flood(streams: &[Arc<TcpStream>], count: usize) {
     }
 }
 
+/// Makes a future that completes.
+type Completes = fn() -> Boxed<()>;
+
 /// Futures that complete behind a flood in their task.
-fn complete_behind_flood() -> Vec<(&'static str, Loop)> {
+fn complete_behind_flood() -> Vec<(&'static str, Completes)> {
     vec![
-        ("a timer", |_| Box::pin(async { sleep(MS).await })),
-        ("a timer that is due", |_| Box::pin(async { sleep_until(Instant::now()).await })),
-        ("a timeout", |_| Box::pin(async { assert!(timeout(MS, pending::<()>()).await.is_err()) })),
-        ("a timeout of a flood", |_| {
+        ("a timer", || Box::pin(async { sleep(MS).await })),
+        ("a timer that is due", || Box::pin(async { sleep_until(Instant::now()).await })),
+        ("a timeout", || Box::pin(async { assert!(timeout(MS, pending::<()>()).await.is_err()) })),
+        ("a timeout of a flood", || {
             Box::pin(async {
                 let flood = async { read_flood(&floods(1).await, usize::MAX).await };
                 assert!(timeout(MS, flood).await.is_err());
             })
         }),
-        ("a task", |_| Box::pin(async { kittiwake::spawn(async {}).await.unwrap() })),
-        ("a JoinSet", |_| {
+        ("a task", || Box::pin(async { kittiwake::spawn(async {}).await.unwrap() })),
+        ("a JoinSet", || {
             Box::pin(async {
                 let mut set = JoinSet::new();
                 set.spawn(async {});
                 set.join_next().await.expect("there is one").unwrap();
             })
         }),
-        ("a triggered signal", |_| Box::pin(async { triggered().triggered().await })),
+        ("a triggered signal", || Box::pin(async { triggered().triggered().await })),
     ]
 }
 
-/// What is complete is found behind a flood in the same task, which uses up the budget of each poll.
+/// A complete future is found behind a flood in the same task, which uses up the budget of each poll.
 #[test]
 fn flood_hides_nothing_behind_it() {
     for (name, behind) in complete_behind_flood() {
         for runtime in [one_worker as fn() -> Runtime, || workers(2)] {
             within(move || {
-                let (runtime, behind) = (runtime(), behind(Arc::default()));
+                let (runtime, behind) = (runtime(), behind());
                 let found = runtime.handle().spawn(async {
                     let streams = floods(1).await;
                     // It runs dry at its begin only.
