@@ -179,13 +179,29 @@ impl Reactor {
         sockets
     }
 
-    /// Has the events of a stuck worker's reactor end the next block of this one, too.
-    /// Returns `false` if another reactor does so already.
+    /// Has the events of a stuck worker's reactor end the next block of this one, too. Returns `false` if another
+    /// reactor does so already. `workers` are the registries of all workers.
     ///
     /// # Errors
     /// If the system cannot, for want of descriptors or because it has no edges, and if that worker has come to its
     /// reactor after all.
-    pub(crate) fn watch(&mut self, stuck: &Arc<Registry>) -> io::Result<bool> {
+    pub(crate) fn watch(
+        &mut self,
+        stuck: &Arc<Registry>,
+        workers: impl Iterator<Item = Arc<Registry>>,
+    ) -> io::Result<bool> {
+        match self.try_watch(stuck) {
+            // The stuck worker has watched this one, itself or through a third one, and this one is still in its set. The
+            // kernel refuses a circle.
+            Err(error) if error.raw_os_error() == Some(libc::ELOOP) => {
+                self.leave_watchers(workers);
+                self.try_watch(stuck)
+            }
+            result => result,
+        }
+    }
+
+    fn try_watch(&mut self, stuck: &Arc<Registry>) -> io::Result<bool> {
         let own = self.registry.opened().ok_or(io::ErrorKind::NotConnected)?;
         let shared = stuck.poll.try_lock().ok_or(io::ErrorKind::ResourceBusy)?;
         let fd = shared.poll.as_ref().and_then(descriptor).ok_or(io::ErrorKind::Unsupported)?;
@@ -196,7 +212,14 @@ impl Reactor {
         let registered = match &known {
             // To add an epoll takes time in proportion to its sockets. This does not, and reports what is ready as well.
             Some(_) => own.reregister(&mut SourceFd(&fd), WATCHED, mio::Interest::READABLE),
-            None => own.register(&mut SourceFd(&fd), WATCHED, mio::Interest::READABLE),
+            None => Err(io::ErrorKind::NotFound.into()),
+        };
+        let registered = match registered {
+            // It is new, or has left this reactor meanwhile.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                own.register(&mut SourceFd(&fd), WATCHED, mio::Interest::READABLE)
+            }
+            result => result,
         };
         registered.inspect_err(|_| stuck.is_watched.store(false, Ordering::Release))?;
         match known {
@@ -204,6 +227,20 @@ impl Reactor {
             None => self.watched.push(Watched { registry: stuck.clone(), fd, is_active: true }),
         }
         Ok(true)
+    }
+
+    /// Takes this reactor out of the kernel's sets of all others. Its worker is not stuck now. Before it can be stuck
+    /// again, it has an idle worker woken, which then watches it anew.
+    fn leave_watchers(&self, workers: impl Iterator<Item = Arc<Registry>>) {
+        // No reactor begins to watch this one while its lock is held.
+        let shared = self.registry.poll.lock();
+        let Some(fd) = shared.poll.as_ref().and_then(descriptor) else { return };
+        for worker in workers {
+            // An error means that this reactor is not in that set.
+            let _ = worker.opened().map(|watcher| watcher.deregister(&mut SourceFd(&fd)));
+        }
+        // A watcher may block still. The next one must not rely on that block.
+        self.registry.is_watched.store(false, Ordering::Release);
     }
 
     /// The block is over: another reactor may watch those that this one has watched.
@@ -284,6 +321,8 @@ fn handle_internal_event(
 
 #[cfg(test)]
 mod tests {
+    use std::iter;
+
     use super::*;
 
     /// The events of a reactor end the block of one that watches it, and none after that. The other one may block in
@@ -294,7 +333,7 @@ mod tests {
         watcher.registry.open().expect("a poll");
         stuck.registry.open().expect("a poll");
         let (unparker, own_unparker) = (stuck.unparker(), watcher.unparker());
-        let watched = watcher.watch(&stuck.registry);
+        let watched = watcher.watch(&stuck.registry, iter::empty());
         let has_descriptor = watcher.registry.poll.lock().poll.as_ref().and_then(descriptor).is_some();
         assert_eq!(watched.is_ok(), has_descriptor, "{watched:?}");
         if !has_descriptor {
@@ -321,6 +360,45 @@ mod tests {
         unparker.wake_by_ref();
         owner.join().expect("the owner turns");
         assert_eq!(turn(&mut watcher), 1, "it is watched no more");
+    }
+
+    /// Three open reactors, and their registries. `None` where a reactor cannot watch another one.
+    fn three_reactors() -> Option<([Reactor; 3], [Arc<Registry>; 3])> {
+        let reactors = [(); 3].map(|()| Reactor::default());
+        let registries = reactors.each_ref().map(|reactor| reactor.registry.clone());
+        registries.iter().for_each(|registry| assert!(registry.open().is_ok(), "a poll opens"));
+        let can_watch = registries[0].poll.lock().poll.as_ref().and_then(descriptor).is_some();
+        can_watch.then_some((reactors, registries))
+    }
+
+    /// A reactor can watch another one that has watched it before, itself or through a third one. The kernel refuses such
+    /// a circle.
+    #[test]
+    fn reactors_watch_each_other_in_turn() {
+        let Some((mut reactors, registries)) = three_reactors() else { return };
+        for (watcher, stuck) in [(0, 1), (1, 2), (2, 0), (0, 1), (1, 0), (0, 1), (2, 1), (1, 2), (0, 2)] {
+            let watched = reactors[watcher].watch(&registries[stuck], registries.iter().cloned());
+            assert!(matches!(watched, Ok(true)), "{watcher} watches {stuck}: {watched:?}");
+            reactors[stuck].unparker().wake();
+            let mut turn =
+                |index: usize| reactors[index].turn(Some(Duration::from_secs(10)), &mut Vec::new()).expect("a turn");
+            assert_eq!(turn(watcher), 1, "an event of {stuck} ends the block of {watcher}");
+            assert_eq!(turn(stuck), 1, "{stuck} is unparked");
+            reactors[watcher].unwatch();
+        }
+    }
+
+    /// A reactor that has left a watcher is not watched, although the watcher still blocks. Otherwise the next watcher would
+    /// rely on that block.
+    #[test]
+    fn reactor_without_watchers_is_unwatched() {
+        let Some((mut reactors, registries)) = three_reactors() else { return };
+        let mut watch =
+            |watcher: usize, stuck: usize| reactors[watcher].watch(&registries[stuck], registries.iter().cloned());
+        for (watcher, stuck) in [(2, 0), (0, 1), (1, 2), (2, 1)] {
+            let watched = watch(watcher, stuck);
+            assert!(matches!(watched, Ok(true)), "{watcher} watches {stuck}: {watched:?}");
+        }
     }
 
     /// A worker has set its timerfd and is about to block without a limit. A helper that turns its reactor meanwhile

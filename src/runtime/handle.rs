@@ -142,6 +142,11 @@ impl Handle {
         &self.inner.parts[index]
     }
 
+    /// The registries of the workers that have not ended.
+    pub(super) fn registries(&self) -> impl Iterator<Item = Arc<Registry>> {
+        self.inner.parts.iter().filter_map(|part| part.registry.upgrade())
+    }
+
     /// The worker with which the sockets and timers of a new `block_on` call wait: the calls take the workers in turn.
     /// `None` for a current-thread runtime, whose worker is not always there.
     pub(super) fn part_for_call(&self) -> Option<&Part> {

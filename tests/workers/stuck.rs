@@ -9,6 +9,7 @@ use futures_lite::future::{self, poll_once};
 use kittiwake::io::{AsyncReadExt, AsyncWriteExt};
 use kittiwake::net::{TcpListener, TcpStream, serve};
 use kittiwake::runtime::{Builder, Runtime};
+use kittiwake::spawn_local;
 use kittiwake::task::JoinHandle;
 use kittiwake::time::{Duration, sleep};
 
@@ -80,6 +81,49 @@ fn workers_sleep_beside_stuck_one() {
     }
 }
 
+/// The same if the workers are stuck in turn. The end of each stuck task wakes a local task of the next worker, which is
+/// then stuck. So an idle worker has to watch one that has watched it before.
+#[cfg(not(mio_unsupported_force_poll_poll))]
+#[test]
+fn workers_sleep_while_stuck_in_turn() {
+    const ROUNDS: usize = 2;
+    for count in SEVERAL {
+        within(move || {
+            let runtime = workers(count);
+            let (pass, passed): (Vec<_>, Vec<_>) = (0..count).map(|_| async_channel::unbounded()).unzip();
+            let (begin, begun) = mpsc::channel();
+            let (go_on, goes_on) = async_channel::unbounded();
+            let first = pass[0].clone();
+            let echoes = on_each_worker(runtime.handle(), count, move |place| {
+                let (passed, next) = (passed[place].clone(), pass[(place + 1) % count].clone());
+                let (begin, goes_on) = (begin.clone(), goes_on.clone());
+                drop(spawn_local(async move {
+                    for _ in 0..ROUNDS {
+                        passed.recv().await.expect("the task before this one sends");
+                        begin.send(place).expect("the test waits");
+                        goes_on.recv_blocking().expect("the test says when");
+                        let _ = next.try_send(());
+                    }
+                }));
+                let (stream, peer) = pair_with_std();
+                (spawn_echo(stream), peer)
+            });
+            let (echoes, mut peers): (Vec<_>, Vec<_>) = echoes.into_iter().unzip();
+            first.try_send(()).expect("the first task waits");
+            for _ in 0..ROUNDS * count {
+                let stuck = begun.recv().expect("the next task begins");
+                wait_until_asleep(&runtime);
+                peers[stuck].write_all(b"?").expect("write");
+                peers[stuck].read_exact(&mut [0]).expect("another worker answers");
+                wait_until_asleep(&runtime);
+                go_on.try_send(()).expect("the task waits");
+            }
+            drop(peers);
+            echoes.into_iter().for_each(|echo| future::block_on(echo).expect("the echo ends"));
+        });
+    }
+}
+
 /// The same for a timer that the stuck task arms while they sleep: a foreign executor in it waits for that timer.
 #[cfg(not(mio_unsupported_force_poll_poll))]
 #[test]
@@ -123,17 +167,11 @@ struct StuckWorker {
 
 impl StuckWorker {
     fn new(runtime: &Runtime) -> Self {
-        let (mut stream, peer) = pair_with_std();
+        let (stream, peer) = pair_with_std();
         let (begin, begun) = mpsc::channel();
         let (go_on, goes_on) = mpsc::channel();
         let task = runtime.handle().spawn(async move {
-            assert!(poll_once(stream.read(&mut [0])).await.is_none(), "there is nothing to read yet");
-            let echo = kittiwake::spawn(async move {
-                let mut word = [0];
-                while stream.read_exact(&mut word).await.is_ok() {
-                    stream.write_all(&word).await.expect("write");
-                }
-            });
+            let echo = spawn_echo(stream);
             begin.send(()).expect("the test waits");
             goes_on.recv().expect("the test says when");
             echo
@@ -154,6 +192,17 @@ impl StuckWorker {
         drop(self.peer);
         future::block_on(future::block_on(self.task).expect("the stuck task ends")).expect("the echo ends");
     }
+}
+
+/// A task that echoes. Its connection waits at the reactor of the worker that calls this.
+fn spawn_echo(mut stream: TcpStream) -> JoinHandle<()> {
+    assert!(future::block_on(poll_once(stream.read(&mut [0]))).is_none(), "there is nothing to read yet");
+    kittiwake::spawn(async move {
+        let mut word = [0];
+        while stream.read_exact(&mut word).await.is_ok() {
+            stream.write_all(&word).await.expect("write");
+        }
+    })
 }
 
 /// Waits until the workers beside a stuck one have slept for longer than they do while they still look now and then.
