@@ -67,6 +67,8 @@ pub(super) struct Activity {
     read_waits: AtomicBool,
     /// hyper wants to write, and the client does not read.
     write_waits: AtomicBool,
+    /// HTTP/1: the last request has a body, and its end may still have to come.
+    body_may_come: AtomicBool,
     /// The transport has closed its side and discards what the client still sends.
     lingers: AtomicBool,
     /// The server stops. Set on HTTP/1 only.
@@ -97,6 +99,7 @@ impl Activity {
             sent: AtomicU64::new(0),
             read_waits: AtomicBool::new(false),
             write_waits: AtomicBool::new(false),
+            body_may_come: AtomicBool::new(false),
             lingers: AtomicBool::new(false),
             draining: AtomicBool::new(false),
             last_request: AtomicBool::new(false),
@@ -204,6 +207,15 @@ impl Activity {
         if poll.is_pending() || self.write_waits.load(Ordering::Relaxed) {
             self.write(poll);
         }
+    }
+
+    /// Notes whether a request has a body, or that the body of the last one has come.
+    pub(super) fn set_body_may_come(&self, may_come: bool) {
+        self.body_may_come.store(may_come, Ordering::Relaxed);
+    }
+
+    pub(super) fn body_may_come(&self) -> bool {
+        self.body_may_come.load(Ordering::Relaxed)
     }
 
     pub(super) fn linger(&self) {

@@ -213,7 +213,11 @@ impl Driver<'_> {
             }
             match ready!(self.deadline.poll_expired(cx, self.activity, self.draining || self.ending)) {
                 Waits::Request(_) if !asks => asks = true,
-                Waits::Request(_) if !self.ending => self.end_gracefully(connection.as_mut()),
+                Waits::Request(_) if !self.ending => {
+                    // hyper has read the whole body of the last request. Otherwise it would have closed the connection.
+                    self.activity.set_body_may_come(false);
+                    self.end_gracefully(connection.as_mut());
+                }
                 // A client of HTTP/2 that does not acknowledge the end.
                 Waits::Request(_) => return Poll::Ready(Ok(())),
                 Waits::End => self.activity.stop_lingering(),

@@ -29,6 +29,7 @@ where
 
     fn call(&self, request: Request<Incoming>) -> Self::Future {
         let running = Running::new(self.activity.clone());
+        self.activity.set_body_may_come(!request.body().is_end_stream());
         let is_connect = request.method() == Method::CONNECT;
         CountedFuture { future: self.service.call(request), is_connect, running: Some(running), tunnel: None }
     }

@@ -13,8 +13,9 @@
 //! # A client that still sends
 //! A server may answer before it has read the whole request, and then close the connection. If it closes the socket,
 //! the kernel answers the rest of the request with a reset, and a client that is still sending may never see the
-//! response. So [`Transport::poll_shutdown`] ends its own side. If bytes are there, it reads and discards them and those
-//! that follow. The connection's task limits how long. If none are there, it takes the client to have sent all.
+//! response. So [`Transport::poll_shutdown`] ends its own side. If bytes are there, or the last request has a body, it
+//! reads and discards what comes, until the client closes its side too. hyper does not tell whether that body was read to
+//! its end. The connection's task limits how long. Otherwise the client has sent all.
 //!
 //! An upgraded stream reads on: its user closes one side only.
 
@@ -87,8 +88,11 @@ impl<T: AsyncRead + Unpin> Transport<T> {
                 Poll::Ready(Ok(0) | Err(_)) => self.at_end = true,
                 // Noted at once: a client that always has more uses up the budget, and this function then ends above.
                 Poll::Ready(Ok(_)) => self.activity.linger(),
-                Poll::Pending if self.activity.lingers() => return Poll::Pending,
-                Poll::Pending => break,
+                Poll::Pending if !self.activity.lingers() && !self.activity.body_may_come() => break,
+                Poll::Pending => {
+                    self.activity.linger();
+                    return Poll::Pending;
+                }
             }
         }
         Poll::Ready(())

@@ -11,7 +11,7 @@ use std::time::Duration;
 use futures_lite::future::poll_once;
 use kittiwake::hyper::serve;
 use kittiwake::io::{AsyncRead, AsyncWrite, AsyncWriteExt, duplex};
-use kittiwake::net::{Listener, TcpStream};
+use kittiwake::net::{Listener, ShutdownSignal, TcpStream};
 use kittiwake::task::consume_budget;
 use kittiwake::time::{Instant, advance, pause, resume, sleep};
 
@@ -73,6 +73,25 @@ fn stalled_body_is_cut_off_during_response() {
         until(|| server.errors.has("the rest of a request's body")).await;
         let answer = read_all(&mut client).await;
         assert_eq!(answer.matches("burst").count(), BURST, "the answer so far: {answer}");
+    });
+}
+
+/// A connection whose last request had a body is idle after that, and closes as any other one when the server stops.
+#[test]
+fn request_with_body_delays_no_drain() {
+    run_paused(|| async {
+        let (mut client, end) = duplex(4096);
+        let shutdown = ShutdownSignal::new();
+        let server = serve(Streams::of([end]), TestService::default()).with_shutdown(&shutdown);
+        let server = kittiwake::spawn(server);
+        client.write_all(post("/echo", "body").as_bytes()).await.unwrap();
+        assert_eq!(response(&mut client).await.1, b"body");
+        let stopped = Instant::now();
+        shutdown.trigger();
+        server.await.unwrap().expect("the server ends without an error");
+        let drain = stopped.elapsed();
+        assert!(drain < Duration::from_secs(2), "the drain took {drain:?}");
+        drop(client);
     });
 }
 

@@ -105,6 +105,27 @@ fn early_answer_fails_no_write() {
     });
 }
 
+/// A client may begin to send its body after the early answer, as one whose head and body are two writes. The connection
+/// takes that body in, too.
+#[test]
+fn late_body_of_answered_request_fails_no_write() {
+    run(|| async {
+        let server = Server::start(|serve| serve).await;
+        let mut client = server.connect().await;
+        client.write_all(b"POST /ignore HTTP/1.1\r\nhost: x\r\ncontent-length: 100000\r\n\r\n").await.unwrap();
+        assert_eq!(response(&mut client).await.1, b"early");
+        assert_eq!(read_all(&mut client).await, "", "the server closes its side");
+        for _ in 0..10 {
+            client.write_all(&pattern(10_000)).await.expect("the server takes in what it does not need");
+            // A reset would reach this side before its next write.
+            settle().await;
+        }
+        drop(client);
+        until(|| server.stats.open() == 0).await;
+        server.errors.expect_none();
+    });
+}
+
 /// A panic in a service ends its connection alone.
 #[test]
 fn panic_in_service_ends_one_connection() {
