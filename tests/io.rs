@@ -18,10 +18,10 @@ use kittiwake::io::{
 use kittiwake::net::TcpStream;
 use kittiwake::stream::StreamExt;
 use kittiwake::task::yield_now;
-use kittiwake::time::{Duration, Instant, sleep, timeout};
+use kittiwake::time::{Duration, Instant, advance, pause, resume, sleep, timeout};
 use support::{
-    TICK, counting_waker, pair, pair_with_std, pattern, poll_with, read_all, run, run_paused, settle, will_reset,
-    within, workers,
+    TICK, counting_waker, pair, pair_with_std, pattern, poll_with, read_all, read_slowly, run, run_paused, settle,
+    will_reset, within, workers,
 };
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -364,6 +364,24 @@ fn stalled_copy_times_out() {
         let flood = kittiwake::spawn(copy(io::repeat(b'x'), client));
         assert_eq!(proxy.await.unwrap().unwrap_err().transferred(), (10, 0));
         assert_eq!(flood.await.unwrap().unwrap_err().kind(), ErrorKind::BrokenPipe);
+    });
+}
+
+/// A copy to a slow reader is not idle. Linux reports room in a full send buffer only once a third of it is free, and that
+/// may take longer than the timeout.
+#[test]
+fn copy_to_slow_reader_is_not_idle() {
+    run(async || {
+        let ((mut client, a), (b, mut server)) = (pair().await, pair().await);
+        pause();
+        let proxy = kittiwake::spawn(copy_bidirectional(a, b).idle_timeout(SECOND));
+        let flood = kittiwake::spawn(async move { while client.write_all(&[7; 65_536]).await.is_ok() {} });
+        read_slowly(&mut server, SECOND * 2 / 3).await;
+        assert!(!proxy.is_finished(), "the copy has ended: {:?}", proxy.await);
+        advance(2 * SECOND).await;
+        resume();
+        assert_eq!(proxy.await.unwrap().unwrap_err().kind(), ErrorKind::TimedOut);
+        flood.await.unwrap();
     });
 }
 

@@ -116,7 +116,12 @@ impl Preface {
                 return Poll::Ready(read);
             }
         }
-        match ready!(deadline.poll_first_byte(cx, draining && self.ahead.is_empty())) {
+        let waits = ready!(deadline.poll_first_byte(cx, draining && self.ahead.is_empty()));
+        // The same holds at the end of the time.
+        if let Poll::Ready(read) = ask_kernel(|| self.poll_read(cx, stream)) {
+            return Poll::Ready(read);
+        }
+        match waits {
             Waits::Request(_) => Poll::Ready(Ok(None)),
             waits => Poll::Ready(Err(too_long(waits))),
         }
@@ -196,7 +201,8 @@ impl Driver<'_> {
             self.activity.register(waker.clone());
             self.waker = Some(waker);
         }
-        // True once this poll asks the kernel for a request, because the connection would end without one.
+        // True once this poll has hyper try each read and write that waits, because the connection would end otherwise. The
+        // kernel may have bytes, or room, that no event has reported.
         let mut asks = false;
         loop {
             if !self.draining && self.shutdown.poll_triggered(cx).is_ready() {
@@ -212,7 +218,8 @@ impl Driver<'_> {
                 continue;
             }
             match ready!(self.deadline.poll_expired(cx, self.activity, self.draining || self.ending)) {
-                Waits::Request(_) if !asks => asks = true,
+                Waits::End => self.activity.stop_lingering(),
+                _ if !asks => asks = true,
                 Waits::Request(_) if !self.ending => {
                     // hyper has read the whole body of the last request. Otherwise it would have closed the connection.
                     self.activity.set_body_may_come(false);
@@ -220,7 +227,6 @@ impl Driver<'_> {
                 }
                 // A client of HTTP/2 that does not acknowledge the end.
                 Waits::Request(_) => return Poll::Ready(Ok(())),
-                Waits::End => self.activity.stop_lingering(),
                 waits => return Poll::Ready(Err(too_long(waits).into())),
             }
         }

@@ -161,6 +161,9 @@ fn no_handshake<T>(stream: T) -> Ready<io::Result<T>> {
 /// | owes the rest of a request's body, and sends none of it (HTTP/1) | [`body_timeout`](Serve::body_timeout) | 30 s |
 /// | does not read a response | [`body_timeout`](Serve::body_timeout) | 30 s |
 ///
+/// hyper does not tell what it has read behind a request. So a client of HTTP/1 that has sent the first part of its next
+/// head in one piece with that request counts as one that sends no further request, until more of that head comes.
+///
 /// hyper reads one piece of a request's body ahead. So a client of HTTP/1 that stalls there is cut off even if the handler
 /// has not begun to read. With `Expect: 100-continue` the client owes a body only once the handler reads it. A handler must
 /// read the body before its response ends: after that the limits are those of the next request, and hyper does not report

@@ -170,34 +170,63 @@ where
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = &mut *self;
-        let before = this.idle.as_ref().map(|_| (this.a_to_b.progress(), this.b_to_a.progress()));
-        // Both are polled, also after one has failed: the other passes on what its reader still has.
-        let b_is_first = this.b_is_first;
-        this.b_is_first = !b_is_first;
-        let mut forth = Poll::Pending;
-        if !b_is_first {
-            forth = this.a_to_b.poll_and_close(cx, Pin::new(&mut this.a), Pin::new(&mut this.b));
+        let before = this.progress();
+        if let Poll::Ready(output) = this.poll_transfers(cx) {
+            return Poll::Ready(output);
         }
-        let back = this.b_to_a.poll_and_close(cx, Pin::new(&mut this.b), Pin::new(&mut this.a));
-        if b_is_first {
-            forth = this.a_to_b.poll_and_close(cx, Pin::new(&mut this.a), Pin::new(&mut this.b));
+        ready!(this.poll_idle(cx, before));
+        // The time is over. The kernel may have bytes, or room, that no event has reported: Linux reports room in a full
+        // socket only once its reader has taken a third of what is there, and a slow reader needs long for that.
+        if let Poll::Ready(output) = budget::ask_kernel(|| this.poll_transfers(cx)) {
+            return Poll::Ready(output);
         }
-        // A direction whose reader has failed is pending until its writer is flushed.
-        if let Some(error) = this.take_error(forth.is_ready(), back.is_ready()) {
-            return Poll::Ready(Err(error));
-        }
-        if forth.is_ready() && back.is_ready() {
-            return Poll::Ready(Ok(this.transferred()));
-        }
-        let Some(idle) = &mut this.idle else { return Poll::Pending };
-        let has_moved = before != Some((this.a_to_b.progress(), this.b_to_a.progress()));
-        ready!(idle.poll_expired(cx, has_moved));
-        let (error, transferred) = (idle.error(), this.transferred());
+        let error = ready!(this.poll_idle(cx, before));
+        let transferred = this.transferred();
         Poll::Ready(Err(CopyError { error, failed: "copying between two streams", transferred }))
     }
 }
 
+impl<A, B> CopyBidirectional<A, B>
+where
+    A: AsyncRead + AsyncWrite + Unpin,
+    B: AsyncRead + AsyncWrite + Unpin,
+{
+    /// Polls both directions. Ready once both are over, or one has failed.
+    fn poll_transfers(&mut self, cx: &mut Context<'_>) -> Poll<Result<(u64, u64), CopyError>> {
+        // Both are polled, also after one has failed: the other passes on what its reader still has.
+        let b_is_first = self.b_is_first;
+        self.b_is_first = !b_is_first;
+        let mut forth = Poll::Pending;
+        if !b_is_first {
+            forth = self.a_to_b.poll_and_close(cx, Pin::new(&mut self.a), Pin::new(&mut self.b));
+        }
+        let back = self.b_to_a.poll_and_close(cx, Pin::new(&mut self.b), Pin::new(&mut self.a));
+        if b_is_first {
+            forth = self.a_to_b.poll_and_close(cx, Pin::new(&mut self.a), Pin::new(&mut self.b));
+        }
+        // A direction whose reader has failed is pending until its writer is flushed.
+        if let Some(error) = self.take_error(forth.is_ready(), back.is_ready()) {
+            return Poll::Ready(Err(error));
+        }
+        if forth.is_ready() && back.is_ready() { Poll::Ready(Ok(self.transferred())) } else { Poll::Pending }
+    }
+}
+
 impl<A, B> CopyBidirectional<A, B> {
+    /// Ready with the error once no byte has moved for the idle timeout, if there is one. `before` is the progress before
+    /// this poll.
+    fn poll_idle(&mut self, cx: &mut Context<'_>, before: [(u64, bool); 2]) -> Poll<io::Error> {
+        let has_moved = before != self.progress();
+        let Some(idle) = &mut self.idle else { return Poll::Pending };
+        ready!(idle.poll_expired(cx, has_moved));
+        Poll::Ready(idle.error())
+    }
+
+    /// A value that changes when a byte moves, and when a stream is closed.
+    fn progress(&self) -> [(u64, bool); 2] {
+        [self.a_to_b.progress(), self.b_to_a.progress()]
+    }
+
     /// The error of a direction that is over.
     fn take_error(&mut self, forth_is_over: bool, back_is_over: bool) -> Option<CopyError> {
         let forth = if forth_is_over { self.a_to_b.end.take_error() } else { None };

@@ -18,7 +18,7 @@ use kittiwake::time::{Instant, advance, pause, resume, sleep};
 use crate::LIMIT;
 use crate::frames::{PING, SETTINGS, frame};
 use crate::server::{BURST, Server, TestService, get, post, read_all, response};
-use crate::support::{ErrorLog, listener, pattern, run, run_paused, settle, until};
+use crate::support::{ErrorLog, listener, pattern, read_slowly, run, run_paused, settle, until};
 
 /// A limit holds also if its timer fires in the very poll in which the connection begins another wait.
 #[test]
@@ -73,6 +73,26 @@ fn stalled_body_is_cut_off_during_response() {
         until(|| server.errors.has("the rest of a request's body")).await;
         let answer = read_all(&mut client).await;
         assert_eq!(answer.matches("burst").count(), BURST, "the answer so far: {answer}");
+    });
+}
+
+/// A client that reads slowly is not cut off while it reads. Linux reports room in a full send buffer only once a third of
+/// it is free, and that may take longer than the limit.
+#[test]
+fn slow_reader_is_not_cut_off() {
+    run(|| async {
+        let server = Server::start(|serve| serve.body_timeout(LIMIT)).await;
+        pause();
+        let mut client = server.connect().await;
+        client.write_all(get("/endless").as_bytes()).await.unwrap();
+        read_slowly(&mut client, LIMIT * 2 / 3).await;
+        server.errors.expect_none();
+        for _ in 0..3 {
+            advance(LIMIT * 2 / 3).await;
+            settle().await;
+        }
+        resume();
+        until(|| server.errors.has("does not read")).await;
     });
 }
 

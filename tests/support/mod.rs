@@ -22,7 +22,7 @@ use std::thread::ThreadId;
 use std::time::{Duration, Instant};
 
 use kittiwake::inspect::TaskDump;
-use kittiwake::io::{AsyncRead, AsyncWrite};
+use kittiwake::io::{AsyncRead, AsyncReadExt, AsyncWrite};
 use kittiwake::net::{Failure, TcpListener, TcpStream};
 use kittiwake::runtime::{Builder, Handle, Runtime, WorkerMetrics};
 use socket2::SockRef;
@@ -232,6 +232,24 @@ pub fn counting_waker() -> (Waker, Arc<Wakes>) {
 pub async fn settle() {
     for _ in 0..300 {
         kittiwake::task::yield_now().await;
+    }
+}
+
+/// Reads ten pieces of what the peer sends without end, and advances the paused clock by `step` after each. The peer's
+/// send buffer, which is full at first, does not become writable by that.
+pub async fn read_slowly(stream: &mut TcpStream, step: Duration) {
+    stream.set_recv_buffer_size(256 << 10).expect("SO_RCVBUF");
+    settle().await;
+    // More than the kernels keep back before the receiver reports room and the sender frees it, and less than a third of
+    // the send buffer, which is some 4 MB.
+    let mut piece = vec![0; 512 << 10];
+    for _ in 0..10 {
+        // The peer's kernel learns at once of what has come. This clock says nothing to the kernel. Only Linux can.
+        let _ = stream.set_quickack(true);
+        AsyncReadExt::read_exact(stream, &mut piece).await.expect("the peer goes on");
+        settle().await;
+        kittiwake::time::advance(step).await;
+        settle().await;
     }
 }
 
