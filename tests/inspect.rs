@@ -191,9 +191,17 @@ fn paths_work_under_a_prefix() {
 fn wrong_parameters_are_refused() {
     run(|| async {
         let server = Server::start().await;
-        for query in
-            ["offset=-1", "limit=x", "limit=", "activity=sleeping", "activity=", "site=%zz", "site=%ff", "site=%"]
-        {
+        for query in [
+            "offset=-1",
+            "limit=x",
+            "limit=",
+            "activity=sleeping",
+            "activity=",
+            "site=%zz",
+            "site=%+1",
+            "site=%ff",
+            "site=%",
+        ] {
             let response = server.ask("GET", &format!("/api/tasks?{query}"), "localhost").await;
             assert_eq!(response.status, 400, "{query}: {}", response.body);
         }
