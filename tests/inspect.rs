@@ -18,7 +18,7 @@ use kittiwake::net::{ShutdownSignal, TcpListener, TcpStream};
 
 use kittiwake::spawn;
 use kittiwake::task::{self, JoinHandle};
-use kittiwake::time::{Duration, sleep};
+use kittiwake::time::{Duration, advance, pause, resume, sleep};
 use serde_json::Value;
 use support::{block_workers, pair, run, settle, within, workers};
 
@@ -60,6 +60,23 @@ fn loopback_listener_is_served() {
             assert_eq!(response.status, 200, "{address}: {}", response.body);
             server.end().await;
         }
+    });
+}
+
+/// A connection that asks for nothing makes room for others after some seconds, so that left-over ones do not keep the page
+/// shut.
+#[test]
+fn silent_client_of_the_page_makes_room() {
+    run(|| async {
+        let server = Server::start().await;
+        let mut silent = TcpStream::connect(server.address).await.expect("the server accepts");
+        settle().await;
+        pause();
+        advance(Duration::from_secs(6)).await;
+        settle().await;
+        let read = futures_lite::future::poll_once(silent.read(&mut [0])).await;
+        assert!(matches!(read, Some(Ok(0))), "the server must have closed the connection: {read:?}");
+        resume();
     });
 }
 

@@ -10,9 +10,14 @@ use super::service::{service, service_for};
 use crate::hyper;
 use crate::net::{Report, ShutdownSignal, TcpListener};
 use crate::runtime::Handle;
+use crate::time::Duration;
 
 /// A browser has six connections at most, so this is enough for ten of them.
 const MAX_CONNECTIONS: usize = 64;
+
+/// How long a client may keep a connection without a request. The page asks every two seconds. Connections that are left
+/// open must not keep others out for longer.
+const KEEP_ALIVE: Duration = Duration::from_secs(5);
 
 /// Serves the page on the connections of `listener`.
 ///
@@ -105,6 +110,7 @@ impl Serve {
         }
         let service = handle.map_or_else(service, service_for).allow_remote(allow_remote);
         let server = hyper::serve(listener, service).max_connections(MAX_CONNECTIONS);
+        let server = server.header_read_timeout(KEEP_ALIVE).keep_alive_timeout(KEEP_ALIVE);
         Ok(server.with_shutdown(&shutdown).await?)
     }
 }
