@@ -869,7 +869,12 @@ fn descriptor_exhaustion_refuses_clients() {
                 }
                 drop(hoard);
             }
-            assert!(errors.sorted()[0].starts_with("cannot accept connections: Too many open files"));
+            let reported = &errors.sorted()[0];
+            assert!(reported.starts_with("cannot accept connections: Too many open files"), "{reported}");
+            assert!(
+                reported.ends_with("; raise the limit of open files (ulimit -n), or set max_connections"),
+                "{reported}"
+            );
             // The server has its reserve descriptor again, and serves at once.
             let mut next = server.connect();
             server.until_accepted(2).await;

@@ -245,8 +245,8 @@ impl ShutdownSignal {
                 let end = end.get_or_insert_with(|| sleep(grace));
                 // A future that uses up the budget in each poll must not hide that the grace is over.
                 ready!(budget::with_fresh(|| Pin::new(end).poll(cx)));
-                // A worker fires its timers before it looks at the kernel. After a long poll the deadline is over, and
-                // no event has reported the bytes that came in time. So the end of each grace asks.
+                // After a long poll of another task the grace is over, and the worker has not turned its reactor, so no
+                // event has reported the bytes that came in time. So the end of each grace asks.
                 self.found_nothing = false;
                 self.poll_last(cx, future.as_mut(), &mut has_yielded)
             }

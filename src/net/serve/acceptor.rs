@@ -106,7 +106,7 @@ impl<L: Listener> Acceptor<L> {
     /// attempt.
     fn failed(&mut self, error: io::Error, open: usize, connections: &Connections<L::Addr>) -> io::Result<()> {
         if self.backoff.passes_over(&error) {
-            // Such an error takes a client off the queue.
+            // Such an error takes a client off the queue, as a rule.
             self.count();
             return Ok(());
         }

@@ -23,7 +23,8 @@ pub struct Report<A = SocketAddr> {
     pub failed: u64,
     /// Handlers that panicked.
     pub panicked: u64,
-    /// Connections that were closed at once because no descriptors were left. They are not in `accepted`.
+    /// Connections that were closed without their handler, because no descriptors were left, or because the server ended while
+    /// they waited for others. They are not in `accepted`.
     pub refused: u64,
     /// Connections whose handlers were aborted at the end of the drain or by an immediate shutdown, the oldest first.
     pub open: Vec<Open<A>>,
@@ -173,10 +174,19 @@ impl<'a, A> Failure<'a, A> {
 impl<A: fmt::Debug> fmt::Display for Failure<'_, A> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Accept(error) => write!(f, "cannot accept connections: {error}"),
+            Self::Accept(error) => write!(f, "cannot accept connections: {error}{}", remedy(error)),
             Self::Handler { peer, error } => write!(f, "{peer:?}: {error}"),
             Self::Panic { peer } => write!(f, "{peer:?}: its handler panicked"),
         }
+    }
+}
+
+/// The remedy for an error of accepting, as the end of its text.
+fn remedy(error: &io::Error) -> &'static str {
+    match error.raw_os_error() {
+        Some(libc::EMFILE) => "; raise the limit of open files (ulimit -n), or set max_connections",
+        Some(libc::ENFILE) => "; raise the system's limit of open files, or set max_connections",
+        _ => "",
     }
 }
 
