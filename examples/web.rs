@@ -37,7 +37,11 @@ fn main() {
     let workers = workers.unwrap_or(1);
     // This changes the environment, so it comes before all threads. A service manager that starts the server with a
     // socket keeps it open while the server restarts.
-    let inherited = TcpListener::inherited().unwrap_or_else(|error| fail(&error.to_string())).pop();
+    let mut inherited = TcpListener::inherited().unwrap_or_else(|error| fail(&error.to_string()));
+    if inherited.len() > 1 {
+        fail(&format!("it serves one socket, and was started with {}", inherited.len()));
+    }
+    let inherited = inherited.pop();
     let runtime = if workers == 1 { Builder::new_current_thread() } else { Builder::new_multi_thread() };
     let report =
         runtime.worker_threads(workers).build().and_then(|runtime| runtime.block_on(serve(folder, address, inherited)));
