@@ -308,8 +308,8 @@ impl Drop for Running {
     }
 }
 
-/// A piece of a response body that hyper has taken, and that it has not sent as a whole. It counts as a request: the last
-/// piece as that of its response, and each other one as a request of its own.
+/// A piece of a response body that hyper has taken, and that it has not sent as a whole. The connection is not idle before
+/// that. So the last piece of a response takes over its [`Running`], and each other piece has one of its own.
 pub(super) struct Held(Running);
 
 impl Held {

@@ -3,8 +3,8 @@
 //! 1. The first failure starts a wait of [`SHORTEST`]. Each failure after a wait starts one of twice the length, up to
 //!    [`LONGEST`] ([`AcceptBackoff::failed`]).
 //! 2. A connection that ends interrupts the wait, because it may have freed a descriptor
-//!    ([`AcceptBackoff::poll_over`]). If that attempt fails, the same wait continues. So there is one wait and one
-//!    report in each span of time, however many connections end in it.
+//!    ([`AcceptBackoff::poll_over`]). If the next attempt fails too, the same wait goes on, and nothing more is
+//!    reported. So the connections that end make neither more waits nor more reports.
 //! 3. The backoff is over when no attempt has failed for [`LONGEST`] after a wait.
 //! 4. After waits of 10, 20, 40 and so on up to 640 ms, together more than a second, the next wait is one of
 //!    [`LONGEST`]. If nothing was accepted during the last wait, and descriptors are what is missing, the server turns
