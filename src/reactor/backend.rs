@@ -1,8 +1,9 @@
 //! The reactor's contract with its backend: which events it asks for, and what they prove.
 
+use std::io;
 use std::os::fd::RawFd;
 
-use mio::{Interest, Poll, Token};
+use mio::{Interest, Registry, Token};
 
 use super::slots::Slots;
 
@@ -24,20 +25,30 @@ pub(super) const EDGE_TRIGGERED: bool = cfg!(all(
     )
 ));
 
-/// The descriptor of a poll, which is readable while the poll has events. `None` where there is none.
+/// The descriptor of a poll, which is readable while the poll has events. It is a duplicate that this registry owns, so
+/// it stays open until the registry is dropped. `None` where there is none.
 #[cfg(all(
     not(mio_unsupported_force_poll_poll),
     any(target_os = "android", target_os = "freebsd", target_os = "linux", target_os = "macos")
 ))]
-pub(super) fn descriptor(poll: &Poll) -> Option<RawFd> {
-    Some(std::os::fd::AsRawFd::as_raw_fd(poll))
+pub(super) fn descriptor(registry: &Registry) -> Option<RawFd> {
+    Some(std::os::fd::AsRawFd::as_raw_fd(registry))
 }
 #[cfg(not(all(
     not(mio_unsupported_force_poll_poll),
     any(target_os = "android", target_os = "freebsd", target_os = "linux", target_os = "macos")
 )))]
-pub(super) fn descriptor(_: &Poll) -> Option<RawFd> {
+pub(super) fn descriptor(_: &Registry) -> Option<RawFd> {
     None
+}
+
+/// Whether this error of a poll that is to watch another one says that there are too many polls in one another. epoll
+/// refuses a circle and more than four below one another by `ELOOP`, and too many ways between two by `EINVAL`. All are
+/// allowed again once one of the polls has left. kqueue of macOS compares levels, which only rise: it refuses two polls
+/// that have watched each other in the other order, by another error and for ever.
+pub(super) fn refuses_nesting(error: &io::Error) -> bool {
+    cfg!(any(target_os = "android", target_os = "linux"))
+        && matches!(error.raw_os_error(), Some(libc::ELOOP | libc::EINVAL))
 }
 
 /// Whether a short transfer on a TCP stream proves that the kernel's buffer is empty after a read, or full after a

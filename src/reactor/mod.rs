@@ -45,7 +45,7 @@ use std::time::Duration;
 use mio::event::Event;
 use mio::unix::SourceFd;
 
-use backend::{EVENT_CAPACITY, TIMER_FD, UNPARK, WATCHED, descriptor};
+use backend::{EVENT_CAPACITY, TIMER_FD, UNPARK, WATCHED, descriptor, refuses_nesting};
 pub use interest::{Interest, Ready};
 use readiness::Report;
 pub(crate) use readiness::{Direction, Snapshot};
@@ -73,7 +73,7 @@ pub(crate) struct Reactor {
 /// The reactor of a worker that is or was stuck, in the kernel's set of another one.
 struct Watched {
     registry: Arc<Registry>,
-    /// The descriptor of its poll.
+    /// Its [descriptor], which is open as long as `registry` lives.
     fd: RawFd,
     /// The worker that watches is about to block, or blocks.
     is_active: bool,
@@ -183,28 +183,34 @@ impl Reactor {
     /// reactor does so already. `workers` are the registries of all workers.
     ///
     /// # Errors
-    /// If the system cannot, for want of descriptors or because it has no edges, and if that worker has come to its
-    /// reactor after all.
-    pub(crate) fn watch(
+    /// If the system cannot, for want of descriptors or memory or because it has no edges, and if that worker has come
+    /// to its reactor after all. Also, on macOS, if these two have been watched in the other order before: see
+    /// [`refuses_nesting`].
+    pub(crate) fn watch<I: Iterator<Item = Arc<Registry>>>(
         &mut self,
         stuck: &Arc<Registry>,
-        workers: impl Iterator<Item = Arc<Registry>>,
+        workers: impl Fn() -> I,
     ) -> io::Result<bool> {
-        match self.try_watch(stuck) {
-            // The stuck worker has watched this one, itself or through a third one, and this one is still in its set. The
-            // kernel refuses a circle.
-            Err(error) if error.raw_os_error() == Some(libc::ELOOP) => {
-                self.leave_watchers(workers);
-                self.try_watch(stuck)
-            }
-            result => result,
+        // A reactor keeps those that it has watched, and a worker that is stuck cannot let them go. So the kernel may find
+        // a circle, or too many reactors in one another. Without this one's watchers and those that the stuck one has
+        // watched there are only two. The watchers go first: a circle always has one of them in it. To add those
+        // that were watched anew takes time in proportion to their sockets.
+        let mut watched = self.try_watch(stuck);
+        if watched.as_ref().is_err_and(refuses_nesting) {
+            self.leave_watchers(workers());
+            watched = self.try_watch(stuck);
         }
+        if watched.as_ref().is_err_and(refuses_nesting) {
+            stuck.let_go(workers());
+            watched = self.try_watch(stuck);
+        }
+        watched
     }
 
     fn try_watch(&mut self, stuck: &Arc<Registry>) -> io::Result<bool> {
         let own = self.registry.opened().ok_or(io::ErrorKind::NotConnected)?;
         let shared = stuck.poll.try_lock().ok_or(io::ErrorKind::ResourceBusy)?;
-        let fd = shared.poll.as_ref().and_then(descriptor).ok_or(io::ErrorKind::Unsupported)?;
+        let fd = shared.poll.as_ref().and(stuck.opened()).and_then(descriptor).ok_or(io::ErrorKind::Unsupported)?;
         if stuck.is_watched.swap(true, Ordering::AcqRel) {
             return Ok(false);
         }
@@ -233,8 +239,8 @@ impl Reactor {
     /// again, it has an idle worker woken, which then watches it anew.
     fn leave_watchers(&self, workers: impl Iterator<Item = Arc<Registry>>) {
         // No reactor begins to watch this one while its lock is held.
-        let shared = self.registry.poll.lock();
-        let Some(fd) = shared.poll.as_ref().and_then(descriptor) else { return };
+        let _shared = self.registry.poll.lock();
+        let Some(fd) = self.registry.opened().and_then(descriptor) else { return };
         for worker in workers {
             // An error means that this reactor is not in that set.
             let _ = worker.opened().map(|watcher| watcher.deregister(&mut SourceFd(&fd)));
@@ -259,12 +265,8 @@ impl Reactor {
         self.watched.retain(|watched| {
             let stays = stuck(&watched.registry);
             if !stays {
-                // The lock of the table keeps the poll open, because `close` takes it first. The lock of the poll would
-                // too, but its worker may hold that one while it blocks. The kernel itself takes a closed poll out.
-                let table = watched.registry.table.lock();
-                if !table.closed {
-                    let _ = own.map(|own| own.deregister(&mut SourceFd(&watched.fd)));
-                }
+                // An error means that it has left the set already.
+                let _ = own.map(|own| own.deregister(&mut SourceFd(&watched.fd)));
             }
             stays
         });
@@ -333,8 +335,8 @@ mod tests {
         watcher.registry.open().expect("a poll");
         stuck.registry.open().expect("a poll");
         let (unparker, own_unparker) = (stuck.unparker(), watcher.unparker());
-        let watched = watcher.watch(&stuck.registry, iter::empty());
-        let has_descriptor = watcher.registry.poll.lock().poll.as_ref().and_then(descriptor).is_some();
+        let watched = watcher.watch(&stuck.registry, iter::empty);
+        let has_descriptor = watcher.registry.opened().and_then(descriptor).is_some();
         assert_eq!(watched.is_ok(), has_descriptor, "{watched:?}");
         if !has_descriptor {
             return;
@@ -362,23 +364,35 @@ mod tests {
         assert_eq!(turn(&mut watcher), 1, "it is watched no more");
     }
 
-    /// Three open reactors, and their registries. `None` where a reactor cannot watch another one.
-    fn three_reactors() -> Option<([Reactor; 3], [Arc<Registry>; 3])> {
-        let reactors = [(); 3].map(|()| Reactor::default());
+    /// Open reactors, and their registries. `None` where a reactor cannot watch another one that has watched it.
+    fn reactors<const COUNT: usize>() -> Option<([Reactor; COUNT], [Arc<Registry>; COUNT])> {
+        let reactors = [(); COUNT].map(|()| Reactor::default());
         let registries = reactors.each_ref().map(|reactor| reactor.registry.clone());
         registries.iter().for_each(|registry| assert!(registry.open().is_ok(), "a poll opens"));
-        let can_watch = registries[0].poll.lock().poll.as_ref().and_then(descriptor).is_some();
-        can_watch.then_some((reactors, registries))
+        let can_watch = registries[0].opened().and_then(descriptor).is_some();
+        (can_watch && cfg!(any(target_os = "linux", target_os = "android"))).then_some((reactors, registries))
+    }
+
+    /// Has one reactor watch another one, and checks that it does.
+    #[track_caller]
+    fn watch(reactors: &mut [Reactor], registries: &[Arc<Registry>], watcher: usize, stuck: usize) {
+        let watched = reactors[watcher].watch(&registries[stuck], || registries.iter().cloned());
+        assert!(matches!(watched, Ok(true)), "{watcher} watches {stuck}: {watched:?}");
+    }
+
+    /// Takes all events that there are, and returns their number. The unpark that this needs is not counted.
+    fn take_events(reactor: &mut Reactor) -> usize {
+        reactor.unparker().wake();
+        reactor.turn(Some(Duration::from_secs(10)), &mut Vec::new()).expect("a turn") - 1
     }
 
     /// A reactor can watch another one that has watched it before, itself or through a third one. The kernel refuses such
     /// a circle.
     #[test]
     fn reactors_watch_each_other_in_turn() {
-        let Some((mut reactors, registries)) = three_reactors() else { return };
+        let Some((mut reactors, registries)) = reactors::<3>() else { return };
         for (watcher, stuck) in [(0, 1), (1, 2), (2, 0), (0, 1), (1, 0), (0, 1), (2, 1), (1, 2), (0, 2)] {
-            let watched = reactors[watcher].watch(&registries[stuck], registries.iter().cloned());
-            assert!(matches!(watched, Ok(true)), "{watcher} watches {stuck}: {watched:?}");
+            watch(&mut reactors, &registries, watcher, stuck);
             reactors[stuck].unparker().wake();
             let mut turn =
                 |index: usize| reactors[index].turn(Some(Duration::from_secs(10)), &mut Vec::new()).expect("a turn");
@@ -392,13 +406,51 @@ mod tests {
     /// rely on that block.
     #[test]
     fn reactor_without_watchers_is_unwatched() {
-        let Some((mut reactors, registries)) = three_reactors() else { return };
-        let mut watch =
-            |watcher: usize, stuck: usize| reactors[watcher].watch(&registries[stuck], registries.iter().cloned());
+        let Some((mut reactors, registries)) = reactors::<3>() else { return };
         for (watcher, stuck) in [(2, 0), (0, 1), (1, 2), (2, 1)] {
-            let watched = watch(watcher, stuck);
-            assert!(matches!(watched, Ok(true)), "{watcher} watches {stuck}: {watched:?}");
+            watch(&mut reactors, &registries, watcher, stuck);
         }
+    }
+
+    /// A reactor can watch another one however deep that one is in those that it has watched, and by however many ways.
+    /// The kernel refuses a depth of more than four, and more than ten ways of that depth.
+    #[test]
+    fn depth_of_watches_refuses_none() {
+        let chain = (0..5).map(|watcher| (watcher, watcher + 1)).rev();
+        let layers = [&[0][..], &[1, 2, 3], &[4, 5, 6], &[7, 8, 9], &[10]];
+        let ways = layers
+            .windows(2)
+            .rev()
+            .flat_map(|pair| pair[0].iter().flat_map(|watcher| pair[1].iter().map(|stuck| (*watcher, *stuck))));
+        for watches in [chain.collect::<Vec<_>>(), ways.collect()] {
+            let Some((mut reactors, registries)) = reactors::<11>() else { return };
+            for (watcher, stuck) in watches {
+                watch(&mut reactors, &registries, watcher, stuck);
+                take_events(&mut reactors[watcher]);
+                reactors[stuck].unparker().wake();
+                assert_eq!(take_events(&mut reactors[watcher]), 1, "{stuck} has an event for {watcher}");
+                assert_eq!(take_events(&mut reactors[stuck]), 0, "{stuck} is unparked");
+                reactors[watcher].unwatch();
+            }
+        }
+    }
+
+    /// A worker was stuck, and is about to block, when another one still takes it for stuck and has its reactor let go
+    /// those that it watches. Its block must end, or their events would end none.
+    #[test]
+    fn block_ends_when_watched_are_let_go() {
+        let Some((mut reactors, registries)) = reactors::<6>() else { return };
+        for watcher in (1..5).rev() {
+            watch(&mut reactors, &registries, watcher, watcher + 1);
+        }
+        assert_eq!(take_events(&mut reactors[1]), 0);
+        watch(&mut reactors, &registries, 0, 1);
+        let ended = reactors[1].turn(Some(Duration::from_secs(10)), &mut Vec::new()).expect("a turn");
+        assert_eq!(ended, 1, "the worker would block, and watch none");
+        reactors[1].unwatch();
+        watch(&mut reactors, &registries, 1, 2);
+        reactors[2].unparker().wake();
+        assert_eq!(take_events(&mut reactors[1]), 1, "it watches again");
     }
 
     /// A worker has set its timerfd and is about to block without a limit. A helper that turns its reactor meanwhile

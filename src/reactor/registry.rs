@@ -21,11 +21,12 @@ use std::os::fd::RawFd;
 use std::ptr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
+use std::task::Wake;
 
 use mio::Token;
 use mio::unix::SourceFd;
 
-use super::backend::{EDGE_TRIGGERED, INTEREST};
+use super::backend::{EDGE_TRIGGERED, INTEREST, descriptor};
 use super::readiness::Direction;
 use super::shared_poll::SharedPoll;
 use super::slots::Slots;
@@ -160,6 +161,19 @@ impl Registry {
         if let Some(mio) = self.mio.get() {
             let _ = mio.deregister(&mut SourceFd(&fd));
         }
+    }
+
+    /// Takes all other reactors out of the kernel's set of this one. Its worker is stuck and needs none of them.
+    ///
+    /// If that worker is not stuck after all, it may be about to block, or block, and rely on those that it watches. So
+    /// its block is ended after they are gone, and it watches them anew.
+    pub(super) fn let_go(&self, workers: impl Iterator<Item = Arc<Self>>) {
+        let Some(own) = self.opened() else { return };
+        for fd in workers.filter_map(|worker| worker.opened().and_then(descriptor)) {
+            // An error means that it is not in the set.
+            let _ = own.deregister(&mut SourceFd(&fd));
+        }
+        self.unparker.wake_by_ref();
     }
 
     /// Gives memory back that a spike of sockets has left.

@@ -335,7 +335,7 @@ impl Worker {
         for index in self.executor.beside_stuck() {
             let part = self.handle.part(index);
             let Some((registry, timers)) = part.registry.upgrade().zip(part.timers.upgrade()) else { continue };
-            let left = match self.reactor.watch(&registry, self.handle.registries()) {
+            let left = match self.reactor.watch(&registry, || self.handle.registries()) {
                 // Another worker watches it.
                 Ok(false) => None,
                 Ok(true) => timers.prepare_block().map(|next| next.saturating_duration_since(Instant::now())),
