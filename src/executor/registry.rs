@@ -363,13 +363,14 @@ impl<W> TaskRegistry<W> {
         &self.lists[record.table().list()].0
     }
 
-    /// Shows all tasks that are there to `visit`, some at a time. Those that come or go meanwhile may be left out. If
-    /// entries are moved together meanwhile, tasks are shown again, and this returns `true`. `visit` runs under a lock.
+    /// Shows all tasks that are there to `visit`, some at a time. Those that come or go meanwhile may be left out. So this
+    /// ends, however many come. If entries are moved together meanwhile, tasks are shown again, and this returns `true`.
+    /// `visit` runs under a lock.
     pub(super) fn visit(&self, mut visit: impl FnMut(Look<'_>)) -> bool {
         let mut is_repeated = false;
         for list in &self.lists {
             for kind in KINDS {
-                let mut next = Some(Visited::default());
+                let mut next = Some(Visited::NONE);
                 while let Some(visited) = next {
                     let tasks = list.0.lock();
                     is_repeated |= visited.entries > 0 && visited.moves != tasks.tables[kind as usize].moves;
@@ -383,11 +384,17 @@ impl<W> TaskRegistry<W> {
     }
 }
 
-/// How many entries of a table have been shown, and how often its entries had been moved.
-#[derive(Clone, Copy, Default)]
+/// How many entries of a table have been shown, how often its entries had been moved, and where the look ends: a table
+/// had so many entries when it began. To move entries leaves them before that.
+#[derive(Clone, Copy)]
 struct Visited {
     entries: usize,
     moves: u64,
+    end: usize,
+}
+
+impl Visited {
+    const NONE: Self = Self { entries: 0, moves: 0, end: usize::MAX };
 }
 
 /// How many entries are shown under the lock at a time.
@@ -474,7 +481,8 @@ impl<W> Tasks<W> {
     fn visit(&self, kind: Kind, visited: Visited, visit: &mut impl FnMut(Look<'_>)) -> Option<Visited> {
         let Table { entries, moves, .. } = &self.tables[kind as usize];
         let from = if visited.moves == *moves { visited.entries } else { 0 };
-        let end = entries.len().min(from + VISITED);
+        let last = entries.len().min(visited.end);
+        let end = last.min(from + VISITED);
         for entry in entries.get(from..end)? {
             let Entry { record, waker: Some(waker), location } = entry else { continue };
             let id = Id(record.id());
@@ -488,7 +496,7 @@ impl<W> Tasks<W> {
                 seen: record.look(),
             });
         }
-        (end < entries.len()).then_some(Visited { entries: end, moves: *moves })
+        (end < last).then_some(Visited { entries: end, moves: *moves, end: last })
     }
 }
 
@@ -669,5 +677,29 @@ mod tests {
         tasks.visit(|look| shown.push(look.id));
         shown.sort_unstable();
         assert_eq!(shown, made);
+    }
+
+    /// A look at all tasks ends, although more tasks are spawned in each of its gaps than it shows before the next. Tasks
+    /// that were there at its begin are shown all the same, also if they are moved together meanwhile.
+    #[test]
+    fn look_ends_while_tasks_are_spawned() {
+        for moves in [false, true] {
+            let tasks = registry(1);
+            let spawn = |count: usize| (0..count).map(|_| insert(&tasks, Kind::Shared)).collect::<Vec<_>>();
+            let (gone, first) = (spawn(16 * VISITED), spawn(2 * VISITED));
+            let (mut next, mut shown) = (Some(Visited::NONE), Vec::new());
+            for turn in 0.. {
+                let Some(visited) = next else { break };
+                assert!(turn < 40, "the look chases the table: {} tasks were shown", shown.len());
+                next = tasks.lists[0].0.lock().visit(Kind::Shared, visited, &mut |look| shown.push(look.id));
+                if moves && turn == 2 {
+                    gone.iter().for_each(|(_, record)| assert!(!tasks.remove::<SHARED>(record)));
+                    tasks.shrink(0);
+                    assert_eq!(tasks.lists[0].0.lock().tables[SHARED].moves, 1, "the test needs tasks to be moved");
+                }
+                spawn(2 * VISITED);
+            }
+            assert!(first.iter().all(|(id, _)| shown.contains(id)), "a task was left out");
+        }
     }
 }
