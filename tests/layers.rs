@@ -30,7 +30,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("trace", &["sync"]),
     ("executor", &["budget", "memory", "random", "random_scripts", "stamp", "sync", "system_clock", "trace"]),
     ("blocking", &["executor", "current", "live_threads", "memory"]),
-    ("reactor", &["budget", "current", "random_scripts", "sync"]),
+    ("reactor", &["budget", "current", "memory", "random_scripts", "sync"]),
     ("wheel", &["memory", "random_scripts"]),
     ("time", &["wheel", "budget", "current", "stamp", "sync", "system_clock"]),
     ("guide", &[]),

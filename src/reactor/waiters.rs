@@ -22,6 +22,7 @@ use std::mem;
 use std::task::Waker;
 
 use super::readiness::Direction;
+use crate::memory;
 
 /// The wakers of both directions.
 #[derive(Default)]
@@ -232,6 +233,7 @@ impl Default for List {
 impl List {
     fn take_all(&mut self, wakers: &mut Vec<Waker>) {
         wakers.extend(self.waiters.drain(..).map(|waiter| waiter.waker));
+        memory::shrink(&mut self.waiters);
         (self.displaced, self.capacity) = (0, CAPACITY);
     }
 
@@ -275,5 +277,28 @@ impl List {
 
     fn find(&self, key: u64) -> Option<usize> {
         self.waiters.binary_search_by_key(&key, |waiter| waiter.key).ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A spike of waiters leaves little memory, although the socket lives on. It did until the socket was dropped.
+    #[test]
+    fn spike_of_waiters_leaves_little_memory() {
+        let (mut waiters, mut wakers) = (Waiters::default(), Vec::new());
+        for direction in [Direction::Read, Direction::Write] {
+            for _ in 0..10_000 {
+                let slot = &mut WaiterSlot::Listed(&mut None);
+                let released = waiters.store(direction, slot, Waker::noop().clone(), false);
+                assert!(released.drop.is_none() && released.wake.is_empty());
+            }
+        }
+        waiters.wake(true, true, &mut wakers);
+        assert_eq!(wakers.len(), 20_000, "all are woken");
+        for list in waiters.lists.as_deref().expect("they are listed") {
+            assert!(list.waiters.capacity() <= memory::KEPT, "room for {} is left", list.waiters.capacity());
+        }
     }
 }
