@@ -9,24 +9,25 @@ pub(crate) const KEPT: usize = 512;
 /// How long after a spike a thread gives memory back: spikes may come one after the other.
 const SHRINK_AFTER: Duration = Duration::from_millis(500);
 
-/// When memory is given back that a spike of tasks has left.
+/// When memory is given back that a spike of tasks, sockets or timers has left.
 #[derive(Default)]
 pub(crate) struct ShrinkTimer {
-    /// How many tasks have run since memory was given back last.
-    ran: u64,
-    /// When it is given back next. `None` unless so many have run that there is memory to give.
+    /// How many tasks have run, events come and timers fired since memory was given back last. Not the tasks alone: the
+    /// sockets and timers of a `block_on` call are with a worker that runs none of its tasks.
+    used: u64,
+    /// When it is given back next. `None` unless so much was used that there is memory to give.
     due: Option<Instant>,
 }
 
 impl ShrinkTimer {
-    /// So many more tasks have run.
-    pub(crate) fn add(&mut self, ran: u64) {
-        self.ran += ran;
+    /// So many more tasks have run, events have come, or timers have fired.
+    pub(crate) fn add(&mut self, used: u64) {
+        self.used += used;
     }
 
-    /// How long it is until memory is to be given back, zero from then on. `None` if too few tasks have run to leave any.
+    /// How long it is until memory is to be given back, zero from then on. `None` if too little was used to leave any.
     pub(crate) fn left(&mut self) -> Option<Duration> {
-        if self.ran < KEPT as u64 {
+        if self.used < KEPT as u64 {
             return None;
         }
         let now = Instant::now();

@@ -13,18 +13,22 @@ use std::time::{Duration, Instant};
 
 use futures_lite::future::poll_once;
 use kittiwake::io::{AsyncReadExt, AsyncWriteExt, ErrorKind};
-use kittiwake::net::{TcpListener, TcpStream};
+use kittiwake::net::{TcpListener, TcpStream, UdpSocket};
 use kittiwake::runtime::{Builder, Handle, Runtime};
 use kittiwake::task::{JoinSet, yield_now};
-use kittiwake::time::{Instant as RuntimeInstant, sleep};
-use kittiwake::{spawn, spawn_blocking};
-use support::{bounded, counting_waker, in_child_with_descriptors, in_own_process, is_child, listener, will_reset};
+use kittiwake::time::{Instant as RuntimeInstant, sleep, sleep_until, timeout};
+use kittiwake::{spawn, spawn_blocking, spawn_local};
+use support::{
+    bounded, counting_waker, in_child_with_descriptors, in_own_process, is_child, listener, will_reset, within,
+};
 
 /// The connections, the tasks, the timers and the runtimes of a round.
 const CONNECTIONS: usize = 1_000;
 const TASKS: usize = 10_000;
 const TIMERS: usize = 10_000;
 const RUNTIMES: usize = 20;
+
+const HOUR: Duration = Duration::from_secs(3_600);
 
 /// The number of connections that are open at the same time. One of each batch closes in an orderly way, the others
 /// by a reset.
@@ -142,6 +146,126 @@ fn spike_of_closures_leaves_little_memory() {
             support::progress();
         }
     });
+}
+
+/// Timers that fire in local tasks of a `block_on` call beside the workers leave little memory, although the worker that
+/// has them in its wheel runs no task, and the call has ended.
+#[test]
+fn spike_of_fired_timers_leaves_little_memory() {
+    in_own_process("spike_of_fired_timers_leaves_little_memory", || {
+        let runtime = support::workers(1);
+        let left: Vec<_> = (0..10).map(|_| runtime.handle().spawn(sleep(HOUR))).collect();
+        let spike = |timers| {
+            runtime.block_on(async {
+                let soon = RuntimeInstant::now() + Duration::from_millis(500);
+                let tasks: Vec<_> = (0..timers).map(|_| spawn_local(sleep_until(soon))).collect();
+                for task in tasks {
+                    task.await.expect("the task ends");
+                }
+            });
+        };
+        leaves_little_memory(TIMERS_OF_SPIKE, spike, || std::thread::park_timeout(Duration::from_millis(20)));
+        assert!(left.iter().all(|task| !task.is_finished()), "a timer that was left has fired");
+    });
+}
+
+/// The same if no timer fires, while the call goes on.
+#[test]
+fn spike_of_dropped_timers_leaves_little_memory() {
+    in_own_process("spike_of_dropped_timers_leaves_little_memory", || {
+        let runtime = support::workers(1);
+        let call = runtime.handle().clone();
+        let (begin, begun) = async_channel::unbounded();
+        let (end, ended) = mpsc::channel();
+        let thread = std::thread::spawn(move || {
+            call.block_on(async {
+                while let Ok(timers) = begun.recv().await {
+                    let tasks: Vec<_> = (0..timers).map(|_| spawn_local(timeout(HOUR, yield_now()))).collect();
+                    for task in tasks {
+                        task.await.expect("the task ends").expect("it yields once");
+                    }
+                    end.send(()).expect("the test waits");
+                }
+            });
+        });
+        let spike = |timers| {
+            begin.try_send(timers).expect("the call waits");
+            ended.recv().expect("the call goes on");
+        };
+        leaves_little_memory(TIMERS_OF_SPIKE, spike, || std::thread::park_timeout(Duration::from_millis(20)));
+        drop(begin);
+        thread.join().expect("the call ends");
+    });
+}
+
+/// Timers and sockets of one future leave little memory, although no task is ever run.
+#[test]
+fn spike_without_tasks_leaves_little_memory() {
+    const SOCKETS: usize = 3_000;
+    if !is_child() {
+        return in_child_with_descriptors("spike_without_tasks_leaves_little_memory", SOCKETS as u32 + 500);
+    }
+    within(|| {
+        for runtime in [support::one_worker(), support::workers(1)] {
+            // Few of them: each is a timer that fires.
+            let wait = || runtime.block_on(sleep(Duration::from_millis(100)));
+            let arm = |timers| {
+                runtime.block_on(async {
+                    let (soon, mut sleeps) = (RuntimeInstant::now() + Duration::from_millis(500), Vec::new());
+                    for number in 0..timers {
+                        if number % 50 == 0 {
+                            // A poll that has used up its budget would not arm the timer.
+                            yield_now().await;
+                        }
+                        let mut timer = Box::pin(sleep_until(soon));
+                        let _ = poll_once(timer.as_mut()).await;
+                        sleeps.push(timer);
+                    }
+                    for timer in sleeps {
+                        timer.await;
+                    }
+                });
+            };
+            leaves_little_memory(TIMERS_OF_SPIKE, arm, wait);
+            let register = |sockets| {
+                runtime.block_on(async {
+                    let mut open = Vec::new();
+                    for _ in 0..sockets {
+                        yield_now().await;
+                        let socket = UdpSocket::bind("127.0.0.1:0").await.expect("a socket");
+                        assert!(poll_once(socket.readable()).await.is_none(), "no datagram has come");
+                        open.push(socket);
+                    }
+                    // The worker takes their events.
+                    open[sockets - 1].writable().await.expect("an empty socket can send");
+                });
+            };
+            leaves_little_memory(SOCKETS, register, wait);
+        }
+    });
+}
+
+const TIMERS_OF_SPIKE: usize = 50_000;
+
+/// Runs spikes until one leaves little memory half a second after its end. A worker that is held up by the machine may
+/// give memory back in the middle of one, and not again.
+#[track_caller]
+fn leaves_little_memory(most: usize, spike: impl Fn(usize), wait: impl Fn()) {
+    const SLACK: usize = 64 << 10;
+    spike(100);
+    let before = support::baseline::heap_bytes();
+    for _ in 0..5 {
+        spike(most);
+        support::progress();
+        let end = Instant::now() + Duration::from_secs(5);
+        while Instant::now() < end {
+            if support::baseline::heap_bytes() <= before + SLACK {
+                return;
+            }
+            wait();
+        }
+    }
+    panic!("{} bytes are left", support::baseline::heap_bytes() - before);
 }
 
 /// Runtimes that end in the middle of everything leave no byte, descriptor or thread.
@@ -405,7 +529,6 @@ async fn spawn_and_join(tasks: usize, held: &Arc<()>) {
 
 /// Arms timers of which a quarter fires, a quarter is armed anew and fires, and a half is dropped, early or late.
 async fn arm(timers: usize, held: &Arc<()>) {
-    const HOUR: Duration = Duration::from_secs(3_600);
     for _ in 0..timers / 1_000 {
         let mut sleeps = Vec::new();
         for number in 0..1_000 {

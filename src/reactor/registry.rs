@@ -176,9 +176,13 @@ impl Registry {
         self.unparker.wake_by_ref();
     }
 
-    /// Gives memory back that a spike of sockets has left.
+    /// Gives memory back that a spike of sockets has left. Those of a `block_on` call beside the workers were with its
+    /// worker, which may have little to do itself.
     pub(crate) fn shrink(&self) {
-        self.table.lock().slots.shrink();
+        let worker = self.worker.upgrade();
+        for registry in worker.as_deref().into_iter().chain([self]) {
+            registry.table.lock().slots.shrink();
+        }
     }
 
     /// Shows the sockets that are registered here, whether each is a listener, and the addresses in the wakers that wait
@@ -320,4 +324,24 @@ pub(super) fn no_runtime() -> io::Error {
         "this socket operation has to wait, and no kittiwake runtime is running on this thread; \
          call it inside kittiwake::block_on, or from a task spawned there",
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A `block_on` call beside the workers gives back the memory that a spike of its sockets has left with its worker.
+    #[test]
+    fn call_shrinks_table_of_worker() {
+        let worker = Arc::new(Registry::default());
+        let call = Registry::beside(Arc::downgrade(&worker));
+        let socket = || Socket { source: Arc::new(Source::new()), fd: -1 };
+        let tokens: Vec<_> = (0..1_000).map(|_| worker.table.lock().slots.insert(socket()).ok().unwrap()).collect();
+        let has_much = || worker.table.lock().slots.visit(0, 100, |_| ()).is_some();
+        call.shrink();
+        assert!(has_much() && worker.sources() == 1_000, "sockets in use were given back");
+        tokens.iter().for_each(|token| drop(worker.table.lock().slots.remove(*token)));
+        call.shrink();
+        assert!(!has_much(), "the worker's table has room for more than 100 sockets");
+    }
 }

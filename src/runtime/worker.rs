@@ -53,7 +53,7 @@ use crate::reactor::Reactor;
 use crate::stamp;
 use crate::sync::{contain, note_executors, wake_all};
 use crate::system_clock::{monotonic, thread_cpu};
-use crate::time::{self, Clock, Instant, Timers};
+use crate::time::{self, Clock, Fired, Instant, Timers};
 use crate::trace;
 
 /// After so many tasks a worker looks at the kernel once more before it counts itself idle. Mostly an event has come
@@ -219,8 +219,8 @@ impl Worker {
             self.park();
         }
         self.executor.leave_idle();
-        if let Some(lateness) = self.timers.fire(&mut self.wakers) {
-            self.counters.add_lateness(lateness);
+        if let Some(fired) = self.timers.fire(&mut self.wakers) {
+            self.count_fired(&fired);
         }
     }
 
@@ -241,12 +241,12 @@ impl Worker {
         wake_all(&mut self.wakers);
         self.counters.add_turn(events);
         let reported = self.report_slow_poll(index);
-        let lateness = timers.fire_stuck(&mut self.wakers);
-        if let Some(lateness) = lateness {
+        let fired = timers.fire_stuck(&mut self.wakers);
+        if let Some(fired) = &fired {
             // Counted here and not with the stuck worker, which may write its own counters now.
-            self.counters.add_lateness(lateness);
+            self.count_fired(fired);
         }
-        lateness.is_some() || events > 0 || reported
+        fired.is_some() || events > 0 || reported
     }
 
     /// Reports the poll that a worker is stuck in, if it has become a slow one. Returns whether it was reported: the hook
@@ -265,6 +265,11 @@ impl Worker {
         self.task_counters.take_thread_counts();
         self.shrink_timer.add(ran);
         ran
+    }
+
+    fn count_fired(&mut self, fired: &Fired) {
+        self.counters.add_lateness(fired.lateness);
+        self.shrink_timer.add(fired.count as u64);
     }
 
     /// Looks at the kernel without waiting.
@@ -436,6 +441,7 @@ impl Worker {
         };
         wake_all(&mut self.wakers);
         self.counters.add_turn(events);
+        self.shrink_timer.add(events as u64);
         events
     }
 

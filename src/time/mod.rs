@@ -59,7 +59,7 @@ pub(crate) use clock::{Clock, advance_to, current_clock, is_paused, now_noted};
 pub use interval::{Interval, MissedTickBehavior, interval, interval_at};
 pub use sleep::{Sleep, sleep, sleep_until};
 pub use timeout::{Elapsed, Timeout, timeout, timeout_at};
-pub(crate) use timers::{Entered, Timers, enter};
+pub(crate) use timers::{Entered, Fired, Timers, enter};
 
 /// Pauses the runtime's clock.
 ///

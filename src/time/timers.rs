@@ -11,9 +11,10 @@
 //!    stay.
 //!
 //! # Memory
-//! A timer keeps its place in the wheel, so the wheel cannot shrink. When a worker is about to block and its wheel
-//! has far more memory than it needs, the wheel is replaced by an empty one ([`Timers::shrink`]), and all waiting tasks
-//! are woken. Each arms its sleep anew, as at 3. A key has the generation of its wheel, so an old key finds no timer.
+//! A timer keeps its place in the wheel, so the wheel cannot shrink. When a worker, or a call beside it, is about to
+//! block and the worker's wheel has far more memory than it needs, the wheel is replaced by an empty one
+//! ([`Timers::shrink`]), and all waiting tasks are woken. Each arms its sleep anew, as at 3. A key has the generation of
+//! its wheel, so an old key finds no timer.
 //!
 //! # Beside workers
 //! A `block_on` call beside the workers has timers of its own, and forwards its sleeps to those of one worker
@@ -77,6 +78,13 @@ struct Ticks {
 pub(super) struct TimerKey {
     key: Key,
     generation: u32,
+}
+
+/// The timers that have fired together.
+pub(crate) struct Fired {
+    pub(crate) count: usize,
+    /// For how many nanoseconds the earliest of them has been due.
+    pub(crate) lateness: u64,
 }
 
 /// The state of a timer.
@@ -227,29 +235,34 @@ impl Timers {
         next
     }
 
-    /// Gives memory back that a spike has left, from a worker that is about to block. The tasks of the timers that are
-    /// left are to be woken: their wakers are appended to `wakers`.
+    /// Gives memory back that a spike has left, from a thread that is about to block. The timers of a `block_on` call
+    /// beside the workers were with its worker, which may have little to do itself. The tasks of the timers that are left
+    /// are to be woken: their wakers are appended to `wakers`.
     #[cold]
     pub(crate) fn shrink(&self, wakers: &mut Vec<Waker>) {
-        let mut inner = self.inner.lock();
-        if inner.wheel.is_sparse() {
-            inner.wheel.fire_all(wakers);
-            inner.renew();
+        let worker = self.worker.upgrade();
+        for timers in worker.as_deref().into_iter().chain([self]) {
+            let mut inner = timers.inner.lock();
+            // The worker may have ended. Its wheel must not be renewed then.
+            if inner.unparker.is_some() && inner.wheel.is_sparse() {
+                inner.wheel.fire_all(wakers);
+                inner.renew();
+            }
         }
     }
 
     /// Wakes what is due. The worker is awake. `wakers` is empty, before and after.
     ///
-    /// Returns for how many nanoseconds the earliest timer of these has been due, or `None` if none was due.
-    pub(crate) fn fire(&self, wakers: &mut Vec<Waker>) -> Option<u64> {
+    /// Returns what has fired, or `None` if no timer was due.
+    pub(crate) fn fire(&self, wakers: &mut Vec<Waker>) -> Option<Fired> {
         let mut inner = self.inner.lock();
         inner.blocked_until = Instant::MIN;
         inner.wheel.next()?;
-        let lateness = inner.advance(wakers);
+        let fired = inner.advance(wakers);
         drop(inner);
         budget::count_events(wakers.len());
         wake_all(wakers);
-        lateness
+        fired
     }
 
     /// Wakes what is due and would only fire with the next tick, as deadlines are rounded up. For a paused clock, which
@@ -264,14 +277,14 @@ impl Timers {
 
     /// Fires the timers of a stuck worker, from the thread of another worker. Returns the same as
     /// [`fire`](Timers::fire).
-    pub(crate) fn fire_stuck(&self, wakers: &mut Vec<Waker>) -> Option<u64> {
+    pub(crate) fn fire_stuck(&self, wakers: &mut Vec<Waker>) -> Option<Fired> {
         let mut inner = self.inner.lock();
         inner.wheel.next()?;
         // `blocked_until` stays: the stuck worker may have just finished its task, and be about to block.
-        let lateness = inner.advance(wakers);
+        let fired = inner.advance(wakers);
         drop(inner);
         wake_all(wakers);
-        lateness
+        fired
     }
 
     /// Wakes all tasks that wait for these timers, because the thread that advances the wheel leaves its `block_on`
@@ -318,10 +331,11 @@ impl Scale for Ticks {
 }
 
 impl Inner {
-    /// Advances the wheel to the present. Returns for how many nanoseconds the earliest timer that fires has been due.
-    fn advance(&mut self, wakers: &mut Vec<Waker>) -> Option<u64> {
+    /// Advances the wheel to the present. `wakers` is empty before.
+    fn advance(&mut self, wakers: &mut Vec<Waker>) -> Option<Fired> {
         let now = clock::now_noted();
-        self.wheel.advance(now, wakers).map(|deadline| now.nanos_since(deadline))
+        let earliest = self.wheel.advance(now, wakers)?;
+        Some(Fired { count: wakers.len(), lateness: now.nanos_since(earliest) })
     }
 
     fn status(&self, TimerKey { key, generation }: TimerKey) -> Status {
@@ -396,5 +410,19 @@ mod tests {
             timers.disarm(old);
         }
         assert!(timers.poll(new, Waker::noop()) == Status::Pending, "an old key disarmed a timer");
+    }
+
+    /// A `block_on` call may give the memory of its worker's timers back after the worker has ended. The wheel must stay
+    /// ended, or a timer that is armed there would never fire.
+    #[test]
+    fn ended_timers_are_never_renewed() {
+        let worker = Timers::new(Waker::noop().clone(), Instant::now(), Weak::new());
+        let call = Timers::new(Waker::noop().clone(), Instant::now(), Arc::downgrade(&worker));
+        (0..10_000).for_each(|_| drop(worker.arm(Instant::NEVER, Waker::noop().clone())));
+        worker.close();
+        assert!(worker.inner.lock().wheel.is_sparse(), "the test needs memory to give back");
+        let mut wakers = Vec::new();
+        call.shrink(&mut wakers);
+        assert!(wakers.is_empty() && worker.inner.lock().wheel.has_ended(), "no worker advances the new wheel");
     }
 }
