@@ -60,7 +60,8 @@ use crate::trace;
 /// meanwhile. To declare itself idle costs several times a look, and a look in vain adds little to so much work.
 const MANY: u64 = 8;
 
-/// How long a worker blocks at most if the system cannot watch the reactor of a stuck worker.
+/// How long a worker blocks at most if the system cannot watch the reactor of a stuck worker: on poll(2), on macOS if
+/// the stuck worker has watched this one before, and without descriptors or memory for it.
 const UNWATCHED: Duration = Duration::from_millis(4);
 
 /// The real time for which a worker waits before a paused clock jumps, so that bytes between sockets arrive first.
