@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 /// Room for so many entries is always kept.
 pub(crate) const KEPT: usize = 512;
 
-/// How long after a spike a thread gives memory back: spikes may come one after the other.
+/// How long a thread waits from its first block after so much use until it gives memory back: spikes may come one after
+/// the other. If a spike lasts longer, the use after that counts anew.
 const SHRINK_AFTER: Duration = Duration::from_millis(500);
 
 /// When memory is given back that a spike of tasks, sockets or timers has left.

@@ -67,8 +67,7 @@ pub(crate) enum Stored {
     /// It is stored, and an event has come: the operation tries again.
     Retry,
     /// It is not stored, because no reactor watches the socket, or only an idle one that this thread must leave. The
-    /// caller registers the socket. The waker comes
-    /// back, because dropping it is foreign code.
+    /// caller registers the socket. The waker comes back, because dropping it is foreign code.
     Unregistered(Waker),
 }
 
@@ -210,8 +209,8 @@ impl<R> Source<R> {
     }
 
     /// Ends the registration and wakes no waiter. `leave` runs under the mutex. If it returns `false`, the registration
-    /// stays. If another thread may register the socket as soon as the mutex is
-    /// free, `leave` must take it out of the kernel's set itself.
+    /// stays. If another thread may register the socket as soon as the mutex is free, `leave` must take it out of the
+    /// kernel's set itself.
     pub(crate) fn unregister_if(&self, leave: impl FnOnce(&R) -> bool) -> Option<R> {
         let mut inner = self.inner.lock();
         let registered = inner.registered.take_if(|registered| leave(registered))?;

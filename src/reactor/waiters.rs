@@ -67,8 +67,8 @@ struct List {
     /// How many of `waiters` are displaced: at most `capacity`.
     displaced: usize,
     /// How many displaced wakers the list holds. When one more comes, all of them are woken and dropped, and the
-    /// capacity doubles. So the list cannot fill with the
-    /// wakers of tasks that no longer wait. A task that still waits polls again and is stored again.
+    /// capacity doubles. So the list cannot fill with the wakers of tasks that no longer wait. A task that still waits
+    /// polls again and is stored again.
     capacity: usize,
     next_key: u64,
 }

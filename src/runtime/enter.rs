@@ -18,6 +18,7 @@
 //! | `runtime::handle` | `CURRENT`: the handle | the runtime's |
 //! | `budget` | `LEFT`: operations left | unlimited |
 //! | `metrics` | `BUDGET_YIELDS`, `ACCEPTS` | 0 |
+//! | `stamp` | `LAST`: the worker's number, and the last reading of the clock | no reading yet |
 //!
 //! The other thread-locals of the crate belong to a batch, a poll or a thread, and not to a runtime that a thread is
 //! inside of. None of those in the table has a destructor.
