@@ -611,6 +611,14 @@ pub async fn busy() {
     }
 }
 
+/// Computes for `duration`.
+pub fn spin(duration: Duration) {
+    let begin = Instant::now();
+    while begin.elapsed() < duration {
+        std::hint::spin_loop();
+    }
+}
+
 /// Counts the drops of its clones of one counter.
 pub struct Counted(pub Arc<AtomicUsize>);
 

@@ -457,11 +457,3 @@ async fn here_after_yielding() -> ThreadId {
     yield_now().await;
     here()
 }
-
-/// Computes for `duration`.
-fn spin(duration: Duration) {
-    let begin = std::time::Instant::now();
-    while begin.elapsed() < duration {
-        std::hint::spin_loop();
-    }
-}
