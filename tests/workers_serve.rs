@@ -13,12 +13,15 @@ use futures_lite::future;
 use kittiwake::io::{AsyncReadExt, AsyncWriteExt};
 use kittiwake::net::{Report, ServeError, ShutdownSignal, TcpStream, serve, serve_local};
 use kittiwake::runtime::Runtime;
-use kittiwake::spawn_local;
-use kittiwake::task::JoinHandle;
+use kittiwake::task::{JoinHandle, yield_now};
 use kittiwake::time::Duration;
+use kittiwake::{spawn, spawn_local};
 use support::*;
 
 const CONNECTIONS: usize = 64;
+
+/// A poll that takes so long that the worker looks at the kernel after it.
+const POLL: Duration = Duration::from_millis(2);
 
 // ---- load balance ----
 
@@ -125,6 +128,124 @@ fn blocked_worker_delays_no_client() {
             let (runtime, report) = caller.join().unwrap();
             assert_eq!(report.expect("the task ends without an error").served, 21);
             drop(runtime);
+        });
+    }
+}
+
+/// A client is answered although all workers always have a task that computes for 2 ms and yields.
+#[test]
+fn long_polls_delay_no_new_client() {
+    /// The polls of those tasks while a client waits. It takes some. Only a handler that never begins reaches this limit.
+    const MOST: usize = 3000;
+    within(|| {
+        for _ in 0..4 {
+            let runtime = Arc::new(workers(2));
+            let server = BlockOnServer::start(&runtime, |mut stream: TcpStream| async move {
+                let mut byte = [0];
+                while stream.read(&mut byte).await? > 0 {
+                    stream.write_all(&byte).await?;
+                }
+                Ok(())
+            });
+            // The polls up to now, and those before the last client came. All ends if they are too many.
+            let polls: [Arc<AtomicUsize>; 2] = Default::default();
+            let busy = on_each_worker(runtime.handle(), 2, {
+                let polls = polls.clone();
+                move |_| {
+                    let [all, before] = polls.clone();
+                    spawn(async move {
+                        while all.fetch_add(1, SeqCst).saturating_sub(before.load(SeqCst)) < MOST {
+                            spin(POLL);
+                            yield_now().await;
+                        }
+                    })
+                }
+            });
+            let [all, before] = polls;
+            let mut clients = Vec::new();
+            for number in 0..10 {
+                before.store(all.load(SeqCst), SeqCst);
+                let mut client = Client::connect(server.address).stream;
+                client.write_all(b"?").expect("write");
+                client.read_exact(&mut [0]).expect("the client is served");
+                let waited = all.load(SeqCst) - before.load(SeqCst);
+                assert!(waited < MOST, "client {number} has waited for {waited} polls of other tasks");
+                clients.push(client);
+            }
+            busy.iter().for_each(JoinHandle::abort);
+            drop(clients);
+            server.end();
+        }
+    });
+}
+
+/// A handler goes on although new clients always come to its worker, and the first poll of each handler takes 2 ms.
+#[test]
+fn new_clients_delay_no_handler() {
+    const CLIENTS: usize = 60;
+    /// The clients that wait for their handler at a time.
+    const AHEAD: usize = 15;
+    for has_local in [false, true] {
+        within(move || {
+            let runtime = Arc::new(workers(2));
+            let [is_flood, begun, most]: [Arc<AtomicUsize>; 3] = Default::default();
+            let server = BlockOnServer::start(&runtime, {
+                let (is_flood, begun, most) = (is_flood.clone(), begun.clone(), most.clone());
+                move |mut stream: TcpStream| {
+                    let (is_flood, begun, most) = (is_flood.clone(), begun.clone(), most.clone());
+                    async move {
+                        if is_flood.load(SeqCst) == 0 {
+                            return answer_with_worker(stream).await;
+                        }
+                        let before = begun.fetch_add(1, SeqCst);
+                        spin(POLL);
+                        yield_now().await;
+                        most.fetch_max(begun.load(SeqCst) - before, SeqCst);
+                        stream.write_all(b"x").await
+                    }
+                }
+            });
+            // All new handlers begin on one worker: the other one has more connections. It is stuck, so that it takes none.
+            let (begin, has_begun) = mpsc::channel();
+            let (open, closed) = async_channel::bounded::<()>(1);
+            let names = on_each_worker(runtime.handle(), 2, move |place| {
+                let (begin, closed) = (begin.clone(), closed.clone());
+                if place == 0 {
+                    drop(spawn_local(async move {
+                        let _ = closed.recv().await;
+                        begin.send(()).expect("the test waits");
+                        let _ = closed.recv_blocking();
+                    }));
+                } else if has_local {
+                    // Its batch comes before those of the handlers.
+                    drop(spawn_local(async {}));
+                }
+                worker_name()
+            });
+            let mut others: Vec<_> = (0..2 * CLIENTS).map(|_| Client::connect(server.address)).collect();
+            others.iter_mut().for_each(Client::ping);
+            others.retain(|client| client.worker == names[0]);
+            let metrics = || runtime.handle().metrics();
+            while metrics().tasks_alive() > others.len() + 1 {
+                thread::yield_now();
+            }
+            is_flood.store(1, SeqCst);
+            open.try_send(()).expect("the task waits");
+            has_begun.recv().expect("the worker gets stuck");
+            let mut clients = Vec::new();
+            for number in 0..CLIENTS {
+                // The first one comes alone.
+                let ahead = if number == 1 { 0 } else { AHEAD };
+                while number > begun.load(SeqCst) + ahead {
+                    thread::yield_now();
+                }
+                clients.push(Client::connect(server.address).stream);
+            }
+            clients.into_iter().for_each(|client| assert_eq!(read_all(client), b"x"));
+            let most = most.load(SeqCst);
+            assert!(most <= AHEAD, "{most} handlers have begun while one of them was ready to go on");
+            drop((open, others));
+            server.end();
         });
     }
 }
@@ -463,6 +584,35 @@ impl Server {
     }
 }
 
+/// A server that a `block_on` call beside the workers runs. Its handlers run on the workers.
+struct BlockOnServer {
+    address: SocketAddr,
+    shutdown: ShutdownSignal,
+    thread: thread::JoinHandle<()>,
+}
+
+impl BlockOnServer {
+    fn start<F>(runtime: &Arc<Runtime>, handler: impl Fn(TcpStream) -> F + Send + 'static) -> Self
+    where
+        F: Future<Output = io::Result<()>> + Send + 'static,
+    {
+        let (listener, address) = runtime.block_on(listener());
+        let (runtime, shutdown) = (runtime.clone(), ShutdownSignal::new());
+        let tie = shutdown.clone();
+        let thread = thread::spawn(move || {
+            let serving = serve(listener, move |stream, _| handler(stream)).with_shutdown(&tie);
+            runtime.block_on(serving.into_future()).expect("the server ends without an error");
+        });
+        Self { address, shutdown, thread }
+    }
+
+    #[track_caller]
+    fn end(self) {
+        self.shutdown.trigger();
+        self.thread.join().expect("the server does not panic");
+    }
+}
+
 /// A server that answers each byte with the number of the worker that serves it.
 struct SharedServer {
     runtime: Arc<Runtime>,
@@ -532,11 +682,14 @@ fn with_servers(early: usize, test: impl Fn(&SharedServer, Vec<Client>) + Clone 
 
 async fn answer_with_worker(mut stream: TcpStream) -> io::Result<()> {
     while stream.read(&mut [0]).await? > 0 {
-        let thread = thread::current();
-        let name = thread.name().expect("a worker's thread has a name");
-        stream.write_all(&name.as_bytes()[name.len() - 1..]).await?;
+        stream.write_all(&[worker_name()]).await?;
     }
     Ok(())
+}
+
+/// The last byte of the name of this worker's thread.
+fn worker_name() -> u8 {
+    *thread::current().name().and_then(|name| name.as_bytes().last()).expect("a worker's thread has a name")
 }
 
 struct Client {

@@ -2,9 +2,13 @@
 //!
 //! The workers are simulated. Each goes through the steps of the loop of `runtime/worker.rs`, on the real queues and with
 //! the real [`Stealer`], and a script says which worker makes its next step and when time passes. Some entries keep their
-//! worker for long, or for ever. In the end all workers that can make steps make them. Then each entry that any worker
-//! may run must have been run, as long as one worker is not stuck for ever. The script may also choose a seed, which
-//! shuffles the entries.
+//! worker for long, or for ever, and some yield again and again. In the end all workers that can make steps make them.
+//! Then each entry that any worker may run must have been run, as long as one worker is not stuck for ever. An entry waits
+//! for a few others for each one that was queued when it came. The script may also choose a seed, which shuffles the
+//! entries.
+//!
+//! A batch ends early if its entries take long, and the next one has one entry. The sizes between that and the most are
+//! not those of `runtime/batch.rs`.
 
 use std::cell::Cell;
 use std::rc::Rc;
@@ -18,6 +22,15 @@ use super::stealer::Stealer;
 
 /// The entries of a batch, at most.
 const BATCH: usize = 64;
+
+/// How long a batch lasts at most, but for the last entry.
+const LONGEST: Duration = Duration::from_micros(1500);
+
+/// How often an entry that yields does so.
+const YIELDS: u32 = 200;
+
+/// How long it keeps its worker each time.
+const PIECE: Duration = Duration::from_millis(3);
 
 /// How long an entry may wait at most: a stuck worker is noticed, and what was spawned on it is left to it for a while.
 const PATIENCE: Duration = Duration::from_millis(200);
@@ -81,6 +94,8 @@ struct Kind {
     wakes: u8,
     /// It wakes itself, as one that has used up its budget.
     is_refused: bool,
+    /// It yields so often.
+    yields: u32,
 }
 
 impl Kind {
@@ -88,11 +103,12 @@ impl Kind {
         let time = match byte & 15 {
             0..=9 => Some(Duration::ZERO),
             10 | 11 => Some(Duration::from_micros(300)),
-            12 | 13 => Some(Duration::from_millis(3)),
+            12 | 13 => Some(PIECE),
             14 => Some(Duration::from_millis(70)),
             _ => None,
         };
-        Self { time, wakes: byte >> 6, is_refused: byte & 48 == 48 }
+        let yields = if time == Some(PIECE) && byte & 48 == 32 { YIELDS } else { 0 };
+        Self { time, wakes: byte >> 6, is_refused: byte & 48 == 48, yields }
     }
 }
 
@@ -101,6 +117,8 @@ struct Entry {
     kind: Kind,
     /// The worker that alone may run it.
     only: Option<usize>,
+    /// The worker to which it was pushed, and how many entries that may run in all before this one.
+    latest: (usize, u64),
     was_run: Cell<bool>,
     counts: Rc<Counts>,
 }
@@ -109,6 +127,8 @@ struct Entry {
 struct Counts {
     /// The entries that are in a queue.
     queued: Cell<usize>,
+    /// How often they will yield.
+    yields: Cell<u32>,
     /// The queues are being closed.
     is_closing: Cell<bool>,
 }
@@ -116,6 +136,7 @@ struct Counts {
 impl Drop for Entry {
     fn drop(&mut self) {
         self.counts.queued.set(self.counts.queued.get() - 1);
+        self.counts.yields.set(self.counts.yields.get() - self.kind.yields);
         if !self.was_run.get() && !self.counts.is_closing.get() && !std::thread::panicking() {
             panic!("an entry was dropped and not run");
         }
@@ -142,8 +163,15 @@ struct Worker {
     /// The entries that only this worker may run.
     local: Vec<Entry>,
     deferred: Vec<Entry>,
+    /// The entry that it is in, to be queued after that.
+    yielding: Option<Entry>,
     was_local: bool,
     ran: u64,
+    /// The entries that it has run in all.
+    ran_in_all: u64,
+    /// The most entries of this batch.
+    batch: usize,
+    batch_start: Instant,
     /// It is in an entry until then. `None`: for ever.
     busy: Option<Instant>,
     unparked: Arc<Unparked>,
@@ -164,6 +192,7 @@ struct World {
     /// When another worker last turned the reactor of this one.
     helped: Vec<Instant>,
     now: Instant,
+    is_seeded: bool,
     counts: Rc<Counts>,
 }
 
@@ -176,8 +205,12 @@ impl World {
             place: Place::Begin,
             local: Vec::new(),
             deferred: Vec::new(),
+            yielding: None,
             was_local: false,
             ran: 0,
+            ran_in_all: 0,
+            batch: BATCH,
+            batch_start: now,
             busy: Some(now),
             unparked,
         };
@@ -186,12 +219,19 @@ impl World {
             queues.seed(seed);
             workers.iter_mut().enumerate().for_each(|(index, worker)| worker.stealer.seed(seed, index));
         }
-        Self { queues, workers, helped: vec![now; count], now, counts: Rc::default() }
+        let is_seeded = seed.is_some();
+        Self { queues, workers, helped: vec![now; count], now, is_seeded, counts: Rc::default() }
     }
 
-    fn entry(&self, kind: Kind, only: Option<usize>) -> Entry {
-        self.counts.queued.set(self.counts.queued.get() + 1);
-        Entry { kind, only, was_run: Cell::new(false), counts: self.counts.clone() }
+    /// An entry that is pushed to worker `index`.
+    fn entry(&self, kind: Kind, index: usize) -> Entry {
+        let queued = self.counts.queued.get() + 1;
+        self.counts.queued.set(queued);
+        self.counts.yields.set(self.counts.yields.get() + kind.yields);
+        // Local entries take turns with others, and so do spawned ones with those that are ready. What is pushed later
+        // comes first in its turn only. A seed changes the order, and an entry that has used up its budget comes last.
+        let most = if self.is_seeded { u64::MAX } else { self.workers[index].ran_in_all + 4 * queued as u64 + 8 };
+        Entry { kind, only: None, latest: (index, most), was_run: Cell::new(false), counts: self.counts.clone() }
     }
 
     fn apply(&mut self, op: Op) {
@@ -202,14 +242,18 @@ impl World {
                     self.step(worker % count);
                 }
             }
-            Op::Push(worker, kind) => self.queues.push_stealable(worker % count, self.entry(kind, None)),
-            Op::Spawn(worker, kind) => self.queues.spawn_on(worker % count, self.entry(kind, None)),
+            Op::Push(worker, kind) => self.queues.push_stealable(worker % count, self.entry(kind, worker % count)),
+            Op::Spawn(worker, kind) => self.queues.spawn_on(worker % count, self.entry(kind, worker % count)),
             Op::PushRemote(worker, kind) => {
                 let worker = worker % count;
-                self.queues.remote(worker).queue.push(self.entry(kind, Some(worker)));
+                let mut entry = self.entry(kind, worker);
+                entry.only = Some(worker);
+                // The worker takes it after the batch.
+                entry.latest.1 = entry.latest.1.saturating_add(BATCH as u64);
+                self.queues.remote(worker).queue.push(entry);
             }
             Op::Wake(worker, kind) => {
-                let entry = self.entry(kind, None);
+                let entry = self.entry(kind, worker % count);
                 let worker = &mut self.workers[worker % count];
                 // The place between two batches, where the worker looks at the kernel.
                 if worker.place == Place::Drain {
@@ -235,7 +279,19 @@ impl World {
         if worker.busy.is_none_or(|end| end > now) {
             return false;
         }
+        if let Some(entry) = worker.yielding.take() {
+            if entry.only.is_some() {
+                worker.local.push(entry);
+            } else {
+                queues.push(index, entry, false);
+            }
+        }
         if let Place::Run(left @ 1..) = worker.place {
+            let has_ready = !worker.local.is_empty() || queues.remote(index).has_stealable();
+            if left < worker.batch && has_ready && now - worker.batch_start >= LONGEST {
+                worker.place = Place::EndBatch;
+                return true;
+            }
             let next = worker.next(queues, index);
             worker.place = if next.is_some() { Place::Run(left - 1) } else { Place::EndBatch };
             if let Some(entry) = next {
@@ -248,9 +304,12 @@ impl World {
             Place::Begin => {
                 let has_local = !worker.local.is_empty();
                 worker.stealer.begin_batch(queues, index, &mut worker.deferred, has_local, || now);
-                Place::Run(BATCH)
+                worker.batch_start = now;
+                Place::Run(worker.batch)
             }
             Place::Run(_) | Place::EndBatch => {
+                let is_late = now - worker.batch_start >= LONGEST;
+                worker.batch = if is_late { 1 } else { BATCH.min(2 * worker.batch) };
                 worker.stealer.add_work(std::mem::take(&mut worker.ran));
                 while let Some(stuck) = worker.stealer.next_stuck() {
                     self.helped[stuck] = now;
@@ -286,20 +345,35 @@ impl World {
     fn run(&mut self, index: usize, entry: &Entry) {
         assert!(!entry.was_run.replace(true), "an entry was run twice");
         assert!(entry.only.is_none_or(|only| only == index), "an entry was run by another worker than its own");
-        let Kind { time, wakes, is_refused } = entry.kind;
+        let (pushed_to, latest) = entry.latest;
+        let is_late = pushed_to == index && self.workers[index].ran_in_all > latest;
+        assert!(!is_late, "worker {index} has run others again and again before an entry");
+        let Kind { time, wakes, is_refused, yields } = entry.kind;
         for _ in 0..wakes {
-            let kind = Kind { time: Some(Duration::ZERO), wakes: 0, is_refused: false };
-            self.queues.push(index, self.entry(kind, None), is_refused);
+            let kind = Kind { time: Some(Duration::ZERO), wakes: 0, is_refused: false, yields: 0 };
+            let mut woken = self.entry(kind, index);
+            if is_refused {
+                woken.latest.1 = u64::MAX;
+            }
+            self.queues.push(index, woken, is_refused);
+        }
+        if let Some(yields) = yields.checked_sub(1) {
+            let kind = Kind { yields, wakes: 0, ..entry.kind };
+            let mut again = self.entry(kind, index);
+            again.only = entry.only;
+            self.workers[index].yielding = Some(again);
         }
         let worker = &mut self.workers[index];
         worker.ran += 1;
+        worker.ran_in_all += 1;
         worker.busy = time.map(|time| self.now + time);
     }
 
     /// Lets all workers go on, and time pass. Then no entry may be left that a worker could run.
     fn finish(&mut self) {
         // The time of all entries that are queued comes on top.
-        let longest = Duration::from_millis(70) * self.counts.queued.get() as u32 + PATIENCE;
+        let Counts { queued, yields, .. } = &*self.counts;
+        let longest = Duration::from_millis(70) * queued.get() as u32 + PIECE * yields.get() + PATIENCE;
         let end = self.now + longest;
         while self.now < end && self.counts.queued.get() > 0 {
             self.go_on();

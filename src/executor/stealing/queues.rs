@@ -60,6 +60,8 @@ struct Stealable<T> {
     has_waiting_refused: bool,
     /// The entries that were spawned on this worker by number ([`Queues::spawn_on`]).
     spawned: VecDeque<T>,
+    /// The last time that the worker could take one of these or a ready entry, it took one of these.
+    was_spawned: bool,
     /// The worker runs tasks. Set when it begins a batch, cleared when it goes idle.
     running: bool,
     /// Changes whenever the worker looks for a stealable entry or begins a batch.
@@ -262,6 +264,7 @@ impl<E, T> Remote<E, T> {
             refused: Vec::new(),
             has_waiting_refused: false,
             spawned: VecDeque::new(),
+            was_spawned: false,
             running: false,
             progress: 0,
             pushes: 0,
@@ -295,9 +298,13 @@ impl<E, T> Remote<E, T> {
     pub(in crate::executor) fn pop_stealable(&self) -> Option<T> {
         let mut stealable = self.stealable.lock();
         stealable.progress += 1;
-        // In turn, so that new tasks do not starve those that are there.
-        if !stealable.spawned.is_empty() && (stealable.progress % 2 == 0 || stealable.ready_len() == 0) {
-            return stealable.spawned.pop_front();
+        if !stealable.spawned.is_empty() {
+            // In turn, so that new tasks do not starve those that are there, nor the other way round. The progress cannot
+            // tell whose turn it is: it grows with each batch too, and a batch may have one entry.
+            stealable.was_spawned = !stealable.was_spawned || stealable.ready_len() == 0;
+            if stealable.was_spawned {
+                return stealable.spawned.pop_front();
+            }
         }
         stealable.pop_ready()
     }
@@ -408,17 +415,28 @@ mod tests {
         assert_eq!(budget::take_work(), 0, "they were counted twice");
     }
 
-    /// A server that accepts faster than it serves would never come to the connections that it has accepted.
+    /// A server that accepts faster than it serves would never come to the connections that it has accepted. A worker
+    /// whose entries take long would never come to new ones. So they take turns in batches of one entry too, whatever
+    /// the worker did before.
     #[test]
     fn spawned_and_ready_take_turns() {
-        let queues = two_workers::<&str>();
-        for _ in 0..3 {
-            queues.spawn_on(0, "spawned");
-            queues.push_stealable(0, "ready");
+        for (is_cut, pops_before) in [(false, 0), (false, 1), (true, 0), (true, 1)] {
+            let queues = two_workers::<&str>();
+            (0..pops_before).for_each(|_| assert_eq!(queues.pop(0), None));
+            for _ in 0..3 {
+                queues.spawn_on(0, "spawned");
+                queues.push_stealable(0, "ready");
+            }
+            let next = || {
+                if is_cut {
+                    queues.publish(0, &mut Vec::new());
+                }
+                queues.pop(0)
+            };
+            let order: Vec<_> = iter::from_fn(next).collect();
+            assert_eq!(order.len(), 6);
+            assert!(order.chunks(2).all(|two| two[0] != two[1]), "in turn, and not {order:?}");
         }
-        let order: Vec<_> = iter::from_fn(|| queues.pop(0)).collect();
-        assert_eq!(order.len(), 6);
-        assert!(order.chunks(2).all(|two| two[0] != two[1]), "in turn, and not {order:?}");
     }
 
     /// An entry that comes later is behind those that are there, for the worker and for one that steals half of them.
