@@ -248,7 +248,8 @@ impl Executor {
     /// nothing else is ready.
     fn take_local(&mut self) {
         if self.is_notified() {
-            self.drain_remote();
+            let WorkerRef { workers, index, .. } = &self.worker;
+            budget::count_events(with_queue(|queue| workers.queues.drain_in_batch(*index, queue)));
         }
         self.take_queue();
         if self.local_taken.is_empty() {

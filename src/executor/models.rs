@@ -162,6 +162,13 @@ impl Modelled {
         self.stealer.prepare_idle(&self.queues, self.index, &mut Vec::new(), || self.clock.now())
     }
 
+    /// Begins a batch with nothing. Then another thread pushes an entry for this worker alone, and it runs that for ever.
+    fn begin_empty_and_be_stuck(&mut self) {
+        self.begin_batch(&mut Vec::new(), false);
+        self.queues.remote(self.index).queue.push(1);
+        self.queues.drain_in_batch(self.index, &mut Vec::new());
+    }
+
     /// Whether it blocks for a while only. A worker beside a stuck one does so too at first, but must not need to.
     fn is_watcher(&self) -> bool {
         self.stealer.watch_timeout().is_some() && self.stealer.beside_stuck().next().is_none()
@@ -337,6 +344,40 @@ fn ending_watch_misses_no_stuck_worker() {
         let running = thread::spawn(move || {
             stuck.leave_idle();
             stuck.begin_and_be_stuck(vec![1]);
+        });
+        other.find_stuck();
+        running.join().unwrap();
+    });
+}
+
+/// A worker leaves its idle period with nothing to run, takes an entry inside its batch, and is stuck in it. The other one
+/// finds that, although none watched.
+#[test]
+fn stuck_worker_of_empty_batch_is_found() {
+    model(|| {
+        let [mut stuck, mut other] = workers();
+        make_all_idle(&mut stuck, &mut other);
+        let running = thread::spawn(move || {
+            stuck.leave_idle();
+            stuck.begin_empty_and_be_stuck();
+        });
+        other.park();
+        other.find_stuck();
+        running.join().unwrap();
+    });
+}
+
+/// The same if the other one watches at first, and its watch ends meanwhile.
+#[test]
+fn ending_watch_misses_no_empty_batch() {
+    model(|| {
+        let [mut stuck, mut other] = workers();
+        stuck.begin_batch(&mut Vec::new(), false);
+        assert!(other.prepare_idle() && other.is_watcher(), "one worker is busy, so the idle one must watch");
+        assert!(stuck.prepare_idle() && !stuck.is_watcher(), "one watcher is enough");
+        let running = thread::spawn(move || {
+            stuck.leave_idle();
+            stuck.begin_empty_and_be_stuck();
         });
         other.find_stuck();
         running.join().unwrap();

@@ -27,7 +27,7 @@
 //!    first, B sees the count.
 //! 2. The watcher ends its watch. B still sees WATCHED and wakes no worker. So a worker that takes back WATCHED or
 //!    WAKING looks at all others after that ([`Idle::leave`] returns `true` then). If it has entries instead, it begins
-//!    to run them, and has another one woken.
+//!    to run them, and has another one woken. So it does if it had none, and takes some inside its batch.
 //! 3. B sets WAKING and finds no worker that it can wake: the one that was counted is leaving already. Another one may
 //!    go idle and see WAKING before B takes that back. So a worker that goes idle does not rely on WAKING: it watches.
 //! 4. A begins to run tasks, sees WATCHED, and is stuck. The watcher takes WATCHED back, sees that all workers are

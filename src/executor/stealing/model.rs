@@ -430,7 +430,13 @@ impl Worker {
             return Some(self.local.remove(0));
         }
         let stealable = queues.remote(index).pop_stealable();
-        stealable.or_else(|| (!self.local.is_empty()).then(|| self.local.remove(0)))
+        if stealable.is_some() {
+            return stealable;
+        }
+        if self.local.is_empty() {
+            queues.drain_in_batch(index, &mut self.local);
+        }
+        (!self.local.is_empty()).then(|| self.local.remove(0))
     }
 }
 

@@ -150,6 +150,16 @@ impl<E, T> Queues<E, T> {
         }
     }
 
+    /// Takes what other threads have pushed for this worker alone, inside a batch. Returns how many entries that are.
+    pub(in crate::executor) fn drain_in_batch(&self, index: usize, queue: &mut Vec<E>) -> usize {
+        let drained = self.remotes[index].queue.drain(queue);
+        if drained > 0 {
+            // If the batch was empty when it began, no worker was woken to watch this one. It may get stuck in these.
+            self.wake_idle_if_needed();
+        }
+        drained
+    }
+
     /// How many entries wait for a worker, in both queues.
     pub(in crate::executor) fn queued(&self, index: usize) -> usize {
         let remote = &self.remotes[index];

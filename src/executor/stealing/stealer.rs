@@ -379,4 +379,20 @@ mod tests {
         watcher.begin_batch(&queues, 1, &mut Vec::new(), true, || now);
         assert!(queues.remote(2).queue.is_notified(), "the other idle worker must look instead");
     }
+
+    /// The watcher is woken for nothing. Then a thread pushes an entry for it alone, in which it gets stuck. Its sockets
+    /// and timers would wait if no other worker looked after it.
+    #[test]
+    fn entry_of_empty_batch_wakes_a_watcher() {
+        let now = Instant::now();
+        let queues = queues();
+        let (mut watcher, mut idle) = (Stealer::new(3, now), Stealer::new(3, now));
+        assert!(watcher.prepare_idle(&queues, 1, &mut Vec::new(), || now) && watcher.watch_timeout().is_some());
+        assert!(idle.prepare_idle(&queues, 2, &mut Vec::new(), || now) && idle.watch_timeout().is_none());
+        wake(&queues, 1, &mut watcher, &mut Vec::new(), now);
+        queues.remote(1).queue.push(());
+        assert!(queues.pop(1).is_none() && !queues.remote(2).queue.is_notified());
+        assert_eq!(queues.drain_in_batch(1, &mut Vec::new()), 1, "and it is stuck in it");
+        assert!(queues.remote(2).queue.is_notified(), "the other idle worker must watch");
+    }
 }
