@@ -408,9 +408,8 @@ fn timers_are_counted_by_distance() {
         let bounds: Vec<_> = rows.iter().map(|(within, _)| *within).collect();
         assert_eq!(bounds, [Some(0.01), Some(0.1), Some(1.0), Some(10.0), Some(60.0), None]);
         let counts: Vec<_> = rows.iter().map(|(_, timers)| *timers).collect();
-        assert_eq!(counts[3], 1, "{timers}");
-        // The limits of the page's own connection are among them.
-        assert!(counts[4] >= 2 && counts[5] >= 3, "{timers}");
+        // The limit of the page's own connection may be among the first: it ends within 5 s.
+        assert!((1..=2).contains(&counts[3]) && counts[4..] == [2, 3], "{timers}");
         assert_eq!(timers["total"].as_u64(), Some(counts.iter().sum()), "{timers}");
         assert!(timers["next"].as_f64() <= Some(5.0), "{timers}");
     });
