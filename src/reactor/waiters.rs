@@ -233,8 +233,15 @@ impl Default for List {
 impl List {
     fn take_all(&mut self, wakers: &mut Vec<Waker>) {
         wakers.extend(self.waiters.drain(..).map(|waiter| waiter.waker));
-        memory::shrink(&mut self.waiters);
+        if memory::is_sparse(0, self.waiters.capacity()) {
+            self.shrink();
+        }
         (self.displaced, self.capacity) = (0, CAPACITY);
+    }
+
+    #[cold]
+    fn shrink(&mut self) {
+        memory::shrink(&mut self.waiters);
     }
 
     fn store(&mut self, key: &mut Option<u64>, waker: Waker) -> Released {

@@ -33,6 +33,7 @@
 //! 6. The queues are closed. Wakes that still come do nothing.
 
 use std::io;
+use std::mem;
 use std::panic::resume_unwind;
 use std::pin::{Pin, pin};
 use std::ptr;
@@ -85,6 +86,8 @@ pub(super) struct Worker {
     ran: i64,
     batch: Batch,
     shrink_timer: ShrinkTimer,
+    /// How many tasks and events the counters had when the shrink timer was last told.
+    used: u64,
     handle: Handle,
 }
 
@@ -117,6 +120,7 @@ impl Worker {
             ran: 0,
             batch: Batch::new(),
             shrink_timer: ShrinkTimer::default(),
+            used: 0,
             handle,
         }
     }
@@ -261,16 +265,15 @@ impl Worker {
     /// Tells the counters how many tasks were run, and returns that. After a panic of the main future, its batch is not
     /// counted.
     fn count_ran(&mut self) -> u64 {
-        let ran = std::mem::take(&mut self.ran).max(0) as u64;
+        let ran = mem::take(&mut self.ran).max(0) as u64;
         self.counters.polls.add(ran);
         self.task_counters.take_thread_counts();
-        self.shrink_timer.add(ran);
         ran
     }
 
     fn count_fired(&mut self, fired: &Fired) {
         self.counters.add_lateness(fired.lateness);
-        self.shrink_timer.add(fired.count as u64);
+        self.shrink_timer.add(fired.count.get() as u64);
     }
 
     /// Looks at the kernel without waiting.
@@ -296,6 +299,9 @@ impl Worker {
         if time::is_paused() {
             return None;
         }
+        // Not counted in each turn, which would cost more.
+        let used = self.counters.polls.get() + self.counters.events.get();
+        self.shrink_timer.add(used - mem::replace(&mut self.used, used));
         let left = self.shrink_timer.left()?;
         if !left.is_zero() {
             return Some(left);
@@ -442,7 +448,6 @@ impl Worker {
         };
         wake_all(&mut self.wakers);
         self.counters.add_turn(events);
-        self.shrink_timer.add(events as u64);
         events
     }
 
@@ -553,7 +558,7 @@ mod tests {
             let mut was_polled = false;
             poll_fn(|cx| {
                 let waker = cx.waker().clone();
-                if std::mem::replace(&mut was_polled, true) {
+                if mem::replace(&mut was_polled, true) {
                     return Poll::Ready(());
                 }
                 thread::spawn(move || waker.wake());

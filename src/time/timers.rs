@@ -29,6 +29,7 @@
 //! Another thread may arm or reset a timer here while the worker blocks until a later deadline. So the worker notes
 //! under the lock until when it blocks. A thread that sets an earlier deadline unparks the worker.
 
+use std::num::NonZeroUsize;
 use std::ptr;
 use std::sync::{Arc, Weak};
 use std::task::Waker;
@@ -82,7 +83,8 @@ pub(super) struct TimerKey {
 
 /// The timers that have fired together.
 pub(crate) struct Fired {
-    pub(crate) count: usize,
+    /// Never 0, so that an `Option` of this is returned in registers.
+    pub(crate) count: NonZeroUsize,
     /// For how many nanoseconds the earliest of them has been due.
     pub(crate) lateness: u64,
 }
@@ -335,7 +337,9 @@ impl Inner {
     fn advance(&mut self, wakers: &mut Vec<Waker>) -> Option<Fired> {
         let now = clock::now_noted();
         let earliest = self.wheel.advance(now, wakers)?;
-        Some(Fired { count: wakers.len(), lateness: now.nanos_since(earliest) })
+        // A timer whose waker was taken ([`Timers::stop`]) wakes no task.
+        let count = NonZeroUsize::new(wakers.len()).unwrap_or(NonZeroUsize::MIN);
+        Some(Fired { count, lateness: now.nanos_since(earliest) })
     }
 
     fn status(&self, TimerKey { key, generation }: TimerKey) -> Status {
@@ -418,7 +422,7 @@ mod tests {
     fn ended_timers_are_never_renewed() {
         let worker = Timers::new(Waker::noop().clone(), Instant::now(), Weak::new());
         let call = Timers::new(Waker::noop().clone(), Instant::now(), Arc::downgrade(&worker));
-        (0..10_000).for_each(|_| drop(worker.arm(Instant::NEVER, Waker::noop().clone())));
+        (0..10_000).for_each(|_| assert!(worker.arm(Instant::NEVER, Waker::noop().clone()).is_some()));
         worker.close();
         assert!(worker.inner.lock().wheel.is_sparse(), "the test needs memory to give back");
         let mut wakers = Vec::new();
