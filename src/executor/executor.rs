@@ -182,8 +182,9 @@ impl Executor {
         if budget::take_yield() && self.stealer.is_none() {
             with_queue(|queue| {
                 // A task is queued after its poll. The future of a `block_on` call may have woken others since it yielded.
-                let is_main = |entry: &Entry| self.ran_main && matches!(entry, Entry::Main);
-                let last = queue.iter().rposition(is_main).or(queue.len().checked_sub(1));
+                let is_main = |entry: &Entry| matches!(entry, Entry::Main);
+                let main = if self.ran_main { queue.iter().rposition(is_main) } else { None };
+                let last = main.or(queue.len().checked_sub(1));
                 shuffle.begin_segment(last.unwrap_or(0));
             });
         }

@@ -83,6 +83,9 @@ impl Shuffle {
             return;
         }
         let late = self.starts.first().map_or(queue.len(), |start| queue.len().min(*start)).min(self.late);
+        if late == 0 {
+            return;
+        }
         self.late -= late;
         for entry in queue.drain(..late) {
             taken.push(entry);
