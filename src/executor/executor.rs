@@ -351,13 +351,11 @@ impl Executor {
         local + stealable
     }
 
-    /// Ends a batch, in which `ran` entries were run. `is_cut`: there are others, and the batch was too long for them.
-    pub(crate) fn end_batch(&mut self, ran: u64, is_cut: bool) {
+    /// Ends a batch, in which `ran` entries were run.
+    pub(crate) fn end_batch(&mut self, ran: u64) {
         if let Some(stealer) = &mut self.stealer {
+            stealer.add_work(ran);
             current::set_in_batch(false);
-            if stealer.end_batch(ran, is_cut) {
-                look_if_due(stealer, &self.worker);
-            }
         }
     }
 
@@ -491,11 +489,6 @@ fn append_in_order(entries: &mut Vec<Entry>, shuffle: Option<&mut Shuffle>) {
 /// As [`Executor::prepare_idle`], for a worker that has others beside it and no entries of its own.
 fn prepare_idle(stealer: &mut Stealer, WorkerRef { workers, index, .. }: &WorkerRef) -> bool {
     with_deferred(|deferred| stealer.prepare_idle(&workers.queues, *index, deferred, Instant::now))
-}
-
-/// Looks at the others between two batches, for a worker that has others beside it.
-fn look_if_due(stealer: &mut Stealer, WorkerRef { workers, index, .. }: &WorkerRef) {
-    with_deferred(|deferred| stealer.look_if_due(&workers.queues, *index, deferred, Instant::now));
 }
 
 impl Entry {

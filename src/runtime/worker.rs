@@ -216,7 +216,7 @@ impl Worker {
         budget::suspend();
         let ran = self.count_ran();
         self.spin.add_work(budget::take_work());
-        self.executor.end_batch(ran, cut_at != 0);
+        self.executor.end_batch(ran);
         let helped = self.help_stuck();
         if helped || ran >= MANY || !self.executor.prepare_idle() {
             self.look();

@@ -1,10 +1,7 @@
 //! A worker that is stuck in one poll of a task delays only its local tasks.
 
-use std::future::poll_fn;
 use std::io::{Read, Write};
-use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
-use std::sync::{Arc, mpsc};
-use std::task::{Poll, Waker};
+use std::sync::mpsc;
 
 use crate::support::*;
 use crate::{MS, SEVERAL};
@@ -159,74 +156,6 @@ fn spinning_worker_delays_no_socket() {
         }
         stuck.end();
     });
-}
-
-/// A worker that is always busy with long polls answers the sockets of a stuck one too, after a few of its polls. It
-/// either always has another poll to run, or is idle for a moment between two.
-#[test]
-fn busy_worker_delays_no_socket_of_stuck_one() {
-    const POLL: Duration = Duration::from_millis(5);
-    /// The polls that the busy worker may begin from a request to its answer. It finds the other one stuck after two
-    /// batches, and a batch has one poll of them or two.
-    const MOST: usize = 8;
-    for is_idle_between in [false, true] {
-        within(move || {
-            let runtime = workers(2);
-            let polls = Arc::new(AtomicUsize::new(0));
-            let (tell, told) = mpsc::channel::<Waker>();
-            let (answer, answered) = mpsc::channel();
-            let (begin, begun) = mpsc::channel();
-            let (get_stuck, stuck) = async_channel::unbounded::<()>();
-            let (go_on, goes_on) = async_channel::unbounded::<()>();
-            let counted = polls.clone();
-            let peers = on_each_worker(runtime.handle(), 2, move |place| {
-                let polls = counted.clone();
-                if place == 0 {
-                    let tell = tell.clone();
-                    drop(spawn_local(poll_fn(move |cx| {
-                        polls.fetch_add(1, SeqCst);
-                        spin(POLL);
-                        if is_idle_between {
-                            tell.send(cx.waker().clone()).expect("a thread wakes the task");
-                        } else {
-                            cx.waker().wake_by_ref();
-                        }
-                        Poll::<()>::Pending
-                    })));
-                    return None;
-                }
-                let (begin, stuck, goes_on) = (begin.clone(), stuck.clone(), goes_on.clone());
-                drop(spawn_local(async move {
-                    let _ = stuck.recv().await;
-                    begin.send(()).expect("the test waits");
-                    let _ = goes_on.recv_blocking();
-                }));
-                let (mut stream, peer) = pair_with_std();
-                assert!(future::block_on(poll_once(stream.read(&mut [0]))).is_none(), "there is nothing to read yet");
-                let answer = answer.clone();
-                drop(kittiwake::spawn(async move {
-                    let mut word = [0];
-                    while stream.read_exact(&mut word).await.is_ok() {
-                        answer.send(polls.load(SeqCst)).expect("the test waits");
-                    }
-                }));
-                Some(peer)
-            });
-            let mut peer = peers.into_iter().flatten().next().expect("one of the workers has the socket");
-            let waking = std::thread::spawn(move || told.iter().for_each(Waker::wake));
-            get_stuck.try_send(()).expect("the task waits");
-            begun.recv().expect("the worker gets stuck");
-            for round in 0..10 {
-                peer.write_all(b"?").expect("write");
-                let before = polls.load(SeqCst);
-                let waited = answered.recv().expect("the busy worker answers").saturating_sub(before);
-                assert!(waited <= MOST, "request {round} has waited for {waited} polls of the busy worker");
-            }
-            drop(go_on);
-            drop(runtime);
-            waking.join().expect("the thread ends");
-        });
-    }
 }
 
 /// A worker that is stuck in a task, and a connection of another task that waits at its reactor.

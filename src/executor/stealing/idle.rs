@@ -85,11 +85,6 @@ impl Idle {
         self.count.load(Ordering::Acquire) == workers
     }
 
-    /// Whether another worker is idle, as a busy one sees it.
-    pub(super) fn is_anywhere(&self) -> bool {
-        self.count.load(Ordering::Relaxed) > 0
-    }
-
     /// An idle worker becomes the watcher. `false` if there is one.
     pub(super) fn watch(&self) -> bool {
         let unless_watched = |state| (state != WATCHED).then_some(WATCHED);
@@ -98,7 +93,7 @@ impl Idle {
 
     /// Whether a worker should be woken to watch this one, which is busy.
     pub(super) fn should_wake(&self) -> bool {
-        self.is_anywhere() && self.state.load(Ordering::Relaxed) == UNWATCHED
+        self.count.load(Ordering::Relaxed) > 0 && self.state.load(Ordering::Relaxed) == UNWATCHED
     }
 
     /// Wakes an idle worker by `wake`, which says whether it has found one. Does nothing if a worker watches or is

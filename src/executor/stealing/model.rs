@@ -310,10 +310,7 @@ impl World {
             Place::Run(_) | Place::EndBatch => {
                 let is_late = now - worker.batch_start >= LONGEST;
                 worker.batch = if is_late { 1 } else { BATCH.min(2 * worker.batch) };
-                let has_ready = !worker.local.is_empty() || queues.remote(index).has_stealable();
-                if worker.stealer.end_batch(std::mem::take(&mut worker.ran), is_late && has_ready) {
-                    worker.stealer.look_if_due(queues, index, &mut worker.deferred, || now);
-                }
+                worker.stealer.add_work(std::mem::take(&mut worker.ran));
                 while let Some(stuck) = worker.stealer.next_stuck() {
                     self.helped[stuck] = now;
                 }

@@ -8,8 +8,8 @@
 //!    their sockets, their timers for a timer, and a thread that queues something there for that.
 //! 3. It is idle no longer ([`Stealer::leave_idle`]). If it has entries and no other worker watches, it has an idle one
 //!    woken ([`Stealer::begin_batch`]), because it may be stuck in the first entry. If it has no entries, and was the
-//!    watcher or was woken to watch, it looks which of the others are stuck. A busy worker does so after a batch,
-//!    about every millisecond, or after each poll that takes longer ([`Stealer::end_batch`]).
+//!    watcher or was woken to watch, it looks which of the others are stuck. A busy worker does so about every
+//!    millisecond.
 //! 4. The worker's loop turns the reactors of the stuck workers and fires their timers ([`Stealer::next_stuck`]).
 //!
 //! It reads no clock: the time is an argument.
@@ -30,13 +30,13 @@ pub(in crate::executor) struct Stealer {
     unhelped: usize,
     /// They have been for long.
     are_stuck_for_long: bool,
-    /// It has looked since it began its last batch.
+    /// It has looked, and has run no entry since.
     has_just_looked: bool,
     /// It is idle, and all workers that are not are stuck.
     is_beside_stuck: bool,
     /// A worker had made progress at the last look.
     others_moved: bool,
-    /// When it last looked between two batches.
+    /// When it last looked while it was busy.
     looked: Instant,
     /// How long it watches before it looks, if it is the watcher.
     watch: Option<Duration>,
@@ -44,7 +44,7 @@ pub(in crate::executor) struct Stealer {
     next_watch: Duration,
     /// It counts as idle.
     is_idle: bool,
-    /// It was the watcher, or was woken to look, or has entries although it was about to be idle.
+    /// It was the watcher, or was woken to look.
     must_look: bool,
     /// Chooses the worker from which this one steals first, if the runtime has a seed. Otherwise it is the next one.
     first_victim: Option<Random>,
@@ -60,8 +60,7 @@ const LONGEST_WATCH: Duration = Duration::from_millis(4);
 /// be woken for it. A worker that gets stuck during it is found one millisecond after it, at the latest.
 const IDLE_WATCH: Duration = Duration::from_millis(8);
 
-/// After so much work a busy worker reads the clock, and looks if it is time. It does so earlier after a long batch: its
-/// work says nothing about the time then.
+/// After so much work a busy worker reads the clock, and looks if it is time.
 const WORK: u64 = 64;
 const BATCH_WORK: u64 = 8;
 
@@ -90,33 +89,9 @@ impl Stealer {
         self.first_victim = Some(Random::new(seed, 3 * index as u64 + 2));
     }
 
-    /// The worker ends a batch, in which it has run so many `entries`. `is_cut`: there are others, and the batch was too
-    /// long for them. Returns whether it is time for [`look_if_due`](Stealer::look_if_due).
-    pub(in crate::executor) fn end_batch(&mut self, entries: u64, is_cut: bool) -> bool {
-        self.work += entries + BATCH_WORK;
-        let is_time = is_cut || self.work >= WORK;
-        if is_time {
-            self.work = 0;
-        }
-        is_time
-    }
-
-    /// Looks at the others between two batches, if the last look is long enough ago. `deferred` is empty, before and
-    /// after.
-    pub(in crate::executor) fn look_if_due<E, T>(
-        &mut self,
-        queues: &Queues<E, T>,
-        index: usize,
-        deferred: &mut Vec<T>,
-        now: impl Fn() -> Instant,
-    ) {
-        let present = now();
-        if present - self.looked >= STUCK {
-            self.looked = present;
-            self.look(queues, index, present);
-            // The next batch has an idle worker woken: this one may get stuck in the first of these.
-            self.steal(queues, index, Victims::Stuck, deferred, &now);
-        }
+    /// The worker has run `entries` entries.
+    pub(in crate::executor) fn add_work(&mut self, entries: u64) {
+        self.work += entries;
     }
 
     /// The next worker that was stuck at the last look.
@@ -154,8 +129,6 @@ impl Stealer {
     ) -> bool {
         // After `prepare_spin` it can be woken.
         if !queues.prepare_idle(index) || !queues.remote(index).queue.prepare_spin() {
-            // Entries have come since its batch. That has ended without a reading of the clock, so it may have been long.
-            self.must_look = true;
             return false;
         }
         queues.idle.enter();
@@ -217,12 +190,21 @@ impl Stealer {
         if has_local || stealable > 0 {
             self.next_watch = FIRST_WATCH;
             queues.wake_idle_if_needed();
-            if must_look && !queues.idle.is_anywhere() {
-                // No other worker looks instead, and the batch may take long.
-                self.work = WORK;
-            }
         } else if must_look {
             self.look(queues, index, now());
+        }
+        self.work += BATCH_WORK;
+        if self.work >= WORK {
+            self.work = 0;
+            let present = now();
+            if present - self.looked >= STUCK {
+                self.looked = present;
+                self.look(queues, index, present);
+                // The worker may get stuck in the first of these, so an idle one must look after it.
+                if self.steal(queues, index, Victims::Stuck, deferred, &now) {
+                    queues.wake_idle_if_needed();
+                }
+            }
         }
         stealable
     }
@@ -342,10 +324,8 @@ mod tests {
         assert!(queues.remote(2).queue.prepare_park(), "the third worker sleeps, and does not watch");
         for millis in [1, 60] {
             assert!(!queues.remote(2).queue.is_notified());
-            let now = || start + Duration::from_millis(millis);
-            assert!(thief.end_batch(WORK, false), "it is time");
-            thief.look_if_due(&queues, 1, &mut Vec::new(), now);
-            thief.begin_batch(&queues, 1, &mut Vec::new(), false, now);
+            thief.add_work(WORK);
+            thief.begin_batch(&queues, 1, &mut Vec::new(), false, || start + Duration::from_millis(millis));
         }
         assert_eq!(queues.pop(1), Some(2), "the thief is stuck in it");
         assert!(queues.remote(2).queue.is_notified(), "the last entry would wait for the one before it");
@@ -414,33 +394,5 @@ mod tests {
         assert!(queues.pop(1).is_none() && !queues.remote(2).queue.is_notified());
         assert_eq!(queues.drain_in_batch(1, &mut Vec::new()), 1, "and it is stuck in it");
         assert!(queues.remote(2).queue.is_notified(), "the other idle worker must watch");
-    }
-
-    /// A worker whose polls take long looks after each of them, and finds a stuck one with the second look. So does one
-    /// that is idle for a moment between two polls, if no other is idle.
-    #[test]
-    fn long_polls_delay_no_look() {
-        for is_idle_between in [false, true] {
-            let queues = queues();
-            let start = Instant::now();
-            let mut worker = Stealer::new(3, start);
-            queues.publish(0, &mut vec![1]);
-            assert_eq!(queues.pop(0), Some(1), "and it is stuck in it");
-            queues.publish(2, &mut Vec::new());
-            for polls in 1..=2 {
-                let now = || start + polls * Duration::from_millis(20);
-                assert_eq!(worker.next_stuck(), None, "before poll {polls}");
-                if is_idle_between {
-                    assert!(worker.prepare_idle(&queues, 1, &mut Vec::new(), now));
-                    queues.remote(1).queue.push(());
-                    queues.remote(1).queue.drain(&mut Vec::new());
-                    worker.leave_idle(&queues);
-                }
-                worker.begin_batch(&queues, 1, &mut Vec::new(), true, now);
-                assert!(worker.end_batch(1, !is_idle_between), "it is time");
-                worker.look_if_due(&queues, 1, &mut Vec::new(), now);
-            }
-            assert!(worker.stuck().any(|stuck| stuck == 0));
-        }
     }
 }
