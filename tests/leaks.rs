@@ -240,7 +240,10 @@ fn spike_without_tasks_leaves_little_memory() {
                     open[sockets - 1].writable().await.expect("an empty socket can send");
                 });
             };
-            leaves_little_memory(SOCKETS, register, wait);
+            // On poll(2) mio has a table of its own, which keeps its memory.
+            if cfg!(not(mio_unsupported_force_poll_poll)) {
+                leaves_little_memory(SOCKETS, register, wait);
+            }
         }
     });
 }
