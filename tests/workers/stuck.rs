@@ -9,7 +9,6 @@ use futures_lite::future::{self, poll_once};
 use kittiwake::io::{AsyncReadExt, AsyncWriteExt};
 use kittiwake::net::{TcpListener, TcpStream, serve};
 use kittiwake::runtime::{Builder, Runtime};
-use kittiwake::spawn_local;
 use kittiwake::task::JoinHandle;
 use kittiwake::time::{Duration, sleep};
 
@@ -97,7 +96,7 @@ fn workers_sleep_while_stuck_in_turn() {
             let echoes = on_each_worker(runtime.handle(), count, move |place| {
                 let (passed, next) = (passed[place].clone(), pass[(place + 1) % count].clone());
                 let (begin, goes_on) = (begin.clone(), goes_on.clone());
-                drop(spawn_local(async move {
+                drop(kittiwake::spawn_local(async move {
                     for _ in 0..ROUNDS {
                         passed.recv().await.expect("the task before this one sends");
                         begin.send(place).expect("the test waits");
