@@ -3,9 +3,9 @@
 //! The workers are simulated. Each goes through the steps of the loop of `runtime/worker.rs`, on the real queues and with
 //! the real [`Stealer`], and a script says which worker makes its next step and when time passes. Some entries keep their
 //! worker for long, or for ever, and some yield again and again. In the end all workers that can make steps make them.
-//! Then each entry that any worker may run must have been run, as long as one worker is not stuck for ever. An entry waits
-//! for a few others for each one that was queued when it came. The script may also choose a seed, which shuffles the
-//! entries.
+//! Then each entry that any worker may run must have been run, as long as one worker is not stuck for ever. An entry that
+//! is not stolen waits for a few others for each one that was queued when it came. The script may also choose a seed,
+//! which shuffles the entries.
 //!
 //! A batch ends early if its entries take long, and the next one has one entry. The sizes between that and the most are
 //! not those of `runtime/batch.rs`.
@@ -27,7 +27,7 @@ const BATCH: usize = 64;
 const LONGEST: Duration = Duration::from_micros(1500);
 
 /// How often an entry that yields does so.
-const YIELDS: u32 = 200;
+const YIELDS: u32 = 40;
 
 /// How long it keeps its worker each time.
 const PIECE: Duration = Duration::from_millis(3);
@@ -117,8 +117,7 @@ struct Entry {
     kind: Kind,
     /// The worker that alone may run it.
     only: Option<usize>,
-    /// The worker to which it was pushed, and how many entries that may run in all before this one.
-    latest: (usize, u64),
+    turn: Turn,
     was_run: Cell<bool>,
     counts: Rc<Counts>,
 }
@@ -186,11 +185,23 @@ impl Wake for Unparked {
     }
 }
 
+/// When an entry must run at the latest, unless it is stolen.
+struct Turn {
+    /// The worker to which it was pushed.
+    worker: usize,
+    /// How many entries that may have run in all before this one.
+    latest: u64,
+    /// How often others had stolen from it.
+    thefts: u64,
+}
+
 struct World {
     queues: Queues<Entry, Entry>,
     workers: Vec<Worker>,
     /// When another worker last turned the reactor of this one.
     helped: Vec<Instant>,
+    /// How often others have stolen from this one.
+    thefts: Vec<u64>,
     now: Instant,
     is_seeded: bool,
     counts: Rc<Counts>,
@@ -220,18 +231,32 @@ impl World {
             workers.iter_mut().enumerate().for_each(|(index, worker)| worker.stealer.seed(seed, index));
         }
         let is_seeded = seed.is_some();
-        Self { queues, workers, helped: vec![now; count], now, is_seeded, counts: Rc::default() }
+        Self {
+            queues,
+            workers,
+            helped: vec![now; count],
+            thefts: vec![0; count],
+            now,
+            is_seeded,
+            counts: Rc::default(),
+        }
     }
 
     /// An entry that is pushed to worker `index`.
     fn entry(&self, kind: Kind, index: usize) -> Entry {
-        let queued = self.counts.queued.get() + 1;
-        self.counts.queued.set(queued);
+        self.counts.queued.set(self.counts.queued.get() + 1);
         self.counts.yields.set(self.counts.yields.get() + kind.yields);
+        let turn = self.turn(index);
+        Entry { kind, only: None, turn, was_run: Cell::new(false), counts: self.counts.clone() }
+    }
+
+    /// The turn of the last entry that is pushed to worker `index`.
+    fn turn(&self, index: usize) -> Turn {
         // Local entries take turns with others, and so do spawned ones with those that are ready. What is pushed later
         // comes first in its turn only. A seed changes the order, and an entry that has used up its budget comes last.
-        let most = if self.is_seeded { u64::MAX } else { self.workers[index].ran_in_all + 4 * queued as u64 + 8 };
-        Entry { kind, only: None, latest: (index, most), was_run: Cell::new(false), counts: self.counts.clone() }
+        let most = 4 * self.counts.queued.get() as u64 + 8;
+        let latest = if self.is_seeded { u64::MAX } else { self.workers[index].ran_in_all + most };
+        Turn { worker: index, latest, thefts: self.thefts[index] }
     }
 
     fn apply(&mut self, op: Op) {
@@ -249,7 +274,7 @@ impl World {
                 let mut entry = self.entry(kind, worker);
                 entry.only = Some(worker);
                 // The worker takes it after the batch.
-                entry.latest.1 = entry.latest.1.saturating_add(BATCH as u64);
+                entry.turn.latest = entry.turn.latest.saturating_add(BATCH as u64);
                 self.queues.remote(worker).queue.push(entry);
             }
             Op::Wake(worker, kind) => {
@@ -274,12 +299,15 @@ impl World {
 
     /// Lets a worker make one step, unless it is in an entry or blocked. Returns whether it made one.
     fn step(&mut self, index: usize) -> bool {
-        let (queues, now) = (&self.queues, self.now);
-        let worker = &mut self.workers[index];
-        if worker.busy.is_none_or(|end| end > now) {
+        if self.workers[index].busy.is_none_or(|end| end > self.now) {
             return false;
         }
-        if let Some(entry) = worker.yielding.take() {
+        // Others may have been pushed while it ran.
+        let turn = self.turn(index);
+        let (queues, now) = (&self.queues, self.now);
+        let worker = &mut self.workers[index];
+        if let Some(mut entry) = worker.yielding.take() {
+            entry.turn = turn;
             if entry.only.is_some() {
                 worker.local.push(entry);
             } else {
@@ -300,6 +328,7 @@ impl World {
             return true;
         }
         let queue = &queues.remote(index).queue;
+        let queued: Vec<_> = (0..queues.len()).map(|other| queues.queued(other)).collect();
         worker.place = match worker.place {
             Place::Begin => {
                 let has_local = !worker.local.is_empty();
@@ -338,6 +367,9 @@ impl World {
                 Place::Begin
             }
         };
+        for other in queues.others(index) {
+            self.thefts[other] += u64::from(queues.queued(other) < queued[other]);
+        }
         true
     }
 
@@ -345,15 +377,16 @@ impl World {
     fn run(&mut self, index: usize, entry: &Entry) {
         assert!(!entry.was_run.replace(true), "an entry was run twice");
         assert!(entry.only.is_none_or(|only| only == index), "an entry was run by another worker than its own");
-        let (pushed_to, latest) = entry.latest;
-        let is_late = pushed_to == index && self.workers[index].ran_in_all > latest;
+        let Turn { worker, latest, thefts } = entry.turn;
+        let was_stolen = worker != index || thefts != self.thefts[index];
+        let is_late = !was_stolen && self.workers[index].ran_in_all > latest;
         assert!(!is_late, "worker {index} has run others again and again before an entry");
         let Kind { time, wakes, is_refused, yields } = entry.kind;
         for _ in 0..wakes {
             let kind = Kind { time: Some(Duration::ZERO), wakes: 0, is_refused: false, yields: 0 };
             let mut woken = self.entry(kind, index);
             if is_refused {
-                woken.latest.1 = u64::MAX;
+                woken.turn.latest = u64::MAX;
             }
             self.queues.push(index, woken, is_refused);
         }
