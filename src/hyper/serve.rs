@@ -169,6 +169,10 @@ fn no_handshake<T>(stream: T) -> Ready<io::Result<T>> {
 /// read the body before its response ends: after that the limits are those of the next request, and hyper does not report
 /// the end of the body.
 ///
+/// When the server ends an HTTP/1 connection whose client may still be sending, which is so after each request with a body,
+/// it closes its own side first. It then discards what comes, for two seconds at most, until the client closes too. A reset
+/// could take the response from a client that has not read it yet.
+///
 /// A client that closes its side of an HTTP/1 connection before it has its response mostly counts as gone, and the handler
 /// is dropped. If the handler is reading the body, it gets an error instead. Bytes that the client has sent before the end
 /// and that hyper has not read hide the end.
