@@ -316,72 +316,58 @@ fn make_all_idle(first: &mut Modelled, second: &mut Modelled) {
     assert!(!first.is_watcher() && !second.is_watcher(), "all are idle, so none may watch");
 }
 
-/// All workers are idle, and none of them watches. One begins to run an entry and is stuck in it: the other one finds
-/// that, or has stolen the entry.
+/// All workers are idle, and none of them watches. One leaves its idle period, and is stuck by `be_stuck`. The other one
+/// finds that, or has stolen the entry.
+fn idle_worker_finds(be_stuck: fn(&mut Modelled)) {
+    model(move || {
+        let [mut stuck, mut other] = workers();
+        make_all_idle(&mut stuck, &mut other);
+        let running = thread::spawn(move || {
+            stuck.leave_idle();
+            be_stuck(&mut stuck);
+        });
+        other.park();
+        other.find_stuck();
+        running.join().unwrap();
+    });
+}
+
+/// The same if the other one watches at first, and its watch ends meanwhile.
+fn ending_watch_finds(be_stuck: fn(&mut Modelled)) {
+    model(move || {
+        let [mut stuck, mut other] = workers();
+        stuck.begin_batch(&mut Vec::new(), false);
+        assert!(other.prepare_idle() && other.is_watcher(), "one worker is busy, so the idle one must watch");
+        assert!(stuck.prepare_idle() && !stuck.is_watcher(), "one watcher is enough");
+        let running = thread::spawn(move || {
+            stuck.leave_idle();
+            be_stuck(&mut stuck);
+        });
+        other.find_stuck();
+        running.join().unwrap();
+    });
+}
+
+/// A worker that begins to run an entry and is stuck in it is found.
 #[test]
 fn idle_worker_finds_stuck_one() {
-    model(|| {
-        let [mut stuck, mut other] = workers();
-        make_all_idle(&mut stuck, &mut other);
-        let running = thread::spawn(move || {
-            stuck.leave_idle();
-            stuck.begin_and_be_stuck(vec![1]);
-        });
-        other.park();
-        other.find_stuck();
-        running.join().unwrap();
-    });
+    idle_worker_finds(|stuck| stuck.begin_and_be_stuck(vec![1]));
 }
 
-/// The same if the other one watches at first, and its watch ends meanwhile.
 #[test]
 fn ending_watch_misses_no_stuck_worker() {
-    model(|| {
-        let [mut stuck, mut other] = workers();
-        stuck.begin_batch(&mut Vec::new(), false);
-        assert!(other.prepare_idle() && other.is_watcher(), "one worker is busy, so the idle one must watch");
-        assert!(stuck.prepare_idle() && !stuck.is_watcher(), "one watcher is enough");
-        let running = thread::spawn(move || {
-            stuck.leave_idle();
-            stuck.begin_and_be_stuck(vec![1]);
-        });
-        other.find_stuck();
-        running.join().unwrap();
-    });
+    ending_watch_finds(|stuck| stuck.begin_and_be_stuck(vec![1]));
 }
 
-/// A worker leaves its idle period with nothing to run, takes an entry inside its batch, and is stuck in it. The other one
-/// finds that, although none watched.
+/// A worker that has nothing to run, takes an entry inside its batch, and is stuck in it is found.
 #[test]
 fn stuck_worker_of_empty_batch_is_found() {
-    model(|| {
-        let [mut stuck, mut other] = workers();
-        make_all_idle(&mut stuck, &mut other);
-        let running = thread::spawn(move || {
-            stuck.leave_idle();
-            stuck.begin_empty_and_be_stuck();
-        });
-        other.park();
-        other.find_stuck();
-        running.join().unwrap();
-    });
+    idle_worker_finds(Modelled::begin_empty_and_be_stuck);
 }
 
-/// The same if the other one watches at first, and its watch ends meanwhile.
 #[test]
 fn ending_watch_misses_no_empty_batch() {
-    model(|| {
-        let [mut stuck, mut other] = workers();
-        stuck.begin_batch(&mut Vec::new(), false);
-        assert!(other.prepare_idle() && other.is_watcher(), "one worker is busy, so the idle one must watch");
-        assert!(stuck.prepare_idle() && !stuck.is_watcher(), "one watcher is enough");
-        let running = thread::spawn(move || {
-            stuck.leave_idle();
-            stuck.begin_empty_and_be_stuck();
-        });
-        other.find_stuck();
-        running.join().unwrap();
-    });
+    ending_watch_finds(Modelled::begin_empty_and_be_stuck);
 }
 
 /// A thread spawn_workers an entry on an idle worker and then pushes another one to it. If the worker is stuck in the
