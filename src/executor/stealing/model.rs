@@ -302,33 +302,19 @@ impl World {
         if self.workers[index].busy.is_none_or(|end| end > self.now) {
             return false;
         }
-        // Others may have been pushed while it ran.
-        let turn = self.turn(index);
-        let (queues, now) = (&self.queues, self.now);
-        let worker = &mut self.workers[index];
-        if let Some(mut entry) = worker.yielding.take() {
-            entry.turn = turn;
-            if entry.only.is_some() {
-                worker.local.push(entry);
-            } else {
-                queues.push(index, entry, false);
-            }
+        if let Some(entry) = self.workers[index].yielding.take() {
+            self.push_yielded(index, entry);
         }
-        if let Place::Run(left @ 1..) = worker.place {
-            let has_ready = !worker.local.is_empty() || queues.remote(index).has_stealable();
-            if left < worker.batch && has_ready && now - worker.batch_start >= LONGEST {
-                worker.place = Place::EndBatch;
-                return true;
-            }
-            let next = worker.next(queues, index);
-            worker.place = if next.is_some() { Place::Run(left - 1) } else { Place::EndBatch };
-            if let Some(entry) = next {
-                self.run(index, &entry);
-            }
+        if let Place::Run(left @ 1..) = self.workers[index].place {
+            self.run_next(index, left);
             return true;
         }
+        let (queues, now) = (&self.queues, self.now);
+        let worker = &mut self.workers[index];
         let queue = &queues.remote(index).queue;
-        let queued: Vec<_> = (0..queues.len()).map(|other| queues.queued(other)).collect();
+        let may_steal = matches!(worker.place, Place::Begin | Place::Run(_) | Place::EndBatch);
+        let victims = queues.others(index).filter(|_| may_steal);
+        let queued: Vec<_> = victims.map(|other| (other, queues.queued(other))).collect();
         worker.place = match worker.place {
             Place::Begin => {
                 let has_local = !worker.local.is_empty();
@@ -367,10 +353,32 @@ impl World {
                 Place::Begin
             }
         };
-        for other in queues.others(index) {
-            self.thefts[other] += u64::from(queues.queued(other) < queued[other]);
+        for (other, before) in queued {
+            self.thefts[other] += u64::from(queues.queued(other) < before);
         }
         true
+    }
+
+    /// Queues an entry that has yielded. Others may have been pushed while it ran.
+    fn push_yielded(&mut self, index: usize, mut entry: Entry) {
+        entry.turn = self.turn(index);
+        if entry.only.is_some() {
+            self.workers[index].local.push(entry);
+        } else {
+            self.queues.push(index, entry, false);
+        }
+    }
+
+    /// Runs the next entry of a batch of which so many are left, or ends it.
+    fn run_next(&mut self, index: usize, left: usize) {
+        let (queues, worker) = (&self.queues, &mut self.workers[index]);
+        let has_ready = !worker.local.is_empty() || queues.remote(index).has_stealable();
+        let is_cut = left < worker.batch && has_ready && self.now - worker.batch_start >= LONGEST;
+        let next = if is_cut { None } else { worker.next(queues, index) };
+        worker.place = if next.is_some() { Place::Run(left - 1) } else { Place::EndBatch };
+        if let Some(entry) = next {
+            self.run(index, &entry);
+        }
     }
 
     /// Runs an entry on a worker.
