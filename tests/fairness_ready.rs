@@ -23,7 +23,7 @@ use kittiwake::runtime::Runtime;
 use kittiwake::spawn_local;
 use kittiwake::task::{JoinHandle, JoinSet, consume_budget, yield_now};
 use kittiwake::time::{Duration, Instant, Interval, MissedTickBehavior, interval, sleep, sleep_until, timeout};
-use support::{block_workers, here, listener, one_worker, pair_with_std, within, workers};
+use support::{block_workers, here, listener, one_worker, pair_with_std, spin, within, workers};
 
 const MS: Duration = Duration::from_millis(1);
 
@@ -43,12 +43,6 @@ macro_rules! until_done {
             })
         }
     };
-}
-
-/// Works for so long, without awaiting.
-fn work(length: Duration) {
-    let end = std::time::Instant::now() + length;
-    while std::time::Instant::now() < end {}
 }
 
 fn ready_loops() -> Vec<(&'static str, Loop)> {
@@ -93,7 +87,7 @@ fn ready_loops() -> Vec<(&'static str, Loop)> {
 
 async fn tick_and_work(ticks: &mut Interval) {
     ticks.tick().await;
-    work(2 * MS);
+    spin(2 * MS);
 }
 
 async fn join_next(tasks: &mut Vec<JoinHandle<()>>) {
@@ -261,7 +255,7 @@ fn pieces_before_sleeper(runtime: &Runtime, rounds: usize, length: fn(usize) -> 
         let (pieces, deadline) = (pieces.clone(), deadline.clone());
         busy.push(runtime.handle().spawn(async move {
             for piece in 0.. {
-                work(length(piece));
+                spin(length(piece));
                 let deadline = *deadline.lock().unwrap();
                 if length(piece) >= MS {
                     pieces[worker].ended(deadline);
@@ -380,8 +374,8 @@ fn flood_with_work_delays_timer_by_one_budget() {
     }
 }
 
-/// Sleeps for 1 ms beside a flood for each worker, 50 times. Returns the numbers of reads that ran between the deadline and the end
-/// of the sleep, on the thread that the timer woke. The lowest is the first.
+/// Sleeps for 1 ms beside a flood for each worker, 50 times. Returns the numbers of reads that ran between the deadline and
+/// the end of the sleep, on the thread that the timer woke. The lowest is the first.
 fn late_reads(runtime: &Runtime, reads: Reads) -> Vec<usize> {
     let count = runtime.handle().metrics().workers().len();
     let late = Arc::new(Mutex::new(Vec::new()));
@@ -390,7 +384,7 @@ fn late_reads(runtime: &Runtime, reads: Reads) -> Vec<usize> {
         .map(|_| {
             let (late, deadline) = (late.clone(), deadline.clone());
             let after_read = move || {
-                work(Duration::from_micros(20));
+                spin(Duration::from_micros(20));
                 if Instant::now() >= *deadline.lock().unwrap() {
                     late.lock().unwrap().push(here());
                 }

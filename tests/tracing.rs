@@ -23,7 +23,7 @@ use kittiwake::net::{Listener, TcpStream, serve};
 use kittiwake::runtime::{Builder, Handle, Runtime};
 use kittiwake::task::{Id, yield_now};
 use kittiwake::{block_on, spawn, spawn_blocking, spawn_local};
-use support::{one_worker, pair, paused_runtime, within_once};
+use support::{one_worker, pair, paused_runtime, spin, within_once};
 use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Record};
 use tracing::{Event, Level, Metadata, Subscriber, span};
@@ -461,8 +461,7 @@ fn slow_poll_is_told() {
         runtime.block_on(async {
             let line = line!() + 1;
             let slow = kittiwake::task::Builder::new().name("slow").spawn(async {
-                let start = std::time::Instant::now();
-                while start.elapsed() < Duration::from_millis(2) {}
+                spin(Duration::from_millis(2));
             });
             slow.await.unwrap();
             line
