@@ -88,11 +88,11 @@ impl<T: AsyncRead + Unpin> Transport<T> {
                 Poll::Ready(Ok(0) | Err(_)) => self.at_end = true,
                 // Noted at once: a client that always has more uses up the budget, and this function then ends above.
                 Poll::Ready(Ok(_)) => self.activity.linger(),
-                Poll::Pending if !self.activity.lingers() && !self.activity.body_may_come() => break,
-                Poll::Pending => {
+                Poll::Pending if self.activity.lingers() || self.activity.body_may_come() => {
                     self.activity.linger();
                     return Poll::Pending;
                 }
+                Poll::Pending => break,
             }
         }
         Poll::Ready(())

@@ -186,8 +186,8 @@ impl Registry {
     }
 
     /// Shows the sockets that are registered here, whether each is a listener, and the addresses in the wakers that wait
-    /// for it, some at a time. `visit` runs under a lock, and runs no foreign code. A socket leaves the table under that lock
-    /// before its descriptor is closed. So the descriptor is the socket's.
+    /// for it, some at a time. `visit` runs under a lock, and runs no foreign code. A socket leaves the table under that
+    /// lock before its descriptor is closed. So the descriptor is the socket's.
     pub(crate) fn visit_sockets(&self, mut visit: impl FnMut(RawFd, bool, &[(Direction, usize)])) {
         let (mut next, mut waiting) = (Some(0), Vec::new());
         while let Some(from) = next {

@@ -23,8 +23,8 @@ pub struct Report<A = SocketAddr> {
     pub failed: u64,
     /// Handlers that panicked.
     pub panicked: u64,
-    /// Connections that were closed without their handler, because no descriptors were left, or because the server ended while
-    /// they waited for others. They are not in `accepted`.
+    /// Connections that were closed without their handler, because no descriptors were left, or because the server ended
+    /// while they waited for others. They are not in `accepted`.
     pub refused: u64,
     /// Connections whose handlers were aborted at the end of the drain or by an immediate shutdown, the oldest first.
     pub open: Vec<Open<A>>,

@@ -58,8 +58,8 @@ impl ServeStats {
         self.counts.panicked.get()
     }
 
-    /// Connections that were closed without their handler, because no descriptors were left, or because the server ended while
-    /// they waited for others. They are not in `accepted`.
+    /// Connections that were closed without their handler, because no descriptors were left, or because the server ended
+    /// while they waited for others. They are not in `accepted`.
     pub fn refused(&self) -> u64 {
         self.counts.refused.get()
     }
