@@ -21,9 +21,10 @@ use kittiwake::signal::unix::{SignalKind, signal};
 use kittiwake::task::{Id, JoinSet, yield_now};
 use kittiwake::time::{Instant, sleep, sleep_until};
 use kittiwake::{spawn, spawn_blocking, spawn_local};
+use support::baseline::heap_bytes;
 use support::{
-    OnDrop, PATIENCE, block_workers, bounded, on_each_worker, one_worker, open_reactor, progress, run, seen, settle,
-    within, workers,
+    OnDrop, PATIENCE, block_workers, bounded, in_own_process, on_each_worker, one_worker, open_reactor, progress, run,
+    seen, settle, within, workers,
 };
 
 // ---- which tasks, and from where ----
@@ -1053,21 +1054,27 @@ fn join_set_names_its_tasks() {
     });
 }
 
-/// A dump has a task that lives all the time also when its worker gives the memory of a spike back meanwhile.
+/// A dump has each task that lives all the time, and once, also when its worker gives the memory of a spike back meanwhile.
 #[test]
 fn dump_during_a_shrink_is_complete() {
-    within(|| {
+    const SPIKE: usize = 50_000;
+    // Far less than the table of such a spike, and more than dumps of the tasks that are left.
+    const SLACK: usize = 1 << 20;
+    in_own_process("dump_during_a_shrink_is_complete", || {
         let runtime = workers(1);
         let handle = runtime.handle();
-        for _ in 0..20 {
+        for _ in 0..3 {
+            let before = heap_bytes();
             let (end, ended) = async_channel::bounded::<()>(1);
-            for _ in 0..50_000 {
+            let lasting = || (0..100).map(|_| handle.spawn(pending::<()>())).collect::<Vec<_>>();
+            // In the table they are before those that will be gone, and behind them.
+            let mut tasks = lasting();
+            for _ in 0..SPIKE {
                 let ended = ended.clone();
                 handle.spawn(async move { ended.recv().await });
             }
-            // They are at the end of the table, behind those that will be gone.
-            let lasting: Vec<_> = (0..100).map(|_| handle.spawn(pending::<()>())).collect();
-            let ids: Vec<Id> = lasting.iter().map(kittiwake::task::JoinHandle::id).collect();
+            tasks.extend(lasting());
+            let ids: Vec<Id> = tasks.iter().map(kittiwake::task::JoinHandle::id).collect();
             let stop = Arc::new(AtomicBool::new(false));
             let looking: Vec<_> = (0..3)
                 .map(|_| {
@@ -1075,21 +1082,24 @@ fn dump_during_a_shrink_is_complete() {
                     std::thread::spawn(move || {
                         while !stop.load(Ordering::Relaxed) {
                             let dump = handle.tasks();
-                            let has = |id| dump.tasks().binary_search_by_key(id, |task| task.id).is_ok();
-                            let missing = ids.iter().filter(|id| !has(id)).count();
-                            assert_eq!(missing, 0, "tasks live, and the dump of {} lacks them", dump.tasks().len());
+                            let shown: Vec<Id> = dump.tasks().iter().map(|task| task.id).collect();
+                            assert!(shown.is_sorted_by(|id, next| id < next), "a dump has a task twice");
+                            let missing = ids.iter().filter(|id| shown.binary_search(id).is_err()).count();
+                            assert_eq!(missing, 0, "tasks live, and the dump of {} lacks them", shown.len());
                         }
                     })
                 })
                 .collect();
             drop(end);
-            while handle.metrics().tasks_alive() > ids.len() {
-                std::thread::yield_now();
+            let deadline = std::time::Instant::now() + PATIENCE / 2;
+            while heap_bytes() > before + SLACK {
+                let left = heap_bytes() - before;
+                assert!(std::time::Instant::now() < deadline, "the worker keeps {left} bytes");
+                std::thread::park_timeout(Duration::from_millis(1));
             }
-            support::quiet_metrics(&runtime);
             stop.store(true, Ordering::Relaxed);
-            looking.into_iter().for_each(|thread| thread.join().expect("a dump lacks a task"));
-            lasting.iter().for_each(kittiwake::task::JoinHandle::abort);
+            looking.into_iter().for_each(|thread| thread.join().expect("each dump is complete"));
+            tasks.iter().for_each(kittiwake::task::JoinHandle::abort);
             progress();
         }
     });
