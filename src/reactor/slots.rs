@@ -8,6 +8,8 @@
 //! `slab` reuses keys and keeps no generations, so one counter per table gives
 //! every insertion the next one. Pure: no mio, no I/O, no clock.
 
+use std::ops::Range;
+
 use slab::Slab;
 
 /// How many of a token's bits are the slot's number; the rest are generation.
@@ -77,11 +79,14 @@ impl<T> Slots<T> {
         self.entries.drain().map(|entry| entry.value).collect()
     }
 
-    /// Shows the values of at most `count` places, from this one on. Returns the next one, if there are more.
-    pub(crate) fn visit(&self, from: usize, count: usize, visit: impl FnMut(&T)) -> Option<usize> {
-        let end = self.entries.capacity().min(from + count);
-        (from..end).filter_map(|place| self.entries.get(place)).map(|entry| &entry.value).for_each(visit);
-        (end < self.entries.capacity()).then_some(end)
+    /// Shows the values of these places.
+    pub(crate) fn visit(&self, places: Range<usize>, visit: impl FnMut(&T)) {
+        places.filter_map(|place| self.entries.get(place)).map(|entry| &entry.value).for_each(visit);
+    }
+
+    /// The number of places, with those that have no value.
+    pub(crate) fn places(&self) -> usize {
+        self.entries.capacity()
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = &T> {

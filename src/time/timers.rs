@@ -211,12 +211,13 @@ impl Timers {
         self.inner.lock().wheel.pending()
     }
 
-    /// Shows the deadlines of the timers that have not fired, with the addresses in their wakers, some at a time.
+    /// Shows the deadlines of the timers that have not fired, with the addresses in their wakers, some at a time. Those
+    /// that come meanwhile may be left out. So this ends, however many come.
     pub(crate) fn visit(&self, mut visit: impl FnMut(Instant, usize)) {
-        let mut next = Some(0);
-        while let Some(from) = next {
+        let end = self.inner.lock().wheel.entries();
+        for from in (0..end).step_by(VISITED) {
             let inner = self.inner.lock();
-            next = inner.wheel.visit(from, VISITED, |deadline, waker| visit(deadline, waker.data().addr()));
+            inner.wheel.visit(from..end.min(from + VISITED), |deadline, waker| visit(deadline, waker.data().addr()));
             // A worker that waits for the lock gets it before this thread takes it again.
             MutexGuard::unlock_fair(inner);
         }

@@ -45,6 +45,7 @@ pub(crate) mod model;
 
 use std::mem;
 use std::num::NonZeroU32;
+use std::ops::Range;
 use std::task::Waker;
 
 use crate::memory;
@@ -338,16 +339,19 @@ impl<S: Scale> Wheel<S> {
         self.pending
     }
 
-    /// Shows the timers that have not fired, of at most `count` entries from this one on. Returns the next one, if there
-    /// are more.
-    pub(crate) fn visit(&self, from: usize, count: usize, mut visit: impl FnMut(S::Moment, &Waker)) -> Option<usize> {
-        let end = self.entries.len().min(from + count);
-        for entry in self.entries.get(from..end)? {
+    /// Shows the timers of these entries that have not fired.
+    pub(crate) fn visit(&self, entries: Range<usize>, mut visit: impl FnMut(S::Moment, &Waker)) {
+        let end = self.entries.len().min(entries.end);
+        for entry in self.entries.get(entries.start..end).unwrap_or_default() {
             if let Some(waker) = &entry.waker {
                 visit(entry.deadline, waker);
             }
         }
-        (end < self.entries.len()).then_some(end)
+    }
+
+    /// The number of entries, with those that have no timer.
+    pub(crate) fn entries(&self) -> usize {
+        self.entries.len()
     }
 
     /// The number of timers that have not been removed, including those that have fired.

@@ -185,9 +185,10 @@ impl<A: Clone + fmt::Debug + Send> TaskNames for Connections<A> {
     fn visit(&self, visit: &mut dyn FnMut(Id, Arc<str>)) {
         let task = |connection: &Connection<A>| Some((connection.abort.as_ref()?.id(), connection.peer.clone()));
         let mut named = Vec::with_capacity(VISITED);
-        for from in (0..).step_by(VISITED) {
+        // The places that the table gets meanwhile are left out. So this ends, however many connections come.
+        let end = self.table.lock().open.capacity();
+        for from in (0..end).step_by(VISITED) {
             let table = self.table.lock();
-            let capacity = table.open.capacity();
             named.extend((from..from + VISITED).filter_map(|key| task(table.open.get(key)?)));
             MutexGuard::unlock_fair(table);
             // Outside the lock: to show an address is foreign code.
@@ -195,9 +196,6 @@ impl<A: Clone + fmt::Debug + Send> TaskNames for Connections<A> {
                 if let Ok(peer) = contain(|| format!("{peer:?}")) {
                     visit(id, peer.into());
                 }
-            }
-            if from + VISITED >= capacity {
-                break;
             }
         }
     }
