@@ -35,7 +35,7 @@ fn single_connections_are_shared_evenly() {
             client.ping();
             clients.push(client);
         }
-        server.assert_shared(&mut clients);
+        server.check_shared(&mut clients)
     });
 }
 
@@ -44,7 +44,7 @@ fn single_connections_are_shared_evenly() {
 fn bursts_are_shared_evenly() {
     with_servers(CONNECTIONS, |server, mut clients| {
         clients.iter_mut().for_each(Client::ping);
-        server.assert_shared(&mut clients);
+        server.check_shared(&mut clients)
     });
 }
 
@@ -63,7 +63,7 @@ fn concurrent_connections_are_shared_evenly() {
             })
             .collect();
         let mut clients: Vec<_> = connects.into_iter().flat_map(|thread| thread.join().unwrap()).collect();
-        server.assert_shared(&mut clients);
+        server.check_shared(&mut clients)
     });
 }
 
@@ -80,7 +80,7 @@ fn new_connections_refill_emptied_worker() {
         let mut late: Vec<_> = (clients.len()..CONNECTIONS).map(|_| server.connect()).collect();
         late.iter_mut().for_each(Client::ping);
         clients.append(&mut late);
-        server.assert_shared(&mut clients);
+        server.check_shared(&mut clients)
     });
 }
 
@@ -628,9 +628,9 @@ impl SharedServer {
         Client::connect(self.address)
     }
 
-    /// Asserts that each worker has between 80 and 120 per cent of an equal share of the connections.
+    /// Checks that each worker has between 80 and 120 per cent of an equal share of the connections.
     #[track_caller]
-    fn assert_shared(&self, clients: &mut [Client]) {
+    fn check_shared(&self, clients: &mut [Client]) -> Result<(), String> {
         assert_eq!(clients.len(), CONNECTIONS);
         let (least, most) = ((CONNECTIONS * 8).div_ceil(10 * self.count), CONNECTIONS * 12 / (10 * self.count));
         // The clients send one after another, so that no worker is busier than the others.
@@ -640,44 +640,67 @@ impl SharedServer {
             *served.entry(client.worker).or_insert(0) += 1;
         }
         let is_fair = served.len() == self.count && served.values().all(|count| (least..=most).contains(count));
-        assert!(is_fair, "each of {} workers must serve {least} to {most}: {served:?}", self.count);
+        if !is_fair {
+            return Err(format!("each of {} workers must serve {least} to {most}: {served:?}", self.count));
+        }
         let metrics = self.runtime.handle().metrics();
         // The server itself may be a task. Its listener waits with a worker in any case.
         let own = usize::from(self.is_task);
         assert_eq!((metrics.tasks_alive(), metrics.sources_registered()), (CONNECTIONS + own, CONNECTIONS + 1));
         for worker in metrics.workers() {
             for count in [worker.tasks_alive, worker.sources_registered] {
-                assert!((least..=most + 1).contains(&count), "each worker must have {least} to {most}: {metrics:?}");
+                if !(least..=most + 1).contains(&count) {
+                    return Err(format!("each worker must have {least} to {most}: {metrics:?}"));
+                }
             }
         }
+        Ok(())
     }
 }
 
 /// Runs `test` with a server in a task of a worker and in a `block_on` call beside the workers, on two workers and
-/// on four. `early` of its clients connect before the server begins.
+/// on four, until its connections are shared evenly. `early` of its clients connect before the server begins.
+///
+/// A worker that the machine holds up for as long as a stuck one gets fewer connections, so an attempt may fail.
 #[track_caller]
-fn with_servers(early: usize, test: impl Fn(&SharedServer, Vec<Client>) + Clone + Send + 'static) {
+fn with_servers(
+    early: usize,
+    test: impl Fn(&SharedServer, Vec<Client>) -> Result<(), String> + Clone + Send + 'static,
+) {
+    const ATTEMPTS: usize = 10;
     within(move || {
         for (count, is_task) in [(2, true), (2, false), (4, true), (4, false)] {
-            let runtime = Arc::new(workers(count));
-            let (listener, address) = runtime.block_on(listener());
-            let clients = (0..early).map(|_| Client::connect(address)).collect();
-            let shutdown = ShutdownSignal::new();
-            let serving =
-                serve(listener, |stream, _| answer_with_worker(stream)).with_shutdown(&shutdown).into_future();
-            let server = if is_task {
-                let task = runtime.handle().spawn(serving);
-                thread::spawn(|| future::block_on(task).expect("the server does not panic"))
-            } else {
-                let runtime = runtime.clone();
-                thread::spawn(move || runtime.block_on(serving))
-            };
-            let shared = SharedServer { runtime, count, address, is_task };
-            test(&shared, clients);
-            shutdown.trigger();
-            server.join().unwrap().expect("the task ends without an error");
+            let results = (0..ATTEMPTS).map(|_| with_server(count, is_task, early, &test));
+            let unfair: Vec<_> = results.map_while(Result::err).collect();
+            assert!(unfair.len() < ATTEMPTS, "no attempt was fair: {unfair:#?}");
         }
     });
+}
+
+#[track_caller]
+fn with_server(
+    count: usize,
+    is_task: bool,
+    early: usize,
+    test: impl Fn(&SharedServer, Vec<Client>) -> Result<(), String>,
+) -> Result<(), String> {
+    let runtime = Arc::new(workers(count));
+    let (listener, address) = runtime.block_on(listener());
+    let clients = (0..early).map(|_| Client::connect(address)).collect();
+    let shutdown = ShutdownSignal::new();
+    let serving = serve(listener, |stream, _| answer_with_worker(stream)).with_shutdown(&shutdown).into_future();
+    let server = if is_task {
+        let task = runtime.handle().spawn(serving);
+        thread::spawn(|| future::block_on(task).expect("the server does not panic"))
+    } else {
+        let runtime = runtime.clone();
+        thread::spawn(move || runtime.block_on(serving))
+    };
+    let shared = SharedServer { runtime, count, address, is_task };
+    let result = test(&shared, clients);
+    shutdown.trigger();
+    server.join().unwrap().expect("the task ends without an error");
+    result
 }
 
 async fn answer_with_worker(mut stream: TcpStream) -> io::Result<()> {

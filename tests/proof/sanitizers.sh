@@ -53,8 +53,6 @@ address() {
         # LeakSanitizer cannot work under strace.
         --skip interrupted_transfers_are_repeated --skip runtimes_survive_refused_threads
         --skip closed_repeats_interrupted_ppoll --skip flow_info_is_as_with_std
-        # A worker that is held up for a while gets fewer connections, and the sanitizer makes each step long.
-        --skip shared_evenly --skip refill_emptied
         # It starts an example.
         --skip server_without_reactor_ends_with_error
         # It measures the resident memory, and the sanitizer keeps what is freed.
