@@ -2,7 +2,7 @@
 # The suite under seeds: the tests pass in whatever order ready tasks run.
 #
 # Builds the tests so that each runtime without a seed of its own takes one from KITTIWAKE_RNG_SEED, and runs them under the
-# seeds 0 to 19. SEEDS=5 runs fewer. Arguments name the seeds to run: `tests/proof/seeds.sh 7`. It may take 10 minutes of CPU.
+# seeds 0 to 19. SEEDS=5 runs fewer. Arguments name the seeds to run: `tests/proof/seeds.sh 7`. All take half an hour of CPU.
 #
 # Left out, because no order of tasks can change them: programs that must not compile, the text of the sources, traits of
 # types and names. Also the tests of the examples, which are programs of their own and are not built here, the replays of
