@@ -5,13 +5,14 @@
 
 mod support;
 
+use std::collections::HashMap;
 use std::future::poll_fn;
 use std::mem::replace;
 use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
 use std::task::Poll;
-use std::thread;
+use std::thread::{self, ThreadId};
 
 use futures_util::future::{join_all, pending, select_all};
 use futures_util::stream::{FuturesUnordered, StreamExt};
@@ -229,36 +230,38 @@ fn timeout_ends_endless_flood() {
     }
 }
 
-/// Pieces of work, with a note of how many came after a deadline.
-#[derive(Default)]
+/// How many pieces of work each worker has ended after a deadline.
 struct Pieces {
-    late: AtomicUsize,
+    deadline: Instant,
+    late: HashMap<ThreadId, usize>,
 }
 
 impl Pieces {
-    /// A piece has ended.
-    fn ended(&self, deadline: Instant) {
-        if Instant::now() >= deadline {
-            self.late.fetch_add(1, Ordering::Relaxed);
+    /// This worker has ended a piece.
+    fn end(&mut self) {
+        if Instant::now() >= self.deadline {
+            *self.late.entry(thread::current().id()).or_default() += 1;
         }
     }
 }
 
-/// Sleeps for 1 ms beside a task that works in pieces, `rounds` times. Returns the most pieces that ended between the
-/// deadline and the end of the sleep. Pieces shorter than 1 ms do not count.
+/// Sleeps for 1 ms beside as many tasks that work in pieces as there are workers, `rounds` times. Returns the most pieces
+/// that a worker ended between the deadline and the end of the sleep. Pieces shorter than 1 ms do not count.
+///
+/// In each round that is the worker with the fewest: the machine may hold one up, and the sleeper with it, while another
+/// runs the pieces of both.
 fn pieces_before_sleeper(runtime: &Runtime, rounds: usize, length: fn(usize) -> Duration) -> usize {
     let count = runtime.handle().metrics().workers().len();
+    let never = Instant::now() + Duration::from_secs(3600);
+    let pieces = Arc::new(Mutex::new(Pieces { deadline: never, late: HashMap::new() }));
     let (mut most, mut busy) = (0, Vec::new());
-    let pieces: Arc<Vec<Pieces>> = Arc::new((0..count).map(|_| Pieces::default()).collect());
-    let deadline = Arc::new(Mutex::new(Instant::now() + Duration::from_secs(3600)));
-    for worker in 0..count {
-        let (pieces, deadline) = (pieces.clone(), deadline.clone());
+    for _ in 0..count {
+        let pieces = pieces.clone();
         busy.push(runtime.handle().spawn(async move {
             for piece in 0.. {
                 spin(length(piece));
-                let deadline = *deadline.lock().unwrap();
                 if length(piece) >= MS {
-                    pieces[worker].ended(deadline);
+                    pieces.lock().unwrap().end();
                 }
                 yield_now().await;
             }
@@ -267,14 +270,13 @@ fn pieces_before_sleeper(runtime: &Runtime, rounds: usize, length: fn(usize) -> 
     runtime.block_on(async {
         // The size of a batch follows how long the last one took, so the first sleep does not count.
         for round in 0..=rounds {
-            let (next, pieces) = (deadline.clone(), pieces.clone());
+            let pieces = pieces.clone();
             let late = kittiwake::spawn(async move {
-                let end = Instant::now() + MS;
-                *next.lock().unwrap() = end;
-                pieces.iter().for_each(|pieces| pieces.late.store(0, Ordering::Relaxed));
-                sleep_until(end).await;
-                // Of the worker that runs this task, or fewer.
-                pieces.iter().map(|pieces| pieces.late.load(Ordering::Relaxed)).min().unwrap()
+                let deadline = Instant::now() + MS;
+                *pieces.lock().unwrap() = Pieces { deadline, late: HashMap::new() };
+                sleep_until(deadline).await;
+                let late = &pieces.lock().unwrap().late;
+                if late.len() < count { 0 } else { late.values().copied().min().unwrap_or(0) }
             });
             let late = late.await.unwrap();
             most = if round == 0 { 0 } else { most.max(late) };

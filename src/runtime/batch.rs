@@ -2,8 +2,8 @@
 //!
 //! 1. At most [`MOST`].
 //! 2. Fewer if they take long: a batch ends when the clock says that it has lasted for [`LONGEST`]. The next batch has
-//!    only as many entries as fit into that time. Each further batch has at most twice as many, until there is one that
-//!    takes too long.
+//!    only as many entries as fit into that time. Each further batch with an entry has at most twice as many, until there
+//!    is one that takes too long.
 //! 3. The clock is read after [`CLOCKED`] entries, or after fewer in a small batch.
 //! 4. If the last batch left no entry behind, the entries that are ready when this one begins have not waited for long.
 //!    They are run before the clock is first read. If the time of the batch's begin is not known then, one more entry is
@@ -66,6 +66,10 @@ impl Batch {
     /// Ends the batch, with `left` of the granted entries not run. Returns how many were run.
     pub(super) fn end(&mut self, left: usize) -> usize {
         let ran = self.granted - left;
+        if ran == 0 {
+            // This says nothing about how long entries take.
+            return 0;
+        }
         self.size = if self.lasted < LONGEST {
             (2 * self.size).min(MOST)
         } else {
@@ -136,6 +140,19 @@ mod tests {
             batch.end(0);
             assert_eq!(batch.begin(MOST), 1, "after {lasted} ns");
         }
+    }
+
+    /// Batches without entries, as of a worker that looks after others, leave the next one as it is. Otherwise it would
+    /// run several long entries after a quick one without a reading of the clock.
+    #[test]
+    fn empty_batch_changes_nothing() {
+        let mut batch = Batch::new();
+        run(&mut batch, 1, 20_000_000);
+        for _ in 0..10 {
+            batch.begin(0);
+            assert_eq!(batch.end(1), 0);
+        }
+        assert_eq!((batch.begin(1), batch.next(10)), (1, None));
     }
 
     /// If the last batch left nothing behind, the entries that are ready are run before the clock is read.
