@@ -19,10 +19,11 @@
 //! # Several workers
 //! A task runs on the worker that woke it, mostly where its socket is. It moves when that worker has more to do than
 //! another. A worker that is stuck in one poll of a task, because the task computes or blocks, holds back its local
-//! tasks and nothing else. Within milliseconds another worker runs what is queued behind that task, turns the stuck
-//! worker's reactor and fires its timers. A connection that [`serve`](crate::net::serve()) has started there, and that
-//! was not polled yet, is taken over after about 50 ms. While all workers are stuck, no worker is left to do so. Then a
-//! `block_on` call beside them waits for its sockets and timers too.
+//! tasks and nothing else. Another worker runs what is queued behind that task, turns the stuck worker's reactor and
+//! fires its timers: an idle one within milliseconds. If all others are busy, one of them does so after some of its polls,
+//! 16 at most if they take longer than a millisecond. A connection that [`serve`](crate::net::serve()) has started there,
+//! and that was not polled yet, is taken over after about 50 ms. While all workers are stuck, no worker is left to do so.
+//! Then a `block_on` call beside them waits for its sockets and timers too.
 //!
 //! # Metrics
 //! [`Handle::metrics`] reports at any time what each worker has done. With [`Builder::measure_polls`] it also reports how
