@@ -14,10 +14,10 @@ use hyper::service::Service as _;
 use hyper::{Request, StatusCode};
 use kittiwake::inspect::{self, Serve};
 use kittiwake::io::{AsyncReadExt, AsyncWriteExt};
-use kittiwake::net::{ShutdownSignal, TcpListener, TcpStream};
+use kittiwake::net::{ShutdownSignal, TcpListener, TcpStream, UdpSocket};
 
 use kittiwake::spawn;
-use kittiwake::task::{self, JoinHandle};
+use kittiwake::task::{self, Id, JoinHandle};
 use kittiwake::time::{Duration, advance, pause, resume, sleep};
 use serde_json::Value;
 use support::{block_workers, pair, run, settle, within, workers};
@@ -369,6 +369,31 @@ fn sockets_have_their_queues() {
             }
             reader.abort();
         }
+    });
+}
+
+/// A UDP socket with the address of a listener does not show that listener's queue.
+#[test]
+fn udp_socket_has_no_queues_of_tcp() {
+    run(|| async {
+        let server = Server::start().await;
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let socket = UdpSocket::bind(listener.local_addr().unwrap()).await.expect("the same port of UDP");
+        let tasks = [
+            spawn(async move { listener.accept().await.map(drop) }),
+            spawn(async move { socket.readable().await.map(drop) }),
+        ];
+        settle().await;
+        let page = server.json("/api/sockets?limit=500").await;
+        let state = |waits: &str, task: Id| {
+            let is_of = |row: &&Value| row["waits"] == waits && row["task"]["id"] == task.to_string().as_str();
+            &list(&page["sockets"]).iter().find(is_of).expect("the socket is shown")["tcp"]
+        };
+        if cfg!(all(target_os = "linux", not(kittiwake_portable))) {
+            assert_eq!(state("accepting", tasks[0].id()), "listening");
+        }
+        assert_eq!(state("reading", tasks[1].id()), &Value::Null);
+        tasks.iter().for_each(JoinHandle::abort);
     });
 }
 

@@ -334,7 +334,8 @@ impl<'a> Sockets<'a> {
         let queues = Queues::open();
         let sockets = snapshot.sockets().skip(offset).take(limit);
         let row = |(socket, task): (&'a SocketInfo, Option<&'a TaskInfo>)| {
-            let sizes = queues.as_ref().and_then(|queues| queues.of(socket.local.as_deref()?, socket.peer.as_deref()));
+            let (local, peer) = (socket.local.as_deref(), socket.peer.as_deref());
+            let sizes = queues.as_ref().and_then(|queues| queues.of(socket.fd, local?, peer));
             Socket {
                 name: SocketName::new(socket),
                 tcp: sizes.map(|sizes| sizes.state),

@@ -1,13 +1,15 @@
 //! The queues of a socket, as Linux tells them by netlink (`sock_diag(7)`).
 //!
 //! A dump has addresses and no open descriptor, so there is nothing to call `ioctl(2)` on. Netlink finds one TCP socket by
-//! its addresses, for two system calls. The file `/proc/net/tcp` has the same numbers, but the kernel writes a line for
-//! each socket of the machine to it, which takes a tenth of a second with 100,000 of them.
+//! its addresses, for two system calls. It may be another one: a UDP socket can have the address of a listener. So its
+//! inode is compared with that of the descriptor, which `/proc/self/fd` tells. The file `/proc/net/tcp` has the same
+//! numbers, but the kernel writes a line for each socket of the machine to it, which takes a tenth of a second with
+//! 100,000 of them.
 //!
 //! # The messages
 //! ```text
 //! request:  nlmsghdr (16 bytes) | inet_diag_req_v2: family, protocol, .., id (48 bytes)
-//! answer:   nlmsghdr (16 bytes) | inet_diag_msg: family, state, .., id (48 bytes), expires, rqueue, wqueue, ..
+//! answer:   nlmsghdr (16 bytes) | inet_diag_msg: family, state, .., id (48 bytes), expires, rqueue, wqueue, uid, inode
 //! id:       local port, peer port (big-endian) | local address, peer address (16 bytes each) | interface | cookie
 //! ```
 //! An answer of another type is an error: there is no such socket any more, or the kernel has no such module.
@@ -50,7 +52,9 @@ pub(super) enum TcpState {
 
 #[cfg(all(any(target_os = "android", target_os = "linux"), not(kittiwake_portable)))]
 mod linux {
+    use std::fs::read_link;
     use std::net::{IpAddr, SocketAddr};
+    use std::os::fd::RawFd;
 
     use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, netlink, recv, send, socket_with};
 
@@ -63,6 +67,7 @@ mod linux {
     const HEADER: usize = 16;
     /// The place of `idiag_rqueue` in an answer. `idiag_wqueue` follows.
     const RQUEUE: usize = HEADER + 56;
+    const INODE: usize = HEADER + 68;
 
     impl Queues {
         /// `None` if the system does not allow it.
@@ -72,8 +77,9 @@ mod linux {
             Some(Self { socket: socket.ok()? })
         }
 
-        /// The queues of the TCP socket with these addresses. A listener has no peer. `None` if there is no such socket.
-        pub(in crate::inspect) fn of(&self, local: &str, peer: Option<&str>) -> Option<Sizes> {
+        /// The queues of the TCP socket with this descriptor and these addresses. A listener has no peer. `None` if there is
+        /// no such socket.
+        pub(in crate::inspect) fn of(&self, fd: RawFd, local: &str, peer: Option<&str>) -> Option<Sizes> {
             let local: SocketAddr = local.parse().ok()?;
             let peer = match peer {
                 Some(peer) => Some(peer.parse().ok()?),
@@ -83,7 +89,7 @@ mod linux {
             let mut answer = [0; 512];
             // The kernel has answered before `send` returned, so `DONTWAIT` only prevents a wait without an answer.
             let (length, _) = recv(&self.socket, &mut answer, RecvFlags::DONTWAIT).ok()?;
-            sizes(&answer[..length])
+            sizes(&answer[..length], fd)
         }
     }
 
@@ -119,12 +125,16 @@ mod linux {
         octets
     }
 
-    fn sizes(answer: &[u8]) -> Option<Sizes> {
+    fn sizes(answer: &[u8], fd: RawFd) -> Option<Sizes> {
         let number = |at: usize| Some(u32::from_ne_bytes(answer.get(at..at + 4)?.try_into().ok()?));
         if answer.get(4..6)? != SOCK_DIAG_BY_FAMILY.to_ne_bytes() {
             return None;
         }
         let state = state(answer[HEADER + 1])?;
+        let own = read_link(format!("/proc/self/fd/{fd}")).ok()?;
+        if own.to_str()? != format!("socket:[{}]", number(INODE)?) {
+            return None;
+        }
         Some(Sizes { state, receive: number(RQUEUE)?, send: number(RQUEUE + 4)? })
     }
 
@@ -153,7 +163,7 @@ impl Queues {
         None
     }
 
-    pub(super) fn of(&self, _local: &str, _peer: Option<&str>) -> Option<Sizes> {
+    pub(super) fn of(&self, _fd: std::os::fd::RawFd, _local: &str, _peer: Option<&str>) -> Option<Sizes> {
         None
     }
 }
