@@ -149,8 +149,8 @@ fn eight_receivers_share_one_socket() {
                         spawn(async move {
                             let mut sum = 0;
                             for _ in 0..EACH {
-                                let mut buf = [0; 8];
-                                assert_eq!(server.recv_from(&mut buf).await.expect("recv_from").0, 8);
+                                let mut buf = [0; size_of::<usize>()];
+                                assert_eq!(server.recv_from(&mut buf).await.expect("recv_from").0, size_of::<usize>());
                                 received.fetch_add(1, Ordering::SeqCst);
                                 sum += usize::from_ne_bytes(buf);
                             }
