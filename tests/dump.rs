@@ -21,7 +21,7 @@ use kittiwake::signal::unix::{SignalKind, signal};
 use kittiwake::task::{Id, JoinSet, yield_now};
 use kittiwake::time::{Instant, sleep, sleep_until};
 use kittiwake::{spawn, spawn_blocking, spawn_local};
-use support::baseline::heap_bytes;
+use support::baseline::{heap_bytes, wait_for_heap};
 use support::{
     OnDrop, PATIENCE, block_workers, bounded, in_own_process, on_each_worker, one_worker, open_reactor, progress, run,
     seen, settle, within, workers,
@@ -1091,12 +1091,7 @@ fn dump_during_a_shrink_is_complete() {
                 })
                 .collect();
             drop(end);
-            let deadline = std::time::Instant::now() + PATIENCE / 2;
-            while heap_bytes() > before + SLACK {
-                let left = heap_bytes() - before;
-                assert!(std::time::Instant::now() < deadline, "the worker keeps {left} bytes");
-                std::thread::park_timeout(Duration::from_millis(1));
-            }
+            wait_for_heap(before + SLACK);
             stop.store(true, Ordering::Relaxed);
             looking.into_iter().for_each(|thread| thread.join().expect("each dump is complete"));
             tasks.iter().for_each(kittiwake::task::JoinHandle::abort);

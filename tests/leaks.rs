@@ -137,12 +137,7 @@ fn spike_of_closures_leaves_little_memory() {
             let most = spike(CLOSURES);
             assert!(most - before > 40 * CLOSURES, "the test needs a spike: {before} bytes, then {most}");
             support::progress();
-            let end = Instant::now() + support::PATIENCE / 2;
-            while support::baseline::heap_bytes() > before + SLACK {
-                let left = support::baseline::heap_bytes() - before;
-                assert!(Instant::now() < end, "{left} bytes are left of {}", most - before);
-                std::thread::park_timeout(Duration::from_millis(20));
-            }
+            support::baseline::wait_for_heap(before + SLACK);
             support::progress();
         }
     });

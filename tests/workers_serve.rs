@@ -677,7 +677,6 @@ fn with_servers(
     });
 }
 
-#[track_caller]
 fn with_server(
     count: usize,
     is_task: bool,

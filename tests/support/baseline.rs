@@ -29,6 +29,20 @@ pub fn heap_bytes() -> usize {
     stats.bytes_allocated.wrapping_sub(stats.bytes_deallocated)
 }
 
+/// Waits until at most so many bytes live on the heap. Fails if that takes too long.
+#[track_caller]
+pub fn wait_for_heap(most: usize) {
+    let end = Instant::now() + super::PATIENCE / 2;
+    loop {
+        let bytes = heap_bytes();
+        if bytes <= most {
+            return;
+        }
+        assert!(Instant::now() < end, "{bytes} bytes are on the heap, and at most {most} should be left");
+        std::thread::park_timeout(Duration::from_millis(1));
+    }
+}
+
 /// Runs a test that leaves no descriptor, no thread and no byte on the heap, and fails if it does. Where other tests may
 /// run in this process, it runs once and is not compared. Alone it may run several times.
 ///
