@@ -189,7 +189,7 @@ impl<A: Clone + fmt::Debug + Send> TaskNames for Connections<A> {
         let end = self.table.lock().open.capacity();
         for from in (0..end).step_by(VISITED) {
             let table = self.table.lock();
-            named.extend((from..from + VISITED).filter_map(|key| task(table.open.get(key)?)));
+            named.extend((from..end.min(from + VISITED)).filter_map(|key| task(table.open.get(key)?)));
             MutexGuard::unlock_fair(table);
             // Outside the lock: to show an address is foreign code.
             for (id, peer) in named.drain(..) {
