@@ -21,7 +21,7 @@ use std::sync::Arc;
 
 use async_task::ScheduleInfo;
 
-use super::registry::Kind;
+use super::registry::SHARED;
 use super::shared::{Entry, Runnable, WorkerRef, Workers};
 use crate::{budget, stamp, trace};
 
@@ -210,12 +210,12 @@ fn schedule_shared_or_remote(context: &Context, runnable: Runnable) {
 
 /// Pushes a task to a worker that may run it, from a thread that may not.
 fn push_remote(runnable: Runnable) {
-    let metadata = runnable.metadata();
-    let (workers, worker) = (metadata.record.workers().clone(), metadata.last_worker());
-    if workers.is_several() && metadata.kind == Kind::Shared {
-        workers.queues.push_stealable(worker, runnable);
+    let record = &runnable.metadata().record;
+    let (workers, table) = (record.workers().clone(), record.table());
+    if workers.is_several() && table.kind() == SHARED {
+        workers.queues.push_stealable(record.last_worker(), runnable);
     } else {
-        workers.queues.remote(worker).queue.push(Entry::Task(runnable));
+        workers.queues.remote(table.list()).queue.push(Entry::Task(runnable));
     }
 }
 

@@ -7,7 +7,7 @@ use std::task::{Wake, Waker};
 use std::time::{Duration, Instant};
 
 use super::current::{self, Current, Entered, schedule_main, with_deferred, with_queue, with_yielded};
-use super::registry::{Kind, TaskSet};
+use super::registry::{LOCAL, TaskSet};
 use super::shared::{Entry, Runnable, WorkerRef, Workers};
 use super::shuffle::Shuffle;
 use super::stealing::Stealer;
@@ -225,7 +225,6 @@ impl Executor {
             }
         }
         if let Some(task) = self.worker.remote().pop_stealable() {
-            task.metadata().note_worker(self.worker.index);
             return Some(Entry::Task(task));
         }
         if self.local_taken.is_empty() {
@@ -494,7 +493,7 @@ fn prepare_idle(stealer: &mut Stealer, WorkerRef { workers, index, .. }: &Worker
 impl Entry {
     /// Whether this entry must be run or dropped on the thread that made it.
     pub(crate) fn is_local(&self) -> bool {
-        matches!(self, Self::Task(task) if task.metadata().kind == Kind::Local)
+        matches!(self, Self::Task(task) if task.metadata().record.table().kind() == LOCAL)
     }
 }
 

@@ -42,7 +42,7 @@ struct Chunk<W> {
     id: [AtomicU64; PLACES],
     made: [AtomicU64; PLACES],
     steps: [AtomicU64; PLACES],
-    /// When each was last polled. Of no meaning before the first poll.
+    /// When each was last polled, and by which worker. Of no meaning before the first poll.
     since: [AtomicU64; PLACES],
     /// The tasks that wait for the end of these, as [`joiner`] makes them. 0 if there is none.
     joiner: [AtomicUsize; PLACES],
@@ -263,6 +263,13 @@ impl<W> Record<W> {
     /// The id of the queue that the task goes to.
     pub(super) fn queue(&self) -> usize {
         self.chunk.queue
+    }
+
+    /// The worker that last polled the task, which any worker may run, or, before that, the one that it was spawned on.
+    /// Called by the thread that has the task.
+    pub(super) fn last_worker(&self) -> usize {
+        let Seen { polls, since, .. } = self.look();
+        since.worker().filter(|_| polls > 0).unwrap_or_else(|| self.table().list())
     }
 
     /// The place of its entry in the table. Called under the lock of the table.

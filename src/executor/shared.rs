@@ -11,7 +11,6 @@
 //! ids are equal.
 
 use std::panic::Location;
-use std::sync::atomic::{AtomicU16, Ordering};
 use std::sync::{Arc, Weak};
 use std::task::Waker;
 use std::time::Duration;
@@ -89,10 +88,6 @@ pub(crate) type Runnable = async_task::Runnable<Metadata>;
 pub(crate) struct Metadata {
     /// It has the workers of whom one, or all, may run the task.
     pub(super) record: Record,
-    /// The worker that last ran it, or, before that, the one that it was spawned on. Other threads push it there. Only
-    /// the thread that runs the task writes this.
-    worker: AtomicU16,
-    pub(super) kind: Kind,
     /// Of the span of the task, for a subscriber of `tracing`.
     span: SpanId,
 }
@@ -222,8 +217,8 @@ impl Workers {
 }
 
 impl Metadata {
-    pub(super) fn new(worker: &WorkerRef, kind: Kind, record: Record, span: SpanId) -> Self {
-        Self { record, worker: AtomicU16::new(worker.index as u16), kind, span }
+    pub(super) fn new(record: Record, span: SpanId) -> Self {
+        Self { record, span }
     }
 
     /// The task was woken, or is new, and is about to be queued. Called outside every borrow: it may call a subscriber
@@ -234,14 +229,6 @@ impl Metadata {
         // Before the task is queued: its next poll may begin on another worker at any time after that.
         self.span.wake(|| self.record.look().polls > 0);
         self.record.note_queued();
-    }
-
-    pub(super) fn last_worker(&self) -> usize {
-        self.worker.load(Ordering::Relaxed).into()
-    }
-
-    pub(super) fn note_worker(&self, index: usize) {
-        self.worker.store(index as u16, Ordering::Relaxed);
     }
 }
 

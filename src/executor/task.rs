@@ -162,7 +162,7 @@ fn build<T>(
     let queue = if kind == Kind::Shared { worker.shared_queue } else { worker.local_queue };
     let new = New { kind, location, queue, now: Stamp::known(), id };
     let inserted = tasks.insert(&worker.workers, worker.index, new, |record| {
-        let metadata = Metadata::new(worker, kind, record.clone(), span.id());
+        let metadata = Metadata::new(record.clone(), span.id());
         let (runnable, task) = spawn(Builder::new().metadata(metadata), span);
         (runnable.waker(), (runnable, task))
     });

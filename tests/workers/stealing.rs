@@ -129,6 +129,44 @@ fn outside_wake_avoids_blocked_worker() {
     });
 }
 
+/// A task that is woken from outside an idle runtime runs on the worker where it ran last, wherever it was spawned.
+#[test]
+fn woken_task_runs_where_it_ran_last() {
+    const MOVES: usize = 20;
+    within(|| {
+        let runtime = workers(2);
+        let (wake, woken) = async_channel::unbounded::<()>();
+        let (ran, runs) = mpsc::channel();
+        let task = runtime.handle().spawn(async move {
+            while woken.recv().await.is_ok() {
+                ran.send(here()).expect("the test waits");
+            }
+        });
+        let run = || {
+            wake.try_send(()).expect("the task goes on");
+            runs.recv().expect("the task runs")
+        };
+        let mut last = run();
+        let mut stayed = 0;
+        for _ in 0..MOVES {
+            let (at_last, at_other): (Vec<_>, Vec<_>) =
+                block_workers(runtime.handle(), 2).into_iter().partition(|blocked| blocked.thread == last);
+            wake.try_send(()).expect("the task goes on");
+            drop(at_other);
+            let moved_to = runs.recv().expect("the task runs on the free worker");
+            assert_ne!(moved_to, last, "a blocked worker runs nothing");
+            drop(at_last);
+            quiet_metrics(&runtime);
+            last = run();
+            stayed += usize::from(last == moved_to);
+        }
+        drop(wake);
+        future::block_on(task).expect("the task ends");
+        // The other worker may have been awake, and have taken it. If it ran where it was spawned, half would be right.
+        assert!(stayed > MOVES * 3 / 4, "after {stayed} of {MOVES} moves the task ran again where it had moved to");
+    });
+}
+
 /// A local task in the queue of a blocked worker does not hide the tasks behind it from stealing.
 #[test]
 fn queued_local_tasks_block_no_stealing() {
