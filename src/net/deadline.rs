@@ -26,10 +26,11 @@
 
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock, Weak};
+use std::sync::{Arc, Weak};
 use std::task::{Context, Poll, Wake, Waker, ready};
 use std::time::Duration;
 
+use once_cell::race::OnceBox;
 use parking_lot::Mutex;
 
 use crate::budget;
@@ -38,7 +39,7 @@ use crate::time::{Instant, Sleep, Timers, sleep_until};
 
 /// The deadlines of a stream, if it has ever had some.
 #[derive(Default)]
-pub(super) struct Deadlines(OnceLock<Box<Both>>);
+pub(super) struct Deadlines(OnceBox<Both>);
 
 struct Both {
     read: Deadline,
