@@ -63,7 +63,7 @@ const UNLIMITED: i64 = i64::MAX;
 // Each is a thread-local of its own, so that an operation reaches it by one instruction. In one struct they cost an
 // echo 12.
 thread_local! {
-    /// Operations left in this slice. Below zero, the number of refusals.
+    /// Operations left in this slice. Below zero, how many were refused since, or let pass by [`poll_complete`].
     static LEFT: Cell<i64> = const { Cell::new(UNLIMITED) };
     /// Slices left after this one. -1 once [`poll_complete`] has let an operation pass without any.
     static SLICES_LEFT: Cell<i64> = const { Cell::new(0) };
@@ -195,7 +195,8 @@ fn next_slice(cx: &mut Context<'_>) -> Poll<()> {
         LEFT.set(SLICE);
         return Poll::Ready(());
     }
-    if left == -MAX_REFUSALS {
+    // It may be less: an operation that was let pass counts, and comes to no refusal here.
+    if left <= -MAX_REFUSALS {
         refill();
         SINCE.set(0);
         return Poll::Ready(());
@@ -362,6 +363,17 @@ mod tests {
         let refusals = (0..=MAX_REFUSALS).take_while(|_| poll_proceed(&mut cx).is_pending()).count();
         assert_eq!(refusals as i64, MAX_REFUSALS);
         assert!(poll_proceed(&mut cx).is_ready());
+    }
+
+    /// The refusals end also if the last operation before the limit is one that completes its future, and passes.
+    #[test]
+    fn passed_operation_skips_no_limit() {
+        let mut cx = Context::from_waker(Waker::noop());
+        refill();
+        (0..PER_POLL).for_each(|_| assert!(poll_spend(&mut cx).is_ready()));
+        (0..MAX_REFUSALS).for_each(|_| assert!(poll_proceed(&mut cx).is_pending()));
+        assert!(poll_spend_complete(&mut cx).is_ready(), "one passes in each poll");
+        assert!(poll_proceed(&mut cx).is_ready(), "all that come are refused for ever");
     }
 
     /// A complete future passes once in a poll, and only after another was refused.
