@@ -166,14 +166,14 @@ impl Reactor {
             if let Some(socket) = table.slots.get(event.token().0) {
                 sockets += 1;
                 dispatch_any(&socket.source, event, wakers);
-            } else if [UNPARK, TIMER_FD].contains(&event.token()) {
-                // Another unpark would end the owner's next block too, but also, at once, each block of a worker that
-                // watches.
+            } else if [UNPARK, TIMER_FD, WATCHED].contains(&event.token()) {
+                // An error stays, and the owner meets it too.
                 let _ = stuck.unparker.drain(poll.registry());
                 took_edge = true;
             }
         }
         if took_edge {
+            // An unpark would give the edge back as well. But it would end each block of a worker that watches, at once.
             shared.note_taken_edge();
         }
         sockets
@@ -469,5 +469,17 @@ mod tests {
         helper.turn_stuck(&registry, &mut Vec::new());
         let events = owner.turn(Some(Duration::from_secs(10)), &mut Vec::new()).expect("a turn");
         assert_eq!(events, 1, "the worker would block for ever");
+    }
+
+    /// A worker watches a stuck one and is about to block. A helper that still takes the watcher for stuck turns its
+    /// reactor meanwhile, and takes the edge of the stuck worker's event. Nothing else tells the watcher of that event.
+    #[test]
+    fn helper_gives_watched_edge_back() {
+        let Some((mut reactors, registries)) = reactors::<3>() else { return };
+        watch(&mut reactors, &registries, 0, 1);
+        reactors[1].unparker().wake();
+        reactors[2].turn_stuck(&registries[0], &mut Vec::new());
+        let events = reactors[0].turn(Some(Duration::from_secs(10)), &mut Vec::new()).expect("a turn");
+        assert_eq!(events, 1, "the watcher would block, and the stuck worker's sockets would wait");
     }
 }
