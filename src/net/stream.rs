@@ -276,7 +276,9 @@ impl<S: StreamSocket> Stream<S> {
     #[inline]
     fn received(&self, seen: Snapshot, capacity: usize, received: io::Result<usize>) -> io::Result<usize> {
         match received {
-            Ok(0) if self.registration.socket().was_reset.swap(false, Ordering::Relaxed) => Err(reset()),
+            Ok(0) if self.registration.socket().was_reset.swap(false, Ordering::Relaxed) => {
+                self.failed(Direction::Read, reset())
+            }
             Ok(received) => Ok(self.transferred(Direction::Read, seen, capacity, received)),
             Err(error) => self.failed(Direction::Read, error),
         }
