@@ -6,8 +6,8 @@
 //! TcpStream::poll_read -> Stream::poll_read -> Registration::poll_operation -> sys::recv -> recv(2)
 //! ```
 //! The registration runs the loop of the call, the readiness and the waker. The closure that makes the call notes its
-//! result in the stream's deadlines. A poll that has to wait looks at them afterwards. Each costs one load if there are
-//! none.
+//! result in the stream's deadlines. A poll that has to wait looks at the deadlines afterwards. If the stream has none,
+//! the note and the look cost one load each.
 //!
 //! When a deadline has passed, the system call is made once more. `poll_read` and `poll_write` do that by `try_read`
 //! and `try_write`. They do not call their first closure again, because the compiler does not inline a closure with two

@@ -1,13 +1,14 @@
 //! The reactor: one mio poll, and the table that maps its tokens to sources.
 //!
 //! Each worker owns a [`Reactor`] and turns it. Sockets share its other half, the [`Registry`]. The reactor blocks in
-//! exactly one place, [`Reactor::turn`]. While a worker is stuck in a task, another one turns its reactor
-//! ([`Reactor::turn_stuck`]).
+//! exactly one place, [`Reactor::turn`]. While a worker is stuck in a task, another worker turns the stuck one's
+//! reactor ([`Reactor::turn_stuck`]).
 //!
 //! # The way of a socket
 //! 1. An operation tries its system call ([`Registration`]). Most calls succeed, and that is all.
 //! 2. The first operation that has to wait registers the socket's [`Source`](source::Source) with the reactor of the
-//!    thread that polls it: edge-triggered, both directions, once.
+//!    thread that polls it: edge-triggered, both directions, once. A `block_on` call beside workers has it registered
+//!    with the reactor of a worker.
 //! 3. [`Reactor::turn`] finds the source of each event, stores the readiness and wakes the waiters.
 //! 4. Dropping the socket takes it out of the kernel's set and out of the table.
 //! 5. When the reactor ends, it wakes the waiters of all its sources. Each tries again where it is polled next, and
@@ -16,9 +17,9 @@
 //! # The files
 //! `backend` says which events there are. `readiness` is one atomic word for each socket: which directions are ready.
 //! `interest` is a set of directions. `waiters` keeps the wakers of the tasks that wait for a socket. `source` joins
-//! the two, with the rule that loses no wake-up. `slots` maps tokens to sources. `registry` is the half of the reactor
-//! that sockets share, and `registration` a socket with its source. `shared_poll` lets another worker turn the reactor
-//! of a stuck one. `unpark` and `timer_fd` end a block.
+//! a socket's readiness and waiters, by the rule that loses no wake-up. `slots` maps tokens to sources. `registry` is
+//! the half of the reactor that sockets share, and `registration` a socket with its source. `shared_poll` lets another
+//! worker turn the reactor of a stuck one. `unpark` and `timer_fd` end a block.
 
 mod backend;
 mod interest;
@@ -98,7 +99,7 @@ impl Reactor {
         Waker::from(self.registry.unparker.clone())
     }
 
-    /// Ends it, as its drop does.
+    /// Ends the reactor, as dropping it does.
     pub(crate) fn close(&self) {
         self.registry.close();
     }
@@ -117,8 +118,9 @@ impl Reactor {
 
     /// Waits for events, at most `timeout`, or without a limit if it is `None`. Wakes the executor's wakers that are in
     /// a seat, and appends all others to `wakers`, for the caller to wake. Returns the number of events, also of those
-    /// that are no socket's: an unpark, an expiry of the timerfd. It is 0 if the timeout ended the wait or a signal
-    /// interrupted it. The caller then computes anew how long to wait.
+    /// that are no socket's: an unpark, an expiry of the timerfd. An edge that a helper has taken counts as one. The
+    /// number is 0 if the timeout ended the wait or a signal interrupted it. The caller then computes anew how long to
+    /// wait.
     pub(crate) fn turn(&mut self, mut timeout: Option<Duration>, wakers: &mut Vec<Waker>) -> io::Result<usize> {
         let mut shared = self.registry.poll.lock();
         let Some((poll, may_only_look)) = shared.begin_turn() else {
@@ -173,7 +175,8 @@ impl Reactor {
             }
         }
         if took_edge {
-            // An unpark would give the edge back as well. But it would end each block of a worker that watches, at once.
+            // An unpark would give the edge back as well. But it would end each block of a worker that watches, at
+            // once.
             shared.note_taken_edge();
         }
         sockets
@@ -191,10 +194,11 @@ impl Reactor {
         stuck: &Arc<Registry>,
         workers: impl Fn() -> I,
     ) -> io::Result<bool> {
-        // A reactor keeps those that it has watched, and a worker that is stuck cannot let them go. So the kernel may find
-        // a circle, or too many reactors in one another. Without this one's watchers and those that the stuck one has
-        // watched there are only two. The watchers go first: a circle always has one of them in it. To add those
-        // that were watched anew takes time in proportion to their sockets.
+        // The reactor of a stuck worker still has those in its set that it has watched, and that worker cannot take
+        // them out. So the kernel may find a circle, or too many reactors in one another. Two steps leave no reactors
+        // but these two in one another. First this one leaves its watchers: each circle goes through one of them. Then
+        // the stuck one lets those go that it has watched. That comes second, because to add them again later takes
+        // time in proportion to their sockets.
         let mut watched = self.try_watch(stuck);
         if watched.as_ref().is_err_and(refuses_nesting) {
             self.leave_watchers(workers());
@@ -216,7 +220,8 @@ impl Reactor {
         }
         let known = self.watched.iter_mut().find(|watched| Arc::ptr_eq(&watched.registry, stuck));
         let registered = match &known {
-            // To add an epoll takes time in proportion to its sockets. This does not, and reports what is ready as well.
+            // To add an epoll takes time in proportion to its sockets. This does not, and reports what is ready as
+            // well.
             Some(_) => own.reregister(&mut SourceFd(&fd), WATCHED, mio::Interest::READABLE),
             None => Err(io::ErrorKind::NotFound.into()),
         };
@@ -235,8 +240,9 @@ impl Reactor {
         Ok(true)
     }
 
-    /// Takes this reactor out of the kernel's sets of all others. Its worker is not stuck now. Before it can be stuck
-    /// again, it has an idle worker woken, which then watches it anew.
+    /// Takes this reactor out of the kernel's sets of all others. Its worker, which calls this, is not stuck. When it
+    /// next begins to run tasks, it wakes an idle worker, if none watches. That one adds this reactor to its own set
+    /// again.
     fn leave_watchers(&self, workers: impl Iterator<Item = Arc<Registry>>) {
         // No reactor begins to watch this one while its lock is held.
         let _shared = self.registry.poll.lock();
@@ -245,7 +251,7 @@ impl Reactor {
             // An error means that this reactor is not in that set.
             let _ = worker.opened().map(|watcher| watcher.deregister(&mut SourceFd(&fd)));
         }
-        // A watcher may block still. The next one must not rely on that block.
+        // A watcher may still block, and no event of this reactor ends that block any more. Another worker may watch.
         self.registry.is_watched.store(false, Ordering::Release);
     }
 
@@ -315,7 +321,7 @@ fn handle_internal_event(
     match event.token() {
         TIMER_FD => timer_fd.expired(),
         UNPARK => registry.unparker.drain(mio)?,
-        // The source was removed after the kernel had queued the event.
+        // A reactor that this one watches has an event. Or a source was removed after the kernel had queued its event.
         _ => {}
     }
     Ok(())
@@ -386,8 +392,8 @@ mod tests {
         reactor.turn(Some(Duration::from_secs(10)), &mut Vec::new()).expect("a turn") - 1
     }
 
-    /// A reactor can watch another one that has watched it before, itself or through a third one. The kernel refuses such
-    /// a circle.
+    /// A reactor can watch another one that has watched it before, itself or through a third one. The kernel refuses
+    /// such a circle.
     #[test]
     fn reactors_watch_each_other_in_turn() {
         let Some((mut reactors, registries)) = reactors::<3>() else { return };
@@ -402,8 +408,8 @@ mod tests {
         }
     }
 
-    /// A reactor that has left a watcher is not watched, although the watcher still blocks. Otherwise the next watcher would
-    /// rely on that block.
+    /// A reactor that has left a watcher is not watched, although the watcher still blocks. Otherwise the next watcher
+    /// would rely on that block.
     #[test]
     fn reactor_without_watchers_is_unwatched() {
         let Some((mut reactors, registries)) = reactors::<3>() else { return };

@@ -82,7 +82,7 @@ struct Side {
     ready: bool,
     /// The task in the seat, while it waits.
     seated: Option<usize>,
-    /// The task whose waker the seat keeps: the executor's, from when it waits until another waker takes the seat.
+    /// The task whose waker the seat keeps. The executor's wakers stay in the seat until another one takes it.
     kept: Option<usize>,
     displaced: Vec<usize>,
     /// How often the displaced were woken for lack of capacity since the last event.

@@ -4,15 +4,15 @@
 //!
 //! | bits | name | set when | cleared when |
 //! | --- | --- | --- | --- |
-//! | 0 | `READABLE` | an event concerns reading; the socket is made, leaves a reactor or cannot be registered | a read meets `WouldBlock` or is short; the socket is registered, unless `READ_ENDED` is set |
-//! | 1 | `WRITABLE` | an event concerns writing; the socket is made, leaves a reactor or cannot be registered | a write meets `WouldBlock` or is short; the socket is registered, unless `WRITE_ENDED` is set |
+//! | 0 | `READABLE` | an event concerns reading; `READ_ENDED` is set; the socket is made, leaves a reactor or cannot be registered | a read meets `WouldBlock` or is short; the socket is registered, unless `READ_ENDED` is set |
+//! | 1 | `WRITABLE` | an event concerns writing; `WRITE_ENDED` is set; the socket is made, leaves a reactor or cannot be registered | a write meets `WouldBlock` or is short; the socket is registered, unless `WRITE_ENDED` is set |
 //! | 2 | `NO_SHORT_RULE` | an event reports an end, an error or urgent data | never |
-//! | 3 | `UNREGISTERED` | the socket is made, or leaves a reactor | the socket is registered |
+//! | 3 | `UNREGISTERED` | the socket is made, leaves a reactor or cannot be registered | the socket is registered |
 //! | 4 | `WRITE_ENDED` | this end has shut its writing side down, and no event tells of that | never |
 //! | 5 | `LISTENER` | the socket is made, and accepts connections | never |
 //! | 6 | `READ_ENDED` | this end has shut its reading side down, and the system call does not say so | never |
-//! | 7-31 | read tick | each event that concerns reading adds 1 | |
-//! | 32-63 | write tick | each event that concerns writing adds 1 | |
+//! | 7-31 | read tick | each event that concerns reading adds 1, and so does setting `READ_ENDED` | |
+//! | 32-63 | write tick | each event that concerns writing adds 1, and so does setting `WRITE_ENDED` | |
 //!
 //! # Edges
 //! While no reactor watches the socket, the bits stay set, so that operations try without registering. The exception is
@@ -22,12 +22,13 @@
 //! bits, the end of reading sets `READABLE`. No event of the past keeps a direction ready: the next `WouldBlock` clears
 //! the bit.
 //!
-//! No event tells a writer of a Unix stream that its own end has shut the writing side down while the kernel's buffer was
-//! full. [`Report::ended`] does. It also holds in each reactor with which the socket registers later. That closes a race:
-//! A's write meets `WouldBlock`, B shuts the writing side down, A registers the socket and would wait for ever.
+//! No event tells a writer of a Unix stream that its own end has shut the writing side down while the kernel's buffer
+//! was full. So the shutdown itself sets `WRITE_ENDED` and `WRITABLE` ([`Readiness::report_ended`]). `WRITE_ENDED`
+//! stays, and makes the direction ready again whenever the socket is registered. That closes a race: A's write meets
+//! `WouldBlock`, B shuts the writing side down, A registers the socket and would wait for ever.
 //!
-//! An event tells a reader of a Unix datagram socket that its own end has shut the reading side down, but the system call
-//! still meets `WouldBlock`. So the reader looks at `READ_ENDED` in the word that it saw before the call.
+//! An event tells a reader of a Unix datagram socket that its own end has shut the reading side down, but the system
+//! call still meets `WouldBlock`. So the reader looks at `READ_ENDED` in the word that it saw before the call.
 //!
 //! # Ticks
 //! An operation remembers the word that it saw before its system call. If the call meets `WouldBlock`,
@@ -35,9 +36,9 @@
 //! event that came between the call and the clear would be lost.
 //!
 //! Each direction has a tick of its own. With one tick for both, the events of a busy writer would refuse every clear
-//! of the reader. A tick has 25 or 32 bits: it would have to go round once between a system call and the next few
-//! instructions to be mistaken. A read tick that goes round carries into the write tick, which refuses one clear and
-//! costs one system call.
+//! of the reader. A tick has 25 or 32 bits. It would have to go round exactly once between a system call and the clear
+//! that follows to be mistaken: 33 million events, mostly within a few instructions. A read tick that goes round
+//! carries into the write tick, which refuses one clear and costs one system call.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -218,8 +219,8 @@ impl Readiness {
     }
 
     /// Marks the socket as registered and clears both ready bits, except for directions that have ended. Called before
-    /// the socket enters the kernel's set: the kernel reports at once what is already so, and clearing the bits after that
-    /// would lose the event.
+    /// the socket enters the kernel's set: the kernel reports at once what is already so, and clearing the bits after
+    /// that would lose the event.
     pub(crate) fn set_registered(&self) {
         let before = Snapshot(self.0.fetch_and(!Snapshot::UNKNOWN, Ordering::AcqRel));
         for direction in [Direction::Read, Direction::Write] {

@@ -95,8 +95,8 @@ impl<S: AsFd> Registration<S> {
         self.socket
     }
 
-    /// Runs `operation` when the word says that it can go on, and passes it that word. If it has to wait, the waker is
-    /// stored in `slot`.
+    /// Runs `operation` when the word says that it can go on, or the thread asks the kernel, and passes it that word.
+    /// If it has to wait, the waker is stored in `slot`.
     pub(crate) fn poll_operation<R>(
         &self,
         cx: &mut Context<'_>,
@@ -159,8 +159,9 @@ impl<S: AsFd> Registration<S> {
 
     /// Stores the waker, or registers the socket. Returns `true` if the task may sleep.
     ///
-    /// The loop calls it if [`Source::wait_again`] did nothing or was not called: when the task was not the last one in
-    /// the seat, its waker is foreign, the operation waits in the list, or the backend has no edges.
+    /// The loop calls it if [`Source::wait_again`] did nothing, or was not called. That is so in four cases: another
+    /// task was the last one in the seat, the waker is foreign, the operation waits in the list, or the backend has no
+    /// edges.
     fn wait(&self, waker: &Waker, direction: Direction, slot: &mut WaiterSlot<'_>, seen: Snapshot) -> io::Result<bool> {
         // To clone a waker is foreign code, so it comes before the lock.
         let arm = |registered: &Registered| registered.arm(self.fd());
@@ -168,8 +169,8 @@ impl<S: AsFd> Registration<S> {
         match stored {
             Stored::Sleep => return Ok(true),
             Stored::Retry => {}
-            // The loop then stores the waker. If the socket is already ready, the kernel reports that at once, and the
-            // event wakes the task.
+            // Registering clears the direction's bit, so the loop makes no call in its next round and stores the waker.
+            // If the socket is already ready, the kernel reports that at once, and the event wakes the task.
             Stored::Unregistered(waker) => {
                 let registered = self.register();
                 drop(waker);
@@ -243,9 +244,9 @@ impl<S: AsFd> Registration<S> {
 
     /// Clears the directions of `interest`, except those that an event has reported since `seen`.
     ///
-    /// `WouldBlock` does not say which of two directions is not ready. The kernel would not report one that is ready a
-    /// second time, and a task that waits for it would sleep for ever. So of two directions only those are cleared that
-    /// poll(2) does not find ready.
+    /// `WouldBlock` does not say which of two directions is not ready. If the other one is, the kernel has reported
+    /// that already and does not do so again. To clear that one would let a task that waits for it sleep for ever. So
+    /// of two directions this clears only those that poll(2) does not find ready.
     pub(crate) fn clear_ready(&self, interest: Interest, seen: Snapshot) -> io::Result<()> {
         if !seen.is_registered() {
             return Ok(());
@@ -272,8 +273,8 @@ impl<S: AsFd> Registration<S> {
                 // Before the call: an event that comes after it is not missed.
                 let seen = self.load();
                 match call(&self.socket) {
-                    // An event, and not readiness: of two directions, the one that the call does not need may be ready
-                    // all the time.
+                    // This waits for an event, and not until a direction is ready. Of two directions, the one that the
+                    // call does not need may be ready all the time.
                     Err(error) if would_block(&error) => {
                         self.clear_ready(interest, seen)?;
                         ready!(waits.poll_event(cx, interest, seen))?;
@@ -334,7 +335,8 @@ impl<S: AsFd> Registration<S> {
         }
     }
 
-    /// Waits for an event that `seen` does not have, also if the direction is ready. May return early once.
+    /// Waits for an event that `seen` does not have, also if the direction is ready. If this registers the socket, it
+    /// returns without an event.
     pub(crate) fn poll_event(
         &self,
         cx: &mut Context<'_>,
@@ -346,18 +348,18 @@ impl<S: AsFd> Registration<S> {
         if sleeps { Poll::Pending } else { Poll::Ready(Ok(())) }
     }
 
-    /// Notes that this end has shut a direction down, on a socket whose kernel does not report that to an operation that
-    /// waits. Called after shutdown(2): the operations that this wakes make their system call again, and the word that
-    /// they get says so ([`Snapshot::has_ended`]).
+    /// Notes that this end has shut a direction down, on a socket whose kernel does not report that to an operation
+    /// that waits. Called after shutdown(2): the operations that this wakes make their system call again, and the word
+    /// that they get says so ([`Snapshot::has_ended`]).
     pub(crate) fn note_ended(&self, direction: Direction) {
         self.link.0.note_ended(direction);
     }
 
     /// Polls for the result of `peek`, a call that leaves what it returns in the kernel.
     ///
-    /// It may have to wait beside something that a reader would get: with `SO_PEEK_OFF` (socket(7)), or if that arrived
-    /// between the call and poll(2). The direction then stays ready, because the kernel would not report it to a reader
-    /// again.
+    /// The peek may have to wait although a reader would get something: bytes before the offset of `SO_PEEK_OFF`
+    /// (socket(7)), or bytes that arrived between the call and poll(2). The direction then stays ready, because the
+    /// kernel would not report those bytes to a reader again.
     pub(crate) fn poll_peek<R>(
         &self,
         cx: &mut Context<'_>,
@@ -371,8 +373,8 @@ impl<S: AsFd> Registration<S> {
         loop {
             match ready!(self.poll_operation(cx, Direction::Read, slot.reborrow(), &mut peek))? {
                 Ok(peeked) => return Poll::Ready(Ok(peeked)),
-                // On the poll(2) backend the next turn reports it again, and the peek looks in vain. No system needs that
-                // backend and has SO_PEEK_OFF.
+                // On the poll(2) backend each turn reports the direction again, and the peek looks in vain each time.
+                // Only Linux has SO_PEEK_OFF, and Linux needs that backend in tests alone.
                 Err(seen) => ready!(self.poll_event(cx, Direction::Read, &mut slot, seen))?,
             }
         }

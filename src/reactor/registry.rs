@@ -176,8 +176,9 @@ impl Registry {
         self.unparker.wake_by_ref();
     }
 
-    /// Gives memory back that a spike of sockets has left. Those of a `block_on` call beside the workers were with its
-    /// worker, which may have little to do itself.
+    /// Gives memory back that a spike of sockets has left. The sockets of a `block_on` call beside the workers are
+    /// registered with a worker. This does so for that worker's table too: the worker may do little itself, and then
+    /// comes to it late.
     pub(crate) fn shrink(&self) {
         let worker = self.worker.upgrade();
         for registry in worker.as_deref().into_iter().chain([self]) {
@@ -185,10 +186,10 @@ impl Registry {
         }
     }
 
-    /// Shows the sockets that are registered here, whether each is a listener, and the addresses in the wakers that wait
-    /// for it, some at a time. `visit` runs under a lock, and runs no foreign code. A socket leaves the table under that
-    /// lock before its descriptor is closed. So the descriptor is the socket's. The places that the table gets meanwhile
-    /// are left out. So this ends, however many sockets come.
+    /// Shows the sockets that are registered here, some at a time. With each comes whether it is a listener, and the
+    /// data address of each waker in it. `visit` runs under a lock, and runs no foreign code. A socket leaves the table
+    /// under that lock before its descriptor is closed. So the descriptor is the socket's. The places that the table
+    /// gets meanwhile are left out. So this ends, however many sockets come.
     pub(crate) fn visit_sockets(&self, mut visit: impl FnMut(RawFd, bool, &[(Direction, usize)])) {
         let mut waiting = Vec::new();
         let end = self.table.lock().slots.places();
@@ -216,8 +217,8 @@ impl Registry {
         self.is_turned.store(true, Ordering::Relaxed);
     }
 
-    /// No thread turns this reactor from now on. Wakes all tasks that wait for its sources, so that those which other
-    /// runtimes run move their sockets there.
+    /// No thread turns this reactor from now on. Wakes all tasks that wait for its sources: a task that another runtime
+    /// runs then moves its socket to that runtime's reactor.
     pub(crate) fn stop_turning(&self) {
         // Before the sources' mutexes are taken: see the fourth race in `source`.
         self.is_turned.store(false, Ordering::Relaxed);
@@ -253,8 +254,8 @@ impl Registry {
 }
 
 impl Registered {
-    /// Takes the socket out of the table and out of the kernel's set. Explicitly, because a duplicate of the descriptor
-    /// would keep the kernel's entry alive.
+    /// Takes the socket out of the table and out of the kernel's set, unless the reactor has just ended. Explicitly,
+    /// because a duplicate of the descriptor would keep the kernel's entry alive.
     pub(super) fn leave(self) {
         if let Some(socket) = self.leave_table() {
             self.registry.leave_kernel(socket.fd);

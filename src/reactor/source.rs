@@ -34,8 +34,9 @@
 //! 3. [`Source::unregister_if`]: the socket is dropped, handed out, or about to move to another reactor.
 //!    [`Source::detach_if`]: the reactor ends, and all waiters are woken to try again elsewhere.
 //!
-//! The reactor knows nothing of an unregistered source: its operations try, and `readable` and `writable` register
-//! first.
+//! The reactor knows nothing of an unregistered source. The operations of such a socket make their system call without
+//! asking, and `WouldBlock` clears nothing. They skip step 3. `readable` and `writable` make no call that could tell.
+//! They register the socket before they look.
 //!
 //! Pure: no mio, no I/O, no clock, no thread-local. `R`, the registration, is opaque here.
 
@@ -66,8 +67,8 @@ pub(crate) enum Stored {
     Sleep,
     /// It is stored, and an event has come: the operation tries again.
     Retry,
-    /// It is not stored, because no reactor watches the socket, or only an idle one that this thread must leave. The
-    /// caller registers the socket. The waker comes back, because dropping it is foreign code.
+    /// It is not stored, because no reactor watches the socket, or only one that no thread turns, while this thread has
+    /// another. The caller registers the socket. The waker comes back, because dropping it is foreign code.
     Unregistered(Waker),
 }
 
@@ -114,8 +115,8 @@ impl<R> Source<R> {
     /// may sleep, `Some(false)` if an event has come since `seen`. `None`, and nothing is done, in all other cases.
     pub(crate) fn wait_again(&self, direction: Direction, waker: &Waker, seen: Snapshot) -> Option<bool> {
         let mut inner = self.inner.lock();
-        // The socket is registered, or just being moved, if the seat has a waker: the seats are emptied when the
-        // reactor ends or is turned no more, and when a socket that leaves its reactor cannot be registered elsewhere.
+        // If the seat has a waker, the socket is registered, or another thread is just moving it. All else empties the
+        // seats: the end of the reactor, a reactor that is turned no more, and a move that fails.
         if !inner.waiters.wait_again(direction, waker) {
             return None;
         }

@@ -81,8 +81,9 @@ pub(super) struct TimerFd {
 
 const MILLISECOND: Duration = Duration::from_millis(1);
 
-/// More than what Linux lets a wait be late, so that it can join wake-ups: a thousandth of the wait, of a niced process
-/// a two-hundredth, and 100 ms at most (`select_estimate_accuracy` in the kernel's fs/select.c).
+/// Linux may end a wait late, to let one wake-up serve several waits: by a thousandth of its length, for a niced
+/// process by a two-hundredth, and by 100 ms at most (`select_estimate_accuracy` in the kernel's fs/select.c). This is
+/// more.
 const LATENESS: Duration = Duration::from_millis(110);
 
 impl TimerFd {

@@ -1,7 +1,7 @@
 //! Unpark: ends a worker's block, from any thread.
 //!
-//! A worker blocks in one of two places: in the poll of its reactor, or, while its reactor is not open, on a condition
-//! variable.
+//! A worker blocks in the poll of its reactor, or, while its reactor is not open, on a condition variable. Both are in
+//! [`Reactor::turn`](super::Reactor::turn).
 //!
 //! # The reactor's backend
 //! Where it reports edges, mio's own waker ends the block. mio's poll(2) backend takes the token of a pending wake

@@ -11,10 +11,10 @@
 //!
 //! # The executor's wakers
 //! A waker is foreign code, which must not run under a lock. So wakers are collected under the lock and woken after it.
-//! The executor's own wakers are an exception: to wake one queues a task and runs nothing else. In a seat they are
-//! woken in place, by reference, and stay there: the next task to wait there is mostly the same one, and it then
-//! neither clones its waker nor drops it. A kept waker keeps the memory of its task until another waker takes the seat,
-//! the reactor ends or is turned no more, or the socket moves or is dropped.
+//! The executor's own wakers are an exception: waking one of them queues a task and does nothing else. In a seat they
+//! are woken in place, by reference, and stay there: the next task to wait there is mostly the same one, and it then
+//! neither clones its waker nor drops it. A waker that stays keeps the memory of its task until another waker takes the
+//! seat, the reactor ends or is turned no more, the socket fails to move to another reactor, or it is dropped.
 //!
 //! Pure: no mio, no I/O, no clock, no lock.
 
@@ -66,9 +66,9 @@ struct List {
     waiters: Vec<Waiter>,
     /// How many of `waiters` are displaced: at most `capacity`.
     displaced: usize,
-    /// How many displaced wakers the list holds. When one more comes, all of them are woken and dropped, and the
-    /// capacity doubles. So the list cannot fill with the wakers of tasks that no longer wait. A task that still waits
-    /// polls again and is stored again.
+    /// The most displaced wakers that the list may hold. When one more comes, all of them are woken and dropped, and
+    /// the capacity doubles. So the list cannot fill with the wakers of tasks that no longer wait. A task that still
+    /// waits polls again and is stored again.
     capacity: usize,
     next_key: u64,
 }
@@ -138,7 +138,7 @@ impl Waiters {
         }
     }
 
-    /// Keeps the wait of `old`, whose seat another waker has just taken.
+    /// Moves `old`, whose seat another waker has just taken, to the list. Its task still waits.
     fn displace(&mut self, direction: Direction, old: Waker) -> Released {
         match self.seat(direction) {
             Seat::Foreign(newest) | Seat::Executor { waker: newest, .. } if newest.will_wake(&old) => {
