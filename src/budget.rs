@@ -11,9 +11,9 @@
 //! by looking, and spin.
 //!
 //! # Several futures in one task
-//! A combinator such as `or` polls its futures in order, and the first may use up the budget in every poll. A timer behind
-//! it would be refused for ever. So once in each poll an operation that completes its future, such as a timer that has
-//! fired or a task that has ended, goes on although another was refused before it ([`poll_complete`]).
+//! A combinator such as `or` polls its futures in order, and the first may use up the budget in every poll. A timer
+//! behind it would be refused for ever. So once in each poll an operation that completes its future, such as a timer
+//! that has fired or a task that has ended, goes on although another was refused before it ([`poll_complete`]).
 //!
 //! # The limit of time
 //! A task may work for long between two operations. So the operations come in slices of [`SLICE`], and before each
@@ -127,8 +127,8 @@ pub(crate) fn poll_spend(cx: &mut Context<'_>) -> Poll<()> {
     Poll::Ready(())
 }
 
-/// As [`poll_proceed`], for an operation that completes its future if `is_complete`. Such a one goes on once in each poll
-/// of a task although another operation was refused before it.
+/// As [`poll_proceed`], for an operation that may complete its future. If `is_complete` says that it does, it goes on
+/// once in each poll of a task although another operation was refused before it.
 pub(crate) fn poll_complete(cx: &mut Context<'_>, is_complete: impl FnOnce() -> bool) -> Poll<()> {
     if LEFT.get() > 0 { Poll::Ready(()) } else { pass_or_refuse(cx, is_complete) }
 }
@@ -150,8 +150,8 @@ pub(crate) fn poll_spend_complete(cx: &mut Context<'_>) -> Poll<()> {
     Poll::Ready(())
 }
 
-/// As [`poll_spend_complete`], and goes by the time too. For an operation that has just read the clock, so that a second
-/// reading is no matter.
+/// As [`poll_spend_complete`], and goes by the time too. For an operation that has just read the clock, so that a
+/// second reading is no matter.
 pub(crate) fn poll_spend_by_time(cx: &mut Context<'_>) -> Poll<()> {
     if LEFT.get() > 0 && LEFT.get() <= SLICE && is_late() {
         use_up();
@@ -222,7 +222,7 @@ pub(crate) fn has_refused() -> bool {
     LEFT.get() < 0
 }
 
-/// Begins a batch of polls, at `now`. 0 if the caller has not read the clock.
+/// Begins a batch of polls, at `now`. A caller that has not read the clock passes 0.
 pub(crate) fn begin_batch(now: u64) {
     SINCE.set(now);
     GAVE_WAY.set(GaveWay::None);

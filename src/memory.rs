@@ -6,15 +6,16 @@ use std::time::{Duration, Instant};
 /// Room for so many entries is always kept.
 pub(crate) const KEPT: usize = 512;
 
-/// How long a thread waits from its first block after so much use until it gives memory back: spikes may come one after
-/// the other. If a spike lasts longer, the use after that counts anew.
+/// A thread gives memory back so long after it first blocks with that much use behind it. Not at once, because spikes
+/// may come one after the other. Use that comes after memory was given back counts anew, and leads to another time.
 const SHRINK_AFTER: Duration = Duration::from_millis(500);
 
 /// When memory is given back that a spike of tasks, sockets or timers has left.
 #[derive(Default)]
 pub(crate) struct ShrinkTimer {
-    /// How many tasks have run, events come and timers fired since memory was given back last. Not the tasks alone: the
-    /// sockets and timers of a `block_on` call are with a worker that runs none of its tasks.
+    /// How many tasks have run, events come and timers fired since memory was given back last. Tasks alone would not
+    /// do: a `block_on` call beside the workers has its sockets and timers at a worker, and runs its tasks on its own
+    /// thread.
     used: u64,
     /// When it is given back next. `None` unless so much was used that there is memory to give.
     due: Option<Instant>,

@@ -12,8 +12,8 @@
 //!
 //! # Models
 //! The executor's queues, its count of idle workers and its list of tasks, the reactor's shared poll and unparker, and
-//! the shutdown request take [`Mutex`], [`Condvar`] and [`atomic`] from here. In tests with `--cfg kittiwake_loom` these
-//! are loom's, and loom tries all interleavings of a model's threads.
+//! the shutdown request take [`Mutex`], [`Condvar`] and [`atomic`] from here. In tests with `--cfg kittiwake_loom`
+//! these are loom's, and loom tries all interleavings of a model's threads.
 
 use std::any::Any;
 use std::cell::Cell;
@@ -59,8 +59,8 @@ impl Condvar {
     }
 }
 
-/// Releases a lock to a thread that waits for it, if there is one. For a thread that is about to take it again, and would
-/// keep the other one waiting.
+/// Releases a lock to a thread that waits for it, if there is one. For a thread that is about to take it again, and
+/// would keep the other one waiting.
 #[cfg(not(all(test, kittiwake_loom)))]
 pub(crate) fn unlock_fair<T>(guard: parking_lot::MutexGuard<'_, T>) {
     parking_lot::MutexGuard::unlock_fair(guard);
@@ -80,7 +80,8 @@ mod modelled {
 
     use loom::sync::MutexGuard;
 
-    /// Runs a model. Each interleaving has two preemptions at most: with three, most models take hours and find no more.
+    /// Runs a model. Each interleaving has two preemptions at most: with three, most models take hours and find no
+    /// more.
     pub(crate) fn model(run: impl Fn() + Send + Sync + 'static) {
         let mut builder = loom::model::Builder::new();
         builder.preemption_bound = Some(2);
@@ -138,7 +139,8 @@ pub(crate) fn note_executors(waker: &Waker) {
 static IS_TRACED: AtomicBool = AtomicBool::new(false);
 
 /// Notes that a subscriber of `tracing` will see the wakes of a task that is about to be made. To wake it is foreign
-/// code, so no waker is the executor's from now on. A waker that was taken for one before is that of another task.
+/// code, so no waker counts as the executor's from now on. The wakers that have counted so far belong to tasks that no
+/// subscriber sees.
 #[cfg(feature = "tracing")]
 pub(crate) fn note_traced() {
     IS_TRACED.store(true, Ordering::Relaxed);

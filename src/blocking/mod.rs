@@ -1,12 +1,12 @@
 //! Blocking work: [`spawn_blocking`] runs closures that block, on threads of their own.
 //!
-//! 1. [`spawn_blocking`] wraps a closure in a task whose single poll calls the closure. So the closure has the handle,
-//!    the id and the panic containment of any other task.
+//! 1. [`spawn_blocking`] wraps a closure in a task whose single poll calls the closure. So it has a handle and an id,
+//!    and its panic is contained, as with any other task.
 //! 2. A thread of the runtime's [pool] runs this task. A worker never runs it.
 //! 3. Each runtime has one pool. The pool has no thread before the first closure.
 //!
-//! [`JoinSet::spawn_blocking`] is here too, because the executor knows no pool. Look-ups of names are such closures too.
-//! [`Work`] tells them from those of the user, and each kind has a limit of its own.
+//! [`JoinSet::spawn_blocking`] is here too, because the executor knows no pool. Look-ups of names are such closures
+//! too. [`Work`] tells them from those of the user, and each kind has a limit of its own.
 
 mod pool;
 
@@ -25,13 +25,13 @@ use crate::executor::{self, AbortHandle, JoinHandle, JoinSet, WorkerRef};
 /// client of a database. Use it also for computations that take more than some tens of microseconds.
 ///
 /// The runtime starts a thread if none is idle. At most
-/// [`max_blocking_threads`](crate::runtime::Builder::max_blocking_threads) closures run at a time. At that limit, further
-/// closures wait in the order of the calls. A thread that has been idle for 10 seconds ends. A new closure gets the thread
-/// that was idle last, so that the others end after a burst.
+/// [`max_blocking_threads`](crate::runtime::Builder::max_blocking_threads) closures run at a time. At that limit,
+/// further closures wait in the order of the calls. A thread that has been idle for 10 seconds ends. A new closure gets
+/// the thread that was idle last, so that the others end after a burst.
 ///
 /// The closure runs on no worker, but inside the runtime as with [`Handle::enter`](crate::runtime::Handle::enter):
-/// [`spawn`](crate::spawn), this function and [`Handle::current`](crate::runtime::Handle::current) work in it. A future can
-/// be awaited there by [`Handle::block_on`](crate::runtime::Handle::block_on).
+/// [`spawn`](crate::spawn), this function and [`Handle::current`](crate::runtime::Handle::current) work in it. A future
+/// can be awaited there by [`Handle::block_on`](crate::runtime::Handle::block_on).
 ///
 /// A closure that waits for the end of another closure may wait for ever: all threads may be waiting in the same way.
 ///
@@ -70,10 +70,11 @@ where
 }
 
 impl<T: Send + 'static> JoinSet<T> {
-    /// Runs a closure on a thread of the pool, as [`spawn_blocking`](crate::spawn_blocking()) does, and adds its task to the
-    /// set.
+    /// Runs a closure on a thread of the pool, as [`spawn_blocking`](crate::spawn_blocking()) does, and adds its task
+    /// to the set.
     ///
-    /// A closure that has begun cannot be aborted: the set only leaves it alone.
+    /// A closure that has begun cannot be aborted. A set that is dropped does not wait for it, and the closure runs to
+    /// its end.
     ///
     /// # Panics
     /// Outside a runtime, like [`spawn_blocking`](crate::spawn_blocking()).

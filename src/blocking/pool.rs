@@ -21,13 +21,14 @@
 //! It wakes the thread that went idle last. So a few tasks keep a few threads busy, and the others end.
 //!
 //! # When a thread cannot be started
-//! The task stays in its queue. Each new task tries to start a thread again, and so does each thread that has run a
-//! task, once, while tasks are left for which no thread comes.
+//! The task stays in its queue. Each new task tries to start a thread again. A thread that has run a task tries once
+//! too, if there are tasks left for which no thread comes.
 //! 1. A thread that goes idle meanwhile may have found no task, and a later task may count on the thread that cannot be
 //!    started. So a failure wakes an idle thread.
-//! 2. If the pool has no thread, the caller whose start has failed cancels all tasks, with the system's error. It finds
-//!    that out by `threads`, which it has counted down before: of two callers that fail at the same time, the second
-//!    one finds 0. Otherwise each would leave its task to the thread of the other for ever.
+//! 2. If the pool has no thread, the caller whose start has failed cancels all tasks, with the system's error. Such a
+//!    caller first takes its own thread from `threads`, and then asks whether `threads` is 0. So of two callers that
+//!    fail at the same time, the second one finds 0. Otherwise each would leave its task to the other's thread for
+//!    ever.
 //!
 //! # Look-ups
 //! Closures may block for ever, and so may look-ups of names: the resolver may wait for a server that does not answer.
@@ -35,8 +36,9 @@
 //! the same, except that at least [`MIN_LOOKUPS`] look-ups may run. Any thread runs both kinds, and takes a closure
 //! first.
 //!
-//! There are never more threads than both limits allow together. A thread is started only if no thread is idle, and if
-//! more tasks may run than threads are coming.
+//! There are never more threads than both limits allow together, besides threads that are ending: they run their hook
+//! and the destructors of their thread-locals. A thread is started only if no thread is idle, and if more tasks may run
+//! than threads are coming.
 //!
 //! # Memory
 //! Half a second after a spike of tasks an idle thread gives the memory of the queues back, and that of the tasks'
@@ -44,9 +46,9 @@
 //!
 //! # The end
 //! [`Pool::release_threads`] wakes the idle threads, which then end, and waits for no thread. A thread that runs a task
-//! drops the tasks in the queues when its own task ends, and ends too. A task that comes later is dropped at once.
-//! [`Pool::close`] also drops the tasks in the queues itself. So a runtime whose workers are stuck, and do not get to
-//! close the pool, starts no more closures either.
+//! drops the tasks in the queues when its own task ends, and ends too. A task that comes later is dropped at once. So
+//! no closure begins any more, also if the workers are stuck and do not come to [`Pool::close`]. That one drops the
+//! tasks in the queues at once.
 
 use std::any::Any;
 use std::cell::Cell;
@@ -134,7 +136,7 @@ pub struct BlockingMetrics {
     /// Closures of [`spawn_blocking`](crate::spawn_blocking) that run.
     pub closures_running: usize,
     /// Closures that wait for a thread. While they stay, the runtime has come to
-    /// [`max_blocking_threads`](crate::runtime::Builder::max_blocking_threads).
+    /// [`max_blocking_threads`](crate::runtime::Builder::max_blocking_threads), or the system starts no more threads.
     pub closures_waiting: usize,
     /// Look-ups of names that run.
     pub lookups_running: usize,
@@ -285,7 +287,8 @@ impl Pool {
         }
     }
 
-    /// Ends the idle threads, and those that run a task when that ends. Tasks that have not begun are dropped there.
+    /// Ends each idle thread at once, and each other thread when its task ends. A thread that ends so drops the tasks
+    /// that have not begun.
     pub(crate) fn release_threads(&self) {
         let mut state = self.state.lock();
         state.closed = true;
@@ -389,7 +392,8 @@ fn start_thread(pool: Arc<Pool>) -> io::Result<()> {
 }
 
 thread_local! {
-    /// The address of the pool that started this thread, which keeps the pool. Null on other threads.
+    /// The address of the pool that started this thread. The thread keeps the pool as long as it runs tasks. Null on
+    /// other threads.
     static THREAD_OF: Cell<*const Pool> = const { Cell::new(ptr::null()) };
 }
 

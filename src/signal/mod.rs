@@ -92,8 +92,8 @@ impl fmt::Debug for CtrlC {
 
 /// Waits until the process is asked to end: for Ctrl-C (`SIGINT`), or for `SIGTERM`, which service managers send.
 ///
-/// Apart from the second signal it is like [`ctrl_c`]. If the future is polled again after it was ready, it waits for the
-/// next signal of either kind. So a server can drain at the first signal, and end at once at the second.
+/// Apart from the second signal it is like [`ctrl_c`]. If the future is polled again after it was ready, it waits for
+/// the next signal of either kind. So a server can drain at the first signal, and end at once at the second.
 ///
 /// # Cancel safety
 /// Safe, except for signals that this future has received but not reported. They are lost when the future is dropped.
@@ -145,6 +145,9 @@ impl fmt::Debug for Terminate {
 fn poll_received(signal: &mut io::Result<Signal>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
     match signal {
         Ok(signal) => signal.poll_received(cx),
-        Err(error) => Poll::Ready(Err(io::Error::new(error.kind(), error.to_string()))),
+        Err(error) => Poll::Ready(Err(match error.raw_os_error() {
+            Some(code) => io::Error::from_raw_os_error(code),
+            None => io::Error::new(error.kind(), error.to_string()),
+        })),
     }
 }

@@ -38,7 +38,10 @@ thread_local! {
 pub(crate) enum Clock {
     /// Runs this many nanoseconds ahead of [`monotonic`], modulo 2^64.
     Running(u64),
-    /// Runs like `Running`, and several workers share it. One worker cannot pause it for the others.
+    /// Runs like `Running`, and several threads share it: the workers of a runtime, and threads in
+    /// [`Handle::block_on`]. None of them can pause it for the others.
+    ///
+    /// [`Handle::block_on`]: crate::runtime::Handle::block_on
     Common(u64),
     /// Stands still at this moment.
     Paused(Instant),
@@ -48,7 +51,7 @@ impl Clock {
     /// The system's clock, for a runtime of one worker and for threads outside a runtime.
     pub(crate) const SYSTEM: Self = Self::Running(ORIGIN);
 
-    /// The system's clock, for a runtime of several workers.
+    /// The system's clock, where several threads share it.
     pub(crate) const COMMON: Self = Self::Common(ORIGIN);
 
     /// Creates a clock that is paused at the present of the system's clock.
@@ -153,10 +156,11 @@ impl Instant {
         CLOCK.get().now()
     }
 
-    /// Returns the present, late by at most 10 ms.
+    /// Returns a moment that is the present or up to 10 ms after it.
     ///
-    /// It is early only if the kernel is late with a tick by more than that. It is for limits of seconds. It reads the
-    /// clock of the last tick, which costs a fraction of [`now`](Self::now). A paused clock gives its moment.
+    /// For limits of seconds. It reads the clock of the kernel's last tick, which costs a fraction of
+    /// [`now`](Self::now), and adds the longest time between two ticks. If the kernel skips ticks, the moment may be
+    /// before the present. A paused clock gives its moment.
     #[cfg(feature = "hyper")]
     pub(crate) fn now_rounded_up() -> Self {
         match CLOCK.get() {
@@ -247,7 +251,8 @@ impl Instant {
 /// One moment, as an instant of std and as an [`Instant`]. Conversions count from it.
 ///
 /// It is read once for the whole process, so an instant that is converted there and back is unchanged. The clock of std
-/// is read first. So a deadline from std may be a few nanoseconds late as an [`Instant`], but never early.
+/// is read first. So a deadline from std may be a few nanoseconds late as an [`Instant`], but never early, unless the
+/// runtime's clock was paused and advanced.
 fn reference() -> (std::time::Instant, Instant) {
     static REFERENCE: OnceLock<(std::time::Instant, Instant)> = OnceLock::new();
     *REFERENCE.get_or_init(|| (std::time::Instant::now(), Clock::SYSTEM.now()))

@@ -73,8 +73,8 @@ pub enum MissedTickBehavior {
     /// Returns the missed ticks at once, one after the other, until the interval is on time again.
     #[default]
     Burst,
-    /// Drops the missed ticks. After a tick that is late by more than 5 ms or a period, the next one is due a whole period
-    /// after the call that returned it.
+    /// Drops the missed ticks. After a tick that is late by more than 5 ms, or by more than a period if that is
+    /// shorter, the next one is due a whole period after the call that returned it.
     Delay,
     /// Drops the missed ticks. The next tick is due at the first moment after now that is a whole number of periods
     /// after the late tick.

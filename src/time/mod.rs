@@ -25,9 +25,9 @@
 //! waits 2 ms of real time for the kernel before each jump. A test pays these 2 ms for each deadline that it reaches.
 //! For a far deadline it may pay them some more times, because the timing wheel moves a far timer in steps.
 //!
-//! A jump waits for closures of [`spawn_blocking`](crate::spawn_blocking), because they may wake a task. It does not
-//! wait for any other thread. Other threads do not see the paused clock: [`Instant::now`] follows it only on the
-//! runtime's own thread.
+//! A jump waits for closures of [`spawn_blocking`](crate::spawn_blocking) and for look-ups of names, because they may
+//! wake a task. It does not wait for any other thread. Other threads do not see the paused clock: [`Instant::now`]
+//! follows it only on the runtime's own thread.
 //!
 //! # Examples
 //! ```
@@ -66,8 +66,8 @@ pub(crate) use timers::{Entered, Fired, Timers, enter};
 /// From then on the clock moves only when every task waits, and by [`advance`]. Pausing a paused clock does nothing.
 ///
 /// # Panics
-/// Panics outside a runtime, and in a multi-thread runtime. [`block_on`](crate::block_on) makes a current-thread
-/// runtime.
+/// Panics outside a runtime, in a multi-thread runtime, and in [`Handle::block_on`](crate::runtime::Handle::block_on).
+/// [`block_on`](crate::block_on) makes a current-thread runtime.
 ///
 /// # Examples
 /// See [`advance`].
@@ -76,7 +76,8 @@ pub fn pause() {
     current_timers("pause");
     assert!(
         clock::pause(),
-        "time::pause: a runtime of several workers has a clock that cannot stand still; use Builder::new_current_thread()"
+        "time::pause: several threads share this clock, and so it cannot stand still; \
+         call pause in the block_on call of a current-thread Runtime, and not in that of its Handle"
     );
 }
 
@@ -110,9 +111,11 @@ pub fn resume() {
 
 /// Advances the paused clock by `duration`.
 ///
-/// The clock stops at each deadline on the way. The tasks that a deadline wakes run at that moment. Tasks that these
-/// tasks wake in turn may run later. If a task calls [`resume`] on the way, the clock runs on from that moment and this
-/// future is ready. The clock ends exactly `duration` later, and a deadline at that moment is reached too.
+/// The clock stops at each deadline on the way. The tasks that a deadline wakes run at that moment. A deadline that
+/// follows another one within 65.5 µs may be reached up to 65.5 µs late, and at the end of the way at the latest. Tasks
+/// that the woken tasks wake in turn may run later. If a task calls [`resume`] on the way, the clock runs on from that
+/// moment and this future is ready. The clock ends exactly `duration` later, of at most 30 years, and a deadline at that
+/// moment is reached too.
 ///
 /// # Cancel safety
 /// Safe. The clock keeps the moment that it has reached.

@@ -7,8 +7,8 @@
 //!    moves the timer to that worker. The worker that had it may belong to a current-thread runtime that no thread
 //!    drives, and would never fire it.
 //! 4. When the timer has fired, the `Sleep` is ready and unarmed again. When the timer's worker has ended, or
-//!    has given the memory of a spike back, the `Sleep` is unarmed too, and continues at step 2 in the runtime that polls
-//!    it next.
+//!    has given the memory of a spike back, the `Sleep` is unarmed too, and continues at step 2 in the runtime that
+//!    polls it next.
 //! 5. Dropping the `Sleep` disarms the timer.
 
 use std::pin::Pin;
@@ -29,7 +29,8 @@ use crate::budget;
 /// Safe. Dropping the future removes its timer.
 ///
 /// # Panics
-/// Polling the future panics if it has to wait outside a runtime.
+/// Polling the future panics if it has to wait outside a runtime. A future that has waited in a runtime which is still
+/// there goes on waiting there: the next `block_on` call of a current-thread runtime ends that wait.
 ///
 /// # Examples
 /// ```
@@ -57,7 +58,8 @@ pub fn sleep(duration: Duration) -> Sleep {
 /// Safe. Dropping the future removes its timer.
 ///
 /// # Panics
-/// Polling the future panics if it has to wait outside a runtime.
+/// Polling the future panics if it has to wait outside a runtime. A future that has waited in a runtime which is still
+/// there goes on waiting there: the next `block_on` call of a current-thread runtime ends that wait.
 ///
 /// # Examples
 /// ```
@@ -122,15 +124,16 @@ impl Sleep {
         self.deadline = deadline;
         match &self.state {
             State::Armed(armed) if armed.timers.reset(armed.key, deadline) => {}
-            // There is no timer, or it has fired, or its worker has ended. The next poll arms a new timer.
+            // There is no timer, or it has fired, or its worker has ended or is being shrunk. The next poll arms a new
+            // one.
             _ => self.state = State::Unarmed { ahead: false },
         }
     }
 }
 
 impl Sleep {
-    /// Polls on any thread. Outside a runtime, a timer is armed with the `last` timers that this sleep has used. Returns
-    /// `None` if the sleep has to wait and no such timers live.
+    /// Polls on any thread. Outside a runtime, a timer is armed with the `last` timers that this sleep has used.
+    /// Returns `None` if the sleep has to wait and no such timers live.
     pub(crate) fn poll_anywhere(&mut self, cx: &mut Context<'_>, last: &mut Weak<Timers>) -> Option<Poll<()>> {
         let poll = if is_entered() {
             Pin::new(&mut *self).poll(cx)
@@ -172,7 +175,7 @@ impl Sleep {
                 return Some(budget::poll_spend_complete(cx));
             }
         }
-        // Without a budget the next poll finds the same.
+        // Pending if there is no budget. The next poll comes here again: the state has no timer any more.
         self.is_elapsed().then(|| budget::poll_spend_by_time(cx))
     }
 }
@@ -203,14 +206,16 @@ impl Future for Sleep {
     }
 }
 
-/// Goes on with a poll after the `own` timers of this thread refused to arm the sleep. Either the deadline has passed, or
-/// they are those of a `block_on` call beside the workers and forward their sleeps.
+/// Goes on with a poll after `own`, the timers of this thread, refused to arm the sleep. Either the deadline has
+/// passed, or this thread is in a `block_on` call beside the workers, whose timers forward each sleep to those of a
+/// worker.
 // A timer costs 0.5 % more without this.
 #[inline(never)]
 fn poll_passed(sleep: &mut Sleep, own: Arc<Timers>, cx: &mut Context<'_>) -> Poll<()> {
     sleep.state = State::Unarmed { ahead: false };
     while !sleep.is_elapsed() {
-        // Each round asks this thread's own timers: the worker's may end before they arm the sleep, and then never fire.
+        // Each round asks `own` for the worker's timers anew: that worker may end before its timers have armed the
+        // sleep.
         let timers = own.clone().forward();
         if let Some(key) = timers.arm(sleep.deadline, cx.waker().clone()) {
             sleep.state = State::Armed(Armed { timers, key });

@@ -120,9 +120,9 @@ impl<F: Future> Future for Timeout<F> {
     }
 }
 
-/// Looks at the time when the task's budget is used up. Without this, the time would never be over for a future that
-/// always uses up its budget, or that is polled after such a one. The poll that was refused may have left data unread, so
-/// `future` is polled once more.
+/// Looks at the time although the task's budget is used up, by `future` in this poll or by another future of the task
+/// before it. Without this, the time would never be over if that happens in each poll. The poll that was refused may
+/// have left data unread, so `future` is polled once more.
 #[cold]
 fn poll_refused<F: Future>(
     future: Pin<&mut F>,

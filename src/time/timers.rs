@@ -13,8 +13,8 @@
 //! # Memory
 //! A timer keeps its place in the wheel, so the wheel cannot shrink. When a worker, or a call beside it, is about to
 //! block and the worker's wheel has far more memory than it needs, the wheel is replaced by an empty one
-//! ([`Timers::shrink`]), and all waiting tasks are woken. Each arms its sleep anew, as at 3. A key has the generation of
-//! its wheel, so an old key finds no timer.
+//! ([`Timers::shrink`]), and all waiting tasks are woken. Each arms its sleep anew, as at 3. A key has the generation
+//! of its wheel, so an old key finds no timer.
 //!
 //! # Beside workers
 //! A `block_on` call beside the workers has timers of its own, and forwards its sleeps to those of one worker
@@ -179,7 +179,8 @@ impl Timers {
         status
     }
 
-    /// Whether this thread would arm a sleep here. Also true outside a runtime, where it could arm none.
+    /// Whether a sleep that is armed here stays when this thread polls it: the thread has no other timers to move it
+    /// to.
     pub(super) fn are_current(&self) -> bool {
         let is_this = |timers: &Arc<Self>| ptr::eq(&raw const **timers, self) || ptr::eq(timers.worker.as_ptr(), self);
         Current::is_none_or(&CURRENT, is_this)
@@ -229,8 +230,8 @@ impl Timers {
     }
 
     /// As [`next_deadline`](Timers::next_deadline), for the worker, which is about to block until then. Another thread
-    /// that arms an earlier timer unparks it. Also for a worker that watches the reactor of this one, which is stuck: the
-    /// unpark is an event of that reactor.
+    /// that arms an earlier timer unparks it. If the worker is stuck, the one that watches its reactor calls this: the
+    /// unpark is an event of the watched reactor, and so ends the block of the watcher.
     pub(crate) fn prepare_block(&self) -> Option<Instant> {
         let mut inner = self.inner.lock();
         let next = inner.wheel.next();
@@ -239,8 +240,9 @@ impl Timers {
     }
 
     /// Gives memory back that a spike has left, from a thread that is about to block. The timers of a `block_on` call
-    /// beside the workers were with its worker, which may have little to do itself. The tasks of the timers that are left
-    /// are to be woken: their wakers are appended to `wakers`.
+    /// beside the workers are armed at a worker. This does so for that worker's timers too: the worker may do little
+    /// itself, and then comes to it late. The tasks of the timers that are left are to be woken: their wakers are
+    /// appended to `wakers`.
     #[cold]
     pub(crate) fn shrink(&self, wakers: &mut Vec<Waker>) {
         let worker = self.worker.upgrade();
@@ -268,8 +270,8 @@ impl Timers {
         fired
     }
 
-    /// Wakes what is due and would only fire with the next tick, as deadlines are rounded up. For a paused clock, which
-    /// stands before that tick. It follows [`advance_to`](super::advance_to). `wakers` is empty, before and after.
+    /// Wakes also what is due but is rounded up to a later tick. For a paused clock, which does not reach that tick by
+    /// itself. It follows [`advance_to`](super::advance_to). `wakers` is empty, before and after.
     pub(super) fn fire_exact(&self, wakers: &mut Vec<Waker>) {
         let mut inner = self.inner.lock();
         inner.wheel.advance_exact(Instant::now(), wakers);
@@ -417,8 +419,8 @@ mod tests {
         assert!(timers.poll(new, Waker::noop()) == Status::Pending, "an old key disarmed a timer");
     }
 
-    /// A `block_on` call may give the memory of its worker's timers back after the worker has ended. The wheel must stay
-    /// ended, or a timer that is armed there would never fire.
+    /// A `block_on` call may give the memory of its worker's timers back after the worker has ended. The wheel must
+    /// stay ended, or a timer that is armed there would never fire.
     #[test]
     fn ended_timers_are_never_renewed() {
         let worker = Timers::new(Waker::noop().clone(), Instant::now(), Weak::new());

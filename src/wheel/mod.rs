@@ -22,8 +22,8 @@
 //!    slot.
 //! 2. A timer that is removed while it is new leaves its entry on the list. The next new timer takes that entry over.
 //!    Neither step touches any other entry.
-//! 3. When something is due, [`Wheel::advance`] empties the list and gives each new timer a slot. The level of the slot
-//!    is that of the highest bit in which the tick of the deadline and the present tick differ, with six bits to a
+//! 3. When something is due, [`Wheel::advance`] empties the list and gives each new timer a slot. Each level stands for
+//!    six bits of a tick. The highest bit in which the tick of the deadline and the present tick differ decides the
 //!    level. So every timer of a level is due before every timer of the levels above.
 //! 4. When time reaches the start of a slot, the timers of the slot move down. Those of level 0 fire.
 //! 5. A deadline beyond the last level is parked in the farthest slot of that level. When time reaches that slot, the
@@ -32,13 +32,14 @@
 //!
 //! # Cost
 //! Each level has a word with one bit for each slot that is not empty. By rule 3 the next slot is the first such bit of
-//! the lowest level that has one. `fire_all`, `advance_exact` and `take_wakers` visit every entry. `advance` does a
-//! bounded amount of work for each timer. All other methods are O(1).
+//! the lowest level that has one. `fire_all`, `advance_exact`, `take_wakers` and `visit` may look at every entry.
+//! `advance` moves each timer a bounded number of times, and sorts those that fire. All other methods are O(1).
 //!
 //! # Moments and ticks
 //! Callers pass moments, and a [`Scale`] turns them into ticks. It rounds deadlines up and the present down, so no
-//! timer fires early. A timer that is due while it is still new is compared by its moment, so it fires without any
-//! rounding. [`Wheel::advance_exact`] compares every timer so, for a clock that stands still.
+//! timer fires early. `advance` compares the moment of a new timer with the present, so a timer that is due while it is
+//! still new fires without any rounding. [`Wheel::advance_exact`] compares the moments of all timers, for a clock that
+//! stands still.
 
 #[cfg(any(test, fuzzing))]
 pub(crate) mod model;
@@ -82,8 +83,8 @@ pub(crate) struct Wheel<S: Scale> {
     present: S::Moment,
     /// The tick up to which slots have been emptied. Every timer in a slot has a later tick.
     now: u64,
-    /// No timer fires before this moment. It has no meaning while `pending` is 0, unless the wheel has ended:
-    /// `S::NEVER` then.
+    /// No timer fires before this moment. Once the last timer is gone it stays as it was, which may be too early, until
+    /// a timer comes. `S::NEVER` once the wheel has ended.
     next: S::Moment,
     /// The number of timers that have neither fired nor been removed.
     pending: usize,
@@ -494,8 +495,8 @@ impl Slot {
 
 /// The slot for a timer of `tick`, which is later than `now`.
 fn slot_of(now: u64, tick: u64) -> Slot {
-    // A tick beyond the last level gets the farthest slot. A slot farther would be the present one, a whole round
-    // ahead.
+    // A tick beyond the last level gets the farthest slot. The slot after that one is the present slot again, a whole
+    // round ahead.
     let tick = tick.min(now.saturating_add(SPAN - (SPAN >> SLOT_BITS)));
     let highest_difference = (u64::BITS - 1) - ((now ^ tick) | SLOT_MASK).leading_zeros();
     let level = ((highest_difference / SLOT_BITS) as usize).min(LEVELS - 1);
