@@ -539,6 +539,26 @@ fn sleep_may_outlive_its_runtime() {
     });
 }
 
+/// A sleep that has waited in a current-thread runtime goes on waiting there when it is polled outside, until a call of
+/// that runtime comes to its deadline.
+#[test]
+fn sleep_goes_on_in_its_idle_runtime() {
+    within(|| {
+        let (runtime, (waker, wakes)) = (support::one_worker(), counting_waker());
+        let mut waiting = runtime.block_on(async {
+            let mut waiting = sleep(Duration::from_millis(100));
+            let _ = poll_with(Waker::noop(), &mut waiting);
+            waiting
+        });
+        let deadline = waiting.deadline();
+        let polled = poll_with(&waker, &mut waiting);
+        assert!(polled.is_pending() || Instant::now() >= deadline, "the sleep has not come to its deadline");
+        runtime.block_on(async { sleep_until(deadline + Duration::from_millis(1)).await });
+        assert!(polled.is_ready() || wakes.get() > 0, "the call must wake the task that waits outside");
+        assert!(polled.is_ready() || poll_with(&waker, &mut waiting).is_ready(), "its deadline has passed");
+    });
+}
+
 /// A sleep that must wait outside a runtime panics with a message.
 #[test]
 fn sleep_outside_a_runtime_panics() {
