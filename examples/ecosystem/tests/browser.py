@@ -37,6 +37,7 @@ def main():
         index(driver, web, folder)
         for tasks in (10, 100_000):
             live_page(driver, inspect, tasks)
+        click_during_round(driver, inspect)
         page_without_server(driver, inspect)
     print("browser: all pages are as they must be")
 
@@ -176,6 +177,36 @@ def check_live_page(window, tasks, shot):
     window.screenshot(shot + "-sockets")
     window.run("document.getElementById('tasks-close').click()")
     window.until("return document.getElementById('chosen').hidden")
+
+
+def click_during_round(driver, program):
+    """A line that is clicked while the tasks of another one are on their way gets its own tasks, and never the others."""
+    with Server(program, ["--tasks", "10", "127.0.0.1:0"]) as server:
+        window = Window(driver, "light", 1280, 1000)
+        window.open(server.url)
+        window.until("return document.querySelectorAll('#sites button.code').length > 1")
+        first, second = window.run("return [...document.querySelectorAll('#sites button.code')].map(name => name.title)")[:2]
+        click = "[...document.querySelectorAll('#sites button.code')].find(name => name.title === {}).click()".format
+        # Holds the first answer with tasks back, and notes whether all that is shown belongs to the line that is chosen.
+        window.run("""
+            const [request, showAll] = [fetch, showTasks];
+            [window.shown, window.release] = [[], null];
+            showTasks = page => {
+                if (page) shown.push(page.tasks.every(task => task.site === view.site));
+                showAll(page);
+            };
+            fetch = (url, options) => release || !url.includes("api/tasks") ? request(url, options)
+                : new Promise(answer => { window.release = () => answer(request(url, options)); });
+        """)
+        window.run(click(json.dumps(first)))
+        window.until("return release !== null")
+        window.run(click(json.dumps(second)) + "; release()")
+        window.until(f"return shown.length > 0 && document.getElementById('chosen-site').textContent === {json.dumps(second)}")
+        assert window.run("return shown.every(belongs => belongs)"), f"tasks of {first} were shown as those of {second}"
+        window.expect_clean_console()
+        window.close()
+        server.terminate()
+        server.ended()
 
 
 def page_without_server(driver, program):
