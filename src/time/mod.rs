@@ -77,7 +77,7 @@ pub fn pause() {
     assert!(
         clock::pause(),
         "time::pause: several threads share this clock, and so it cannot stand still; \
-         call pause in the block_on call of a current-thread Runtime, and not in that of its Handle"
+         call pause in Runtime::block_on, of a runtime that Builder::new_current_thread() has made"
     );
 }
 
