@@ -6,16 +6,18 @@
 //! # The races
 //! On HTTP/1 all parts run in the connection's task. On HTTP/2 each request has a task of its own.
 //! * A request may end after the connection's task has last been polled. So the last of the requests wakes that task.
-//! * A response body may get its next piece after the connection's task has last been polled. Mostly hyper wakes that task
-//!   to send it. If flow control forbids that, the task finds the piece when it [looks again](Waits::Streams).
-//! * On HTTP/2 the task of a request makes the pieces of its response, and may end it. The counters of these need locked
-//!   instructions. The others are changed by one task at a time, by a load and a store, which cost a fraction.
-//! * A counter may change between two loads of [`Activity::waits`]. The change wakes the connection's task, or the limit is
-//!   checked again before it ends the connection.
+//! * A response body may get its next piece after the connection's task has last been polled. Mostly hyper wakes that
+//!   task to send it. If flow control forbids that, the task finds the piece when it [looks again](Waits::Streams).
+//! * On HTTP/2 the task of a request makes the pieces of its response, and may end it. The counters of these need
+//!   locked instructions. The others are changed by one task at a time, by a load and a store, which cost a fraction.
+//! * A counter may change between two loads of [`Activity::waits`]. The change wakes the connection's task, or the
+//!   limit is checked again before it ends the connection.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::{Context, Poll, Waker};
+
+use ::hyper::upgrade::OnUpgrade;
 
 use crate::sync::Mutex;
 
@@ -75,10 +77,15 @@ pub(super) struct Activity {
     draining: AtomicBool,
     /// The future of a request was polled in the drain, so this request is the last one.
     last_request: AtomicBool,
+    /// The connection ends after its current requests.
+    ends_gracefully: AtomicBool,
     /// The transport has discarded long enough.
     has_lingered: AtomicBool,
     /// HTTP/1: the connection belongs, or is about to belong, to the user's protocol.
     is_upgraded: AtomicBool,
+    /// HTTP/1: the last request that offered an upgrade. hyper gives the stream there when the connection ends, whether
+    /// the service has accepted the offer or not.
+    offered: Mutex<Option<OnUpgrade>>,
     /// The transport was dropped.
     closed: AtomicBool,
     /// The waker of the connection's task. It is shared because cloning a waker may run foreign code, which must not
@@ -103,8 +110,10 @@ impl Activity {
             lingers: AtomicBool::new(false),
             draining: AtomicBool::new(false),
             last_request: AtomicBool::new(false),
+            ends_gracefully: AtomicBool::new(false),
             has_lingered: AtomicBool::new(false),
             is_upgraded: AtomicBool::new(false),
+            offered: Mutex::new(None),
             closed: AtomicBool::new(false),
             waker: Mutex::new(None),
         }
@@ -133,8 +142,7 @@ impl Activity {
         if started == ended {
             // A client of HTTP/2 knows that its connection ends, and owes no first request any longer.
             let first = started == 0 && (http1 || !draining);
-            let in_part = http1 && load(&self.received) != load(&self.received_by_end);
-            return if first || in_part { Waits::Head(started) } else { Waits::Request(started) };
+            return if first || http1 && self.has_part() { Waits::Head(started) } else { Waits::Request(started) };
         }
         if http1 && self.read_waits.load(Ordering::Relaxed) {
             return Waits::Body(load(&self.received));
@@ -214,8 +222,33 @@ impl Activity {
         self.body_may_come.store(may_come, Ordering::Relaxed);
     }
 
-    pub(super) fn body_may_come(&self) -> bool {
-        self.body_may_come.load(Ordering::Relaxed)
+    /// Notes that the connection ends after its current requests.
+    pub(super) fn end_gracefully(&self) {
+        self.ends_gracefully.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether the transport discards what the client sends after the connection has ended. Not on HTTP/2 after an
+    /// error: it may be the answer to a flood.
+    pub(super) fn may_linger(&self) -> bool {
+        match self.protocol {
+            Protocol::Http1 => !self.is_upgraded(),
+            Protocol::Http2 => self.ends_gracefully.load(Ordering::Relaxed),
+        }
+    }
+
+    /// Whether the client may send more, although nothing has come yet.
+    pub(super) fn more_may_come(&self) -> bool {
+        match self.protocol {
+            // The rest of a body, or of a head that the connection has ended at.
+            Protocol::Http1 => self.body_may_come.load(Ordering::Relaxed) || self.has_part(),
+            // Windows and pings, while it reads the last response.
+            Protocol::Http2 => true,
+        }
+    }
+
+    /// HTTP/1: whether bytes have come since the last request ended.
+    fn has_part(&self) -> bool {
+        self.received.load(Ordering::Relaxed) != self.received_by_end.load(Ordering::Relaxed)
     }
 
     pub(super) fn linger(&self) {
@@ -231,8 +264,8 @@ impl Activity {
         self.draining.store(self.protocol == Protocol::Http1, Ordering::Relaxed);
     }
 
-    /// Makes the request that is about to be answered the last one, if the server stops and there is no last request yet.
-    /// `true` if the connection's task must learn of that before the response begins.
+    /// Makes the request that is about to be answered the last one, if the server stops and there is no last request
+    /// yet. `true` if the connection's task must learn of that before the response begins.
     pub(super) fn becomes_last_request(&self) -> bool {
         self.draining.load(Ordering::Relaxed) && !self.last_request.swap(true, Ordering::Relaxed)
     }
@@ -250,6 +283,18 @@ impl Activity {
 
     pub(super) fn has_lingered(&self) -> bool {
         self.has_lingered.load(Ordering::Relaxed)
+    }
+
+    /// Notes that a request offers an upgrade.
+    pub(super) fn offer_upgrade(&self, on_upgrade: OnUpgrade) {
+        if self.protocol == Protocol::Http1 {
+            *self.offered.lock() = Some(on_upgrade);
+        }
+    }
+
+    /// Takes the offer that the service has not accepted, if there is one.
+    pub(super) fn take_refused_upgrade(&self) -> Option<OnUpgrade> {
+        if self.is_upgraded() { None } else { self.offered.lock().take() }
     }
 
     /// Notes that the service has returned a response that upgrades the connection.
@@ -308,8 +353,8 @@ impl Drop for Running {
     }
 }
 
-/// A piece of a response body that hyper has taken, and that it has not sent as a whole. The connection is not idle before
-/// that. So the last piece of a response takes over its [`Running`], and each other piece has one of its own.
+/// A piece of a response body that hyper has taken, and that it has not sent as a whole. The connection is not idle
+/// before that. So the last piece of a response takes over its [`Running`], and each other piece has one of its own.
 pub(super) struct Held(Running);
 
 impl Held {

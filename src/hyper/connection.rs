@@ -5,13 +5,19 @@
 //! 3. When the server stops, the connection ends gracefully ([`Driver`]).
 //! 4. After an upgrade the connection stays in the server's table until its stream is dropped.
 //!
+//! # An upgrade that the service refuses
+//! Clients offer upgrades that most services do not know, such as `upgrade: h2c`. When such a connection ends, perhaps
+//! some requests later, hyper does not close the stream, but gives it to the one who waits for the upgrade. So the
+//! connection takes it from there, and closes it as others ([`Refused`]).
+//!
 //! # The graceful end
-//! On HTTP/2 a GOAWAY frame tells the client which requests are served. HTTP/1 has only the header `connection: close` of
-//! a response. A client that has not seen it may have sent its next request, and a connection that closes then leaves the
-//! request without a response. So hyper's `graceful_shutdown`, which closes an idle connection, is called late:
+//! On HTTP/2 a GOAWAY frame tells the client which requests are served. HTTP/1 has only the header `connection: close`
+//! of a response. A client that has not seen it may have sent its next request, and a connection that closes then
+//! leaves the request without a response. So hyper's `graceful_shutdown`, which closes an idle connection, is called
+//! late:
 //! 1. [`Driver`] learns that the server stops, and polls hyper once with [`ask_kernel`].
-//! 2. The first request whose future is polled after that becomes the last one ([`Activity::becomes_last_request`]). That
-//!    poll returns `Pending` and does not reach the user's future.
+//! 2. The first request whose future is polled after that becomes the last one ([`Activity::becomes_last_request`]).
+//!    That poll returns `Pending` and does not reach the user's future.
 //! 3. [`Driver`] calls `graceful_shutdown` and polls hyper again. The response then has the header, and the connection
 //!    closes after it. hyper polls the future once in each of its polls, so the call comes in between.
 //! 4. A connection without a request waits for one, for a second at most ([`Deadline`]).
@@ -24,11 +30,13 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker, ready};
 
 use ::hyper::body::{Body, Incoming};
+use ::hyper::rt::Write;
 use ::hyper::server::conn::{http1, http2};
 use ::hyper::service::Service;
+use ::hyper::upgrade::Upgraded;
 use ::hyper::{Request, Response};
 use futures_io::{AsyncRead, AsyncWrite};
-use futures_lite::future::poll_fn;
+use futures_lite::future::{poll_fn, poll_once};
 
 use super::activity::{Activity, Protocol, Waits};
 use super::deadline::{Deadline, Limits};
@@ -78,11 +86,17 @@ where
     let activity = Arc::new(Activity::new(protocol));
     let transport = Transport::new(stream, preface.ahead, activity.clone(), writev);
     let service = Counted { service, activity: activity.clone() };
-    let driver = Driver { activity: &activity, deadline, shutdown, draining: false, ending: false, waker: None };
+    let mut driver = Driver { activity: &activity, deadline, shutdown, draining: false, ending: false, waker: None };
     match protocol {
         Protocol::Http1 => {
             let connection = options.http1.serve_connection(transport, service).with_upgrades();
             driver.run(pin!(connection)).await?;
+            if let Some(on_upgrade) = activity.take_refused_upgrade() {
+                // hyper has given the stream away before its connection ended. Otherwise it has closed the stream.
+                if let Some(Ok(stream)) = poll_once(on_upgrade).await {
+                    driver.run(pin!(Refused(stream))).await?;
+                }
+            }
         }
         Protocol::Http2 => driver.run(pin!(options.http2.serve_connection(transport, service))).await?,
     }
@@ -150,7 +164,9 @@ impl Preface {
 }
 
 /// hyper's connection of either protocol.
-trait Connection: Future<Output = ::hyper::Result<()>> {
+trait Connection: Future<Output = Result<(), Self::Error>> {
+    type Error: Into<BoxError>;
+
     /// Ends the connection after the requests that it has read.
     fn graceful_shutdown(self: Pin<&mut Self>);
 }
@@ -161,6 +177,8 @@ where
     S: Service<Request<Incoming>, Response = Response<B>, Error: Into<BoxError>>,
     B: Body<Error: Into<BoxError>> + 'static,
 {
+    type Error = ::hyper::Error;
+
     fn graceful_shutdown(self: Pin<&mut Self>) {
         Self::graceful_shutdown(self);
     }
@@ -172,9 +190,28 @@ where
     S: Service<Request<Incoming>, Response = Response<B>, Error: Into<BoxError>, Future: Send + 'static>,
     B: Body<Data: Send, Error: Into<BoxError>> + Send + 'static,
 {
+    type Error = ::hyper::Error;
+
     fn graceful_shutdown(self: Pin<&mut Self>) {
         Self::graceful_shutdown(self);
     }
+}
+
+/// The stream of a connection of HTTP/1 that has ended with an upgrade which the service has refused.
+struct Refused(Upgraded);
+
+impl Future for Refused {
+    type Output = io::Result<()>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_shutdown(cx)
+    }
+}
+
+impl Connection for Refused {
+    type Error = io::Error;
+
+    fn graceful_shutdown(self: Pin<&mut Self>) {}
 }
 
 /// Drives hyper's connection.
@@ -191,7 +228,7 @@ struct Driver<'a> {
 }
 
 impl Driver<'_> {
-    async fn run(mut self, mut connection: Pin<&mut impl Connection>) -> Result<(), BoxError> {
+    async fn run(&mut self, mut connection: Pin<&mut impl Connection>) -> Result<(), BoxError> {
         poll_fn(|cx| self.poll(cx, connection.as_mut())).await
     }
 
@@ -201,8 +238,8 @@ impl Driver<'_> {
             self.activity.register(waker.clone());
             self.waker = Some(waker);
         }
-        // True once this poll has hyper try each read and write that waits, because the connection would end otherwise. The
-        // kernel may have bytes, or room, that no event has reported.
+        // True once this poll has hyper try each read and write that waits, because the connection would end otherwise.
+        // The kernel may have bytes, or room, that no event has reported.
         let mut asks = false;
         loop {
             if !self.draining && self.shutdown.poll_triggered(cx).is_ready() {
@@ -221,7 +258,8 @@ impl Driver<'_> {
                 Waits::End => self.activity.stop_lingering(),
                 _ if !asks => asks = true,
                 Waits::Request(_) if !self.ending => {
-                    // hyper has read the whole body of the last request. Otherwise it would have closed the connection.
+                    // hyper has read the whole body of the last request, or the handler still has that body. Otherwise
+                    // it would have closed the connection.
                     self.activity.set_body_may_come(false);
                     self.end_gracefully(connection.as_mut());
                 }
@@ -247,6 +285,7 @@ impl Driver<'_> {
 
     fn end_gracefully(&mut self, connection: Pin<&mut impl Connection>) {
         connection.graceful_shutdown();
+        self.activity.end_gracefully();
         self.ending = true;
     }
 
@@ -256,8 +295,8 @@ impl Driver<'_> {
         connection: Pin<&mut impl Connection>,
     ) -> Poll<Result<(), BoxError>> {
         self.activity.begin_poll();
-        // The service may panic in its call. That panic must not be unwinding any more while the requests are dropped: a
-        // second panic, in one of their destructors, would end the process.
+        // The service may panic in its call. That panic must not be unwinding any more while the requests are dropped:
+        // a second panic, in one of their destructors, would end the process.
         let polled = contain(|| connection.poll(cx)).unwrap_or_else(|panic| {
             StreamExecutor::drop_arrived();
             resume_unwind(panic)

@@ -40,11 +40,12 @@ const BODY: Duration = Duration::from_secs(30);
 /// `service` is a hyper service: [`service_fn`](::hyper::service::service_fn) makes one of a function. A tower service,
 /// such as axum's `Router`, becomes one by `hyper_util::service::TowerToHyperService`. Each connection gets a clone.
 ///
-/// The protocol of each connection is found by its first bytes. HTTP/2 needs no TLS for that (prior knowledge); with TLS,
-/// offer `h2` and `http/1.1` by ALPN. Upgrades on HTTP/1 and CONNECT on both protocols work, and need nothing here.
+/// The protocol of each connection is found by its first bytes. HTTP/2 needs no TLS for that (prior knowledge); with
+/// TLS, offer `h2` and `http/1.1` by ALPN. Upgrades on HTTP/1 and CONNECT on both protocols work, and need nothing
+/// here.
 ///
-/// Await the returned [`Serve`] to run the server. Before that, its methods set the limits and what stops it. The server
-/// accepts, drains and reports as [`net::serve`](crate::net::serve()) does.
+/// Await the returned [`Serve`] to run the server. Before that, its methods set the limits and what stops it. The
+/// server accepts, drains and reports as [`net::serve`](crate::net::serve()) does.
 ///
 /// # Examples
 /// ```
@@ -150,8 +151,8 @@ fn no_handshake<T>(stream: T) -> Ready<io::Result<T>> {
 /// [`serve`] and [`serve_with`] make it. To run it as a task, [spawn](crate::spawn) it.
 ///
 /// # Limits
-/// Each wait for a client has a limit. A handler may take as long as it likes, and so may a response body that has nothing
-/// to send.
+/// Each wait for a client has a limit, except that for the body of an HTTP/2 request. A handler may take as long as it
+/// likes, and so may a response body that has nothing to send.
 ///
 /// | the client | limit | default |
 /// | --- | --- | --- |
@@ -161,44 +162,47 @@ fn no_handshake<T>(stream: T) -> Ready<io::Result<T>> {
 /// | owes the rest of a request's body, and sends none of it (HTTP/1) | [`body_timeout`](Serve::body_timeout) | 30 s |
 /// | does not read a response | [`body_timeout`](Serve::body_timeout) | 30 s |
 ///
-/// hyper does not tell what it has read behind a request. So a client of HTTP/1 that has sent the first part of its next
-/// head in one piece with that request counts as one that sends no further request, until more of that head comes.
+/// hyper does not tell what it has read behind a request. A client of HTTP/1 may send the first part of its next head
+/// in one piece with a request. It counts as one that sends no further request then, until more of that head comes.
 ///
-/// hyper reads one piece of a request's body ahead. So a client of HTTP/1 that stalls there is cut off even if the handler
-/// has not begun to read. With `Expect: 100-continue` the client owes a body only once the handler reads it. A handler must
-/// read the body before its response ends: after that the limits are those of the next request, and hyper does not report
-/// the end of the body.
+/// hyper reads one piece of a request's body ahead. So a client of HTTP/1 that stalls there is cut off even if the
+/// handler has not begun to read. With `Expect: 100-continue` the client owes a body only once the handler reads it. A
+/// handler must read the body before its response ends: after that the limits are those of the next request, and hyper
+/// does not report the end of the body.
 ///
-/// When the server ends an HTTP/1 connection whose client may still be sending, which is so after each request with a body,
-/// it closes its own side first. It then discards what comes, for two seconds at most, until the client closes too. A reset
-/// could take the response from a client that has not read it yet.
+/// When the server ends a connection whose client may still be sending, it closes its own side first. It then discards
+/// what comes, for two seconds at most, until the client closes too. A reset could take the response from a client that
+/// has not read it yet. This is so on HTTP/1 after a request with a body or in the middle of a head, and on HTTP/2
+/// unless the client has made an error.
 ///
-/// A client that closes its side of an HTTP/1 connection before it has its response mostly counts as gone, and the handler
-/// is dropped. If the handler is reading the body, it gets an error instead. Bytes that the client has sent before the end
-/// and that hyper has not read hide the end.
+/// A client that closes its side of an HTTP/1 connection before it has its response mostly counts as gone, and the
+/// handler is dropped. If the handler is reading the body, it gets an error instead. The server does not see the end
+/// while bytes come before it that hyper has not read.
 ///
-/// On HTTP/2 a connection is idle while it has no request, no response that the client still has to read, and no tunnel.
-/// A tunnel of CONNECT counts until the server closes or drops its side, and the client has taken what the server wrote
-/// before: hyper keeps those bytes, without a limit. A response that the client does not read ends the connection with all
-/// its requests. A body that the client of an HTTP/2 request does not complete has no limit here, because hyper does not
-/// tell whether the handler reads it: put a [`timeout`](crate::time::timeout()) around the read in the handler. The limit
-/// of a head applies before the first request only.
+/// On HTTP/2 a connection is idle while it has no request, no response that the client still has to read, and no
+/// tunnel. A tunnel of CONNECT counts until the server closes or drops its side, and the client has taken what the
+/// server wrote before: hyper keeps those bytes, without a limit. A response that the client does not read ends the
+/// connection with all its requests. A body that the client of an HTTP/2 request does not complete has no limit here,
+/// because hyper does not tell whether the handler reads it: put a [`timeout`](crate::time::timeout()) around the read
+/// in the handler. The limit of a head applies before the first request only.
 ///
 /// # How it ends
 /// As a [`net::Serve`](crate::net::Serve#how-it-ends) does, with the connections of HTTP as follows:
 /// * An HTTP/1 connection closes after the next response, whose header `connection: close` tells the client. An idle
-///   connection, and one from the kernel's queue, waits for that request for up to a second, or for half of the
-///   [drain timeout](Serve::drain_timeout) if that is less. A response that has begun before says nothing, and the
-///   connection waits for one more request. Requests that the client has sent ahead (pipelining) behind that one are not answered.
+///   connection, and one from the kernel's queue, waits for a request for up to a second, or for half of the
+///   [drain timeout](Serve::drain_timeout) if that is less. A response that has begun when the server stops has no such
+///   header, and the connection waits for one more request. Requests that the client has sent ahead (pipelining) behind
+///   the last one are not answered. A client that has sent a part of a head has the time of a head to complete it.
 /// * An HTTP/2 client gets GOAWAY. Its connection closes after the requests that have reached the kernel.
 ///
-/// An upgraded connection counts until its stream is dropped. At the end of the drain the server does not wait for it any
-/// longer, and lists it as open; its task goes on. To end such tasks in time, give them a clone of the
+/// An upgraded connection counts until its stream is dropped. At the end of the drain the server does not wait for it
+/// any longer, and lists it as open; its task goes on. To end such tasks in time, give them a clone of the
 /// [signal](Serve::with_shutdown).
 ///
 /// # Errors
 /// Those of [`net::Serve`]. The errors of connections go to [`on_error`](Serve::on_error), and so does an error of the
-/// service on HTTP/1. On HTTP/2 an error of the service, or its panic, ends its stream only, and is not reported here.
+/// service on HTTP/1. On HTTP/2 an error of the service, or the panic of its future, ends its stream only, and is not
+/// reported here. A panic in the call that makes the future ends the connection.
 ///
 /// # Panics
 /// When a client connects while the server is polled outside a runtime.
@@ -258,8 +262,8 @@ impl<L: Listener, M, H> Serve<L, M, H> {
     /// Limits how long a client takes to send the head of a request. The default is 30 seconds; [`Duration::MAX`] is no
     /// limit.
     ///
-    /// For the first request the time starts after the handshake. For others it starts with the first byte that comes after
-    /// the last response.
+    /// For the first request the time starts after the handshake. For others it starts with the first byte that comes
+    /// after the last response.
     pub fn header_read_timeout(mut self, duration: Duration) -> Self {
         self.options.limits.header_read = duration;
         self
@@ -306,7 +310,8 @@ impl<L: Listener, M, H> Serve<L, M, H> {
 
     /// Sets whether small writes to accepted TCP connections are sent at once (`TCP_NODELAY`). By default they are.
     ///
-    /// Without it, a chunk of a response may take 40 ms longer: see [`net::Serve::nodelay`](crate::net::Serve::nodelay).
+    /// Without it, a chunk of a response may take 40 ms longer: see
+    /// [`net::Serve::nodelay`](crate::net::Serve::nodelay).
     pub fn nodelay(mut self, nodelay: bool) -> Self {
         self.nodelay = nodelay;
         self

@@ -7,6 +7,7 @@ use std::task::{Context, Poll, ready};
 
 use ::hyper::body::{Body, Buf, Bytes, Frame, Incoming, SizeHint};
 use ::hyper::service::Service;
+use ::hyper::upgrade::OnUpgrade;
 use ::hyper::{Method, Request, Response, StatusCode};
 use pin_project_lite::pin_project;
 
@@ -30,6 +31,9 @@ where
     fn call(&self, request: Request<Incoming>) -> Self::Future {
         let running = Running::new(self.activity.clone());
         self.activity.set_body_may_come(!request.body().is_end_stream());
+        if let Some(on_upgrade) = request.extensions().get::<OnUpgrade>() {
+            self.activity.offer_upgrade(on_upgrade.clone());
+        }
         let is_connect = request.method() == Method::CONNECT;
         CountedFuture { future: self.service.call(request), is_connect, running: Some(running), tunnel: None }
     }

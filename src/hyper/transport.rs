@@ -1,21 +1,25 @@
 //! The transport: the stream of one connection, between hyper and the socket.
 //!
-//! It reports reads and writes to the [`Activity`]. On HTTP/1 it also does two things that hyper does not.
+//! It reports reads and writes to the [`Activity`]. It also does two things that hyper does not.
 //!
 //! # A client that leaves
-//! hyper reads while a handler runs, to notice a client that closes its connection. Such a read looks like one for a
-//! body. So hyper is told that clients may close their side (`half_close`), and then it reads only what it needs. It
-//! flushes in each of its polls, and [`Transport::poll_flush`] looks for the end of the connection, unless hyper has tried
-//! to read in the same poll, and waits for bytes itself. Bytes that it finds go to the next read. hyper may flush several
-//! times in a poll. If the transport looked while hyper waits for a read, it would take those bytes. The event would be
-//! used up, and hyper would not be woken.
+//! On HTTP/1 hyper reads while a handler runs, to notice a client that closes its connection. Such a read looks like
+//! one for a body. So hyper is told that clients may close their side (`half_close`), and then it reads only what it
+//! needs. It flushes in each of its polls, and [`Transport::poll_flush`] looks for the end of the connection, unless
+//! hyper has tried to read in the same poll, and waits for bytes itself. Bytes that it finds go to the next read. hyper
+//! may flush several times in a poll. If the transport looked while hyper waits for a read, it would take those bytes.
+//! The event would be used up, and hyper would not be woken.
 //!
 //! # A client that still sends
 //! A server may answer before it has read the whole request, and then close the connection. If it closes the socket,
 //! the kernel answers the rest of the request with a reset, and a client that is still sending may never see the
-//! response. So [`Transport::poll_shutdown`] ends its own side. If bytes are there, or the last request has a body, it
-//! reads and discards what comes, until the client closes its side too. hyper does not tell whether that body was read to
-//! its end. The connection's task limits how long. Otherwise the client has sent all.
+//! response. So [`Transport::poll_shutdown`] ends its own side. If bytes are there, if the last request has a body, or
+//! if the connection ends in the middle of a head, it reads and discards what comes, until the client closes its side
+//! too. hyper does not tell whether that body was read to its end. The connection's task limits how long. Otherwise the
+//! client has sent all.
+//!
+//! A client of HTTP/2 sends windows and pings as long as it reads a response. So a connection of HTTP/2 that ends
+//! gracefully discards them.
 //!
 //! An upgraded stream reads on: its user closes one side only.
 
@@ -88,7 +92,7 @@ impl<T: AsyncRead + Unpin> Transport<T> {
                 Poll::Ready(Ok(0) | Err(_)) => self.at_end = true,
                 // Noted at once: a client that always has more uses up the budget, and this function then ends above.
                 Poll::Ready(Ok(_)) => self.activity.linger(),
-                Poll::Pending if self.activity.lingers() || self.activity.body_may_come() => {
+                Poll::Pending if self.activity.lingers() || self.activity.more_may_come() => {
                     self.activity.linger();
                     return Poll::Pending;
                 }
@@ -146,7 +150,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Write for Transport<T> {
             ready!(closed)?;
             this.is_shut_down = true;
         }
-        if this.is_http1() && !this.activity.is_upgraded() {
+        if this.activity.may_linger() {
             ready!(this.poll_linger(cx));
         }
         Poll::Ready(Ok(()))

@@ -87,8 +87,8 @@ fn window_in_pieces_is_not_cut_off() {
     });
 }
 
-/// A tunnel of CONNECT counts as a request until its stream is dropped: no limit cuts it off, and the server waits for it
-/// when it stops.
+/// A tunnel of CONNECT counts as a request until its stream is dropped: no limit cuts it off, and the server waits for
+/// it when it stops.
 #[test]
 fn connect_tunnel_is_not_cut_off() {
     run(|| async {
@@ -125,6 +125,40 @@ fn connection_closes_after_its_tunnel() {
         let response = sender.send_request(request).await.expect("an answer");
         drop(hyper::upgrade::on(response).await.expect("a tunnel"));
         connection.await.unwrap().expect("the server closes gracefully");
+    });
+}
+
+/// A client sends pings and windows as long as it reads its responses. If the server has stopped and has handed all it
+/// has to the kernel, it must not close the socket for good: the next ping would be answered by a reset, and the rest
+/// is lost.
+#[test]
+fn reading_client_gets_all_when_server_stops() {
+    const RESPONSES: usize = 10;
+    run(|| async {
+        let server = Server::start(|serve| serve).await;
+        let mut client = FrameClient::connect(&server, &[(INITIAL_WINDOW_SIZE, i32::MAX as u32)]).await;
+        client.send(WINDOW_UPDATE, 0, 0, &(i32::MAX as u32 - 65_535).to_be_bytes()).await;
+        for request in 0..RESPONSES {
+            client.get(2 * request as u32 + 1, "/large").await;
+        }
+        until(|| server.service.called() == RESPONSES).await;
+        server.shutdown.trigger();
+        let mut received = 0;
+        while received < RESPONSES * LARGE {
+            let Some(next) = client.receive().await else {
+                panic!("the connection ends after {received} bytes");
+            };
+            match next.kind {
+                DATA => received += next.payload.len(),
+                // The server has sent it to learn when the client knows of the end. An own one is acknowledged.
+                PING => _ = client.stream.write_all(&frame(PING, 1, 0, &next.payload)).await,
+                _ => continue,
+            }
+            // If this fails, the rest does not come either.
+            let _ = client.stream.write_all(&frame(WINDOW_UPDATE, 0, 0, &1_u32.to_be_bytes())).await;
+        }
+        drop(client);
+        assert_eq!(server.end().await.served, 1);
     });
 }
 

@@ -1,5 +1,5 @@
-//! `kittiwake::hyper`: HTTP servers over real sockets. Which requests are answered, which clients are cut off, and how a
-//! server ends.
+//! `kittiwake::hyper`: HTTP servers over real sockets. Which requests are answered, which clients are cut off, and how
+//! a server ends.
 #![cfg(feature = "hyper")]
 
 #[path = "../support/mod.rs"]
@@ -89,12 +89,24 @@ fn http1_only_refuses_http2() {
 /// fail before it has looked for the answer.
 #[test]
 fn early_answer_fails_no_write() {
+    early_answer("");
+}
+
+/// The same for a client that offers an upgrade which the service does not know. hyper does not close such a
+/// connection.
+#[test]
+fn early_answer_without_upgrade_fails_no_write() {
+    early_answer("connection: upgrade\r\nupgrade: h2c\r\n");
+}
+
+fn early_answer(headers: &'static str) {
     const CHUNKS: usize = 64;
-    run(|| async {
+    run(move || async move {
         let server = Server::start(|serve| serve).await;
         let mut client = server.connect().await;
         let chunk = pattern(1 << 20);
-        let head = format!("POST /ignore HTTP/1.1\r\nhost: x\r\ncontent-length: {}\r\n\r\n", chunk.len() * CHUNKS);
+        let length = chunk.len() * CHUNKS;
+        let head = format!("POST /ignore HTTP/1.1\r\nhost: x\r\n{headers}content-length: {length}\r\n\r\n");
         client.write_all(head.as_bytes()).await.unwrap();
         for _ in 0..CHUNKS {
             client.write_all(&chunk).await.expect("the server takes in what it does not need");
@@ -102,11 +114,34 @@ fn early_answer_fails_no_write() {
         let (head, body) = response(&mut client).await;
         assert!(head.starts_with("HTTP/1.1 200"), "the head was: {head}");
         assert_eq!(body, b"early");
+        assert_eq!(read_all(&mut client).await, "", "the server closes its side");
+        drop(client);
+        until(|| server.stats.open() == 0).await;
+        server.errors.expect_none();
     });
 }
 
-/// A client may begin to send its body after the early answer, as one whose head and body are two writes. The connection
-/// takes that body in, too.
+/// A client may still send its body when the server refuses the head. The connection takes that body in, too.
+#[test]
+fn late_body_of_refused_head_fails_no_write() {
+    run(|| async {
+        let server = Server::start(|serve| serve).await;
+        let mut client = server.connect().await;
+        client.write_all(b"POST /path HTTP/1.1\r\nhost: x\r\nbad header\r\n\r\n").await.unwrap();
+        let answer = read_all(&mut client).await;
+        assert!(answer.starts_with("HTTP/1.1 400"), "the answer was: {answer}");
+        for _ in 0..10 {
+            client.write_all(&pattern(10_000)).await.expect("the server takes in what it does not need");
+            // A reset would reach this side before its next write.
+            settle().await;
+        }
+        drop(client);
+        until(|| server.stats.open() == 0).await;
+    });
+}
+
+/// A client may begin to send its body after the early answer, as one whose head and body are two writes. The
+/// connection takes that body in, too.
 #[test]
 fn late_body_of_answered_request_fails_no_write() {
     run(|| async {
@@ -221,8 +256,8 @@ fn half_a_head_is_completed() {
     });
 }
 
-/// A response that begins before the server stops cannot tell that the connection closes. So its client may send one more
-/// request.
+/// A response that begins before the server stops cannot tell that the connection closes. So its client may send one
+/// more request.
 #[test]
 fn begun_response_leaves_one_request() {
     run(|| async {
