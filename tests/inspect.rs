@@ -192,7 +192,7 @@ fn headers_forbid_outside_resources() {
 fn paths_work_under_a_prefix() {
     run(|| async {
         let server = Server::start().await;
-        for prefix in ["", "/inspect", "/a/b"] {
+        for prefix in ["", "/inspect", "/a/b", "/api/inspect"] {
             let page = server.ask("GET", &format!("{prefix}/"), "localhost").await;
             assert_eq!(page.header("content-type"), Some("text/html; charset=utf-8"), "{prefix}");
             server.json(&format!("{prefix}/api/timers")).await;

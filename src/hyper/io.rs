@@ -3,8 +3,8 @@
 //! hyper reads into memory that may be uninitialized, and a futures-io stream needs initialized memory. So a read goes
 //! into a buffer of the thread and is copied from there. To zero hyper's memory before each read costs more.
 //!
-//! hyper passes the head and the body of a response in two buffers. If they are short, they are copied into the buffer of
-//! the thread: send(2) costs less than sendmsg(2).
+//! hyper passes the head and the body of a response in two buffers. If they are short, they are copied into the buffer
+//! of the thread: send(2) costs less than sendmsg(2).
 
 use std::cell::Cell;
 use std::io::{self, IoSlice};
@@ -22,7 +22,8 @@ thread_local! {
     static SCRATCH: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
 }
 
-/// The longest write whose buffers are copied together: to copy so much costs less than to pass the kernel a list of buffers.
+/// The longest write whose buffers are copied together: to copy so much costs less than to pass the kernel a list of
+/// buffers.
 const LONGEST_COPIED: usize = 1024;
 
 /// Gives a futures-io stream the I/O traits of hyper, and a stream of hyper those of futures-io.
@@ -69,9 +70,10 @@ impl<T> Io<T> {
 
     /// Sets whether the stream writes several buffers by one call of `poll_write_vectored`. The default is `false`.
     ///
-    /// hyper copies small buffers together where it is `false`. Where it is `true`, only buffers of more than 1 KiB
-    /// together go to `poll_write_vectored`. Shorter ones are copied together and go to `poll_write`. The sockets of this
-    /// crate write vectored; the traits of futures-io have no way to ask a stream for that. A TLS stream mostly does not.
+    /// Where it is `false`, hyper copies all that it writes into one buffer on HTTP/1, and small pieces on HTTP/2.
+    /// Where it is `true`, only buffers of more than 1 KiB together go to `poll_write_vectored`. Shorter ones are
+    /// copied together and go to `poll_write`. The sockets of this crate write vectored; the traits of futures-io have
+    /// no way to ask a stream for that. A TLS stream mostly does not.
     pub fn writev(mut self, writev: bool) -> Self {
         self.writev = writev;
         self

@@ -40,16 +40,16 @@ pub fn service() -> Service {
 
 /// A service that shows the runtime of `handle`.
 ///
-/// Another runtime, also one of another crate, may poll it. So the page answers while all workers of the runtime that it
-/// shows are stuck.
+/// Another runtime, also one of another crate, may poll it. So the page answers while all workers of the runtime that
+/// it shows are stuck.
 pub fn service_for(handle: Handle) -> Service {
     Service::new(Some(handle))
 }
 
 /// The page and its JSON, as a service of hyper and of tower.
 ///
-/// [`service`] and [`service_for`] make it. It takes a request with a body of any type, which it does not read. Clones share
-/// their snapshots.
+/// [`service`] and [`service_for`] make it. It takes a request with a body of any type, which it does not read. Clones
+/// share their snapshots.
 ///
 /// It looks at the end of the path only: `/api/` and a name is [JSON](super#json), and each other path that ends
 /// with a slash is the page. So it works under any prefix, whether a router removes the prefix or not.
@@ -57,9 +57,9 @@ pub fn service_for(handle: Handle) -> Service {
 /// # Who can see it
 /// Everyone whose request reaches it. Names of tasks and addresses of clients are in it, so mount it where only you can
 /// reach it: on a listener of its own that is bound to loopback or to a Unix socket, or behind a check of who asks. The
-/// `Host` of a request must be `localhost` or a loopback address, unless [`allow_remote`](Service::allow_remote) is set.
-/// This keeps out pages of other sites in the browser of this machine (DNS rebinding). It does not keep out clients that
-/// choose their `Host`.
+/// `Host` of a request must be `localhost` or a loopback address, unless [`allow_remote`](Service::allow_remote) is
+/// set. This keeps out pages of other sites in the browser of this machine (DNS rebinding). It does not keep out
+/// clients that choose their `Host`.
 ///
 /// # Examples
 /// With hyper, beside another service. axum takes it by `Router::nest_service("/inspect", inspect::service())`.
@@ -141,10 +141,14 @@ impl Service {
 
     /// The response, or the question that needs a snapshot.
     fn route(&self, path: &str, query: &str) -> Result<Response<String>, Question> {
-        let Some((_, name)) = path.rsplit_once("/api/") else {
-            let is_page = path.is_empty() || path.ends_with('/');
-            return Ok(if is_page { page() } else { text(StatusCode::NOT_FOUND, "there is no such page\n") });
-        };
+        // The prefix that the service is mounted under may have an "/api/", too.
+        let (folder, name) = path.rsplit_once('/').unwrap_or(("", path));
+        if name.is_empty() {
+            return Ok(page());
+        }
+        if !folder.ends_with("/api") {
+            return Ok(text(StatusCode::NOT_FOUND, "there is no such page\n"));
+        }
         let Some(parameters) = Parameters::parse(query) else {
             return Ok(text(StatusCode::BAD_REQUEST, "a parameter of this request is not valid\n"));
         };
