@@ -12,7 +12,7 @@ use kittiwake::runtime::{Builder, Handle, Runtime};
 use kittiwake::task::{JoinHandle, JoinSet};
 use kittiwake::time::{Duration, sleep};
 use kittiwake::{spawn, spawn_blocking, spawn_local};
-use support::{one_worker, panic_of, within, within_once};
+use support::{OnDrop, one_worker, panic_of, within, within_once};
 
 /// A thread that no runtime runs on spawns on the entered runtime, whichever kind it is.
 #[test]
@@ -144,6 +144,10 @@ fn entered_thread_is_no_worker() {
         assert!(error.to_string().contains("no kittiwake runtime is running on this thread"), "{error}");
         assert!(panic_of(|| foreign_block_on(sleep(Duration::from_secs(9)))).contains("no kittiwake runtime"));
         assert!(panic_of(|| drop(spawn_local(ready(())))).contains("spawn_local was called outside a runtime"));
+        // The future that it does not take is dropped where its destructor may enter a runtime.
+        let enters = OnDrop::new(|| kittiwake::block_on(async {}));
+        let message = panic_of(|| drop(spawn_local(async move { drop(enters) })));
+        assert!(message.contains("spawn_local was called outside a runtime"), "{message}");
         // A task of the runtime waits for the same listener.
         let accepted = spawn(async move { listener.accept().await.map(|(_, peer)| peer) });
         let client = std::net::TcpStream::connect(address).expect("connect");

@@ -118,7 +118,13 @@ impl Current {
         if trace::IS_ON {
             return Self::get().map(|current| make(&current.worker));
         }
-        CONTEXT.with(|context| context.worker.borrow().as_ref().map(|current| make(&current.worker)))
+        CONTEXT.with(|context| {
+            let current = context.worker.borrow();
+            // Not as an argument of the call: outside a runtime `make`, and the future in it, would be dropped under the
+            // borrow.
+            let worker = &current.as_ref()?.worker;
+            Some(make(worker))
+        })
     }
 
     /// The workers that run what is spawned on this thread. `None` outside a runtime.
