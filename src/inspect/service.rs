@@ -143,11 +143,8 @@ impl Service {
     fn route(&self, path: &str, query: &str) -> Result<Response<String>, Question> {
         // The prefix that the service is mounted under may have an "/api/", too.
         let (folder, name) = path.rsplit_once('/').unwrap_or(("", path));
-        if name.is_empty() {
-            return Ok(page());
-        }
         if !folder.ends_with("/api") {
-            return Ok(text(StatusCode::NOT_FOUND, "there is no such page\n"));
+            return Ok(if name.is_empty() { page() } else { text(StatusCode::NOT_FOUND, "there is no such page\n") });
         }
         let Some(parameters) = Parameters::parse(query) else {
             return Ok(text(StatusCode::BAD_REQUEST, "a parameter of this request is not valid\n"));
