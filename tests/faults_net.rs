@@ -173,6 +173,31 @@ fn firewall_reset_wakes_reader() {
     });
 }
 
+/// A peer that has vanished fails the next read, also if a write has met that first: no half message looks like a whole one.
+#[test]
+fn vanished_peer_is_no_end() {
+    in_network("vanished_peer_is_no_end", FIREWALL, || {
+        run(|| async {
+            let (client, server) = pair().await;
+            let port = server.local_addr().expect("local_addr").port();
+            client.set_user_timeout(Some(SHORT)).expect("TCP_USER_TIMEOUT");
+            tool(&format!("nft add rule inet t in tcp dport {port} drop"));
+            let written = loop {
+                // The kernel gives up after some time.
+                if let Err(error) = (&client).write(b"x").await {
+                    break error;
+                }
+                sleep(Duration::from_millis(1)).await;
+            };
+            assert_eq!(written.kind(), io::ErrorKind::TimedOut, "{written}");
+            let peeked = client.peek(&mut [0; 8]).await.expect_err("the peer is gone");
+            let read = (&client).read(&mut [0; 8]).await.expect_err("the peer is gone, and has not ended its side");
+            assert_eq!((peeked.kind(), read.kind()), (io::ErrorKind::TimedOut, io::ErrorKind::TimedOut));
+            assert_eq!((&client).read(&mut [0; 8]).await.expect("the error was reported"), 0);
+        });
+    });
+}
+
 /// A network that loses every fifth packet loses no byte, with a server on one worker and on four.
 #[test]
 fn lossy_network_loses_no_byte() {

@@ -14,15 +14,16 @@
 //! callers, and that costs an echo 54 instructions.
 //!
 //! # Resets
-//! The kernel reports a reset to the first operation that comes. If a write or a peek meets it, the next read would
-//! report a clean end. So they remember the reset, and that read fails with it instead.
+//! The kernel reports a reset, or another error that ends the connection, to the first operation that comes. If a write
+//! or a peek meets it, the next read would report a clean end. So they remember the error, and that read fails with it
+//! instead.
 
 use std::future::poll_fn;
 use std::io::{self, IoSlice, IoSliceMut};
 use std::net::Shutdown;
 use std::ops::{Deref, Range};
 use std::os::fd::{AsFd, BorrowedFd};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicI32, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -48,8 +49,9 @@ pub(super) struct Stream<S: StreamSocket> {
 /// The socket, and a flag beside it: apart, they would cost each connection 16 bytes more.
 pub(super) struct Socket<S> {
     socket: S,
-    /// A write or a peek has met a reset, which the kernel does not report to a reader any more.
-    was_reset: AtomicBool,
+    /// The code of the error with which a write or a peek has met the end of the connection. The kernel does not report it
+    /// to a reader any more. 0 if there is none.
+    met: AtomicI32,
 }
 
 impl<S: AsFd> AsFd for Socket<S> {
@@ -61,7 +63,7 @@ impl<S: AsFd> AsFd for Socket<S> {
 impl<S: StreamSocket> Stream<S> {
     /// Takes a non-blocking socket.
     pub(super) fn new(socket: S) -> Self {
-        let registration = Registration::new(Socket { socket, was_reset: AtomicBool::new(false) });
+        let registration = Registration::new(Socket { socket, met: AtomicI32::new(0) });
         Self { registration, deadlines: Deadlines::default() }
     }
 
@@ -276,19 +278,20 @@ impl<S: StreamSocket> Stream<S> {
     #[inline]
     fn received(&self, seen: Snapshot, capacity: usize, received: io::Result<usize>) -> io::Result<usize> {
         match received {
-            Ok(0) if self.registration.socket().was_reset.swap(false, Ordering::Relaxed) => {
-                self.failed(Direction::Read, reset())
+            Ok(0) if self.met() != 0 => {
+                let code = self.registration.socket().met.swap(0, Ordering::Relaxed);
+                self.failed(Direction::Read, io::Error::from_raw_os_error(code))
             }
             Ok(received) => Ok(self.transferred(Direction::Read, seen, capacity, received)),
             Err(error) => self.failed(Direction::Read, error),
         }
     }
 
-    /// Notes the result of a peek, which leaves a reset to the next read.
+    /// Notes the result of a peek, which leaves an error to the next read.
     fn peeked(&self, peeked: io::Result<usize>) -> io::Result<usize> {
         match peeked {
-            Ok(0) if self.registration.socket().was_reset.load(Ordering::Relaxed) => Err(reset()),
-            peeked => peeked.map_err(|error| self.remember_reset(error)),
+            Ok(0) if self.met() != 0 => Err(io::Error::from_raw_os_error(self.met())),
+            peeked => peeked.map_err(|error| self.remember(error)),
         }
     }
 
@@ -296,13 +299,32 @@ impl<S: StreamSocket> Stream<S> {
     fn sent(&self, seen: Snapshot, capacity: usize, sent: io::Result<usize>) -> io::Result<usize> {
         match sent {
             Ok(sent) => Ok(self.transferred(Direction::Write, seen, capacity, sent)),
-            Err(error) => self.failed(Direction::Write, self.remember_reset(error)),
+            Err(error) => self.failed(Direction::Write, self.remember(error)),
         }
     }
 
-    fn remember_reset(&self, error: io::Error) -> io::Error {
-        if error.kind() == io::ErrorKind::ConnectionReset {
-            self.registration.socket().was_reset.store(true, Ordering::Relaxed);
+    fn met(&self) -> i32 {
+        self.registration.socket().met.load(Ordering::Relaxed)
+    }
+
+    /// Remembers an error that has ended the connection, for the next read.
+    #[cold]
+    fn remember(&self, error: io::Error) -> io::Error {
+        // The errors of connections in tcp(7), ip(7) and their BSD counterparts. A write after the end gets EPIPE, which
+        // says nothing to a reader.
+        const ENDS: &[i32] = &[
+            libc::ECONNABORTED,
+            libc::ECONNREFUSED,
+            libc::ECONNRESET,
+            libc::EHOSTDOWN,
+            libc::EHOSTUNREACH,
+            libc::ENETDOWN,
+            libc::ENETRESET,
+            libc::ENETUNREACH,
+            libc::ETIMEDOUT,
+        ];
+        if let Some(code) = error.raw_os_error().filter(|code| ENDS.contains(code)) {
+            self.registration.socket().met.store(code, Ordering::Relaxed);
         }
         error
     }
@@ -347,11 +369,6 @@ fn retry_expired(retry: impl FnOnce() -> io::Result<usize>, expired: io::Error) 
         Err(error) if error.kind() == io::ErrorKind::WouldBlock => Err(expired),
         result => result,
     }
-}
-
-/// The error of a read or a peek that would report an end where another operation has met a reset.
-fn reset() -> io::Error {
-    io::Error::from_raw_os_error(libc::ECONNRESET)
 }
 
 /// The slices that the system call gets: at most [`MAX_SLICES`], and the first is not empty. If the first
