@@ -1134,6 +1134,22 @@ fn failed_stop_future_ends_server() {
     });
 }
 
+/// A stop future that fails stops the server as any other does: all clients of the queue are served. More than a batch of
+/// them are there, and each waits for the one before it.
+#[test]
+fn failed_stop_future_refuses_none() {
+    const QUEUED: usize = 200;
+    run(|| async {
+        let (listener, address) = support::listener().await;
+        let clients: Vec<_> = (0..QUEUED).map(|_| std::net::TcpStream::connect(address).expect("connect")).collect();
+        let server = serve(listener, |_: TcpStream, _| kittiwake::task::yield_now()).max_connections(1);
+        let ended = server.with_graceful_shutdown(async { Err::<(), _>("no signal") }).await;
+        let ServeError { report, .. } = ended.expect_err("its future has failed");
+        assert_eq!((report.served, report.refused), (QUEUED as u64, 0));
+        drop(clients);
+    });
+}
+
 /// A handler may end in an endless loop, or return a result of any type.
 #[test]
 fn handlers_return_what_they_like() {

@@ -81,8 +81,10 @@ enum Phase<L: Listener> {
 struct Drain {
     /// The drain timeout, which began when the server left `Accepting`.
     timeout: Sleep,
-    /// The fatal error that has stopped the server, if one has.
+    /// The error that has stopped the server, if one has: that of an accept or of a signal.
     error: Option<io::Error>,
+    /// Accepting has failed for good.
+    accepting_failed: bool,
 }
 
 // No field is pinned: the signals are boxed, and handlers' futures are in their tasks.
@@ -130,11 +132,13 @@ where
             return Poll::Ready(this.finish(signalled.err()));
         }
         if matches!(this.phase, Phase::Accepting { .. }) {
-            let error = match this.poll_asked_to_stop(cx) {
-                Poll::Ready(asked) => asked.err(),
-                Poll::Pending => Some(ready!(this.poll_accepting(cx))),
-            };
-            this.stop_accepting(error);
+            match this.poll_asked_to_stop(cx) {
+                Poll::Ready(asked) => this.stop_accepting(asked.err(), false),
+                Poll::Pending => {
+                    let error = ready!(this.poll_accepting(cx));
+                    this.stop_accepting(Some(error), true);
+                }
+            }
         }
         ready!(this.poll_emptied(cx));
         ready!(this.poll_drained(cx));
@@ -177,9 +181,9 @@ where
         Poll::Pending
     }
 
-    fn stop_accepting(&mut self, error: Option<io::Error>) {
+    fn stop_accepting(&mut self, error: Option<io::Error>, accepting_failed: bool) {
         self.trigger_shutdown();
-        let drain = Drain { timeout: sleep(self.options.drain_timeout), error };
+        let drain = Drain { timeout: sleep(self.options.drain_timeout), error, accepting_failed };
         if let Phase::Accepting { mut acceptor } = mem::replace(&mut self.phase, Phase::Ended) {
             acceptor.stop(longest_queue());
             self.phase = Phase::Emptying { acceptor, next: None, drain };
@@ -218,8 +222,8 @@ where
         };
         for accepted in 0.. {
             if next.is_some() && service.connections.poll_below(cx, options.max_connections).is_pending() {
-                // After a fatal error the clients in the queue are not worth a wait.
-                return if drain.error.is_some() { Poll::Ready(()) } else { Pin::new(&mut drain.timeout).poll(cx) };
+                // After a fatal error of an accept the clients in the queue are not worth a wait.
+                return if drain.accepting_failed { Poll::Ready(()) } else { Pin::new(&mut drain.timeout).poll(cx) };
             }
             if let Some((stream, peer)) = next.take() {
                 if service.start(stream, peer).is_err() {
@@ -243,8 +247,8 @@ where
                 }
             }
         }
-        if drain.error.is_some() || Pin::new(&mut drain.timeout).poll(cx).is_ready() {
-            // After a fatal error one batch is enough: the next attempt is likely to fail in the same way.
+        if drain.accepting_failed || Pin::new(&mut drain.timeout).poll(cx).is_ready() {
+            // After a fatal error of an accept one batch is enough: the next attempt is likely to fail in the same way.
             return Poll::Ready(());
         }
         cx.waker().wake_by_ref();
@@ -290,7 +294,8 @@ impl<L: Listener> Phase<L> {
 fn longest_queue() -> usize {
     let allowed =
         std::fs::read_to_string("/proc/sys/net/core/somaxconn").ok().and_then(|text| text.trim().parse().ok());
-    QUEUE.max(allowed.unwrap_or(0))
+    // Linux keeps one more than it is told.
+    QUEUE.max(allowed.unwrap_or(0)).saturating_add(1)
 }
 
 fn poll_signal(signal: &mut Option<Signal>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
