@@ -347,6 +347,28 @@ fn unconnected_sender_waits_for_room() {
     });
 }
 
+/// The full queue of one receiver says nothing of the sender's own buffer: the sender stays writable for others.
+#[test]
+fn full_receiver_leaves_sender_writable() {
+    run(|| async {
+        let (full, other) = (Place::new(), Place::new());
+        let bind = |place: &Place| UnixDatagram::bind(place.path()).expect("bind");
+        let (_full, receiver, sender) = (bind(&full), bind(&other), UnixDatagram::unbound().expect("unbound"));
+        sender.connect(other.path()).expect("connect");
+        // It is registered from now on.
+        assert!(poll_once(pin!(sender.recv(&mut [0; 8]))).await.is_none(), "none has sent");
+        sender.writable().await.expect("its buffer is empty");
+        let stranger = UnixDatagram::unbound().expect("unbound");
+        while stranger.try_send_to(b"fill", full.path()).is_ok() {}
+        let error = sender.try_send_to(b"more", full.path()).expect_err("the queue is full");
+        assert_eq!(error.kind(), ErrorKind::WouldBlock);
+        assert!(poll_once(pin!(sender.send_to(b"more", full.path()))).await.is_none(), "it waits for room");
+        assert!(poll_once(pin!(sender.writable())).await.is_some(), "its own buffer has room");
+        sender.send(b"word").await.expect("the other receiver has room");
+        assert_eq!(receiver.recv(&mut [0; 8]).await.expect("recv"), 4);
+    });
+}
+
 /// Datagrams may be empty, are cut to the buffer, and can be looked at first. The sender's address comes with them.
 #[test]
 fn datagrams_keep_their_limits() {

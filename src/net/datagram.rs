@@ -16,7 +16,7 @@ use std::task::{Context, Poll};
 
 use super::sys;
 use crate::budget;
-use crate::reactor::{Direction, Registration, Snapshot, WaiterSlot};
+use crate::reactor::{Direction, Registration, Snapshot, WaiterSlot, is_ready_now};
 
 /// The type of a datagram socket.
 pub(super) trait DatagramSocket: AsFd {
@@ -93,6 +93,21 @@ impl<S: DatagramSocket> Datagram<S> {
 
     pub(super) fn try_send_to(&self, buf: &[u8], target: &S::Addr) -> io::Result<usize> {
         self.registration.try_operation(Direction::Write, |socket, _| moved(socket.send_to(buf, target)))
+    }
+
+    /// As [`try_send_to`](Datagram::try_send_to), for a socket whose call may meet `WouldBlock` because the queue of the
+    /// receiver is full. No event tells when that has room. So the socket stays writable then.
+    pub(super) fn try_send_to_queue(&self, buf: &[u8], target: &S::Addr) -> io::Result<usize> {
+        let socket = self.registration.socket();
+        loop {
+            match moved(socket.send_to(buf, target)) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock && !is_ready_now(socket, Direction::Write) => {
+                    return self.try_send_to(buf, target);
+                }
+                result => return result,
+            }
+        }
     }
 
     pub(super) fn poll_recv(&self, cx: &mut Context<'_>, buf: &mut [u8]) -> Poll<io::Result<usize>> {

@@ -155,15 +155,16 @@ impl UnixDatagram {
     /// # Errors
     /// As for [`send_to`](UnixDatagram::send_to).
     pub async fn send_to_addr(&self, buf: &[u8], addr: &SocketAddr) -> io::Result<usize> {
-        retry(|| self.datagram.try_send_to(buf, addr)).await
+        retry(|| self.datagram.try_send_to_queue(buf, addr)).await
     }
 
     /// Sends a datagram to the socket at `path`, without waiting.
     ///
     /// # Errors
-    /// `WouldBlock` if a queue or a buffer is full; else as for [`send_to`](UnixDatagram::send_to).
+    /// `WouldBlock` if a queue or a buffer is full; else as for [`send_to`](UnixDatagram::send_to). If it is the queue of the
+    /// receiver, `writable` does not wait for that: it knows of this socket's own buffer alone.
     pub fn try_send_to(&self, buf: &[u8], path: impl AsRef<Path>) -> io::Result<usize> {
-        self.datagram.try_send_to(buf, &from_path(path.as_ref())?)
+        self.datagram.try_send_to_queue(buf, &from_path(path.as_ref())?)
     }
 
     /// Shuts down receiving, sending, or both.
