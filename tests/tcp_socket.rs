@@ -406,6 +406,9 @@ fn deferred_connection_comes_with_its_first_byte() {
         let listener = socket.listen(16).expect("listen");
         let time = listener.defer_accept().expect("TCP_DEFER_ACCEPT").expect("it was set");
         assert!(time >= Duration::from_secs(10), "{time:?}");
+        listener.set_defer_accept(Some(Duration::MAX)).expect("the longest time that the system has");
+        assert!(listener.defer_accept().expect("TCP_DEFER_ACCEPT").is_some(), "it is still deferred");
+        listener.set_defer_accept(Some(Duration::from_secs(10))).expect("TCP_DEFER_ACCEPT");
         let client = TcpStream::connect(listener.local_addr().expect("its address")).await.expect("connect");
         assert_eq!(listener.try_accept().expect_err("no byte has come").kind(), ErrorKind::WouldBlock);
         client.try_write(b"x").expect("write");

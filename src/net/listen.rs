@@ -103,6 +103,10 @@ impl<S: ListenSocket> Listening<S> {
         }
         let accepted = socket.accept().map_err(|error| match error.raw_os_error() {
             Some(libc::ECONNABORTED | libc::EPROTO) => io::ErrorKind::Interrupted.into(),
+            // XNU accepts a connection that was reset in its queue, without an address. mio then has no address to return.
+            None if cfg!(target_vendor = "apple") && error.kind() == io::ErrorKind::InvalidInput => {
+                io::ErrorKind::Interrupted.into()
+            }
             _ => error,
         })?;
         metrics::count_accept();

@@ -208,7 +208,9 @@ impl<S: AsFd> Registration<S> {
     /// kernel's buffer is empty, or full after a write, and the next operation waits without a system call.
     pub(crate) fn transferred(&self, direction: Direction, seen: Snapshot, capacity: usize, transferred: usize) {
         budget::count_moved(transferred);
-        let is_short = transferred < capacity && transferred > 0;
+        // Linux moves no more by one call, also if there is more.
+        const MOST: usize = 0x7fff_f000;
+        let is_short = transferred < capacity.min(MOST) && transferred > 0;
         if SHORT_MEANS_DRAINED && is_short && seen.allows_short_rule() {
             self.link.0.clear(direction, seen);
         }

@@ -131,9 +131,8 @@ macro_rules! impl_options {
             /// Makes the drop of the socket reset the connection (`SO_LINGER` of zero).
             ///
             /// The drop never waits. The kernel throws away all bytes that it has not sent yet, and those that were not
-            /// read. The peer's next read fails with `ConnectionReset`. The port is free at once, and not only after
-            /// the `TIME_WAIT` state. A shutdown of the writing half before the drop still sends what was written, but
-            /// the drop does not wait for it.
+            /// read, also after a shutdown of the writing half. The peer's next read fails with `ConnectionReset`. The
+            /// port is free at once, and not only after the `TIME_WAIT` state.
             ///
             /// There is no method for a longer time. The drop of a socket would then block its worker for all that
             /// time, although the socket is non-blocking.

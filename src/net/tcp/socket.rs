@@ -334,7 +334,7 @@ macro_rules! impl_listen_options {
             /// # Errors
             /// `Unsupported` elsewhere than on Linux and Android. See tcp(7).
             pub fn set_defer_accept(&self, time: Option<Duration>) -> io::Result<()> {
-                let whole = |time: Duration| time.as_secs() + u64::from(time.subsec_nanos() > 0);
+                let whole = |time: Duration| time.as_secs().saturating_add(u64::from(time.subsec_nanos() > 0));
                 let seconds = time.map_or(0, whole).try_into().unwrap_or(i32::MAX as u32);
                 sys::options::set_defer_accept_seconds(self, seconds)
             }
