@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use ::hyper::body::{Body, Buf, Bytes, Frame, Incoming, SizeHint};
+use ::hyper::header::CONTENT_LENGTH;
 use ::hyper::service::Service;
 use ::hyper::upgrade::OnUpgrade;
 use ::hyper::{Method, Request, Response, StatusCode};
@@ -23,6 +24,7 @@ pub(super) struct Counted<S> {
 impl<S, B> Service<Request<Incoming>> for Counted<S>
 where
     S: Service<Request<Incoming>, Response = Response<B>>,
+    B: Body,
 {
     type Response = Response<CountedBody<B>>;
     type Error = S::Error;
@@ -34,9 +36,21 @@ where
         if let Some(on_upgrade) = request.extensions().get::<OnUpgrade>() {
             self.activity.offer_upgrade(on_upgrade.clone());
         }
-        let is_connect = request.method() == Method::CONNECT;
-        CountedFuture { future: self.service.call(request), is_connect, running: Some(running), tunnel: None }
+        let method = match *request.method() {
+            Method::CONNECT => Special::Connect,
+            Method::HEAD => Special::Head,
+            _ => Special::None,
+        };
+        CountedFuture { future: self.service.call(request), method, running: Some(running), tunnel: None }
     }
+}
+
+/// A method whose response needs care.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Special {
+    None,
+    Connect,
+    Head,
 }
 
 pin_project! {
@@ -44,7 +58,7 @@ pin_project! {
     pub(super) struct CountedFuture<F> {
         #[pin]
         future: F,
-        is_connect: bool,
+        method: Special,
         running: Option<Running>,
         // hyper drops this future after it has spawned the tunnel's task.
         tunnel: Option<Offer>,
@@ -54,6 +68,7 @@ pin_project! {
 impl<F, B, E> Future for CountedFuture<F>
 where
     F: Future<Output = Result<Response<B>, E>>,
+    B: Body,
 {
     type Output = Result<Response<CountedBody<B>>, E>;
 
@@ -66,10 +81,26 @@ where
         }
         let response = ready!(this.future.poll(cx));
         let running = this.running.take();
+        let mut is_hidden = false;
         if let (Ok(response), Some(running)) = (&response, &running) {
-            *this.tunnel = upgrade(running.activity(), *this.is_connect, response.status());
+            let activity = running.activity();
+            *this.tunnel = upgrade(activity, *this.method == Special::Connect, response.status());
+            is_hidden = *this.method == Special::Head && activity.protocol() == Protocol::Http2;
         }
-        Poll::Ready(response.map(|response| response.map(|body| CountedBody { body, running })))
+        Poll::Ready(response.map(|mut response| {
+            if is_hidden {
+                note_length(&mut response);
+            }
+            response.map(|body| CountedBody { body, running, is_hidden })
+        }))
+    }
+}
+
+/// Notes the length of a body that is not sent, as hyper does for one that is.
+fn note_length<B: Body>(response: &mut Response<B>) {
+    let length = response.body().size_hint().exact().filter(|_| !response.body().is_end_stream());
+    if let Some(length) = length {
+        response.headers_mut().entry(CONTENT_LENGTH).or_insert(length.into());
     }
 }
 
@@ -90,6 +121,8 @@ pin_project! {
         #[pin]
         body: B,
         running: Option<Running>,
+        // The answer to HEAD on HTTP/2, where hyper would send the body. On HTTP/1 it does not.
+        is_hidden: bool,
     }
 }
 
@@ -99,6 +132,9 @@ impl<B: Body> Body for CountedBody<B> {
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Self::Data>, B::Error>>> {
         let mut this = self.project();
+        if *this.is_hidden {
+            return Poll::Ready(None);
+        }
         let frame = ready!(this.body.as_mut().poll_frame(cx));
         let is_last = this.body.is_end_stream();
         let piece = |data| Piece { data, held: hold(this.running, is_last) };
@@ -106,7 +142,7 @@ impl<B: Body> Body for CountedBody<B> {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
+        self.is_hidden || self.body.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {

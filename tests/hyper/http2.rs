@@ -128,6 +128,26 @@ fn connection_closes_after_its_tunnel() {
     });
 }
 
+/// The answer to HEAD says how long the body is, and has none. Clients take a body for an error of the protocol.
+#[test]
+fn head_has_no_body() {
+    run(|| async {
+        let server = Server::start(|serve| serve).await;
+        let mut sender = server.http2().await;
+        for path in ["/path", "/large"] {
+            let response =
+                sender.send_request(Request::head(format!("http://host{path}")).body(Full::default()).unwrap());
+            let response = response.await.expect("an answer");
+            let length = if path == "/large" { LARGE } else { path.len() };
+            assert_eq!(response.headers()["content-length"], length.to_string());
+            let body = response.into_body().collect().await.expect("an end").to_bytes();
+            assert_eq!(body.len(), 0, "{path}");
+        }
+        drop(sender);
+        assert_eq!(server.end().await.served, 1);
+    });
+}
+
 /// A client sends pings and windows as long as it reads its responses. If the server has stopped and has handed all it
 /// has to the kernel, it must not close the socket for good: the next ping would be answered by a reset, and the rest
 /// is lost.
