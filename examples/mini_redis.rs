@@ -79,6 +79,11 @@ async fn remove_expired(store: Arc<Mutex<Store>>) {
     }
 }
 
+/// A drop with unread input is a reset, which the last reply may not survive.
+async fn end_of(stream: &mut TcpStream) -> io::Result<()> {
+    timeout(GRACE, stream.drain(1 << 20)).await.map_or(Ok(()), |end| end.map(drop))
+}
+
 async fn talk(mut stream: TcpStream, store: Arc<Mutex<Store>>, mut end: ShutdownSignal) -> io::Result<()> {
     stream.set_idle_timeout(Some(IDLE))?;
     let (mut chunk, mut input, mut start, mut output) = (vec![0; 16 << 10], Vec::new(), 0, Vec::new());
@@ -99,8 +104,7 @@ async fn talk(mut stream: TcpStream, store: Arc<Mutex<Store>>, mut end: Shutdown
         }
         match parsed {
             Ok(_) => {}
-            // A drop with unread input is a reset, which the reply may not survive.
-            Err(Stop::Mistake(_)) => return stream.drain(1 << 20).await.map(drop),
+            Err(Stop::Mistake(_)) => return end_of(&mut stream).await,
             Err(Stop::NeedsMore) => {
                 input.drain(..start);
                 start = 0;
@@ -113,7 +117,7 @@ async fn talk(mut stream: TcpStream, store: Arc<Mutex<Store>>, mut end: Shutdown
                 match read.transpose()? {
                     Some(0) => return Ok(()),
                     Some(read) => input.extend_from_slice(&chunk[..read]),
-                    None => return timeout(GRACE, stream.drain(1 << 20)).await.map_or(Ok(()), |end| end.map(drop)),
+                    None => return end_of(&mut stream).await,
                 }
             }
         }

@@ -81,7 +81,7 @@ async fn answer(request: Request<Incoming>, folder: PathBuf) -> Answer {
         }
         (&Method::GET | &Method::HEAD, path) => match open(folder, path).await {
             Ok((file, kind, length)) => send(&request, file, kind, length),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
                 text(StatusCode::NOT_FOUND, "there is no such file\n")
             }
             Err(_) => text(StatusCode::FORBIDDEN, "this file cannot be read\n"),

@@ -45,6 +45,11 @@ curl_clients() {
         || fail "a body that the server does not read must not hold up the answer"
     [ "$(curl -sS --max-time 60 -o /dev/null -w '%{http_code}' "$url/no-such-file")" = 404 ] || fail "a missing file must be a 404"
     [ "$(curl -sS --max-time 60 -o /dev/null -w '%{http_code}' "$url/fifo")" = 404 ] || fail "a FIFO must be a 404"
+    [ "$(curl -sS --max-time 60 -o /dev/null -w '%{http_code}' "$url/large/x")" = 404 ] || fail "a file is no folder"
+    for protocol in --http1.1 --http2-prior-knowledge; do
+        [ "$(curl -sSI $protocol --max-time 60 -o /dev/null -w '%{http_code}' "$url/no-such-file")" = 404 ] \
+            || fail "HEAD of a missing file must be a 404 without a body, by $protocol"
+    done
     [ "$("${fetch[@]}" -I "$url/large" | tr -d '\r' | sed -n 's/^content-length: //p')" = $((100 << 20)) ] \
         || fail "HEAD must tell the length of a file"
     echo "web, $workers: curl gets what it asks for"
