@@ -10,8 +10,8 @@
 //!    ends. So neither memory nor a thread is left when the last page is closed.
 //!
 //! # The race
-//! The thread: finds that no snapshot is wanted.   A request: sees that the thread lives, and wants one.   The thread: ends.
-//! The request would wait for ever. Therefore the thread reads `wanted` and clears `has_thread` under one lock.
+//! The thread: finds that no snapshot is wanted. A request: sees that the thread lives, and wants one. The thread:
+//! ends. The request would wait for ever. Therefore the thread reads `wanted` and clears `has_thread` under one lock.
 
 use std::io;
 use std::mem;
@@ -26,8 +26,8 @@ use super::snapshot::Snapshot;
 use crate::net::ShutdownSignal;
 use crate::runtime::Handle;
 
-/// How long a snapshot is fresh: a little less than the time between two requests of a page, so that a page alone gets a
-/// new one each time, and ten pages cost as much as one.
+/// How long a snapshot is fresh: a little less than the time between two requests of a page, so that a page alone gets
+/// a new one each time, and ten pages cost as much as one.
 const FRESH: Duration = Duration::from_millis(1_900);
 
 /// A snapshot is fresh for so many times as long as it took. So the snapshots of the largest runtime take no more than
@@ -125,7 +125,11 @@ fn run(shared: &Shared, handle: &Handle) {
     loop {
         if state.wanted.is_some() {
             make(&mut state, handle);
-        } else if shared.call.wait_for(&mut state, shared.kept).timed_out() && state.wanted.is_none() {
+            continue;
+        }
+        // A snapshot that took long is fresh for long. To drop it earlier would have the next request make another one.
+        let fresh = state.latest.as_ref().map_or(Duration::ZERO, |latest| latest.snapshot.took * REST);
+        if shared.call.wait_for(&mut state, shared.kept.max(fresh)).timed_out() && state.wanted.is_none() {
             state.has_thread = false;
             let old = state.latest.take();
             drop(state);
@@ -150,7 +154,8 @@ mod tests {
     use super::*;
     use crate::runtime::Builder;
 
-    /// Once no request comes for a while, neither the snapshot nor the thread is left. The next request gets both again.
+    /// Once no request comes for a while, neither the snapshot nor the thread is left. The next request gets both
+    /// again.
     #[test]
     fn nothing_is_left_without_requests() {
         let runtime = Builder::new_current_thread().build().expect("a runtime");
@@ -167,6 +172,20 @@ mod tests {
             assert!(state.latest.is_none() && state.wanted.is_none() && !state.has_thread);
             assert_eq!(Arc::strong_count(&latest.snapshot), 1, "the snapshot is still kept");
         }
+    }
+
+    /// A snapshot that took long is there as long as it counts as fresh. Otherwise the snapshots of a large program
+    /// would follow each other faster than they may.
+    #[test]
+    fn slow_snapshot_is_kept_while_fresh() {
+        let runtime = Builder::new_current_thread().build().expect("a runtime");
+        let shared = Shared::with_kept(None, Duration::ZERO);
+        let mut snapshot = Snapshot::take(runtime.handle());
+        snapshot.took = Duration::from_millis(4);
+        let latest = Latest { snapshot: Arc::new(snapshot), made: Instant::now() };
+        *shared.state.lock() = State { latest: Some(latest.clone()), has_thread: true, ..State::default() };
+        run(&shared, runtime.handle());
+        assert!(latest.made.elapsed() >= 4 * REST * Duration::from_millis(1), "it was dropped while it was fresh");
     }
 
     /// A request that comes while a snapshot is made, or soon after, gets that one.
