@@ -32,7 +32,7 @@ use function::Function;
 ///
 /// By default this is a multi-thread runtime with one worker for each core, as `Runtime::new()` makes it. The body runs
 /// on the calling thread, beside the workers; spawned tasks and the handlers of `serve` run on the workers. The function
-/// may have any name, any return type and any other attributes, but no parameters.
+/// may have any name, any return type without `Self`, and any other attributes, but no parameters.
 ///
 /// # Arguments
 /// * `worker_threads = 4`: the number of workers, from 1 to 1024.

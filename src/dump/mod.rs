@@ -21,9 +21,9 @@ use crate::time::Instant;
 /// spawned at the same place and wait for the same kind of thing are one line, and those that have waited longest come
 /// first. [`tasks`](TaskDump::tasks) has each of them.
 ///
-/// The runtime goes on while it is made. First the states of the tasks are read, then the sockets and the timers. A task that
-/// has moved on in between may wait for nothing known, or for something newer than its state. If it has ended, and a new
-/// task has its memory, it is shown with what the new one waits for.
+/// The runtime goes on while it is made. First the states of the tasks are read, then the sockets and the timers. A
+/// task that has moved on in between may wait for nothing known, or for something newer than its state. If it has
+/// ended, and a new task has its memory, it is shown with what the new one waits for.
 ///
 /// # Examples
 /// ```
@@ -90,9 +90,10 @@ pub struct TaskInfo {
     pub busy: Option<Duration>,
     /// How long the longest poll took. `None` as [`busy`](TaskInfo::busy) is.
     pub longest_poll: Option<Duration>,
-    /// The things that will wake it, as far as they are known. If it waits and this is empty, it waits for something that
-    /// is not this crate's, such as a channel, or behind a combinator with wakers of its own, such as
-    /// `FuturesUnordered`. Of a [`JoinSet`](crate::task::JoinSet), a few tasks are here, if the first ones have not ended.
+    /// The things that will wake it, as far as they are known. If it waits and this is empty, it waits for something
+    /// that is not this crate's, such as a channel, or behind a combinator with wakers of its own, such as
+    /// `FuturesUnordered`. Of a [`JoinSet`](crate::task::JoinSet), a few tasks are here, if the first ones have not
+    /// ended.
     pub waits_for: Vec<WaitsFor>,
 }
 
@@ -158,8 +159,8 @@ pub enum WaitsFor {
 pub struct SocketInfo {
     /// Its descriptor.
     pub fd: RawFd,
-    /// The address that it is bound to. `None` if it has none, such as a pipe. On Linux also `None` for a Unix socket whose
-    /// path has 108 bytes, the most that the system allows.
+    /// The address that it is bound to. `None` if it has none, such as a pipe. On Linux also `None` for a Unix socket
+    /// whose path has 108 bytes, the most that the system allows.
     pub local: Option<Arc<str>>,
     /// The address that it is connected to. `None` as above.
     pub peer: Option<Arc<str>>,
@@ -173,7 +174,8 @@ pub struct WorkerInfo {
     pub index: usize,
     /// Its state.
     pub state: WorkerState,
-    /// How many entries other threads have queued for it, as far as they can be seen from outside.
+    /// How many entries wait for it, as far as they can be seen from outside: what other threads have queued for it,
+    /// and in a runtime of several workers also its own tasks that others may take.
     pub queued: usize,
 }
 

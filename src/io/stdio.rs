@@ -2,8 +2,8 @@
 //!
 //! # Input
 //! A pipe, a socket and a terminal are watched by the reactor. They stay blocking: other processes share them, and a
-//! shell whose terminal becomes non-blocking fails. So poll(2) is asked before each read, which then takes what is there.
-//! Anything else, such as a regular file, cannot be watched. The blocking pool reads it ([`Pooled`]).
+//! shell whose terminal becomes non-blocking fails. So poll(2) is asked before each read, which then takes what is
+//! there. Anything else, such as a regular file, cannot be watched. The blocking pool reads it ([`Pooled`]).
 //!
 //! # Output
 //! The blocking pool writes all of it. poll(2) would not do: between it and the write, another task or process may take
@@ -37,8 +37,8 @@ const POOL_BUF: usize = 64 * 1024;
 /// A read takes bytes only in the poll that returns them, or keeps them for the next read.
 ///
 /// # Errors
-/// The descriptor cannot be duplicated, or its system calls fail. Outside a runtime a read fails that has to wait, or that
-/// reads a file.
+/// The descriptor cannot be duplicated, or its system calls fail. Outside a runtime a read fails that has to wait, or
+/// that reads a file.
 ///
 /// # Platform notes
 /// If another process reads the same terminal or pipe at the same moment, a read may block its worker until more comes.
@@ -64,8 +64,10 @@ pub struct Stdin(Input);
 ///
 /// # Cancel safety
 /// Safe. A `poll_write` that returns `Ready` has queued its bytes for the blocking pool, which writes them even if the
-/// stream is dropped. Flush it before the runtime ends: the end of the runtime drops the bytes that no thread of the pool
-/// has begun to write.
+/// stream is dropped. Flush it before the runtime ends: the end of the runtime drops the bytes that no thread of the
+/// pool has begun to write.
+///
+/// Flush it before you drop it, too, if another one follows: the bytes of two of them are written in no certain order.
 ///
 /// # Errors
 /// The descriptor cannot be duplicated, or its system calls fail. The error of a write is reported by the next write or
