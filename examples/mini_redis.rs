@@ -79,15 +79,10 @@ async fn remove_expired(store: Arc<Mutex<Store>>) {
     }
 }
 
-/// A drop with unread input is a reset, which the last reply may not survive.
-async fn end_of(stream: &mut TcpStream) -> io::Result<()> {
-    timeout(GRACE, stream.drain(1 << 20)).await.map_or(Ok(()), |end| end.map(drop))
-}
-
 async fn talk(mut stream: TcpStream, store: Arc<Mutex<Store>>, mut end: ShutdownSignal) -> io::Result<()> {
     stream.set_idle_timeout(Some(IDLE))?;
-    let (mut chunk, mut input, mut start, mut output) = (vec![0; 16 << 10], Vec::new(), 0, Vec::new());
-    let mut grace = GRACE;
+    let (mut chunk, mut grace) = (vec![0; 16 << 10], GRACE);
+    let (mut input, mut start, mut output) = (Vec::new(), 0, Vec::new());
     loop {
         let parsed = parse(&input[start..]);
         if let Ok((request, length)) = &parsed {
@@ -104,10 +99,9 @@ async fn talk(mut stream: TcpStream, store: Arc<Mutex<Store>>, mut end: Shutdown
         }
         match parsed {
             Ok(_) => {}
-            Err(Stop::Mistake(_)) => return end_of(&mut stream).await,
+            Err(Stop::Mistake(_)) => break,
             Err(Stop::NeedsMore) => {
-                input.drain(..start);
-                start = 0;
+                input.drain(..std::mem::take(&mut start));
                 let read = stream.read(&mut chunk);
                 // Between two requests the server may end. A request that has begun is answered.
                 let read = if input.is_empty() { end.run_with_grace(grace, read).await } else { Some(read.await) };
@@ -117,11 +111,13 @@ async fn talk(mut stream: TcpStream, store: Arc<Mutex<Store>>, mut end: Shutdown
                 match read.transpose()? {
                     Some(0) => return Ok(()),
                     Some(read) => input.extend_from_slice(&chunk[..read]),
-                    None => return end_of(&mut stream).await,
+                    None => break,
                 }
             }
         }
     }
+    // A drop with unread input is a reset, which the last reply may not survive.
+    timeout(GRACE, stream.drain(1 << 20)).await.map_or(Ok(()), |end| end.map(drop))
 }
 
 // ---- requests ----
