@@ -120,7 +120,7 @@ pub(crate) fn poll_proceed(cx: &mut Context<'_>) -> Poll<()> {
     if LEFT.get() > 0 { Poll::Ready(()) } else { next_slice(cx) }
 }
 
-/// Takes one operation from the budget. `Ready` if there was one, as [`poll_proceed`].
+/// Takes one operation from the budget. If there is none, wakes the task and returns `Pending`.
 pub(crate) fn poll_spend(cx: &mut Context<'_>) -> Poll<()> {
     ready!(poll_proceed(cx));
     spend();

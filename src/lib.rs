@@ -38,14 +38,15 @@
 //!    thread polls it and however often it moves between tasks.
 //! 2. **Dropping a future cancels it**, and nothing is lost: no byte read and thrown away, no accepted connection
 //!    dropped unseen.
-//! 3. **One connection cannot starve the others**, nor can any await that is ready at once. A poll of a task does at most
-//!    128 operations that it awaits, and the kernel is looked at again after at most 64 polls. Both are fewer if they
-//!    take long: after about a millisecond.
+//! 3. **One connection cannot starve the others**, nor can any await that is ready at once. A poll of a task does at
+//!    most 128 operations that it awaits, and the kernel is looked at again after at most 64 polls. Both are fewer if
+//!    they take long: after about a millisecond. Tasks that became ready together are run together.
 //! 4. **A panic in a task ends that task alone**, and its `JoinHandle` says so. Exceptions are `panic = "abort"`, and a
 //!    destructor that panics while another panic unwinds: Rust ends the process then.
 //! 5. **An idle runtime uses no CPU.** A busy one makes the system calls of a hand-written loop, and two more: one look
-//!    at the kernel before it blocks, where [spinning](runtime::Builder::spin) pays, and one look at a listener after
-//!    it accepts. Beside a busy worker, one idle worker looks after it every few milliseconds.
+//!    at the kernel before it blocks, where [spinning](runtime::Builder::spin) pays or after it has run several tasks
+//!    at once, and one look at a listener after it accepts. Beside a busy worker, one idle worker looks after it every
+//!    few milliseconds.
 //! 6. **Every error says what failed**, and nothing panics on what a peer or the network sends.
 //! 7. **When the runtime ends**, its tasks are dropped and their sockets closed. A task that waits for a socket which
 //!    outlives its runtime is woken, and goes on where it is polled next. Without a runtime there, it gets an error
@@ -61,17 +62,17 @@
 //!   are [`spawn`] and [`task`].
 //! * `blocking`: the threads for [`spawn_blocking`] and for look-ups of names.
 //! * `reactor`: the table of tokens, a socket's source, and the loop that every operation runs.
-//! * `budget`: the cooperative budget; `metrics`: the counters of a worker; `histogram`: its measured times; `current`: a
-//!   thread-local that is entered; `system_clock`: readings of the clocks; `stamp`: the last reading of a worker;
+//! * `budget`: the cooperative budget; `metrics`: the counters of a worker; `histogram`: its measured times; `current`:
+//!   a thread-local that is entered; `system_clock`: readings of the clocks; `stamp`: the last reading of a worker;
 //!   `live_threads`: the threads of a runtime that have not ended; `memory`: when tables give memory back; `trace`: the
 //!   spans and events of the feature `tracing`.
 //! * `wheel`, a pure timing wheel, and [`time`] on it: clock, timers, `sleep`, `timeout`, `interval`.
-//! * `macros/`, a crate of its own: `#[kittiwake::main]` and `#[kittiwake::test]`, with the feature `macros`, which is on
-//!   by default.
+//! * `macros/`, a crate of its own: `#[kittiwake::main]` and `#[kittiwake::test]`, with the feature `macros`, which is
+//!   on by default.
 //! * `hyper`, with the feature of this name: HTTP servers and clients on hyper. It adds the limits of one
 //!   connection and its graceful end to [`net::serve`](net::serve()).
-//! * [`inspect`]: what each task waits for, which `dump` finds out. With the feature of this name, also a page that shows
-//!   it live.
+//! * [`inspect`]: what each task waits for, which `dump` finds out. With the feature of this name, also a page that
+//!   shows it live.
 //! * [`guide`]: the chapters of `docs/`, for the documentation and its tests only.
 //! * [`net`], [`io`], [`signal`]: the sockets, the traits and the signals that users call; [`stream`] and [`future`]:
 //!   combinators of `futures-lite`.

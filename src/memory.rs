@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 /// Room for so many entries is always kept.
 pub(crate) const KEPT: usize = 512;
 
-/// A thread gives memory back so long after it first blocks with that much use behind it. Not at once, because spikes
-/// may come one after the other. Use that comes after memory was given back counts anew, and leads to another time.
+/// The time from the first block of a thread, after it has used enough, until it gives memory back. Not at once,
+/// because spikes may come one after the other.
 const SHRINK_AFTER: Duration = Duration::from_millis(500);
 
 /// When memory is given back that a spike of tasks, sockets or timers has left.

@@ -47,7 +47,8 @@ impl Function {
         })
     }
 
-    /// A function that is not `async`: it blocks on this one in a runtime. A test with seeds does so once for each seed.
+    /// A function that is not `async`: it blocks on this one in a runtime. A test with seeds does so once for each
+    /// seed.
     pub(crate) fn around_call(self, attribute: Attribute, arguments: &Arguments) -> TokenStream {
         // These lints would report the inner function, of which the caller knows nothing.
         let lints = "clippy::missing_docs_in_private_items, clippy::single_call_fn, clippy::unused_async";
@@ -65,8 +66,8 @@ impl Function {
         let mut parameters: TokenStream = TokenTree::from(Literal::usize_unsuffixed(count)).into();
         parameters.extend(call_site_tokens(&format!(", {:?}, |{SEED}|", name.strip_prefix("r#").unwrap_or(&name))));
         parameters.extend(run);
-        // The loop takes the result of the body, to know whether the seed has failed. Without one, the harness of the
-        // tests must see none, because of `#[should_panic]`.
+        // The loop takes the result of the body, to know whether the seed has failed. A body without a result makes a
+        // function without one: the harness of the tests allows `#[should_panic]` on no other.
         let has_result = self.output.clone().into_iter().next().is_some_and(|token| token.to_string() == "-");
         let (output, begin, end) =
             if has_result { ("-> ::std::process::ExitCode", "", "") } else { ("", "let _ =", ";") };

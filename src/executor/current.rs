@@ -6,9 +6,9 @@
 //!   queue. The executor keeps the entries that it has taken in a vector of its own. When that is empty, the worker
 //!   swaps it with `queue`. So taking an entry touches neither the thread-local nor its borrow flag. In a runtime with
 //!   one worker this is all.
-//! * `yielded` has local tasks that were woken while they ran, and so give way, if the runtime has several workers. They
-//!   run after all that is ready in both `queue` and the stealable queue. In a runtime with one worker, the back of
-//!   `queue` is behind all that is ready.
+//! * `yielded` has local tasks that were woken while they ran, and so give way, if the runtime has several workers.
+//!   They run after all that is ready in both `queue` and the stealable queue. In a runtime with one worker, the back
+//!   of `queue` is behind all that is ready.
 //! * `deferred` has tasks that other workers may steal, and that the reactor and the timers have woken between two
 //!   batches. The worker moves them to its stealable queue when the batch begins. A task that is woken inside a batch
 //!   goes there at once, because the task that woke it may go on for long.
@@ -120,8 +120,8 @@ impl Current {
         }
         CONTEXT.with(|context| {
             let current = context.worker.borrow();
-            // Not as an argument of the call: outside a runtime `make`, and the future in it, would be dropped under the
-            // borrow.
+            // Not as an argument of the call: outside a runtime `make`, and the future in it, would be dropped under
+            // the borrow.
             let worker = &current.as_ref()?.worker;
             Some(make(worker))
         })
@@ -340,7 +340,8 @@ pub(crate) struct EnteredWorkers {
     previous: Option<Arc<Workers>>,
 }
 
-/// Has `workers` run what is spawned on this thread, until the guard is dropped, or while no `block_on` call begins.
+/// Has `workers` run what is spawned on this thread until the guard is dropped. During a `block_on` call its own worker
+/// does so instead.
 pub(crate) fn enter_workers(workers: &Arc<Workers>) -> EnteredWorkers {
     let is_here = Current::get().is_some_and(|current| Arc::ptr_eq(&current.worker.workers, workers));
     // A worker's own thread stays the place of what is spawned there.

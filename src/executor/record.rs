@@ -1,9 +1,9 @@
 //! Record: what a task notes of itself, for other threads to read.
 //!
 //! The task's wrapper, its queue entries and its entry in the [registry](super::registry) share it. A record belongs to
-//! one table of the registry. When its task has left, the next task there gets the record. Handles of the old task compare
-//! its id with that of the entry, under the lock of the table, before they cancel. Their notes of a joiner are made without
-//! the lock: one that comes late costs a dump a line, and nothing else.
+//! one table of the registry. When its task has left, the next task there gets the record. Handles of the old task
+//! compare its id with that of the entry, under the lock of the table, before they cancel. Their notes of a joiner are
+//! made without the lock: one that comes late costs a dump a line, and nothing else.
 //!
 //! Records are allocated in [`Chunk`]s: one for each task would cost a burst of tasks 20 % more.
 //!
@@ -115,7 +115,8 @@ impl<W> Clone for Record<W> {
     }
 }
 
-/// The table of a task: the number of the worker whose list it is in, and the kind of its tasks in the two highest bits.
+/// The table of a task: the number of the worker whose list it is in, and the kind of its tasks in the two highest
+/// bits.
 #[derive(Clone, Copy)]
 pub(super) struct TableId(u16);
 
@@ -212,7 +213,8 @@ pub(crate) struct Measured {
 }
 
 /// Joins an address with the id of the task that is awaited, in the bits that no address uses; and takes them apart
-/// again. With the id of another task, the result is no address.
+/// again. With the id of another task, the result is mostly no address. On 32 bits it may be that of another task, and
+/// a dump then shows a wait that is over.
 fn joiner(address: usize, id: u64) -> usize {
     const UNUSED: u32 = if usize::BITS == 64 { 48 } else { 0 };
     if UNUSED == 0 { address } else { address ^ (id as usize) << UNUSED }
@@ -372,8 +374,8 @@ impl<W> Record<W> {
         }
     }
 
-    /// Notes that the task is cancelled, under the lock of the table. The caller wakes it after that. async-task's state
-    /// orders this before the poll that follows.
+    /// Notes that the task is cancelled, under the lock of the table. The caller wakes it after that. async-task's
+    /// state orders this before the poll that follows.
     pub(super) fn cancel(&self, CancelReason(reason): CancelReason) {
         let (chunk, place) = self.parts();
         if Attention(chunk.attention[place].load(Ordering::Relaxed)).cancelled().is_none() {

@@ -1,7 +1,7 @@
 //! Shuffle: the order of the entries in a queue of a runtime that has a seed.
 //!
-//! Entries are pushed in the order in which they become ready. A worker takes all that are in the queue, in a random order
-//! ([`Shuffle::shuffle`]), and runs them before it takes the next ones.
+//! Entries are pushed in the order in which they become ready. A worker takes all that are in the queue, in a random
+//! order ([`Shuffle::shuffle`]), and runs them before it takes the next ones.
 //!
 //! # Late entries
 //! Without more, an entry that is woken now would always run before one that it wakes in its turn, and a chain of five
@@ -20,8 +20,8 @@ use crate::random::Random;
 /// The shuffle of one queue.
 pub(super) struct Shuffle {
     random: Random,
-    /// The places in the queue where a segment begins, in order. The first one begins anyway, but before a place that
-    /// is noted here, no entry may be mixed with those that were taken.
+    /// The places in the queue where a segment begins, in order. The queue's first entry begins one without a note. A
+    /// note for it says that no entry of the queue may be mixed with those that were taken.
     starts: Vec<usize>,
     /// The length of the last segment that was taken, with the late entries that were mixed into it.
     last_segment: usize,
@@ -60,8 +60,8 @@ impl Shuffle {
         self.starts.iter_mut().for_each(|start| *start += count);
     }
 
-    /// Shuffles entries that were just taken: all that were in the queue. Then reverses them, so that `pop` takes the next
-    /// one.
+    /// Shuffles entries that were just taken: all that were in the queue. Then reverses them, so that `pop` takes the
+    /// next one.
     pub(super) fn shuffle<T>(&mut self, taken: &mut [T]) {
         let mut start = 0;
         // An entry may have left the queue since it began a segment.
@@ -133,8 +133,8 @@ mod tests {
         assert!(orders.len() > 90, "200 seeds give only {} orders", orders.len());
     }
 
-    /// A late entry may come before or after those that were taken. It comes before none that waits behind a segment, and
-    /// no entry waits for ever.
+    /// A late entry may come before or after those that were taken. It comes before none that waits behind a segment,
+    /// and no entry waits for ever.
     #[test]
     fn late_entries_are_mixed() {
         let mut firsts = 0;

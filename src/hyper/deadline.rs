@@ -47,7 +47,7 @@ pub(super) struct Deadline {
     /// When the wait has lasted too long. `None` if it may last for ever.
     due: Option<Instant>,
     timer: Sleep,
-    /// The timer fires at its deadline. Otherwise it has fired, and was not needed.
+    /// The timer will fire. `false` once it has fired and was not set again, because the wait has no limit.
     is_armed: bool,
     /// The waker that the timer has.
     waker: Option<Waker>,

@@ -29,17 +29,17 @@ pub struct LocalExecutor;
 
 /// Runs the requests of a server's HTTP/2 connections. [`Serve::http2`](super::Serve::http2) shows it.
 ///
-/// Most requests are answered in their first poll. In a runtime with one worker, the task of the connection makes that poll,
-/// as on HTTP/1, and only a request that has to wait becomes a task of its own. With several workers each request is a task
-/// from the start: another worker may take it while a handler blocks.
+/// Most requests are answered in their first poll. In a runtime with one worker, the task of the connection makes that
+/// poll, as on HTTP/1, and only a request that has to wait becomes a task of its own. With several workers each request
+/// is a task from the start: another worker may take it while a handler blocks.
 #[derive(Clone, Copy, Debug)]
 pub struct StreamExecutor(());
 
 type Arrived = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 thread_local! {
-    /// The requests that have arrived in this poll of a connection. hyper must not be in a poll when they are polled: it
-    /// would write each response alone.
+    /// The requests that have arrived in this poll of a connection. They are polled after hyper's poll, because hyper
+    /// would write each response alone within it.
     static ARRIVED: RefCell<Vec<Arrived>> = const { RefCell::new(Vec::new()) };
 }
 

@@ -5,10 +5,9 @@
 //! # A client that leaves
 //! On HTTP/1 hyper reads while a handler runs, to notice a client that closes its connection. Such a read looks like
 //! one for a body. So hyper is told that clients may close their side (`half_close`), and then it reads only what it
-//! needs. It flushes in each of its polls, and [`Transport::poll_flush`] looks for the end of the connection, unless
-//! hyper has tried to read in the same poll, and waits for bytes itself. Bytes that it finds go to the next read. hyper
-//! may flush several times in a poll. If the transport looked while hyper waits for a read, it would take those bytes.
-//! The event would be used up, and hyper would not be woken.
+//! needs. It flushes in each of its polls, and [`Transport::poll_flush`] looks for the end of the connection. Bytes
+//! that it finds go to the next read. It does not look if hyper has tried to read in the same poll, and waits for bytes
+//! itself: the look would take the bytes, and with them the event that wakes hyper.
 //!
 //! # A client that still sends
 //! A server may answer before it has read the whole request, and then close the connection. If it closes the socket,

@@ -16,9 +16,9 @@
 //! `serve` is a server for the page. `service` and `service_for` return a service to mount in a server of your own.
 //!
 //! # The page
-//! It shows what each worker does, the tasks by the place where they were spawned and by what they wait for, the longest
-//! waits and polls, the sockets with the sizes of their queues, the timers ahead, and the rates of the last minute. A click
-//! on a place lists its tasks. It loads nothing from elsewhere.
+//! It shows what each worker does, the tasks by the place where they were spawned and by what they wait for, the
+//! longest waits and polls, the sockets with the sizes of their queues, the timers ahead, and the rates of the last
+//! minute. A click on a place lists its tasks. It loads nothing from elsewhere.
 //!
 //! Busy times and longest polls are there if [`measure_polls`](crate::runtime::Builder::measure_polls) is on.
 //!
@@ -31,9 +31,9 @@
 //!
 //! # What it costs
 //! Without a request, nothing: there is no thread, no timer and no snapshot. While pages are open, one thread makes a
-//! snapshot when a request wants one and the last is older than 1.9 s, or than 25 times as long as it took. So the snapshots
-//! take less than 5 % of a core, however many tasks and pages there are. All requests share the snapshot. It is dropped, and
-//! the thread ends, 10 s after the last request.
+//! snapshot when a request wants one and the last is older than 1.9 s, or than 25 times as long as it took. So the
+//! snapshots take less than 5 % of a core, however many tasks and pages there are. All requests share the snapshot. It
+//! is dropped, and the thread ends, 10 s after the last request.
 //!
 //! # JSON
 //! All durations are seconds. Each response has the moment of its snapshot as `at`, seconds since the page began,
@@ -64,8 +64,8 @@
 //! | `age`, `polls`, `busy`, `longest_poll` | see [`TaskInfo`] |
 //! | `waits_for` | for each thing, its `kind`: `reading`, `writing` and `accepting` with `fd`, `local` and `peer`; `timer` with the time `in` which it fires; `task` with `id`, `name` and `site` |
 //!
-//! `api/sockets?offset=..&limit=..`: the `total` and the `sockets`. Those that a task wants to write to are first, then those
-//! that a task wants to read from, the longest wait first.
+//! `api/sockets?offset=..&limit=..`: the `total` and the `sockets`. Those that a task wants to write to are first, then
+//! those that a task wants to read from, the longest wait first.
 //!
 //! | field | |
 //! | --- | --- |
@@ -75,8 +75,8 @@
 //! | `send_queue` | bytes that the peer has not acknowledged; at a listener, the limit of its queue |
 //! | `task`, `waits`, `since` | the task that has waited longest for the socket, what for, and for how long |
 //!
-//! `api/timers`: the `total`, the time until the `next`, and `timers`: how many fire `within` 0.01, 0.1, 1, 10 and 60
-//! seconds and not within the number before, and later (`null`).
+//! `api/timers`: the `total`, the time until the `next`, and `timers`, how many fire when. Each row counts the timers
+//! that fire `within` so many seconds (0.01, 0.1, 1, 10, 60, or `null` for later) and that no row before it counts.
 //!
 //! # Platform notes
 //! The state and the queues of TCP sockets are known on Linux only.

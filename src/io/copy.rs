@@ -7,16 +7,17 @@
 //!    that a writer has in a buffer of its own;
 //! 2. write the buffer to the writer.
 //!
-//! At the end of the reader, and after an error of the reader, it flushes the writer too. So all bytes that were read are
-//! passed on before an error is reported.
+//! At the end of the reader, and after an error of the reader, it flushes the writer too. So all bytes that were read
+//! are passed on before an error is reported.
 //!
 //! # Two directions
 //! [`CopyBidirectional`] polls two transfers. When one comes to its end, it closes that writer, and the other goes on.
-//! The transfer that was first in one poll is second in the next: a reader that is always ready uses up the budget of its
-//! task's poll, and would leave none to the other.
+//! The transfer that was first in one poll is second in the next: a reader that is always ready uses up the budget of
+//! its task's poll, and would leave none to the other.
 //!
 //! # The budget
-//! The sockets spend it, and so does a pair in memory. A slice and the like do not. So every [`ROUNDS`] rounds take one operation more.
+//! The sockets spend it, and so does a pair in memory. A slice and the like do not. So every [`ROUNDS`] rounds take one
+//! operation more.
 
 use std::error::Error;
 use std::fmt;
@@ -45,8 +46,8 @@ const ROUNDS: u32 = 8;
 /// `copy(&mut reader, &mut writer)`. The buffer has 8 KiB.
 ///
 /// # Cancel safety
-/// Not safe: a future that is dropped may have read up to 8 KiB that it has not written. In a loop that selects, keep the
-/// future and poll it by reference.
+/// Not safe: a future that is dropped may have read up to 8 KiB that it has not written. In a loop that selects, keep
+/// the future and poll it by reference.
 ///
 /// # Errors
 /// Returns the errors of `reader` and `writer`, except `Interrupted`: then it goes on. `WriteZero` if `writer` takes no
@@ -80,8 +81,8 @@ where
 
 /// Copies between two streams in both directions, until both have ended.
 ///
-/// When one stream ends, the other is closed for writing, so that its peer reads to an end too. The other direction goes
-/// on until its own end. The output is the number of bytes from `a` to `b`, and from `b` to `a`.
+/// When one stream ends, the other is closed for writing, so that its peer reads to an end too. The other direction
+/// goes on until its own end. The output is the number of bytes from `a` to `b`, and from `b` to `a`.
 ///
 /// References work too: `copy_bidirectional(&mut a, &mut b)`. Each direction has a buffer of 8 KiB. It never calls
 /// splice(2).
@@ -91,10 +92,10 @@ where
 /// [`CopyBidirectional::transferred`] still returns the counts of a future that was polled by reference.
 ///
 /// # Errors
-/// The first error of a stream ends both directions; see [`CopyError`], which has the counts. After an error of a reader,
-/// all that it gave is written and flushed first. `Interrupted` is no error. A stream whose connection has ended need not be
-/// closed, so `NotConnected` from closing is no error either. The other direction has one last poll. `TimedOut` comes from
-/// [`idle_timeout`](CopyBidirectional::idle_timeout).
+/// The first error of a stream ends both directions; see [`CopyError`], which has the counts. After an error of a
+/// reader, all that it gave is written and flushed first. `Interrupted` is no error. A stream whose connection has
+/// ended need not be closed, so `NotConnected` from closing is no error either. The other direction has one last poll.
+/// `TimedOut` comes from [`idle_timeout`](CopyBidirectional::idle_timeout).
 ///
 /// # Panics
 /// With an idle timeout, polling panics if it has to wait outside a runtime.
@@ -175,8 +176,8 @@ where
             return Poll::Ready(output);
         }
         ready!(this.poll_idle(cx, before));
-        // The time is over. The kernel may have bytes, or room, that no event has reported: Linux reports room in a full
-        // socket only once its reader has taken a third of what is there, and a slow reader needs long for that.
+        // The time is over. The kernel may have bytes, or room, that no event has reported: Linux reports room in a
+        // full socket only once its reader has taken a third of what is there, and a slow reader needs long for that.
         if let Poll::Ready(output) = budget::ask_kernel(|| this.poll_transfers(cx)) {
             return Poll::Ready(output);
         }
@@ -213,8 +214,8 @@ where
 }
 
 impl<A, B> CopyBidirectional<A, B> {
-    /// Ready with the error once no byte has moved for the idle timeout, if there is one. `before` is the progress before
-    /// this poll.
+    /// Ready with the error once no byte has moved for the idle timeout, if there is one. `before` is the progress
+    /// before this poll.
     fn poll_idle(&mut self, cx: &mut Context<'_>, before: [(u64, bool); 2]) -> Poll<io::Error> {
         let has_moved = before != self.progress();
         let Some(idle) = &mut self.idle else { return Poll::Pending };
@@ -356,7 +357,7 @@ enum Operation {
 }
 
 impl End {
-    /// Takes the error, so that the copy looks as if it had ended.
+    /// Takes the error, if the copy has failed. It counts as ended after that: the error is reported once.
     fn take_error(&mut self) -> Option<(Operation, io::Error)> {
         if !matches!(self, Self::Failed(..)) {
             return None;

@@ -6,13 +6,13 @@
 //! 1. A write takes the bytes that the capacity allows, and wakes the reader. Without room it waits.
 //! 2. A read takes the bytes that are there, and wakes the writer. Without bytes it waits, or returns 0 if the writing
 //!    end is closed.
-//! 3. Closing a stream ends its outgoing pipe and wakes the reader. Dropping a stream also breaks its incoming pipe. Dropping it also closes its reading
-//!    end and wakes the writer, whose next write fails.
+//! 3. Closing a stream ends its outgoing pipe and wakes the reader of that pipe. Dropping a stream also breaks its
+//!    incoming pipe and wakes the writer of that pipe, whose next write fails.
 //!
 //! # Wakers
 //! Each end of a pipe has one seat for a waker, since both traits take `&mut`: a later poll replaces the waker of an
-//! earlier one. Wakers are cloned, woken and dropped outside the lock. A waker of the other end that panics does not end the
-//! operation of this end: only the panic hook reports it.
+//! earlier one. Wakers are cloned, woken and dropped outside the lock. A waker of the other end that panics does not
+//! end the operation of this end: only the panic hook reports it.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -30,9 +30,9 @@ use crate::sync::{Mutex, wake_each};
 
 /// Makes a connection in memory: what is written to one stream is read from the other.
 ///
-/// Each direction holds at most `capacity` bytes. A write waits while its direction is full. A stream behaves as a socket
-/// does: closing or dropping it ends what the other stream reads, after the bytes that were written, and a write to a
-/// stream whose other end was dropped fails. It also spends the budget of a task, as a socket does.
+/// Each direction holds at most `capacity` bytes. A write waits while its direction is full. A stream behaves as a
+/// socket does: closing or dropping it ends what the other stream reads, after the bytes that were written, and a write
+/// to a stream whose other end was dropped fails. It also spends the budget of a task, as a socket does.
 ///
 /// The streams need no runtime and no descriptor. They are for tests, and for protocols inside a process.
 ///

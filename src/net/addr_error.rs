@@ -10,12 +10,12 @@ use std::io;
 use std::net::SocketAddr;
 
 /// The error of a bind, a listen or a connect: each address that was tried, and its error. If a timeout has ended the
-/// connect, the addresses that were left are among them.
+/// connect, it has the addresses that were not tried, too.
 ///
 /// The functions of this module return it inside an [`io::Error`] of the same kind. An [`io::Error`] has either a code
-/// of the system or an error of a library inside, so its own `raw_os_error` returns `None` here. [`AddrError::of`] finds
-/// the `AddrError`, which has the code. So does the [`source`](Error::source) of the [`io::Error`]: it is the error of
-/// the system.
+/// of the system or an error of a library inside, so its own `raw_os_error` returns `None` here. [`AddrError::of`]
+/// finds the `AddrError`, which has the code. So does the [`source`](Error::source) of the [`io::Error`]: it is the
+/// error of the system.
 ///
 /// If several addresses were tried, the kind, the code, the address and the source are those of the attempt that failed
 /// last. The text names all addresses.

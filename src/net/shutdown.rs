@@ -81,8 +81,8 @@ pub struct ShutdownSignal {
     waiting: Option<Waiting>,
     /// Since the signal was triggered, [`poll_last`](ShutdownSignal::poll_last) has asked the kernel in vain.
     ///
-    /// It asks again after each success. Such a read takes its buffer full of bytes that no event has reported. So the
-    /// source is still not ready, and the next read would wait although the kernel has more.
+    /// It asks again after each success. A read that succeeds so fills its buffer with bytes that no event has
+    /// reported. The source is not ready after it, and the next read would wait although the kernel has more.
     found_nothing: bool,
 }
 
@@ -156,8 +156,8 @@ impl ShutdownSignal {
     /// ends at once. A peer that never stops sending keeps its connection until the server's
     /// [drain timeout](crate::net::Serve::drain_timeout).
     ///
-    /// A future that polls only those of its parts that were woken, such as a `FuturesUnordered`, does not reach the reads
-    /// in the others. Give each of these a clone of the signal instead.
+    /// A future that polls only those of its parts that were woken, such as a `FuturesUnordered`, does not reach the
+    /// reads in the others. Give each of these a clone of the signal instead.
     ///
     /// A request that is still on its way is not waited for: [`run_with_grace`](ShutdownSignal::run_with_grace) does
     /// that.

@@ -2,20 +2,19 @@
 //!
 //! 1. At most [`MOST`].
 //! 2. Fewer if they take long: a batch ends when the clock says that it has lasted for [`LONGEST`]. The next batch has
-//!    only as many entries as fit into that time. Each further batch with an entry has at most twice as many, until there
-//!    is one that takes too long.
+//!    only as many entries as fit into that time. Each further batch with an entry has at most twice as many, until
+//!    there is one that takes too long.
 //! 3. The clock is read after [`CLOCKED`] entries, or after fewer in a small batch.
 //! 4. If the last batch left no entry behind, the entries that are ready when this one begins have not waited for long.
-//!    They are run before the clock is first read. If the time of the batch's begin is not known then, one more entry is
-//!    run before the next reading.
+//!    They are run before the clock is first read. If the time of the batch's begin is not known then, one more entry
+//!    is run before the next reading.
 //!
 //! The time is an argument.
 
 /// The most entries in a batch.
 const MOST: usize = 64;
 
-/// The most entries between two readings of the clock. With the one that is ahead of a timer's task, a timer waits for
-/// seven.
+/// The most entries between two readings of the clock, but for those that were ready when the batch began.
 const CLOCKED: usize = 6;
 
 /// The longest that a batch may last, in nanoseconds, but for the last [`CLOCKED`] entries.
@@ -50,8 +49,8 @@ impl Batch {
         self.granted
     }
 
-    /// The granted entries have been run, and there are others. The batch has lasted for so many nanoseconds, or for 0 if
-    /// that is not known. Returns how many more to run, or `None` if the batch is over.
+    /// The granted entries have been run, and there are others. The batch has lasted for so many nanoseconds, or for 0
+    /// if that is not known. Returns how many more to run, or `None` if the batch is over.
     pub(super) fn next(&mut self, lasted: u64) -> Option<usize> {
         self.lasted = lasted;
         let next = if lasted == 0 { 1 } else { self.clocked }.min(self.size - self.granted);

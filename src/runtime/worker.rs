@@ -254,8 +254,8 @@ impl Worker {
         fired.is_some() || events > 0 || reported
     }
 
-    /// Reports the poll that a worker is stuck in, if it has become a slow one. Returns whether it was reported: the hook
-    /// may have woken a task on this thread, which then must not block.
+    /// Reports the poll that a worker is stuck in, if it has become a slow one. Returns whether it was reported: the
+    /// hook may have woken a task on this thread, which then must not block.
     fn report_slow_poll(&self, index: usize) -> bool {
         let Some(watch) = self.handle.poll_watch() else { return false };
         let Some((progress, since)) = self.executor.stuck_poll(index) else { return false };
@@ -464,8 +464,9 @@ impl Worker {
                     self.executor.run(task);
                 }
                 Some(Entry::Main) => {}
-                // Another thread is about to push the last ones, or other workers still run theirs. The last task may also
-                // have left since the look above: `next` has taken the notice of that then, and nothing would end a block.
+                // Another thread is about to push the last ones, or other workers still run theirs. This asks once
+                // more: the last task may have left since the look above, and `next` has drained the notice of that.
+                // Nothing would end a block then.
                 None if self.executor.has_tasks(set) => {
                     self.wait(0);
                     self.executor.begin_batch();

@@ -39,11 +39,11 @@
 //! 6. B sets WAKING and looks for an idle worker, but C has not announced in its remote queue that it is idle. So B
 //!    wakes no worker. Before B takes WAKING back, A leaves with something to run, and relies on the worker that B
 //!    seems to wake. A relies on that only if it sees C counted as idle, and C announces itself before it is counted.
-//!    Without a fence in A and one in B, A could still read UNWATCHED as it leaves, although B looked for C too early.
-//!    With them, A takes WAKING back as it leaves, or B finds C.
+//!    But B may have looked for C too early, and A may read UNWATCHED as it leaves. A fence in A and one in B exclude
+//!    that both happen: A takes WAKING back as it leaves, or B finds C.
 //! 7. A looks and finds B stuck, the only busy worker. B ends its task, takes two entries and is stuck in the first,
-//!    while A goes idle without a watch. So A counts itself idle and then asks, under the lock of B's queue, whether B is
-//!    still in the same task. If B takes the entries after that, it sees A and wakes it.
+//!    while A goes idle without a watch. So A counts itself idle and then asks, under the lock of B's queue, whether B
+//!    is still in the same task. If B takes the entries after that, it sees A and wakes it.
 
 use crate::sync::atomic::{AtomicU8, AtomicUsize, Ordering, fence};
 

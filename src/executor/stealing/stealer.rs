@@ -30,7 +30,7 @@ pub(in crate::executor) struct Stealer {
     unhelped: usize,
     /// They have been for long.
     are_stuck_for_long: bool,
-    /// It has looked, and has run no entry since.
+    /// It has looked in this batch.
     has_just_looked: bool,
     /// It is idle, and all workers that are not are stuck.
     is_beside_stuck: bool,
@@ -111,8 +111,8 @@ impl Stealer {
         Some((*progress, self.seen[index].1))
     }
 
-    /// The stuck workers, if this one is idle and all others are idle or stuck. It does not watch then, and is woken for
-    /// what is queued. The events and timers of the stuck workers must end its block.
+    /// The stuck workers, if this one is idle and all others are idle or stuck. It does not watch then, and is woken
+    /// for what is queued. The events and timers of the stuck workers must end its block.
     pub(in crate::executor) fn beside_stuck(&self) -> impl Iterator<Item = usize> {
         self.stuck().filter(|_| self.is_beside_stuck)
     }
@@ -146,8 +146,8 @@ impl Stealer {
         true
     }
 
-    /// Whether all workers that are not idle are stuck, in the same tasks as at the last look. The worker counts as idle
-    /// before this: see the seventh race in `idle`.
+    /// Whether all workers that are not idle are stuck, in the same tasks as at the last look. The worker counts as
+    /// idle before this: see the seventh race in `idle`.
     fn are_others_stuck<E, T>(&self, queues: &Queues<E, T>) -> bool {
         let is_in_same_task = |(other, progress): &(usize, u64)| queues.progress(*other).0 == *progress;
         !self.stuck.is_empty()
@@ -309,8 +309,8 @@ mod tests {
         assert!(queues.remote(2).queue.is_notified(), "the third task would wait for the first or the second");
     }
 
-    /// A worker steals two entries that were spawned on a stuck one, and gets stuck in the first. The second would wait if
-    /// the third worker slept on.
+    /// A worker steals two entries that were spawned on a stuck one, and gets stuck in the first. The second would wait
+    /// if the third worker slept on.
     #[test]
     fn thief_of_spawned_wakes_another() {
         let queues = queues();
@@ -331,8 +331,9 @@ mod tests {
         assert!(queues.remote(2).queue.is_notified(), "the last entry would wait for the one before it");
     }
 
-    /// A worker that has found the only busy one stuck looks no more until it is woken, and looks then. It blocks without
-    /// a limit once it may steal whatever is queued there. If the other one is in another task by then, it watches.
+    /// A worker that has found the only busy one stuck looks no more until it is woken, and looks then. It blocks
+    /// without a limit once it may steal whatever is queued there. If the other one is in another task by then, it
+    /// watches.
     #[test]
     fn worker_beside_stuck_one_rests() {
         let queues = queues();
@@ -380,8 +381,8 @@ mod tests {
         assert!(queues.remote(2).queue.is_notified(), "the other idle worker must look instead");
     }
 
-    /// The watcher is woken for nothing. Then a thread pushes an entry for it alone, in which it gets stuck. Its sockets
-    /// and timers would wait if no other worker looked after it.
+    /// The watcher is woken for nothing. Then a thread pushes an entry for it alone, in which it gets stuck. Its
+    /// sockets and timers would wait if no other worker looked after it.
     #[test]
     fn entry_of_empty_batch_wakes_a_watcher() {
         let now = Instant::now();

@@ -22,7 +22,8 @@ pub(super) struct Acceptor<L> {
     reserve: Option<OwnedFd>,
     listener: L,
     backoff: AcceptBackoff,
-    /// The reserve is being used to turn away the clients in the queue, until a descriptor is free or the queue is empty.
+    /// The reserve is being used to turn away the clients in the queue, until a descriptor is free or the queue is
+    /// empty.
     turning_away: bool,
     /// `Some` once the server stops. No attempt waits for a client then, and failures are not reported. The number is
     /// how many clients may still be taken off the queue.
@@ -102,8 +103,8 @@ impl<L: Listener> Acceptor<L> {
     }
 
     /// Passes over an error after which the next attempt may succeed at once. Reports a fatal error and returns it. Any
-    /// other one starts a wait, and is reported unless the last wait still runs. `open` connections were open before the
-    /// attempt.
+    /// other one starts a wait, and is reported unless the last wait still runs. `open` connections were open before
+    /// the attempt.
     fn failed(&mut self, error: io::Error, open: usize, connections: &Connections<L::Addr>) -> io::Result<()> {
         if self.backoff.passes_over(&error) {
             // Such an error takes a client off the queue, as a rule.
@@ -134,9 +135,9 @@ impl<L: Listener> Acceptor<L> {
 
     /// Accepts with the descriptor of the reserve and closes the connection, for each client in the queue.
     ///
-    /// `Ready` once the queue is empty, or the server stops and no more clients are [left](Self::is_done) to it, or
-    /// accepting fails, for example because another thread was quicker to take the descriptor. `Pending` after [`BATCH`]
-    /// clients: the worker runs other tasks first.
+    /// `Ready` in three cases: the queue is empty, a server that stops has come to [its limit](Self::is_done), or
+    /// accepting fails, for example because another thread has taken the descriptor. `Pending` after [`BATCH`] clients:
+    /// the worker runs other tasks first.
     pub(super) fn poll_turn_away(&mut self, cx: &mut Context<'_>, connections: &Connections<L::Addr>) -> Poll<()> {
         self.reserve = None;
         for _ in 0..BATCH {
@@ -197,8 +198,8 @@ mod tests {
         }
     }
 
-    /// A connection that ends while an attempt fails may have freed a descriptor. The next attempt comes at once, and not
-    /// after the wait.
+    /// A connection that ends while an attempt fails may have freed a descriptor. The next attempt comes at once, and
+    /// not after the wait.
     #[test]
     fn end_beside_failure_is_seen() {
         let connections = Arc::new(Connections::new(None, Arc::default()));

@@ -23,17 +23,18 @@ const DRAIN_TIMEOUT: Duration = Duration::from_secs(25);
 
 /// A server that does not run yet: set its options, then await it.
 ///
-/// [`serve`](super::serve()) and [`serve_local`](super::serve_local) make it. To run it as a task, [spawn](crate::spawn)
-/// it.
+/// [`serve`](super::serve()) and [`serve_local`](super::serve_local) make it. To run it as a task,
+/// [spawn](crate::spawn) it.
 ///
 /// # How it ends
 /// A server stops when its [signal](Serve::with_shutdown) is triggered, when the future of
 /// [`with_graceful_shutdown`](Serve::with_graceful_shutdown) is ready, or when accepting fails for good. Then
 /// 1. it accepts the connections in the kernel's queue and closes the listener. It accepts as many as that queue can
-///    hold, which is 4,096 unless Linux is told otherwise by `net.core.somaxconn`, or 64 if accepting has failed for
-///    good. At [`max_connections`](Serve::max_connections) it waits for connections to end, and clients that come
-///    meanwhile join the queue. If descriptors run out, it tries again as [below](Serve#when-accepting-fails). At the end
-///    of the drain timeout it resets or turns away the clients that are left. Those that it turns away count too;
+///    hold: 4,096, or more if `net.core.somaxconn` of Linux says so. If accepting has failed for good, it accepts 64.
+///    At [`max_connections`](Serve::max_connections) it waits for connections to end, and clients that come meanwhile
+///    join the queue. If descriptors run out, it tries again as [below](Serve#when-accepting-fails). At the end of the
+///    drain timeout it resets or turns away the clients that are left. Clients that it turns away are among the ones
+///    that it has accepted;
 /// 2. it waits for its handlers to end, for the [drain timeout](Serve::drain_timeout) at most;
 /// 3. it aborts the handlers that are still running, and lists their connections as [`open`](crate::net::Report::open).
 ///    A handler is dropped by its own worker, shortly after the report is returned. A handler that blocks its thread
@@ -42,8 +43,8 @@ const DRAIN_TIMEOUT: Duration = Duration::from_secs(25);
 /// [`with_immediate_shutdown`](Serve::with_immediate_shutdown) leads to step 3 at any time.
 ///
 /// # When accepting fails
-/// Connections that the client has given up are passed over, and so are those that the network or a firewall has failed,
-/// up to 64 in a row.
+/// Connections that the client has given up are passed over, and so are those that the network or a firewall has
+/// failed, up to 64 in a row.
 ///
 /// When descriptors or memory run out, or the network fails, the server reports the error and tries again: after 10 ms,
 /// then 20 ms, and so on up to 1 s, and each time one of its connections ends. When this has gone on for more than a
@@ -109,7 +110,8 @@ impl<L: Listener, H, F> Serve<L, H, F> {
         self
     }
 
-    /// Sets whether small writes to accepted connections are sent at once (`TCP_NODELAY`). By default the system decides.
+    /// Sets whether small writes to accepted connections are sent at once (`TCP_NODELAY`). By default the system
+    /// decides.
     ///
     /// Without it, a reply in two writes may take 40 ms longer: the system holds the second one back until the client
     /// acknowledges the first, and the client delays its acknowledgement.
@@ -189,8 +191,8 @@ impl<L: Listener, H, F> Serve<L, H, F> {
     /// A handler that has a clone of the signal learns in this way that the server stops. Servers that share a signal
     /// stop together, also when one of them is dropped while it runs.
     ///
-    /// Connections from the kernel's queue are accepted after the signal was triggered. Their handlers must try to read a
-    /// first request before they end: [Ending without loss](fn@super::serve#ending-without-loss) says how.
+    /// Connections from the kernel's queue are accepted after the signal was triggered. Their handlers must try to read
+    /// a first request before they end: [Ending without loss](fn@super::serve#ending-without-loss) says how.
     ///
     /// # Examples
     /// See [`ShutdownSignal`].

@@ -3,8 +3,8 @@
 //! The server inserts a connection ([`Connections::insert`]), calls the user's handler, and wraps the handler's future
 //! and the connection's [`Guard`] in a [`Handler`]. The wrapper adds two stores of one byte to each poll. When it is
 //! dropped, the user's future is dropped first and closes the socket; then the guard removes the connection from the
-//! table. A server that waits for a descriptor or for `max_connections` is woken after both, so it finds the descriptor
-//! free.
+//! table. A server that waits for a descriptor or for `max_connections` is woken when the socket is closed and the
+//! table has no such entry any more.
 //!
 //! # The races
 //! * A handler may end on another worker before the server has stored its `AbortHandle`. The key is not reused in

@@ -131,7 +131,8 @@ fn may_listen(_: &impl AsFd) -> io::Result<bool> {
 }
 
 /// Opens a descriptor that a server may close, to accept with the one that this frees. It is a new socket, because
-/// closing a duplicate frees no file and so does not help against `ENFILE`. A duplicate is the fallback in a sandbox that allows no new socket.
+/// closing a duplicate frees no file and so does not help against `ENFILE`. A duplicate is the fallback in a sandbox
+/// that allows no new socket.
 pub(super) fn reserve(listener: &impl AsFd, domain: Domain, kind: Type) -> Option<OwnedFd> {
     match Socket::new(domain, kind, None) {
         Err(error) if error.kind() == io::ErrorKind::PermissionDenied => listener.as_fd().try_clone_to_owned().ok(),
@@ -156,9 +157,9 @@ const ENDED: PollFlags = PollFlags::HUP;
 ///
 /// Linux and FreeBSD take a descriptor before they look for a connection to give it to. So an accept(2) that finds none
 /// fails in a process that has no descriptor left. On Linux it also takes ten times as long as poll(2), and a server
-/// that accepts until the queue is empty would make such a call after most connections. So the listener is polled first,
-/// except for the connection that an event has announced. On Apple's systems this is always true: accept(2) looks for a
-/// connection first, and says whether the socket listens.
+/// that accepts until the queue is empty would make such a call after most connections. So the listener is polled
+/// first, except for the connection that an event has announced. On Apple's systems the result is `true` without a
+/// look: accept(2) looks for a connection first there, and says whether the socket listens.
 pub(super) fn may_accept(listener: &impl AsFd) -> bool {
     cfg!(target_vendor = "apple") || is_ready_now(listener, Direction::Read)
 }
