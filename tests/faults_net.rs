@@ -180,7 +180,8 @@ fn vanished_peer_is_no_end() {
         run(|| async {
             let (client, server) = pair().await;
             let port = server.local_addr().expect("local_addr").port();
-            client.set_user_timeout(Some(SHORT)).expect("TCP_USER_TIMEOUT");
+            // The streams of other systems have no such option.
+            socket2::SockRef::from(&client).set_tcp_user_timeout(Some(SHORT)).expect("TCP_USER_TIMEOUT");
             tool(&format!("nft add rule inet t in tcp dport {port} drop"));
             let written = loop {
                 // The kernel gives up after some time.
