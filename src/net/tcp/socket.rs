@@ -1,8 +1,8 @@
 //! [`TcpSocket`], and the functions that make a listener or a stream from addresses.
 //!
 //! # The steps of a connect
-//! 1. connect(2) begins the connection. Only then is the socket registered: the reactor would report a socket that is not
-//!    connecting yet as closed.
+//! 1. connect(2) begins the connection. Only then is the socket registered: the reactor would report a socket that is
+//!    not connecting yet as closed.
 //! 2. The task waits until the reactor reports the socket writable.
 //! 3. `SO_ERROR` and getpeername(2) say how the connect ended. A report may be spurious, and then the task waits again.
 //! 4. A stream that is connected to itself is an error. See below.
@@ -35,16 +35,16 @@ const SELF_CONNECT_RETRIES: usize = 2;
 
 /// A TCP socket that neither listens nor is connected yet.
 ///
-/// It sets options that must be set before it listens or connects, such as the address that a client connects from, and options that have to
-/// hold from the first packet on. [`listen`](TcpSocket::listen) makes a [`TcpListener`] of it, and
+/// It sets options that must be set before it listens or connects, such as the address that a client connects from, and
+/// options that have to hold from the first packet on. [`listen`](TcpSocket::listen) makes a [`TcpListener`] of it, and
 /// [`connect`](TcpSocket::connect) a [`TcpStream`]. [`TcpListener::bind`] and [`TcpStream::connect`] fit most programs.
 ///
 /// An option that the system lacks is an error of the kind `Unsupported`.
 ///
 /// # Other options
-/// The feature `sockopt` adds methods for `TCP_DEFER_ACCEPT` and `TCP_FASTOPEN`. It brings the crate `nix`, which alone
-/// has safe bindings for them. Any other option a program sets on the descriptor ([`AsFd`]), or on a socket of its own
-/// that it converts from [`socket2::Socket`].
+/// The feature `sockopt` adds methods for `TCP_DEFER_ACCEPT` and `TCP_FASTOPEN`. They are set by the crate `nix`, which
+/// alone has safe bindings for them. Any other option a program sets on the descriptor ([`AsFd`]), or on a socket of
+/// its own that it converts from [`socket2::Socket`].
 ///
 /// # Examples
 /// A server with a short queue, and a client that chooses its address:
@@ -174,8 +174,8 @@ impl TcpSocket {
         }
         let stream = TcpStream::from_fd(self.socket.into());
         if connected.is_ok() {
-            // A fast open, which sends nothing before the first write. Until then the socket has no peer, and the system
-            // reports no event that tells of one.
+            // A fast open, which sends nothing before the first write. Until then the socket has no peer, and the
+            // system reports no event that tells of one.
             return Ok(Some(stream));
         }
         // Until the first event the socket has neither an error nor a peer, and the check could not tell.
@@ -257,8 +257,8 @@ impl TcpSocket {
     /// the device.
     ///
     /// # Errors
-    /// `Unsupported` elsewhere than on Linux and Android. See setsockopt(2). Linux wants `CAP_NET_RAW` for a socket that
-    /// has a device already.
+    /// `Unsupported` elsewhere than on Linux and Android. See setsockopt(2). Linux wants `CAP_NET_RAW` for a socket
+    /// that has a device already.
     pub fn bind_device(&self, name: Option<&[u8]>) -> io::Result<()> {
         sys::options::bind_device(self, name)
     }
@@ -296,10 +296,10 @@ impl TcpSocket {
 
     /// Sets whether [`connect`](TcpSocket::connect) leaves the first packet to the first write.
     ///
-    /// With the feature `sockopt`. If an earlier connection has left a cookie of that server, the connect returns at once,
-    /// and the first write sends its bytes with the first packet. That saves a round trip, and errors of the connect are
-    /// reported by that write or by the next read. Without a cookie the connect asks for one, and takes as long as any
-    /// other. The first bytes may reach the server twice: see RFC 7413.
+    /// With the feature `sockopt`. If an earlier connection has left a cookie of that server, the connect returns at
+    /// once, and the first write sends its bytes with the first packet. That saves a round trip, and errors of the
+    /// connect are reported by that write or by the next read. Without a cookie the connect asks for one, and takes as
+    /// long as any other. The first bytes may reach the server twice: see RFC 7413.
     ///
     /// # Errors
     /// `Unsupported` elsewhere than on Linux and Android. See tcp(7).
