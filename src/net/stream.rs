@@ -49,8 +49,8 @@ pub(super) struct Stream<S: StreamSocket> {
 /// The socket, and a flag beside it: apart, they would cost each connection 16 bytes more.
 pub(super) struct Socket<S> {
     socket: S,
-    /// The code of the error with which a write or a peek has met the end of the connection. The kernel does not report it
-    /// to a reader any more. 0 if there is none.
+    /// The code of the error with which a write or a peek has met the end of the connection. The kernel does not report
+    /// it to a reader any more. 0 if there is none.
     met: AtomicI32,
 }
 
@@ -278,10 +278,10 @@ impl<S: StreamSocket> Stream<S> {
     #[inline]
     fn received(&self, seen: Snapshot, capacity: usize, received: io::Result<usize>) -> io::Result<usize> {
         match received {
-            Ok(0) if self.met() != 0 => {
-                let code = self.registration.socket().met.swap(0, Ordering::Relaxed);
-                self.failed(Direction::Read, io::Error::from_raw_os_error(code))
-            }
+            Ok(0) => match self.registration.socket().met.swap(0, Ordering::Relaxed) {
+                0 => Ok(self.transferred(Direction::Read, seen, capacity, 0)),
+                code => self.failed(Direction::Read, io::Error::from_raw_os_error(code)),
+            },
             Ok(received) => Ok(self.transferred(Direction::Read, seen, capacity, received)),
             Err(error) => self.failed(Direction::Read, error),
         }
@@ -290,7 +290,11 @@ impl<S: StreamSocket> Stream<S> {
     /// Notes the result of a peek, which leaves an error to the next read.
     fn peeked(&self, peeked: io::Result<usize>) -> io::Result<usize> {
         match peeked {
-            Ok(0) if self.met() != 0 => Err(io::Error::from_raw_os_error(self.met())),
+            // Loaded once: a reader may take it at any time.
+            Ok(0) => match self.registration.socket().met.load(Ordering::Relaxed) {
+                0 => Ok(0),
+                code => Err(io::Error::from_raw_os_error(code)),
+            },
             peeked => peeked.map_err(|error| self.remember(error)),
         }
     }
@@ -303,15 +307,11 @@ impl<S: StreamSocket> Stream<S> {
         }
     }
 
-    fn met(&self) -> i32 {
-        self.registration.socket().met.load(Ordering::Relaxed)
-    }
-
     /// Remembers an error that has ended the connection, for the next read.
     #[cold]
     fn remember(&self, error: io::Error) -> io::Error {
-        // The errors of connections in tcp(7), ip(7) and their BSD counterparts. A write after the end gets EPIPE, which
-        // says nothing to a reader.
+        // The errors of connections in tcp(7), ip(7) and their BSD counterparts. A write after the end gets EPIPE,
+        // which says nothing to a reader.
         const ENDS: &[i32] = &[
             libc::ECONNABORTED,
             libc::ECONNREFUSED,
