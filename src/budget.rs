@@ -195,7 +195,7 @@ fn next_slice(cx: &mut Context<'_>) -> Poll<()> {
         LEFT.set(SLICE);
         return Poll::Ready(());
     }
-    // It may be less: an operation that was let pass counts, and comes to no refusal here.
+    // Less than that if the last operation was not refused but let pass.
     if left <= -MAX_REFUSALS {
         refill();
         SINCE.set(0);

@@ -42,10 +42,10 @@ pub(super) fn descriptor(_: &Registry) -> Option<RawFd> {
     None
 }
 
-/// One poll was to be added to the set of another one, and that has failed. Whether `error` says that too many polls
-/// are in one another. epoll returns `ELOOP` for a circle and for more than four levels, and `EINVAL` for too many ways
-/// between two polls. It allows both again once one of the polls has left. kqueue of macOS compares levels, which only
-/// rise: it refuses two polls that have watched each other in the other order, by another error and for ever.
+/// Whether a poll could not be added to the set of another one because too many polls are in one another. epoll
+/// returns `ELOOP` for a circle and for more than four levels, and `EINVAL` for too many ways between two polls. It
+/// allows both again once one of the polls has left. kqueue of macOS compares levels, which only rise: it refuses two
+/// polls that have watched each other in the other order, by another error and for ever.
 pub(super) fn refuses_nesting(error: &io::Error) -> bool {
     cfg!(any(target_os = "android", target_os = "linux"))
         && matches!(error.raw_os_error(), Some(libc::ELOOP | libc::EINVAL))

@@ -7,8 +7,8 @@
 //! # The way of a socket
 //! 1. An operation tries its system call ([`Registration`]). Most calls succeed, and that is all.
 //! 2. The first operation that has to wait registers the socket's [`Source`](source::Source) with the reactor of the
-//!    thread that polls it: edge-triggered, both directions, once. A `block_on` call beside workers has it registered
-//!    with the reactor of a worker.
+//!    thread that polls it: edge-triggered, both directions, once. In a `block_on` call beside workers this is the
+//!    reactor of a worker.
 //! 3. [`Reactor::turn`] finds the source of each event, stores the readiness and wakes the waiters.
 //! 4. Dropping the socket takes it out of the kernel's set and out of the table.
 //! 5. When the reactor ends, it wakes the waiters of all its sources. Each tries again where it is polled next, and
@@ -118,9 +118,9 @@ impl Reactor {
 
     /// Waits for events, at most `timeout`, or without a limit if it is `None`. Wakes the executor's wakers that are in
     /// a seat, and appends all others to `wakers`, for the caller to wake. Returns the number of events, also of those
-    /// that are no socket's: an unpark, an expiry of the timerfd. An edge that a helper has taken counts as one. The
-    /// number is 0 if the timeout ended the wait or a signal interrupted it. The caller then computes anew how long to
-    /// wait.
+    /// that are no socket's: an unpark, an expiry of the timerfd. If a helper has taken an edge of this reactor
+    /// ([`turn_stuck`](Reactor::turn_stuck)), that counts as one more. The number is 0 if the timeout ended the wait or
+    /// a signal interrupted it. The caller then computes anew how long to wait.
     pub(crate) fn turn(&mut self, mut timeout: Option<Duration>, wakers: &mut Vec<Waker>) -> io::Result<usize> {
         let mut shared = self.registry.poll.lock();
         let Some((poll, may_only_look)) = shared.begin_turn() else {
@@ -175,14 +175,14 @@ impl Reactor {
             }
         }
         if took_edge {
-            // An unpark would give the edge back as well. But it would end each block of a worker that watches, at
-            // once.
+            // An unpark would give the edge back as well. But the stuck worker would not take that in, so it would end
+            // each block of a worker that watches its reactor, at once.
             shared.note_taken_edge();
         }
         sockets
     }
 
-    /// Has the events of a stuck worker's reactor end the next block of this one, too. Returns `false` if another
+    /// Lets the events of a stuck worker's reactor end the next block of this one, too. Returns `false` if another
     /// reactor does so already. `workers` are the registries of all workers.
     ///
     /// # Errors
@@ -195,10 +195,10 @@ impl Reactor {
         workers: impl Fn() -> I,
     ) -> io::Result<bool> {
         // The reactor of a stuck worker still has those in its set that it has watched, and that worker cannot take
-        // them out. So the kernel may find a circle, or too many reactors in one another. Two steps leave no reactors
-        // but these two in one another. First this one leaves its watchers: each circle goes through one of them. Then
-        // the stuck one lets those go that it has watched. That comes second, because to add them again later takes
-        // time in proportion to their sockets.
+        // them out. So the kernel may find a circle, or too many reactors in one another. Two steps undo all such
+        // nesting around these two. First this one leaves its watchers: each circle goes through one of them. Then the
+        // stuck one lets those go that it has watched. That comes second, because to add them again later takes time in
+        // proportion to their sockets.
         let mut watched = self.try_watch(stuck);
         if watched.as_ref().is_err_and(refuses_nesting) {
             self.leave_watchers(workers());

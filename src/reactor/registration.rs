@@ -135,8 +135,8 @@ impl<S: AsFd> Registration<S> {
                 Err(error) if seen.should_try(direction) || source.load().is_registered() => {
                     return Poll::Ready(Err(error));
                 }
-                // The socket cannot be registered, and this operation has not tried yet: the last transfer was short,
-                // or the socket has just left its reactor.
+                // The socket cannot be registered, and this operation has not tried yet: the bit was clear in `seen`,
+                // after a short transfer or while a reactor still watched the socket.
                 Err(_) => source.assume_ready(direction),
             }
         }
@@ -151,16 +151,16 @@ impl<S: AsFd> Registration<S> {
         if error.kind() == io::ErrorKind::Interrupted { Failed::Retry } else { Failed::With(error) }
     }
 
-    /// Clears a direction of a registered socket. Returns `false` if an event has come. An unregistered socket stays
-    /// ready, so that each operation tries, and this returns `true`.
+    /// Clears a direction of a socket that was registered when the word was `seen`. Returns `false` if an event has
+    /// come since. If it was not registered, it stays ready, so that each operation tries, and this returns `true`.
     fn clear(&self, direction: Direction, seen: Snapshot) -> bool {
         !seen.is_registered() || self.link.0.clear(direction, seen)
     }
 
     /// Stores the waker, or registers the socket. Returns `true` if the task may sleep.
     ///
-    /// The loop calls it if [`Source::wait_again`] did nothing, or was not called. That is so in four cases: another
-    /// task was the last one in the seat, the waker is foreign, the operation waits in the list, or the backend has no
+    /// The loop calls it if [`Source::wait_again`] did nothing, or was not called. That is so if the seat is empty or
+    /// has another task's waker, if the waker is foreign, if the operation waits in the list, and if the backend has no
     /// edges.
     fn wait(&self, waker: &Waker, direction: Direction, slot: &mut WaiterSlot<'_>, seen: Snapshot) -> io::Result<bool> {
         // To clone a waker is foreign code, so it comes before the lock.
@@ -169,8 +169,8 @@ impl<S: AsFd> Registration<S> {
         match stored {
             Stored::Sleep => return Ok(true),
             Stored::Retry => {}
-            // Registering clears the direction's bit, so the loop makes no call in its next round and stores the waker.
-            // If the socket is already ready, the kernel reports that at once, and the event wakes the task.
+            // Registering clears the direction's bit, so the loop mostly makes no call in its next round and stores the
+            // waker. If the socket is already ready, the kernel reports that at once, and the event wakes the task.
             Stored::Unregistered(waker) => {
                 let registered = self.register();
                 drop(waker);
@@ -208,8 +208,8 @@ impl<S: AsFd> Registration<S> {
     /// kernel's buffer is empty, or full after a write, and the next operation waits without a system call.
     pub(crate) fn transferred(&self, direction: Direction, seen: Snapshot, capacity: usize, transferred: usize) {
         budget::count_moved(transferred);
-        // Linux moves no more by one call, also if there is more.
-        const MOST: usize = 0x7fff_f000;
+        // Linux moves no more by one call, also if there is more: INT_MAX, rounded down to a page of up to 64 KiB.
+        const MOST: usize = 0x7fff_0000;
         let is_short = transferred < capacity.min(MOST) && transferred > 0;
         if SHORT_MEANS_DRAINED && is_short && seen.allows_short_rule() {
             self.link.0.clear(direction, seen);

@@ -110,8 +110,8 @@ impl Registry {
         Ok(self.mio.get_or_init(|| registry))
     }
 
-    /// Has a reactor watch `source`, unless one does already: the worker's, if this registry has one and that worker
-    /// lives, or else this one's.
+    /// Registers `source`, unless it is registered already. In a `block_on` call beside workers with the reactor of the
+    /// worker, if that worker lives, or else with this one.
     pub(super) fn register(self: &Arc<Self>, source: &Arc<Source>, fd: RawFd) -> io::Result<()> {
         let worker = self.worker.upgrade();
         for registry in worker.iter().chain([self]) {
@@ -126,8 +126,8 @@ impl Registry {
     fn register_unless_closed(self: &Arc<Self>, source: &Arc<Source>, fd: RawFd) -> io::Result<bool> {
         let mio = match self.mio.get() {
             Some(mio) => mio,
-            // A foreign waker may poll an operation in place while the ending worker wakes it. That must not open a
-            // reactor that has ended.
+            // An ending worker wakes foreign wakers. Such a waker may poll an operation at once, on this thread. That
+            // must not open a reactor that has ended.
             None if self.table.lock().closed => return Ok(false),
             None => self.open()?,
         };

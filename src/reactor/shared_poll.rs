@@ -1,4 +1,5 @@
-//! Shared poll: the poll of a worker, which another worker turns while the owner is stuck in a task. It is behind a lock.
+//! Shared poll: the poll of a worker, which another worker turns while the owner is stuck in a task. It is behind a
+//! lock.
 //!
 //! # Protocol
 //! * The owner holds the lock while it waits for events, and stores them before it releases the lock.
@@ -22,7 +23,7 @@ pub(crate) struct SharedPoll<P> {
 }
 
 impl<P> SharedPoll<P> {
-    /// The poll for the owner's next turn. True beside it: a helper has taken an edge, and the owner may only look.
+    /// The poll for the owner's next turn, and whether the owner may only look, because a helper has taken an edge.
     pub(crate) fn begin_turn(&mut self) -> Option<(&mut P, bool)> {
         let poll = self.poll.as_mut()?;
         Some((poll, mem::take(&mut self.misses_edge)))

@@ -67,8 +67,8 @@ pub(crate) enum Stored {
     Sleep,
     /// It is stored, and an event has come: the operation tries again.
     Retry,
-    /// It is not stored, because no reactor watches the socket, or only one that no thread turns, while this thread has
-    /// another. The caller registers the socket. The waker comes back, because dropping it is foreign code.
+    /// It is not stored, because no reactor watches the socket, or one does that no thread turns, and this thread has a
+    /// reactor of its own. The caller registers the socket. The waker comes back, because dropping it is foreign code.
     Unregistered(Waker),
 }
 
@@ -115,8 +115,9 @@ impl<R> Source<R> {
     /// may sleep, `Some(false)` if an event has come since `seen`. `None`, and nothing is done, in all other cases.
     pub(crate) fn wait_again(&self, direction: Direction, waker: &Waker, seen: Snapshot) -> Option<bool> {
         let mut inner = self.inner.lock();
-        // If the seat has a waker, the socket is registered, or another thread is just moving it. All else empties the
-        // seats: the end of the reactor, a reactor that is turned no more, and a move that fails.
+        // If the seat has a waker, the socket is registered, or another thread is just moving it. Everything else that
+        // ends a registration empties the seats: the end of the reactor, a reactor that is turned no more, and a move
+        // that fails.
         if !inner.waiters.wait_again(direction, waker) {
             return None;
         }
