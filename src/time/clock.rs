@@ -327,13 +327,16 @@ mod tests {
     /// A limit that begins at this moment is never short, and long by no more than a tick.
     #[test]
     fn rounded_present_is_not_past() {
-        for _ in 0..1000 {
+        const ROUNDS: usize = 1000;
+        let mut is_past = 0;
+        for _ in 0..ROUNDS {
             let before = Instant::now();
             let rounded = Instant::now_rounded_up();
             assert!(rounded <= Instant::now() + Duration::from_nanos(TICK), "more than a tick in the future");
-            // The kernel may be late with a tick on a busy machine, and then this is past by as much.
-            assert!(rounded + Duration::from_secs(1) > before, "{:?} in the past", before - rounded);
+            is_past += usize::from(rounded < before);
         }
+        // The kernel may be late with a tick on a busy machine, and then some are past by as much.
+        assert!(is_past <= ROUNDS / 10, "{is_past} of {ROUNDS} are in the past");
     }
 
     /// A paused clock has no ticks: a limit on it is exact.
