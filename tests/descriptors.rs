@@ -141,7 +141,9 @@ fn failed_runtime_leaks_no_descriptor() {
         let mut hoard = take_all_descriptors();
         let mut free = 0;
         let runtime = loop {
-            match (Builder::new_current_thread().build(), Builder::new_current_thread().build()) {
+            // A current-thread runtime needs none before its first wait.
+            let build = || Builder::new_multi_thread().worker_threads(1).build();
+            match (build(), build()) {
                 (Ok(runtime), _) => break runtime,
                 (Err(one), Err(two)) => [one, two].map(assert_no_descriptors),
                 (Err(error), Ok(_)) => panic!("the second attempt succeeded after {error}"),
@@ -150,7 +152,7 @@ fn failed_runtime_leaks_no_descriptor() {
             free += 1;
             assert_eq!(take_all_descriptors().len(), free, "a runtime that failed must leave no descriptor open");
         };
-        assert!(free <= NEEDED, "a runtime must need at most {NEEDED} descriptors, but it needed {free}");
+        assert!((1..=NEEDED).contains(&free), "a runtime must need at most {NEEDED} descriptors, but it needed {free}");
         assert_eq!(runtime.block_on(async { 1 }), 1);
     });
 }

@@ -20,7 +20,7 @@ use kittiwake::net::TcpStream;
 use kittiwake::runtime::{Builder, Runtime};
 use kittiwake::task::yield_now;
 use kittiwake::{spawn, spawn_local};
-use support::{PATIENCE, bounded, listener, on_each_worker, pair_with_std, within, within_once, workers};
+use support::{PATIENCE, bounded, listener, on_each_worker, one_worker, pair_with_std, within, within_once, workers};
 
 /// The number of readings in a row between which an idle thread must not have run.
 const LOOKS: usize = 8;
@@ -31,13 +31,13 @@ const ATTEMPTS: usize = 100;
 /// A runtime that waits for one byte sleeps.
 #[test]
 fn waiting_runtime_sleeps() {
-    sleeps_until_a_byte_comes(Runtime::new().unwrap(), || async {});
+    sleeps_until_a_byte_comes(one_worker(), || async {});
 }
 
 /// A runtime whose tasks all wait sleeps, whatever they wait for.
 #[test]
 fn waiting_tasks_let_runtime_sleep() {
-    sleeps_until_a_byte_comes(Runtime::new().unwrap(), || async {
+    sleeps_until_a_byte_comes(one_worker(), || async {
         let (listener, _) = listener().await;
         drop(spawn(async move { listener.accept().await.map(drop) }));
         for _ in 0..50 {
@@ -61,7 +61,7 @@ fn waiting_tasks_let_runtime_sleep() {
 /// beside a waiting writer, an unread reset, and a connection in the queue.
 #[test]
 fn unhandled_events_let_runtime_sleep() {
-    sleeps_until_a_byte_comes(Runtime::new().unwrap(), || async {
+    sleeps_until_a_byte_comes(one_worker(), || async {
         let (unread, mut unread_peer) = pair_with_std();
         wait_once(unread.readable()).await;
         unread_peer.write_all(b"unread bytes").unwrap();
@@ -94,7 +94,8 @@ fn unhandled_events_let_runtime_sleep() {
 /// A runtime that spins before it blocks sleeps in the end.
 #[test]
 fn spinning_runtime_sleeps_at_last() {
-    sleeps_until_a_byte_comes(Builder::new_multi_thread().spin(Duration::from_millis(1)).build().unwrap(), || async {});
+    let spins = Builder::new_current_thread().spin(Duration::from_millis(1)).build().unwrap();
+    sleeps_until_a_byte_comes(spins, || async {});
 }
 
 /// Each worker of a waiting runtime sleeps, and does not wake up to watch the others.
@@ -127,7 +128,7 @@ fn waiting_workers_sleep() {
 /// A runtime sleeps in its second call too.
 #[test]
 fn runtime_sleeps_in_second_call() {
-    let runtime = Runtime::new().unwrap();
+    let runtime = one_worker();
     let runtime = bounded(move || {
         runtime.block_on(async {
             drop(spawn(pending::<()>()));
@@ -138,7 +139,8 @@ fn runtime_sleeps_in_second_call() {
     sleeps_until_a_byte_comes(runtime, || async {});
 }
 
-/// Runs `before` in `runtime` and then waits for a byte, which arrives once the watcher has seen the thread sleep.
+/// Runs `before` in `runtime` and then waits for a byte, which arrives once the watcher has seen the thread sleep. The
+/// runtime is a current-thread one: its only thread has the sockets and the tasks.
 #[track_caller]
 fn sleeps_until_a_byte_comes<F>(runtime: Runtime, before: impl FnOnce() -> F + Send + 'static)
 where

@@ -163,7 +163,7 @@ fn task_continues_in_next_call() {
 #[test]
 fn socket_is_served_in_next_call() {
     within(|| {
-        let runtime = Runtime::new().unwrap();
+        let runtime = one_worker();
         let (mut ours, mut peer) = pair_with_std();
         let echo = runtime.block_on(async {
             let echo = spawn(async move {
@@ -297,7 +297,7 @@ fn end_of_call_runs_no_task() {
 #[test]
 fn busy_tasks_do_not_delay_return() {
     within(|| {
-        let runtime = Runtime::new().unwrap();
+        let runtime = one_worker();
         for _ in 0..3 {
             runtime.block_on(async {
                 drop(spawn(busy()));

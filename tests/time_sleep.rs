@@ -491,7 +491,7 @@ fn sleep_moves_to_another_task() {
     });
 }
 
-/// A sleep can move to another runtime. Its timer stays with the first worker, and the wake must cross.
+/// A sleep can move to another runtime, which arms it anew.
 #[test]
 fn sleep_moves_to_another_runtime() {
     within(|| {
