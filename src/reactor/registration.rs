@@ -131,11 +131,8 @@ impl<S: AsFd> Registration<S> {
             match self.wait(cx.waker(), direction, &mut slot, seen) {
                 Ok(true) => return Poll::Pending,
                 Ok(false) => {}
-                // The operation has tried.
-                Err(error) if seen.should_try(direction) => return Poll::Ready(Err(error)),
-                // The backend cannot be armed for a socket that is registered. If it was not in `seen`, another thread
-                // has just registered it, and this one goes on.
-                Err(error) if seen.is_registered() && source.load().is_registered() => {
+                // The operation has tried, or the backend cannot be armed for a socket that is registered.
+                Err(error) if seen.should_try(direction) || source.load().is_registered() => {
                     return Poll::Ready(Err(error));
                 }
                 // The socket cannot be registered, and this operation has not tried yet: the bit was clear in `seen`,
