@@ -208,9 +208,7 @@ impl<S: AsFd> Registration<S> {
     /// kernel's buffer is empty, or full after a write, and the next operation waits without a system call.
     pub(crate) fn transferred(&self, direction: Direction, seen: Snapshot, capacity: usize, transferred: usize) {
         budget::count_moved(transferred);
-        // Linux moves no more by one call, also if there is more: INT_MAX, rounded down to a page of up to 64 KiB.
-        const MOST: usize = 0x7fff_0000;
-        let is_short = transferred < capacity.min(MOST) && transferred > 0;
+        let is_short = transferred < capacity && transferred > 0;
         if SHORT_MEANS_DRAINED && is_short && seen.allows_short_rule() {
             self.link.0.clear(direction, seen);
         }
