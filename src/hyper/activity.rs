@@ -227,12 +227,17 @@ impl Activity {
         self.ends_gracefully.store(true, Ordering::Relaxed);
     }
 
+    /// Whether the connection ends after its current requests.
+    pub(super) fn ends_gracefully(&self) -> bool {
+        self.ends_gracefully.load(Ordering::Relaxed)
+    }
+
     /// Whether the transport discards what the client sends after the connection has ended. Not on HTTP/2 after an
     /// error: it may be the answer to a flood.
     pub(super) fn may_linger(&self) -> bool {
         match self.protocol {
             Protocol::Http1 => !self.is_upgraded(),
-            Protocol::Http2 => self.ends_gracefully.load(Ordering::Relaxed),
+            Protocol::Http2 => self.ends_gracefully(),
         }
     }
 

@@ -86,7 +86,7 @@ where
     let activity = Arc::new(Activity::new(protocol));
     let transport = Transport::new(stream, preface.ahead, activity.clone(), writev);
     let service = Counted { service, activity: activity.clone() };
-    let mut driver = Driver { activity: &activity, deadline, shutdown, draining: false, ending: false, waker: None };
+    let mut driver = Driver { activity: &activity, deadline, shutdown, draining: false, waker: None };
     match protocol {
         Protocol::Http1 => {
             let connection = options.http1.serve_connection(transport, service).with_upgrades();
@@ -221,8 +221,6 @@ struct Driver<'a> {
     shutdown: ShutdownSignal,
     /// The server stops.
     draining: bool,
-    /// The connection ends after its current requests.
-    ending: bool,
     /// HTTP/2: the waker that the activity has.
     waker: Option<Arc<Waker>>,
 }
@@ -250,14 +248,15 @@ impl Driver<'_> {
             if let Poll::Ready(result) = if asks { ask_kernel(poll) } else { poll() } {
                 return Poll::Ready(result);
             }
-            if !self.ending && self.must_end() {
+            if !self.activity.ends_gracefully() && self.must_end() {
                 self.end_gracefully(connection.as_mut());
                 continue;
             }
-            match ready!(self.deadline.poll_expired(cx, self.activity, self.draining || self.ending)) {
+            let ends = self.draining || self.activity.ends_gracefully();
+            match ready!(self.deadline.poll_expired(cx, self.activity, ends)) {
                 Waits::End => self.activity.stop_lingering(),
                 _ if !asks => asks = true,
-                Waits::Request(_) if !self.ending => {
+                Waits::Request(_) if !self.activity.ends_gracefully() => {
                     // hyper has read the whole body of the last request, or the handler still has that body. Otherwise
                     // it would have closed the connection.
                     self.activity.set_body_may_come(false);
@@ -286,7 +285,6 @@ impl Driver<'_> {
     fn end_gracefully(&mut self, connection: Pin<&mut impl Connection>) {
         connection.graceful_shutdown();
         self.activity.end_gracefully();
-        self.ending = true;
     }
 
     fn poll_connection(
