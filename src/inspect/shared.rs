@@ -69,7 +69,12 @@ pub(super) struct Latest {
 
 impl Latest {
     fn is_fresh(&self) -> bool {
-        self.made.elapsed() < FRESH.max(self.snapshot.took * REST)
+        self.made.elapsed() < FRESH.max(self.pause())
+    }
+
+    /// How long no other snapshot is made, so that all of them cost little.
+    fn pause(&self) -> Duration {
+        self.snapshot.took * REST
     }
 }
 
@@ -128,8 +133,8 @@ fn run(shared: &Shared, handle: &Handle) {
             continue;
         }
         // A snapshot that took long is fresh for long. To drop it earlier would have the next request make another one.
-        let fresh = state.latest.as_ref().map_or(Duration::ZERO, |latest| latest.snapshot.took * REST);
-        if shared.call.wait_for(&mut state, shared.kept.max(fresh)).timed_out() && state.wanted.is_none() {
+        let pause = state.latest.as_ref().map_or(Duration::ZERO, Latest::pause);
+        if shared.call.wait_for(&mut state, shared.kept.max(pause)).timed_out() && state.wanted.is_none() {
             state.has_thread = false;
             let old = state.latest.take();
             drop(state);
