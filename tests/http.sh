@@ -46,7 +46,7 @@ curl_clients() {
     [ "$(curl -sS --max-time 60 -o /dev/null -w '%{http_code}' "$url/no-such-file")" = 404 ] || fail "a missing file must be a 404"
     [ "$(curl -sS --max-time 60 -o /dev/null -w '%{http_code}' "$url/fifo")" = 404 ] || fail "a FIFO must be a 404"
     [ "$(curl -sS --max-time 60 -o /dev/null -w '%{http_code}' "$url/large/x")" = 404 ] || fail "a file is no folder"
-    for protocol in --http1.1 --http2-prior-knowledge; do
+    for protocol in --http1.1 $http2; do
         [ "$(curl -sSI $protocol --max-time 60 -o /dev/null -w '%{http_code}' "$url/no-such-file")" = 404 ] \
             || fail "HEAD of a missing file must be a 404 without a body, by $protocol"
     done

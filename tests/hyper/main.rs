@@ -130,13 +130,7 @@ fn late_body_of_refused_head_fails_no_write() {
         client.write_all(b"POST /path HTTP/1.1\r\nhost: x\r\nbad header\r\n\r\n").await.unwrap();
         let answer = read_all(&mut client).await;
         assert!(answer.starts_with("HTTP/1.1 400"), "the answer was: {answer}");
-        for _ in 0..10 {
-            client.write_all(&pattern(10_000)).await.expect("the server takes in what it does not need");
-            // A reset would reach this side before its next write.
-            settle().await;
-        }
-        drop(client);
-        until(|| server.stats.open() == 0).await;
+        send_late_body(client, &server).await;
     });
 }
 
@@ -150,15 +144,20 @@ fn late_body_of_answered_request_fails_no_write() {
         client.write_all(b"POST /ignore HTTP/1.1\r\nhost: x\r\ncontent-length: 100000\r\n\r\n").await.unwrap();
         assert_eq!(response(&mut client).await.1, b"early");
         assert_eq!(read_all(&mut client).await, "", "the server closes its side");
-        for _ in 0..10 {
-            client.write_all(&pattern(10_000)).await.expect("the server takes in what it does not need");
-            // A reset would reach this side before its next write.
-            settle().await;
-        }
-        drop(client);
-        until(|| server.stats.open() == 0).await;
+        send_late_body(client, &server).await;
         server.errors.expect_none();
     });
+}
+
+/// Sends a body to a server that has closed its side. It must take that in, until the client closes, too.
+async fn send_late_body(mut client: TcpStream, server: &Server) {
+    for _ in 0..10 {
+        client.write_all(&pattern(10_000)).await.expect("the server takes in what it does not need");
+        // A reset would reach this side before its next write.
+        settle().await;
+    }
+    drop(client);
+    until(|| server.stats.open() == 0).await;
 }
 
 /// A panic in a service ends its connection alone.
