@@ -7,8 +7,9 @@
 //!   swaps it with `queue`. So taking an entry touches neither the thread-local nor its borrow flag. In a runtime with
 //!   one worker this is all.
 //! * `yielded` has local tasks that were woken while they ran, and so give way, if the runtime has several workers.
-//!   They run after all that is ready in both `queue` and the stealable queue. In a runtime with one worker, the back
-//!   of `queue` is behind all that is ready.
+//!   They run after all that is ready in both `queue` and the stealable queue. Other tasks that give way wait in the
+//!   stealable queue, and each has a number, so that all of them run in the order in which they gave way. In a runtime
+//!   with one worker, the back of `queue` is behind all that is ready.
 //! * `deferred` has tasks that other workers may steal, and that the reactor and the timers have woken between two
 //!   batches. The worker moves them to its stealable queue when the batch begins. A task that is woken inside a batch
 //!   goes there at once, because the task that woke it may go on for long.
@@ -16,6 +17,7 @@
 //! [`schedule`] is the whole of what waking a task does.
 
 use std::cell::{Cell, RefCell, RefMut};
+use std::collections::VecDeque;
 use std::mem::{self, ManuallyDrop};
 use std::sync::Arc;
 
@@ -36,8 +38,11 @@ struct Context {
     /// Entries that only this worker may run and that it has not taken yet: those woken on this thread, and those
     /// drained from the remote queue.
     queue: RefCell<Vec<Entry>>,
-    /// Entries as those of `queue` that were woken while they ran, if the runtime has several workers.
-    yielded: RefCell<Vec<Entry>>,
+    /// Local tasks that were woken while they ran, with their numbers, if the runtime has several workers.
+    yielded: RefCell<VecDeque<(u64, Runnable)>>,
+    /// How many tasks have given way on this thread, in runtimes with several workers. A task's number is this count,
+    /// before it.
+    gave_way: Cell<u64>,
     /// Tasks that were woken on this thread between two batches and can be stolen.
     deferred: RefCell<Vec<Runnable>>,
     worker: RefCell<Option<Current>>,
@@ -54,7 +59,8 @@ thread_local! {
             shared_queue: Cell::new(0),
             in_batch: Cell::new(false),
             queue: RefCell::new(Vec::new()),
-            yielded: RefCell::new(Vec::new()),
+            yielded: RefCell::new(VecDeque::new()),
+            gave_way: Cell::new(0),
             deferred: RefCell::new(Vec::new()),
             worker: RefCell::new(None),
             entered_workers: RefCell::new(None),
@@ -166,19 +172,26 @@ pub(crate) fn is_alone() -> bool {
 /// reference for each call.
 // A yield of 1,000 tasks costs 9.4 % more without this and the others of this file.
 #[inline]
-pub(super) fn schedule(runnable: Runnable) {
+pub(super) fn schedule(runnable: Runnable, info: ScheduleInfo) {
     runnable.metadata().note_queued();
-    queue(runnable);
+    queue(runnable, info.woken_while_running);
 }
 
-/// Queues a task that has noted so.
+/// As [`schedule`], for a task that has not run.
 #[inline]
-fn queue(runnable: Runnable) {
+pub(super) fn schedule_new(runnable: Runnable) {
+    runnable.metadata().note_queued();
+    queue(runnable, false);
+}
+
+/// Queues a task that has noted so. `woken_while_running`: it has just run.
+#[inline]
+fn queue(runnable: Runnable, woken_while_running: bool) {
     CONTEXT.with(|context| {
         if runnable.metadata().record.queue() == context.local_queue.get() {
             push_to(&context.queue, Entry::Task(runnable));
         } else {
-            schedule_shared_or_remote(context, runnable);
+            schedule_shared_or_remote(context, runnable, woken_while_running);
         }
     });
 }
@@ -189,9 +202,9 @@ pub(super) fn schedule_local(runnable: Runnable, info: ScheduleInfo) {
     CONTEXT.with(|context| {
         runnable.metadata().note_queued();
         if info.woken_while_running && context.shared_queue != context.local_queue {
-            push_to(&context.yielded, Entry::Task(runnable));
+            push_yielded(context, runnable);
         } else {
-            queue(runnable);
+            queue(runnable, info.woken_while_running);
         }
     });
 }
@@ -200,18 +213,38 @@ pub(super) fn schedule_local(runnable: Runnable, info: ScheduleInfo) {
 // Not inlined, so that `schedule` is small in a runtime with one worker.
 // A yield of 1,000 tasks costs 9.4 % more without this and the others of this file.
 #[inline(never)]
-fn schedule_shared_or_remote(context: &Context, runnable: Runnable) {
+fn schedule_shared_or_remote(context: &Context, runnable: Runnable, woken_while_running: bool) {
     if runnable.metadata().record.queue() != context.shared_queue.get() {
         push_remote(runnable);
     } else if !context.in_batch.get() {
         push_to(&context.deferred, runnable);
     } else if let Some(Current { worker, .. }) = &*context.worker.borrow() {
-        let gave_way = budget::has_refused();
-        if gave_way {
-            runnable.metadata().record.note_gave_way();
+        let queues = &worker.workers.queues;
+        if woken_while_running && budget::has_given_way() {
+            let number = give_way(context, &runnable);
+            queues.push_gave_way(worker.index, runnable, number);
+        } else {
+            queues.push(worker.index, runnable);
         }
-        worker.workers.queues.push(worker.index, runnable, gave_way);
     }
+}
+
+/// A task that has just run gives way. Returns its number.
+fn give_way(context: &Context, runnable: &Runnable) -> u64 {
+    if budget::has_refused() {
+        runnable.metadata().record.note_gave_way();
+    }
+    let number = context.gave_way.get();
+    context.gave_way.set(number + 1);
+    number
+}
+
+/// Queues a local task that gives way.
+// Not inlined, so that `schedule_local` is small in a runtime with one worker.
+#[inline(never)]
+fn push_yielded(context: &Context, runnable: Runnable) {
+    let number = give_way(context, &runnable);
+    context.yielded.borrow_mut().push_back((number, runnable));
 }
 
 /// Pushes a task to a worker that may run it, from a thread that may not.
@@ -266,9 +299,14 @@ pub(super) fn with_queue<R>(with: impl FnOnce(&mut Vec<Entry>) -> R) -> R {
     CONTEXT.with(|context| with(&mut context.queue.borrow_mut()))
 }
 
-/// Runs `with` with the queue of what gives way.
-pub(super) fn with_yielded<R>(with: impl FnOnce(&mut Vec<Entry>) -> R) -> R {
+/// Runs `with` with the local tasks that give way, which have numbers.
+pub(super) fn with_yielded<R>(with: impl FnOnce(&mut VecDeque<(u64, Runnable)>) -> R) -> R {
     CONTEXT.with(|context| with(&mut context.yielded.borrow_mut()))
+}
+
+/// The number of the task that gives way next. All that have given way on this thread have lower ones.
+pub(super) fn next_to_give_way() -> u64 {
+    CONTEXT.with(|context| context.gave_way.get())
 }
 
 /// Runs `with` with the queue of tasks to be published.
@@ -286,7 +324,7 @@ pub(crate) struct Entered {
     /// The worker that was on this thread before, and its queues.
     previous: Option<Current>,
     queue: Vec<Entry>,
-    yielded: Vec<Entry>,
+    yielded: VecDeque<(u64, Runnable)>,
     deferred: Vec<Runnable>,
     in_batch: bool,
     budget: budget::Saved,

@@ -10,9 +10,9 @@ use super::current::{self, Current, Entered, schedule_main, with_deferred, with_
 use super::registry::{LOCAL, TaskSet};
 use super::shared::{Entry, Runnable, WorkerRef, Workers};
 use super::shuffle::Shuffle;
-use super::stealing::Stealer;
+use super::stealing::{Overdue, Published, Stealer};
 use crate::budget::{self, GaveWay};
-use crate::memory::shrink;
+use crate::memory::{shrink, shrink_queue};
 use crate::random::Random;
 
 /// The half of the executor that a worker owns.
@@ -41,9 +41,8 @@ pub(crate) struct Executor {
     stealer: Option<Box<Stealer>>,
     /// The last turn was the stealable queue's. They take turns only while there are local entries.
     was_shared: bool,
-    /// Used if the runtime has several workers: how many entries run before the local tasks that gave way in an earlier
-    /// batch. 0 if there are none of those.
-    before_yielded: usize,
+    /// Used if the runtime has several workers: which tasks that give way run next, although others are ready.
+    overdue: Overdue,
 }
 
 impl Executor {
@@ -66,7 +65,7 @@ impl Executor {
             has_waiting_refused: false,
             stealer,
             was_shared: false,
-            before_yielded: 0,
+            overdue: Overdue::default(),
         }
     }
 
@@ -214,10 +213,19 @@ impl Executor {
         }
     }
 
-    /// The next of the entries that only this worker may run and of those that can be stolen, in turn.
+    /// The next of the entries that only this worker may run and of those that can be stolen, in turn. Those that give
+    /// way come when nothing else is ready, or have waited for all that was.
     fn next_of_both(&mut self) -> Option<Entry> {
-        self.count_before_yielded();
-        self.note_yield();
+        // The next entry has not yielded yet.
+        budget::take_yield();
+        let overdue = self.overdue.count_entry();
+        if overdue > 0 {
+            let next = self.pop_yielded(overdue);
+            if next.is_some() {
+                return next;
+            }
+            self.overdue.end();
+        }
         if !self.local_taken.is_empty() {
             self.was_shared = !self.was_shared;
             if !self.was_shared {
@@ -230,42 +238,44 @@ impl Executor {
         if self.local_taken.is_empty() {
             self.take_local();
         }
-        self.local_taken.pop()
-    }
-
-    /// An entry is about to be run. If it is the last of those that come before the local tasks that gave way, these are
-    /// queued.
-    fn count_before_yielded(&mut self) {
-        if self.before_yielded > 0 {
-            self.before_yielded -= 1;
-            if self.before_yielded == 0 {
-                with_yielded(|yielded| append_in_order(yielded, self.shuffle.as_deref_mut()));
-            }
+        let next = self.local_taken.pop();
+        if next.is_some() {
+            return next;
         }
+        self.overdue.stop_counting();
+        self.pop_yielded(u64::MAX)
     }
 
-    /// Takes the thread's queue. If it is empty, takes what other threads have pushed, or else the tasks that give way:
-    /// nothing else is ready.
+    /// The task that gave way first of all, if its number is below `end`.
+    fn pop_yielded(&self, end: u64) -> Option<Entry> {
+        let first_local = with_yielded(|yielded| yielded.front().map_or(end, |(number, _)| *number));
+        let shared = self.worker.remote().pop_gave_way(first_local.min(end));
+        let next = shared.or_else(|| {
+            let local = with_yielded(|yielded| if first_local < end { yielded.pop_front() } else { None });
+            local.map(|(_, task)| task)
+        });
+        next.map(Entry::Task)
+    }
+
+    /// Takes the thread's queue, with what other threads have pushed.
     fn take_local(&mut self) {
         if self.is_notified() {
             let WorkerRef { workers, index, .. } = &self.worker;
             budget::count_events(with_queue(|queue| workers.queues.drain_in_batch(*index, queue)));
         }
         self.take_queue();
-        if self.local_taken.is_empty() {
-            self.before_yielded = 0;
-            with_yielded(|yielded| mem::swap(&mut self.local_taken, yielded));
-            self.local_taken.reverse();
-        }
     }
 
-    /// Takes the entries of the thread's queue. Those that were taken before are used up.
+    /// Takes the entries of the thread's queue. They come behind those that were taken before.
     fn take_queue(&mut self) {
-        with_queue(|queue| mem::swap(&mut self.local_taken, queue));
-        match &mut self.shuffle {
-            Some(shuffle) => shuffle.shuffle(&mut self.local_taken),
-            None => self.local_taken.reverse(),
-        }
+        with_queue(|queue| {
+            match &mut self.shuffle {
+                Some(shuffle) => shuffle.shuffle(queue),
+                None => queue.reverse(),
+            }
+            queue.append(&mut self.local_taken);
+            mem::swap(queue, &mut self.local_taken);
+        });
     }
 
     /// Runs a task, with the budget of a poll.
@@ -340,12 +350,13 @@ impl Executor {
         let (has_local, local) = (self.has_local(), self.local_len());
         let Some(stealer) = &mut self.stealer else { return local };
         let WorkerRef { workers, index, .. } = &self.worker;
-        let stealable =
+        let Published { stealable, give_way } =
             with_deferred(|deferred| stealer.begin_batch(&workers.queues, *index, deferred, has_local, Instant::now));
         current::set_in_batch(true);
-        if self.before_yielded == 0 && with_yielded(|yielded| !yielded.is_empty()) {
-            // One more: it is counted before an entry is run, and not after.
-            self.before_yielded = local + stealable + 1;
+        let some_give_way = give_way || with_yielded(|yielded| !yielded.is_empty());
+        if some_give_way && self.overdue.begin_count(local.max(stealable), current::next_to_give_way()) {
+            // The local entries that were counted must run before those that give way.
+            self.take_queue();
         }
         local + stealable
     }
@@ -408,7 +419,7 @@ impl Executor {
             shuffle.shrink();
         }
         with_queue(shrink);
-        with_yielded(shrink);
+        with_yielded(shrink_queue);
         with_deferred(shrink);
         self.worker.remote().shrink();
         self.worker.workers.tasks.shrink(self.worker.index);
@@ -456,7 +467,7 @@ impl Executor {
         if let Some(shuffle) = &mut self.shuffle {
             shuffle.clear();
         }
-        with_yielded(|yielded| unrun.append(yielded));
+        with_yielded(|yielded| unrun.extend(yielded.drain(..).map(|(_, task)| Entry::Task(task))));
         unrun.append(&mut self.refused);
         with_deferred(|deferred| unrun.extend(deferred.drain(..).map(Entry::Task)));
         unrun.retain(|entry| matches!(entry, Entry::Task(_)));

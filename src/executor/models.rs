@@ -231,7 +231,7 @@ fn idle_worker_steals_pushed_entry() {
         let [mut stuck, mut other] = workers();
         let running = thread::spawn(move || {
             stuck.begin_and_be_stuck(vec![1]);
-            stuck.queues.push(stuck.index, 2, false);
+            stuck.queues.push(stuck.index, 2);
         });
         other.run_until(2);
         running.join().unwrap();
@@ -296,7 +296,7 @@ fn busy_watcher_has_another_look() {
         assert!(watcher.prepare_idle() && watcher.is_watcher(), "one worker is busy, so an idle one must watch");
         let pushing = thread::spawn({
             let queues = stuck.queues.clone();
-            move || queues.push(0, 2, false)
+            move || queues.push(0, 2)
         });
         let watching = thread::spawn(move || {
             watcher.leave_idle();

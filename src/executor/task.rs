@@ -25,7 +25,7 @@ use std::task::{Context, Poll, Waker};
 use async_task::{Builder, Task, WithInfo};
 use pin_project_lite::pin_project;
 
-use super::current::{schedule, schedule_local};
+use super::current::{schedule, schedule_local, schedule_new};
 use super::join::{AbortHandle, JoinHandle};
 use super::outcome::{Cause, Outcome};
 use super::record::CancelReason;
@@ -71,7 +71,7 @@ impl<T> NewTask<T> {
 
     /// As [`start`](NewTask::start), for a task that was made by [`shared`].
     pub(super) fn start_shared(self) -> JoinHandle<T> {
-        self.start_with(schedule)
+        self.start_with(schedule_new)
     }
 
     /// Queues the task on `worker`, where it begins. Returns `None` if the runtime has ended.
@@ -108,7 +108,7 @@ where
     F::Output: Send + 'static,
 {
     build(worker, Kind::Shared, location, |task, span| {
-        task.spawn(|metadata| TaskFuture::new(future, Membership::<SHARED>::new(metadata, span)), schedule)
+        task.spawn(|metadata| TaskFuture::new(future, Membership::<SHARED>::new(metadata, span)), WithInfo(schedule))
     })
 }
 

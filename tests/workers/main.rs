@@ -17,6 +17,7 @@ mod stealing;
 mod stuck;
 mod timers;
 mod wakes;
+mod yields;
 
 use futures_lite::future;
 use kittiwake::task::JoinHandle;

@@ -17,6 +17,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Wake, Waker};
 use std::time::{Duration, Instant};
 
+use super::overdue::Overdue;
 use super::queues::Queues;
 use super::stealer::Stealer;
 
@@ -92,8 +93,8 @@ struct Kind {
     /// `None`: for ever.
     time: Option<Duration>,
     wakes: u8,
-    /// It wakes itself, as one that has used up its budget.
-    is_refused: bool,
+    /// The entries that it wakes give way, as a task that has used up its budget.
+    gives_way: bool,
     /// It yields so often.
     yields: u32,
 }
@@ -108,7 +109,7 @@ impl Kind {
             _ => None,
         };
         let yields = if time == Some(PIECE) && byte & 48 == 32 { YIELDS } else { 0 };
-        Self { time, wakes: byte >> 6, is_refused: byte & 48 == 48, yields }
+        Self { time, wakes: byte >> 6, gives_way: byte & 48 == 48, yields }
     }
 }
 
@@ -165,6 +166,9 @@ struct Worker {
     /// The entry that it is in, to be queued after that.
     yielding: Option<Entry>,
     was_local: bool,
+    /// The number of the entry that gives way next.
+    gave_way: u64,
+    overdue: Overdue,
     ran: u64,
     /// The entries that it has run in all.
     ran_in_all: u64,
@@ -218,6 +222,8 @@ impl World {
             deferred: Vec::new(),
             yielding: None,
             was_local: false,
+            gave_way: 0,
+            overdue: Overdue::default(),
             ran: 0,
             ran_in_all: 0,
             batch: BATCH,
@@ -253,7 +259,7 @@ impl World {
     /// The turn of the last entry that is pushed to worker `index`.
     fn turn(&self, index: usize) -> Turn {
         // Local entries take turns with others, and so do spawned ones with those that are ready. What is pushed later
-        // comes first in its turn only. A seed changes the order, and an entry that has used up its budget comes last.
+        // comes first in its turn only. A seed changes the order.
         let most = 4 * self.counts.queued.get() as u64 + 8;
         let latest = if self.is_seeded { u64::MAX } else { self.workers[index].ran_in_all + most };
         Turn { worker: index, latest, thefts: self.thefts[index] }
@@ -318,7 +324,10 @@ impl World {
         worker.place = match worker.place {
             Place::Begin => {
                 let has_local = !worker.local.is_empty();
-                worker.stealer.begin_batch(queues, index, &mut worker.deferred, has_local, || now);
+                let published = worker.stealer.begin_batch(queues, index, &mut worker.deferred, has_local, || now);
+                if published.give_way {
+                    worker.overdue.begin_count(worker.local.len().max(published.stealable), worker.gave_way);
+                }
                 worker.batch_start = now;
                 Place::Run(worker.batch)
             }
@@ -365,8 +374,16 @@ impl World {
         if entry.only.is_some() {
             self.workers[index].local.push(entry);
         } else {
-            self.queues.push(index, entry, false);
+            self.push_gave_way(index, entry);
         }
+    }
+
+    /// Queues an entry that comes after all others.
+    fn push_gave_way(&mut self, index: usize, mut entry: Entry) {
+        entry.turn.latest = u64::MAX;
+        let number = self.workers[index].gave_way;
+        self.workers[index].gave_way += 1;
+        self.queues.push_gave_way(index, entry, number);
     }
 
     /// Runs the next entry of a batch of which so many are left, or ends it.
@@ -389,14 +406,15 @@ impl World {
         let was_stolen = worker != index || thefts != self.thefts[index];
         let is_late = !was_stolen && self.workers[index].ran_in_all > latest;
         assert!(!is_late, "worker {index} has run others again and again before an entry");
-        let Kind { time, wakes, is_refused, yields } = entry.kind;
+        let Kind { time, wakes, gives_way, yields } = entry.kind;
         for _ in 0..wakes {
-            let kind = Kind { time: Some(Duration::ZERO), wakes: 0, is_refused: false, yields: 0 };
-            let mut woken = self.entry(kind, index);
-            if is_refused {
-                woken.turn.latest = u64::MAX;
+            let kind = Kind { time: Some(Duration::ZERO), wakes: 0, gives_way: false, yields: 0 };
+            let woken = self.entry(kind, index);
+            if gives_way {
+                self.push_gave_way(index, woken);
+            } else {
+                self.queues.push(index, woken);
             }
-            self.queues.push(index, woken, is_refused);
         }
         if let Some(yields) = yields.checked_sub(1) {
             let kind = Kind { yields, wakes: 0, ..entry.kind };
@@ -464,8 +482,16 @@ impl World {
 }
 
 impl Worker {
-    /// The next of the local entries and of those that can be stolen, in turn.
+    /// The next of the local entries and of those that can be stolen, in turn. Those that give way come last.
     fn next(&mut self, queues: &Queues<Entry, Entry>, index: usize) -> Option<Entry> {
+        let overdue = self.overdue.count_entry();
+        if overdue > 0 {
+            let next = queues.remote(index).pop_gave_way(overdue);
+            if next.is_some() {
+                return next;
+            }
+            self.overdue.end();
+        }
         self.was_local = !self.was_local && !self.local.is_empty();
         if self.was_local {
             return Some(self.local.remove(0));
@@ -477,7 +503,11 @@ impl Worker {
         if self.local.is_empty() {
             queues.drain_in_batch(index, &mut self.local);
         }
-        (!self.local.is_empty()).then(|| self.local.remove(0))
+        if self.local.is_empty() {
+            self.overdue.stop_counting();
+            return queues.remote(index).pop_gave_way(u64::MAX);
+        }
+        Some(self.local.remove(0))
     }
 }
 

@@ -9,6 +9,7 @@
 //!   owner, which is about to run it.
 //! * A worker that has run the same task for a millisecond is stuck. Then the last entry is stolen too. Idle workers
 //!   look for stuck workers, and now and then a busy worker does.
+//! * An entry that gives way comes after all others, and after those that gave way before it. It can be stolen, too.
 //! * An entry that was spawned on a certain worker ([`Queues::spawn_on`]) begins there. It is stolen only from a worker
 //!   that has been stuck for longer: a connection belongs to the worker that first waits for it, so to steal it early
 //!   would undo the choice.
@@ -22,10 +23,10 @@ use std::time::Duration;
 use std::{iter, mem};
 
 use super::idle::Idle;
-use crate::budget::{self, GaveWay};
+use crate::budget;
 use crate::executor::remote_queue::RemoteQueue;
 use crate::executor::shuffle::Shuffle;
-use crate::memory::shrink;
+use crate::memory::{shrink, shrink_queue};
 use crate::random::Random;
 use crate::sync::Mutex;
 
@@ -53,11 +54,8 @@ struct Stealable<T> {
     later: Vec<T>,
     /// The order of `later`, if the runtime has a seed.
     shuffle: Option<Shuffle>,
-    /// The entries that have used up their budget. They run when nothing else is ready.
-    refused: Vec<T>,
-    /// There were some in `refused` when this batch began. If something else is always ready, they come to `later` when
-    /// the next one begins.
-    has_waiting_refused: bool,
+    /// The entries that give way, in order, with their numbers. The worker says when it takes them.
+    gave_way: VecDeque<(u64, T)>,
     /// The entries that were spawned on this worker by number ([`Queues::spawn_on`]).
     spawned: VecDeque<T>,
     /// The last time that the worker could take one of these or a ready entry, it took one of these.
@@ -81,6 +79,14 @@ pub(super) const STUCK_FOR_LONG: Duration = Duration::from_millis(50);
 
 /// How many ready entries, and how many spawned ones, are stolen from a stuck worker at a time.
 const STEAL_FROM_STUCK: usize = 64;
+
+/// The content of a worker's stealable queue when a batch begins.
+pub(in crate::executor) struct Published {
+    /// How many entries can be stolen, without those that give way.
+    pub(in crate::executor) stealable: usize,
+    /// There are some that give way.
+    pub(in crate::executor) give_way: bool,
+}
 
 /// The workers to steal from.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -110,16 +116,15 @@ impl<E, T> Queues<E, T> {
         &self.remotes[index]
     }
 
-    /// Pushes what a worker has woken while it runs a task. It is queued behind that task. If the task that runs has used
-    /// up its budget, this may be it, and comes last of all.
-    pub(in crate::executor) fn push(&self, index: usize, task: T, is_refused: bool) {
-        let mut stealable = self.remotes[index].stealable.lock();
-        if is_refused {
-            stealable.refused.push(task);
-        } else {
-            stealable.push_woken(task);
-        }
-        drop(stealable);
+    /// Pushes what a worker has woken while it runs a task. It is queued behind that task.
+    pub(in crate::executor) fn push(&self, index: usize, task: T) {
+        self.remotes[index].stealable.lock().later.push(task);
+        self.wake_idle_if_needed();
+    }
+
+    /// Pushes the task that a worker has just run, and that gives way. Its `number` is higher than those before it.
+    pub(in crate::executor) fn push_gave_way(&self, index: usize, task: T, number: u64) {
+        self.remotes[index].stealable.lock().gave_way.push_back((number, task));
         self.wake_idle_if_needed();
     }
 
@@ -164,7 +169,7 @@ impl<E, T> Queues<E, T> {
     pub(in crate::executor) fn queued(&self, index: usize) -> usize {
         let remote = &self.remotes[index];
         let stealable = remote.stealable.lock();
-        let count = stealable.ready.len() + stealable.later.len() + stealable.refused.len() + stealable.spawned.len();
+        let count = stealable.len();
         drop(stealable);
         count + remote.queue.len()
     }
@@ -183,8 +188,8 @@ impl<E, T> Queues<E, T> {
     }
 
     /// Queues the tasks that a worker has `deferred` between two batches. The worker is about to run the first of all
-    /// its entries. Returns how many can be stolen.
-    pub(super) fn publish(&self, index: usize, deferred: &mut Vec<T>) -> usize {
+    /// its entries.
+    pub(super) fn publish(&self, index: usize, deferred: &mut Vec<T>) -> Published {
         let mut stealable = self.remotes[index].stealable.lock();
         stealable.running = true;
         stealable.progress += 1;
@@ -193,13 +198,12 @@ impl<E, T> Queues<E, T> {
         } else {
             stealable.later.append(deferred);
         }
-        if stealable.has_waiting_refused {
-            stealable.release_refused();
-        }
-        stealable.has_waiting_refused = !stealable.refused.is_empty();
         let pushes = stealable.pushes;
         budget::count_events((pushes - mem::replace(&mut stealable.counted_pushes, pushes)) as usize);
-        stealable.len()
+        Published {
+            stealable: stealable.ready_len() + stealable.spawned.len(),
+            give_way: !stealable.gave_way.is_empty(),
+        }
     }
 
     /// Wakes an idle worker, if there is one and none of them looks anyway.
@@ -256,9 +260,9 @@ impl<E, T> Queues<E, T> {
         let remote = &self.remotes[index];
         let mut stealable = remote.stealable.lock();
         stealable.closed = true;
-        stealable.release_refused();
         let mut left: Vec<T> = iter::from_fn(|| stealable.pop_ready()).collect();
         left.extend(stealable.spawned.drain(..));
+        left.extend(stealable.gave_way.drain(..).map(|(_, task)| task));
         drop(stealable);
         drop(left);
         remote.queue.close();
@@ -271,8 +275,7 @@ impl<E, T> Remote<E, T> {
             ready: Vec::new(),
             later: Vec::new(),
             shuffle: None,
-            refused: Vec::new(),
-            has_waiting_refused: false,
+            gave_way: VecDeque::new(),
             spawned: VecDeque::new(),
             was_spawned: false,
             running: false,
@@ -292,19 +295,26 @@ impl<E, T> Remote<E, T> {
     /// Gives memory back that a spike has left.
     pub(in crate::executor) fn shrink(&self) {
         self.queue.shrink();
-        let Stealable { ready, later, refused, spawned, shuffle, .. } = &mut *self.stealable.lock();
-        for queue in [ready, later, refused] {
+        let Stealable { ready, later, gave_way, spawned, shuffle, .. } = &mut *self.stealable.lock();
+        for queue in [ready, later] {
             shrink(queue);
         }
         if let Some(shuffle) = shuffle {
             shuffle.shrink();
         }
-        if spawned.is_empty() {
-            *spawned = VecDeque::new();
-        }
+        shrink_queue(gave_way);
+        shrink_queue(spawned);
     }
 
-    /// The next entry of the stealable queue, for its worker.
+    /// The first of the entries that give way, for the worker, if its number is below `end`.
+    pub(in crate::executor) fn pop_gave_way(&self, end: u64) -> Option<T> {
+        let mut stealable = self.stealable.lock();
+        stealable.progress += 1;
+        let is_before = stealable.gave_way.front().is_some_and(|(number, _)| *number < end);
+        if is_before { stealable.gave_way.pop_front().map(|(_, task)| task) } else { None }
+    }
+
+    /// The next entry of the stealable queue, for its worker, without those that give way.
     pub(in crate::executor) fn pop_stealable(&self) -> Option<T> {
         let mut stealable = self.stealable.lock();
         stealable.progress += 1;
@@ -321,17 +331,6 @@ impl<E, T> Remote<E, T> {
 }
 
 impl<T> Stealable<T> {
-    /// Pushes what its worker has woken inside a batch.
-    fn push_woken(&mut self, task: T) {
-        if let Some(shuffle) = &mut self.shuffle {
-            // The task that runs has yielded, and this may be it.
-            if budget::gave_way() == GaveWay::Yielded {
-                shuffle.begin_segment(self.later.len());
-            }
-        }
-        self.later.push(task);
-    }
-
     fn ready_len(&self) -> usize {
         self.ready.len() + self.later.len()
     }
@@ -346,19 +345,7 @@ impl<T> Stealable<T> {
     #[inline(never)]
     fn pop_later(&mut self) -> Option<T> {
         self.turn_over();
-        if self.ready.is_empty() {
-            self.release_refused();
-            self.turn_over();
-        }
         self.ready.pop()
-    }
-
-    fn release_refused(&mut self) {
-        if let Some(shuffle) = &mut self.shuffle {
-            shuffle.begin_segments(self.later.len(), self.refused.len());
-        }
-        self.later.append(&mut self.refused);
-        self.has_waiting_refused = false;
     }
 
     /// `ready` is used up: what came later is ready now.
@@ -375,14 +362,15 @@ impl<T> Stealable<T> {
 
     /// Moves entries to `stolen`. The worker has not come here for `unmoved`.
     fn steal(&mut self, victims: Victims, unmoved: Duration, stolen: &mut Vec<T>) {
-        self.release_refused();
+        let all = self.ready_len() + self.gave_way.len();
         let stuck_for = if self.running { unmoved } else { Duration::ZERO };
-        let (ready, spawned) = if stuck_for < STUCK {
-            (if victims == Victims::Any { self.ready_len() / 2 } else { 0 }, 0)
+        let (most, spawned) = if stuck_for < STUCK {
+            (if victims == Victims::Any { all / 2 } else { 0 }, 0)
         } else {
             let spawned = if stuck_for < STUCK_FOR_LONG { 0 } else { self.spawned.len().min(STEAL_FROM_STUCK) };
-            (self.ready_len().min(STEAL_FROM_STUCK), spawned)
+            (all.min(STEAL_FROM_STUCK), spawned)
         };
+        let ready = most.min(self.ready_len());
         while stolen.len() < ready {
             if self.ready.is_empty() {
                 self.turn_over();
@@ -390,13 +378,14 @@ impl<T> Stealable<T> {
             let left = self.ready.len().saturating_sub(ready - stolen.len());
             stolen.extend(self.ready.drain(left..).rev());
         }
+        stolen.extend(self.gave_way.drain(..most - ready).map(|(_, task)| task));
         for _ in 0..spawned {
             stolen.extend(self.spawned.pop_front());
         }
     }
 
     fn len(&self) -> usize {
-        self.ready_len() + self.refused.len() + self.spawned.len()
+        self.ready_len() + self.gave_way.len() + self.spawned.len()
     }
 
     fn is_empty(&self) -> bool {
@@ -454,7 +443,7 @@ mod tests {
     fn entries_keep_their_order() {
         let queues = two_workers::<u32>();
         queues.publish(0, &mut vec![1, 2, 3, 4]);
-        queues.push(0, 5, false);
+        queues.push(0, 5);
         assert_eq!(queues.pop(0), Some(1));
         queues.publish(0, &mut vec![6, 7]);
         let mut stolen = Vec::new();
@@ -462,6 +451,26 @@ mod tests {
         queues.publish(1, &mut stolen);
         let rest = |index| iter::from_fn(|| queues.pop(index)).collect::<Vec<_>>();
         assert_eq!((rest(0), rest(1)), (vec![5, 6, 7], vec![2, 3, 4]));
+    }
+
+    /// Entries that give way come in their order, and only when the worker asks for them. Another worker steals the other
+    /// ones first.
+    #[test]
+    fn entries_that_give_way_come_last() {
+        let queues = two_workers::<u32>();
+        (10..14).for_each(|number| queues.push_gave_way(0, 10 * number as u32, number));
+        queues.push(0, 1);
+        let published = queues.publish(0, &mut vec![2]);
+        assert_eq!((published.stealable, published.give_way), (2, true));
+        let mut stolen = Vec::new();
+        assert!(queues.steal(0, Victims::Any, &mut stolen, |_| Duration::ZERO));
+        assert_eq!(stolen, [1, 2, 100], "half of six");
+        assert_eq!(queues.pop(0), None, "the other ones were stolen");
+        assert_eq!(queues.queued(0), 3);
+        assert!(!queues.prepare_idle(0), "it has those that give way");
+        let pop = |end| queues.remote(0).pop_gave_way(end);
+        assert_eq!([pop(11), pop(13), pop(13), pop(13), pop(u64::MAX)], [None, Some(110), Some(120), None, Some(130)]);
+        assert!(queues.prepare_idle(0), "it has no more");
     }
 
     /// To spawn on a certain worker would be in vain if the next idle worker stole the task. But a worker that is stuck
@@ -478,7 +487,7 @@ mod tests {
         };
         assert!(steal(Victims::Stuck, Duration::ZERO).is_empty(), "it is not stuck");
         assert_eq!(steal(Victims::Any, Duration::ZERO), [1], "half of two");
-        queues.push(0, 5, false);
+        queues.push(0, 5);
         assert_eq!(steal(Victims::Stuck, STUCK), [2, 5], "the entry that was there, and the one that came later");
         assert_eq!(steal(Victims::Stuck, STUCK_FOR_LONG), [3]);
         queues.spawn_on(0, 4);

@@ -17,7 +17,7 @@
 use std::mem;
 use std::time::{Duration, Instant};
 
-use super::queues::{Queues, STUCK, STUCK_FOR_LONG, Victims};
+use super::queues::{Published, Queues, STUCK, STUCK_FOR_LONG, Victims};
 use crate::random::Random;
 
 /// One worker's stealing state.
@@ -175,7 +175,7 @@ impl Stealer {
     }
 
     /// The worker begins a batch, with the tasks that it has `deferred` and those in its queue. `has_local`: it has
-    /// entries that no other worker may run. Returns how many can be stolen.
+    /// entries that no other worker may run.
     pub(in crate::executor) fn begin_batch<E, T>(
         &mut self,
         queues: &Queues<E, T>,
@@ -183,11 +183,11 @@ impl Stealer {
         deferred: &mut Vec<T>,
         has_local: bool,
         now: impl Fn() -> Instant,
-    ) -> usize {
+    ) -> Published {
         let must_look = mem::take(&mut self.must_look);
         self.has_just_looked = false;
-        let stealable = queues.publish(index, deferred);
-        if has_local || stealable > 0 {
+        let published = queues.publish(index, deferred);
+        if has_local || published.stealable > 0 || published.give_way {
             self.next_watch = FIRST_WATCH;
             queues.wake_idle_if_needed();
         } else if must_look {
@@ -206,7 +206,7 @@ impl Stealer {
                 }
             }
         }
-        stealable
+        published
     }
 
     /// Finds the workers that are stuck: they have run the same task for a while.
