@@ -5,7 +5,7 @@
 
 mod support;
 
-use std::io::ErrorKind;
+use std::io::{self, ErrorKind};
 use std::os::unix::net as std_unix;
 use std::path::PathBuf;
 use std::pin::pin;
@@ -14,7 +14,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use futures_lite::future::poll_once;
-use kittiwake::io::{AsyncReadExt, AsyncWriteExt};
+use kittiwake::io::{AsyncReadExt, AsyncWriteExt, Interest};
 use kittiwake::net::{Shutdown, ShutdownSignal, UnixDatagram, UnixListener, UnixStream, serve};
 use kittiwake::spawn;
 use socket2::SockRef;
@@ -444,6 +444,25 @@ fn shutdown_ends_receives() {
                 assert_eq!(one.try_recv_from(&mut buf).expect("it stays shut down").0, 0);
                 one.readable().await.expect("it stays shut down");
             }
+        }
+    });
+}
+
+/// A system call of the user meets `WouldBlock` after a shutdown of receiving, in [`UnixDatagram::try_io`] and in
+/// [`UnixDatagram::async_io`]. It must not have later receives wait.
+#[test]
+fn own_call_hides_no_shutdown() {
+    run(|| async {
+        let (one, _other) = UnixDatagram::pair().expect("pair");
+        one.shutdown(Shutdown::Read).expect("shutdown");
+        one.readable().await.expect("readable");
+        let blocks = || Err::<(), _>(io::Error::from(io::ErrorKind::WouldBlock));
+        for _ in 0..2 {
+            one.try_io(Interest::READABLE, blocks).expect_err("the call would block");
+            assert_eq!(one.recv(&mut [0; 8]).await.expect("recv"), 0);
+            assert!(poll_once(one.async_io(Interest::READABLE, blocks)).await.is_none(), "it waits for another event");
+            one.readable().await.expect("readable");
+            assert_eq!(one.peek(&mut [0; 8]).await.expect("peek"), 0);
         }
     });
 }

@@ -246,14 +246,15 @@ impl<S: AsFd> Registration<S> {
     ///
     /// `WouldBlock` does not say which of two directions is not ready. If the other one is, the kernel has reported
     /// that already and does not do so again. To clear that one would let a task that waits for it sleep for ever. So
-    /// of two directions this clears only those that poll(2) does not find ready.
+    /// of two directions this clears only those that poll(2) does not find ready. A direction that this end has shut down
+    /// stays ready for all operations that know so, whatever the caller's own call has met.
     pub(crate) fn clear_ready(&self, interest: Interest, seen: Snapshot) -> io::Result<()> {
         if !seen.is_registered() {
             return Ok(());
         }
         let mut cleared = false;
         for direction in interest.directions() {
-            let is_ready = interest.is_both() && is_ready_now(&self.socket, direction);
+            let is_ready = seen.has_ended(direction) || (interest.is_both() && is_ready_now(&self.socket, direction));
             cleared |= !is_ready && self.clear(direction, seen);
         }
         if cleared { self.link.0.arm(|registered| registered.rearm(self.fd())) } else { Ok(()) }
