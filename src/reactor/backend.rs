@@ -44,8 +44,8 @@ pub(super) fn descriptor(_: &Registry) -> Option<RawFd> {
 
 /// Whether a poll could not be added to the set of another one because too many polls are in one another. epoll
 /// returns `ELOOP` for a circle and for more than four levels, and `EINVAL` for too many ways between two polls. It
-/// allows both again once one of the polls has left. kqueue of macOS compares levels, which only rise: it refuses two
-/// polls that have watched each other in the other order, by another error and for ever.
+/// allows both again once one of the polls has left. kqueue of macOS compares levels, which only rise: once A has
+/// watched B, it refuses for ever that B watches A, and by another error.
 pub(super) fn refuses_nesting(error: &io::Error) -> bool {
     cfg!(any(target_os = "android", target_os = "linux"))
         && matches!(error.raw_os_error(), Some(libc::ELOOP | libc::EINVAL))

@@ -7,8 +7,8 @@
 //! # The way of a socket
 //! 1. An operation tries its system call ([`Registration`]). Most calls succeed, and that is all.
 //! 2. The first operation that has to wait registers the socket's [`Source`](source::Source) with the reactor of the
-//!    thread that polls it: edge-triggered, both directions, once. In a `block_on` call beside workers this is the
-//!    reactor of a worker.
+//!    thread that polls it: edge-triggered, both directions, once. The thread of a `block_on` call on a multi-thread
+//!    runtime has no reactor of its own for this, and uses that of a worker.
 //! 3. [`Reactor::turn`] finds the source of each event, stores the readiness and wakes the waiters.
 //! 4. Dropping the socket takes it out of the kernel's set and out of the table.
 //! 5. When the reactor ends, it wakes the waiters of all its sources. Each tries again where it is polled next, and
@@ -19,7 +19,8 @@
 //! `interest` is a set of directions. `waiters` keeps the wakers of the tasks that wait for a socket. `source` joins
 //! a socket's readiness and waiters, by the rule that loses no wake-up. `slots` maps tokens to sources. `registry` is
 //! the half of the reactor that sockets share, and `registration` a socket with its source. `shared_poll` lets another
-//! worker turn the reactor of a stuck one. `unpark` and `timer_fd` end a block.
+//! worker turn the reactor of a stuck one. A worker that has nothing to do blocks in its reactor: `unpark` ends that
+//! from another thread, and `timer_fd` when a timer is due.
 
 mod backend;
 mod interest;
@@ -116,11 +117,11 @@ impl Reactor {
         }
     }
 
-    /// Waits for events, at most `timeout`, or without a limit if it is `None`. Wakes the executor's wakers that are in
-    /// a seat, and appends all others to `wakers`, for the caller to wake. Returns the number of events, also of those
-    /// that are no socket's: an unpark, an expiry of the timerfd. If a helper has taken an edge of this reactor
-    /// ([`turn_stuck`](Reactor::turn_stuck)), that counts as one more. The number is 0 if the timeout ended the wait or
-    /// a signal interrupted it. The caller then computes anew how long to wait.
+    /// Waits for events, at most `timeout`, or without a limit if it is `None`. Wakes some of the waiters in place (see
+    /// `waiters`), and appends the wakers of the others to `wakers`, for the caller to wake. Returns the number of
+    /// events, also of those that are no socket's: an unpark, an expiry of the timerfd. If a helper has taken an edge
+    /// of this reactor ([`turn_stuck`](Reactor::turn_stuck)), that counts as one more. The number is 0 if the timeout
+    /// ended the wait or a signal interrupted it. The caller then computes anew how long to wait.
     pub(crate) fn turn(&mut self, mut timeout: Option<Duration>, wakers: &mut Vec<Waker>) -> io::Result<usize> {
         let mut shared = self.registry.poll.lock();
         let Some((poll, may_only_look)) = shared.begin_turn() else {
@@ -175,8 +176,8 @@ impl Reactor {
             }
         }
         if took_edge {
-            // An unpark would give the edge back as well. But the stuck worker would not take that in, so it would end
-            // each block of a worker that watches its reactor, at once.
+            // To unpark the stuck worker would make up for the edge as well. But while that worker is stuck, the unpark
+            // would stay in its reactor, and would end each block of a worker that watches the reactor, at once.
             shared.note_taken_edge();
         }
         sockets
@@ -197,8 +198,8 @@ impl Reactor {
         // The reactor of a stuck worker still has those in its set that it has watched, and that worker cannot take
         // them out. So the kernel may find a circle, or too many reactors in one another. Two steps undo all such
         // nesting around these two. First this one leaves its watchers: each circle goes through one of them. Then the
-        // stuck one lets those go that it has watched. That comes second, because to add them again later takes time in
-        // proportion to their sockets.
+        // stuck one lets those go that it has watched. This step comes second, because it is dear: the stuck worker
+        // adds those reactors again later, and the kernel then looks at each of their sockets.
         let mut watched = self.try_watch(stuck);
         if watched.as_ref().is_err_and(refuses_nesting) {
             self.leave_watchers(workers());
@@ -251,7 +252,8 @@ impl Reactor {
             // An error means that this reactor is not in that set.
             let _ = worker.opened().map(|watcher| watcher.deregister(&mut SourceFd(&fd)));
         }
-        // A watcher may still block, and no event of this reactor ends that block any more. Another worker may watch.
+        // A watcher may be blocked now, and no event of this reactor ends that block any more. From here on another
+        // worker is allowed to watch.
         self.registry.is_watched.store(false, Ordering::Release);
     }
 
@@ -264,8 +266,8 @@ impl Reactor {
         }
     }
 
-    /// Takes the reactors that it has watched out of the kernel's set, unless they are `stuck`. Each of their events
-    /// would end a block of this one.
+    /// Stops watching all reactors but those that are `stuck`: takes them out of the kernel's set. Each event of theirs
+    /// would end a block of this reactor.
     pub(crate) fn forget_unless(&mut self, stuck: impl Fn(&Arc<Registry>) -> bool) {
         let own = self.registry.opened();
         self.watched.retain(|watched| {
@@ -418,8 +420,8 @@ mod tests {
         }
     }
 
-    /// A reactor can watch another one however deep that one is in those that it has watched, and by however many ways.
-    /// The kernel refuses a depth of more than four, and more than ten ways of that depth.
+    /// A reactor can watch another one that watches a third one, and so on, in a chain of any length, and by any number
+    /// of chains. The kernel itself refuses chains of more than four, and more than ten chains of that length.
     #[test]
     fn depth_of_watches_refuses_none() {
         let chain = (0..5).map(|watcher| (watcher, watcher + 1)).rev();
@@ -441,8 +443,8 @@ mod tests {
         }
     }
 
-    /// A worker was stuck, and is about to block, when another one still takes it for stuck and has its reactor let go
-    /// those that it watches. Its block must end, or their events would end none.
+    /// A is stuck no more and about to block, beside reactors that it watches. B, which still takes A for stuck, has
+    /// A's reactor let those go. Then the block of A must end: no event of theirs would end it.
     #[test]
     fn block_ends_when_watched_are_let_go() {
         let Some((mut reactors, registries)) = reactors::<6>() else { return };

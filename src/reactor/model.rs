@@ -1,7 +1,8 @@
 //! A model of slots and sources, to compare the real ones with: for the unit test below and the fuzz target `source`.
 //!
 //! The model is a few sockets, whose kernel state is two booleans, and a few tasks that wait for them in plain lists.
-//! Each step is done to both. After each step exactly the tasks in the model's lists must have been woken.
+//! Each step is done to both. After each step exactly the tasks that the step took out of the model's lists must have
+//! been woken.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};

@@ -15,8 +15,9 @@
 //! | 32-63 | write tick | each event that concerns writing adds 1, and so does setting `WRITE_ENDED` | |
 //!
 //! # Edges
-//! While no reactor watches the socket, the bits stay set, so that operations try without registering. The exception is
-//! a short transfer: it clears the bit, and the next operation registers the socket first.
+//! While no reactor watches the socket, the bits stay set, so that operations try without registering. There are two
+//! exceptions. A short transfer clears the bit, and the next operation registers the socket first. And an operation
+//! that began while the socket was registered clears the bit, if it was unregistered meanwhile.
 //!
 //! An event sets a direction's bit, and the system call that follows tells the truth. An error and a hang-up set both
 //! bits, the end of reading sets `READABLE`. No event of the past keeps a direction ready: the next `WouldBlock` clears

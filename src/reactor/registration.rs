@@ -1,4 +1,4 @@
-//! Registration: a socket's end of the reactor, and the loop that all its operations run.
+//! Registration: a socket's end of the reactor, and the loop that its operations run.
 //!
 //! ```text
 //!  not ready ------------------------------+
@@ -135,8 +135,8 @@ impl<S: AsFd> Registration<S> {
                 Err(error) if seen.should_try(direction) || source.load().is_registered() => {
                     return Poll::Ready(Err(error));
                 }
-                // The socket cannot be registered, and this operation has not tried yet: the bit was clear in `seen`,
-                // after a short transfer or while a reactor still watched the socket.
+                // The socket cannot be registered, and the bit was clear in `seen`: after a short transfer, or while a
+                // reactor still watched the socket. The operation has not tried, unless the thread asks the kernel.
                 Err(_) => source.assume_ready(direction),
             }
         }
@@ -246,8 +246,8 @@ impl<S: AsFd> Registration<S> {
     ///
     /// `WouldBlock` does not say which of two directions is not ready. If the other one is, the kernel has reported
     /// that already and does not do so again. To clear that one would let a task that waits for it sleep for ever. So
-    /// of two directions this clears only those that poll(2) does not find ready. A direction that this end has shut down
-    /// stays ready for all operations that know so, whatever the caller's own call has met.
+    /// of two directions this clears only those that poll(2) does not find ready. A direction that this end has shut
+    /// down stays ready for all operations that know so, whatever the caller's own call has met.
     pub(crate) fn clear_ready(&self, interest: Interest, seen: Snapshot) -> io::Result<()> {
         if !seen.is_registered() {
             return Ok(());
@@ -374,7 +374,7 @@ impl<S: AsFd> Registration<S> {
         loop {
             match ready!(self.poll_operation(cx, Direction::Read, slot.reborrow(), &mut peek))? {
                 Ok(peeked) => return Poll::Ready(Ok(peeked)),
-                // On the poll(2) backend each turn reports the direction again, and the peek looks in vain each time.
+                // With mio's backend for poll(2) each turn reports the direction again, and the peek is made in vain.
                 // Only Linux has SO_PEEK_OFF, and Linux needs that backend in tests alone.
                 Err(seen) => ready!(self.poll_event(cx, Direction::Read, &mut slot, seen))?,
             }

@@ -8,8 +8,9 @@
 //! # Turning
 //! A current-thread runtime turns its reactor only while a thread is in its `block_on`. At other times the reactor is
 //! idle, and a socket that is registered there moves to the reactor of the next thread on which it has to wait
-//! ([`Registered::arm`] refuses that wait, and the socket is registered anew). A task may have waited before, with a
-//! waker in the idle reactor. So [`Registry::stop_turning`] wakes all waiters: they are polled again, and move.
+//! ([`Registered::arm`] refuses that wait, and the socket is registered anew). When the reactor becomes idle, tasks of
+//! other runtimes may be waiting in it. So [`Registry::stop_turning`] wakes all waiters: they are polled again, and
+//! move. A runtime that shuts down turns its reactor a few more times, for the tasks that it cancels.
 //!
 //! # Locks
 //! The table, then a source, never the other way round. Registering holds both. Two threads that race to register one
@@ -217,8 +218,8 @@ impl Registry {
         self.is_turned.store(true, Ordering::Relaxed);
     }
 
-    /// No thread turns this reactor from now on. Wakes all tasks that wait for its sources: a task that another runtime
-    /// runs then moves its socket to that runtime's reactor.
+    /// No thread turns this reactor from now on, except for the end of its runtime. Wakes all tasks that wait for its
+    /// sources: a task that another runtime runs then moves its socket to that runtime's reactor.
     pub(crate) fn stop_turning(&self) {
         // Before the sources' mutexes are taken: see the fourth race in `source`.
         self.is_turned.store(false, Ordering::Relaxed);

@@ -67,7 +67,7 @@ impl<T> Slots<T> {
         Some(self.entries.remove(token & SLOT_MASK).value)
     }
 
-    /// If far more values were here than there are, gives the memory back that lies behind the last one.
+    /// Gives the memory behind the last value back, if that is most of what is there.
     pub(crate) fn shrink(&mut self) {
         if self.entries.len() < self.entries.capacity() / 4 {
             self.entries.shrink_to_fit();

@@ -34,9 +34,9 @@
 //! 3. [`Source::unregister_if`]: the socket is dropped, handed out, or about to move to another reactor.
 //!    [`Source::detach_if`]: the reactor ends, and all waiters are woken to try again elsewhere.
 //!
-//! The reactor knows nothing of an unregistered source. The operations of such a socket make their system call without
-//! asking, and `WouldBlock` clears nothing. They skip step 3. `readable` and `writable` make no call that could tell.
-//! They register the socket before they look.
+//! The reactor knows nothing of an unregistered source, and its word says that both directions are ready. So the
+//! operations of such a socket make their system call. `WouldBlock` clears nothing: they skip step 3. `readable` and
+//! `writable` make no call that would say whether the socket is ready. They register it before they look.
 //!
 //! Pure: no mio, no I/O, no clock, no thread-local. `R`, the registration, is opaque here.
 
@@ -67,8 +67,9 @@ pub(crate) enum Stored {
     Sleep,
     /// It is stored, and an event has come: the operation tries again.
     Retry,
-    /// It is not stored, because no reactor watches the socket, or one does that no thread turns, and this thread has a
-    /// reactor of its own. The caller registers the socket. The waker comes back, because dropping it is foreign code.
+    /// It is not stored, for one of two reasons. No reactor watches the socket. Or the reactor that does is turned by
+    /// no thread, and this thread has another one. The caller registers the socket. The waker comes back, because
+    /// dropping it is foreign code.
     Unregistered(Waker),
 }
 
@@ -95,7 +96,8 @@ impl<R> Source<R> {
         self.readiness.load()
     }
 
-    /// Stores an event and wakes its direction's waiters, by way of `wakers` if their wakers are foreign or listed.
+    /// Stores an event. Wakes the waiters of its direction whose wakers are the executor's and in a seat, and appends
+    /// the wakers of the others to `wakers`, for the caller to wake.
     // Always inlined: for the usual event the report is a constant, and most of this falls away. Costs an echo 20
     // instructions otherwise.
     #[inline(always)]
@@ -115,9 +117,9 @@ impl<R> Source<R> {
     /// may sleep, `Some(false)` if an event has come since `seen`. `None`, and nothing is done, in all other cases.
     pub(crate) fn wait_again(&self, direction: Direction, waker: &Waker, seen: Snapshot) -> Option<bool> {
         let mut inner = self.inner.lock();
-        // If the seat has a waker, the socket is registered, or another thread is just moving it. Everything else that
-        // ends a registration empties the seats: the end of the reactor, a reactor that is turned no more, and a move
-        // that fails.
+        // A waker in the seat proves that some reactor watches the socket, or will in a moment, because another thread
+        // is moving it there. All other ways in which the watching ends empty the seats: the end of the reactor, a
+        // reactor that is turned no more, and a move that fails.
         if !inner.waiters.wait_again(direction, waker) {
             return None;
         }

@@ -1,12 +1,12 @@
 //! TimerFd: ends a wait to the microsecond, where the system can.
 //!
-//! mio waits in whole milliseconds, rounded up. Timers would be up to a millisecond late, longer than most replies
-//! take. On Linux a timerfd(2) among the descriptors of the epoll ends the wait in time. Setting it costs a system
+//! On Linux mio waits in whole milliseconds, rounded up. Timers would be up to a millisecond late, longer than most
+//! replies take. A timerfd(2) among the descriptors of the epoll ends the wait in time. Setting it costs a system
 //! call. So it is set for the last stretch of a wait only, which is shorter than a millisecond, and once for each
 //! deadline that comes that near. Most timers are cancelled by then.
 //!
-//! On other platforms there is no timerfd. On a backend without edges it is not used either: it would have to be read
-//! and armed again.
+//! Other platforms have no timerfd. kqueue needs none, because its own waits are that exact. On a backend without edges
+//! it is not used either: it would have to be read and armed again.
 
 use std::time::Duration;
 
@@ -108,7 +108,8 @@ impl TimerFd {
 /// The part of a wait of `left` that needs no timerfd: whole milliseconds, which mio does not round. `None` if `left`
 /// is shorter than a millisecond: such a wait is for the timerfd. A wait of zero is returned as it is.
 ///
-/// A long wait is cut short by what Linux may be late, and the worker then waits once more for the rest.
+/// Linux may end a long wait late. So this returns less than `left`, by so much, and the worker waits once more for the
+/// part that is left.
 pub(super) fn whole_millis(left: Duration) -> Option<Duration> {
     if left.is_zero() {
         return Some(left);
@@ -135,8 +136,8 @@ mod tests {
         assert_eq!(whole_millis(Duration::MAX), Some(Duration::from_millis(i32::MAX as u64)));
     }
 
-    /// However late the system ends each wait, the last millisecond is left for the timerfd. That takes two waits more
-    /// at most than a system that is never late.
+    /// However late the system ends each wait, the last millisecond is left for the timerfd. If the system ends each
+    /// wait in time, that makes at most two waits more.
     #[test]
     fn late_wait_ends_before_deadline() {
         for late_by in [0, 1000, 200] {

@@ -28,8 +28,8 @@ use crate::sync::{Condvar, Mutex};
 use mio::unix::SourceFd;
 use mio::{Interest, Registry};
 
-/// Ends the block of one worker. As a [`Waker`](std::task::Waker) it is all that the executor and the timers know of
-/// it.
+/// Ends the block of one worker. The executor and the timers know it as a [`Waker`](std::task::Waker), and know nothing
+/// else of the reactor.
 pub(crate) struct Unparker<B = Backend> {
     /// Set when the worker's reactor is opened.
     backend: OnceLock<B>,
@@ -141,8 +141,8 @@ impl<B: EndBlock + 'static> Wake for Unparker<B> {
 mod tests {
     use super::*;
 
-    /// Without a reactor, a look tells of an unpark that has come, once. Otherwise a worker that spins would lose it,
-    /// and block until a deadline that is no longer its first.
+    /// Without a reactor, a park with a timeout of zero says once that an unpark has come. Otherwise a worker that
+    /// spins would lose the unpark, and block until a deadline that is no longer its first.
     #[test]
     fn look_tells_of_an_unpark() {
         let unparker = Arc::new(Unparker::<Backend>::default());

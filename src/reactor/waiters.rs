@@ -13,8 +13,8 @@
 //! A waker is foreign code, which must not run under a lock. So wakers are collected under the lock and woken after it.
 //! The executor's own wakers are an exception: waking one of them queues a task and does nothing else. In a seat they
 //! are woken in place, by reference, and stay there: the next task to wait there is mostly the same one, and it then
-//! neither clones its waker nor drops it. A waker that stays keeps the memory of its task until another waker takes the
-//! seat, the reactor ends or is turned no more, the socket fails to move to another reactor, or it is dropped.
+//! neither clones its waker nor drops it. A waker that stays keeps the memory of its task, until another waker takes
+//! the seat, the reactor ends or is turned no more, or the socket is dropped or fails to move to another reactor.
 //!
 //! Pure: no mio, no I/O, no clock, no lock.
 
@@ -291,7 +291,7 @@ impl List {
 mod tests {
     use super::*;
 
-    /// A spike of waiters leaves little memory, although the socket lives on. It did until the socket was dropped.
+    /// A spike of waiters leaves little memory, although the socket lives on.
     #[test]
     fn spike_of_waiters_leaves_little_memory() {
         let (mut waiters, mut wakers) = (Waiters::default(), Vec::new());
