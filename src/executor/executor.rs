@@ -131,14 +131,14 @@ impl Executor {
     /// the kernel before that task runs again.
     #[inline(never)]
     fn next_otherwise(&mut self) -> Option<Entry> {
-        if self.shuffle.is_some() && self.stealer.is_none() {
+        if self.stealer.is_some() {
+            return if budget::gave_way() == GaveWay::UsedUp { None } else { self.next_of_both() };
+        }
+        if self.shuffle.is_some() {
             return self.next_shuffled();
         }
         if budget::gave_way() == GaveWay::UsedUp {
             return None;
-        }
-        if self.stealer.is_some() {
-            return self.next_of_both();
         }
         // A task that yields is in the thread's queue. The entries that other threads have pushed come first.
         budget::count_events(self.worker.remote().queue.drain(&mut self.taken));
