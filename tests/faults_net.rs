@@ -22,9 +22,13 @@ use support::*;
 const SHORT: Duration = Duration::from_millis(100);
 const LONG: Duration = Duration::from_secs(30);
 
-/// A network with a neighbour that never answers, 10.5.0.2, which the kernel gives up after a second.
+/// A network with neighbours that never answer, from 10.5.0.2 on. The kernel gives each up after 100 seconds, which is
+/// longer than a test may take.
 const SILENT_NEIGHBOUR: &str = "ip link add v0 type veth peer name v1 && ip link set v0 up && ip link set v1 up \
-     && ip addr add 10.5.0.1/24 dev v0 && echo 1 > /proc/sys/net/ipv4/neigh/v0/mcast_solicit";
+     && ip addr add 10.5.0.1/24 dev v0 && echo 100 > /proc/sys/net/ipv4/neigh/v0/mcast_solicit";
+
+/// The kernel asks for a silent neighbour so many times, once a second.
+const SOLICITATIONS: &str = "/proc/sys/net/ipv4/neigh/v0/mcast_solicit";
 
 /// The rules of a firewall, in a chain that sees each packet that arrives.
 const FIREWALL: &str = "nft add table inet t && nft 'add chain inet t in { type filter hook input priority 0 ; }'";
@@ -73,6 +77,8 @@ fn silent_host_ends_connect_in_time() {
             assert_eq!(error.kind(), io::ErrorKind::TimedOut, "{error}");
             assert!(error.to_string().contains("10.5.0.2:80"), "{error}");
             timeout(SHORT, TcpStream::connect("10.5.0.3:80")).await.expect_err("the host is silent").to_string();
+            // From here on it gives a neighbour up after a second.
+            fs::write(SOLICITATIONS, "1").expect("the kernel's setting");
             let error = TcpStream::connect("10.5.0.4:80").await.expect_err("the host is silent");
             assert_eq!(errno(&error), Some(libc::EHOSTUNREACH), "{error}");
             assert_eq!((sources(), open_sockets()), (0, before), "no socket may be left");
@@ -84,10 +90,8 @@ fn silent_host_ends_connect_in_time() {
 /// answers.
 #[test]
 fn connect_passes_dead_addresses() {
-    // The kernel waits for a silent neighbour longer than the test may take.
-    let setup = format!(
-        "{SILENT_NEIGHBOUR} && echo 100 > /proc/sys/net/ipv4/neigh/v0/mcast_solicit && ip route add unreachable 10.1.0.0/16 && ip -6 route add unreachable fd01::/16"
-    );
+    let setup =
+        format!("{SILENT_NEIGHBOUR} && ip route add unreachable 10.1.0.0/16 && ip -6 route add unreachable fd01::/16");
     in_network("connect_passes_dead_addresses", &setup, || {
         run(|| async {
             let (listener, live) = listener().await;
