@@ -590,7 +590,8 @@ fn shutdown_timeout_counts_lookups() {
             let runtime = blocking_threads(1);
             let (_resolver, _lookups) = runtime.block_on(hanging_lookups(4));
             let left = runtime.shutdown_timeout(Duration::from_millis(20)).expect_err("the look-ups hang");
-            assert_eq!((left.closures_running(), left.threads_ending()), (4, 0), "{left}");
+            // A thread that has ended its task, and not yet itself, may be among the ending ones.
+            assert_eq!(left.closures_running(), 4, "{left}");
             assert!(left.to_string().contains("4 blocking tasks"), "{left}");
         });
     });
