@@ -20,7 +20,7 @@ use kittiwake::spawn;
 use kittiwake::task::{self, Id, JoinHandle};
 use kittiwake::time::{Duration, advance, pause, resume, sleep};
 use serde_json::Value;
-use support::{block_workers, pair, run, settle, within, workers};
+use support::{block_workers, own_address, pair, run, settle, within, workers};
 
 // ---- who is answered ----
 
@@ -381,7 +381,7 @@ fn sockets_have_their_queues() {
 fn udp_socket_has_no_queues_of_tcp() {
     run(|| async {
         let server = Server::start().await;
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let listener = TcpListener::bind(own_address()).await.expect("a port");
         let socket = UdpSocket::bind(listener.local_addr().unwrap()).await.expect("the same port of UDP");
         let tasks = [
             spawn(async move { listener.accept().await.map(drop) }),
