@@ -800,7 +800,7 @@ fn dump_on_reports_errors() {
 #[test]
 fn panic_prints_the_dump() {
     for count in [1, 2] {
-        let Some((printed, before)) = printed("panic_prints_the_dump", &count.to_string(), move || {
+        let child = move || {
             dump_on_panic();
             dump_on_panic();
             let outside = std::thread::spawn(|| panic!("outside"));
@@ -810,7 +810,11 @@ fn panic_prints_the_dump() {
                 let task = runtime.handle().spawn(async move { panic!("{text}") });
                 assert!(futures_lite::future::block_on(task).is_err());
             }
-        }) else {
+        };
+        let run = || printed("panic_prints_the_dump", &count.to_string(), child);
+        // A busy machine may hold up the thread that makes the dump for longer than the hook waits.
+        let is_late = |(printed, _): &(Printed, String)| printed.all().contains("not listed, because that did not end");
+        let Some((printed, before)) = (0..2).find_map(|_| run().filter(|ran| !is_late(ran))).or_else(run) else {
             continue;
         };
         let text = printed.all();

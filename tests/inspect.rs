@@ -427,7 +427,7 @@ fn timers_are_counted_by_distance() {
     run(|| async {
         let server = Server::start().await;
         let sleep = |seconds| spawn(sleep(Duration::from_secs(seconds)));
-        let _timers: Vec<_> = [5, 30, 30, 3600, 3600, 3600].into_iter().map(sleep).collect();
+        let _timers: Vec<_> = [9, 30, 30, 3600, 3600, 3600].into_iter().map(sleep).collect();
         settle().await;
         let timers = server.json("/api/timers").await;
         let rows: Vec<_> = list(&timers["timers"])
@@ -440,7 +440,7 @@ fn timers_are_counted_by_distance() {
         // The limit of the page's own connection may be among the first: it ends within 5 s.
         assert!((1..=2).contains(&counts[3]) && counts[4..] == [2, 3], "{timers}");
         assert_eq!(timers["total"].as_u64(), Some(counts.iter().sum()), "{timers}");
-        assert!(timers["next"].as_f64() <= Some(5.0), "{timers}");
+        assert!(timers["next"].as_f64() <= Some(9.0), "{timers}");
     });
 }
 
