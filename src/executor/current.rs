@@ -218,14 +218,23 @@ fn schedule_shared_or_remote(context: &Context, runnable: Runnable, woken_while_
         push_remote(runnable);
     } else if !context.in_batch.get() {
         push_to(&context.deferred, runnable);
-    } else if let Some(Current { worker, .. }) = &*context.worker.borrow() {
-        let queues = &worker.workers.queues;
-        if woken_while_running && budget::has_given_way() {
-            let number = give_way(context, &runnable);
-            queues.push_gave_way(worker.index, runnable, number);
-        } else {
-            queues.push(worker.index, runnable);
-        }
+    } else {
+        push_in_batch(context, runnable, woken_while_running);
+    }
+}
+
+/// Queues a task that other workers may run too, while this worker runs tasks.
+// An echo on two workers costs 3 % more without this and the next one: the usual case above saves no registers.
+#[inline(never)]
+fn push_in_batch(context: &Context, runnable: Runnable, woken_while_running: bool) {
+    let current = context.worker.borrow();
+    let Some(Current { worker, .. }) = &*current else { return };
+    let queues = &worker.workers.queues;
+    if woken_while_running && budget::has_given_way() {
+        let number = give_way(context, &runnable);
+        queues.push_gave_way(worker.index, runnable, number);
+    } else {
+        queues.push(worker.index, runnable);
     }
 }
 
@@ -248,6 +257,8 @@ fn push_yielded(context: &Context, runnable: Runnable) {
 }
 
 /// Pushes a task to a worker that may run it, from a thread that may not.
+// As for `push_in_batch`.
+#[inline(never)]
 fn push_remote(runnable: Runnable) {
     let record = &runnable.metadata().record;
     let (workers, table) = (record.workers().clone(), record.table());
