@@ -222,11 +222,6 @@ pub(crate) fn has_refused() -> bool {
     LEFT.get() < 0
 }
 
-/// Whether the task that is polled has yielded or used up its budget in this poll.
-pub(crate) fn has_given_way() -> bool {
-    has_refused() || matches!(gave_way(), GaveWay::Yielded | GaveWay::UsedUp)
-}
-
 /// Begins a batch of polls, at `now`. A caller that has not read the clock passes 0.
 pub(crate) fn begin_batch(now: u64) {
     SINCE.set(now);

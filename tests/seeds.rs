@@ -296,6 +296,33 @@ fn seed_keeps_the_word_of_local_yield() {
     });
 }
 
+/// On several workers a shared task that yields goes on after all that was ready, under each seed too. The tasks that become
+/// ready before those have run are more than these, and must not be mixed with them.
+#[test]
+fn seed_keeps_the_word_of_shared_yield() {
+    within(|| {
+        for seed in 0..60 {
+            let runtime = Builder::new_multi_thread().worker_threads(2).rng_seed(seed).build().expect("a runtime");
+            // So that the other worker steals none of the tasks.
+            let _blocked = support::block_workers(runtime.handle(), 1);
+            let spawner = runtime.handle().spawn(async {
+                // The next batches have one task each.
+                support::spin(Duration::from_millis(5));
+                for _ in 0..5 {
+                    drop(kittiwake::spawn(async { (0..3).for_each(|_| drop(kittiwake::spawn(async {}))) }));
+                }
+                let yielding = async {
+                    let ready = kittiwake::spawn(async {});
+                    yield_now().await;
+                    ready.is_finished()
+                };
+                kittiwake::spawn(yielding).await.expect("the task ends")
+            });
+            assert!(runtime.block_on(spawner).unwrap(), "seed {seed}: a task was ready before the yield");
+        }
+    });
+}
+
 /// A task that has used up its budget comes last under each seed.
 #[test]
 fn seed_keeps_the_order_of_budgets() {

@@ -7,9 +7,10 @@
 //!   swaps it with `queue`. So taking an entry touches neither the thread-local nor its borrow flag. In a runtime with
 //!   one worker this is all.
 //! * `yielded` has local tasks that were woken while they ran, and so give way, if the runtime has several workers.
-//!   They run after all that is ready in both `queue` and the stealable queue. Other tasks that give way wait in the
-//!   stealable queue, and each has a number, so that all of them run in the order in which they gave way. In a runtime
-//!   with one worker, the back of `queue` is behind all that is ready.
+//!   They run after all that is ready in both `queue` and the stealable queue. Shared tasks that were woken while they
+//!   ran wait in the stealable queue, apart from the others. Each of both kinds has a number, so that all of them run
+//!   in the order in which they gave way. In a runtime with one worker, the back of `queue` is behind all that is
+//!   ready.
 //! * `deferred` has tasks that other workers may steal, and that the reactor and the timers have woken between two
 //!   batches. The worker moves them to its stealable queue when the batch begins. A task that is woken inside a batch
 //!   goes there at once, because the task that woke it may go on for long.
@@ -230,7 +231,7 @@ fn push_in_batch(context: &Context, runnable: Runnable, woken_while_running: boo
     let current = context.worker.borrow();
     let Some(Current { worker, .. }) = &*current else { return };
     let queues = &worker.workers.queues;
-    if woken_while_running && budget::has_given_way() {
+    if woken_while_running {
         let number = give_way(context, &runnable);
         queues.push_gave_way(worker.index, runnable, number);
     } else {
@@ -238,7 +239,8 @@ fn push_in_batch(context: &Context, runnable: Runnable, woken_while_running: boo
     }
 }
 
-/// A task that has just run gives way. Returns its number.
+/// A task that was woken while it ran gives way: it has yielded or used up its budget, by this crate's functions or in
+/// a way of its own, or another thread has woken it. Returns its number.
 fn give_way(context: &Context, runnable: &Runnable) -> u64 {
     if budget::has_refused() {
         runnable.metadata().record.note_gave_way();

@@ -10,7 +10,7 @@ use super::current::{self, Current, Entered, schedule_main, with_deferred, with_
 use super::registry::{LOCAL, TaskSet};
 use super::shared::{Entry, Runnable, WorkerRef, Workers};
 use super::shuffle::Shuffle;
-use super::stealing::{Overdue, Published, Stealer};
+use super::stealing::{Content, Overdue, Stealer};
 use crate::budget::{self, GaveWay};
 use crate::memory::{shrink, shrink_queue};
 use crate::random::Random;
@@ -216,20 +216,16 @@ impl Executor {
     /// The next of the entries that only this worker may run and of those that can be stolen, in turn. Those that give
     /// way come when nothing else is ready, or have waited for all that was.
     fn next_of_both(&mut self) -> Option<Entry> {
-        // The next entry has not yielded yet.
-        budget::take_yield();
-        let overdue = self.overdue.count_entry();
-        if overdue > 0 {
-            let next = self.pop_yielded(overdue);
+        if !self.overdue.is_idle() {
+            let next = self.next_overdue();
             if next.is_some() {
                 return next;
             }
-            self.overdue.end();
         }
         if !self.local_taken.is_empty() {
             self.was_shared = !self.was_shared;
             if !self.was_shared {
-                return self.local_taken.pop();
+                return self.pop_local();
             }
         }
         if let Some(task) = self.worker.remote().pop_stealable() {
@@ -238,12 +234,47 @@ impl Executor {
         if self.local_taken.is_empty() {
             self.take_local();
         }
-        let next = self.local_taken.pop();
+        let next = self.pop_local();
         if next.is_some() {
             return next;
         }
-        self.overdue.stop_counting();
+        self.overdue.stop();
         self.pop_yielded(u64::MAX)
+    }
+
+    /// The next of the local entries that were taken.
+    fn pop_local(&mut self) -> Option<Entry> {
+        self.overdue.count_local();
+        self.local_taken.pop()
+    }
+
+    /// The next of the tasks that give way, if they are overdue and it is their turn.
+    #[cold]
+    fn next_overdue(&mut self) -> Option<Entry> {
+        let remote = self.worker.remote();
+        let end = self.overdue.take_turn(|| remote.counted())?;
+        let next = self.pop_yielded(end);
+        if next.is_none() {
+            self.overdue.stop();
+            self.begin_count();
+        }
+        next
+    }
+
+    /// Counts the entries that run before the tasks which give way, if there are both and no such count goes on.
+    #[cold]
+    fn begin_count(&mut self) {
+        if !self.overdue.is_idle() {
+            return;
+        }
+        let local = self.local_len();
+        let Content { stealable, give_way } = self.worker.remote().count();
+        let some_give_way = give_way || with_yielded(|yielded| !yielded.is_empty());
+        if some_give_way && local + stealable > 0 {
+            // The local entries that are counted run before those that come later.
+            self.take_queue();
+            self.overdue.begin_count(local, current::next_to_give_way());
+        }
     }
 
     /// The task that gave way first of all, if its number is below `end`.
@@ -350,13 +381,11 @@ impl Executor {
         let (has_local, local) = (self.has_local(), self.local_len());
         let Some(stealer) = &mut self.stealer else { return local };
         let WorkerRef { workers, index, .. } = &self.worker;
-        let Published { stealable, give_way } =
+        let Content { stealable, give_way } =
             with_deferred(|deferred| stealer.begin_batch(&workers.queues, *index, deferred, has_local, Instant::now));
         current::set_in_batch(true);
-        let some_give_way = give_way || with_yielded(|yielded| !yielded.is_empty());
-        if some_give_way && self.overdue.begin_count(local.max(stealable), current::next_to_give_way()) {
-            // The local entries that were counted must run before those that give way.
-            self.take_queue();
+        if give_way || with_yielded(|yielded| !yielded.is_empty()) {
+            self.begin_count();
         }
         local + stealable
     }

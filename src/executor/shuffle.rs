@@ -9,10 +9,13 @@
 //! ([`Shuffle::mix`]). Their number is limited, and so no entry waits for ever.
 //!
 //! # Segments
-//! A task that has yielded runs after all that was ready when it did so. So its entry begins a segment of the queue. A
-//! segment runs after those before it, and entries change places within their segment only. Entries that have used up
-//! their budget begin segments too. Late entries are mixed with the last segment that was taken, and they come from the
-//! first one of the queue.
+//! A task that has yielded runs after all that was ready when it did so. So, in a runtime with one worker, its entry
+//! begins a segment of the queue. A segment runs after those before it, and entries change places within their segment
+//! only. Entries that have used up their budget begin segments too. Late entries are mixed with the last segment that
+//! was taken, and they come from the first one of the queue.
+//!
+//! With several workers the entries that give way have a queue of their own. There a segment begins behind the entries
+//! that were counted, which run before those ([`overdue`](super::stealing)).
 
 use crate::memory::shrink;
 use crate::random::Random;

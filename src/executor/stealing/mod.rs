@@ -12,5 +12,5 @@ mod queues;
 mod stealer;
 
 pub(super) use overdue::Overdue;
-pub(super) use queues::{Published, Queues, Remote};
+pub(super) use queues::{Content, Queues, Remote};
 pub(super) use stealer::Stealer;

@@ -1,11 +1,11 @@
 //! A model of workers that steal from each other: for the unit test below and the fuzz target `stealing`.
 //!
-//! The workers are simulated. Each goes through the steps of the loop of `runtime/worker.rs`, on the real queues and with
-//! the real [`Stealer`], and a script says which worker makes its next step and when time passes. Some entries keep their
-//! worker for long, or for ever, and some yield again and again. In the end all workers that can make steps make them.
-//! Then each entry that any worker may run must have been run, as long as one worker is not stuck for ever. An entry that
-//! is not stolen waits for a few others for each one that was queued when it came. The script may also choose a seed,
-//! which shuffles the entries.
+//! The workers are simulated. Each goes through the steps of the loop of `runtime/worker.rs`, on the real queues and
+//! with the real [`Stealer`], and a script says which worker makes its next step and when time passes. Some entries
+//! keep their worker for long, or for ever, and some yield again and again. In the end all workers that can make steps
+//! make them. Then each entry that any worker may run must have been run, as long as one worker is not stuck for ever.
+//! An entry that is not stolen and does not give way waits for a few others for each one that was queued when it came.
+//! The script may also choose a seed, which shuffles the entries.
 //!
 //! A batch ends early if its entries take long, and the next one has one entry. The sizes between that and the most are
 //! not those of `runtime/batch.rs`.
@@ -18,7 +18,7 @@ use std::task::{Wake, Waker};
 use std::time::{Duration, Instant};
 
 use super::overdue::Overdue;
-use super::queues::Queues;
+use super::queues::{Content, Queues};
 use super::stealer::Stealer;
 
 /// The entries of a batch, at most.
@@ -324,9 +324,9 @@ impl World {
         worker.place = match worker.place {
             Place::Begin => {
                 let has_local = !worker.local.is_empty();
-                let published = worker.stealer.begin_batch(queues, index, &mut worker.deferred, has_local, || now);
-                if published.give_way {
-                    worker.overdue.begin_count(worker.local.len().max(published.stealable), worker.gave_way);
+                let content = worker.stealer.begin_batch(queues, index, &mut worker.deferred, has_local, || now);
+                if content.give_way {
+                    worker.begin_count(queues, index);
                 }
                 worker.batch_start = now;
                 Place::Run(worker.batch)
@@ -457,8 +457,8 @@ impl World {
         assert_eq!(self.counts.queued.get(), 0, "a closed queue keeps entries");
     }
 
-    /// Checks that the sockets and timers of workers that are stuck for ever do not wait: an idle worker looks after them
-    /// again and again, or sleeps until they have an event.
+    /// Checks that the sockets and timers of workers that are stuck for ever do not wait: an idle worker looks after
+    /// them again and again, or sleeps until they have an event.
     fn check_help(&mut self) {
         let end = self.now + PATIENCE;
         while self.now < end {
@@ -482,18 +482,29 @@ impl World {
 }
 
 impl Worker {
+    /// Counts the entries that run before those that give way, as the executor does.
+    fn begin_count(&mut self, queues: &Queues<Entry, Entry>, index: usize) {
+        if self.overdue.is_idle() {
+            let Content { stealable, give_way } = queues.remote(index).count();
+            if give_way && self.local.len() + stealable > 0 {
+                self.overdue.begin_count(self.local.len(), self.gave_way);
+            }
+        }
+    }
+
     /// The next of the local entries and of those that can be stolen, in turn. Those that give way come last.
     fn next(&mut self, queues: &Queues<Entry, Entry>, index: usize) -> Option<Entry> {
-        let overdue = self.overdue.count_entry();
-        if overdue > 0 {
-            let next = queues.remote(index).pop_gave_way(overdue);
+        if let Some(end) = self.overdue.take_turn(|| queues.remote(index).counted()) {
+            let next = queues.remote(index).pop_gave_way(end);
             if next.is_some() {
                 return next;
             }
-            self.overdue.end();
+            self.overdue.stop();
+            self.begin_count(queues, index);
         }
         self.was_local = !self.was_local && !self.local.is_empty();
         if self.was_local {
+            self.overdue.count_local();
             return Some(self.local.remove(0));
         }
         let stealable = queues.remote(index).pop_stealable();
@@ -504,9 +515,10 @@ impl Worker {
             queues.drain_in_batch(index, &mut self.local);
         }
         if self.local.is_empty() {
-            self.overdue.stop_counting();
+            self.overdue.stop();
             return queues.remote(index).pop_gave_way(u64::MAX);
         }
+        self.overdue.count_local();
         Some(self.local.remove(0))
     }
 }
@@ -518,8 +530,8 @@ mod tests {
 
     use crate::random_scripts::random_scripts;
 
-    /// An entry that any worker may run does not wait for one that is stuck, in scripts that the fuzz target has found and
-    /// in random ones.
+    /// An entry that any worker may run does not wait for one that is stuck, in scripts that the fuzz target has found
+    /// and in random ones.
     #[test]
     fn workers_leave_no_entry() {
         let start = Instant::now();

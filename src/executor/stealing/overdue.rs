@@ -1,53 +1,61 @@
 //! Overdue: when entries that give way run although others are ready.
 //!
 //! Each entry that gives way on a worker gets a number, one more than the one before it. Such entries run in the order
-//! of their numbers, when nothing else is ready. But something else may always be ready. So when a batch begins, the
-//! worker counts the entries that are ready then, and after as many runs as these need, the entries that had given way
-//! by then are overdue: they run before all others. Entries that give way later wait for the next count.
+//! of their numbers, when nothing else is ready. But something else may always be ready. Then
+//! 1. the worker counts the entries that are ready. The count of those that others may steal is in
+//!    [`queues`](super::queues), because a stolen one counts no longer.
+//! 2. Once all of these have run, the entries that had given way before the count are overdue. They take turns with the
+//!    others, so that neither keeps the other from running.
+//! 3. When none of them is left, the worker counts anew, for those that have given way meanwhile.
 
 /// Which of a worker's entries that give way are overdue.
 #[derive(Default)]
-pub(in crate::executor) struct Overdue {
-    /// How many entries run before those that are counted for. 0 if none are.
-    left: usize,
-    /// Those with lower numbers had given way when the count began.
-    counted: u64,
-    /// Those with lower numbers are overdue. 0 if none are.
-    end: u64,
+pub(in crate::executor) struct Overdue(State);
+
+#[derive(Default)]
+enum State {
+    /// No count was begun.
+    #[default]
+    Idle,
+    /// `local` entries of the worker alone are still to run before those with numbers below `end`.
+    Counting { local: usize, end: u64 },
+    /// The entries with numbers below `end` are overdue. `was_overdue`: the last turn was theirs.
+    Overdue { end: u64, was_overdue: bool },
 }
 
 impl Overdue {
-    /// Begins a count for the entries whose numbers are below `next`. `ready` is the length of the longer of two queues
-    /// that take turns. Returns `false` if nothing is ready, or if others are counted for or overdue.
-    pub(in crate::executor) fn begin_count(&mut self, ready: usize, next: u64) -> bool {
-        let begins = ready > 0 && self.left == 0 && self.end == 0;
-        if begins {
-            self.counted = next;
-            // One more: an entry is counted before it is run.
-            self.left = 2 * ready + 1;
-        }
-        begins
+    pub(in crate::executor) fn is_idle(&self) -> bool {
+        matches!(self.0, State::Idle)
     }
 
-    /// An entry is about to be run. Returns the number below which those that give way are overdue.
-    pub(in crate::executor) fn count_entry(&mut self) -> u64 {
-        if self.left > 0 {
-            self.left -= 1;
-            if self.left == 0 {
-                self.end = self.counted;
+    /// Begins a count, of `local` entries that only this worker may run, for the entries with numbers below `end`.
+    pub(in crate::executor) fn begin_count(&mut self, local: usize, end: u64) {
+        self.0 = State::Counting { local, end };
+    }
+
+    /// An entry that only this worker may run is about to be run.
+    pub(in crate::executor) fn count_local(&mut self) {
+        if let State::Counting { local, .. } = &mut self.0 {
+            *local = local.saturating_sub(1);
+        }
+    }
+
+    /// An entry is about to be run. If it is the turn of those that are overdue, returns the number below which they
+    /// are. `stealable` returns how many of the counted entries that others may steal are left.
+    pub(in crate::executor) fn take_turn(&mut self, stealable: impl FnOnce() -> usize) -> Option<u64> {
+        if let State::Counting { local: 0, end } = self.0 {
+            if stealable() == 0 {
+                self.0 = State::Overdue { end, was_overdue: false };
             }
         }
-        self.end
+        let State::Overdue { end, was_overdue } = &mut self.0 else { return None };
+        *was_overdue = !*was_overdue;
+        was_overdue.then_some(*end)
     }
 
-    /// None of the overdue entries is left.
-    pub(in crate::executor) fn end(&mut self) {
-        self.end = 0;
-    }
-
-    /// Nothing else is ready, so that those that give way run anyway.
-    pub(in crate::executor) fn stop_counting(&mut self) {
-        self.left = 0;
+    /// None of the overdue entries is left, or nothing else is ready.
+    pub(in crate::executor) fn stop(&mut self) {
+        self.0 = State::Idle;
     }
 }
 
@@ -55,32 +63,19 @@ impl Overdue {
 mod tests {
     use super::*;
 
-    /// Entries that gave way before the count began are overdue after it, and none that gave way later.
+    /// Entries that gave way before the count are overdue once all that was counted has run, and take turns from then
+    /// on.
     #[test]
-    fn entries_of_the_count_become_overdue() {
+    fn counted_entries_run_before_overdue_ones() {
         let mut overdue = Overdue::default();
-        assert!(!overdue.begin_count(0, 5));
-        assert_eq!(overdue.count_entry(), 0, "nothing else was ready");
-        assert!(overdue.begin_count(3, 5));
-        assert!(!overdue.begin_count(1, 9));
-        let counted: Vec<_> = (0..8).map(|_| overdue.count_entry()).collect();
-        assert_eq!(counted, [0, 0, 0, 0, 0, 0, 5, 5], "two queues of three, in turn");
-        assert!(!overdue.begin_count(1, 9));
-        assert_eq!(overdue.count_entry(), 5, "a new count begins when those of the last one have run");
-        overdue.end();
-        assert!(overdue.begin_count(1, 9));
-        assert_eq!([0; 3].map(|_| overdue.count_entry()), [0, 0, 9]);
-    }
-
-    /// If nothing else was ready in the meantime, the count begins anew.
-    #[test]
-    fn stopped_count_begins_anew() {
-        let mut overdue = Overdue::default();
-        assert!(overdue.begin_count(1, 5));
-        overdue.count_entry();
-        overdue.stop_counting();
-        assert_eq!([0; 4].map(|_| overdue.count_entry()), [0; 4]);
-        assert!(overdue.begin_count(1, 6));
-        assert_eq!([0; 3].map(|_| overdue.count_entry()), [0, 0, 6]);
+        assert_eq!(overdue.take_turn(|| 0), None, "nothing was counted");
+        overdue.begin_count(2, 5);
+        assert_eq!(overdue.take_turn(|| 0), None, "two local entries are left");
+        (0..2).for_each(|_| overdue.count_local());
+        assert_eq!(overdue.take_turn(|| 1), None, "one that can be stolen is left");
+        let turns: Vec<_> = (0..4).map(|_| overdue.take_turn(|| 0)).collect();
+        assert_eq!(turns, [Some(5), None, Some(5), None]);
+        overdue.stop();
+        assert!(overdue.is_idle() && overdue.take_turn(|| 0).is_none());
     }
 }

@@ -56,6 +56,9 @@ struct Stealable<T> {
     shuffle: Option<Shuffle>,
     /// The entries that give way, in order, with their numbers. The worker says when it takes them.
     gave_way: VecDeque<(u64, T)>,
+    /// So many of the next entries, and of the spawned ones, run before those that give way: see
+    /// [`overdue`](super::overdue).
+    counted: (usize, usize),
     /// The entries that were spawned on this worker by number ([`Queues::spawn_on`]).
     spawned: VecDeque<T>,
     /// The last time that the worker could take one of these or a ready entry, it took one of these.
@@ -80,9 +83,9 @@ pub(super) const STUCK_FOR_LONG: Duration = Duration::from_millis(50);
 /// How many ready entries, and how many spawned ones, are stolen from a stuck worker at a time.
 const STEAL_FROM_STUCK: usize = 64;
 
-/// The content of a worker's stealable queue when a batch begins.
-pub(in crate::executor) struct Published {
-    /// How many entries can be stolen, without those that give way.
+/// The content of a worker's stealable queue.
+pub(in crate::executor) struct Content {
+    /// How many entries there are that do not give way.
     pub(in crate::executor) stealable: usize,
     /// There are some that give way.
     pub(in crate::executor) give_way: bool,
@@ -189,7 +192,7 @@ impl<E, T> Queues<E, T> {
 
     /// Queues the tasks that a worker has `deferred` between two batches. The worker is about to run the first of all
     /// its entries.
-    pub(super) fn publish(&self, index: usize, deferred: &mut Vec<T>) -> Published {
+    pub(super) fn publish(&self, index: usize, deferred: &mut Vec<T>) -> Content {
         let mut stealable = self.remotes[index].stealable.lock();
         stealable.running = true;
         stealable.progress += 1;
@@ -200,10 +203,7 @@ impl<E, T> Queues<E, T> {
         }
         let pushes = stealable.pushes;
         budget::count_events((pushes - mem::replace(&mut stealable.counted_pushes, pushes)) as usize);
-        Published {
-            stealable: stealable.ready_len() + stealable.spawned.len(),
-            give_way: !stealable.gave_way.is_empty(),
-        }
+        stealable.content()
     }
 
     /// Wakes an idle worker, if there is one and none of them looks anyway.
@@ -276,6 +276,7 @@ impl<E, T> Remote<E, T> {
             later: Vec::new(),
             shuffle: None,
             gave_way: VecDeque::new(),
+            counted: (0, 0),
             spawned: VecDeque::new(),
             was_spawned: false,
             running: false,
@@ -323,14 +324,42 @@ impl<E, T> Remote<E, T> {
             // tell whose turn it is: it grows with each batch too, and a batch may have one entry.
             stealable.was_spawned = !stealable.was_spawned || stealable.ready_len() == 0;
             if stealable.was_spawned {
+                stealable.discount(0, 1);
                 return stealable.spawned.pop_front();
             }
         }
+        stealable.discount(1, 0);
         stealable.pop_ready()
+    }
+
+    /// Counts the entries that can be stolen and do not give way.
+    pub(in crate::executor) fn count(&self) -> Content {
+        let stealable = &mut *self.stealable.lock();
+        stealable.counted = (stealable.ready_len(), stealable.spawned.len());
+        if let Some(shuffle) = &mut stealable.shuffle {
+            // The entries that come after the count are not mixed with those before it.
+            shuffle.begin_segment(stealable.later.len());
+        }
+        stealable.content()
+    }
+
+    /// How many of the counted entries have neither been run nor stolen.
+    pub(in crate::executor) fn counted(&self) -> usize {
+        let (ready, spawned) = self.stealable.lock().counted;
+        ready + spawned
     }
 }
 
 impl<T> Stealable<T> {
+    /// So many of the entries that may have been counted are about to leave the queue.
+    fn discount(&mut self, ready: usize, spawned: usize) {
+        self.counted = (self.counted.0.saturating_sub(ready), self.counted.1.saturating_sub(spawned));
+    }
+
+    fn content(&self) -> Content {
+        Content { stealable: self.ready_len() + self.spawned.len(), give_way: !self.gave_way.is_empty() }
+    }
+
     fn ready_len(&self) -> usize {
         self.ready.len() + self.later.len()
     }
@@ -371,6 +400,7 @@ impl<T> Stealable<T> {
             (all.min(STEAL_FROM_STUCK), spawned)
         };
         let ready = most.min(self.ready_len());
+        self.discount(ready, spawned);
         while stolen.len() < ready {
             if self.ready.is_empty() {
                 self.turn_over();
@@ -460,8 +490,8 @@ mod tests {
         let queues = two_workers::<u32>();
         (10..14).for_each(|number| queues.push_gave_way(0, 10 * number as u32, number));
         queues.push(0, 1);
-        let published = queues.publish(0, &mut vec![2]);
-        assert_eq!((published.stealable, published.give_way), (2, true));
+        let content = queues.publish(0, &mut vec![2]);
+        assert_eq!((content.stealable, content.give_way), (2, true));
         let mut stolen = Vec::new();
         assert!(queues.steal(0, Victims::Any, &mut stolen, |_| Duration::ZERO));
         assert_eq!(stolen, [1, 2, 100], "half of six");
@@ -471,6 +501,25 @@ mod tests {
         let pop = |end| queues.remote(0).pop_gave_way(end);
         assert_eq!([pop(11), pop(13), pop(13), pop(13), pop(u64::MAX)], [None, Some(110), Some(120), None, Some(130)]);
         assert!(queues.prepare_idle(0), "it has no more");
+    }
+
+    /// A counted entry counts until the worker has taken it or another one has stolen it, and none that came later counts.
+    #[test]
+    fn stolen_entries_count_no_longer() {
+        let queues = two_workers::<u32>();
+        let remote = queues.remote(0);
+        queues.publish(0, &mut vec![1, 2, 3, 4]);
+        queues.spawn_on(0, 10);
+        assert_eq!(remote.count().stealable, 5);
+        queues.push(0, 5);
+        queues.spawn_on(0, 11);
+        assert_eq!((queues.pop(0), queues.pop(0)), (Some(10), Some(1)));
+        assert_eq!(remote.counted(), 3, "2, 3 and 4");
+        let mut stolen = Vec::new();
+        assert!(queues.steal(0, Victims::Any, &mut stolen, |_| Duration::ZERO));
+        assert_eq!((stolen, remote.counted()), (vec![2, 3], 1));
+        assert_eq!((queues.pop(0), queues.pop(0)), (Some(11), Some(4)));
+        assert_eq!(remote.counted(), 0, "5 came later");
     }
 
     /// To spawn on a certain worker would be in vain if the next idle worker stole the task. But a worker that is stuck

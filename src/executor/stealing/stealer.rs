@@ -17,7 +17,7 @@
 use std::mem;
 use std::time::{Duration, Instant};
 
-use super::queues::{Published, Queues, STUCK, STUCK_FOR_LONG, Victims};
+use super::queues::{Content, Queues, STUCK, STUCK_FOR_LONG, Victims};
 use crate::random::Random;
 
 /// One worker's stealing state.
@@ -183,11 +183,11 @@ impl Stealer {
         deferred: &mut Vec<T>,
         has_local: bool,
         now: impl Fn() -> Instant,
-    ) -> Published {
+    ) -> Content {
         let must_look = mem::take(&mut self.must_look);
         self.has_just_looked = false;
-        let published = queues.publish(index, deferred);
-        if has_local || published.stealable > 0 || published.give_way {
+        let content = queues.publish(index, deferred);
+        if has_local || content.stealable > 0 || content.give_way {
             self.next_watch = FIRST_WATCH;
             queues.wake_idle_if_needed();
         } else if must_look {
@@ -206,7 +206,7 @@ impl Stealer {
                 }
             }
         }
-        published
+        content
     }
 
     /// Finds the workers that are stuck: they have run the same task for a while.
