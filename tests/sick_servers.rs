@@ -100,19 +100,28 @@ fn counter(handle: &Handle, health: Health) -> Server {
 #[test]
 fn blocked_worker_is_diagnosed() {
     on_one_and_two_workers(|handle| {
-        let (server, unblock) = blocker(handle, Sick);
+        let (server, unblock, gate) = blocker(handle, Sick);
         let mut quick = server.connect();
         quick.write_all(b"q").expect("a request");
-        assert_eq!(answer(&mut quick), b'q', "the second handler waits for its next request now");
+        assert_eq!(answer(&mut quick), b'q', "the second handler answers");
         let mut slow = server.connect();
         slow.write_all(b"s").expect("a request");
+        // The blocked handler holds the gate from now on. Before that, the second handler may still be in the poll that
+        // has answered.
+        while gate.try_lock().is_ok() {
+            std::thread::yield_now();
+        }
 
         let long = Duration::from_millis(20);
-        let (dump, worker) = seen(handle, "a handler runs for 20 ms", |dump| {
-            at(dump, server.line).into_iter().find_map(|task| match task.state {
+        let (dump, worker) = seen(handle, "one handler runs for 20 ms", |dump| {
+            let [task] = at(dump, server.line).into_iter().filter(|task| is_running(task)).collect::<Vec<_>>()[..]
+            else {
+                return None;
+            };
+            match task.state {
                 TaskState::Running { worker, since } if since >= long => Some((dump.clone(), worker)),
                 _ => None,
-            })
+            }
         });
         let worker = worker.expect("it runs on a worker");
         let blocked = at(&dump, server.line).into_iter().find(|task| is_running(task)).expect("it runs");
@@ -142,7 +151,7 @@ fn blocked_worker_is_diagnosed() {
 #[test]
 fn blocking_closure_is_healthy() {
     on_one_and_two_workers(|handle| {
-        let (server, unblock) = blocker(handle, Cured);
+        let (server, unblock, _gate) = blocker(handle, Cured);
         let mut slow = server.connect();
         slow.write_all(b"s").expect("a request");
         let (dump, closure) = seen(handle, "a handler waits for its closure", |dump| {
@@ -164,9 +173,12 @@ fn blocking_closure_is_healthy() {
     });
 }
 
+/// Locked by the handler that blocks.
+type Gate = Arc<Mutex<mpsc::Receiver<()>>>;
+
 /// Echoes bytes. For an `s` it blocks until the sender is dropped.
-fn blocker(handle: &Handle, health: Health) -> (Server, mpsc::Sender<()>) {
-    async fn handler(mut stream: TcpStream, gate: Arc<Mutex<mpsc::Receiver<()>>>, health: Health) -> io::Result<()> {
+fn blocker(handle: &Handle, health: Health) -> (Server, mpsc::Sender<()>, Gate) {
+    async fn handler(mut stream: TcpStream, gate: Gate, health: Health) -> io::Result<()> {
         let mut request = [0];
         while stream.read(&mut request).await? > 0 {
             let gate = gate.clone();
@@ -186,10 +198,11 @@ fn blocker(handle: &Handle, health: Health) -> (Server, mpsc::Sender<()>) {
     let (listener, address) = listener();
     let (unblock, gate) = mpsc::channel();
     let gate = Arc::new(Mutex::new(gate));
+    let locked = gate.clone();
     let line = line!() + 1;
     let server = serve(listener, move |stream, _peer| handler(stream, gate.clone(), health));
     drop(handle.spawn(server));
-    (Server { address, line }, unblock)
+    (Server { address, line }, unblock, locked)
 }
 
 // ---- 3. a leak of tasks ----
@@ -267,7 +280,7 @@ const REPLY: usize = 32 << 20;
 #[test]
 fn slow_client_is_diagnosed() {
     on_one_and_two_workers(|handle| {
-        let server = sender(handle, Sick);
+        let server = sender(handle, None);
         let slow = server.connect();
         let dump = seen(handle, "a handler waits for room in its socket", |dump| {
             let tasks = at(dump, server.line);
@@ -286,27 +299,27 @@ fn slow_client_is_diagnosed() {
 #[test]
 fn write_timeout_is_healthy() {
     on_one_and_two_workers(|handle| {
-        let server = sender(handle, Cured);
+        let server = sender(handle, Some(Duration::from_millis(300)));
         let mut slow = server.connect();
         assert_eq!(answer(&mut slow), b'x', "the handler has begun");
         seen(handle, "the handler has ended", |dump| at(dump, server.line).is_empty().then_some(()));
         support::will_reset(&slow);
+        // This client may be held up by the machine, so its server is more patient.
+        let server = sender(handle, Some(PATIENCE / 2));
         let reply = support::read_all(server.connect());
         assert_eq!(reply.len(), REPLY, "a client that reads gets the whole reply");
     });
 }
 
-/// Sends a long reply to each client.
-fn sender(handle: &Handle, health: Health) -> Server {
-    async fn handler(mut stream: TcpStream, health: Health) -> io::Result<()> {
-        if health == Cured {
-            stream.set_write_timeout(Some(Duration::from_millis(300)))?;
-        }
+/// Sends a long reply to each client. The sick server has no limit for a write that waits.
+fn sender(handle: &Handle, limit: Option<Duration>) -> Server {
+    async fn handler(mut stream: TcpStream, limit: Option<Duration>) -> io::Result<()> {
+        stream.set_write_timeout(limit)?;
         stream.write_all(&vec![b'x'; REPLY]).await
     }
     let (listener, address) = listener();
     let line = line!() + 1;
-    let server = serve(listener, move |stream, _peer| handler(stream, health));
+    let server = serve(listener, move |stream, _peer| handler(stream, limit));
     drop(handle.spawn(server));
     Server { address, line }
 }
