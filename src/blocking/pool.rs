@@ -469,7 +469,7 @@ mod tests {
         assert_eq!(block_on(spawn(&pool, || 1)).unwrap(), 1, "and the next job gets a new one");
     }
 
-    /// Runs `count` closures at the same time, and waits until their threads are idle.
+    /// Runs `count` closures at the same time, each on a thread of its own.
     fn burst(pool: &Arc<Pool>, count: usize) {
         let barrier = Arc::new(Barrier::new(count));
         let jobs: Vec<_> = (0..count)
@@ -479,14 +479,19 @@ mod tests {
             })
             .collect();
         jobs.into_iter().for_each(|job| block_on(job).unwrap());
+    }
+
+    /// Like [`burst`], and waits until all these threads are idle. Their time must not end before.
+    fn burst_until_idle(pool: &Arc<Pool>, count: usize) {
+        burst(pool, count);
         until(pool, |state| state.idle.len() == count);
     }
 
     /// A few tasks must keep few threads. If the tasks went around, no thread would ever be idle for long.
     #[test]
     fn newest_idle_thread_is_called() {
-        let pool = Pool::new(8, Hooks::default());
-        burst(&pool, 4);
+        let pool = pool_with(8, Duration::from_secs(3600), start_thread);
+        burst_until_idle(&pool, 4);
         let mut ids = Vec::new();
         for _ in 0..100 {
             ids.push(block_on(spawn(&pool, || thread::current().id())).unwrap());
@@ -655,7 +660,7 @@ mod tests {
                 })
                 .collect();
             until(&pool, |state| state.threads == limit && state.running() == limit);
-            burst(&pool, max);
+            burst_until_idle(&pool, max);
             until(&pool, |state| state.threads == max + limit && state.running() == limit);
             end.wait();
             end.wait();
