@@ -334,7 +334,7 @@ fn lost_wake_is_diagnosed() {
         let (server, slot) = asker(handle, Sick);
         let mut client = server.connect();
         client.write_all(b"?").expect("a request");
-        let waiting = asked(handle, &server);
+        let waiting = asked(handle, &server, &slot);
         slot.set(b'!');
         let long = Duration::from_millis(20);
         let dump = seen(handle, "the handler has waited for 20 ms", |dump| {
@@ -358,7 +358,7 @@ fn kept_waker_is_healthy() {
         let (server, slot) = asker(handle, Cured);
         let mut client = server.connect();
         client.write_all(b"?").expect("a request");
-        asked(handle, &server);
+        asked(handle, &server, &slot);
         slot.set(b'!');
         assert_eq!(answer(&mut client), b'!');
         seen(handle, "the handler has ended", |dump| at(dump, server.line).is_empty().then_some(()));
@@ -366,7 +366,11 @@ fn kept_waker_is_healthy() {
 }
 
 /// Waits until the handler waits for its reply.
-fn asked(handle: &Handle, server: &Server) -> TaskInfo {
+fn asked(handle: &Handle, server: &Server, slot: &Slot) -> TaskInfo {
+    // A handler that was woken to read the request, but has not done so yet, is told from this one by no dump.
+    while !slot.0.lock().unwrap().is_asked {
+        std::thread::yield_now();
+    }
     // A handler that goes on while the dump is made looks the same in one dump, but its polls grow.
     let mut polls = None;
     seen(handle, "the handler waits for the reply", |dump| {
@@ -392,15 +396,24 @@ fn asker(handle: &Handle, health: Health) -> (Server, Slot) {
     (Server { address, line }, slot)
 }
 
-/// The place of a reply, and the waker of the task that waits for it.
+/// The place of a reply.
 #[derive(Clone, Default)]
-struct Slot(Arc<Mutex<(Option<u8>, Option<Waker>)>>);
+struct Slot(Arc<Mutex<Asked>>);
+
+#[derive(Default)]
+struct Asked {
+    /// The reply was polled.
+    is_asked: bool,
+    reply: Option<u8>,
+    /// Of the task that waits for the reply.
+    waker: Option<Waker>,
+}
 
 impl Slot {
     fn set(&self, reply: u8) {
         let mut slot = self.0.lock().unwrap();
-        slot.0 = Some(reply);
-        let waker = slot.1.take();
+        slot.reply = Some(reply);
+        let waker = slot.waker.take();
         drop(slot);
         if let Some(waker) = waker {
             waker.wake();
@@ -418,11 +431,12 @@ impl Future for Reply {
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<u8> {
         let mut slot = self.slot.0.lock().unwrap();
-        if let Some(reply) = slot.0.take() {
+        slot.is_asked = true;
+        if let Some(reply) = slot.reply.take() {
             return Poll::Ready(reply);
         }
         if self.health == Cured {
-            slot.1 = Some(cx.waker().clone());
+            slot.waker = Some(cx.waker().clone());
         }
         Poll::Pending
     }
