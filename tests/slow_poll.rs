@@ -46,14 +46,19 @@ fn slow_poll_is_reported_after_it() {
             (id, line)
         });
         drop(runtime);
+        let polls: Vec<_> = polls.iter().collect();
+        // The machine may hold up any poll, which is slow then too.
+        assert!(polls.iter().all(|poll| poll.duration >= 20 * MS), "a short poll was reported: {polls:?}");
         let polls: Vec<_> = polls.iter().filter(|poll| poll.task == id).collect();
-        assert_eq!(polls.len(), 1, "one poll was slow: {polls:?}");
-        let SlowPoll { name, location, worker: 0, duration, is_over: true, .. } = &polls[0] else {
+        let [first @ .., last] = &polls[..] else { panic!("the poll that sleeps was slow") };
+        let is_reported_once = first.len() <= 1 && first.iter().all(|first| first.duration != last.duration);
+        assert!(is_reported_once, "the task was polled twice: {polls:?}");
+        let SlowPoll { name, location, worker: 0, duration, is_over: true, .. } = last else {
             panic!("the only worker has ended the poll: {polls:?}");
         };
         assert_eq!((name.as_deref(), location.file(), location.line()), (Some("slow"), file!(), line));
         assert!(*duration >= 30 * MS, "{duration:?}");
-        let text = polls[0].to_string();
+        let text = last.to_string();
         assert!(text.starts_with(&format!("task {id} \"slow\" ({}:{line}) blocked worker 0 for ", file!())), "{text}");
     });
 }
