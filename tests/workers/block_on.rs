@@ -363,7 +363,7 @@ fn call_outlives_its_runtime() {
                     let mut sleep = sleep_until(deadline);
                     let mut word = [0];
                     let mut read = stream.read_exact(&mut word);
-                    assert!(poll_once(&mut sleep).await.is_none(), "the deadline has not passed");
+                    assert!(poll_once(&mut sleep).await.is_none() || Instant::now() >= deadline, "the timer is early");
                     assert!(poll_once(&mut read).await.is_none(), "nothing was sent");
                     waits.send(()).expect("the test waits");
                     let local = spawn_local(async move {
