@@ -189,6 +189,7 @@ fn spikes_wake_no_other_sleep() {
     // A worker that spins blocks seldom.
     let runtime = Builder::new_current_thread().spin(Duration::ZERO).build().expect("a runtime");
     runtime.block_on(async {
+        let begin = Instant::now();
         let polls = Arc::new(AtomicUsize::new(0));
         let count = polls.clone();
         let mut long = Box::pin(sleep(DAY));
@@ -204,7 +205,9 @@ fn spikes_wake_no_other_sleep() {
             sleep(Duration::from_millis(1)).await;
         }
         let polls = polls.load(Ordering::Relaxed);
-        assert!(polls < SPIKES / 2, "{polls} polls of a task that sleeps beside {SPIKES} spikes");
+        // The wheel is made anew at most twice a second, which is seldom unless the machine is slow.
+        let most = SPIKES / 2 + 2 * begin.elapsed().as_secs() as usize;
+        assert!(polls < most, "{polls} polls of a task that sleeps beside {SPIKES} spikes");
         sleeper.abort();
     });
 }

@@ -328,15 +328,26 @@ mod tests {
     #[test]
     fn rounded_present_is_not_past() {
         const ROUNDS: usize = 1000;
-        let mut is_past = 0;
-        for _ in 0..ROUNDS {
-            let before = Instant::now();
-            let rounded = Instant::now_rounded_up();
-            assert!(rounded <= Instant::now() + Duration::from_nanos(TICK), "more than a tick in the future");
-            is_past += usize::from(rounded < before);
+        let past_ones = || {
+            let mut is_past = 0;
+            for _ in 0..ROUNDS {
+                let before = Instant::now();
+                let rounded = Instant::now_rounded_up();
+                assert!(rounded <= Instant::now() + Duration::from_nanos(TICK), "more than a tick in the future");
+                is_past += usize::from(rounded < before);
+            }
+            is_past
+        };
+        // The kernel may be late with a tick on a busy machine, and then some are past by as much. A measurement is
+        // shorter than a tick, so a late one may be all that it sees.
+        let mut measured = Vec::new();
+        while measured.last().is_none_or(|is_past| *is_past > ROUNDS / 10) {
+            assert!(measured.len() < 5, "of {ROUNDS} each, {measured:?} are in the past");
+            if !measured.is_empty() {
+                std::thread::sleep(Duration::from_millis(50));
+            }
+            measured.push(past_ones());
         }
-        // The kernel may be late with a tick on a busy machine, and then some are past by as much.
-        assert!(is_past <= ROUNDS / 10, "{is_past} of {ROUNDS} are in the past");
     }
 
     /// A paused clock has no ticks: a limit on it is exact.
