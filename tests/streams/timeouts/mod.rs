@@ -159,6 +159,15 @@ impl Link {
         self.case.direction.poll(&self.waker, &self.stream)
     }
 
+    /// Polls an operation, which has to wait. On a slow machine a short timeout may be over within the poll.
+    #[track_caller]
+    fn begin_wait(&self) {
+        while let Poll::Ready(result) = self.poll() {
+            let error = result.expect_err("the operation must wait");
+            assert_eq!(error.kind(), ErrorKind::TimedOut, "{:?}: {error}", self.case);
+        }
+    }
+
     fn poll_vectored(&self) -> Poll<io::Result<usize>> {
         let mut cx = Context::from_waker(&self.waker);
         let mut stream = &*self.stream;
