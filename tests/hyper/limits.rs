@@ -17,7 +17,7 @@ use kittiwake::time::{Instant, advance, pause, resume, sleep};
 
 use crate::LIMIT;
 use crate::frames::{PING, SETTINGS, frame};
-use crate::server::{BURST, Server, TestService, get, post, read_all, response};
+use crate::server::{BURST, Server, TestService, assert_limited, get, post, read_all, response};
 use crate::support::{ErrorLog, listener, pattern, read_slowly, run, run_paused, settle, until};
 
 /// A limit holds also if its timer fires in the very poll in which the connection begins another wait.
@@ -67,10 +67,11 @@ fn request_at_keep_alive_limit_is_answered() {
 #[test]
 fn stalled_body_is_cut_off_during_response() {
     run(|| async {
-        let server = Server::start(|serve| serve.body_timeout(LIMIT)).await;
+        let (server, start) = (Server::start(|serve| serve.body_timeout(LIMIT)).await, Instant::now());
         let mut client = server.connect().await;
         client.write_all(b"POST /burst HTTP/1.1\r\nhost: x\r\ncontent-length: 10\r\n\r\nhalf").await.unwrap();
         until(|| server.errors.has("the rest of a request's body")).await;
+        assert_limited(start);
         let answer = read_all(&mut client).await;
         assert_eq!(answer.matches("burst").count(), BURST, "the answer so far: {answer}");
     });

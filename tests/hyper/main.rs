@@ -21,7 +21,7 @@ use kittiwake::hyper::{Executor, Serve, serve};
 use kittiwake::io::{AsyncReadExt, AsyncWriteExt};
 use kittiwake::net::TcpStream;
 use kittiwake::time::{Instant, advance, pause, resume, sleep, sleep_until, timeout};
-use server::{Server, Started, TestService, cut_off, get, last_response, post, read_all, response};
+use server::{Server, Started, TestService, assert_limited, cut_off, get, last_response, post, read_all, response};
 use support::{ErrorLog, busy, listener, pattern, run, settle, until};
 
 /// A limit that the clients of these tests exceed.
@@ -546,6 +546,7 @@ fn handshake_is_bounded_in_time() {
             .handshake_timeout(LIMIT)
             .on_error(errors.listen());
         let _server = kittiwake::spawn(server);
+        let start = Instant::now();
         let mut stuck = TcpStream::connect(address).await.unwrap();
         stuck.write_all(b"hel").await.unwrap();
         let mut wrong = TcpStream::connect(address).await.unwrap();
@@ -554,6 +555,7 @@ fn handshake_is_bounded_in_time() {
         right.write_all(format!("hello{}", get("/path")).as_bytes()).await.unwrap();
         assert_eq!(response(&mut right).await.1, b"/path");
         until(|| errors.has("does not complete the handshake") && errors.has("not a hello")).await;
+        assert_limited(start);
         assert_eq!(read_all(&mut stuck).await, "");
     });
 }

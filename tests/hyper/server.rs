@@ -18,7 +18,7 @@ use kittiwake::hyper::{Executor, Io, Serve, serve_with};
 use kittiwake::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWriteExt, BufReader};
 use kittiwake::net::{Report, ServeError, ServeStats, ShutdownSignal, TcpListener, TcpStream};
 use kittiwake::task::JoinHandle;
-use kittiwake::time::{sleep, timeout};
+use kittiwake::time::{Duration, Instant, sleep, timeout};
 
 use crate::LIMIT;
 use crate::support::{ErrorLog, listener, pattern, run, until};
@@ -46,6 +46,8 @@ impl Server {
         let (shutdown, errors, service) = (ShutdownSignal::new(), ErrorLog::default(), TestService::default());
         let clone = service.clone();
         let server = serve_with(listener, Box::new(move |_| clone.clone()) as Box<dyn Fn(_) -> _ + Send>);
+        // A limit that a test does not set must not stand in for one that it sets.
+        let server = server.header_read_timeout(Duration::MAX).body_timeout(Duration::MAX);
         let server = set(server).with_shutdown(&shutdown).on_error(errors.listen());
         let stats = server.stats();
         Self { address, shutdown, errors, service, stats, server: kittiwake::spawn(server) }
@@ -271,16 +273,24 @@ impl Drop for Waiting {
 pub(crate) fn cut_off(request: &[u8], set: fn(Started) -> Started, error: &'static str) {
     let request = request.to_vec();
     run(move || async move {
-        let server = Server::start(set).await;
+        let (server, start) = (Server::start(set).await, Instant::now());
         let mut client = server.connect().await;
         client.write_all(&request).await.unwrap();
         let mut other = server.connect().await;
         other.write_all(get("/path").as_bytes()).await.unwrap();
         assert_eq!(response(&mut other).await.1, b"/path");
         until(|| server.errors.has(error)).await;
+        assert_limited(start);
         // The connection has ended, so this comes to an end too.
         let _ = client.read_to_end(&mut Vec::new()).await;
     });
+}
+
+/// Fails if a limit of [`LIMIT`] that has begun after `start` took as long as the shortest default one: 10 s.
+#[track_caller]
+pub(crate) fn assert_limited(start: Instant) {
+    let took = start.elapsed();
+    assert!(took < Duration::from_secs(8), "the limit of {LIMIT:?} took {took:?}");
 }
 
 // ---- a client of HTTP/1 ----
