@@ -205,13 +205,20 @@ fn stream_with_a_buffer_is_served() {
 #[test]
 fn idle_connection_makes_room() {
     run(|| async {
-        let server = Server::start(|serve| serve.max_connections(1).keep_alive_timeout(LIMIT)).await;
+        let keep_alive = Duration::from_secs(60);
+        let server = Server::start(|serve| serve.max_connections(1).keep_alive_timeout(keep_alive)).await;
         let mut first = server.connect().await;
         first.write_all(get("/path/1").as_bytes()).await.unwrap();
         response(&mut first).await;
         let mut second = server.connect().await;
         second.write_all(get("/path/2").as_bytes()).await.unwrap();
+        settle().await;
+        assert_eq!(server.stats.accepted(), 1, "the second client must wait");
+        pause();
+        advance(keep_alive).await;
+        resume();
         assert_eq!(response(&mut second).await.1, b"/path/2");
+        assert_eq!((server.stats.accepted(), server.stats.open()), (2, 1));
         assert_eq!(read_all(&mut first).await, "");
         server.errors.expect_none();
     });
