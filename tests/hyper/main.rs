@@ -586,7 +586,8 @@ fn upgraded_connection_counts_until_dropped() {
 
 // ---- the client of hyper-util ----
 
-/// The client keeps a connection for the next request, and closes it when it has been idle.
+/// The client keeps a connection for the next request, and closes it when it has been idle. That of a connector does so
+/// after 90 seconds.
 #[cfg(feature = "hyper-util")]
 #[test]
 fn idle_pooled_connection_closes() {
@@ -614,7 +615,7 @@ fn idle_pooled_connection_closes() {
     });
     run(|| async {
         let (listener, address) = listener().await;
-        let client = Client::builder(Executor).pool_timer(Timer).pool_idle_timeout(LIMIT).build(Connector::new());
+        let client = Connector::new().client();
         let answer = kittiwake::spawn(async move {
             let (mut stream, _) = listener.accept().await.unwrap();
             stream.read(&mut [0; 1024]).await.unwrap();
@@ -623,7 +624,11 @@ fn idle_pooled_connection_closes() {
         });
         let request = Request::get(format!("http://{address}/")).body(Empty::<Bytes>::new()).unwrap();
         client.request(request).await.expect("the server answers");
+        let answered = Instant::now();
+        pause();
         assert_eq!(answer.await.unwrap().expect("a connection that the client closes"), 0);
+        let idle = answered.elapsed();
+        assert!(idle >= Duration::from_secs(89), "the connection closed after {idle:?}");
     });
 }
 
