@@ -12,8 +12,8 @@ use kittiwake::time::{Instant, pause, resume, sleep};
 
 use crate::LIMIT;
 use crate::frames::{
-    CONTINUATION, DATA, END_HEADERS, END_STREAM, FrameClient, HEADERS, PING, RST_STREAM, SETTINGS, WINDOW_UPDATE,
-    frame, head,
+    CONTINUATION, DATA, END_HEADERS, END_STREAM, FrameClient, GOAWAY, HEADERS, PING, RST_STREAM, SETTINGS,
+    WINDOW_UPDATE, frame, head,
 };
 use crate::server::{Server, Started, get, read_all, response};
 use crate::support::{in_child_with_descriptors, in_own_process, is_child, pattern, run, until, will_reset};
@@ -217,6 +217,7 @@ fn rapid_reset_harms_no_other() {
         });
         // The server may close in the middle of the attack.
         let _ = client.stream.write_all(&attack).await;
+        client.receive_kind(GOAWAY).await;
         other.await.unwrap();
         until(|| server.service.waiting() == 0).await;
         drop(client);
