@@ -71,20 +71,28 @@ fn files_pass_all_bytes() {
     });
 }
 
-/// A terminal-like stream stays blocking for the processes that share it.
+/// A pipe stays blocking for the processes that share it.
 #[test]
 #[cfg(target_os = "linux")]
 fn shared_streams_stay_blocking() {
     within(|| {
-        let (mut ours, theirs) = std::io::pipe().expect("a pipe");
-        let kept = theirs.try_clone().expect("dup");
-        let mut command = child(&["echo", "hello"]);
-        assert!(command.stdin(Stdio::null()).stdout(theirs).status().expect("it ends").success());
-        assert_eq!(support::descriptor_flags(&kept) & libc::O_NONBLOCK, 0, "the writing end became non-blocking");
-        drop((command, kept));
-        let mut text = String::new();
-        ours.read_to_string(&mut text).expect("read");
-        assert_eq!(text, "hello\n");
+        let ((input, mut feed), (mut ours, output)) =
+            (std::io::pipe().expect("a pipe"), std::io::pipe().expect("a pipe"));
+        let (kept_input, kept_output) = (input.try_clone().expect("dup"), output.try_clone().expect("dup"));
+        let is_blocking = || {
+            let flags = support::descriptor_flags(&kept_input) | support::descriptor_flags(&kept_output);
+            flags & libc::O_NONBLOCK == 0
+        };
+        let mut command = child(&["cat"]);
+        let mut child = command.stdin(input).stdout(output).spawn().expect("the example");
+        drop(command);
+        feed.write_all(b"hello").expect("write");
+        ours.read_exact(&mut [0; 5]).expect("read");
+        // It has read, and waits for more.
+        assert!(is_blocking(), "a stream became non-blocking while the child uses it");
+        drop(feed);
+        assert!(child.wait().expect("it ends").success());
+        assert!(is_blocking(), "a stream is non-blocking after the child");
     });
 }
 
