@@ -271,7 +271,21 @@ fn summary_counts_tasks_by_site() {
 fn tasks_are_paged_by_wait() {
     run(|| async {
         let server = Server::start().await;
-        let (line, tasks) = (line!(), (0..730).map(|_| spawn(pending::<()>())).collect::<Vec<_>>());
+        let half = ShutdownSignal::new();
+        let task = |index| {
+            let half = (index < 365).then(|| half.clone());
+            async {
+                if let Some(mut half) = half {
+                    half.triggered().await;
+                }
+                pending::<()>().await;
+            }
+        };
+        let (line, tasks) = (line!(), (0..730).map(|index| spawn(task(index))).collect::<Vec<_>>());
+        settle().await;
+        // The first half begins to wait anew, so that the order of the ids is not that of the waits.
+        sleep(Duration::from_millis(50)).await;
+        half.trigger();
         settle().await;
         let path = |offset, limit| format!("/api/tasks?site=tests%2Finspect.rs:{line}&offset={offset}&limit={limit}");
         let (mut seen, mut at) = (Vec::new(), Value::Null);
