@@ -156,6 +156,17 @@ fn head_has_no_body() {
         let head = server.ask("HEAD", "/api/summary", "localhost").await;
         assert_eq!((head.status, &*head.body), (200, ""));
         assert_eq!(head.header("content-type"), Some("application/json"));
+        // Without a server, which leaves out every body too.
+        for path in ["/", "/none"] {
+            let ask = |method| {
+                let uri = format!("http://localhost{path}");
+                inspect::service().call(Request::builder().method(method).uri(uri).body(()).unwrap())
+            };
+            let get = ask("GET").await.unwrap_or_else(never);
+            let head = ask("HEAD").await.unwrap_or_else(never);
+            assert_eq!(head.body(), "", "{path}");
+            assert_eq!(head.headers()["content-length"], get.body().len().to_string(), "{path}");
+        }
     });
 }
 
