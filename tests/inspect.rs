@@ -63,19 +63,29 @@ fn loopback_listener_is_served() {
     });
 }
 
-/// A connection that asks for nothing makes room for others after some seconds, so that left-over ones do not keep the page
-/// shut.
+/// A connection that asks for nothing, or for nothing more, makes room for others after some seconds. So left-over ones do
+/// not keep the page shut.
 #[test]
 fn silent_client_of_the_page_makes_room() {
     run(|| async {
         let server = Server::start().await;
-        let mut silent = TcpStream::connect(server.address).await.expect("the server accepts");
+        let connect = || TcpStream::connect(server.address);
+        let (silent, mut answered) = (connect().await.expect("accepted"), connect().await.expect("accepted"));
+        answered.write_all(b"HEAD / HTTP/1.1\r\nhost: localhost\r\n\r\n").await.expect("the server reads");
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            let mut byte = [0];
+            answered.read_exact(&mut byte).await.expect("the server answers and keeps the connection");
+            head.extend(byte);
+        }
         settle().await;
         pause();
         advance(Duration::from_secs(6)).await;
         settle().await;
-        let read = futures_lite::future::poll_once(silent.read(&mut [0])).await;
-        assert!(matches!(read, Some(Ok(0))), "the server must have closed the connection: {read:?}");
+        for mut client in [silent, answered] {
+            let read = futures_lite::future::poll_once(client.read(&mut [0])).await;
+            assert!(matches!(read, Some(Ok(0))), "the server must have closed the connection: {read:?}");
+        }
         resume();
     });
 }
