@@ -8,6 +8,7 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+use std::time::{Duration, Instant};
 
 use programs::{example, run};
 use support::{PATIENCE, within};
@@ -176,8 +177,13 @@ fn second_signal_ends_serve() {
             echo.signal(signals[0]);
             while TcpStream::connect(echo.address).is_ok() {}
             assert!(echo.child.try_wait().unwrap().is_none(), "the example must wait for the endless client");
+            let signalled = Instant::now();
             echo.signal(signals[1]);
             let (report, errors) = echo.ended();
+            assert!(
+                signalled.elapsed() < Duration::from_secs(15),
+                "the second signal must not wait for the drain timeout"
+            );
             assert!(report.contains(&format!("\n{peer} was open for ")), "{report}");
             assert_eq!(errors, "");
             flood.join().unwrap();
