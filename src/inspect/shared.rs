@@ -187,10 +187,18 @@ mod tests {
         let shared = Shared::with_kept(None, Duration::ZERO);
         let mut snapshot = Snapshot::take(runtime.handle());
         snapshot.took = Duration::from_millis(4);
-        let latest = Latest { snapshot: Arc::new(snapshot), made: Instant::now() };
+        let mut latest = Latest { snapshot: Arc::new(snapshot), made: Instant::now() };
         *shared.state.lock() = State { latest: Some(latest.clone()), has_thread: true, ..State::default() };
         run(&shared, runtime.handle());
         assert!(latest.made.elapsed() >= 4 * REST * Duration::from_millis(1), "it was dropped while it was fresh");
+
+        for (took, is_fresh) in [(Duration::ZERO, false), (Duration::from_secs(10), true)] {
+            let mut snapshot = Snapshot::take(runtime.handle());
+            snapshot.took = took;
+            latest.snapshot = Arc::new(snapshot);
+            latest.made = Instant::now().checked_sub(FRESH).expect("the machine has run for longer");
+            assert_eq!(latest.is_fresh(), is_fresh, "a snapshot that took {took:?}");
+        }
     }
 
     /// A request that comes while a snapshot is made, or soon after, gets that one.
