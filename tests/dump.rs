@@ -18,7 +18,7 @@ use kittiwake::io::{AsyncReadExt, AsyncWriteExt};
 use kittiwake::net::{TcpListener, TcpStream, UdpSocket, UnixListener, UnixStream};
 use kittiwake::runtime::Handle;
 use kittiwake::signal::unix::{SignalKind, signal};
-use kittiwake::task::{Id, JoinSet, yield_now};
+use kittiwake::task::{Id, JoinHandle, JoinSet, yield_now};
 use kittiwake::time::{Instant, sleep, sleep_until};
 use kittiwake::{spawn, spawn_blocking, spawn_local};
 use support::baseline::{heap_bytes, wait_for_heap};
@@ -752,13 +752,26 @@ fn dropped_result_still_prints() {
 /// The print has at most 100 lines, and says how much it leaves out.
 #[test]
 fn print_is_bounded() {
+    #[track_caller]
+    fn task() -> JoinHandle<()> {
+        spawn(pending::<()>())
+    }
     let (printed, _) = printed_once("print_is_bounded", || {
         let runtime = workers(20);
         let _entered = runtime.handle().enter();
         let dump_on = dump_on(SignalKind::user_defined1()).expect("dump_on");
-        for _ in 0..5_000 {
-            spawn(pending::<()>());
+        for _ in 0..4_950 {
+            task();
         }
+        // Each call is a site of its own, and one line.
+        #[rustfmt::skip]
+        let _sites = [
+            task(), task(), task(), task(), task(), task(), task(), task(), task(), task(),
+            task(), task(), task(), task(), task(), task(), task(), task(), task(), task(),
+            task(), task(), task(), task(), task(), task(), task(), task(), task(), task(),
+            task(), task(), task(), task(), task(), task(), task(), task(), task(), task(),
+            task(), task(), task(), task(), task(), task(), task(), task(), task(), task(),
+        ];
         raise(SignalKind::user_defined1());
         dump_on.stop();
     });
@@ -766,6 +779,9 @@ fn print_is_bounded() {
     for line in ["  and 4 more workers", "  and 4,960 more tasks"] {
         assert!(printed.lines.iter().any(|printed| printed == line), "the print says {line:?}:\n{}", printed.all());
     }
+    // The tasks of the first site may be of several lines: some wait already, and others are queued.
+    let says_lines = |line: &String| line.starts_with("  and 1") && line.ends_with(" more lines");
+    assert!(printed.lines.iter().any(says_lines), "the print says how many lines are left out:\n{}", printed.all());
 }
 
 /// After the end of its runtime, a signal prints that the workers are stopped.
