@@ -549,10 +549,13 @@ fn socket_of_another_runtime_misleads_none() {
             assert!(futures_lite::future::poll_once(stream.readable()).await.is_none(), "the peer sends nothing");
             stream
         });
+        let first_id = stream.id();
         let stream = futures_lite::future::block_on(stream).expect("the first task");
+        while second.handle().spawn(pending::<()>()).id() < first_id {}
         let reading = second.handle().spawn(async move { (&stream).read(&mut [0; 8]).await });
         let id = reading.id();
         while first.handle().spawn(pending::<()>()).id() < id {}
+        task(&first.handle().tasks(), id);
         seen(second.handle(), "the reader waits", |dump| is_waiting(task(dump, id)).then_some(()));
         for info in first.handle().tasks().tasks() {
             assert_eq!(info.waits_for, [], "a task of the first runtime waits for nothing: {info}");
