@@ -632,7 +632,7 @@ fn line_has_all_facts() {
         let (id, place) = (reading.id(), format!("{}:{line}", file!()));
         let text = task(&dump, id).to_string();
         assert!(!text.contains('\n'), "one task is one line: {text:?}");
-        for part in [&id.to_string(), &place, "wait", "reading", &local.to_string(), &peer.to_string()] {
+        for part in [&format!("task {id} "), &place, "wait", "reading", &local.to_string(), &peer.to_string()] {
             assert!(text.contains(part), "the line must have {part:?}: {text}");
         }
         assert!(dump.to_string().contains(&place), "the table must have {place}:\n{dump}");
