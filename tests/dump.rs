@@ -812,16 +812,22 @@ fn dump_on_reports_errors() {
 }
 
 /// A panic of a task prints the dump after the panic's message, with the task among those that run. A second panic soon
-/// after prints none, and neither does one outside a runtime.
+/// after prints none, and neither does one outside a runtime. A second call of `dump_on_panic` sets no hook.
 #[test]
 fn panic_prints_the_dump() {
     for count in [1, 2] {
         let child = move || {
+            let runtime = workers(count);
             dump_on_panic();
+            let dumping = std::panic::take_hook();
+            std::panic::set_hook(Box::new(|_| ()));
+            // A hook that this set would print the dump of the next panic.
             dump_on_panic();
+            let unseen = runtime.handle().spawn(async { panic!("unseen") });
+            assert!(futures_lite::future::block_on(unseen).is_err());
+            std::panic::set_hook(dumping);
             let outside = std::thread::spawn(|| panic!("outside"));
             assert!(outside.join().is_err());
-            let runtime = workers(count);
             for text in ["first", "second"] {
                 let task = runtime.handle().spawn(async move { panic!("{text}") });
                 assert!(futures_lite::future::block_on(task).is_err());
