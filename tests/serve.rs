@@ -780,10 +780,12 @@ fn shutdown_keeps_one_waker_per_clone() {
 /// A shutdown wakes and drops foreign wakers outside its lock, so a waker may use the shutdown.
 #[test]
 fn foreign_wakers_may_use_the_shutdown() {
-    struct CallsBack(ShutdownSignal);
+    /// Of the second, the count of wakes that found the shutdown triggered: a panic in a waker would be contained.
+    struct CallsBack(ShutdownSignal, Arc<AtomicUsize>);
     impl std::task::Wake for CallsBack {
         fn wake(self: Arc<Self>) {
-            assert!(poll_with(std::task::Waker::noop(), &mut self.0.clone()).is_ready());
+            let is_triggered = poll_with(std::task::Waker::noop(), &mut self.0.clone()).is_ready();
+            self.1.fetch_add(is_triggered.into(), SeqCst);
             self.0.trigger();
         }
     }
@@ -793,18 +795,19 @@ fn foreign_wakers_may_use_the_shutdown() {
         }
     }
     within(|| {
-        let mut shutdown = ShutdownSignal::new();
-        let waker = || std::task::Waker::from(Arc::new(CallsBack(shutdown.clone())));
+        let (mut shutdown, woken) = (ShutdownSignal::new(), Arc::new(AtomicUsize::new(0)));
+        let waker = || std::task::Waker::from(Arc::new(CallsBack(shutdown.clone(), woken.clone())));
         let wakers = [waker(), waker(), waker()];
         let mut clone = shutdown.clone();
         for waker in wakers {
             assert!(poll_with(&waker, &mut clone).is_pending());
         }
         drop(clone);
-        let waker = std::task::Waker::from(Arc::new(CallsBack(shutdown.clone())));
+        let waker = waker();
         assert!(poll_with(&waker, &mut shutdown).is_pending());
         drop(waker);
         shutdown.trigger();
+        assert_eq!(woken.load(SeqCst), 1, "the waker must be woken once, and find the shutdown triggered");
         // The waker's reference to the shutdown and the shutdown's reference to the waker form a cycle until here.
         assert!(poll_with(std::task::Waker::noop(), &mut shutdown).is_ready());
     });
