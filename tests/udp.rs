@@ -298,8 +298,11 @@ fn broadcast_needs_permission() {
 fn members_receive_multicasts() {
     run(|| async {
         let receiver = UdpSocket::bind("0.0.0.0:0").await.expect("bind");
-        let group = Ipv4Addr::new(239, 255, 77, 3);
-        let target = SocketAddr::from((group, receiver.local_addr().expect("its address").port()));
+        let port = receiver.local_addr().expect("its address").port();
+        // A group of its own: Linux gives this socket also the datagrams of groups that others have joined.
+        let [high, low] = port.to_be_bytes();
+        let group = Ipv4Addr::new(239, 255, high, low);
+        let target = SocketAddr::from((group, port));
         receiver.join_multicast_v4(group, Ipv4Addr::LOCALHOST).expect("join");
         let (sender, _) = socket().await;
         sender.set_multicast_if_v4(Ipv4Addr::LOCALHOST).expect("IP_MULTICAST_IF");
@@ -309,6 +312,10 @@ fn members_receive_multicasts() {
         let received = timeout(PATIENCE / 2, receiver.recv(&mut buf)).await.expect("a member gets it");
         assert_eq!(received.expect("recv"), 7);
         receiver.leave_multicast_v4(group, Ipv4Addr::LOCALHOST).expect("leave");
+        sender.send_to(b"leaver", target).await.expect("send_to");
+        sender.send_to(b"marker", (Ipv4Addr::LOCALHOST, port)).await.expect("send_to");
+        assert_eq!(receiver.recv(&mut buf).await.expect("recv"), 6);
+        assert_eq!(&buf[..6], b"marker", "a socket that has left the group must not get its datagrams");
     });
 }
 
