@@ -363,10 +363,11 @@ fn huge_buffer_size_is_largest() {
 #[test]
 fn v6_options_are_read_back() {
     run(|| async {
-        let Ok(socket) = UdpSocket::bind("[::1]:0").await else {
+        if std::net::UdpSocket::bind("[::1]:0").is_err() {
             println!("skipped: no IPv6 here");
             return;
-        };
+        }
+        let socket = UdpSocket::bind("[::1]:0").await.expect("bind");
         socket.set_multicast_loop_v6(false).expect("multicast_loop_v6");
         socket.set_multicast_hops_v6(4).expect("multicast_hops_v6");
         socket.set_unicast_hops_v6(5).expect("unicast_hops_v6");
