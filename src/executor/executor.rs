@@ -180,7 +180,8 @@ impl Executor {
         let Some(shuffle) = &mut self.shuffle else { return };
         if budget::take_yield() && self.stealer.is_none() {
             with_queue(|queue| {
-                // A task is queued after its poll. The future of a `block_on` call may have woken others since it yielded.
+                // A task is queued after its poll. The future of a `block_on` call may have woken others since it
+                // yielded.
                 let is_main = |entry: &Entry| matches!(entry, Entry::Main);
                 let main = if self.ran_main { queue.iter().rposition(is_main) } else { None };
                 let last = main.or(queue.len().checked_sub(1));
@@ -267,12 +268,12 @@ impl Executor {
         if !self.overdue.is_idle() {
             return;
         }
+        let some_local = with_yielded(|yielded| !yielded.is_empty());
+        let Some(stealable) = self.worker.remote().count(some_local) else { return };
+        // The local entries that are counted, also those that other threads have pushed, run before what comes later.
+        self.take_local();
         let local = self.local_len();
-        let Content { stealable, give_way } = self.worker.remote().count();
-        let some_give_way = give_way || with_yielded(|yielded| !yielded.is_empty());
-        if some_give_way && local + stealable > 0 {
-            // The local entries that are counted run before those that come later.
-            self.take_queue();
+        if local + stealable > 0 {
             self.overdue.begin_count(local, current::next_to_give_way());
         }
     }
@@ -288,7 +289,7 @@ impl Executor {
         next.map(Entry::Task)
     }
 
-    /// Takes the thread's queue, with what other threads have pushed.
+    /// Takes the entries of the thread's queue, and those that other threads have pushed.
     fn take_local(&mut self) {
         if self.is_notified() {
             let WorkerRef { workers, index, .. } = &self.worker;
@@ -515,7 +516,8 @@ impl Executor {
     }
 }
 
-/// Appends `entries` to the thread's queue. In a runtime with a seed too, they stay in order, behind those that are there.
+/// Appends `entries` to the thread's queue. In a runtime with a seed too, they stay in order, behind those that are
+/// there.
 fn append_in_order(entries: &mut Vec<Entry>, shuffle: Option<&mut Shuffle>) {
     with_queue(|queue| {
         if let Some(shuffle) = shuffle {

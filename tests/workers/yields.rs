@@ -65,37 +65,45 @@ fn shared_task_gives_way_to_local_ones() {
 #[test]
 fn shared_task_gives_way_to_posted_local_one() {
     for (name, give_way) in WAYS {
-        on_one_of_two_workers(move || async move {
-            let (post, posted) = async_channel::unbounded();
-            let (ask, asked) = mpsc::channel();
-            let (answer, answered) = mpsc::channel();
-            let poster = thread::spawn(move || {
-                for () in asked {
-                    post.try_send(()).expect("the local task is there");
-                    answer.send(()).expect("the task waits for the answer");
-                }
-            });
-            let ran = Arc::new(AtomicUsize::new(0));
-            let local = spawn_local({
-                let ran = ran.clone();
-                async move {
-                    while posted.recv().await.is_ok() {
-                        ran.fetch_add(1, Relaxed);
-                    }
-                }
-            });
-            give_way().await;
-            for round in 1..=200 {
-                ask.send(()).expect("the thread is there");
-                answered.recv().expect("the thread answers");
-                give_way().await;
-                assert_eq!(ran.load(Relaxed), round, "the local task was woken before a task that {name}");
-            }
-            drop(ask);
-            poster.join().expect("the thread ends");
-            local.await.expect("the local task ends");
-        });
+        for is_busy in [false, true] {
+            on_one_of_two_workers(move || give_way_to_posted(name, give_way, is_busy));
+        }
     }
+}
+
+async fn give_way_to_posted(name: &str, give_way: GiveWay, is_busy: bool) {
+    if is_busy {
+        // One of them is always ready.
+        wake_each_other(&Arc::default(), |future| drop(spawn(future)));
+    }
+    let (post, posted) = async_channel::unbounded();
+    let (ask, asked) = mpsc::channel();
+    let (answer, answered) = mpsc::channel();
+    let poster = thread::spawn(move || {
+        for () in asked {
+            post.try_send(()).expect("the local task is there");
+            answer.send(()).expect("the task waits for the answer");
+        }
+    });
+    let ran = Arc::new(AtomicUsize::new(0));
+    let local = spawn_local({
+        let ran = ran.clone();
+        async move {
+            while posted.recv().await.is_ok() {
+                ran.fetch_add(1, Relaxed);
+            }
+        }
+    });
+    give_way().await;
+    for round in 1..=200 {
+        ask.send(()).expect("the thread is there");
+        answered.recv().expect("the thread answers");
+        give_way().await;
+        assert_eq!(ran.load(Relaxed), round, "the local task was woken before a task that {name}");
+    }
+    drop(ask);
+    poster.join().expect("the thread ends");
+    local.await.expect("the local task ends");
 }
 
 /// Tasks that give way run in turn, local and shared ones: none runs twice before each of the others has run once. So it

@@ -18,7 +18,7 @@ use std::task::{Wake, Waker};
 use std::time::{Duration, Instant};
 
 use super::overdue::Overdue;
-use super::queues::{Content, Queues};
+use super::queues::Queues;
 use super::stealer::Stealer;
 
 /// The entries of a batch, at most.
@@ -484,11 +484,13 @@ impl World {
 impl Worker {
     /// Counts the entries that run before those that give way, as the executor does.
     fn begin_count(&mut self, queues: &Queues<Entry, Entry>, index: usize) {
-        if self.overdue.is_idle() {
-            let Content { stealable, give_way } = queues.remote(index).count();
-            if give_way && self.local.len() + stealable > 0 {
-                self.overdue.begin_count(self.local.len(), self.gave_way);
-            }
+        if !self.overdue.is_idle() {
+            return;
+        }
+        let Some(stealable) = queues.remote(index).count(false) else { return };
+        queues.drain_in_batch(index, &mut self.local);
+        if self.local.len() + stealable > 0 {
+            self.overdue.begin_count(self.local.len(), self.gave_way);
         }
     }
 

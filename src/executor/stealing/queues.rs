@@ -9,7 +9,8 @@
 //!   owner, which is about to run it.
 //! * A worker that has run the same task for a millisecond is stuck. Then the last entry is stolen too. Idle workers
 //!   look for stuck workers, and now and then a busy worker does.
-//! * An entry that gives way comes after all others, and after those that gave way before it. It can be stolen, too.
+//! * An entry that gives way comes after all that are ready, and after those that gave way before it
+//!   ([`overdue`](super::overdue)). It can be stolen, too.
 //! * An entry that was spawned on a certain worker ([`Queues::spawn_on`]) begins there. It is stolen only from a worker
 //!   that has been stuck for longer: a connection belongs to the worker that first waits for it, so to steal it early
 //!   would undo the choice.
@@ -83,7 +84,7 @@ pub(super) const STUCK_FOR_LONG: Duration = Duration::from_millis(50);
 /// How many ready entries, and how many spawned ones, are stolen from a stuck worker at a time.
 const STEAL_FROM_STUCK: usize = 64;
 
-/// The content of a worker's stealable queue.
+/// The content of a worker's stealable queue when a batch begins.
 pub(in crate::executor) struct Content {
     /// How many entries there are that do not give way.
     pub(in crate::executor) stealable: usize,
@@ -203,7 +204,7 @@ impl<E, T> Queues<E, T> {
         }
         let pushes = stealable.pushes;
         budget::count_events((pushes - mem::replace(&mut stealable.counted_pushes, pushes)) as usize);
-        stealable.content()
+        Content { stealable: stealable.ready_len() + stealable.spawned.len(), give_way: !stealable.gave_way.is_empty() }
     }
 
     /// Wakes an idle worker, if there is one and none of them looks anyway.
@@ -320,8 +321,8 @@ impl<E, T> Remote<E, T> {
         let mut stealable = self.stealable.lock();
         stealable.progress += 1;
         if !stealable.spawned.is_empty() {
-            // In turn, so that new tasks do not starve those that are there, nor the other way round. The progress cannot
-            // tell whose turn it is: it grows with each batch too, and a batch may have one entry.
+            // In turn, so that new tasks do not starve those that are there, nor the other way round. The progress
+            // cannot tell whose turn it is: it grows with each batch too, and a batch may have one entry.
             stealable.was_spawned = !stealable.was_spawned || stealable.ready_len() == 0;
             if stealable.was_spawned {
                 stealable.discount(0, 1);
@@ -332,15 +333,19 @@ impl<E, T> Remote<E, T> {
         stealable.pop_ready()
     }
 
-    /// Counts the entries that can be stolen and do not give way.
-    pub(in crate::executor) fn count(&self) -> Content {
+    /// Counts the entries that can be stolen and do not give way. `None` if none gives way, neither here nor, by
+    /// `some_local`, of the worker's local entries.
+    pub(in crate::executor) fn count(&self, some_local: bool) -> Option<usize> {
         let stealable = &mut *self.stealable.lock();
+        if !some_local && stealable.gave_way.is_empty() {
+            return None;
+        }
         stealable.counted = (stealable.ready_len(), stealable.spawned.len());
         if let Some(shuffle) = &mut stealable.shuffle {
             // The entries that come after the count are not mixed with those before it.
             shuffle.begin_segment(stealable.later.len());
         }
-        stealable.content()
+        Some(stealable.ready_len() + stealable.spawned.len())
     }
 
     /// How many of the counted entries have neither been run nor stolen.
@@ -354,10 +359,6 @@ impl<T> Stealable<T> {
     /// So many of the entries that may have been counted are about to leave the queue.
     fn discount(&mut self, ready: usize, spawned: usize) {
         self.counted = (self.counted.0.saturating_sub(ready), self.counted.1.saturating_sub(spawned));
-    }
-
-    fn content(&self) -> Content {
-        Content { stealable: self.ready_len() + self.spawned.len(), give_way: !self.gave_way.is_empty() }
     }
 
     fn ready_len(&self) -> usize {
@@ -483,8 +484,8 @@ mod tests {
         assert_eq!((rest(0), rest(1)), (vec![5, 6, 7], vec![2, 3, 4]));
     }
 
-    /// Entries that give way come in their order, and only when the worker asks for them. Another worker steals the other
-    /// ones first.
+    /// Entries that give way come in their order, and only when the worker asks for them. Another worker steals the
+    /// other ones first.
     #[test]
     fn entries_that_give_way_come_last() {
         let queues = two_workers::<u32>();
@@ -503,14 +504,15 @@ mod tests {
         assert!(queues.prepare_idle(0), "it has no more");
     }
 
-    /// A counted entry counts until the worker has taken it or another one has stolen it, and none that came later counts.
+    /// A counted entry counts until the worker has taken it or another one has stolen it, and none that came later
+    /// counts.
     #[test]
     fn stolen_entries_count_no_longer() {
         let queues = two_workers::<u32>();
         let remote = queues.remote(0);
         queues.publish(0, &mut vec![1, 2, 3, 4]);
         queues.spawn_on(0, 10);
-        assert_eq!(remote.count().stealable, 5);
+        assert_eq!((remote.count(false), remote.count(true)), (None, Some(5)));
         queues.push(0, 5);
         queues.spawn_on(0, 11);
         assert_eq!((queues.pop(0), queues.pop(0)), (Some(10), Some(1)));
