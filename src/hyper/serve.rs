@@ -288,7 +288,7 @@ impl<L: Listener, M, H> Serve<L, M, H> {
         self
     }
 
-    /// Serves HTTP/1 only. A client that begins with HTTP/2 gets an error.
+    /// Serves HTTP/1 only. The connection of a client that begins with HTTP/2 is closed, and counts as failed.
     pub fn http1_only(mut self) -> Self {
         self.options.http1_only = true;
         self
