@@ -230,7 +230,7 @@ impl Executor {
                 return self.pop_local();
             }
         }
-        if let Some(task) = self.worker.remote().pop_stealable() {
+        if let Some(task) = self.worker.remote().pop_stealable(some_local_gives_way) {
             return Some(Entry::Task(task));
         }
         if self.local_taken.is_empty() {
@@ -269,8 +269,7 @@ impl Executor {
         if !self.overdue.is_idle() {
             return;
         }
-        let some_local = with_yielded(|yielded| !yielded.is_empty());
-        let Some(stealable) = self.worker.remote().count(some_local) else { return };
+        let Some(stealable) = self.worker.remote().count(some_local_gives_way()) else { return };
         // The local entries that are counted, also those that other threads have pushed, run before what comes later.
         self.take_local();
         let local = self.local_len();
@@ -343,7 +342,7 @@ impl Executor {
 
     /// Whether the worker has entries that only it may run.
     fn has_local(&self) -> bool {
-        self.local_len() > 0 || !self.refused.is_empty() || with_yielded(|yielded| !yielded.is_empty())
+        self.local_len() > 0 || !self.refused.is_empty() || some_local_gives_way()
     }
 
     /// How many entries only this worker may run, without those that give way.
@@ -386,7 +385,7 @@ impl Executor {
         let Content { stealable, give_way } =
             with_deferred(|deferred| stealer.begin_batch(&workers.queues, *index, deferred, has_local, Instant::now));
         current::set_in_batch(true);
-        if give_way || with_yielded(|yielded| !yielded.is_empty()) {
+        if give_way || some_local_gives_way() {
             self.begin_count();
         }
         local + stealable
@@ -515,6 +514,10 @@ impl Executor {
     pub(crate) fn main_waker(&self) -> MainWaker {
         MainWaker(Arc::new(Main { worker: self.worker.clone(), is_queued: AtomicBool::new(false) }))
     }
+}
+
+fn some_local_gives_way() -> bool {
+    with_yielded(|yielded| !yielded.is_empty())
 }
 
 /// Appends `entries` to the thread's queue. In a runtime with a seed too, they stay in order, behind those that are

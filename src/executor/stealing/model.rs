@@ -509,7 +509,7 @@ impl Worker {
             self.overdue.count_local();
             return Some(self.local.remove(0));
         }
-        let stealable = queues.remote(index).pop_stealable();
+        let stealable = queues.remote(index).pop_stealable(|| false);
         if stealable.is_some() {
             return stealable;
         }

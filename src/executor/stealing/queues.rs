@@ -11,9 +11,9 @@
 //!   look for stuck workers, and now and then a busy worker does.
 //! * An entry that gives way comes after all that are ready, and after those that gave way before it
 //!   ([`overdue`](super::overdue)). It can be stolen, too.
-//! * An entry that was spawned on a certain worker ([`Queues::spawn_on`]) begins there. It is stolen only from a worker
-//!   that has been stuck for longer: a connection belongs to the worker that first waits for it, so to steal it early
-//!   would undo the choice.
+//! * An entry that was spawned on a certain worker ([`Queues::spawn_on`]) begins there. It takes turns with the ready
+//!   entries, or with those that give way if none is ready. It is stolen only from a worker that has been stuck for
+//!   longer: a connection belongs to the worker that first waits for it, so to steal it early would undo the choice.
 //!
 //! [`idle`](super::idle) says which worker is woken to look after a busy one, and [`stealer`](super::stealer) when a
 //! worker looks.
@@ -57,12 +57,13 @@ struct Stealable<T> {
     shuffle: Option<Shuffle>,
     /// The entries that give way, in order, with their numbers. The worker says when it takes them.
     gave_way: VecDeque<(u64, T)>,
-    /// So many of the next entries, and of the spawned ones, run before those that give way: see
+    /// So many of the next entries, without the spawned ones, run before those that give way: see
     /// [`overdue`](super::overdue).
-    counted: (usize, usize),
+    counted: usize,
     /// The entries that were spawned on this worker by number ([`Queues::spawn_on`]).
     spawned: VecDeque<T>,
-    /// The last time that the worker could take one of these or a ready entry, it took one of these.
+    /// One of these was taken last. They take turns with the ready entries and, if there are none, with those that give
+    /// way.
     was_spawned: bool,
     /// The worker runs tasks. Set when it begins a batch, cleared when it goes idle.
     running: bool,
@@ -181,7 +182,7 @@ impl<E, T> Queues<E, T> {
     /// The next entry of a worker's own queue.
     #[cfg(test)]
     pub(in crate::executor) fn pop(&self, index: usize) -> Option<T> {
-        self.remotes[index].pop_stealable()
+        self.remotes[index].pop_stealable(|| false)
     }
 
     /// Whether a worker's queue is empty. If so, the worker is about to be idle.
@@ -277,7 +278,7 @@ impl<E, T> Remote<E, T> {
             later: Vec::new(),
             shuffle: None,
             gave_way: VecDeque::new(),
-            counted: (0, 0),
+            counted: 0,
             spawned: VecDeque::new(),
             was_spawned: false,
             running: false,
@@ -316,51 +317,46 @@ impl<E, T> Remote<E, T> {
         if is_before { stealable.gave_way.pop_front().map(|(_, task)| task) } else { None }
     }
 
-    /// The next entry of the stealable queue, for its worker, without those that give way.
-    pub(in crate::executor) fn pop_stealable(&self) -> Option<T> {
+    /// The next entry of the stealable queue, for its worker, without those that give way. `None` also if it is their
+    /// turn. `some_local` says whether one of the worker's local entries gives way.
+    pub(in crate::executor) fn pop_stealable(&self, some_local: impl FnOnce() -> bool) -> Option<T> {
         let mut stealable = self.stealable.lock();
         stealable.progress += 1;
         if !stealable.spawned.is_empty() {
             // In turn, so that new tasks do not starve those that are there, nor the other way round. The progress
             // cannot tell whose turn it is: it grows with each batch too, and a batch may have one entry.
-            stealable.was_spawned = !stealable.was_spawned || stealable.ready_len() == 0;
+            let others = || stealable.ready_len() > 0 || !stealable.gave_way.is_empty() || some_local();
+            stealable.was_spawned = !stealable.was_spawned || !others();
             if stealable.was_spawned {
-                stealable.discount(0, 1);
                 return stealable.spawned.pop_front();
             }
         }
-        stealable.discount(1, 0);
+        stealable.counted = stealable.counted.saturating_sub(1);
         stealable.pop_ready()
     }
 
-    /// Counts the entries that can be stolen and do not give way. `None` if none gives way, neither here nor, by
-    /// `some_local`, of the worker's local entries.
+    /// Counts the ready entries. `None` if none gives way, neither here nor, by `some_local`, of the worker's local
+    /// entries.
     pub(in crate::executor) fn count(&self, some_local: bool) -> Option<usize> {
         let stealable = &mut *self.stealable.lock();
         if !some_local && stealable.gave_way.is_empty() {
             return None;
         }
-        stealable.counted = (stealable.ready_len(), stealable.spawned.len());
+        stealable.counted = stealable.ready_len();
         if let Some(shuffle) = &mut stealable.shuffle {
             // The entries that come after the count are not mixed with those before it.
             shuffle.begin_segment(stealable.later.len());
         }
-        Some(stealable.ready_len() + stealable.spawned.len())
+        Some(stealable.counted)
     }
 
     /// How many of the counted entries have neither been run nor stolen.
     pub(in crate::executor) fn counted(&self) -> usize {
-        let (ready, spawned) = self.stealable.lock().counted;
-        ready + spawned
+        self.stealable.lock().counted
     }
 }
 
 impl<T> Stealable<T> {
-    /// So many of the entries that may have been counted are about to leave the queue.
-    fn discount(&mut self, ready: usize, spawned: usize) {
-        self.counted = (self.counted.0.saturating_sub(ready), self.counted.1.saturating_sub(spawned));
-    }
-
     fn ready_len(&self) -> usize {
         self.ready.len() + self.later.len()
     }
@@ -401,7 +397,7 @@ impl<T> Stealable<T> {
             (all.min(STEAL_FROM_STUCK), spawned)
         };
         let ready = most.min(self.ready_len());
-        self.discount(ready, spawned);
+        self.counted = self.counted.saturating_sub(ready);
         while stolen.len() < ready {
             if self.ready.is_empty() {
                 self.turn_over();
@@ -512,16 +508,30 @@ mod tests {
         let remote = queues.remote(0);
         queues.publish(0, &mut vec![1, 2, 3, 4]);
         queues.spawn_on(0, 10);
-        assert_eq!((remote.count(false), remote.count(true)), (None, Some(5)));
+        assert_eq!((remote.count(false), remote.count(true)), (None, Some(4)));
         queues.push(0, 5);
-        queues.spawn_on(0, 11);
         assert_eq!((queues.pop(0), queues.pop(0)), (Some(10), Some(1)));
         assert_eq!(remote.counted(), 3, "2, 3 and 4");
         let mut stolen = Vec::new();
         assert!(queues.steal(0, Victims::Any, &mut stolen, |_| Duration::ZERO));
         assert_eq!((stolen, remote.counted()), (vec![2, 3], 1));
-        assert_eq!((queues.pop(0), queues.pop(0)), (Some(11), Some(4)));
-        assert_eq!(remote.counted(), 0, "5 came later");
+        assert_eq!((queues.pop(0), remote.counted()), (Some(4), 0), "5 came later");
+    }
+
+    /// New entries and those that give way take turns, if nothing else is ready: neither starves the other.
+    #[test]
+    fn spawned_and_those_that_give_way_take_turns() {
+        for some_local in [false, true] {
+            let queues = two_workers::<u32>();
+            (0..3).for_each(|entry| queues.spawn_on(0, entry));
+            if !some_local {
+                queues.push_gave_way(0, 10, 0);
+            }
+            let pops = [0; 4].map(|_| queues.remote(0).pop_stealable(|| some_local));
+            assert_eq!(pops, [Some(0), None, Some(1), None]);
+            assert_eq!(queues.remote(0).pop_gave_way(u64::MAX), (!some_local).then_some(10));
+            assert_eq!(queues.pop(0), Some(2));
+        }
     }
 
     /// To spawn on a certain worker would be in vain if the next idle worker stole the task. But a worker that is stuck
