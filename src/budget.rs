@@ -65,7 +65,7 @@ const UNLIMITED: i64 = i64::MAX;
 thread_local! {
     /// Operations left in this slice. Below zero, how many were refused since, or let pass by [`poll_complete`].
     static LEFT: Cell<i64> = const { Cell::new(UNLIMITED) };
-    /// Slices left after this one. -1 once [`poll_complete`] has let an operation pass without any.
+    /// Slices left after this one. -1 once [`poll_complete`] has let an operation pass in a poll that had none left.
     static SLICES_LEFT: Cell<i64> = const { Cell::new(0) };
     /// When the clock was first read in this batch of polls. 0 if it was not.
     static SINCE: Cell<u64> = const { Cell::new(0) };

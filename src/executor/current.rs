@@ -4,8 +4,8 @@
 //! A thread has three queues without a lock, in its [`Context`].
 //! * `queue` has what only this worker may run: what is woken on this thread, and what is drained from the remote
 //!   queue. The executor keeps the entries that it has taken in a vector of its own. When that is empty, the worker
-//!   swaps it with `queue`. So taking an entry touches neither the thread-local nor its borrow flag. In a runtime with
-//!   one worker this is all.
+//!   swaps it with `queue`. So taking an entry mostly touches neither the thread-local nor its borrow flag. In a
+//!   runtime with one worker this is all.
 //! * `yielded` has local tasks that were woken while they ran, and so give way, if the runtime has several workers.
 //!   They run after all that is ready in both `queue` and the stealable queue. Shared tasks that were woken while they
 //!   ran wait in the stealable queue, apart from the others. Each of both kinds has a number, so that all of them run
@@ -15,7 +15,7 @@
 //!   batches. The worker moves them to its stealable queue when the batch begins. A task that is woken inside a batch
 //!   goes there at once, because the task that woke it may go on for long.
 //!
-//! [`schedule`] is the whole of what waking a task does.
+//! [`schedule`] is the whole of what waking a task does, [`schedule_local`] for a local one.
 
 use std::cell::{Cell, RefCell, RefMut};
 use std::collections::VecDeque;
@@ -41,8 +41,8 @@ struct Context {
     queue: RefCell<Vec<Entry>>,
     /// Local tasks that were woken while they ran, with their numbers, if the runtime has several workers.
     yielded: RefCell<VecDeque<(u64, Runnable)>>,
-    /// How many tasks have given way on this thread, in runtimes with several workers. A task's number is this count,
-    /// before it.
+    /// How many tasks have given way on this thread, in runtimes with several workers. The next one gets this count as
+    /// its number.
     gave_way: Cell<u64>,
     /// Tasks that were woken on this thread between two batches and can be stolen.
     deferred: RefCell<Vec<Runnable>>,
@@ -140,7 +140,7 @@ impl Current {
     }
 }
 
-/// As [`Current::make`], on a thread whose new tasks do not belong to a worker of its own.
+/// As [`Current::spawning_worker`], on a thread whose new tasks do not belong to a worker of its own.
 // A spawn costs 0.8 % more without this.
 #[cold]
 fn spawn_elsewhere(context: &Context) -> Option<WorkerRef> {
@@ -185,7 +185,7 @@ pub(super) fn schedule_new(runnable: Runnable) {
     queue(runnable, false);
 }
 
-/// Queues a task that has noted so. `woken_while_running`: it has just run.
+/// Queues a task whose record says already that it is queued. `woken_while_running`: it has just run.
 #[inline]
 fn queue(runnable: Runnable, woken_while_running: bool) {
     CONTEXT.with(|context| {
@@ -229,7 +229,7 @@ fn schedule_shared_or_remote(context: &Context, runnable: Runnable, woken_while_
 #[inline(never)]
 fn push_in_batch(context: &Context, runnable: Runnable, woken_while_running: bool) {
     let current = context.worker.borrow();
-    let Some(Current { worker, .. }) = &*current else { return };
+    let Some(Current { worker, .. }) = &*current else { unreachable!("a batch is a worker's") };
     let queues = &worker.workers.queues;
     if woken_while_running {
         let number = give_way(context, &runnable);
@@ -391,8 +391,8 @@ pub(crate) struct EnteredWorkers {
     previous: Option<Arc<Workers>>,
 }
 
-/// Has `workers` run what is spawned on this thread until the guard is dropped. During a `block_on` call its own worker
-/// does so instead.
+/// Has `workers` run what is spawned on this thread until the guard is dropped. A `block_on` call that begins meanwhile
+/// has its own worker do so instead.
 pub(crate) fn enter_workers(workers: &Arc<Workers>) -> EnteredWorkers {
     let is_here = Current::get().is_some_and(|current| Arc::ptr_eq(&current.worker.workers, workers));
     // A worker's own thread stays the place of what is spawned there.

@@ -30,7 +30,8 @@ pub(crate) struct Executor {
     local_taken: Vec<Entry>,
     /// The order of the thread's queue, if the runtime has a seed.
     shuffle: Option<Box<Shuffle>>,
-    /// Used if the runtime has a seed: the entry that runs, or ran last, is the future of a `block_on` call.
+    /// Used if the runtime has one worker and a seed: the entry that runs, or ran last, is the future of a `block_on`
+    /// call.
     ran_main: bool,
     /// Used if the runtime has one worker: the entries that have used up their budget. They run after the next look at
     /// the kernel, when nothing else is ready.
@@ -128,8 +129,8 @@ impl Executor {
         self.taken.pop()
     }
 
-    /// As `next_of_queues`, in the rarer cases. `None` also if a task has used up its budget: then the worker looks at
-    /// the kernel before that task runs again.
+    /// As `next_of_queues`, with several workers, with a seed, or after a task has given way. `None` also if a task has
+    /// used up its budget: then the worker looks at the kernel before that task runs again.
     #[inline(never)]
     fn next_otherwise(&mut self) -> Option<Entry> {
         if self.stealer.is_some() {
@@ -151,7 +152,7 @@ impl Executor {
     /// The next entry, if the runtime has one worker and a seed.
     fn next_shuffled(&mut self) -> Option<Entry> {
         self.note_yield();
-        // Once a budget is used up, the task is in the thread's queue, and comes last.
+        // The task that has used up its budget is last in the thread's queue, or in `refused` by now.
         let has_refused = budget::gave_way() == GaveWay::UsedUp;
         if self.local_taken.is_empty() {
             if has_refused {
@@ -270,7 +271,8 @@ impl Executor {
             return;
         }
         let Some(stealable) = self.worker.remote().count(some_local_gives_way()) else { return };
-        // The local entries that are counted, also those that other threads have pushed, run before what comes later.
+        // Takes the local entries that are counted, also those that other threads have pushed. What is queued from now
+        // on runs behind them.
         self.take_local();
         let local = self.local_len();
         if local + stealable > 0 {
@@ -319,7 +321,7 @@ impl Executor {
 
     /// The next entry is about to run, or the batch is over. If the last one has used up its budget, moves it from the
     /// thread's queue to those that come last.
-    // To look here, and not after the run of a task, is what an echo takes fewest instructions for.
+    // An echo takes fewer instructions if this is asked here and not right after a task has run.
     #[inline]
     pub(crate) fn move_if_refused(&mut self) {
         if budget::has_refused() {
@@ -330,8 +332,8 @@ impl Executor {
     #[cold]
     fn move_refused(&mut self) {
         if self.stealer.is_none() {
-            // A task was queued after its poll. The future of a `block_on` call may have others behind it, and then one
-            // of these comes last instead.
+            // A task was queued after its poll, unless it has ended in spite of the refusal. The future of a `block_on`
+            // call may have others behind it. In these two cases another entry comes last instead.
             let last = with_queue(Vec::pop);
             if let Some(Entry::Task(task)) = &last {
                 task.metadata().record.note_gave_way();

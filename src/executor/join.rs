@@ -38,8 +38,8 @@ use crate::budget;
 /// });
 /// ```
 pub struct JoinHandle<T> {
-    /// `None` while it is dropped. The task is not detached before: a second call of `detach` would keep the compiler
-    /// from inlining it.
+    /// `None` while it is dropped. It stays here after the task has given its output, so that only `drop` detaches the
+    /// task: with a second call of `detach` the compiler would not inline it.
     task: Option<FallibleTask<Outcome<T>, Metadata>>,
     /// It gave its output.
     was_ready: bool,

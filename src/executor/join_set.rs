@@ -26,7 +26,8 @@ const SHOWN: usize = 8;
 /// Tasks that belong together: joined in the order in which they end, and aborted when the
 /// set is dropped.
 ///
-/// A set keeps some 100 bytes for each of the most tasks that were in it at once, until it becomes empty.
+/// A set keeps some 100 bytes for each of the most tasks that were in it at once. If they were more than 512, it gives
+/// that back when it becomes empty.
 ///
 /// # Examples
 /// ```

@@ -14,7 +14,9 @@
 //! | queue | for | lock | file |
 //! | --- | --- | --- | --- |
 //! | taken | what the worker has taken from the thread's queue, and runs next | none | `executor` |
+//! | refused | what has used up its budget, if there is one worker | none | `executor` |
 //! | the thread's queue | what only this worker may run, until it takes it | none | `current` |
+//! | yielded | what only this worker may run and gives way, if there are several workers | none | `current` |
 //! | deferred | tasks that others may steal, woken between two batches | none | `current` |
 //! | remote queue | what only this worker may run, woken elsewhere | yes | `remote_queue` |
 //! | stealable queue | tasks that any worker may run, if there are several | yes | `stealing` |

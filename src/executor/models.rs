@@ -162,7 +162,8 @@ impl Modelled {
         self.stealer.prepare_idle(&self.queues, self.index, &mut Vec::new(), || self.clock.now())
     }
 
-    /// Begins a batch with nothing. Then another thread pushes an entry for this worker alone, and it runs that for ever.
+    /// Begins a batch with nothing. Then another thread pushes an entry for this worker alone, and it runs that for
+    /// ever.
     fn begin_empty_and_be_stuck(&mut self) {
         self.begin_batch(&mut Vec::new(), false);
         self.queues.remote(self.index).queue.push(1);
@@ -316,8 +317,8 @@ fn make_all_idle(first: &mut Modelled, second: &mut Modelled) {
     assert!(!first.is_watcher() && !second.is_watcher(), "all are idle, so none may watch");
 }
 
-/// All workers are idle, and none of them watches. One leaves its idle period, and is stuck by `be_stuck`. The other one
-/// finds that, or has stolen the entry.
+/// All workers are idle, and none of them watches. One leaves its idle period, and is stuck by `be_stuck`. The other
+/// one finds that, or has stolen the entry.
 fn idle_worker_finds(be_stuck: fn(&mut Modelled)) {
     model(move || {
         let [mut stuck, mut other] = workers();
@@ -370,7 +371,7 @@ fn ending_watch_misses_no_empty_batch() {
     ending_watch_finds(Modelled::begin_empty_and_be_stuck);
 }
 
-/// A thread spawn_workers an entry on an idle worker and then pushes another one to it. If the worker is stuck in the
+/// A thread spawns an entry on an idle worker and then pushes another one to it. If the worker is stuck in the
 /// first, the other worker is woken and runs the second.
 #[test]
 fn push_does_not_wait_for_spawned() {
@@ -446,8 +447,8 @@ fn last_task_unparks_waiting_worker() {
         cancel_all(&queues, &tasks);
         let queue = &queues.remote(0).queue;
         while !tasks.is_dead() {
-            // A worker looks for its next entry, which takes the notice of the last task's end too. So it looks once more
-            // before it blocks.
+            // A worker looks for its next entry, which takes the notice of the last task's end too. So it looks once
+            // more before it blocks.
             queue.drain(&mut Vec::new());
             if !tasks.is_dead() {
                 park(queue, &unparker);
@@ -475,7 +476,7 @@ struct LocalTask {
     state: AtomicU8,
     /// The queue of the only worker that may run or drop the task.
     queue: Arc<RemoteQueue<LocalEntry>>,
-    /// An entry was dropped without being run. No part of the model, and a wake runs where a panic is contained.
+    /// An entry was dropped without being run. Not a panic, because a wake runs where panics are contained.
     was_dropped: AtomicBool,
 }
 

@@ -160,8 +160,8 @@ impl fmt::Debug for JoinError {
     }
 }
 
-/// For handlers that return an [`io::Error`]: `task.await?`. The kind is that of the system's error if no thread could be
-/// started for a closure, and else `Other`. The inner error is the [`JoinError`].
+/// For handlers that return an [`io::Error`]: `task.await?`. The kind is that of the system's error if no thread could
+/// be started for a closure, and else `Other`. The inner error is the [`JoinError`].
 impl From<JoinError> for io::Error {
     fn from(error: JoinError) -> Self {
         let kind = match &error.cause {

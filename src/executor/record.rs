@@ -212,9 +212,9 @@ pub(crate) struct Measured {
     pub(crate) longest: u64,
 }
 
-/// Joins an address with the id of the task that is awaited, in the bits that no address uses; and takes them apart
-/// again. With the id of another task, the result is mostly no address. On 32 bits it may be that of another task, and
-/// a dump then shows a wait that is over.
+/// Joins an address with the id of the task that is awaited, by XOR into the bits that no address uses. The same call
+/// with the same id gives the address back. With the id of another task, the result is mostly no address. On 32 bits it
+/// may be that of another task, and a dump then shows a wait that is over.
 fn joiner(address: usize, id: u64) -> usize {
     const UNUSED: u32 = if usize::BITS == 64 { 48 } else { 0 };
     if UNUSED == 0 { address } else { address ^ (id as usize) << UNUSED }

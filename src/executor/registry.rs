@@ -6,8 +6,8 @@
 //! To cancel a task is to note it in the task's [`Record`] and to wake the task. A worker then polls the task, and its
 //! wrapper looks at the record and drops the future instead of polling it.
 //!
-//! An entry is made when the task is spawned. It goes when the task's future is dropped, whether it completed, panicked
-//! or was cancelled. The record stays in the table for the next task.
+//! An entry is made when the task is spawned. When the task's future is dropped, whether it completed, panicked or was
+//! cancelled, its place becomes free, and the next task gets the place and the record.
 //!
 //! When a worker is about to block after a spike of tasks, its list moves the entries that are left together and gives
 //! the rest of its memory back ([`TaskRegistry::shrink`]). A record knows the place of its entry. Blocking tasks end on
@@ -182,7 +182,7 @@ pub(crate) struct Look<'a> {
 }
 
 impl<W> TaskRegistry<W> {
-    /// An empty registry for `workers` workers. All tasks have this attention.
+    /// An empty registry for `workers` workers. All tasks but blocking ones have this attention.
     pub(super) fn new(workers: usize, ids: Arc<IdSource>, attention: Attention) -> Self {
         let lists = (0..workers).map(|_| List(Mutex::new(Tasks::new()))).collect();
         Self { live_lists: AtomicUsize::new(workers), lists, ids, attention }
@@ -363,9 +363,9 @@ impl<W> TaskRegistry<W> {
         &self.lists[record.table().list()].0
     }
 
-    /// Shows all tasks that are there to `visit`, some at a time. Those that come or go meanwhile may be left out. So this
-    /// ends, however many come. If entries are moved together meanwhile, tasks are shown again, and this returns `true`.
-    /// `visit` runs under a lock.
+    /// Shows all tasks that are there to `visit`, some at a time. Those that come or go meanwhile may be left out. So
+    /// this ends, however many come. If entries are moved together meanwhile, tasks are shown again, and this returns
+    /// `true`. `visit` runs under a lock.
     pub(super) fn visit(&self, mut visit: impl FnMut(Look<'_>)) -> bool {
         let mut is_repeated = false;
         for list in &self.lists {
@@ -384,12 +384,14 @@ impl<W> TaskRegistry<W> {
     }
 }
 
-/// How many entries of a table have been shown, how often its entries had been moved, and where the look ends: a table
-/// had so many entries when it began. To move entries leaves them before that.
+/// How far a look at a table has come.
 #[derive(Clone, Copy)]
 struct Visited {
+    /// How many entries have been shown.
     entries: usize,
+    /// How often the entries had been moved together when the look began.
     moves: u64,
+    /// The number of entries when the look began, where it ends. To move entries together only lowers their places.
     end: usize,
 }
 
@@ -476,8 +478,8 @@ impl<W> Tasks<W> {
         }
     }
 
-    /// Shows some more entries, or begins anew if those that were shown have moved. Returns how far it has come, if there
-    /// are more.
+    /// Shows some more entries, or begins anew if those that were shown have moved. Returns how far it has come, if
+    /// there are more.
     fn visit(&self, kind: Kind, visited: Visited, visit: &mut impl FnMut(Look<'_>)) -> Option<Visited> {
         let Table { entries, moves, .. } = &self.tables[kind as usize];
         let from = if visited.moves == *moves { visited.entries } else { 0 };
@@ -679,8 +681,8 @@ mod tests {
         assert_eq!(shown, made);
     }
 
-    /// A look at all tasks ends, although more tasks are spawned in each of its gaps than it shows before the next. Tasks
-    /// that were there at its begin are shown all the same, also if they are moved together meanwhile.
+    /// A look at all tasks ends, although more tasks are spawned in each of its gaps than it shows before the next.
+    /// Tasks that were there at its begin are shown all the same, also if they are moved together meanwhile.
     #[test]
     fn look_ends_while_tasks_are_spawned() {
         for moves in [false, true] {

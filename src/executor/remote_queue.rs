@@ -84,8 +84,8 @@ impl<T> RemoteQueue<T> {
         self.inner.lock().pushes
     }
 
-    /// Makes the worker look here and at its stealable queue. Returns whether it was idle. If not, it comes before it
-    /// blocks.
+    /// Makes the worker look here and at its stealable queue. Returns whether it was idle. If it was not, it looks by
+    /// itself before it blocks.
     pub(super) fn notify(&self) -> bool {
         match self.state.swap(NOTIFIED, Ordering::AcqRel) {
             PARKED => self.unpark(),

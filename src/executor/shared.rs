@@ -7,8 +7,8 @@
 //! Waking compares two numbers: the id of the task's queue, and those of the queues that this thread's worker takes
 //! from. A local queue is known by the address of its worker's [`Remote`]. All stealable queues of a runtime have
 //! one id, because any worker may run what is in them: the address of the [`Workers`], plus one. It is odd, so that it
-//! equals none of the others. A runtime with one worker uses no stealable queue: its tasks go to the local queue, and the
-//! ids are equal.
+//! equals none of the others. A runtime with one worker uses no stealable queue: its tasks go to the local queue, and
+//! the ids are equal.
 
 use std::panic::Location;
 use std::sync::{Arc, Weak};
@@ -152,7 +152,8 @@ impl Workers {
         self.tasks.count()
     }
 
-    /// Shows all tasks, some at a time under a lock. `visit` runs no foreign code. Returns `true` if some were shown again.
+    /// Shows all tasks, some at a time under a lock. `visit` runs no foreign code. Returns `true` if some were shown
+    /// again.
     pub(crate) fn visit_tasks(&self, visit: impl FnMut(Look<'_>)) -> bool {
         self.tasks.visit(visit)
     }
@@ -244,7 +245,7 @@ impl WorkerRef {
         self.workers.tasks_alive(self.index)
     }
 
-    /// How many entries came here from other threads, or were spawned here by number.
+    /// How many entries came here from other threads, or were spawned here by `spawn_on`.
     pub(crate) fn remote_wakes(&self) -> u64 {
         self.workers.queues.remote_pushes(self.index)
     }

@@ -5,8 +5,8 @@
 //!
 //! # Late entries
 //! Without more, an entry that is woken now would always run before one that it wakes in its turn, and a chain of five
-//! wakes would never overtake a chain of four. So entries that become ready later are mixed with those that were taken
-//! ([`Shuffle::mix`]). Their number is limited, and so no entry waits for ever.
+//! wakes would never overtake a chain of four. So, in a runtime with one worker, entries that become ready later are
+//! mixed with those that were taken ([`Shuffle::mix`]). Their number is limited, and so no entry waits for ever.
 //!
 //! # Segments
 //! A task that has yielded runs after all that was ready when it did so. So, in a runtime with one worker, its entry

@@ -15,8 +15,8 @@ use super::task::{self, is_large};
 /// in it ends it alone, and the handle says so.
 ///
 /// # Panics
-/// Outside a runtime: on a thread that is not inside [`block_on`](crate::block_on) no worker would run the task. Use
-/// [`Handle::spawn`](crate::runtime::Handle::spawn) there.
+/// Outside a runtime. On a thread that is neither inside [`block_on`](crate::block_on) nor inside
+/// [`Handle::enter`](crate::runtime::Handle::enter), use [`Handle::spawn`](crate::runtime::Handle::spawn).
 ///
 /// # Examples
 /// ```
@@ -46,7 +46,7 @@ where
 /// In all else it is like [`spawn`]'s.
 ///
 /// # Panics
-/// Outside a runtime, like [`spawn`].
+/// On a thread that is neither inside [`block_on`](crate::block_on) nor a worker's.
 ///
 /// # Examples
 /// ```

@@ -50,7 +50,8 @@ pub(crate) fn boxed<F: IntoFuture>(future: F) -> BoxOutput<F::IntoFuture> {
     BoxOutput { future: Box::pin(future.into_future()) }
 }
 
-/// The poll of a future up to this size, in bytes, may be inlined. A burst of small tasks costs 2.4 % more if it is not.
+/// The poll of a future up to this size, in bytes, may be inlined. A burst of small tasks costs 2.4 % more if it is
+/// not.
 const SMALL: usize = 64;
 
 /// A new task in the registry of its runtime.
@@ -352,8 +353,8 @@ fn poll_inline_if_small<F: Future>(future: Pin<&mut F>, cx: &mut Context<'_>) ->
     if size_of::<F>() > SMALL { poll_large(future, cx) } else { future.poll(cx) }
 }
 
-/// Polls a large future. Its code must not be in both places where async-task polls a wrapper: the compiler inlines less
-/// of code that is there twice.
+/// Polls a large future. Its code must not be in both places where async-task polls a wrapper: the compiler inlines
+/// less of code that is there twice.
 // A served echo costs 5 % more without this.
 #[inline(never)]
 fn poll_large<F: Future>(future: Pin<&mut F>, cx: &mut Context<'_>) -> Poll<F::Output> {

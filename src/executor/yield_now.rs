@@ -47,10 +47,10 @@ impl Future for YieldNow {
 
 /// Takes one operation from the task's budget, and lets other tasks run when the budget is used up.
 ///
-/// A poll of a task may do 128 operations, or fewer if they take long. Sockets, timers, [`JoinHandle`](super::JoinHandle)
-/// and all that waits in this crate spend this budget by themselves. A loop of one's own that awaits nothing of this
-/// crate calls this once for each piece of work, and so does not keep other tasks waiting. A call costs a few
-/// instructions, and mostly does not wait.
+/// A poll of a task may do 128 operations, or fewer if they take long. Sockets, timers,
+/// [`JoinHandle`](super::JoinHandle) and all that waits in this crate spend this budget by themselves. A loop of one's
+/// own that awaits nothing of this crate calls this once for each piece of work, and so does not keep other tasks
+/// waiting. A call costs a few instructions, and mostly does not wait.
 ///
 /// # Cancel safety
 /// Safe.

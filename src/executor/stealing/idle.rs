@@ -27,7 +27,8 @@
 //!    first, B sees the count.
 //! 2. The watcher ends its watch. B still sees WATCHED and wakes no worker. So a worker that takes back WATCHED or
 //!    WAKING looks at all others after that ([`Idle::leave`] returns `true` then). If it has entries instead, it begins
-//!    to run them, and has another one woken. So it does if it had none, and takes some inside its batch.
+//!    to run them, and has another one woken. It does the same if it began a batch without entries and takes some
+//!    inside it ([`drain_in_batch`](super::queues::Queues::drain_in_batch)).
 //! 3. B sets WAKING and finds no worker that it can wake: the one that was counted is leaving already. Another one may
 //!    go idle and see WAKING before B takes that back. So a worker that goes idle does not rely on WAKING: it watches.
 //! 4. A begins to run tasks, sees WATCHED, and is stuck. The watcher takes WATCHED back, sees that all workers are
@@ -36,11 +37,10 @@
 //! 5. A counts itself idle, sees WATCHED, and sleeps. The watcher takes WATCHED back and begins to run a task. It sees
 //!    no idle worker, and has none woken. The fences of the fourth race prevent this too: A watches, or the watcher
 //!    sees A.
-//! 6. B sets WAKING and looks for an idle worker, but C has not announced in its remote queue that it is idle. So B
-//!    wakes no worker. Before B takes WAKING back, A leaves with something to run, and relies on the worker that B
-//!    seems to wake. A relies on that only if it sees C counted as idle, and C announces itself before it is counted.
-//!    But B may have looked for C too early, and A may read UNWATCHED as it leaves. A fence in A and one in B exclude
-//!    that both happen: A takes WAKING back as it leaves, or B finds C.
+//! 6. B sets WAKING and looks for an idle worker. C announces itself as idle in its remote queue only after that, so B
+//!    wakes no worker. Before B takes WAKING back, A leaves with something to run. If it misses WAKING as it leaves,
+//!    and sees it when it has another worker woken, it relies on B, and no worker watches A. A fence in A and one in B
+//!    exclude that: A sees WAKING as it leaves, and looks, or B finds C.
 //! 7. A looks and finds B stuck, the only busy worker. B ends its task, takes two entries and is stuck in the first,
 //!    while A goes idle without a watch. So A counts itself idle and then asks, under the lock of B's queue, whether B
 //!    is still in the same task. If B takes the entries after that, it sees A and wakes it.
@@ -78,7 +78,7 @@ impl Idle {
         is_watcher && self.release(WATCHED) || self.release(WAKING)
     }
 
-    /// Whether all `workers` are idle. Asked by an idle one, to choose whether and how long it watches.
+    /// Whether exactly so many `workers` are idle. Asked by an idle one, to choose whether and how long it watches.
     pub(super) fn is_everywhere(&self, workers: usize) -> bool {
         // See the fourth race.
         fence(Ordering::SeqCst);

@@ -4,7 +4,8 @@
 //! with the real [`Stealer`], and a script says which worker makes its next step and when time passes. Some entries
 //! keep their worker for long, or for ever, and some yield again and again. In the end all workers that can make steps
 //! make them. Then each entry that any worker may run must have been run, as long as one worker is not stuck for ever.
-//! An entry that is not stolen and does not give way waits for a few others for each one that was queued when it came.
+//! Before an entry that is not stolen and does not give way, at most about four times as many others run as were queued
+//! when it came.
 //! The script may also choose a seed, which shuffles the entries.
 //!
 //! A batch ends early if its entries take long, and the next one has one entry. The sizes between that and the most are
@@ -279,7 +280,7 @@ impl World {
                 let worker = worker % count;
                 let mut entry = self.entry(kind, worker);
                 entry.only = Some(worker);
-                // The worker takes it after the batch.
+                // The worker takes it after the batch, unless nothing else is left in the batch.
                 entry.turn.latest = entry.turn.latest.saturating_add(BATCH as u64);
                 self.queues.remote(worker).queue.push(entry);
             }

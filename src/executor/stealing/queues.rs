@@ -76,7 +76,7 @@ struct Stealable<T> {
     closed: bool,
 }
 
-/// How long a worker runs one task before others steal the entries behind it.
+/// How long a worker runs one task before others steal all entries behind it, and not only half of them.
 pub(super) const STUCK: Duration = Duration::from_millis(1);
 
 /// The same for the entries that were spawned on it: longer than a thread may have to wait for a core.

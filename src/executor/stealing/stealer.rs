@@ -8,8 +8,8 @@
 //!    their sockets, their timers for a timer, and a thread that queues something there for that.
 //! 3. It is idle no longer ([`Stealer::leave_idle`]). If it has entries and no other worker watches, it has an idle one
 //!    woken ([`Stealer::begin_batch`]), because it may be stuck in the first entry. If it has no entries, and was the
-//!    watcher or was woken to watch, it looks which of the others are stuck. A busy worker does so about every
-//!    millisecond.
+//!    watcher or was woken to watch, it looks which of the others are stuck. A busy worker does so now and then, at
+//!    most once in a millisecond.
 //! 4. The worker's loop turns the reactors of the stuck workers and fires their timers ([`Stealer::next_stuck`]).
 //!
 //! It reads no clock: the time is an argument.
