@@ -34,7 +34,7 @@ use super::slots::Slots;
 use super::source;
 use super::unpark::Unparker;
 use crate::current::{Current, Entered};
-use crate::sync::{Mutex, contain_all, wake_all};
+use crate::sync::{Mutex, contain_all, unlock_fair, wake_all};
 
 /// A source, registered with one of these reactors.
 pub(super) type Source = source::Source<Registered>;
@@ -195,11 +195,14 @@ impl Registry {
         let mut waiting = Vec::new();
         let end = self.table.lock().slots.places();
         for from in (0..end).step_by(VISITED) {
-            self.table.lock().slots.visit(from..end.min(from + VISITED), |socket| {
+            let table = self.table.lock();
+            table.slots.visit(from..end.min(from + VISITED), |socket| {
                 waiting.clear();
                 socket.source.visit_waiters(|direction, waker| waiting.push((direction, waker.data().addr())));
                 visit(socket.fd, socket.source.load().is_listener(), &waiting);
             });
+            // The worker, which needs the table for each turn, would mostly find it locked again.
+            unlock_fair(table);
         }
     }
 
