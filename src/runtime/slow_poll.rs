@@ -5,6 +5,7 @@
 //!    ([`PollWatch::report_running`]).
 
 use std::fmt;
+use std::io::{self, Write};
 use std::panic::Location;
 use std::sync::Arc;
 use std::time::Duration;
@@ -74,7 +75,11 @@ impl OnSlowPoll {
             }
             drop(last);
             if is_due {
-                eprintln!("kittiwake: {poll}; a task must not block its thread: use spawn_blocking, or yield_now");
+                // Not `eprintln`, which panics if stderr is closed.
+                let _ = writeln!(
+                    io::stderr(),
+                    "kittiwake: {poll}; a task must not block its thread: use spawn_blocking, or yield_now"
+                );
             }
         };
         Some(Self { threshold: Duration::from_secs(1), hook: Arc::new(hook) })
