@@ -208,6 +208,14 @@ async fn panic_fails_the_seed() {
     panic!("as expected");
 }
 
+/// A result that is written out and says nothing is none: `#[should_panic]` allows no other.
+#[kittiwake::test(seeds = 3)]
+#[should_panic = "as expected"]
+#[allow(clippy::unused_unit)]
+async fn panic_without_result_fails_the_seed() -> () {
+    panic!("as expected");
+}
+
 /// A panic of the body is one of the test, and other attributes stay.
 #[kittiwake::test]
 #[should_panic = "as expected"]

@@ -68,7 +68,8 @@ impl Function {
         parameters.extend(run);
         // The loop takes the result of the body, to know whether the seed has failed. A body without a result makes a
         // function without one: the harness of the tests allows `#[should_panic]` on no other.
-        let has_result = self.output.clone().into_iter().next().is_some_and(|token| token.to_string() == "-");
+        let output = self.output.to_string().replace(' ', "");
+        let has_result = !matches!(&*output, "" | "->()");
         let (output, begin, end) =
             if has_result { ("-> ::std::process::ExitCode", "", "") } else { ("", "let _ =", ";") };
         body.extend(call_site_tokens(begin));
