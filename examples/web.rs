@@ -11,14 +11,14 @@ use std::path::{Component, Path, PathBuf};
 use futures_util::stream;
 use http_body_util::{BodyExt, Full, StreamBody, combinators::UnsyncBoxBody};
 use hyper::body::{Bytes, Frame, Incoming};
-use hyper::header::{ACCEPT_RANGES, ALLOW, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, RANGE};
+use hyper::header::{ACCEPT_RANGES, ALLOW, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, IF_RANGE, RANGE};
 use hyper::{Method, Request, Response, StatusCode, service::service_fn};
 use kittiwake::net::{Report, TcpListener};
 use kittiwake::{io, runtime::Builder, signal, spawn_blocking, time};
 
 const USAGE: &str =
     "usage: web [--workers N] [FOLDER [ADDRESS]]    1, the current folder and 127.0.0.1:8080 if not given";
-const CHUNK: u64 = 128 * 1024;
+const CHUNK: u64 = 32 * 1024;
 type Body = UnsyncBoxBody<Bytes, hyper::Error>;
 type Answer = Result<Response<Body>, hyper::http::Error>;
 
@@ -63,6 +63,13 @@ async fn serve(folder: &str, address: &str, inherited: Option<TcpListener>) -> i
     println!("web: listening on {}", listener.local_addr()?);
     let server = kittiwake::hyper::serve(listener, service_fn(move |request| answer(request, folder.clone())));
     // Clients that leave are no news. The others are shown with the reasons of their errors.
+    // Each connection has a few pieces of files in memory, and few files open.
+    let server = server.http1(|http1| {
+        http1.max_buf_size(64 * 1024);
+    });
+    let server = server.http2(|http2| {
+        http2.max_concurrent_streams(16);
+    });
     let server = server.max_connections(10_000).on_error(|failure| {
         if !failure.is_disconnect() {
             let source = failure.source().map(|source| format!(": {source}"));
@@ -144,7 +151,9 @@ fn kind(path: &Path) -> &'static str {
 }
 
 fn send(request: &Request<Incoming>, file: File, kind: &str, length: u64) -> Answer {
-    let asked = request.headers().get(RANGE).and_then(|value| value.to_str().ok());
+    // `If-Range` asks for a part of one version of the file, and this server tells none of them from another.
+    let takes_part = request.method() == Method::GET && !request.headers().contains_key(IF_RANGE);
+    let asked = request.headers().get(RANGE).filter(|_| takes_part).and_then(|value| value.to_str().ok());
     let answer = Response::builder().header(ACCEPT_RANGES, "bytes").header(CONTENT_TYPE, kind);
     let (answer, range) = match asked.map(|asked| range(asked, length)) {
         None | Some(Asked::All) => (answer, 0..length),

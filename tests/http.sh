@@ -28,6 +28,13 @@ curl_clients() {
     "${fetch[@]}" -v "$url/" "$url/index.html" >/dev/null 2>"$folder/curl.err"
     [ "$(grep -c 'Re-using existing connection' "$folder/curl.err")" = 1 ] || fail "curl must use its connection again"
     returns "$folder/part" "${fetch[@]}" -r 999-1998 "$url/large"
+    local head status
+    for head in '-I' '--header If-Range:"v1"'; do
+        # RFC 9110: a range is for GET (14.2), and without a validator If-Range is never true (13.1.5).
+        # shellcheck disable=SC2086
+        status=$("${fetch[@]}" $head -r 0-3 -o "$folder/whole" -w '%{http_code}' "$url/")
+        [ "$status" = 200 ] || fail "curl $head must get the whole file, and not $status"
+    done
     returns "$folder/part" "${fetch[@]}" $http2 -r 999-1998 "$url/large"
     returns "$folder/end" "${fetch[@]}" -r -1000 "$url/large"
     head -c 50000000 "$site/large" >"$folder/resumed"
