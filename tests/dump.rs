@@ -654,6 +654,24 @@ fn table_counts_equal_sites() {
     });
 }
 
+/// A task that waits for very many things has a line of bounded length, which says how many it leaves out.
+#[test]
+fn line_of_many_waits_is_bounded() {
+    run(|| async {
+        let mut sleeps: Vec<_> = (0..1_000).map(|_| Box::pin(sleep(Duration::from_secs(3600)))).collect();
+        let waiting = spawn(std::future::poll_fn(move |cx| {
+            assert!(sleeps.iter_mut().all(|sleep| sleep.as_mut().poll(cx).is_pending()), "an hour has passed");
+            std::task::Poll::<()>::Pending
+        }));
+        let dump = settled_dump().await;
+        let info = task(&dump, waiting.id());
+        assert_eq!(info.waits_for.len(), 1_000, "the task has all waits");
+        let text = info.to_string();
+        assert_eq!(text.matches("a timer in").count(), 10, "{text}");
+        assert!(text.contains(", and 990 more; "), "{text}");
+    });
+}
+
 /// A name or an address with control characters can neither break a line nor command the terminal.
 #[test]
 fn control_characters_are_escaped() {

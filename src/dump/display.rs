@@ -151,6 +151,9 @@ impl WaitsFor {
     }
 }
 
+/// The most waits in the line of a task. A task may poll thousands of timers or sockets by itself.
+const WAITS: usize = 10;
+
 impl fmt::Display for TaskInfo {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { id, name, location, age, polls, waits_for, .. } = self;
@@ -164,8 +167,11 @@ impl fmt::Display for TaskInfo {
             write!(f, " on worker {worker}")?;
         }
         write!(f, " {} {}", self.preposition(), Short(self.since()))?;
-        for wait in waits_for {
+        for wait in waits_for.iter().take(WAITS) {
             write!(f, ", {wait}")?;
+        }
+        if let more @ 1.. = waits_for.len().saturating_sub(WAITS) {
+            write!(f, ", and {more} more")?;
         }
         write!(f, "; {}, {} old", Count(usize::try_from(*polls).unwrap_or(usize::MAX), "poll"), Short(*age))?;
         if let (Some(busy), Some(longest)) = (self.busy, self.longest_poll) {
