@@ -17,12 +17,12 @@ use std::thread::ThreadId;
 use std::time::Duration;
 
 use kittiwake::io::{AsyncReadExt, AsyncWriteExt};
-use kittiwake::net::{TcpListener, TcpStream};
+use kittiwake::net::TcpStream;
 use kittiwake::runtime::{Builder, Handle, Runtime};
 use kittiwake::task::{JoinSet, yield_now};
 use kittiwake::{block_on, spawn, spawn_local};
 use support::{
-    Counted, OnDrop, PATIENCE, busy, count_of, hold, in_own_process, listener, one_worker, own_address, pair,
+    Counted, OnDrop, PATIENCE, busy, count_of, hold, in_own_process, listener, one_worker, own_listener, pair,
     pair_with_std, progress, run, will_reset, within,
 };
 
@@ -471,8 +471,7 @@ fn dropped_runtime_closes_its_sockets() {
     within(|| {
         let runtime = Runtime::new().unwrap();
         let (address, mut peers) = runtime.block_on(async {
-            let listener = TcpListener::bind(own_address()).await.unwrap();
-            let address = listener.local_addr().unwrap();
+            let (listener, address) = own_listener().await;
             drop(spawn(async move {
                 let mut connections = JoinSet::new();
                 loop {

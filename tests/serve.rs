@@ -28,7 +28,7 @@ use kittiwake::net::{
 use kittiwake::task::JoinHandle;
 use kittiwake::time::sleep;
 use support::{
-    ErrorLog, PATIENCE, Wakes, count_of, counting_waker, in_own_process, open_reactor, own_address, panic_of,
+    ErrorLog, PATIENCE, Wakes, count_of, counting_waker, in_own_process, open_reactor, own_listener, panic_of,
     paused_runtime, poll_with, progress, reset, run, run_paused, settle, sources, until, will_reset, within,
 };
 
@@ -283,7 +283,7 @@ fn report_prints_open_connections() {
 #[test]
 fn local_handlers_need_not_be_send() {
     run(|| async {
-        let (listener, address) = listener().await;
+        let (listener, address) = own_listener().await;
         let (shutdown, count) = (ShutdownSignal::new(), Rc::new(Cell::new(0)));
         let (tie, counted) = (shutdown.clone(), count.clone());
         let handler = move |mut stream: TcpStream, _| {
@@ -344,7 +344,7 @@ fn max_connections_limits_the_server() {
 #[test]
 fn zero_max_connections_is_refused() {
     run(|| async {
-        let (listener, _) = listener().await;
+        let (listener, _) = own_listener().await;
         let panic = panic_of(|| drop(serve(listener, |_, _| async {}).max_connections(0)));
         assert!(panic.contains("max_connections"), "{panic}");
     });
@@ -354,7 +354,7 @@ fn zero_max_connections_is_refused() {
 #[test]
 fn long_queue_is_accepted_in_parts() {
     run(|| async {
-        let (listener, address) = listener().await;
+        let (listener, address) = own_listener().await;
         let clients: Vec<_> = (0..300).map(|_| std::net::TcpStream::connect(address).expect("connect")).collect();
         let calls = Rc::new(Cell::new(0));
         let called = calls.clone();
@@ -383,7 +383,7 @@ fn long_queue_is_accepted_in_parts() {
 fn shutdown_serves_the_listen_queue() {
     run(|| async {
         const QUEUED: u64 = 200;
-        let (listener, address) = listener().await;
+        let (listener, address) = own_listener().await;
         let mut clients: Vec<_> =
             (0..QUEUED).map(|_| std::net::TcpStream::connect(address).expect("connect")).collect();
         clients.iter_mut().for_each(|client| client.write_all(b"x").expect("the client writes"));
@@ -400,7 +400,7 @@ fn shutdown_serves_the_listen_queue() {
 #[test]
 fn shutdown_serves_queue_within_limit() {
     run(|| async {
-        let (listener, address) = listener().await;
+        let (listener, address) = own_listener().await;
         let mut clients: Vec<_> = (0..10).map(|_| std::net::TcpStream::connect(address).expect("connect")).collect();
         clients.iter_mut().for_each(|client| client.write_all(b"x").expect("the client writes"));
         let (open, most) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
@@ -431,7 +431,7 @@ fn shutdown_serves_queue_within_limit() {
 #[test]
 fn drain_timeout_ends_the_queue() {
     run(|| async {
-        let (listener, address) = listener().await;
+        let (listener, address) = own_listener().await;
         let clients: Vec<_> = (0..6).map(|_| std::net::TcpStream::connect(address).expect("connect")).collect();
         let server = serve(listener, |stream, _| hold(stream));
         let server = server.max_connections(2).drain_timeout(Duration::from_millis(20));
@@ -452,7 +452,7 @@ fn drain_timeout_ends_the_queue() {
 #[test]
 fn empty_queue_closes_at_the_limit() {
     run(|| async {
-        let (listener, address) = listener().await;
+        let (listener, address) = own_listener().await;
         let held = std::net::TcpStream::connect(address).expect("connect");
         let (shutdown, stays) = (ShutdownSignal::new(), ShutdownSignal::new());
         let handler = {
@@ -597,7 +597,7 @@ fn dropped_server_aborts_its_handlers() {
 #[cfg(target_os = "linux")]
 fn fatal_error_ends_server_after_drain() {
     run(|| async {
-        let (listener, address) = listener().await;
+        let (listener, address) = own_listener().await;
         let copy = socket2::Socket::from(listener.as_fd().try_clone_to_owned().expect("a duplicate"));
         let (errors, shutdown) = (ErrorLog::default(), ShutdownSignal::new());
         let serving = serve(listener, |stream, _| answer(stream)).with_shutdown(&shutdown).on_error(errors.listen());
@@ -984,12 +984,6 @@ fn hundred_thousand_connections_leave_nothing() {
 
 // ---- servers, handlers and clients ----
 
-async fn listener() -> (TcpListener, SocketAddr) {
-    let listener = TcpListener::bind(own_address()).await.expect("bind to port 0");
-    let address = listener.local_addr().expect("the listener's address");
-    (listener, address)
-}
-
 type TestServe<H, F> = Serve<TcpListener, H, F>;
 
 struct Server {
@@ -1011,7 +1005,7 @@ where
     H: Fn(TcpStream, SocketAddr) -> F + Send + 'static,
     F: Future<Output: HandlerOutput> + Send + 'static,
 {
-    let (listener, address) = listener().await;
+    let (listener, address) = own_listener().await;
     let (shutdown, calls) = (ShutdownSignal::new(), Arc::new(AtomicUsize::new(0)));
     let counted = calls.clone();
     let handler = move |stream, peer| {
@@ -1143,7 +1137,7 @@ fn failed_stop_future_ends_server() {
 fn failed_stop_future_refuses_none() {
     const QUEUED: usize = 200;
     run(|| async {
-        let (listener, address) = support::listener().await;
+        let (listener, address) = support::own_listener().await;
         let clients: Vec<_> = (0..QUEUED).map(|_| std::net::TcpStream::connect(address).expect("connect")).collect();
         let server = serve(listener, |_: TcpStream, _| kittiwake::task::yield_now()).max_connections(1);
         let ended = server.with_graceful_shutdown(async { Err::<(), _>("no signal") }).await;

@@ -17,7 +17,7 @@ use std::sync::atomic::Ordering::SeqCst;
 
 use futures_lite::future::{block_on, poll_once};
 use kittiwake::io::{AsyncReadExt, AsyncWriteExt};
-use kittiwake::net::{ShutdownSignal, TcpListener, TcpStream, serve};
+use kittiwake::net::{ShutdownSignal, TcpStream, serve};
 use kittiwake::time::{Duration, Instant, timeout};
 use programs::Program;
 use socket2::SockRef;
@@ -450,8 +450,8 @@ fn handlers_answer_what_had_arrived() {
 
 fn answer_in_process(count: usize, size: usize) {
     let runtime = workers(count);
-    let listener = runtime.block_on(TcpListener::bind(own_address())).unwrap();
-    let (address, signal) = (listener.local_addr().unwrap(), ShutdownSignal::new());
+    let (listener, address) = runtime.block_on(own_listener());
+    let signal = ShutdownSignal::new();
     let handler = {
         let signal = signal.clone();
         move |stream, _| answer(stream, signal.clone(), size)
@@ -494,8 +494,8 @@ async fn answer(stream: TcpStream, mut signal: ShutdownSignal, size: usize) -> i
 fn drain_timeout_ends_endless_clients() {
     within(|| {
         let runtime = workers(2);
-        let listener = runtime.block_on(TcpListener::bind(own_address())).unwrap();
-        let (address, signal) = (listener.local_addr().unwrap(), ShutdownSignal::new());
+        let (listener, address) = runtime.block_on(own_listener());
+        let signal = ShutdownSignal::new();
         let handler = {
             let signal = signal.clone();
             move |mut stream: TcpStream, _| {

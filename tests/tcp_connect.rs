@@ -66,8 +66,7 @@ fn refused_connection_is_reported() {
 #[test]
 fn closed_port_refuses_connections() {
     run(|| async {
-        let listener = TcpListener::bind(own_address()).await.expect("bind");
-        let address = listener.local_addr().expect("the listener's address");
+        let (listener, address) = own_listener().await;
         let client = TcpStream::connect(address).await.expect("connect");
         drop(listener);
         let error = TcpStream::connect(address).await.expect_err("the listener is closed");

@@ -188,8 +188,7 @@ fn assert_flags(socket: &impl std::os::fd::AsRawFd, kind: &str) {
 #[test]
 fn used_address_can_be_rebound() {
     run(|| async {
-        let listener = TcpListener::bind(own_address()).await.expect("bind");
-        let address = listener.local_addr().expect("the listener's address");
+        let (listener, address) = own_listener().await;
         let client = connect_std(address);
         let (server, _) = listener.accept().await.expect("accept");
         // The side that closes first keeps the address in the TIME_WAIT state.

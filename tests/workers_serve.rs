@@ -11,7 +11,7 @@ use std::thread::{self, ThreadId};
 
 use futures_lite::future;
 use kittiwake::io::{AsyncReadExt, AsyncWriteExt};
-use kittiwake::net::{Report, ServeError, ShutdownSignal, TcpListener, TcpStream, serve, serve_local};
+use kittiwake::net::{Report, ServeError, ShutdownSignal, TcpStream, serve, serve_local};
 use kittiwake::runtime::Runtime;
 use kittiwake::task::{JoinHandle, yield_now};
 use kittiwake::time::Duration;
@@ -551,8 +551,7 @@ where
     F: Future<Output = io::Result<()>> + Send + 'static,
 {
     // A test may try to connect when the server has ended.
-    let listener = runtime.block_on(TcpListener::bind(own_address())).expect("bind");
-    let address = listener.local_addr().expect("the listener's address");
+    let (listener, address) = runtime.block_on(own_listener());
     let shutdown = ShutdownSignal::new();
     let handler: Handler = Box::new({
         let shutdown = shutdown.clone();

@@ -643,8 +643,7 @@ fn idle_pooled_connection_closes() {
 fn connector_errors_name_the_address() {
     run(|| async {
         let client = kittiwake::hyper::Connector::new().client::<Empty<Bytes>>();
-        let listener = kittiwake::net::TcpListener::bind(support::own_address()).await.expect("bind to port 0");
-        let address = listener.local_addr().expect("the listener's address");
+        let (listener, address) = support::own_listener().await;
         drop(listener);
         for (uri, expected) in
             [(format!("https://{address}/"), "http://".to_owned()), (format!("http://{address}/"), address.to_string())]

@@ -115,7 +115,16 @@ pub fn blocking_threads(limit: usize) -> Runtime {
 
 /// A listener on a port that the kernel chose, and its address.
 pub async fn listener() -> (TcpListener, SocketAddr) {
-    let listener = TcpListener::bind("127.0.0.1:0").await.expect("bind to port 0");
+    listener_at("127.0.0.1:0").await
+}
+
+/// As [`listener`], at an [`own_address`]: for a test that closes the port, and connects to it or binds it again.
+pub async fn own_listener() -> (TcpListener, SocketAddr) {
+    listener_at(&own_address()).await
+}
+
+async fn listener_at(address: &str) -> (TcpListener, SocketAddr) {
+    let listener = TcpListener::bind(address).await.expect("bind to port 0");
     let address = listener.local_addr().expect("the listener's address");
     (listener, address)
 }
