@@ -8,7 +8,7 @@ mod support;
 use std::collections::HashMap;
 use std::future::poll_fn;
 use std::mem::replace;
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
 use std::task::Poll;
@@ -24,7 +24,7 @@ use kittiwake::runtime::Runtime;
 use kittiwake::spawn_local;
 use kittiwake::task::{JoinHandle, JoinSet, consume_budget, yield_now};
 use kittiwake::time::{Duration, Instant, Interval, MissedTickBehavior, interval, sleep, sleep_until, timeout};
-use support::{block_workers, here, listener, one_worker, pair_with_std, spin, within, workers};
+use support::{block_workers, here, listener, one_worker, pair_with_std, spin, use_up_budget, within, workers};
 
 const MS: Duration = Duration::from_millis(1);
 
@@ -567,20 +567,7 @@ fn refused_task_comes_last_behind_main() {
                 let greedy = spawn_local(async move {
                     for _ in 0..2 {
                         log.lock().unwrap().push("greedy");
-                        let mut polled = false;
-                        poll_fn(|cx| {
-                            if replace(&mut polled, true) {
-                                return Poll::Ready(());
-                            }
-                            // Until the budget is used up.
-                            let endless = async {
-                                loop {
-                                    consume_budget().await;
-                                }
-                            };
-                            pin!(endless).poll(cx)
-                        })
-                        .await;
+                        use_up_budget().await;
                     }
                 });
                 // This future is queued behind the greedy task, before it wakes the other one.

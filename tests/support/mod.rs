@@ -9,12 +9,12 @@
 
 pub mod baseline;
 
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::io::Read;
-use std::mem::MaybeUninit;
+use std::mem::{MaybeUninit, replace};
 use std::net::SocketAddr;
 use std::os::fd::AsFd;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Barrier, Mutex, mpsc};
 use std::task::{Context, Poll, Wake, Waker};
@@ -25,6 +25,7 @@ use kittiwake::inspect::TaskDump;
 use kittiwake::io::{AsyncRead, AsyncReadExt, AsyncWrite};
 use kittiwake::net::{Failure, TcpListener, TcpStream};
 use kittiwake::runtime::{Builder, Handle, Runtime, WorkerMetrics};
+use kittiwake::task::consume_budget;
 use socket2::SockRef;
 
 /// Longer than any test takes on a slow machine, and than any step of a test that calls [`progress`]. Only a hang reaches
@@ -618,6 +619,17 @@ pub async fn busy() {
     loop {
         kittiwake::task::yield_now().await;
     }
+}
+
+/// Uses up the budget of a poll, whatever was spent of it, and so gives way once.
+pub async fn use_up_budget() {
+    let mut endless = pin!(async {
+        loop {
+            consume_budget().await;
+        }
+    });
+    let mut is_used_up = false;
+    poll_fn(|cx| if replace(&mut is_used_up, true) { Poll::Ready(()) } else { endless.as_mut().poll(cx) }).await;
 }
 
 /// Computes for `duration`.

@@ -1,21 +1,20 @@
 //! A task that gives way goes on after all that is ready on its worker, local and shared, and those that gave way before
-//! it. It waits for nothing that becomes ready later, if that does not end.
+//! it. If something else is always ready, it takes turns with that once those have run.
 //!
 //! In each test the other worker is blocked, so that it steals none of the tasks.
 
 use std::collections::VecDeque;
 use std::future::poll_fn;
-use std::mem::replace;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, mpsc};
 use std::task::{Poll, Waker};
 use std::thread;
 
 use kittiwake::future::Boxed;
-use kittiwake::task::{consume_budget, yield_now};
+use kittiwake::task::yield_now;
 use kittiwake::{spawn, spawn_local};
 
-use crate::support::{block_workers, within, workers};
+use crate::support::{block_workers, use_up_budget, within, workers};
 
 /// A way to let other tasks run.
 type GiveWay = fn() -> Boxed<()>;
@@ -24,22 +23,8 @@ type GiveWay = fn() -> Boxed<()>;
 const WAYS: [(&str, GiveWay); 3] = [
     ("yields", || Box::pin(yield_now())),
     ("wakes itself", || Box::pin(futures_lite::future::yield_now())),
-    ("uses up its budget", use_up),
+    ("uses up its budget", || Box::pin(use_up_budget())),
 ];
-
-fn use_up() -> Boxed<()> {
-    let mut endless: Boxed<()> = Box::pin(async {
-        loop {
-            consume_budget().await;
-        }
-    });
-    let mut is_used_up = false;
-    Box::pin(poll_fn(
-        move |cx| {
-            if replace(&mut is_used_up, true) { Poll::Ready(()) } else { endless.as_mut().poll(cx) }
-        },
-    ))
-}
 
 /// A shared task that gives way goes on after the local tasks that were ready, however many.
 #[test]
