@@ -176,11 +176,11 @@ impl Executor {
         next
     }
 
-    /// In a runtime with a seed: has the entry that ran last stay behind those that were ready before it, if it has
+    /// In a runtime with one worker and a seed: has the entry that ran last stay behind those that were ready before it, if it has
     /// yielded.
     pub(crate) fn note_yield(&mut self) {
-        let Some(shuffle) = &mut self.shuffle else { return };
-        if budget::take_yield() && self.stealer.is_none() {
+        let (Some(shuffle), None) = (&mut self.shuffle, &self.stealer) else { return };
+        if budget::take_yield() {
             with_queue(|queue| {
                 // A task is queued after its poll. The future of a `block_on` call may have woken others since it
                 // yielded.

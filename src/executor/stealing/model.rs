@@ -5,8 +5,7 @@
 //! keep their worker for long, or for ever, and some yield again and again. In the end all workers that can make steps
 //! make them. Then each entry that any worker may run must have been run, as long as one worker is not stuck for ever.
 //! Before an entry that is not stolen and does not give way, at most about four times as many others run as were queued
-//! when it came.
-//! The script may also choose a seed, which shuffles the entries.
+//! when it came. The script may also choose a seed, which shuffles the entries.
 //!
 //! A batch ends early if its entries take long, and the next one has one entry. The sizes between that and the most are
 //! not those of `runtime/batch.rs`.
