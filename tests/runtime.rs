@@ -22,8 +22,8 @@ use kittiwake::runtime::{Builder, Handle, Runtime};
 use kittiwake::task::{JoinSet, yield_now};
 use kittiwake::{block_on, spawn, spawn_local};
 use support::{
-    Counted, OnDrop, PATIENCE, busy, count_of, hold, in_own_process, listener, one_worker, own_listener, pair,
-    pair_with_std, progress, run, will_reset, within,
+    Counted, OnDrop, PATIENCE, assert_refuses, busy, count_of, hold, in_own_process, listener, one_worker,
+    own_listener, pair, pair_with_std, progress, run, will_reset, within,
 };
 
 // ---- entering ----
@@ -491,7 +491,7 @@ fn dropped_runtime_closes_its_sockets() {
             peer.set_read_timeout(Some(PATIENCE)).unwrap();
             assert_eq!(peer.read(&mut [0; 16]).unwrap(), 0, "the peer must read the end of the stream");
         }
-        std::net::TcpStream::connect(address).expect_err("the listener must be closed");
+        assert_refuses(address);
     });
 }
 

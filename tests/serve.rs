@@ -28,8 +28,8 @@ use kittiwake::net::{
 use kittiwake::task::JoinHandle;
 use kittiwake::time::sleep;
 use support::{
-    ErrorLog, PATIENCE, Wakes, count_of, counting_waker, in_own_process, open_reactor, own_listener, panic_of,
-    paused_runtime, poll_with, progress, reset, run, run_paused, settle, sources, until, will_reset, within,
+    ErrorLog, PATIENCE, Wakes, assert_refuses, count_of, counting_waker, in_own_process, open_reactor, own_listener,
+    panic_of, paused_runtime, poll_with, progress, reset, run, run_paused, settle, sources, until, will_reset, within,
 };
 
 // ---- counts and reports ----
@@ -392,7 +392,7 @@ fn shutdown_serves_the_listen_queue() {
         for client in clients {
             assert_eq!(read_all(client).await, b"y");
         }
-        std::net::TcpStream::connect(address).expect_err("the listener is closed");
+        assert_refuses(address);
     });
 }
 
@@ -471,7 +471,7 @@ fn empty_queue_closes_at_the_limit() {
         until(|| stats.open() == 1).await;
         shutdown.trigger();
         settle().await;
-        std::net::TcpStream::connect(address).expect_err("the listener is closed");
+        assert_refuses(address);
         stays.trigger();
         assert_eq!(server.await.unwrap().unwrap().accepted, 1);
         drop(held);
@@ -588,7 +588,7 @@ fn dropped_server_aborts_its_handlers() {
         for client in clients {
             assert_eq!(read_all(client).await, b"");
         }
-        std::net::TcpStream::connect(server.address).expect_err("the listener is closed");
+        assert_refuses(server.address);
     });
 }
 

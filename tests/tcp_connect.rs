@@ -69,6 +69,7 @@ fn closed_port_refuses_connections() {
         let (listener, address) = own_listener().await;
         let client = TcpStream::connect(address).await.expect("connect");
         drop(listener);
+        assert_refuses(address);
         let error = TcpStream::connect(address).await.expect_err("the listener is closed");
         assert_eq!(error.kind(), ErrorKind::ConnectionRefused, "{error}");
         let error = (&client).read(&mut [0; 8]).await.expect_err("no server accepted the connection");

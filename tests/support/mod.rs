@@ -245,6 +245,22 @@ pub async fn settle() {
     }
 }
 
+/// Waits until no client can connect to `address`, whose listener must have been closed before. The kernel keeps a closed
+/// listener for as long as a child has a copy of its descriptor. Another test may be starting one: each child has copies
+/// of all descriptors until its program runs.
+#[track_caller]
+pub fn assert_refuses(address: SocketAddr) {
+    let end = Instant::now() + PATIENCE / 6;
+    loop {
+        let connected = std::net::TcpStream::connect_timeout(&address, PATIENCE / 6);
+        if matches!(&connected, Err(error) if error.kind() == std::io::ErrorKind::ConnectionRefused) {
+            return;
+        }
+        assert!(Instant::now() < end, "{address} must refuse connections: {connected:?}");
+        std::thread::park_timeout(Duration::from_millis(1));
+    }
+}
+
 /// Reads ten pieces of what the peer sends without end, and advances the paused clock by `step` after each. The peer's
 /// send buffer, which is full at first, does not become writable by that.
 pub async fn read_slowly(stream: &mut TcpStream, step: Duration) {
