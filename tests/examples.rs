@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::time::{Duration, Instant};
 
 use programs::{example, run};
-use support::{PATIENCE, within};
+use support::{PATIENCE, own_address, within};
 
 /// The echo example fits on a page, because it is the first code that a newcomer reads.
 #[test]
@@ -439,8 +439,8 @@ fn is_answered(address: SocketAddr) -> bool {
     reply == request
 }
 
-/// An address whose port is closed.
+/// An address whose port is closed. No other test opens it.
 fn closed_port() -> String {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let listener = TcpListener::bind(own_address()).unwrap();
     listener.local_addr().unwrap().to_string()
 }

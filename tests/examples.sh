@@ -73,9 +73,10 @@ stop one_per_core "$pid" 'worker 3: [0-9]+ accepted: [0-9]+ served, 0 failed'
 if command -v redis-cli >/dev/null && command -v redis-benchmark >/dev/null; then
     start mini_redis --workers 2 127.0.0.1:0
     address=(-h "${at%:*}" -p "${at##*:}")
-    printf '%s\n' 'set bird "a small gull" ex 100' 'get bird' 'ttl bird' 'expire bird 50' 'ttl bird' 'del bird' 'get bird' \
+    # The test of the example asks for the time to live: a reply here would depend on the machine's speed.
+    printf '%s\n' 'set bird "a small gull" ex 100' 'get bird' 'expire bird 50' 'del bird' 'get bird' \
         'echo hello' 'ping' >"$folder/requests"
-    printf '%s\n' 'OK' 'a small gull' '100' '1' '50' '1' '' 'hello' 'PONG' >"$folder/replies"
+    printf '%s\n' 'OK' 'a small gull' '1' '1' '' 'hello' 'PONG' >"$folder/replies"
     returns "$folder/replies" redis-cli "${address[@]}" <"$folder/requests"
     redis-cli "${address[@]}" get | grep -q "^ERR wrong number of arguments" || fail "redis-cli must print an error"
     for options in "-P 1 -n 10000" "-P 16 -n 200000 -r 1000 -d 100"; do

@@ -203,10 +203,10 @@ fn vanished_peer_is_no_end() {
     });
 }
 
-/// A network that loses every fifth packet loses no byte, with a server on one worker and on four.
+/// A network that loses one packet in ten loses no byte, with a server on one worker and on four.
 #[test]
 fn lossy_network_loses_no_byte() {
-    let setup = format!("{FIREWALL} && nft add rule inet t in meta l4proto tcp numgen random mod 100 '<' 20 drop");
+    let setup = format!("{FIREWALL} && nft add rule inet t in meta l4proto tcp numgen random mod 100 '<' 10 drop");
     in_network("lossy_network_loses_no_byte", &setup, || {
         for workers in [1, 4] {
             exchange_with(workers, 4, 100_000);

@@ -70,7 +70,7 @@ load() {
 
 load_clients() {
     local url=http://$at/
-    load wrk -t 1 -c 64 -d "$seconds" "$url"
+    load wrk -t 1 -c 64 -d "$seconds" --timeout 20s "$url"
     reports wrk '^ *[1-9][0-9]* requests in '
     ! grep -E 'Socket errors|Non-2xx' "$folder/wrk.out" || fail "wrk has seen errors"
     for protocol in --h1 ''; do

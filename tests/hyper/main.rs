@@ -645,6 +645,7 @@ fn connector_errors_name_the_address() {
         let client = kittiwake::hyper::Connector::new().client::<Empty<Bytes>>();
         let (listener, address) = support::own_listener().await;
         drop(listener);
+        support::assert_refuses(address);
         for (uri, expected) in
             [(format!("https://{address}/"), "http://".to_owned()), (format!("http://{address}/"), address.to_string())]
         {
