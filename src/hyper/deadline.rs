@@ -14,6 +14,10 @@ use crate::time::{Duration, Instant, Sleep, sleep};
 /// The default of [`Limits::idle_in_drain`].
 pub(super) const IDLE_IN_DRAIN: Duration = Duration::from_secs(1);
 
+/// The clock's last tick is at most this old. On a virtual machine the processor that keeps the ticks may stand still while
+/// another one runs.
+const OLDEST_TICK: Duration = Duration::from_secs(1);
+
 /// How long a closed connection waits for the client's end, if the client was still sending.
 const LINGER: Duration = Duration::from_secs(2);
 
@@ -107,12 +111,36 @@ impl Deadline {
         match self.due {
             None => false,
             // If the timer has fired, this poll must set it again.
-            Some(due) if self.is_armed && armed <= due => !has_waker || now.is_some_and(|now| armed <= now),
+            Some(due) if self.is_armed && armed <= due => {
+                !has_waker || now.is_some_and(|now| may_have_fired(armed, now))
+            }
             Some(due) => {
                 self.timer.reset(due);
                 self.is_armed = true;
                 true
             }
         }
+    }
+}
+
+/// Whether a timer for `armed` may have fired, by the clock's last tick. A timer that has fired and is taken for one that
+/// will wakes its task no more, and the connection has lost its limit.
+fn may_have_fired(armed: Instant, last_tick: Instant) -> bool {
+    armed <= last_tick.later(OLDEST_TICK)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A timer that has fired is polled although the last tick was before its deadline.
+    #[test]
+    fn late_tick_hides_no_fired_timer() {
+        let deadline = Instant::now();
+        let earlier = |millis| deadline.checked_sub(Duration::from_millis(millis)).expect("the clock is older");
+        for late in [0, 1, 11, 500, 1_000] {
+            assert!(may_have_fired(deadline, earlier(late)), "a tick of {late} ms ago");
+        }
+        assert!(!may_have_fired(deadline, earlier(1_001)), "requests must not poll a timer that is far away");
     }
 }
