@@ -10,7 +10,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::pin::pin;
 use std::sync::Mutex;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use futures_lite::future::{poll_once, yield_now};
 use kittiwake::net::{Listener, ShutdownSignal, TcpListener, TcpStream, serve};
@@ -32,6 +32,24 @@ fn provided_try_accept_asks_the_kernel() {
         let mut client = std::net::TcpStream::connect(address).expect("connect");
         signal.trigger();
         assert_eq!(server.await.expect("a report").served, 1);
+        assert_eq!(client.read(&mut [0]).expect("the handler has closed the connection"), 0);
+    });
+}
+
+/// A listener that drops more strangers than a poll may accept must not cost the client behind them its connection when
+/// the server stops.
+#[test]
+fn strangers_hide_no_client_at_the_end() {
+    const STRANGERS: u32 = 300;
+    run(|| async {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("bind to port 0");
+        let address = listener.local_addr().expect("the listener's address");
+        let connect = || std::net::TcpStream::connect(address).expect("connect");
+        let _strangers: Vec<_> = (0..STRANGERS).map(|_| connect()).collect();
+        let mut client = connect();
+        let listener = Picky { listener: Plain(listener), strangers: Cell::new(STRANGERS) };
+        let report = serve(listener, |_, _| async {}).with_graceful_shutdown(async {}).await.expect("a report");
+        assert_eq!(report.served, 1);
         assert_eq!(client.read(&mut [0]).expect("the handler has closed the connection"), 0);
     });
 }
@@ -234,6 +252,27 @@ impl Listener for Plain {
 
     fn poll_accept(&self, cx: &mut Context<'_>) -> Poll<io::Result<(TcpStream, SocketAddr)>> {
         self.0.poll_accept(cx)
+    }
+}
+
+/// A listener that drops its first clients.
+struct Picky {
+    listener: Plain,
+    strangers: Cell<u32>,
+}
+
+impl Listener for Picky {
+    type Stream = TcpStream;
+    type Addr = SocketAddr;
+
+    fn poll_accept(&self, cx: &mut Context<'_>) -> Poll<io::Result<(TcpStream, SocketAddr)>> {
+        loop {
+            let accepted = ready!(self.listener.poll_accept(cx));
+            if self.strangers.get() == 0 {
+                return Poll::Ready(accepted);
+            }
+            self.strangers.set(self.strangers.get() - 1);
+        }
     }
 }
 

@@ -5,7 +5,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::task::{Context, Poll, Waker};
 
-use crate::budget::ask_kernel;
+use crate::budget::{ask_kernel, has_refused};
 
 /// A listener that [`serve`](crate::net::serve()) can accept connections from.
 ///
@@ -93,13 +93,16 @@ pub trait Listener {
     /// poll the sockets of this crate ask the kernel, even if no event has reported a connection.
     ///
     /// # Errors
-    /// `WouldBlock` if no connection is ready. After an error that concerns one connection, as in the table above, the
+    /// `WouldBlock` if no connection is ready. `Interrupted` if that is not known: `poll_accept` used up the budget of a
+    /// poll, as one does that accepts and drops many strangers. After that, and after an error that concerns one connection, as in the table above, the
     /// server calls this again at once.
     fn try_accept(&self) -> io::Result<(Self::Stream, Self::Addr)> {
-        match ask_kernel(|| self.poll_accept(&mut Context::from_waker(Waker::noop()))) {
+        ask_kernel(|| match self.poll_accept(&mut Context::from_waker(Waker::noop())) {
             Poll::Ready(accepted) => accepted,
+            // Without a budget the kernel was not asked. It may have more connections.
+            Poll::Pending if has_refused() => Err(io::ErrorKind::Interrupted.into()),
             Poll::Pending => Err(io::ErrorKind::WouldBlock.into()),
-        }
+        })
     }
 
     /// Opens a descriptor for the server to keep in reserve. The provided method returns `None`: no reserve.
