@@ -194,6 +194,18 @@ fn socket_options_reach_the_kernel() {
     }
 }
 
+/// A name that Linux would cut short is an error. It would bind the socket to another device, or to none.
+#[test]
+fn cut_name_binds_no_device() {
+    let socket = TcpSocket::new_v4().expect("a socket");
+    for name in [&b""[..], b"lo\0", b"lo\0junk", b"lo23456789012345"] {
+        let error = socket.bind_device(Some(name)).expect_err("the name would be cut");
+        assert_eq!(error.kind(), ErrorKind::InvalidInput, "{name:?}: {error}");
+    }
+    #[cfg(all(target_os = "linux", not(kittiwake_portable)))]
+    assert_eq!(socket.device().expect("SO_BINDTODEVICE"), None);
+}
+
 /// The options that sockets and streams share, so that one test serves both types.
 macro_rules! options_reach_the_kernel {
     ($socket:expr) => {

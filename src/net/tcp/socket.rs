@@ -257,9 +257,15 @@ impl TcpSocket {
     /// the device.
     ///
     /// # Errors
-    /// `Unsupported` elsewhere than on Linux and Android. See setsockopt(2). Linux wants `CAP_NET_RAW` for a socket
-    /// that has a device already.
+    /// `InvalidInput` if the name is empty, has more than 15 bytes, or contains a zero byte: Linux would take no name, or
+    /// a shorter one. `Unsupported` elsewhere than on Linux and Android. See setsockopt(2). Linux wants `CAP_NET_RAW`
+    /// for a socket that has a device already.
     pub fn bind_device(&self, name: Option<&[u8]>) -> io::Result<()> {
+        // `IFNAMSIZ`, without the zero byte at the end.
+        if name.is_some_and(|name| !(1..=15).contains(&name.len()) || name.contains(&0)) {
+            let message = "the name of a network device has 1 to 15 bytes, and none of them is zero";
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, message));
+        }
         sys::options::bind_device(self, name)
     }
 
