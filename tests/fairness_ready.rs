@@ -18,7 +18,7 @@ use futures_util::future::{join_all, pending, select_all};
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use futures_util::task::AtomicWaker;
 use kittiwake::future::{Boxed, or};
-use kittiwake::io::{AsyncBufRead, AsyncBufReadExt, AsyncReadExt, BufReader};
+use kittiwake::io::{AsyncBufRead, AsyncBufReadExt, AsyncReadExt, BufReader, copy_bidirectional, duplex};
 use kittiwake::net::{ShutdownSignal, TcpStream, lookup_host};
 use kittiwake::runtime::Runtime;
 use kittiwake::spawn_local;
@@ -453,6 +453,12 @@ fn complete_behind_flood() -> Vec<(&'static str, Completes)> {
                 let mut set = JoinSet::new();
                 set.spawn(async {});
                 set.join_next().await.expect("there is one").unwrap();
+            })
+        }),
+        ("an idle copy", || {
+            Box::pin(async {
+                let ((near, _near), (far, _far)) = (duplex(1), duplex(1));
+                copy_bidirectional(near, far).idle_timeout(MS).await.expect_err("no byte moves");
             })
         }),
         ("a triggered signal", || Box::pin(async { triggered().triggered().await })),

@@ -181,7 +181,9 @@ where
         if let Poll::Ready(output) = budget::ask_kernel(|| this.poll_transfers(cx)) {
             return Poll::Ready(output);
         }
-        let error = ready!(this.poll_idle(cx, before));
+        // The copy goes on if a byte has moved. A poll whose budget is used up lets one more operation complete, and the
+        // timer was that one above.
+        let error = ready!(budget::with_fresh(|| this.poll_idle(cx, before)));
         let transferred = this.transferred();
         Poll::Ready(Err(CopyError { error, failed: "copying between two streams", transferred }))
     }
