@@ -455,6 +455,19 @@ fn complete_behind_flood() -> Vec<(&'static str, Completes)> {
                 set.join_next().await.expect("there is one").unwrap();
             })
         }),
+        ("a read under a timeout", || {
+            Box::pin(async {
+                let (mut stream, _peer) = pair_with_std();
+                stream.set_read_timeout(Some(MS)).expect("a timeout");
+                stream.read(&mut [0]).await.expect_err("the peer is silent");
+            })
+        }),
+        ("a stream that has ended", || {
+            Box::pin(async {
+                let (stream, _) = pair_with_std();
+                stream.closed().await.expect("the peer has closed its side");
+            })
+        }),
         ("an idle copy", || {
             Box::pin(async {
                 let ((near, _near), (far, _far)) = (duplex(1), duplex(1));

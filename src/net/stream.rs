@@ -216,7 +216,7 @@ impl<S: StreamSocket> Stream<S> {
         let mut wait = self.registration.waiter(Direction::Read);
         poll_fn(|cx| {
             loop {
-                ready!(budget::poll_proceed(cx));
+                ready!(budget::poll_complete(cx, || sys::has_ended(self.socket()).unwrap_or(true)));
                 // Before poll(2): an event that comes after it is not missed.
                 let seen = self.registration.load();
                 if sys::has_ended(self.socket())? {
