@@ -297,7 +297,7 @@ impl TcpListener {
         self.socket().local_addr()
     }
 
-    /// How many hops a connection's packets may take.
+    /// How many hops a connection's packets of IPv4 may take (`IP_TTL`).
     ///
     /// # Errors
     /// See getsockopt(2).
@@ -305,7 +305,8 @@ impl TcpListener {
         self.socket().ttl()
     }
 
-    /// Sets how many hops the packets of connections accepted from now on may take.
+    /// Sets how many hops the packets of IPv4 connections accepted from now on may take. The hops of IPv6 connections
+    /// stay as they are.
     ///
     /// # Errors
     /// See setsockopt(2).

@@ -144,7 +144,7 @@ impl TcpStream {
         self.socket().set_nodelay(nodelay)
     }
 
-    /// How many hops packets may take.
+    /// How many hops packets of IPv4 may take (`IP_TTL`).
     ///
     /// # Errors
     /// See getsockopt(2).
@@ -152,7 +152,7 @@ impl TcpStream {
         self.socket().ttl()
     }
 
-    /// Sets how many hops packets may take.
+    /// Sets how many hops packets of IPv4 may take. The hops of an IPv6 connection stay as they are.
     ///
     /// # Errors
     /// See setsockopt(2).
