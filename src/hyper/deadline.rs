@@ -14,8 +14,8 @@ use crate::time::{Duration, Instant, Sleep, sleep};
 /// The default of [`Limits::idle_in_drain`].
 pub(super) const IDLE_IN_DRAIN: Duration = Duration::from_secs(1);
 
-/// The clock's last tick is at most this old. On a virtual machine the processor that keeps the ticks may stand still while
-/// another one runs.
+/// The clock's last tick is at most this old. On a virtual machine the processor that keeps the ticks may stand still
+/// while another one runs.
 const OLDEST_TICK: Duration = Duration::from_secs(1);
 
 /// How long a closed connection waits for the client's end, if the client was still sending.

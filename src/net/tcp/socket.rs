@@ -257,8 +257,8 @@ impl TcpSocket {
     /// the device.
     ///
     /// # Errors
-    /// `InvalidInput` if the name is empty, has more than 15 bytes, or contains a zero byte: Linux would take no name, or
-    /// a shorter one. `Unsupported` elsewhere than on Linux and Android. See setsockopt(2). Linux wants `CAP_NET_RAW`
+    /// `InvalidInput` if the name is empty, has more than 15 bytes, or contains a zero byte: Linux would take no name,
+    /// or a shorter one. `Unsupported` elsewhere than on Linux and Android. See setsockopt(2). Linux wants `CAP_NET_RAW`
     /// for a socket that has a device already.
     pub fn bind_device(&self, name: Option<&[u8]>) -> io::Result<()> {
         // `IFNAMSIZ`, without the zero byte at the end.
