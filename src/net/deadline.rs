@@ -220,14 +220,17 @@ impl Deadline {
         }
         // Also if the budget refuses: the next poll comes here again.
         self.expiry.has_fired.store(true, Ordering::Relaxed);
-        let limit = *settings.limit(which);
-        drop(settings);
-        if polled.is_some() {
-            // A task that reads again and again under a tiny timeout must not keep its worker.
-            ready!(budget::poll_spend_complete(cx));
+        if polled.is_none() {
+            self.stop();
+            return Poll::Ready(no_runtime());
         }
+        let limit = *settings.limit(which);
+        // A refusal wakes the task, and no waker may run under the lock.
+        drop(settings);
+        // A task that reads again and again under a tiny timeout must not keep its worker.
+        ready!(budget::poll_spend_complete(cx));
         self.stop();
-        Poll::Ready(if polled.is_some() { timed_out(direction, which, limit) } else { no_runtime() })
+        Poll::Ready(timed_out(direction, which, limit))
     }
 }
 

@@ -216,13 +216,12 @@ impl<S: StreamSocket> Stream<S> {
         let mut wait = self.registration.waiter(Direction::Read);
         poll_fn(|cx| {
             loop {
-                ready!(budget::poll_complete(cx, || sys::has_ended(self.socket()).unwrap_or(true)));
                 // Before poll(2): an event that comes after it is not missed.
                 let seen = self.registration.load();
                 if sys::has_ended(self.socket())? {
-                    budget::spend();
-                    return Poll::Ready(Ok(()));
+                    return budget::poll_spend_complete(cx).map(Ok);
                 }
+                ready!(budget::poll_proceed(cx));
                 // The poll(2) backend reports bytes that stay unread in each turn, and each turn asks once more.
                 ready!(self.registration.poll_event(cx, Direction::Read, &mut wait.slot(), seen))?;
             }
