@@ -123,10 +123,10 @@ impl Deadline {
     }
 }
 
-/// Whether a timer for `armed` may have fired, by the clock's last tick. A timer that has fired and is taken for one that
-/// will wakes its task no more, and the connection has lost its limit.
-fn may_have_fired(armed: Instant, last_tick: Instant) -> bool {
-    armed <= last_tick.later(OLDEST_TICK)
+/// Whether a timer for `armed` may have fired, if the clock's last tick was at `ticked`. A timer that has fired and is
+/// taken for one that will wakes its task no more, and the connection has lost its limit.
+fn may_have_fired(armed: Instant, ticked: Instant) -> bool {
+    armed <= ticked.later(OLDEST_TICK)
 }
 
 #[cfg(test)]

@@ -94,8 +94,8 @@ pub trait Listener {
     ///
     /// # Errors
     /// `WouldBlock` if no connection is ready. `Interrupted` if that is not known: `poll_accept` used up the budget of a
-    /// poll, as one does that accepts and drops many strangers. After that, and after an error that concerns one connection, as in the table above, the
-    /// server calls this again at once.
+    /// poll, as one does that accepts and drops many strangers. After that, and after an error that concerns one
+    /// connection, as in the table above, the server calls this again at once.
     fn try_accept(&self) -> io::Result<(Self::Stream, Self::Addr)> {
         ask_kernel(|| match self.poll_accept(&mut Context::from_waker(Waker::noop())) {
             Poll::Ready(accepted) => accepted,
