@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::time::{Duration, Instant};
 
 use programs::{example, run};
-use support::{PATIENCE, own_address, within};
+use support::{PATIENCE, closed_address, within};
 
 /// The echo example fits on a page, because it is the first code that a newcomer reads.
 #[test]
@@ -234,7 +234,7 @@ fn mistake_prints_one_line() {
     within(|| {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let taken = listener.local_addr().unwrap().to_string();
-        let closed = closed_port();
+        let closed = closed_address().to_string();
         let mistakes: &[(&str, &[&str], &str)] = &[
             ("echo", &["--port"], "unknown option --port"),
             ("echo", &["127.0.0.1:0", "--port"], "usage"),
@@ -437,10 +437,4 @@ fn is_answered(address: SocketAddr) -> bool {
         Err(error) => assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset, "{error}"),
     }
     reply == request
-}
-
-/// An address whose port is closed. No other test opens it.
-fn closed_port() -> String {
-    let listener = TcpListener::bind(own_address()).unwrap();
-    listener.local_addr().unwrap().to_string()
 }

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use programs::{Program, run};
 use socket2::{Domain, Socket, Type};
-use support::{PATIENCE, assert_refuses, own_address, pattern, read_all, reset, within};
+use support::{PATIENCE, closed_address, own_address, pattern, read_all, reset, within};
 
 const EXAMPLES: [&str; 7] = ["proxy", "chat", "kv", "udp_echo", "unix_echo", "mini_redis", "one_per_core"];
 
@@ -182,9 +182,7 @@ fn proxy_cuts_stalled_connections() {
 #[test]
 fn proxy_survives_a_missing_backend() {
     within(|| {
-        // Another test does not get this port.
-        let down = TcpListener::bind(own_address()).unwrap().local_addr().unwrap();
-        assert_refuses(down);
+        let down = closed_address();
         let mut proxy = Program::start("proxy", &["127.0.0.1:0", &down.to_string()]);
         let mut client = proxy.connect();
         assert_eq!(client.read(&mut [0]).unwrap_err().kind(), ErrorKind::ConnectionReset);

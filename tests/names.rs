@@ -55,13 +55,13 @@ fn lookup_host_agrees_with_std() {
 #[test]
 fn lookup_error_contains_the_name() {
     run(|| async {
-        let looked_up = lookup_host("nobody.invalid:80").await.map(Iterator::count);
+        let looked_up = lookup_host("nobody.invalid:80").await.map(drop);
         // A name server that does not answer holds each look-up up.
         progress();
         let connected = TcpStream::connect(("nobody.invalid", 80)).await.map(drop);
         progress();
         let bound = TcpListener::bind("nobody.invalid:0").await.map(drop);
-        for result in [looked_up.map(drop), connected, bound] {
+        for result in [looked_up, connected, bound] {
             let error = result.expect_err("the name does not exist");
             assert!(error.to_string().contains("\"nobody.invalid\" cannot be looked up: "), "{error}");
         }

@@ -15,7 +15,7 @@ use std::task::{Context, Poll, ready};
 use futures_lite::future::{poll_once, yield_now};
 use kittiwake::net::{Listener, ShutdownSignal, TcpListener, TcpStream, serve};
 use kittiwake::time::{Duration, Instant, advance, timeout};
-use support::{paused_runtime, run, run_paused, within};
+use support::{listener, paused_runtime, run, run_paused, within};
 
 /// How many clients a stopping server takes off its queue at least, if they do not end.
 const QUEUE: u64 = 4_096;
@@ -24,8 +24,7 @@ const QUEUE: u64 = 4_096;
 #[test]
 fn provided_try_accept_asks_the_kernel() {
     run(|| async {
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("bind to port 0");
-        let address = listener.local_addr().expect("the listener's address");
+        let (listener, address) = listener().await;
         let signal = ShutdownSignal::new();
         let mut server = pin!(serve(Plain(listener), |_, _| async {}).with_shutdown(&signal).into_future());
         assert!(poll_once(&mut server).await.is_none(), "no client has come, and the socket is registered");
@@ -42,8 +41,7 @@ fn provided_try_accept_asks_the_kernel() {
 fn strangers_hide_no_client_at_the_end() {
     const STRANGERS: u32 = 300;
     run(|| async {
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("bind to port 0");
-        let address = listener.local_addr().expect("the listener's address");
+        let (listener, address) = listener().await;
         let connect = || std::net::TcpStream::connect(address).expect("connect");
         let _strangers: Vec<_> = (0..STRANGERS).map(|_| connect()).collect();
         let mut client = connect();

@@ -141,6 +141,16 @@ pub fn own_address() -> String {
     format!("127.{}.{}.{}:0", 1 + (number >> 16) % 254, (number >> 8) % 256, 1 + number % 254)
 }
 
+/// An address whose port is closed. No other test opens it.
+#[track_caller]
+pub fn closed_address() -> SocketAddr {
+    let listener = std::net::TcpListener::bind(own_address()).expect("bind to port 0");
+    let address = listener.local_addr().expect("the listener's address");
+    drop(listener);
+    assert_refuses(address);
+    address
+}
+
 /// Two ends of one connection, both of kittiwake: the client's and the server's.
 pub async fn pair() -> (TcpStream, TcpStream) {
     let (listener, address) = listener().await;

@@ -2,12 +2,14 @@
 
 use std::future::poll_fn;
 use std::io::{self, ErrorKind};
+use std::mem::replace;
 use std::net::Shutdown;
 use std::task::Poll;
 
 use futures_lite::future::{self, poll_once};
 use kittiwake::io::{AsyncReadExt, AsyncWriteExt};
 use kittiwake::spawn;
+use kittiwake::task::JoinHandle;
 use kittiwake::time::{Duration, Instant, advance, interval, sleep};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
@@ -340,16 +342,7 @@ fn exhausted_budget_causes_no_timeout() {
         advance(HOUR).await;
         link.serve().await;
         settle().await;
-        let (budget, _peer) = pair_with_std();
-        let (stream, mut turn) = (link.stream.clone(), 0);
-        let task = spawn(poll_fn(move |cx| {
-            turn += 1;
-            if turn == 1 {
-                while poll_write(cx.waker(), &budget, b"x").is_ready() {}
-            }
-            case.direction.poll(cx.waker(), &stream)
-        }));
-        let result = task.await.expect("the task");
+        let result = spawn_without_budget(&link).await.expect("the task");
         assert!(result.is_ok(), "{case:?}: {result:?}");
     });
 }
@@ -361,16 +354,21 @@ fn exhausted_budget_prevents_no_timeout() {
         let link = Link::new(case, TEN).await;
         assert!(link.poll().is_pending(), "the operation must wait");
         advance(HOUR).await;
-        let (budget, _peer) = pair_with_std();
-        let (stream, mut turn) = (link.stream.clone(), 0);
-        let task = spawn(poll_fn(move |cx| {
-            turn += 1;
-            if turn == 1 {
-                while poll_write(cx.waker(), &budget, b"x").is_ready() {}
-            }
-            case.direction.poll(cx.waker(), &stream)
-        }));
+        let task = spawn_without_budget(&link);
         until(|| task.is_finished()).await;
         assert_timed_out(Poll::Ready(task.await.expect("the task")));
     });
+}
+
+/// A task that polls the link's operation. Its first poll has no budget left for it.
+fn spawn_without_budget(link: &Link) -> JoinHandle<io::Result<usize>> {
+    let (budget, peer) = pair_with_std();
+    let (direction, stream, mut is_first) = (link.case.direction, link.stream.clone(), true);
+    spawn(poll_fn(move |cx| {
+        let _open = &peer;
+        if replace(&mut is_first, false) {
+            while poll_write(cx.waker(), &budget, b"x").is_ready() {}
+        }
+        direction.poll(cx.waker(), &stream)
+    }))
 }
