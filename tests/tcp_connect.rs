@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, mpsc};
 use std::task::{Wake, Waker};
 use std::thread::ThreadId;
 
-use futures_lite::future::poll_once;
+use futures_lite::future::{or, poll_once};
 use kittiwake::io::{self, AsyncReadExt, AsyncWriteExt, ErrorKind};
 use kittiwake::net::{AddrError, TcpListener, TcpSocket, TcpStream, lookup_host};
 use kittiwake::task::consume_budget;
@@ -277,6 +277,34 @@ fn late_failure_starts_next_attempt() {
         let client = TcpStream::connect(vec![silent, refused, address]).await.expect("the last address accepts");
         assert_at(Instant::now(), start + STAGGER);
         assert_eq!(client.peer_addr().expect("peer_addr"), address);
+    });
+}
+
+/// The next attempt starts in its time, and the limit is met, although another future of the task uses up the budget of
+/// each poll.
+#[test]
+#[cfg(target_os = "linux")]
+fn flood_hides_neither_stagger_nor_limit() {
+    run_paused(|| async {
+        let (_silent, first, _queued) = full_queue();
+        let (_also_silent, second, _also_queued) = full_queue();
+        let flood = async {
+            let pass_budgets = async || {
+                for _ in 0..1_000 {
+                    consume_budget().await;
+                }
+            };
+            for started in 1..=2 {
+                pass_budgets().await;
+                assert_eq!(sources(), started, "the attempts that run");
+                advance(STAGGER).await;
+            }
+            pass_budgets().await;
+            Ok(None)
+        };
+        let connect = async { TcpStream::connect_timeout(vec![first, second], 2 * STAGGER).await.map(Some) };
+        let error = or(flood, connect).await.map(|found| found.expect("the limit is met")).expect_err("no server answers");
+        assert_eq!(error.kind(), ErrorKind::TimedOut, "{error}");
     });
 }
 

@@ -14,6 +14,7 @@ use std::task::{Context, Poll};
 
 use super::addr_error::AddrError;
 use crate::blocking::{self, Work};
+use crate::budget;
 use crate::task::{JoinHandle, consume_budget};
 use sealed::Target;
 
@@ -79,11 +80,11 @@ pub(super) async fn resolve_until(
     match addrs.to_target()? {
         Target::Addresses(addresses) => {
             // Nothing is waited for here, and a task may loop on it.
-            consume_budget().await;
+            poll_fn(budget::poll_spend_complete).await;
             Ok(addresses)
         }
         Target::Address(address) => {
-            consume_budget().await;
+            poll_fn(budget::poll_spend_complete).await;
             Ok(vec![address])
         }
         Target::Name(name, port) => {

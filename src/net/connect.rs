@@ -101,8 +101,8 @@ struct Race<A, F> {
     failed: Option<io::Error>,
     /// When the next attempt starts. `None` if no address waits.
     stagger: Option<Timer>,
-    /// The next attempt starts at once: none has started, or one has failed since the last start. The start may have to
-    /// wait for a later poll, with a new budget.
+    /// It is time for the next attempt: none has started, one has failed since the last start, or the stagger is over.
+    /// The start may have to wait for a later poll, with a new budget.
     starts_next: bool,
 }
 
@@ -130,12 +130,15 @@ where
                     Poll::Pending => index += 1,
                 }
             }
-            if !self.starts_next && self.poll_stagger(cx).is_pending() {
-                return Poll::Pending;
+            if !self.starts_next {
+                ready!(self.poll_stagger(cx));
+                // A start without budget comes in a later poll, which leaves the clock to the limit of the connect.
+                self.starts_next = true;
             }
             if self.waiting.len() > 0 {
-                // The attempts may fail at once, and the list may be long.
-                ready!(budget::poll_spend(cx));
+                // The attempts may fail at once, and the list may be long. A start goes on once in each poll although
+                // another future of this task has used up the budget.
+                ready!(budget::poll_spend_complete(cx));
             }
             match self.waiting.next() {
                 // The loop polls the new attempt.
