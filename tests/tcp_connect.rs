@@ -303,7 +303,8 @@ fn flood_hides_neither_stagger_nor_limit() {
             Ok(None)
         };
         let connect = async { TcpStream::connect_timeout(vec![first, second], 2 * STAGGER).await.map(Some) };
-        let error = or(flood, connect).await.map(|found| found.expect("the limit is met")).expect_err("no server answers");
+        let error =
+            or(flood, connect).await.map(|found| found.expect("the limit is met")).expect_err("no server answers");
         assert_eq!(error.kind(), ErrorKind::TimedOut, "{error}");
     });
 }
