@@ -8,7 +8,10 @@
 //! Other platforms have no timerfd. kqueue needs none, because its own waits are that exact. On a backend without edges
 //! it is not used either: it would have to be read and armed again.
 
+use std::io;
 use std::time::Duration;
+
+use super::backend::TIMER_FD;
 
 #[cfg(all(any(target_os = "linux", target_os = "android"), not(kittiwake_portable)))]
 mod timer {
@@ -17,38 +20,37 @@ mod timer {
     use std::time::Duration;
 
     use mio::unix::SourceFd;
-    use mio::{Interest, Registry};
+    use mio::{Interest, Registry, Token};
     use rustix::time::{
         Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create, timerfd_settime,
     };
 
-    use super::TimerFd;
-    use crate::reactor::backend::{EDGE_TRIGGERED, TIMER_FD};
+    use crate::reactor::backend::EDGE_TRIGGERED;
 
-    pub(super) type Timer = OwnedFd;
+    /// A timerfd in the kernel's set of a reactor.
+    pub(in crate::reactor) struct Timer(OwnedFd);
 
-    impl TimerFd {
-        pub(super) fn try_set(&mut self, registry: &Registry, left: Duration) -> io::Result<bool> {
+    impl Timer {
+        /// Returns `None` where the backend has no use for one.
+        pub(in crate::reactor) fn new(registry: &Registry, token: Token) -> io::Result<Option<Self>> {
             if !EDGE_TRIGGERED {
-                return Ok(false);
+                return Ok(None);
             }
-            let timer = match &self.timer {
-                Some(timer) => timer,
-                None => self.timer.insert(create(registry)?),
-            };
+            let flags = TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC;
+            let timer = timerfd_create(TimerfdClockId::Monotonic, flags)?;
+            registry.register(&mut SourceFd(&timer.as_raw_fd()), token, Interest::READABLE)?;
+            Ok(Some(Self(timer)))
+        }
+
+        /// Has the timer expire once `left` is over, which is less than a second. If `left` is zero, it does not expire.
+        pub(in crate::reactor) fn set(&self, left: Duration) -> io::Result<()> {
             let value = Timespec { tv_sec: 0, tv_nsec: left.subsec_nanos().into() };
             let interval = Timespec { tv_sec: 0, tv_nsec: 0 };
+            let setting = Itimerspec { it_interval: interval, it_value: value };
             // It need not be read: setting it starts its count anew, and the next expiry is another edge.
-            timerfd_settime(timer, TimerfdTimerFlags::empty(), &Itimerspec { it_interval: interval, it_value: value })?;
-            Ok(true)
+            timerfd_settime(&self.0, TimerfdTimerFlags::empty(), &setting)?;
+            Ok(())
         }
-    }
-
-    fn create(registry: &Registry) -> io::Result<Timer> {
-        let flags = TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC;
-        let timer = timerfd_create(TimerfdClockId::Monotonic, flags)?;
-        registry.register(&mut SourceFd(&timer.as_raw_fd()), TIMER_FD, Interest::READABLE)?;
-        Ok(timer)
     }
 }
 
@@ -57,24 +59,27 @@ mod timer {
     use std::io;
     use std::time::Duration;
 
-    use mio::Registry;
+    use mio::{Registry, Token};
 
-    use super::TimerFd;
+    pub(in crate::reactor) enum Timer {}
 
-    pub(super) type Timer = std::convert::Infallible;
+    impl Timer {
+        pub(in crate::reactor) fn new(_: &Registry, _: Token) -> io::Result<Option<Self>> {
+            Ok(None)
+        }
 
-    impl TimerFd {
-        pub(super) fn try_set(&mut self, _: &Registry, _: Duration) -> io::Result<bool> {
-            // Nothing makes one.
-            Ok(self.timer.is_some())
+        pub(in crate::reactor) fn set(&self, _: Duration) -> io::Result<()> {
+            match *self {}
         }
     }
 }
 
+pub(super) use timer::Timer;
+
 /// The timerfd of one reactor, made when it is first set.
 #[derive(Default)]
 pub(super) struct TimerFd {
-    timer: Option<timer::Timer>,
+    timer: Option<Timer>,
     /// The deadline that it is set for.
     deadline: Option<u64>,
 }
@@ -97,6 +102,13 @@ impl TimerFd {
         let is_set = self.try_set(registry, left).unwrap_or(false);
         self.deadline = is_set.then_some(deadline);
         is_set
+    }
+
+    fn try_set(&mut self, registry: &mio::Registry, left: Duration) -> io::Result<bool> {
+        if self.timer.is_none() {
+            self.timer = Timer::new(registry, TIMER_FD)?;
+        }
+        self.timer.as_ref().map_or(Ok(false), |timer| timer.set(left).map(|()| true))
     }
 
     /// The reactor has reported its expiry.
