@@ -22,7 +22,6 @@ use std::ptr;
 #[cfg(feature = "tracing")]
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{RawWakerVTable, Waker};
-#[cfg(not(all(test, kittiwake_loom)))]
 use std::time::Duration;
 
 #[cfg(not(all(test, kittiwake_loom)))]
@@ -36,6 +35,16 @@ pub(crate) use std::sync::atomic;
 pub(crate) use loom::sync::atomic;
 #[cfg(all(test, kittiwake_loom))]
 pub(crate) use modelled::{Condvar, Mutex, model};
+
+/// Ends a worker's block after a while. The executor sets such timers, and the reactor has them.
+pub(crate) trait UnparkTimer: Send + Sync {
+    /// Ends the worker's block once `after` is over, which is less than a second. An earlier setting is void. Returns
+    /// `false` if the system cannot.
+    fn set(&self, after: Duration) -> bool;
+
+    /// Cancels that.
+    fn cancel(&self);
+}
 
 /// A condition variable, with the interface of std's.
 #[cfg(not(all(test, kittiwake_loom)))]

@@ -8,14 +8,14 @@
 mod support;
 
 use std::future::{Future, pending, poll_fn};
-use std::io::Write;
+use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::mpsc;
 use std::task::Poll;
 use std::time::Duration;
 
-use kittiwake::io::{AsyncReadExt, AsyncWrite};
+use kittiwake::io::{AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use kittiwake::net::TcpStream;
 use kittiwake::runtime::{Builder, Runtime};
 use kittiwake::task::yield_now;
@@ -122,6 +122,41 @@ fn waiting_workers_sleep() {
                 }
             }
         }
+    });
+}
+
+/// While one worker answers a hundred requests a second, the others sleep. A timer of the kernel would wake one of
+/// them to look after a worker that is stuck. poll(2) has no such timer.
+#[test]
+fn lone_requests_wake_one_worker() {
+    if cfg!(any(mio_unsupported_force_poll_poll, kittiwake_portable)) {
+        return;
+    }
+    within_once(|| {
+        let runtime = Builder::new_multi_thread().worker_threads(2).spin(Duration::ZERO).build().unwrap();
+        let (mut stream, mut peer) = pair_with_std();
+        let echo = runtime.handle().spawn(async move {
+            let mut byte = [0];
+            while stream.read(&mut byte).await? > 0 {
+                stream.write_all(&byte).await?;
+            }
+            std::io::Result::Ok(())
+        });
+        let turns = || runtime.handle().metrics().workers().iter().map(|worker| worker.turns).collect::<Vec<_>>();
+        // A worker may need more than a millisecond for a request, if the machine is busy. That wakes the other one.
+        let slept = (0..200).any(|_| {
+            let before = turns();
+            for _ in 0..10 {
+                // The requests are further apart than a worker watches busy ones.
+                std::thread::sleep(Duration::from_millis(10));
+                peer.write_all(b"x").expect("a request");
+                peer.read_exact(&mut [0]).expect("an answer");
+            }
+            turns().iter().zip(&before).any(|(turns, before)| turns == before)
+        });
+        assert!(slept, "each request wakes the other worker");
+        drop(peer);
+        runtime.block_on(echo).unwrap().expect("the echo ends");
     });
 }
 

@@ -6,13 +6,13 @@
 //! deadlock, and loom reports it. Time is a number that moves on with each look at the clock.
 
 use std::cell::Cell;
+use std::mem;
 use std::panic::Location;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::task::{Wake, Waker};
 use std::time::{Duration, Instant};
 
-use loom::sync::Notify;
 use loom::thread;
 
 use super::record::{Attention, Record};
@@ -21,27 +21,60 @@ use super::remote_queue::RemoteQueue;
 use super::stealing::{Queues, Stealer};
 use crate::stamp::Stamp;
 use crate::sync::atomic::{AtomicU8, Ordering};
-use crate::sync::model;
+use crate::sync::{Condvar, Mutex, UnparkTimer, model};
 use crate::trace::EarlyId;
 
-/// The event that a parked worker waits for.
-struct Unparker(Notify);
+/// A parked worker waits until it is unparked, or its timer expires.
+#[derive(Default)]
+struct Unparker {
+    state: Mutex<Parked>,
+    condvar: Condvar,
+}
+
+#[derive(Default)]
+struct Parked {
+    is_unparked: bool,
+    /// The timer is set. It may expire at any time.
+    timer_is_set: bool,
+}
+
+impl Unparker {
+    fn wait(&self) {
+        let mut state = self.state.lock();
+        while !mem::take(&mut state.is_unparked) && !mem::take(&mut state.timer_is_set) {
+            state = self.condvar.wait(state);
+        }
+    }
+}
 
 impl Wake for Unparker {
     fn wake(self: Arc<Self>) {
-        self.0.notify();
+        self.state.lock().is_unparked = true;
+        self.condvar.notify_one();
+    }
+}
+
+impl UnparkTimer for Unparker {
+    fn set(&self, _: Duration) -> bool {
+        self.state.lock().timer_is_set = true;
+        self.condvar.notify_one();
+        true
+    }
+
+    fn cancel(&self) {
+        self.state.lock().timer_is_set = false;
     }
 }
 
 fn unparker() -> (Arc<Unparker>, Waker) {
-    let unparker = Arc::new(Unparker(Notify::new()));
+    let unparker = Arc::new(Unparker::default());
     (unparker.clone(), Waker::from(unparker))
 }
 
 /// Parks the worker of `queue`, unless it was notified.
 fn park<T>(queue: &RemoteQueue<T>, unparker: &Unparker) {
     if queue.prepare_park() {
-        unparker.0.wait();
+        unparker.wait();
     }
 }
 
@@ -198,6 +231,17 @@ impl Modelled {
     fn find_stuck(&mut self) {
         while self.leave_and_pop().is_none() && self.stealer.next_stuck().is_none() {
             self.idle();
+        }
+    }
+
+    /// Idles until this worker or another one has found a stuck worker, or an entry to run.
+    fn idle_until_found(&mut self, found: &AtomicBool) {
+        while !found.load(Ordering::SeqCst) {
+            self.idle();
+            if self.leave_and_pop().is_some() || self.stealer.next_stuck().is_some() {
+                found.store(true, Ordering::SeqCst);
+                self.queues.unpark_all();
+            }
         }
     }
 
@@ -396,6 +440,39 @@ fn push_does_not_wait_for_spawned() {
         }
         pushing.join().unwrap();
         running.join().unwrap();
+    });
+}
+
+/// A worker sets the timer of a parked one, runs its only entry, and cancels the timer because all are idle. A third
+/// one that begins to run meanwhile, and is stuck, is found.
+#[test]
+fn cancelled_wake_hides_no_stuck_worker() {
+    model(|| {
+        let [mut quick, mut stuck, mut parked] = workers();
+        let queues = quick.queues.clone();
+        queues.set_unpark_timers([&quick, &stuck, &parked].map(|worker| worker.unparker.clone() as _).into_iter());
+        assert!(quick.prepare_idle() && stuck.prepare_idle() && parked.prepare_idle());
+        quick.leave_idle();
+        assert!(quick.prepare_idle() && !quick.is_watcher(), "all are idle, so none may watch");
+        assert!(queues.remote(2).queue.prepare_park());
+        quick.leave_idle();
+        quick.begin_and_be_stuck(vec![1]);
+        assert!(parked.unparker.state.lock().timer_is_set, "the parked worker is to look soon");
+
+        let found = Arc::new(AtomicBool::new(false));
+        let running = thread::spawn(move || {
+            stuck.leave_idle();
+            stuck.begin_and_be_stuck(vec![2]);
+        });
+        let idling = thread::spawn({
+            let found = found.clone();
+            move || quick.idle_until_found(&found)
+        });
+        parked.unparker.wait();
+        parked.leave_idle();
+        parked.idle_until_found(&found);
+        running.join().unwrap();
+        idling.join().unwrap();
     });
 }
 

@@ -25,11 +25,13 @@
 //! comes after, it sees PARKED and unparks. An unpark that comes before the worker really blocks is kept by the
 //! unparker, and ends the block at once.
 
+use std::sync::Arc;
 use std::task::Waker;
+use std::time::Duration;
 
 use crate::memory::shrink;
-use crate::sync::Mutex;
 use crate::sync::atomic::{AtomicU8, Ordering};
+use crate::sync::{Mutex, UnparkTimer};
 
 const AWAKE: u8 = 0;
 const SPINNING: u8 = 1;
@@ -57,12 +59,19 @@ struct Inner<T> {
     /// Ends the worker's block. `None` once the queue is closed: the unparker holds a descriptor, which must not stay
     /// open while tasks and threads still refer to a worker that has ended.
     unparker: Option<Waker>,
+    /// Ends the worker's block after a while. `None` also if the worker has none.
+    unpark_timer: Option<Arc<dyn UnparkTimer>>,
 }
 
 impl<T> RemoteQueue<T> {
     pub(crate) fn new(unparker: Waker) -> Self {
-        let inner = Inner { entries: Vec::new(), pushes: 0, unparker: Some(unparker) };
+        let inner = Inner { entries: Vec::new(), pushes: 0, unparker: Some(unparker), unpark_timer: None };
         Self { state: AtomicU8::new(AWAKE), inner: Mutex::new(inner) }
+    }
+
+    /// Gives the worker a timer that can unpark it.
+    pub(super) fn set_unpark_timer(&self, timer: Arc<dyn UnparkTimer>) {
+        self.inner.lock().unpark_timer = Some(timer);
     }
 
     /// Gives the worker an entry. If the worker has ended, the entry is dropped, here.
@@ -103,6 +112,23 @@ impl<T> RemoteQueue<T> {
             self.unpark();
         }
         previous.is_ok()
+    }
+
+    /// Has the worker woken once `after` is over, if it is parked now. Returns `false` if it is not, or if the system
+    /// cannot.
+    pub(super) fn wake_parked_after(&self, after: Duration) -> bool {
+        self.state.load(Ordering::Acquire) == PARKED && self.unpark_timer().is_some_and(|timer| timer.set(after))
+    }
+
+    /// Cancels that.
+    pub(super) fn cancel_wake(&self) {
+        if let Some(timer) = self.unpark_timer() {
+            timer.cancel();
+        }
+    }
+
+    fn unpark_timer(&self) -> Option<Arc<dyn UnparkTimer>> {
+        self.inner.lock().unpark_timer.clone()
     }
 
     /// Whether the worker has something to do, as far as this state tells.
@@ -182,7 +208,7 @@ impl<T> RemoteQueue<T> {
     /// Refuses pushes from now on, and drops the entries that are left.
     pub(crate) fn close(&self) {
         let mut inner = self.inner.lock();
-        let unparker = inner.unparker.take();
+        let unparker = (inner.unparker.take(), inner.unpark_timer.take());
         let left = std::mem::take(&mut inner.entries);
         drop(inner);
         drop((unparker, left));

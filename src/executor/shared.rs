@@ -22,6 +22,7 @@ use super::registry::{Id, IdSource, Kind, Look, TaskRegistry, TaskSet};
 use super::remote_queue::Idleness;
 use super::stealing::{Queues, Remote};
 use crate::stamp::Stamp;
+use crate::sync::UnparkTimer;
 use crate::system_clock::monotonic;
 use crate::trace::SpanId;
 
@@ -121,6 +122,11 @@ impl Workers {
             queues.seed(seed);
         }
         Arc::new(Self { tasks, queues, on_poll, names: Mutex::default(), seed })
+    }
+
+    /// Gives the workers timers that can unpark them.
+    pub(crate) fn set_unpark_timers(&self, timers: impl Iterator<Item = Arc<dyn UnparkTimer>>) {
+        self.queues.set_unpark_timers(timers);
     }
 
     pub(crate) fn len(&self) -> usize {

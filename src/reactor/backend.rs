@@ -73,5 +73,8 @@ pub(super) const UNPARK: Token = Token(Slots::<()>::RESERVED[0]);
 /// The token of the timerfd.
 pub(super) const TIMER_FD: Token = Token(Slots::<()>::RESERVED[1]);
 
+/// The token of the unpark timer.
+pub(super) const UNPARK_TIMER: Token = Token(Slots::<()>::RESERVED[3]);
+
 /// The token of other workers' reactors.
 pub(super) const WATCHED: Token = Token(Slots::<()>::RESERVED[2]);

@@ -20,7 +20,7 @@
 //! a socket's readiness and waiters, by the rule that loses no wake-up. `slots` maps tokens to sources. `registry` is
 //! the half of the reactor that sockets share, and `registration` a socket with its source. `shared_poll` lets another
 //! worker turn the reactor of a stuck one. A worker that has nothing to do blocks in its reactor: `unpark` ends that
-//! from another thread, and `timer_fd` when a timer is due.
+//! from another thread, `unpark_timer` after a while, and `timer_fd` when a timer is due.
 
 mod backend;
 mod interest;
@@ -34,6 +34,7 @@ mod slots;
 mod source;
 mod timer_fd;
 mod unpark;
+mod unpark_timer;
 mod waiters;
 
 use std::io;
@@ -47,7 +48,8 @@ use std::time::Duration;
 use mio::event::Event;
 use mio::unix::SourceFd;
 
-use backend::{EVENT_CAPACITY, TIMER_FD, UNPARK, WATCHED, descriptor, refuses_nesting};
+use crate::sync;
+use backend::{EVENT_CAPACITY, TIMER_FD, UNPARK, UNPARK_TIMER, WATCHED, descriptor, refuses_nesting};
 pub use interest::{Interest, Ready};
 use readiness::Report;
 pub(crate) use readiness::{Direction, Snapshot};
@@ -55,6 +57,7 @@ pub(crate) use registration::{Registration, Wait, is_ready_now};
 use registry::Source;
 pub(crate) use registry::{Registry, enter};
 use timer_fd::{TimerFd, whole_millis};
+use unpark_timer::UnparkTimer;
 pub(crate) use waiters::WaiterSlot;
 #[cfg(all(test, kittiwake_loom))]
 pub(crate) use {
@@ -98,6 +101,11 @@ impl Reactor {
     /// A waker that ends the block of the thread that turns this reactor.
     pub(crate) fn unparker(&self) -> Waker {
         Waker::from(self.registry.unparker.clone())
+    }
+
+    /// A timer that ends the block of the thread that turns this reactor.
+    pub(crate) fn unpark_timer(&self) -> Arc<dyn sync::UnparkTimer> {
+        Arc::new(UnparkTimer::new(&self.registry))
     }
 
     /// Ends the reactor, as dropping it does.
@@ -169,7 +177,7 @@ impl Reactor {
             if let Some(socket) = table.slots.get(event.token().0) {
                 sockets += 1;
                 dispatch_any(&socket.source, event, wakers);
-            } else if [UNPARK, TIMER_FD, WATCHED].contains(&event.token()) {
+            } else if [UNPARK, UNPARK_TIMER, TIMER_FD, WATCHED].contains(&event.token()) {
                 // An error stays, and the owner meets it too.
                 let _ = stuck.unparker.drain(poll.registry());
                 took_edge = true;
@@ -323,7 +331,8 @@ fn handle_internal_event(
     match event.token() {
         TIMER_FD => timer_fd.expired(),
         UNPARK => registry.unparker.drain(mio)?,
-        // A reactor that this one watches has an event. Or a source was removed after the kernel had queued its event.
+        // The unpark timer has expired, or a reactor that this one watches has an event. Or a source was removed after
+        // the kernel had queued its event.
         _ => {}
     }
     Ok(())

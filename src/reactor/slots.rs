@@ -39,7 +39,8 @@ impl<T> Default for Slots<T> {
 
 impl<T> Slots<T> {
     /// Never given out: their slot number is one more than the table can hold.
-    pub(crate) const RESERVED: [usize; 3] = [usize::MAX, SLOT_MASK, usize::MAX - (1 << SLOT_BITS)];
+    pub(crate) const RESERVED: [usize; 4] =
+        [usize::MAX, SLOT_MASK, usize::MAX - (1 << SLOT_BITS), usize::MAX - (2 << SLOT_BITS)];
 
     /// Stores `value` and returns its token, or gives it back when the table
     /// is full.

@@ -434,6 +434,7 @@ impl Builder {
         let watch = self.watch_polls(&services);
         let on_poll = watch.clone().map(|watch| -> OnPoll { Box::new(move |index, poll| watch.polled(index, poll)) });
         let workers = Workers::new(reactors.iter().map(Reactor::unparker).collect(), on_poll, self.seed());
+        workers.set_unpark_timers(reactors.iter().map(Reactor::unpark_timer));
         let mut parts = Vec::with_capacity(reactors.len());
         for (index, (reactor, services)) in reactors.iter().zip(&services).enumerate() {
             parts.push(Part::new(WorkerRef::new(workers.clone(), index), reactor, services));

@@ -7,8 +7,8 @@
 //! ```text
 //!                     wake_idle: wakes an idle worker
 //!   UNWATCHED ----------------------------------------> WAKING
-//!    ^  |  ^                                             |  |
-//!    |  |  +------- leave: a woken worker comes ---------+  |
+//!    ^  |  ^             leave: a woken worker comes     |  |
+//!    |  |  +-- stop_waking: no worker need come ---------+  |
 //!    |  | watch                                       watch |
 //!    |  v                                                   v
 //!    |  WATCHED <-------------------------------------------+
@@ -17,7 +17,8 @@
 //! ```
 //! * UNWATCHED: a worker that begins to run tasks, or a thread that queues something behind a running task, wakes an
 //!   idle worker if it sees one.
-//! * WAKING: one was woken and has not come yet. A worker that goes idle meanwhile watches all the same.
+//! * WAKING: one was woken, or has a timer that wakes it soon, and has not come yet. A worker that goes idle meanwhile
+//!   watches all the same.
 //! * WATCHED: one idle worker is the watcher. It sleeps for some milliseconds, and then looks.
 //!
 //! # The races
@@ -44,6 +45,10 @@
 //! 7. A looks and finds B stuck, the only busy worker. B ends its task, takes two entries and is stuck in the first,
 //!    while A goes idle without a watch. So A counts itself idle and then asks, under the lock of B's queue, whether B
 //!    is still in the same task. If B takes the entries after that, it sees A and wakes it.
+//! 8. A has set B's timer, has run its one entry, and is idle. It takes WAKING back and cancels the timer. C begins to
+//!    run tasks meanwhile. It has seen WAKING, or has set the timer anew just before A cancels it, and relies on B. So
+//!    A looks after that whether all workers are idle, and otherwise watches. It sees C, by the fences of the fourth
+//!    race or by the timer's lock.
 
 use crate::sync::atomic::{AtomicU8, AtomicUsize, Ordering, fence};
 
@@ -106,6 +111,12 @@ impl Idle {
                 self.release(WAKING);
             }
         }
+    }
+
+    /// No worker need come to look after this one, which is idle. The caller watches if not all are idle: see the
+    /// eighth race.
+    pub(super) fn stop_waking(&self) {
+        self.release(WAKING);
     }
 
     fn release(&self, state: u8) -> bool {

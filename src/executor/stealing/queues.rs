@@ -19,6 +19,7 @@
 //! worker looks.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::task::Waker;
 use std::time::Duration;
 use std::{iter, mem};
@@ -29,7 +30,7 @@ use crate::executor::remote_queue::RemoteQueue;
 use crate::executor::shuffle::Shuffle;
 use crate::memory::{shrink, shrink_queue};
 use crate::random::Random;
-use crate::sync::Mutex;
+use crate::sync::{Mutex, UnparkTimer};
 
 /// The queues of a runtime's workers: of `E` for one of them, of `T` for any.
 // Aligned, so that the count of idle workers is on no line that each poll of a task reads.
@@ -111,6 +112,11 @@ impl<E, T> Queues<E, T> {
         for (index, remote) in self.remotes.iter().enumerate() {
             remote.stealable.lock().shuffle = Some(Shuffle::new(Random::new(seed, 3 * index as u64 + 1)));
         }
+    }
+
+    /// Gives the workers timers that can unpark them.
+    pub(in crate::executor) fn set_unpark_timers(&self, timers: impl Iterator<Item = Arc<dyn UnparkTimer>>) {
+        self.remotes.iter().zip(timers).for_each(|(remote, timer)| remote.queue.set_unpark_timer(timer));
     }
 
     pub(in crate::executor) fn len(&self) -> usize {
@@ -211,8 +217,29 @@ impl<E, T> Queues<E, T> {
     /// Wakes an idle worker, if there is one and none of them looks anyway.
     pub(super) fn wake_idle_if_needed(&self) {
         if self.idle.should_wake() {
-            self.idle.wake_idle(|| self.remotes.iter().any(|remote| remote.queue.wake_idle()));
+            self.idle.wake_idle(|| self.wake_any());
         }
+    }
+
+    fn wake_any(&self) -> bool {
+        self.remotes.iter().any(|remote| remote.queue.wake_idle())
+    }
+
+    /// As [`wake_idle_if_needed`](Queues::wake_idle_if_needed), but has the worker woken once `after` is over, if the
+    /// system can. Returns that worker, for [`cancel_wake`](Queues::cancel_wake).
+    pub(super) fn wake_idle_after(&self, after: Duration) -> Option<usize> {
+        let mut later = None;
+        self.idle.wake_idle(|| {
+            later = self.remotes.iter().position(|remote| remote.queue.wake_parked_after(after));
+            later.is_some() || self.wake_any()
+        });
+        later
+    }
+
+    /// A worker that is idle has this other one woken no more. If not all are idle after this, the first one watches.
+    pub(super) fn cancel_wake(&self, index: usize) {
+        self.idle.stop_waking();
+        self.remotes[index].queue.cancel_wake();
     }
 
     /// The progress of a worker, and whether it runs tasks.

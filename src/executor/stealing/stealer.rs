@@ -7,7 +7,8 @@
 //!    a limit. It also stops when all busy workers are stuck ([`Stealer::beside_stuck`]): then the kernel wakes it for
 //!    their sockets, their timers for a timer, and a thread that queues something there for that.
 //! 3. It is idle no longer ([`Stealer::leave_idle`]). If it has entries and no other worker watches, it has an idle one
-//!    woken ([`Stealer::begin_batch`]), because it may be stuck in the first entry. If it has no entries, and was the
+//!    woken ([`Stealer::begin_batch`]), because it may be stuck in the first entry. If that entry is the only one, the
+//!    idle worker is woken in a millisecond, and not at all if this one is idle by then. If it has no entries, and was the
 //!    watcher or was woken to watch, it looks which of the others are stuck. A busy worker does so now and then, at
 //!    most once in a millisecond.
 //! 4. The worker's loop turns the reactors of the stuck workers and fires their timers ([`Stealer::next_stuck`]).
@@ -46,6 +47,10 @@ pub(in crate::executor) struct Stealer {
     is_idle: bool,
     /// It was the watcher, or was woken to look.
     must_look: bool,
+    /// The idle worker that is woken soon, to look after this one.
+    later_wake: Option<usize>,
+    /// When this one last wanted that.
+    wanted: Instant,
     /// Chooses the worker from which this one steals first, if the runtime has a seed. Otherwise it is the next one.
     first_victim: Option<Random>,
     /// Its work since it last read the clock: entries that it ran, and batches that count as some entries each.
@@ -79,6 +84,8 @@ impl Stealer {
             next_watch: FIRST_WATCH,
             is_idle: false,
             must_look: false,
+            later_wake: None,
+            wanted: now,
             first_victim: None,
             work: 0,
         }
@@ -137,6 +144,10 @@ impl Stealer {
         if self.steal(queues, index, Victims::Any, deferred, &now) {
             return false;
         }
+        if let Some(other) = self.later_wake.take() {
+            // Before the looks that follow: see the eighth race.
+            queues.cancel_wake(other);
+        }
         self.is_beside_stuck = mem::take(&mut self.has_just_looked) && self.are_others_stuck(queues);
         let all_idle = queues.idle.is_everywhere(queues.len());
         if !self.is_beside_stuck && (self.others_moved || !all_idle) && queues.idle.watch() {
@@ -189,7 +200,7 @@ impl Stealer {
         let content = queues.publish(index, deferred);
         if has_local || content.stealable > 0 || content.give_way {
             self.next_watch = FIRST_WATCH;
-            queues.wake_idle_if_needed();
+            self.have_watched(queues, &content, &now);
         } else if must_look {
             self.look(queues, index, now());
         }
@@ -207,6 +218,29 @@ impl Stealer {
             }
         }
         content
+    }
+
+    /// Has an idle worker look after this one, if none does. This one is about to run its first entry, and may get
+    /// stuck in it.
+    fn have_watched<E, T>(&mut self, queues: &Queues<E, T>, content: &Content, now: &impl Fn() -> Instant) {
+        if content.stealable > 1 {
+            if let Some(other) = self.later_wake.take() {
+                // That worker can steal some of them at once.
+                queues.cancel_wake(other);
+            }
+        }
+        if !queues.idle.should_wake() {
+            return;
+        }
+        let since = mem::replace(&mut self.wanted, now());
+        // An idle worker can do nothing at once but wait whether this one gets stuck. Its timer can do that for it. The
+        // two system calls that set and cancel it cost less than a watch, unless more than 250 requests a second come:
+        // then a watch serves several.
+        if content.stealable <= 1 && !content.give_way && self.wanted - since >= LONGEST_WATCH {
+            self.later_wake = queues.wake_idle_after(FIRST_WATCH);
+        } else {
+            queues.wake_idle_if_needed();
+        }
     }
 
     /// Finds the workers that are stuck: they have run the same task for a while.

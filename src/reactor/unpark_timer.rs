@@ -1,0 +1,92 @@
+//! Unpark timer: a timerfd that ends a worker's block after a while, unless it is cancelled before.
+//!
+//! A busy worker sets it for an idle one, which then need not be unparked just to wait that while itself. Most busy
+//! workers are done earlier, and cancel it. So the idle worker sleeps on.
+
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use super::backend::UNPARK_TIMER;
+use super::registry::Registry;
+use super::timer_fd::Timer;
+use crate::sync::{self, Mutex};
+
+/// The unpark timer of one worker.
+pub(super) struct UnparkTimer {
+    registry: Weak<Registry>,
+    /// Made when it is first set.
+    timer: Mutex<Option<Timer>>,
+}
+
+impl UnparkTimer {
+    pub(super) fn new(registry: &Arc<Registry>) -> Self {
+        Self { registry: Arc::downgrade(registry), timer: Mutex::new(None) }
+    }
+
+    fn try_set(&self, after: Duration) -> Option<()> {
+        let registry = self.registry.upgrade()?;
+        let mut timer = self.timer.lock();
+        // An error is a lack of descriptors or memory. The caller unparks the worker then, as it does elsewhere.
+        if timer.is_none() {
+            *timer = Timer::new(registry.opened()?, UNPARK_TIMER).ok()?;
+        }
+        timer.as_ref()?.set(after).ok()
+    }
+}
+
+impl sync::UnparkTimer for UnparkTimer {
+    fn set(&self, after: Duration) -> bool {
+        self.try_set(after).is_some()
+    }
+
+    fn cancel(&self) {
+        if let Some(timer) = &*self.timer.lock() {
+            // It was set before, so this cannot fail.
+            let _ = timer.set(Duration::ZERO);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::reactor::Reactor;
+    use sync::UnparkTimer as _;
+
+    /// The timer ends the next block, also if it has ended one before. If it is cancelled in time, it does not.
+    #[test]
+    fn cancelled_timer_ends_no_block() {
+        let mut reactor = Reactor::default();
+        reactor.registry().open().expect("a poll");
+        let timer = UnparkTimer::new(reactor.registry());
+        let mut turn = |millis| reactor.turn(Some(Duration::from_millis(millis)), &mut Vec::new()).expect("a turn");
+        for _ in 0..2 {
+            if !timer.set(Duration::from_millis(1)) {
+                // This platform, or this backend, has no timerfd.
+                return;
+            }
+            assert_eq!(turn(10_000), 1, "the timer ends the block");
+        }
+        // Far enough away to be cancelled in time on a slow machine.
+        assert!(timer.set(Duration::from_millis(900)));
+        timer.cancel();
+        assert_eq!(turn(1_000), 0, "it was cancelled");
+    }
+
+    /// A helper that turns the reactor of a worker which it takes for stuck takes the timer's edge. The worker must not
+    /// sleep for ever.
+    #[test]
+    fn helper_gives_timers_edge_back() {
+        let (mut owner, mut helper) = (Reactor::default(), Reactor::default());
+        owner.registry().open().expect("a poll");
+        let timer = UnparkTimer::new(owner.registry());
+        if !timer.set(Duration::from_nanos(1)) {
+            return;
+        }
+        // If the timer has not expired by then, the owner gets the edge itself.
+        std::thread::park_timeout(Duration::from_millis(2));
+        helper.turn_stuck(owner.registry(), &mut Vec::new());
+        let events = owner.turn(Some(Duration::from_secs(10)), &mut Vec::new()).expect("a turn");
+        assert_eq!(events, 1, "the worker would block for ever");
+    }
+}
