@@ -7,9 +7,9 @@ use mio::{Interest, Registry, Token};
 
 use super::slots::Slots;
 
-/// Whether the backend reports each change once. poll(2) does not: there mio disarms a socket once it has reported it,
-/// and an operation that meets `WouldBlock` arms it again. An error that stays, such as an entry in the socket's error
-/// queue, is then reported again at once. A platform that is not listed is treated like poll(2).
+/// Whether the backend reports each later change by itself. mio's poll(2) does not: it disarms a direction that it has
+/// reported, and an operation that waits arms the socket again. An error that stays, such as an entry in the socket's
+/// error queue, is then reported again at once. A platform that is not listed is treated like poll(2).
 pub(super) const EDGE_TRIGGERED: bool = cfg!(all(
     not(mio_unsupported_force_poll_poll),
     any(
@@ -25,8 +25,8 @@ pub(super) const EDGE_TRIGGERED: bool = cfg!(all(
     )
 ));
 
-/// The descriptor of a poll, which is readable while the poll has events. It is a duplicate that this registry owns, so
-/// it stays open until the registry is dropped. `None` where there is none.
+/// The descriptor of a poll, which is readable while the poll has events. It is a duplicate that mio's registry owns,
+/// and stays open as long as that. `None` on poll(2), and on systems where no reactor watches another.
 #[cfg(all(
     not(mio_unsupported_force_poll_poll),
     any(target_os = "android", target_os = "freebsd", target_os = "linux", target_os = "macos")

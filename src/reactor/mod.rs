@@ -69,7 +69,7 @@ pub(crate) use {
 #[derive(Default)]
 pub(crate) struct Reactor {
     registry: Arc<Registry>,
-    /// Made at the first turn: a reactor that no socket opens needs no buffer.
+    /// Made at the first poll: a reactor that is never opened needs no buffer.
     events: Option<mio::Events>,
     timer_fd: TimerFd,
     watched: Vec<Watched>,
@@ -128,8 +128,8 @@ impl Reactor {
     /// Waits for events, at most `timeout`, or without a limit if it is `None`. Wakes some of the waiters in place (see
     /// `waiters`), and appends the wakers of the others to `wakers`, for the caller to wake. Returns the number of
     /// events, also of those that are no socket's: an unpark, an expiry of the timerfd. If a helper has taken an edge
-    /// of this reactor ([`turn_stuck`](Reactor::turn_stuck)), that counts as one more. The number is 0 if the timeout
-    /// ended the wait or a signal interrupted it. The caller then computes anew how long to wait.
+    /// of this reactor ([`turn_stuck`](Reactor::turn_stuck)), that counts as one more. Otherwise the number is 0 if the
+    /// timeout ended the wait or a signal interrupted it. The caller then computes anew how long to wait.
     pub(crate) fn turn(&mut self, mut timeout: Option<Duration>, wakers: &mut Vec<Waker>) -> io::Result<usize> {
         let mut shared = self.registry.poll.lock();
         let Some((poll, may_only_look)) = shared.begin_turn() else {
@@ -140,6 +140,7 @@ impl Reactor {
         let events = self.events.get_or_insert_with(new_events);
         let mut count = 0;
         if may_only_look {
+            // The helper may have taken the timerfd's edge, which does not come again. So the next wait sets it anew.
             self.timer_fd.expired();
             timeout = Some(Duration::ZERO);
             count = 1;
@@ -178,7 +179,7 @@ impl Reactor {
                 sockets += 1;
                 dispatch_any(&socket.source, event, wakers);
             } else if [UNPARK, UNPARK_TIMER, TIMER_FD, WATCHED].contains(&event.token()) {
-                // An error stays, and the owner meets it too.
+                // With edges this does nothing. On poll(2) it cannot fail: the pair stays registered.
                 let _ = stuck.unparker.drain(poll.registry());
                 took_edge = true;
             }
@@ -195,8 +196,8 @@ impl Reactor {
     /// reactor does so already. `workers` are the registries of all workers.
     ///
     /// # Errors
-    /// If the system cannot, for want of descriptors or memory or because it has no edges, and if that worker has come
-    /// to its reactor after all. Also, on macOS, if these two have been watched in the other order before: see
+    /// If descriptors or memory are lacking, or if the system has no [`descriptor`] to watch. Also while that worker or
+    /// a helper turns the stuck reactor. On macOS also if these two have been watched in the other order before: see
     /// [`refuses_nesting`].
     pub(crate) fn watch<I: Iterator<Item = Arc<Registry>>>(
         &mut self,
@@ -250,8 +251,8 @@ impl Reactor {
     }
 
     /// Takes this reactor out of the kernel's sets of all others. Its worker, which calls this, is not stuck. When it
-    /// next begins to run tasks, it wakes an idle worker, if none watches. That one adds this reactor to its own set
-    /// again.
+    /// next begins to run tasks and the runtime has no watcher, it has an idle worker woken. If that one finds this
+    /// worker stuck, it adds this reactor to its own set again.
     fn leave_watchers(&self, workers: impl Iterator<Item = Arc<Registry>>) {
         // No reactor begins to watch this one while its lock is held.
         let _shared = self.registry.poll.lock();
@@ -274,8 +275,8 @@ impl Reactor {
         }
     }
 
-    /// Stops watching all reactors but those that are `stuck`: takes them out of the kernel's set. Each event of theirs
-    /// would end a block of this reactor.
+    /// Takes the reactors of workers that are not `stuck` out of this one's set. Otherwise each of their events would
+    /// end a block of this one.
     pub(crate) fn forget_unless(&mut self, stuck: impl Fn(&Arc<Registry>) -> bool) {
         let own = self.registry.opened();
         self.watched.retain(|watched| {

@@ -19,14 +19,14 @@
 //! exceptions. A short transfer clears the bit, and the next operation registers the socket first. And an operation
 //! that began while the socket was registered clears the bit, if it was unregistered meanwhile.
 //!
-//! An event sets a direction's bit, and the system call that follows tells the truth. An error and a hang-up set both
-//! bits, the end of reading sets `READABLE`. No event of the past keeps a direction ready: the next `WouldBlock` clears
-//! the bit.
+//! An event sets a direction's bit, and the system call that follows tells the truth. An error sets both bits, and on
+//! epoll and poll(2) a hang-up does too. The end of reading sets `READABLE`. No event of the past keeps a direction
+//! ready: the next `WouldBlock` clears the bit.
 //!
-//! No event tells a writer of a Unix stream that its own end has shut the writing side down while the kernel's buffer
-//! was full. So the shutdown itself sets `WRITE_ENDED` and `WRITABLE` ([`Readiness::report_ended`]). `WRITE_ENDED`
-//! stays, and makes the direction ready again whenever the socket is registered. That closes a race: A's write meets
-//! `WouldBlock`, B shuts the writing side down, A registers the socket and would wait for ever.
+//! While the kernel's buffer is full, no event tells a waiting writer of a Unix stream that its own end has shut the
+//! writing side down. So the shutdown itself sets `WRITE_ENDED` and `WRITABLE` ([`Readiness::report_ended`]).
+//! `WRITE_ENDED` stays, and makes the direction ready again whenever the socket is registered. That closes a race: A's
+//! write meets `WouldBlock`, B shuts the writing side down, A registers the socket and would wait for ever.
 //!
 //! An event tells a reader of a Unix datagram socket that its own end has shut the reading side down, but the system
 //! call still meets `WouldBlock`. So the reader looks at `READ_ENDED` in the word that it saw before the call.
@@ -73,6 +73,7 @@ impl Direction {
         }
     }
 
+    /// The bits of the direction's tick.
     const fn tick(self) -> u64 {
         match self {
             Self::Read => Snapshot::WRITE_TICK - Snapshot::READ_TICK,
@@ -104,7 +105,7 @@ impl Snapshot {
         self.0 & direction.bit() != 0
     }
 
-    /// Whether an event has reported this direction ready.
+    /// Whether the socket is registered and this direction is ready, by an event or because this end has shut it down.
     pub(crate) fn is_reported(self, direction: Direction) -> bool {
         self.is_registered() && self.should_try(direction)
     }
@@ -142,7 +143,7 @@ pub(crate) struct Report {
 }
 
 impl Report {
-    /// This direction ends from now on, and does not wait.
+    /// This end has shut the direction down. That makes it ready, and its ended flag stays.
     const fn ended(direction: Direction) -> Self {
         let reads = matches!(direction, Direction::Read);
         let ready = Self::new(reads, !reads, false);
@@ -207,6 +208,7 @@ impl Readiness {
 
     /// Takes a direction's bit back. Returns `false`, and leaves it, if an event has come since `seen`.
     pub(crate) fn clear(&self, direction: Direction, seen: Snapshot) -> bool {
+        // The first exchange succeeds only if the word is still `seen`. So the tick is compared after a failure only.
         let mut now = seen;
         while let Err(actual) =
             self.0.compare_exchange_weak(now.0, now.0 & !direction.bit(), Ordering::AcqRel, Ordering::Acquire)

@@ -95,8 +95,8 @@ impl<S: AsFd> Registration<S> {
         self.socket
     }
 
-    /// Runs `operation` when the word says that it can go on, or the thread asks the kernel, and passes it that word.
-    /// If it has to wait, the waker is stored in `slot`.
+    /// Runs `operation` once the word says that it need not wait, or if the thread asks the kernel. Passes it the word
+    /// that was loaded before the call. If it has to wait, the waker is stored in `slot`.
     pub(crate) fn poll_operation<R>(
         &self,
         cx: &mut Context<'_>,
@@ -131,7 +131,9 @@ impl<S: AsFd> Registration<S> {
             match self.wait(cx.waker(), direction, &mut slot, seen) {
                 Ok(true) => return Poll::Pending,
                 Ok(false) => {}
-                // The operation has tried, or the backend cannot be armed for a socket that is registered.
+                // The operation has tried, or the backend cannot be armed for a socket that is registered. Or another
+                // thread has registered the socket since this one failed to. The error is needless then, but to exclude
+                // that costs an echo 6 instructions.
                 Err(error) if seen.should_try(direction) || source.load().is_registered() => {
                     return Poll::Ready(Err(error));
                 }
@@ -151,20 +153,21 @@ impl<S: AsFd> Registration<S> {
         if error.kind() == io::ErrorKind::Interrupted { Failed::Retry } else { Failed::With(error) }
     }
 
-    /// Clears a direction of a socket that was registered when the word was `seen`. Returns `false` if an event has
-    /// come since. If it was not registered, it stays ready, so that each operation tries, and this returns `true`.
+    /// Clears a direction, unless the socket was unregistered in `seen`: then the direction stays ready, so that each
+    /// operation tries. Returns `false` only if an event has come since. So `true` means that the operation may wait.
     fn clear(&self, direction: Direction, seen: Snapshot) -> bool {
         !seen.is_registered() || self.link.0.clear(direction, seen)
     }
 
-    /// Stores the waker, or registers the socket. Returns `true` if the task may sleep.
+    /// Stores the waker, or registers the socket. Returns `true` if the task may sleep. `false` if an event has come or
+    /// the socket was registered: the loop goes round once more.
     ///
     /// The loop calls it if [`Source::wait_again`] did nothing, or was not called. That is so if the seat is empty or
     /// has another task's waker, if the waker is foreign, if the operation waits in the list, and if the backend has no
     /// edges.
     fn wait(&self, waker: &Waker, direction: Direction, slot: &mut WaiterSlot<'_>, seen: Snapshot) -> io::Result<bool> {
-        // To clone a waker is foreign code, so it comes before the lock.
         let arm = |registered: &Registered| registered.arm(self.fd());
+        // To clone a waker is foreign code, so it comes before the lock.
         let stored = self.link.0.store(direction, slot, waker.clone(), is_executors(waker), seen, arm)?;
         match stored {
             Stored::Sleep => return Ok(true),
@@ -244,10 +247,10 @@ impl<S: AsFd> Registration<S> {
 
     /// Clears the directions of `interest`, except those that an event has reported since `seen`.
     ///
-    /// `WouldBlock` does not say which of two directions is not ready. If the other one is, the kernel has reported
-    /// that already and does not do so again. To clear that one would let a task that waits for it sleep for ever. So
-    /// of two directions this clears only those that poll(2) does not find ready. A direction that this end has shut
-    /// down stays ready for all operations that know so, whatever the caller's own call has met.
+    /// `WouldBlock` does not say which of two directions is not ready. If one of them is ready, the kernel has reported
+    /// it and does not do so again, so clearing it would let its waiters sleep for ever. So of two directions this
+    /// clears only those that poll(2) does not find ready. A direction that this end has shut down stays ready for all
+    /// operations that know so, whatever the caller's own call has met.
     pub(crate) fn clear_ready(&self, interest: Interest, seen: Snapshot) -> io::Result<()> {
         if !seen.is_registered() {
             return Ok(());
@@ -291,7 +294,7 @@ impl<S: AsFd> Registration<S> {
         .await
     }
 
-    /// Runs `operation` when it can go on, in the list of the `&self` operations.
+    /// Runs `operation` once it need not wait, with a place in the list.
     pub(crate) async fn operate<R>(
         &self,
         direction: Direction,
@@ -349,9 +352,9 @@ impl<S: AsFd> Registration<S> {
         if sleeps { Poll::Pending } else { Poll::Ready(Ok(())) }
     }
 
-    /// Notes that this end has shut a direction down, on a socket whose kernel does not report that to an operation
-    /// that waits. Called after shutdown(2): the operations that this wakes make their system call again, and the word
-    /// that they get says so ([`Snapshot::has_ended`]).
+    /// Notes that this end has shut a direction down, for a socket where an event or the result of the system call does
+    /// not tell a waiting operation of it. Called after shutdown(2): the operations that this wakes make their system
+    /// call again, and the word that they get says so ([`Snapshot::has_ended`]).
     pub(crate) fn note_ended(&self, direction: Direction) {
         self.link.0.note_ended(direction);
     }
@@ -368,6 +371,7 @@ impl<S: AsFd> Registration<S> {
         mut peek: impl FnMut(&S, Snapshot) -> io::Result<R>,
     ) -> Poll<io::Result<R>> {
         let mut peek = |socket: &S, seen| match peek(socket, seen) {
+            // `Ok`, so that the direction is not cleared. The inner error says that the peek waits for the next event.
             Err(error) if would_block(&error) && is_ready_now(socket, Direction::Read) => Ok(Err(seen)),
             peeked => peeked.map(Ok),
         };
@@ -386,7 +390,7 @@ impl<S: AsFd> Registration<S> {
         Waker::from(Arc::new(WaitersOf { source: self.link.0.clone(), direction }))
     }
 
-    /// A place in the list of the `&self` operations, for one operation or several.
+    /// A place in the list, for one operation or several.
     pub(crate) fn waiter(&self, direction: Direction) -> Wait<'_, S> {
         Wait { registration: self, direction, key: None }
     }
@@ -434,7 +438,7 @@ pub(crate) struct Wait<'a, S: AsFd> {
 }
 
 impl<S: AsFd> Wait<'_, S> {
-    /// Runs `operation` when it can go on, and passes it the word that it runs by.
+    /// Runs `operation` once it need not wait. Passes it the word that was loaded before the call.
     pub(crate) fn poll_operation<R>(
         &mut self,
         cx: &mut Context<'_>,
@@ -448,8 +452,8 @@ impl<S: AsFd> Wait<'_, S> {
         poll
     }
 
-    /// The operation's place in the list. It stays there until it is polled by
-    /// [`poll_operation`](Wait::poll_operation) to its end, or dropped.
+    /// The operation's place in the list. An event empties the list, and the next wait takes a new place. A waker that
+    /// is left there is removed when [`poll_operation`](Wait::poll_operation) is ready, or by the drop.
     pub(crate) fn slot(&mut self) -> WaiterSlot<'_> {
         WaiterSlot::Listed(&mut self.key)
     }

@@ -8,14 +8,15 @@
 //! # Turning
 //! A current-thread runtime turns its reactor only while a thread is in its `block_on`. At other times the reactor is
 //! idle, and a socket that is registered there moves to the reactor of the next thread on which it has to wait
-//! ([`Registered::arm`] refuses that wait, and the socket is registered anew). When the reactor becomes idle, tasks of
-//! other runtimes may be waiting in it. So [`Registry::stop_turning`] wakes all waiters: they are polled again, and
+//! ([`Registered::arm`] refuses that wait, and the socket is registered anew). On a thread without a runtime the socket
+//! stays, and waits until a thread turns this reactor again or the reactor ends. When the reactor becomes idle, tasks
+//! of other runtimes may be waiting in it. So [`Registry::stop_turning`] wakes all waiters: they are polled again, and
 //! move. A runtime that shuts down turns its reactor a few more times, for the tasks that it cancels.
 //!
 //! # Locks
-//! The table, then a source, never the other way round. Registering holds both. Two threads that race to register one
-//! socket see each other by the source's mutex, and a thread that registers sees the end of the reactor by the table's.
-//! Dispatching holds the table once for a batch of events.
+//! The poll, then the table, then a source, never the other way round. A turn holds the poll, and then all three while
+//! it dispatches its events. Registering holds the last two. Two threads that race to register one socket see each
+//! other by the source's mutex, and a thread that registers sees the end of the reactor by the table's.
 
 use std::io;
 use std::os::fd::RawFd;
@@ -56,7 +57,7 @@ pub(crate) struct Registry {
     pub(super) unparker: Arc<Unparker>,
 }
 
-/// How many sockets are shown under the lock at a time. The system is asked for the addresses of each.
+/// How many sockets are shown under the lock at a time. Few, because `visit` asks the system for the addresses of each.
 const VISITED: usize = 64;
 
 #[derive(Default)]
@@ -156,8 +157,8 @@ impl Registry {
         registered.map(|_| true)
     }
 
-    /// An error means that the socket is not in the kernel's set, for instance because its owner closed the descriptor.
-    /// Nothing remains to be done then.
+    /// Takes a socket out of the kernel's set. An error means that it is not there, for instance because its owner
+    /// closed the descriptor. Nothing remains to be done then.
     fn leave_kernel(&self, fd: RawFd) {
         if let Some(mio) = self.mio.get() {
             let _ = mio.deregister(&mut SourceFd(&fd));

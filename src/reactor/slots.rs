@@ -1,12 +1,11 @@
 //! Slots: the table from a token to what it stands for.
 //!
-//! A token is a slot's number and a generation. The kernel hands out events in
-//! batches, and a batch may still hold an event for a socket that was closed a
-//! moment ago, whose slot a new socket has since taken. The generation tells
-//! the two apart: a stale token finds no value.
+//! A token is a slot's number and a generation. The events of one turn may still hold one for a socket that was closed
+//! a moment ago, whose slot a new socket has since taken. The generation tells the two apart: a stale token finds no
+//! value.
 //!
-//! `slab` reuses keys and keeps no generations, so one counter per table gives
-//! every insertion the next one. Pure: no mio, no I/O, no clock.
+//! `slab` reuses keys and keeps no generations, so one counter per table gives every insertion the next one. Pure: no
+//! mio, no I/O, no clock.
 
 use std::ops::Range;
 
@@ -38,7 +37,7 @@ impl<T> Default for Slots<T> {
 }
 
 impl<T> Slots<T> {
-    /// Never given out: their slot number is one more than the table can hold.
+    /// Never given out: their slot number is `SLOT_MASK`, and `insert` gives out only smaller ones.
     pub(crate) const RESERVED: [usize; 4] =
         [usize::MAX, SLOT_MASK, usize::MAX - (1 << SLOT_BITS), usize::MAX - (2 << SLOT_BITS)];
 
@@ -62,13 +61,13 @@ impl<T> Slots<T> {
         (entry.token == token).then_some(&entry.value)
     }
 
-    /// Removes and returns what `token` stands for, unless it has been.
+    /// Removes and returns the value of `token`, unless it was removed before.
     pub(crate) fn remove(&mut self, token: usize) -> Option<T> {
         self.get(token)?;
         Some(self.entries.remove(token & SLOT_MASK).value)
     }
 
-    /// Gives the memory behind the last value back, if that is most of what is there.
+    /// If fewer than a quarter of the places have a value, gives back the memory behind the last value.
     pub(crate) fn shrink(&mut self) {
         if self.entries.len() < self.entries.capacity() / 4 {
             self.entries.shrink_to_fit();

@@ -9,7 +9,8 @@
 //! 3. On `WouldBlock` it clears the direction ([`Source::clear`]). If an event has come since step 1 this fails, and
 //!    the operation goes back to 1.
 //! 4. It stores its waker under the mutex ([`Source::store`]), and there looks at the direction's tick once more. If an
-//!    event has come since step 1, it goes back to 1. Otherwise it returns `Pending`.
+//!    event has come since step 1, it goes back to 1. Otherwise it returns `Pending`. If no reactor watches the
+//!    socket, it stores nothing, registers the socket, and goes back to 1.
 //!
 //! # The races
 //! * A's read meets `WouldBlock`, B dispatches *readable*, A clears it. The kernel sends no second edge, so A's task
@@ -34,9 +35,10 @@
 //! 3. [`Source::unregister_if`]: the socket is dropped, handed out, or about to move to another reactor.
 //!    [`Source::detach_if`]: the reactor ends, and all waiters are woken to try again elsewhere.
 //!
-//! The reactor knows nothing of an unregistered source, and its word says that both directions are ready. So the
-//! operations of such a socket make their system call. `WouldBlock` clears nothing: they skip step 3. `readable` and
-//! `writable` make no call that would say whether the socket is ready. They register it before they look.
+//! The reactor knows nothing of an unregistered source. The source's word says that both directions are ready, with the
+//! two exceptions in `readiness`. So the operations of such a socket make their system call. `WouldBlock` clears
+//! nothing: they skip step 3. `readable` and `writable` make no call that would say whether the socket is ready. They
+//! register it before they look.
 //!
 //! Pure: no mio, no I/O, no clock, no thread-local. `R`, the registration, is opaque here.
 
@@ -67,9 +69,9 @@ pub(crate) enum Stored {
     Sleep,
     /// It is stored, and an event has come: the operation tries again.
     Retry,
-    /// It is not stored, for one of two reasons. No reactor watches the socket. Or the reactor that does is turned by
-    /// no thread, and this thread has another one. The caller registers the socket. The waker comes back, because
-    /// dropping it is foreign code.
+    /// It is not stored, for one of two reasons. No reactor watches the socket. Or no thread turns the reactor that
+    /// watches it, and this thread would register it with another reactor. The caller registers the socket. The waker
+    /// comes back, because dropping it is foreign code.
     Unregistered(Waker),
 }
 

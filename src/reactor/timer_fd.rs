@@ -42,7 +42,7 @@ mod timer {
             Ok(Some(Self(timer)))
         }
 
-        /// Has the timer expire once `left` is over, which is less than a second. If `left` is zero, it does not expire.
+        /// Has the timer expire after `left`, which is shorter than a second. If `left` is zero, it does not expire.
         pub(in crate::reactor) fn set(&self, left: Duration) -> io::Result<()> {
             let value = Timespec { tv_sec: 0, tv_nsec: left.subsec_nanos().into() };
             let interval = Timespec { tv_sec: 0, tv_nsec: 0 };
@@ -61,6 +61,7 @@ mod timer {
 
     use mio::{Registry, Token};
 
+    /// There are none.
     pub(in crate::reactor) enum Timer {}
 
     impl Timer {
@@ -92,7 +93,7 @@ const MILLISECOND: Duration = Duration::from_millis(1);
 const LATENESS: Duration = Duration::from_millis(110);
 
 impl TimerFd {
-    /// Makes the next wait end when `left` is over, which is less than a second. `deadline` is a number that tells one
+    /// Makes the next wait end after `left`, which is shorter than a second. `deadline` is a number that tells one
     /// deadline from the next. Returns `false` where the system cannot.
     pub(super) fn set(&mut self, registry: &mio::Registry, left: Duration, deadline: u64) -> bool {
         if self.deadline == Some(deadline) {
@@ -120,8 +121,8 @@ impl TimerFd {
 /// The part of a wait of `left` that needs no timerfd: whole milliseconds, which mio does not round. `None` if `left`
 /// is shorter than a millisecond: such a wait is for the timerfd. A wait of zero is returned as it is.
 ///
-/// Linux may end a long wait late. So this returns less than `left`, by so much, and the worker waits once more for the
-/// part that is left.
+/// Linux may end a long wait late. So this returns less than `left`: by 1/128, which is more than the two-hundredth
+/// above, and by [`LATENESS`] at most. The worker waits once more for the part that is left.
 pub(super) fn whole_millis(left: Duration) -> Option<Duration> {
     if left.is_zero() {
         return Some(left);

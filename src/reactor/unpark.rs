@@ -5,7 +5,7 @@
 //!
 //! # The reactor's backend
 //! Where it reports edges, mio's own waker ends the block. mio's poll(2) backend takes the token of a pending wake
-//! before it empties the descriptor behind it (mio 1.2.5). A wake that comes in between leaves its token and no
+//! before it empties the descriptor behind it (mio 1.2). A wake that comes in between leaves its token and no
 //! readable descriptor, and the next block does not end. So there the unparker is a pair of sockets, watched as any
 //! socket is: a byte that was written stays readable until it is read.
 //!
@@ -14,7 +14,8 @@
 //! nothing. A thread unparks a worker only after it has changed something that the worker looks at before each block,
 //! under a lock or by an atomic swap. If the worker looks after the change, it does not block. The worker
 //! opens its reactor before its last look. So if that look misses the change, the reactor was open before the change,
-//! and the other thread sees it open.
+//! and the other thread sees it open. [`let_go`](super::registry::Registry::let_go) changes nothing that the worker
+//! looks at, but then the reactor is open.
 
 use std::io::{self, Read, Write};
 use std::os::fd::AsRawFd;
@@ -56,7 +57,7 @@ impl Unparker {
         Ok(())
     }
 
-    /// The reactor has reported an unpark: the next one is reported anew.
+    /// Has the reactor report the next unpark, after it has reported one. mio's waker needs nothing for that.
     pub(super) fn drain(&self, registry: &Registry) -> io::Result<()> {
         let Some(Backend::Pair { receiver, .. }) = self.backend.get() else { return Ok(()) };
         // Until the pair is empty: bytes that are left would be reported again.

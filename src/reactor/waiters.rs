@@ -1,8 +1,8 @@
 //! Waiters: the wakers of the tasks that wait for a socket.
 //!
-//! A direction has one [`Seat`], for `AsyncRead` and `AsyncWrite`, and a list, for operations that take `&self`, such
-//! as accepting. An event wakes all of them, because the kernel sends no second edge: a woken task that was cancelled
-//! must not take the event from the others.
+//! A direction has one [`Seat`], for the `poll_` functions, and a list, for futures that hold a
+//! [`Wait`](super::Wait), such as an `accept`. An event wakes all of them, because the kernel sends no second edge: a
+//! woken task that was cancelled must not take the event from the others.
 //!
 //! # The seat
 //! A poll trait promises to wake the waker of the last poll only. If a second task polls, the seat's waker moves to the
@@ -33,7 +33,7 @@ pub(super) struct Waiters {
     lists: Option<Box<[List; 2]>>,
 }
 
-/// The waker of the task that last polled through `AsyncRead` or `AsyncWrite`.
+/// The waker of the task that last had to wait in a `poll_` function.
 #[derive(Default)]
 enum Seat {
     #[default]
@@ -60,15 +60,16 @@ impl WaiterSlot<'_> {
     }
 }
 
-/// The wakers of the `&self` operations, each under a key, and those that left the seat to another.
+/// The wakers of futures that hold a [`Wait`](super::Wait), each under a key, and those that left the seat to another.
 struct List {
     /// In the order of their keys.
     waiters: Vec<Waiter>,
     /// How many of `waiters` are displaced: at most `capacity`.
     displaced: usize,
     /// The most displaced wakers that the list may hold. When one more comes, all of them are woken and dropped, and
-    /// the capacity doubles. So the list cannot fill with the wakers of tasks that no longer wait. A task that still
-    /// waits polls again and is stored again.
+    /// the capacity doubles, up to [`MAX_CAPACITY`]. So the list cannot fill with the wakers of tasks that no longer
+    /// wait. A task that still waits polls again and is stored again. More tasks than that, all in the seat of one
+    /// direction, would wake each other again and again.
     capacity: usize,
     next_key: u64,
 }
@@ -138,7 +139,8 @@ impl Waiters {
         }
     }
 
-    /// Moves `old`, whose seat another waker has just taken, to the list. Its task still waits.
+    /// Moves `old`, whose seat another waker has just taken, to the list, because its task still waits. If both wakers
+    /// wake the same task, `old` is to be dropped instead.
     fn displace(&mut self, direction: Direction, old: Waker) -> Released {
         match self.seat(direction) {
             Seat::Foreign(newest) | Seat::Executor { waker: newest, .. } if newest.will_wake(&old) => {
