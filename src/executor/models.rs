@@ -176,7 +176,8 @@ fn workers<const COUNT: usize>() -> [Modelled; COUNT] {
         index,
         unparker: unparkers[index].0.clone(),
         stealer: Stealer::new(COUNT, start),
-        clock: Clock { start, looks: Cell::new(0) },
+        // Late enough for a worker to set a timer when it first begins.
+        clock: Clock { start, looks: Cell::new(2) },
     })
 }
 
@@ -473,6 +474,36 @@ fn cancelled_wake_hides_no_stuck_worker() {
         parked.idle_until_found(&found);
         running.join().unwrap();
         idling.join().unwrap();
+    });
+}
+
+/// A worker sets the timer of a parked one. Then it has two entries, has a worker woken at once, and is stuck. A third
+/// one begins to run meanwhile, and is stuck too. Both are found, and what lies behind them is run.
+#[test]
+fn cancelled_timer_was_no_other_workers() {
+    model(|| {
+        let [mut busy, mut stuck, mut parked] = workers();
+        let queues = busy.queues.clone();
+        queues.set_unpark_timers([&busy, &stuck, &parked].map(|worker| worker.unparker.clone() as _).into_iter());
+        assert!(busy.prepare_idle() && stuck.prepare_idle() && parked.prepare_idle());
+        busy.leave_idle();
+        assert!(busy.prepare_idle() && !busy.is_watcher(), "all are idle, so none may watch");
+        assert!(queues.remote(2).queue.prepare_park());
+        busy.leave_idle();
+        busy.begin_and_be_stuck(vec![1]);
+        assert!(parked.unparker.state.lock().timer_is_set, "the parked worker is to look soon");
+
+        let running = thread::spawn(move || busy.begin_and_be_stuck(vec![2, 3]));
+        let also_running = thread::spawn(move || {
+            stuck.leave_idle();
+            stuck.begin_and_be_stuck(vec![4]);
+        });
+        parked.unparker.wait();
+        parked.leave_idle();
+        // It is in `busy`'s queue, and that worker is stuck in the entry before it.
+        parked.run_until(3);
+        running.join().unwrap();
+        also_running.join().unwrap();
     });
 }
 

@@ -12,7 +12,7 @@
 //! ```
 //! * AWAKE: the worker runs tasks, and will come here before it blocks.
 //! * SPINNING: it has nothing to run, and will look at this word again before it blocks. It may spin meanwhile.
-//! * PARKED: it blocks, or is about to. Only its unparker ends that.
+//! * PARKED: it blocks, or is about to. Only its unparker or its unpark timer ends that.
 //! * NOTIFIED: something was pushed since it last drained, here or to its stealable queue, or it was woken to look at
 //!   other workers.
 //!
@@ -114,10 +114,9 @@ impl<T> RemoteQueue<T> {
         previous.is_ok()
     }
 
-    /// Has the worker woken once `after` is over, if it is parked now. Returns `false` if it is not, or if the system
-    /// cannot.
-    pub(super) fn wake_parked_after(&self, after: Duration) -> bool {
-        self.state.load(Ordering::Acquire) == PARKED && self.unpark_timer().is_some_and(|timer| timer.set(after))
+    /// Has the worker, which is parked, woken once `after` is over. Returns `false` if the system cannot.
+    pub(super) fn wake_after(&self, after: Duration) -> bool {
+        self.unpark_timer().is_some_and(|timer| timer.set(after))
     }
 
     /// Cancels that.

@@ -70,7 +70,7 @@ pub(super) const EVENT_CAPACITY: usize = 1024;
 /// The token of the unparker.
 pub(super) const UNPARK: Token = Token(Slots::<()>::RESERVED[0]);
 
-/// The token of the timerfd.
+/// The token of the timerfd for the last millisecond of a wait.
 pub(super) const TIMER_FD: Token = Token(Slots::<()>::RESERVED[1]);
 
 /// The token of the unpark timer.

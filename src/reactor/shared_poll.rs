@@ -7,7 +7,7 @@
 //!   waits for events under the lock.
 //!
 //! # The race
-//! An unpark, an expiry of the timerfd, and an event of a reactor that the owner watches: each is an edge that must end
+//! An unpark, an expiry of a timerfd, and an event of a reactor that the owner watches: each is an edge that must end
 //! the owner's next wait. A helper may take that edge after the owner has looked at its queue and before the owner
 //! waits. The owner would then wait for an edge that never comes. So a helper that has taken one notes this, and the
 //! owner's next turn only looks.

@@ -45,10 +45,11 @@
 //! 7. A looks and finds B stuck, the only busy worker. B ends its task, takes two entries and is stuck in the first,
 //!    while A goes idle without a watch. So A counts itself idle and then asks, under the lock of B's queue, whether B
 //!    is still in the same task. If B takes the entries after that, it sees A and wakes it.
-//! 8. A has set B's timer, has run its one entry, and is idle. It takes WAKING back and cancels the timer. C begins to
-//!    run tasks meanwhile. It has seen WAKING, or has set the timer anew just before A cancels it, and relies on B. So
-//!    A looks after that whether all workers are idle, and otherwise watches. It sees C, by the fences of the fourth
-//!    race or by the timer's lock.
+//! 8. A has set B's timer, has run its one entry, and is idle. It cancels the timer and takes WAKING back. Meanwhile C
+//!    begins to run tasks, or a thread pushes behind C. They have seen WAKING, or C has set the timer anew, and they
+//!    rely on B. So A steals after that, and looks whether all workers are idle, and otherwise watches. It sees C and
+//!    the entry, by the fences of the fourth race, the queue's lock or the timer's. If A is not idle but has more to
+//!    run, it has B woken at once. It cancels the timer first: what it then sees of the word is newer.
 
 use crate::sync::atomic::{AtomicU8, AtomicUsize, Ordering, fence};
 
@@ -83,7 +84,7 @@ impl Idle {
         is_watcher && self.release(WATCHED) || self.release(WAKING)
     }
 
-    /// Whether exactly so many `workers` are idle. Asked by an idle one, to choose whether and how long it watches.
+    /// Whether exactly so many `workers` are idle.
     pub(super) fn is_everywhere(&self, workers: usize) -> bool {
         // See the fourth race.
         fence(Ordering::SeqCst);
@@ -113,8 +114,7 @@ impl Idle {
         }
     }
 
-    /// No worker need come to look after this one, which is idle. The caller watches if not all are idle: see the
-    /// eighth race.
+    /// No worker need come to look after this one. See the eighth race.
     pub(super) fn stop_waking(&self) {
         self.release(WAKING);
     }

@@ -26,7 +26,7 @@ use std::{iter, mem};
 
 use super::idle::Idle;
 use crate::budget;
-use crate::executor::remote_queue::RemoteQueue;
+use crate::executor::remote_queue::{Idleness, RemoteQueue};
 use crate::executor::shuffle::Shuffle;
 use crate::memory::{shrink, shrink_queue};
 use crate::random::Random;
@@ -230,16 +230,18 @@ impl<E, T> Queues<E, T> {
     pub(super) fn wake_idle_after(&self, after: Duration) -> Option<usize> {
         let mut later = None;
         self.idle.wake_idle(|| {
-            later = self.remotes.iter().position(|remote| remote.queue.wake_parked_after(after));
+            let parked = self.remotes.iter().position(|remote| remote.queue.idleness() == Idleness::Blocked);
+            later = parked.filter(|index| self.remotes[*index].queue.wake_after(after));
             later.is_some() || self.wake_any()
         });
         later
     }
 
-    /// A worker that is idle has this other one woken no more. If not all are idle after this, the first one watches.
+    /// Has the worker not woken after all. Another one may have relied on that. So the caller then watches if not all
+    /// are idle, or has another one woken: see the eighth race in [`idle`](super::idle).
     pub(super) fn cancel_wake(&self, index: usize) {
-        self.idle.stop_waking();
         self.remotes[index].queue.cancel_wake();
+        self.idle.stop_waking();
     }
 
     /// The progress of a worker, and whether it runs tasks.

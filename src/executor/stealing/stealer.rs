@@ -4,14 +4,15 @@
 //! 2. It is idle. If no other worker watches, it becomes the watcher: the one idle worker that looks after the busy
 //!    ones. It blocks for a millisecond at most, then for two and for four, and looks again. While all workers are
 //!    idle, it blocks for eight. Once no worker has been busy since its last look, it stops watching and blocks without
-//!    a limit. It also stops when all busy workers are stuck ([`Stealer::beside_stuck`]): then the kernel wakes it for
-//!    their sockets, their timers for a timer, and a thread that queues something there for that.
+//!    a limit. It also stops when all busy workers are stuck ([`Stealer::beside_stuck`]). Then an event of their
+//!    sockets, the next of their timers, or a thread that queues something there ends its block.
 //! 3. It is idle no longer ([`Stealer::leave_idle`]). If it has entries and no other worker watches, it has an idle one
-//!    woken ([`Stealer::begin_batch`]), because it may be stuck in the first entry. If that entry is the only one, the
-//!    idle worker is woken in a millisecond, and not at all if this one is idle by then. If it has no entries, and was the
+//!    woken ([`Stealer::begin_batch`]), because it may be stuck in the first entry. If it has no entries, and was the
 //!    watcher or was woken to watch, it looks which of the others are stuck. A busy worker does so now and then, at
 //!    most once in a millisecond.
-//! 4. The worker's loop turns the reactors of the stuck workers and fires their timers ([`Stealer::next_stuck`]).
+//! 4. All others are idle, and it has an entry to run now and then. It wakes none of them, but sets a timer that wakes
+//!    one in a millisecond ([`Stealer::have_watched`]). It cancels the timer if it is idle by then.
+//! 5. The worker's loop turns the reactors of the stuck workers and fires their timers ([`Stealer::next_stuck`]).
 //!
 //! It reads no clock: the time is an argument.
 
@@ -47,9 +48,9 @@ pub(in crate::executor) struct Stealer {
     is_idle: bool,
     /// It was the watcher, or was woken to look.
     must_look: bool,
-    /// The idle worker that is woken soon, to look after this one.
+    /// The worker that a timer wakes soon to look after this one, unless it has come already.
     later_wake: Option<usize>,
-    /// When this one last wanted that.
+    /// When this one last had another one woken to look after it.
     wanted: Instant,
     /// Chooses the worker from which this one steals first, if the runtime has a seed. Otherwise it is the next one.
     first_victim: Option<Random>,
@@ -140,13 +141,13 @@ impl Stealer {
         }
         queues.idle.enter();
         self.is_idle = true;
+        if let Some(other) = self.later_wake.take() {
+            // Before the looks that follow: see the eighth race in `idle`.
+            queues.cancel_wake(other);
+        }
         // After `enter`: see the first race in `idle`.
         if self.steal(queues, index, Victims::Any, deferred, &now) {
             return false;
-        }
-        if let Some(other) = self.later_wake.take() {
-            // Before the looks that follow: see the eighth race.
-            queues.cancel_wake(other);
         }
         self.is_beside_stuck = mem::take(&mut self.has_just_looked) && self.are_others_stuck(queues);
         let all_idle = queues.idle.is_everywhere(queues.len());
@@ -221,7 +222,8 @@ impl Stealer {
     }
 
     /// Has an idle worker look after this one, if none does. This one is about to run its first entry, and may get
-    /// stuck in it.
+    /// stuck in it. On Linux a timer wakes the idle worker later, if that one could do nothing at once but wait whether
+    /// this one gets stuck: if all others are idle, and nothing comes behind the first entry that they could steal.
     fn have_watched<E, T>(&mut self, queues: &Queues<E, T>, content: &Content, now: &impl Fn() -> Instant) {
         if content.stealable > 1 {
             if let Some(other) = self.later_wake.take() {
@@ -233,10 +235,10 @@ impl Stealer {
             return;
         }
         let since = mem::replace(&mut self.wanted, now());
-        // An idle worker can do nothing at once but wait whether this one gets stuck. Its timer can do that for it. The
-        // two system calls that set and cancel it cost less than a watch, unless more than 250 requests a second come:
-        // then a watch serves several.
-        if content.stealable <= 1 && !content.give_way && self.wanted - since >= LONGEST_WATCH {
+        let is_lone = content.stealable <= 1 && !content.give_way && queues.idle.is_everywhere(queues.len() - 1);
+        // The two system calls that set and cancel the timer cost less than a watch, unless this worker begins more
+        // than 250 times a second: then a watch serves several.
+        if is_lone && self.wanted - since >= LONGEST_WATCH {
             self.later_wake = queues.wake_idle_after(FIRST_WATCH);
         } else {
             queues.wake_idle_if_needed();
