@@ -9,8 +9,8 @@
 //! * `yielded` has local tasks that were woken while they ran, and so give way, if the runtime has several workers.
 //!   They run after all that is ready in both `queue` and the stealable queue. Shared tasks that were woken while they
 //!   ran wait in the stealable queue, apart from the others. Each of both kinds has a number, so that all of them run
-//!   in the order in which they gave way. In a runtime with one worker, the back of `queue` is behind all that is
-//!   ready.
+//!   in the order in which they gave way. A runtime with one worker has no need of this: the back of `queue` is behind
+//!   all that is ready.
 //! * `deferred` has tasks that other workers may steal, and that the reactor and the timers have woken between two
 //!   batches. The worker moves them to its stealable queue when the batch begins. A task that is woken inside a batch
 //!   goes there at once, because the task that woke it may go on for long.
@@ -225,7 +225,8 @@ fn schedule_shared_or_remote(context: &Context, runnable: Runnable, woken_while_
 }
 
 /// Queues a task that other workers may run too, while this worker runs tasks.
-// An echo on two workers costs 3 % more without this and the next one: the usual case above saves no registers.
+// An echo on two workers costs 3 % more without this and that of `push_remote`: the usual case above would save
+// registers.
 #[inline(never)]
 fn push_in_batch(context: &Context, runnable: Runnable, woken_while_running: bool) {
     let current = context.worker.borrow();
@@ -391,8 +392,8 @@ pub(crate) struct EnteredWorkers {
     previous: Option<Arc<Workers>>,
 }
 
-/// Has `workers` run what is spawned on this thread until the guard is dropped. A `block_on` call that begins meanwhile
-/// has its own worker do so instead.
+/// Has `workers` run what is spawned on this thread until the guard is dropped. In a `block_on` call that begins
+/// meanwhile, the workers of that call's runtime do so instead.
 pub(crate) fn enter_workers(workers: &Arc<Workers>) -> EnteredWorkers {
     let is_here = Current::get().is_some_and(|current| Arc::ptr_eq(&current.worker.workers, workers));
     // A worker's own thread stays the place of what is spawned there.

@@ -152,7 +152,8 @@ impl Executor {
     /// The next entry, if the runtime has one worker and a seed.
     fn next_shuffled(&mut self) -> Option<Entry> {
         self.note_yield();
-        // The task that has used up its budget is last in the thread's queue, or in `refused` by now.
+        // Once a budget is used up, nothing more is taken from the thread's queue in this batch: the task that used it
+        // up may be in there.
         let has_refused = budget::gave_way() == GaveWay::UsedUp;
         if self.local_taken.is_empty() {
             if has_refused {
@@ -176,8 +177,8 @@ impl Executor {
         next
     }
 
-    /// In a runtime with one worker and a seed: has the entry that ran last stay behind those that were ready before it, if it has
-    /// yielded.
+    /// In a runtime with one worker and a seed: has the entry that ran last stay behind those that were ready before
+    /// it, if it has yielded.
     pub(crate) fn note_yield(&mut self) {
         let (Some(shuffle), None) = (&mut self.shuffle, &self.stealer) else { return };
         if budget::take_yield() {

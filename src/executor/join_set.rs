@@ -198,7 +198,8 @@ impl<T> JoinSet<T> {
     /// Waits for all tasks to end, and returns their outputs in the order in which they ended.
     ///
     /// # Cancel safety
-    /// Not safe: dropping the future drops the set, which aborts its tasks, and the outputs of those that have ended.
+    /// Not safe: dropping the future drops the set and the outputs that were collected so far. The tasks that are left
+    /// are aborted.
     ///
     /// # Panics
     /// With the panic of the first task that panicked, or if a task was aborted. The other tasks are aborted then. To

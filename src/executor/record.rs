@@ -213,8 +213,9 @@ pub(crate) struct Measured {
 }
 
 /// Joins an address with the id of the task that is awaited, by XOR into the bits that no address uses. The same call
-/// with the same id gives the address back. With the id of another task, the result is mostly no address. On 32 bits it
-/// may be that of another task, and a dump then shows a wait that is over.
+/// with the same id gives the address back. With the id of another task, the result is mostly no address. On 32 bits no
+/// bits are free: the address of a task that waited for the record's last task is shown as it is, as a wait that is
+/// over.
 fn joiner(address: usize, id: u64) -> usize {
     const UNUSED: u32 = if usize::BITS == 64 { 48 } else { 0 };
     if UNUSED == 0 { address } else { address ^ (id as usize) << UNUSED }
@@ -267,8 +268,8 @@ impl<W> Record<W> {
         self.chunk.queue
     }
 
-    /// The worker that last polled the task, which any worker may run, or, before that, the one that it was spawned on.
-    /// Called by the thread that has the task.
+    /// For a task that any worker may run: the worker that polled it last, or, before its first poll, the one that it
+    /// was spawned on. Called by the thread that has the task.
     pub(super) fn last_worker(&self) -> usize {
         let Seen { polls, since, .. } = self.look();
         since.worker().filter(|_| polls > 0).unwrap_or_else(|| self.table().list())

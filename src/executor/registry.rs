@@ -92,7 +92,8 @@ struct Tasks<W> {
 
 /// The tasks of one kind.
 struct Table<W> {
-    /// By key, which counts from 1. Empty once all tasks are gone and none may come: a record keeps the workers.
+    /// By key, which counts from 1. Emptied once all tasks are gone and none may come: each record has a reference to
+    /// the workers, which own this table.
     entries: Vec<Entry<W>>,
     /// The free keys. The next one is the last.
     vacant: Vec<u32>,
@@ -222,7 +223,7 @@ impl<W> TaskRegistry<W> {
         // Called in one place, so that it is inlined, however large it is.
         let (waker, made) = make(&entry.record);
         entry.location = location;
-        // There was none, and to check that would cost more than to leave it.
+        // The place had no waker. To drop the old `Option` would check that.
         mem::forget(entry.waker.replace(waker));
         Inserted { id, record: entry.record.clone(), is_refused, made }
     }
@@ -526,7 +527,7 @@ impl<W> Table<W> {
         key
     }
 
-    /// Forgets all places if none has a task. Their records keep the workers.
+    /// Forgets all places if none has a task. Otherwise their records, which refer to the workers, would keep them.
     fn close(&mut self) {
         if self.occupied() == 0 {
             *self = Self::new();

@@ -4,8 +4,8 @@
 //! order ([`Shuffle::shuffle`]), and runs them before it takes the next ones.
 //!
 //! # Late entries
-//! Without more, an entry that is woken now would always run before one that it wakes in its turn, and a chain of five
-//! wakes would never overtake a chain of four. So, in a runtime with one worker, entries that become ready later are
+//! Without more, all that is ready now would run before anything that it wakes, and a chain of five wakes would never
+//! overtake a chain of four. So, in a runtime with one worker, entries that become ready later are
 //! mixed with those that were taken ([`Shuffle::mix`]). Their number is limited, and so no entry waits for ever.
 //!
 //! # Segments
@@ -14,8 +14,8 @@
 //! only. Entries that have used up their budget begin segments too. Late entries are mixed with the last segment that
 //! was taken, and they come from the first one of the queue.
 //!
-//! With several workers the entries that give way have a queue of their own. There a segment begins behind the entries
-//! that were counted, which run before those ([`overdue`](super::stealing)).
+//! With several workers the entries that give way have a queue of their own. In the stealable queue a segment begins
+//! behind the counted entries, which run before the ones that give way ([`overdue`](super::stealing)).
 
 use crate::memory::shrink;
 use crate::random::Random;
@@ -23,8 +23,8 @@ use crate::random::Random;
 /// The shuffle of one queue.
 pub(super) struct Shuffle {
     random: Random,
-    /// The places in the queue where a segment begins, in order. The queue's first entry begins one without a note. A
-    /// note for it says that no entry of the queue may be mixed with those that were taken.
+    /// The places in the queue where a segment begins, in order. The first entry of the queue begins one also if 0 is
+    /// not in here. If 0 is, no entry of the queue may be mixed with those that were taken.
     starts: Vec<usize>,
     /// The length of the last segment that was taken, with the late entries that were mixed into it.
     last_segment: usize,
@@ -32,8 +32,7 @@ pub(super) struct Shuffle {
     late: usize,
 }
 
-/// So many late entries may be mixed with one that was taken alone. With `n` entries that were taken together, `2 * n`
-/// more.
+/// With a last segment of `n` entries, so many late ones and `2 * n` more may be mixed.
 const LATE: usize = 8;
 
 impl Shuffle {

@@ -247,9 +247,9 @@ impl<F: Future, const KIND: usize> Future for TaskFuture<F, Membership<KIND>> {
         note_executors(cx.waker());
         let this = self.project();
         let record = &this.membership.record;
-        // Asked here, after async-task has noted that the task runs. If it were asked earlier, a thread that cancels
-        // the task in between would wake a task that is still scheduled, which does nothing. The task would be polled,
-        // and sleep.
+        // `begin_poll` below asks whether the task is cancelled, after async-task has noted that the task runs. If it
+        // were asked earlier, a thread that cancels the task in between would wake a task that is still scheduled,
+        // which does nothing. The task would be polled, and sleep.
         let now = if KIND == BLOCKING { Stamp::known() } else { Stamp::last() };
         let _entered = this.membership.span.enter();
         if is_large::<F::Output>() {
@@ -270,7 +270,8 @@ fn poll_noted<F: Future, T>(
     output: impl FnOnce(F::Output) -> T,
 ) -> Poll<Outcome<T>> {
     if record.begin_poll(now) {
-        // By its waker: a context that another function gets by reference has to be in memory.
+        // Passes the waker and not `cx`: a context that goes by reference to a function which is not inlined has to be
+        // in memory.
         poll_with_attention(future, cx.waker(), record, output)
     } else {
         poll_contained(future, cx, None, record, output)

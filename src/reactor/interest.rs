@@ -90,7 +90,7 @@ impl Ready {
         self.0.writable
     }
 
-    /// The directions of `interest` that an event has reported, if there are any.
+    /// The directions of `interest` that are reported ready ([`Snapshot::is_reported`]), if there are any.
     pub(crate) fn reported(interest: Interest, seen: Snapshot) -> Option<Self> {
         let readable = interest.0.readable && seen.is_reported(Direction::Read);
         let writable = interest.0.writable && seen.is_reported(Direction::Write);

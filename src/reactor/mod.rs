@@ -206,9 +206,10 @@ impl Reactor {
     ) -> io::Result<bool> {
         // The reactor of a stuck worker still has those in its set that it has watched, and that worker cannot take
         // them out. So the kernel may find a circle, or too many reactors in one another. Two steps undo all such
-        // nesting around these two. First this one leaves its watchers: each circle goes through one of them. Then the
-        // stuck one lets those go that it has watched. This step comes second, because it is dear: the stuck worker
-        // adds those reactors again later, and the kernel then looks at each of their sockets.
+        // nesting around these two. First this reactor leaves all sets that it is in. A circle needs one of them,
+        // because it leads from the stuck reactor back into this one. Then the stuck one lets those go that it has
+        // watched. This step comes second, because it is dear: the stuck worker adds those reactors again later, and
+        // the kernel then looks at each of their sockets.
         let mut watched = self.try_watch(stuck);
         if watched.as_ref().is_err_and(refuses_nesting) {
             self.leave_watchers(workers());
@@ -250,9 +251,9 @@ impl Reactor {
         Ok(true)
     }
 
-    /// Takes this reactor out of the kernel's sets of all others. Its worker, which calls this, is not stuck. When it
-    /// next begins to run tasks and the runtime has no watcher, it has an idle worker woken. If that one finds this
-    /// worker stuck, it adds this reactor to its own set again.
+    /// Takes this reactor out of the kernel's sets of all others. Its worker, which calls this, is not stuck. When
+    /// this worker next begins to run tasks and the runtime has no watcher, it wakes an idle worker, at once or by a
+    /// timer. If the idle worker then finds this one stuck, it adds this reactor to its own set again.
     fn leave_watchers(&self, workers: impl Iterator<Item = Arc<Registry>>) {
         // No reactor begins to watch this one while its lock is held.
         let _shared = self.registry.poll.lock();
@@ -310,8 +311,8 @@ fn dispatch(source: &Source, event: &Event, wakers: &mut Vec<Waker>) {
     }
 }
 
-/// As [`dispatch`], without a path of its own for the usual event. An error or a hang-up makes both directions ready,
-/// although the event may report neither.
+/// As [`dispatch`], without a path of its own for the usual event. An error makes both directions ready, and on epoll
+/// and poll(2) a hang-up does too, although the event may report neither.
 fn dispatch_any(source: &Source, event: &Event, wakers: &mut Vec<Waker>) {
     let readable = event.is_readable() || event.is_read_closed() || event.is_error();
     let writable = event.is_writable() || event.is_write_closed() || event.is_error();

@@ -17,7 +17,8 @@
 //! # Edges
 //! While no reactor watches the socket, the bits stay set, so that operations try without registering. There are two
 //! exceptions. A short transfer clears the bit, and the next operation registers the socket first. And an operation
-//! that began while the socket was registered clears the bit, if it was unregistered meanwhile.
+//! that loaded the word while the socket was registered clears the bit on `WouldBlock`, even if the socket has been
+//! unregistered since.
 //!
 //! An event sets a direction's bit, and the system call that follows tells the truth. An error sets both bits, and on
 //! epoll and poll(2) a hang-up does too. The end of reading sets `READABLE`. No event of the past keeps a direction
@@ -37,8 +38,9 @@
 //! event that came between the call and the clear would be lost.
 //!
 //! Each direction has a tick of its own. With one tick for both, the events of a busy writer would refuse every clear
-//! of the reader. A tick has 25 or 32 bits. It would have to go round exactly once between a system call and the clear
-//! that follows to be mistaken: 33 million events, mostly within a few instructions. A read tick that goes round
+//! of the reader. A tick has 25 or 32 bits. To be mistaken, it would have to go round exactly between the load of the
+//! word and the comparison: 33 million events. Mostly that is one system call. Only an `AsyncFdReadyGuard` keeps a
+//! loaded word for longer. A read tick that goes round
 //! carries into the write tick, which refuses one clear and costs one system call.
 
 use std::sync::atomic::{AtomicU64, Ordering};

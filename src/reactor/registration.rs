@@ -131,9 +131,9 @@ impl<S: AsFd> Registration<S> {
             match self.wait(cx.waker(), direction, &mut slot, seen) {
                 Ok(true) => return Poll::Pending,
                 Ok(false) => {}
-                // The operation has tried, or the backend cannot be armed for a socket that is registered. Or another
-                // thread has registered the socket since this one failed to. The error is needless then, but to exclude
-                // that costs an echo 6 instructions.
+                // The operation has tried, or the socket is registered now: arming it failed, or another thread
+                // registered it after this one failed to. In that last case the error is needless, but to exclude it
+                // costs an echo 6 instructions.
                 Err(error) if seen.should_try(direction) || source.load().is_registered() => {
                     return Poll::Ready(Err(error));
                 }
@@ -249,8 +249,8 @@ impl<S: AsFd> Registration<S> {
     ///
     /// `WouldBlock` does not say which of two directions is not ready. If one of them is ready, the kernel has reported
     /// it and does not do so again, so clearing it would let its waiters sleep for ever. So of two directions this
-    /// clears only those that poll(2) does not find ready. A direction that this end has shut down stays ready for all
-    /// operations that know so, whatever the caller's own call has met.
+    /// clears only those that poll(2) does not find ready. A direction that this end has shut down is never
+    /// cleared here, even if the caller's call met `WouldBlock`. Other operations find the ended flag in the word.
     pub(crate) fn clear_ready(&self, interest: Interest, seen: Snapshot) -> io::Result<()> {
         if !seen.is_registered() {
             return Ok(());

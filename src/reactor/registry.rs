@@ -189,9 +189,9 @@ impl Registry {
     }
 
     /// Shows the sockets that are registered here, some at a time. With each comes whether it is a listener, and the
-    /// data address of each waker in it. `visit` runs under a lock, and runs no foreign code. A socket leaves the table
-    /// under that lock before its descriptor is closed. So the descriptor is the socket's. The places that the table
-    /// gets meanwhile are left out. So this ends, however many sockets come.
+    /// data address of the waker of each task that waits for it. `visit` runs under a lock, and runs no foreign code. A
+    /// socket leaves the table under that lock before its descriptor is closed. So the descriptor is the socket's. The
+    /// places that the table gets meanwhile are left out. So this ends, however many sockets come.
     pub(crate) fn visit_sockets(&self, mut visit: impl FnMut(RawFd, bool, &[(Direction, usize)])) {
         let mut waiting = Vec::new();
         let end = self.table.lock().slots.places();

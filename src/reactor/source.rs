@@ -119,9 +119,8 @@ impl<R> Source<R> {
     /// may sleep, `Some(false)` if an event has come since `seen`. `None`, and nothing is done, in all other cases.
     pub(crate) fn wait_again(&self, direction: Direction, waker: &Waker, seen: Snapshot) -> Option<bool> {
         let mut inner = self.inner.lock();
-        // A waker in the seat proves that some reactor watches the socket, or will in a moment, because another thread
-        // is moving it there. All other ways in which the watching ends empty the seats: the end of the reactor, a
-        // reactor that is turned no more, and a move that fails.
+        // A waker in the seat means that a reactor watches the socket or that another thread is moving it there: the
+        // end of the reactor, `stop_turning` and a failed move all empty the seats.
         if !inner.waiters.wait_again(direction, waker) {
             return None;
         }

@@ -1,7 +1,7 @@
 //! Unpark timer: a timerfd that ends a worker's block after a while, unless it is cancelled before.
 //!
-//! A busy worker sets it for an idle one, which then need not be unparked just to wait that while itself. Most busy
-//! workers are done earlier, and cancel it. So the idle worker sleeps on.
+//! A busy worker sets it for an idle one. Otherwise it would have to unpark the idle worker, which would only block
+//! again with this timeout. Most busy workers are done earlier, and cancel it. So the idle worker sleeps on.
 
 use std::sync::{Arc, Weak};
 use std::time::Duration;

@@ -68,8 +68,8 @@ struct List {
     displaced: usize,
     /// The most displaced wakers that the list may hold. When one more comes, all of them are woken and dropped, and
     /// the capacity doubles, up to [`MAX_CAPACITY`]. So the list cannot fill with the wakers of tasks that no longer
-    /// wait. A task that still waits polls again and is stored again. More tasks than that, all in the seat of one
-    /// direction, would wake each other again and again.
+    /// wait. A task that still waits polls again and is stored again. If more than [`MAX_CAPACITY`] tasks and one
+    /// wait by `poll_` functions in one direction, they wake each other again and again.
     capacity: usize,
     next_key: u64,
 }
@@ -150,8 +150,8 @@ impl Waiters {
         }
     }
 
-    /// Wakes all that wait for these directions. One of the executor's wakers in a seat is woken here. All others are
-    /// moved to `wakers`.
+    /// Wakes all that wait for these directions. An executor's waker that waits in a seat is woken here, and stays. All
+    /// other wakers are moved to `wakers`.
     pub(super) fn wake(&mut self, reads: bool, writes: bool, wakers: &mut Vec<Waker>) {
         if reads {
             self.reader.wake(wakers);

@@ -5,9 +5,9 @@
 //!    only as many entries as fit into that time. Each further batch with an entry has at most twice as many, until
 //!    there is one that takes too long.
 //! 3. The clock is read after [`CLOCKED`] entries, or after fewer in a small batch.
-//! 4. If the last batch left no entry behind, the entries that are ready when this one begins have not waited for long.
-//!    They are run before the clock is first read. If the time of the batch's begin is not known then, one more entry
-//!    is run before the next reading.
+//! 4. Unless the last batch was cut by the clock, the entries that are ready when this one begins have not waited for
+//!    long. They are run before the clock is first read. If the time of the batch's begin is not known then, one more
+//!    entry is run before the next reading.
 //!
 //! The time is an argument.
 
@@ -17,7 +17,7 @@ const MOST: usize = 64;
 /// The most entries between two readings of the clock, but for those that were ready when the batch began.
 const CLOCKED: usize = 6;
 
-/// The longest that a batch may last, in nanoseconds, but for the last [`CLOCKED`] entries.
+/// A batch ends at the first reading of the clock at which it has lasted for so many nanoseconds.
 const LONGEST: u64 = 1_500_000;
 
 /// How many entries a worker runs in a batch.
@@ -29,7 +29,7 @@ pub(super) struct Batch {
     /// The entries to run between two readings of the clock. A batch is small after one that took long, and the next
     /// entry may take as long again.
     clocked: usize,
-    /// The last batch ended before its entries did.
+    /// [`next`](Batch::next) has ended the last batch, and there were other entries.
     is_cut: bool,
     /// How long the batch had lasted at the last reading of the clock. 0 if there was none.
     lasted: u64,

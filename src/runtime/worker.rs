@@ -62,7 +62,8 @@ use crate::trace;
 const MANY: u64 = 8;
 
 /// How long a worker blocks at most if the system cannot watch the reactor of a stuck worker: on poll(2), on macOS if
-/// the stuck worker has watched this one before, and without descriptors or memory for it.
+/// the stuck worker has watched this one before, without descriptors or memory for it, and while another thread turns
+/// that reactor.
 const UNWATCHED: Duration = Duration::from_millis(4);
 
 /// The real time for which a worker waits before a paused clock jumps, so that bytes between sockets arrive first.
@@ -208,7 +209,8 @@ impl Worker {
     /// Waits for events, entries of other threads and timers. If there is something to run, it looks once and does not
     /// block.
     ///
-    /// The last batch was cut at `cut_at`. 0 if it has run all entries. Then the next batch begins after the wait.
+    /// `cut_at` is when the last batch was cut, or when it ended with a used-up budget. 0 otherwise: then the next
+    /// batch begins after the wait.
     fn wait(&mut self, cut_at: u64) {
         budget::begin_batch(cut_at);
         // A foreign waker may poll a future in place while it is woken below. That poll has no limit. The next entry
@@ -291,7 +293,7 @@ impl Worker {
     }
 
     /// Gives memory back that a spike has left, some time after it. Returns how long the worker may block before that.
-    /// Tasks that are to be woken for it are in `wakers` then.
+    /// If it has renewed the wheel, the wakers of the tasks whose timers were in it are in `wakers`.
     #[inline(never)]
     fn shrink_if_due(&mut self) -> Option<Duration> {
         // While the clock is paused, no task may be woken because of the system's time: the order of the tasks would

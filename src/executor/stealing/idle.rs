@@ -22,7 +22,7 @@
 //! * WATCHED: one idle worker is the watcher. It sleeps for some milliseconds, and then looks.
 //!
 //! # The races
-//! Both sides touch a queue and this word, each in the other's order.
+//! One side changes a queue and then looks here. The other changes this and then looks at the queues.
 //! 1. A goes idle and finds all queues empty. B queues something and finds no worker idle. So A counts itself
 //!    ([`Idle::enter`]) before it looks, and B looks here after it has queued. Both take the queue's lock: if A looked
 //!    first, B sees the count.
@@ -39,9 +39,9 @@
 //!    no idle worker, and has none woken. The fences of the fourth race prevent this too: A watches, or the watcher
 //!    sees A.
 //! 6. B sets WAKING and looks for an idle worker. C announces itself as idle in its remote queue only after that, so B
-//!    wakes no worker. Before B takes WAKING back, A leaves with something to run. If it misses WAKING as it leaves,
-//!    and sees it when it has another worker woken, it relies on B, and no worker watches A. A fence in A and one in B
-//!    exclude that: A sees WAKING as it leaves, and looks, or B finds C.
+//!    wakes no worker. Before B takes WAKING back, A leaves with something to run. If A misses WAKING in `leave` but
+//!    sees it in `should_wake`, it relies on B, and no worker watches A. The fences exclude that: A sees WAKING in
+//!    `leave`, or B finds C, or C sees that A is not idle and watches.
 //! 7. A looks and finds B stuck, the only busy worker. B ends its task, takes two entries and is stuck in the first,
 //!    while A goes idle without a watch. So A counts itself idle and then asks, under the lock of B's queue, whether B
 //!    is still in the same task. If B takes the entries after that, it sees A and wakes it.

@@ -198,8 +198,8 @@ impl<E, T> Queues<E, T> {
         !stealable.running
     }
 
-    /// Queues the tasks that a worker has `deferred` between two batches. The worker is about to run the first of all
-    /// its entries.
+    /// Queues the tasks in `deferred`: those woken between two batches, or stolen ones. From now on the worker counts
+    /// as running tasks.
     pub(super) fn publish(&self, index: usize, deferred: &mut Vec<T>) -> Content {
         let mut stealable = self.remotes[index].stealable.lock();
         stealable.running = true;
