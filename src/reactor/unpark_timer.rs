@@ -3,44 +3,31 @@
 //! A busy worker sets it for an idle one. Otherwise it would have to unpark the idle worker, which would only block
 //! again with this timeout. Most busy workers are done earlier, and cancel it. So the idle worker sleeps on.
 
-use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use super::backend::UNPARK_TIMER;
 use super::registry::Registry;
 use super::timer_fd::Timer;
-use crate::sync::{self, Mutex};
+use crate::sync;
 
-/// The unpark timer of one worker.
-pub(super) struct UnparkTimer {
-    registry: Weak<Registry>,
-    /// Made when it is first set.
-    timer: Mutex<Option<Timer>>,
-}
+/// The unpark timer of one worker. `None` where the system has none, and if descriptors or memory were lacking. The
+/// worker is unparked at once then.
+pub(super) struct UnparkTimer(Option<Timer>);
 
 impl UnparkTimer {
-    pub(super) fn new(registry: &Arc<Registry>) -> Self {
-        Self { registry: Arc::downgrade(registry), timer: Mutex::new(None) }
-    }
-
-    fn try_set(&self, after: Duration) -> Option<()> {
-        let registry = self.registry.upgrade()?;
-        let mut timer = self.timer.lock();
-        // An error is a lack of descriptors or memory. The caller unparks the worker then, as it does elsewhere.
-        if timer.is_none() {
-            *timer = Timer::new(registry.opened()?, UNPARK_TIMER).ok()?;
-        }
-        timer.as_ref()?.set(after).ok()
+    /// The timer of the worker that turns the reactor of `registry`, if that is open.
+    pub(super) fn new(registry: &Registry) -> Self {
+        Self(registry.opened().and_then(|mio| Timer::new(mio, UNPARK_TIMER).ok()?))
     }
 }
 
 impl sync::UnparkTimer for UnparkTimer {
     fn set(&self, after: Duration) -> bool {
-        self.try_set(after).is_some()
+        self.0.as_ref().is_some_and(|timer| timer.set(after).is_ok())
     }
 
     fn cancel(&self) {
-        if let Some(timer) = &*self.timer.lock() {
+        if let Some(timer) = &self.0 {
             // It was set before, so this cannot fail.
             let _ = timer.set(Duration::ZERO);
         }

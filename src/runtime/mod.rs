@@ -11,7 +11,7 @@
 //! | workers | the thread that is in `block_on` | threads of its own: one for each core, or [`worker_threads`](Builder::worker_threads) |
 //! | tasks run | while a thread is in `block_on` | always |
 //! | `block_on` at the same time | one thread | any number of threads |
-//! | descriptors | three, once a socket has to wait; on Linux one more for the timers | the same for each worker, three of them from the start; on Linux one more to look after others |
+//! | descriptors | three, once a socket has to wait; on Linux one more for the timers | the same for each worker, three of them from the start, and on Linux one more to look after others |
 //! | clock | can be [paused](crate::time::pause) | the system's |
 //!
 //! The meaning of a program does not depend on how many cores the machine has.

@@ -48,8 +48,9 @@
 //! 8. A has set B's timer, has run its one entry, and is idle. It cancels the timer and takes WAKING back. Meanwhile C
 //!    begins to run tasks, or a thread pushes behind C. They have seen WAKING, or C has set the timer anew, and they
 //!    rely on B. So A steals after that, and looks whether all workers are idle, and otherwise watches. It sees C and
-//!    the entry, by the fences of the fourth race, the queue's lock or the timer's. If A is not idle but has more to
-//!    run, it has B woken at once. It cancels the timer first: what it then sees of the word is newer.
+//!    the entry, by the fences of the fourth race, by the queue's lock, or by the kernel's lock of the timer. If A is
+//!    not idle but has more to run, it has B woken at once. It cancels the timer first: what it then sees of the word
+//!    is newer.
 
 use crate::sync::atomic::{AtomicU8, AtomicUsize, Ordering, fence};
 
