@@ -378,7 +378,7 @@ fn last_reads_let_others_run() {
 #[test]
 fn end_of_grace_asks_the_kernel() {
     run(|| async {
-        const GRACE: Duration = Duration::from_millis(1);
+        const GRACE: Duration = Duration::from_millis(50);
         let (mut stream, mut peer) = pair_with_std();
         let (mut signal, mut buf) = (ShutdownSignal::new(), [0; 64]);
         signal.trigger();
