@@ -221,8 +221,10 @@ impl Instant {
     ///
     /// Thirty years stand for never: the clock can represent the result.
     pub(crate) fn later(self, duration: Duration) -> Self {
-        const NEVER: u64 = 30 * 365 * 24 * 60 * 60 * 1_000_000_000;
-        Self(self.0.saturating_add(nanos(duration).min(NEVER)))
+        const NEVER: Duration = Duration::from_secs(30 * 365 * 24 * 60 * 60);
+        // One look at the seconds costs less than to saturate twice.
+        let duration = if duration.as_secs() < NEVER.as_secs() { duration } else { NEVER };
+        self.nanos_later(duration.as_secs() * 1_000_000_000 + u64::from(duration.subsec_nanos()))
     }
 
     /// This moment as a number that fits into an atomic.
