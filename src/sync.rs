@@ -143,6 +143,12 @@ pub(crate) fn note_executors(waker: &Waker) {
     EXECUTORS.set(ptr::from_ref(waker.vtable()));
 }
 
+/// No waker is the executor's on this thread, until the next one is [noted](note_executors). A thread that has left its
+/// runtime may poll with the waker of another runtime's task.
+pub(crate) fn forget_executors() {
+    EXECUTORS.set(ptr::null());
+}
+
 /// Set once the wake of a task may call a subscriber of `tracing`.
 #[cfg(feature = "tracing")]
 static IS_TRACED: AtomicBool = AtomicBool::new(false);

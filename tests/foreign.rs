@@ -2,10 +2,12 @@
 
 mod support;
 
+use std::future::poll_fn;
 use std::io::{Read, Write};
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, mpsc};
+use std::task::{Poll, Waker};
 use std::thread;
 
 use futures_lite::future::{block_on, poll_once, try_zip};
@@ -214,6 +216,45 @@ fn idle_runtime_gives_sockets_up() {
             second.stop();
         });
     }
+}
+
+/// A thread without a runtime polls a read with the waker of another runtime's task, while the socket's own runtime is
+/// idle. The task itself then still takes the socket along.
+#[test]
+fn poll_outside_keeps_no_socket_idle() {
+    within(|| {
+        let (stream, mut peer) = pair_with_std();
+        let stream = Arc::new(stream);
+        let idle = one_worker();
+        let registers = async { poll_once((&*stream).read(&mut [0])).await };
+        assert!(idle.block_on(registers).is_none(), "nothing was sent");
+
+        let (give, given) = mpsc::channel::<Waker>();
+        let (sleep, sleeps) = mpsc::channel();
+        let reading = thread::spawn({
+            let stream = stream.clone();
+            move || {
+                let (mut give, mut byte) = (Some(give), [0]);
+                one_worker().block_on(poll_fn(|cx| match give.take() {
+                    Some(give) => {
+                        give.send(cx.waker().clone()).unwrap();
+                        Poll::Pending
+                    }
+                    None => {
+                        let read = poll_read(cx.waker(), &*stream, &mut byte);
+                        sleep.send(()).unwrap();
+                        read
+                    }
+                }))
+            }
+        });
+        let waker = given.recv().unwrap();
+        assert!(poll_read(&waker, &*stream, &mut [0]).is_pending(), "nothing was sent");
+        waker.wake();
+        sleeps.recv().unwrap();
+        peer.write_all(b"x").unwrap();
+        assert_eq!(reading.join().unwrap().expect("a read"), 1);
+    });
 }
 
 /// A sleep and a stream's timeout that were armed in a current-thread runtime end in another one, while the first is

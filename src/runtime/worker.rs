@@ -52,7 +52,7 @@ use crate::memory::{ShrinkTimer, shrink};
 use crate::metrics::Counters;
 use crate::reactor::Reactor;
 use crate::stamp;
-use crate::sync::{contain, note_executors, wake_all};
+use crate::sync::{contain, forget_executors, note_executors, wake_all};
 use crate::system_clock::{monotonic, thread_cpu};
 use crate::time::{self, Clock, Fired, Instant, Timers};
 use crate::trace;
@@ -540,6 +540,7 @@ impl Drop for Call<'_> {
         worker.executor.leave(unrun);
         worker.count_ran();
         worker.clock = time::current_clock();
+        forget_executors();
     }
 }
 
