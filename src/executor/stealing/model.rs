@@ -5,7 +5,8 @@
 //! keep their worker for long, or for ever, and some yield again and again. In the end all workers that can make steps
 //! make them. Then each entry that any worker may run must have been run, as long as one worker is not stuck for ever.
 //! Before an entry that is not stolen and does not give way, at most about four times as many others run as were queued
-//! when it came. The script may also choose a seed, which shuffles the entries.
+//! when it came. The script may also choose a seed, which shuffles the entries. Each script is run without timers that
+//! wake a worker later, and with them.
 //!
 //! A batch ends early if its entries take long, and the next one has one entry. The sizes between that and the most are
 //! not those of `runtime/batch.rs`.
@@ -13,13 +14,14 @@
 use std::cell::Cell;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::{Wake, Waker};
 use std::time::{Duration, Instant};
 
 use super::overdue::Overdue;
 use super::queues::Queues;
 use super::stealer::Stealer;
+use crate::sync::UnparkTimer;
 
 /// The entries of a batch, at most.
 const BATCH: usize = 64;
@@ -47,11 +49,17 @@ const HELPED: Duration = Duration::from_millis(20);
 pub fn run(script: &[u8], start: Instant) {
     let Some((first, script)) = script.split_first() else { return };
     let seed = first / 3;
-    let mut world = World::new(usize::from(first % 3) + 2, (seed > 0).then_some(seed.into()), start);
-    for step in script.chunks_exact(2) {
-        world.apply(Op::from_bytes(step[0], step[1]));
+    for has_timers in [false, true] {
+        let mut world = World::new(usize::from(first % 3) + 2, (seed > 0).then_some(seed.into()), start);
+        if has_timers {
+            let timers = world.workers.iter().map(|worker| worker.unparked.clone() as Arc<dyn UnparkTimer>);
+            world.queues.set_unpark_timers(timers);
+        }
+        for step in script.chunks_exact(2) {
+            world.apply(Op::from_bytes(step[0], step[1]));
+        }
+        world.finish();
     }
-    world.finish();
 }
 
 /// One step of a script, for the worker of a number.
@@ -180,12 +188,50 @@ struct Worker {
     unparked: Arc<Unparked>,
 }
 
+/// What ends a worker's block.
+struct Unparked {
+    is_unparked: AtomicBool,
+    /// When its timer expires. `NEVER` if it is not set.
+    expires: AtomicU64,
+    clock: Arc<Elapsed>,
+}
+
+/// The nanoseconds since the model's start.
 #[derive(Default)]
-struct Unparked(AtomicBool);
+struct Elapsed(AtomicU64);
+
+const NEVER: u64 = u64::MAX;
+
+impl Unparked {
+    fn new(clock: &Arc<Elapsed>) -> Arc<Self> {
+        Arc::new(Self { is_unparked: AtomicBool::new(false), expires: AtomicU64::new(NEVER), clock: clock.clone() })
+    }
+
+    /// Whether the worker was unparked, or its timer has expired, since the last call.
+    fn take(&self) -> bool {
+        let has_expired = self.expires.load(Ordering::Relaxed) <= self.clock.0.load(Ordering::Relaxed);
+        if has_expired {
+            self.cancel();
+        }
+        self.is_unparked.swap(false, Ordering::Relaxed) || has_expired
+    }
+}
 
 impl Wake for Unparked {
     fn wake(self: Arc<Self>) {
-        self.0.store(true, Ordering::Relaxed);
+        self.is_unparked.store(true, Ordering::Relaxed);
+    }
+}
+
+impl UnparkTimer for Unparked {
+    fn set(&self, after: Duration) -> bool {
+        let expires = self.clock.0.load(Ordering::Relaxed) + after.as_nanos() as u64;
+        self.expires.store(expires, Ordering::Relaxed);
+        true
+    }
+
+    fn cancel(&self) {
+        self.expires.store(NEVER, Ordering::Relaxed);
     }
 }
 
@@ -207,13 +253,16 @@ struct World {
     /// How often others have stolen from this one.
     thefts: Vec<u64>,
     now: Instant,
+    /// The same, for the timers.
+    clock: Arc<Elapsed>,
     is_seeded: bool,
     counts: Rc<Counts>,
 }
 
 impl World {
     fn new(count: usize, seed: Option<u64>, now: Instant) -> Self {
-        let unparked: Vec<Arc<Unparked>> = (0..count).map(|_| Arc::default()).collect();
+        let clock = Arc::default();
+        let unparked: Vec<_> = (0..count).map(|_| Unparked::new(&clock)).collect();
         let queues = Queues::new(unparked.iter().map(|unparked| Waker::from(unparked.clone())).collect());
         let worker = |unparked| Worker {
             stealer: Stealer::new(count, now),
@@ -243,6 +292,7 @@ impl World {
             helped: vec![now; count],
             thefts: vec![0; count],
             now,
+            clock,
             is_seeded,
             counts: Rc::default(),
         }
@@ -293,7 +343,7 @@ impl World {
                     entry.was_run.set(true);
                 }
             }
-            Op::Advance(time) => self.now += time,
+            Op::Advance(time) => self.advance(time),
             Op::GoOn(time) => {
                 let end = self.now + time;
                 while self.now < end {
@@ -347,8 +397,7 @@ impl World {
             }
             Place::Idle => Place::Drain,
             Place::Blocked(until) => {
-                let is_unparked = worker.unparked.0.swap(false, Ordering::Relaxed);
-                if !is_unparked && until.is_none_or(|until| until > now) {
+                if !worker.unparked.take() && until.is_none_or(|until| until > now) {
                     return false;
                 }
                 Place::Drain
@@ -477,7 +526,12 @@ impl World {
     /// Lets all workers go on until each is in an entry or blocked, and a millisecond pass.
     fn go_on(&mut self) {
         while (0..self.workers.len()).filter(|index| self.step(*index)).count() > 0 {}
-        self.now += Duration::from_millis(1);
+        self.advance(Duration::from_millis(1));
+    }
+
+    fn advance(&mut self, time: Duration) {
+        self.now += time;
+        self.clock.0.fetch_add(time.as_nanos() as u64, Ordering::Relaxed);
     }
 }
 
