@@ -197,7 +197,7 @@ impl Reactor {
     ///
     /// # Errors
     /// If descriptors or memory are lacking, or if the system has no [`descriptor`] to watch. Also while that worker or
-    /// a helper turns the stuck reactor. On macOS also if these two have been watched in the other order before: see
+    /// a helper turns the stuck reactor. On macOS also if the stuck reactor has watched this one before: see
     /// [`refuses_nesting`].
     pub(crate) fn watch<I: Iterator<Item = Arc<Registry>>>(
         &mut self,
@@ -206,10 +206,10 @@ impl Reactor {
     ) -> io::Result<bool> {
         // The reactor of a stuck worker still has those in its set that it has watched, and that worker cannot take
         // them out. So the kernel may find a circle, or too many reactors in one another. Two steps undo all such
-        // nesting around these two. First this reactor leaves all sets that it is in. A circle needs one of them,
-        // because it leads from the stuck reactor back into this one. Then the stuck one lets those go that it has
-        // watched. This step comes second, because it is dear: the stuck worker adds those reactors again later, and
-        // the kernel then looks at each of their sockets.
+        // nesting around these two. First this reactor leaves all sets that it is in. That breaks each circle: it leads
+        // from the stuck reactor back into this one, and so through a set that this one is in. Then the stuck one lets
+        // those go that it has watched. This step comes second, because it is dear: the stuck worker adds those
+        // reactors again later, and the kernel then looks at each of their sockets.
         let mut watched = self.try_watch(stuck);
         if watched.as_ref().is_err_and(refuses_nesting) {
             self.leave_watchers(workers());

@@ -39,9 +39,9 @@
 //!
 //! Each direction has a tick of its own. With one tick for both, the events of a busy writer would refuse every clear
 //! of the reader. A tick has 25 or 32 bits. To be mistaken, it would have to go round exactly between the load of the
-//! word and the comparison: 33 million events. Mostly that is one system call. Only an `AsyncFdReadyGuard` keeps a
-//! loaded word for longer. A read tick that goes round
-//! carries into the write tick, which refuses one clear and costs one system call.
+//! word and the comparison: 33 million events. Mostly only one system call lies between the two. Only an
+//! `AsyncFdReadyGuard` keeps a loaded word for longer. A read tick that goes round carries into the write tick, which
+//! refuses one clear and costs one system call.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 

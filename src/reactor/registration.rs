@@ -352,8 +352,8 @@ impl<S: AsFd> Registration<S> {
         if sleeps { Poll::Pending } else { Poll::Ready(Ok(())) }
     }
 
-    /// Notes that this end has shut a direction down, for a socket where an event or the result of the system call does
-    /// not tell a waiting operation of it. Called after shutdown(2): the operations that this wakes make their system
+    /// Notes that this end has shut a direction down. For sockets where no event reports that, or where the system call
+    /// does not say it in its result. Called after shutdown(2): the operations that this wakes make their system
     /// call again, and the word that they get says so ([`Snapshot::has_ended`]).
     pub(crate) fn note_ended(&self, direction: Direction) {
         self.link.0.note_ended(direction);

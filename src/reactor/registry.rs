@@ -112,8 +112,8 @@ impl Registry {
         Ok(self.mio.get_or_init(|| registry))
     }
 
-    /// Registers `source`, unless it is registered already. In a `block_on` call beside workers with the reactor of the
-    /// worker, if that worker lives, or else with this one.
+    /// Registers `source`, unless it is registered already. The registry of a `block_on` call beside the workers
+    /// registers it with the call's worker instead. Once that worker's reactor has ended, it registers it with itself.
     pub(super) fn register(self: &Arc<Self>, source: &Arc<Source>, fd: RawFd) -> io::Result<()> {
         let worker = self.worker.upgrade();
         for registry in worker.iter().chain([self]) {

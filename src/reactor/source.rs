@@ -119,8 +119,8 @@ impl<R> Source<R> {
     /// may sleep, `Some(false)` if an event has come since `seen`. `None`, and nothing is done, in all other cases.
     pub(crate) fn wait_again(&self, direction: Direction, waker: &Waker, seen: Snapshot) -> Option<bool> {
         let mut inner = self.inner.lock();
-        // A waker in the seat means that a reactor watches the socket or that another thread is moving it there: the
-        // end of the reactor, `stop_turning` and a failed move all empty the seats.
+        // If the seat has a waker, a reactor watches the socket, or another thread is just moving the socket to one:
+        // the end of the reactor, `stop_turning` and a failed move all empty the seats.
         if !inner.waiters.wait_again(direction, waker) {
             return None;
         }

@@ -121,8 +121,9 @@ impl TimerFd {
 /// The part of a wait of `left` that needs no timerfd: whole milliseconds, which mio does not round. `None` if `left`
 /// is shorter than a millisecond: such a wait is for the timerfd. A wait of zero is returned as it is.
 ///
-/// Linux may end a long wait late. So this returns less than `left`: by 1/128, which is more than the two-hundredth
-/// above, and by [`LATENESS`] at most. The worker waits once more for the part that is left.
+/// Linux may end a long wait late. So this leaves at least 1/128 of `left`, which is more than the two-hundredth above,
+/// or [`LATENESS`] if that is less. Only a wait just above a millisecond leaves less: it stays one millisecond. The
+/// worker waits once more for the part that is left.
 pub(super) fn whole_millis(left: Duration) -> Option<Duration> {
     if left.is_zero() {
         return Some(left);

@@ -68,7 +68,7 @@ struct List {
     displaced: usize,
     /// The most displaced wakers that the list may hold. When one more comes, all of them are woken and dropped, and
     /// the capacity doubles, up to [`MAX_CAPACITY`]. So the list cannot fill with the wakers of tasks that no longer
-    /// wait. A task that still waits polls again and is stored again. If more than [`MAX_CAPACITY`] tasks and one
+    /// wait. A task that still waits polls again and is stored again. If more than `MAX_CAPACITY + 1` tasks
     /// wait by `poll_` functions in one direction, they wake each other again and again.
     capacity: usize,
     next_key: u64,
