@@ -161,7 +161,8 @@ impl Stealer {
     /// Whether all workers that are not idle are stuck, in the same tasks as at the last look. The worker counts as
     /// idle before this: see the seventh race in `idle`.
     fn are_others_stuck<E, T>(&self, queues: &Queues<E, T>) -> bool {
-        let is_in_same_task = |(other, progress): &(usize, u64)| queues.progress(*other).0 == *progress;
+        // The progress alone does not tell: it stays as it is when a worker goes idle after its one task.
+        let is_in_same_task = |(other, progress): &(usize, u64)| queues.progress(*other) == (*progress, true);
         !self.stuck.is_empty()
             && queues.idle.is_everywhere(queues.len() - self.stuck.len())
             && self.stuck.iter().all(is_in_same_task)
@@ -394,6 +395,29 @@ mod tests {
         assert_eq!(queues.pop(0), Some(2), "the worker was not stuck for ever");
         assert!(stealer.prepare_idle(&queues, 1, &mut Vec::new(), || now));
         assert!(stealer.beside_stuck().count() == 0 && stealer.watch_timeout().is_some(), "it must watch");
+    }
+
+    /// A worker finds another one stuck. Before it is idle itself, the other one ends its task and goes idle, and a third
+    /// one begins to run. So the first one is not beside a stuck worker, and watches the third.
+    #[test]
+    fn idle_worker_is_not_stuck() {
+        let queues = queues();
+        let start = Instant::now();
+        let mut stealer = Stealer::new(3, start);
+        queues.idle.enter();
+        queues.publish(0, &mut vec![1]);
+        assert_eq!(queues.pop(0), Some(1), "and it is stuck in it");
+        for millis in [0, 1, 3] {
+            let now = start + Duration::from_millis(millis);
+            wake(&queues, 1, &mut stealer, &mut Vec::new(), now);
+            assert!(millis == 3 || stealer.prepare_idle(&queues, 1, &mut Vec::new(), || now));
+        }
+        assert_eq!(stealer.stuck().collect::<Vec<_>>(), [0]);
+        assert!(queues.prepare_idle(0), "it has ended its task");
+        queues.idle.enter();
+        queues.idle.leave(false);
+        assert!(stealer.prepare_idle(&queues, 1, &mut Vec::new(), || start + Duration::from_millis(3)));
+        assert!(stealer.beside_stuck().count() == 0 && stealer.watch_timeout().is_some(), "it must watch the third");
     }
 
     /// A watcher gets an entry before it has looked. Entries behind a stuck task would wait until it has run its own.
