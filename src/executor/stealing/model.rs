@@ -188,7 +188,7 @@ struct Worker {
     unparked: Arc<Unparked>,
 }
 
-/// What ends a worker's block.
+/// A worker's block ends when it is unparked or its timer expires.
 struct Unparked {
     is_unparked: AtomicBool,
     /// When its timer expires. `NEVER` if it is not set.
