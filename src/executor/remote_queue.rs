@@ -12,7 +12,7 @@
 //! ```
 //! * AWAKE: the worker runs tasks, and will come here before it blocks.
 //! * SPINNING: it has nothing to run, and will look at this word again before it blocks. It may spin meanwhile.
-//! * PARKED: it blocks, or is about to. Only its unparker or its unpark timer ends that.
+//! * PARKED: it blocks, or is about to. Another thread ends that by its unparker or its unpark timer.
 //! * NOTIFIED: something was pushed since it last drained, here or to its stealable queue, or it was woken to look at
 //!   other workers.
 //!

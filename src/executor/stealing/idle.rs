@@ -49,8 +49,8 @@
 //!    begins to run tasks, or a thread pushes behind C. They have seen WAKING, or C has set the timer anew, and they
 //!    rely on B. So A steals after that, and looks whether all workers are idle, and otherwise watches. It sees C and
 //!    the entry, by the fences of the fourth race, by the queue's lock, or by the kernel's lock of the timer. If A is
-//!    not idle but has more to run, it has B woken at once. It cancels the timer first: what it then sees of the word
-//!    is newer.
+//!    not idle but has more to run, it wakes an idle worker at once, which need not be B. It cancels the timer first:
+//!    if C has set it anew, A then reads the word that C has left, or a later one.
 
 use crate::sync::atomic::{AtomicU8, AtomicUsize, Ordering, fence};
 
