@@ -124,9 +124,11 @@ impl Workers {
         Arc::new(Self { tasks, queues, on_poll, names: Mutex::default(), seed })
     }
 
-    /// Gives the workers timers that can unpark them.
+    /// Gives the workers timers that can unpark them. A single one needs none, and none is made.
     pub(crate) fn set_unpark_timers(&self, timers: impl Iterator<Item = Arc<dyn UnparkTimer>>) {
-        self.queues.set_unpark_timers(timers);
+        if self.is_several() {
+            self.queues.set_unpark_timers(timers);
+        }
     }
 
     pub(crate) fn len(&self) -> usize {
