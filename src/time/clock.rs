@@ -224,7 +224,7 @@ impl Instant {
         const NEVER: Duration = Duration::from_secs(30 * 365 * 24 * 60 * 60);
         // One look at the seconds costs less than to saturate twice.
         let duration = if duration.as_secs() < NEVER.as_secs() { duration } else { NEVER };
-        self.nanos_later(duration.as_secs() * 1_000_000_000 + u64::from(duration.subsec_nanos()))
+        self.nanos_later(duration.as_nanos() as u64)
     }
 
     /// This moment as a number that fits into an atomic.
