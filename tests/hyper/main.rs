@@ -428,7 +428,7 @@ fn idle_connection_closes_without_error() {
         }
         let started = Instant::now();
         assert_eq!(read_all(&mut http1).await, "");
-        assert!(started.elapsed() < keep_alive * 40, "the connection closed after {:?}", started.elapsed());
+        assert!(started.elapsed() < LIMIT * 150, "the connection closed after {:?}", started.elapsed());
 
         let (mut sender, connection) = server.http2_parts().await;
         let connection = kittiwake::spawn(connection);
