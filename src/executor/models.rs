@@ -444,22 +444,28 @@ fn push_does_not_wait_for_spawned() {
     });
 }
 
+/// All workers were idle. Then the first has begun to run one entry. It has set the timer of the third, which is
+/// parked.
+fn workers_after_lone_begin() -> [Modelled; 3] {
+    let [mut first, mut second, mut parked] = workers();
+    let queues = first.queues.clone();
+    queues.set_unpark_timers([&first, &second, &parked].map(|worker| worker.unparker.clone() as _).into_iter());
+    assert!(first.prepare_idle() && second.prepare_idle() && parked.prepare_idle());
+    first.leave_idle();
+    assert!(first.prepare_idle() && !first.is_watcher(), "all are idle, so none may watch");
+    assert!(queues.remote(2).queue.prepare_park());
+    first.leave_idle();
+    first.begin_and_be_stuck(vec![1]);
+    assert!(parked.unparker.state.lock().timer_is_set, "the parked worker is to look soon");
+    [first, second, parked]
+}
+
 /// A worker sets the timer of a parked one, runs its only entry, and cancels the timer because all are idle. A third
 /// one that begins to run meanwhile, and is stuck, is found.
 #[test]
 fn cancelled_wake_hides_no_stuck_worker() {
     model(|| {
-        let [mut quick, mut stuck, mut parked] = workers();
-        let queues = quick.queues.clone();
-        queues.set_unpark_timers([&quick, &stuck, &parked].map(|worker| worker.unparker.clone() as _).into_iter());
-        assert!(quick.prepare_idle() && stuck.prepare_idle() && parked.prepare_idle());
-        quick.leave_idle();
-        assert!(quick.prepare_idle() && !quick.is_watcher(), "all are idle, so none may watch");
-        assert!(queues.remote(2).queue.prepare_park());
-        quick.leave_idle();
-        quick.begin_and_be_stuck(vec![1]);
-        assert!(parked.unparker.state.lock().timer_is_set, "the parked worker is to look soon");
-
+        let [mut quick, mut stuck, mut parked] = workers_after_lone_begin();
         let found = Arc::new(AtomicBool::new(false));
         let running = thread::spawn(move || {
             stuck.leave_idle();
@@ -482,17 +488,7 @@ fn cancelled_wake_hides_no_stuck_worker() {
 #[test]
 fn cancelled_timer_was_no_other_workers() {
     model(|| {
-        let [mut busy, mut stuck, mut parked] = workers();
-        let queues = busy.queues.clone();
-        queues.set_unpark_timers([&busy, &stuck, &parked].map(|worker| worker.unparker.clone() as _).into_iter());
-        assert!(busy.prepare_idle() && stuck.prepare_idle() && parked.prepare_idle());
-        busy.leave_idle();
-        assert!(busy.prepare_idle() && !busy.is_watcher(), "all are idle, so none may watch");
-        assert!(queues.remote(2).queue.prepare_park());
-        busy.leave_idle();
-        busy.begin_and_be_stuck(vec![1]);
-        assert!(parked.unparker.state.lock().timer_is_set, "the parked worker is to look soon");
-
+        let [mut busy, mut stuck, mut parked] = workers_after_lone_begin();
         let running = thread::spawn(move || busy.begin_and_be_stuck(vec![2, 3]));
         let also_running = thread::spawn(move || {
             stuck.leave_idle();

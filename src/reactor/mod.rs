@@ -476,16 +476,31 @@ mod tests {
     /// takes the timerfd's edge. The worker must not sleep for ever.
     #[test]
     fn helper_gives_timers_edge_back() {
+        edge_comes_back(|owner| {
+            let registry = owner.registry.clone();
+            owner.timer_fd.set(registry.opened().expect("it is open"), Duration::from_nanos(1), 7)
+        });
+    }
+
+    /// The same for the timer that another worker has set.
+    #[test]
+    fn helper_gives_unpark_timers_edge_back() {
+        let timer = std::cell::OnceCell::new();
+        edge_comes_back(|owner| timer.get_or_init(|| owner.unpark_timer()).set(Duration::from_nanos(1)));
+    }
+
+    /// Has a helper take the edge of a timer of the owner, which `set` has set if the system can.
+    #[track_caller]
+    fn edge_comes_back(set: impl FnOnce(&mut Reactor) -> bool) {
         let (mut owner, mut helper) = (Reactor::default(), Reactor::default());
         owner.registry.open().expect("a poll");
-        let registry = owner.registry.clone();
-        if !owner.timer_fd.set(registry.opened().expect("it is open"), Duration::from_nanos(1), 7) {
+        if !set(&mut owner) {
             // This platform, or this backend, has no timerfd.
             return;
         }
         // If the timer has not expired by then, the owner gets the edge itself.
         std::thread::park_timeout(Duration::from_millis(2));
-        helper.turn_stuck(&registry, &mut Vec::new());
+        helper.turn_stuck(&owner.registry.clone(), &mut Vec::new());
         let events = owner.turn(Some(Duration::from_secs(10)), &mut Vec::new()).expect("a turn");
         assert_eq!(events, 1, "the worker would block for ever");
     }

@@ -59,21 +59,4 @@ mod tests {
         timer.cancel();
         assert_eq!(turn(1_000), 0, "it was cancelled");
     }
-
-    /// A helper that turns the reactor of a worker which it takes for stuck takes the timer's edge. The worker must not
-    /// sleep for ever.
-    #[test]
-    fn helper_gives_timers_edge_back() {
-        let (mut owner, mut helper) = (Reactor::default(), Reactor::default());
-        owner.registry().open().expect("a poll");
-        let timer = UnparkTimer::new(owner.registry());
-        if !timer.set(Duration::from_nanos(1)) {
-            return;
-        }
-        // If the timer has not expired by then, the owner gets the edge itself.
-        std::thread::park_timeout(Duration::from_millis(2));
-        helper.turn_stuck(owner.registry(), &mut Vec::new());
-        let events = owner.turn(Some(Duration::from_secs(10)), &mut Vec::new()).expect("a turn");
-        assert_eq!(events, 1, "the worker would block for ever");
-    }
 }

@@ -193,23 +193,20 @@ struct Unparked {
     is_unparked: AtomicBool,
     /// When its timer expires. `NEVER` if it is not set.
     expires: AtomicU64,
-    clock: Arc<Elapsed>,
+    /// The nanoseconds since the model's start.
+    clock: Arc<AtomicU64>,
 }
-
-/// The nanoseconds since the model's start.
-#[derive(Default)]
-struct Elapsed(AtomicU64);
 
 const NEVER: u64 = u64::MAX;
 
 impl Unparked {
-    fn new(clock: &Arc<Elapsed>) -> Arc<Self> {
+    fn new(clock: &Arc<AtomicU64>) -> Arc<Self> {
         Arc::new(Self { is_unparked: AtomicBool::new(false), expires: AtomicU64::new(NEVER), clock: clock.clone() })
     }
 
     /// Whether the worker was unparked, or its timer has expired, since the last call.
     fn take(&self) -> bool {
-        let has_expired = self.expires.load(Ordering::Relaxed) <= self.clock.0.load(Ordering::Relaxed);
+        let has_expired = self.expires.load(Ordering::Relaxed) <= self.clock.load(Ordering::Relaxed);
         if has_expired {
             self.cancel();
         }
@@ -225,7 +222,7 @@ impl Wake for Unparked {
 
 impl UnparkTimer for Unparked {
     fn set(&self, after: Duration) -> bool {
-        let expires = self.clock.0.load(Ordering::Relaxed) + after.as_nanos() as u64;
+        let expires = self.clock.load(Ordering::Relaxed) + after.as_nanos() as u64;
         self.expires.store(expires, Ordering::Relaxed);
         true
     }
@@ -254,7 +251,7 @@ struct World {
     thefts: Vec<u64>,
     now: Instant,
     /// The same, for the timers.
-    clock: Arc<Elapsed>,
+    clock: Arc<AtomicU64>,
     is_seeded: bool,
     counts: Rc<Counts>,
 }
@@ -531,7 +528,7 @@ impl World {
 
     fn advance(&mut self, time: Duration) {
         self.now += time;
-        self.clock.0.fetch_add(time.as_nanos() as u64, Ordering::Relaxed);
+        self.clock.fetch_add(time.as_nanos() as u64, Ordering::Relaxed);
     }
 }
 

@@ -368,17 +368,21 @@ mod tests {
         assert!(queues.remote(2).queue.is_notified(), "the last entry would wait for the one before it");
     }
 
+    /// Three workers: one is stuck, one is idle, and the one between them has the stealer. It begins now.
+    fn beside_stuck_worker() -> (Queues<(), u32>, Stealer, Instant) {
+        let (queues, start) = (queues(), Instant::now());
+        queues.idle.enter();
+        queues.publish(0, &mut vec![1]);
+        assert_eq!(queues.pop(0), Some(1), "and it is stuck in it");
+        (queues, Stealer::new(3, start), start)
+    }
+
     /// A worker that has found the only busy one stuck looks no more until it is woken, and looks then. It blocks
     /// without a limit once it may steal whatever is queued there. If the other one is in another task by then, it
     /// watches.
     #[test]
     fn worker_beside_stuck_one_rests() {
-        let queues = queues();
-        let start = Instant::now();
-        let mut stealer = Stealer::new(3, start);
-        queues.idle.enter();
-        queues.publish(0, &mut vec![1]);
-        assert_eq!(queues.pop(0), Some(1), "and it is stuck in it");
+        let (queues, mut stealer, start) = beside_stuck_worker();
         // It does not know before its second look that the other one makes no progress.
         let limits = [(0, Some(FIRST_WATCH)), (1, Some(2 * FIRST_WATCH)), (3, Some(STUCK_FOR_LONG)), (53, None)];
         for (millis, limit) in limits {
@@ -397,16 +401,11 @@ mod tests {
         assert!(stealer.beside_stuck().count() == 0 && stealer.watch_timeout().is_some(), "it must watch");
     }
 
-    /// A worker finds another one stuck. Before it is idle itself, the other one ends its task and goes idle, and a third
-    /// one begins to run. So the first one is not beside a stuck worker, and watches the third.
+    /// A worker finds another one stuck. Before it is idle itself, the other one ends its task and goes idle, and a
+    /// third one begins to run. So the first one is not beside a stuck worker, and watches the third.
     #[test]
     fn idle_worker_is_not_stuck() {
-        let queues = queues();
-        let start = Instant::now();
-        let mut stealer = Stealer::new(3, start);
-        queues.idle.enter();
-        queues.publish(0, &mut vec![1]);
-        assert_eq!(queues.pop(0), Some(1), "and it is stuck in it");
+        let (queues, mut stealer, start) = beside_stuck_worker();
         for millis in [0, 1, 3] {
             let now = start + Duration::from_millis(millis);
             wake(&queues, 1, &mut stealer, &mut Vec::new(), now);
