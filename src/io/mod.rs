@@ -14,7 +14,8 @@
 //! | call | lost when its future is dropped |
 //! | --- | --- |
 //! | [`read`](AsyncReadExt::read), [`read_vectored`](AsyncReadExt::read_vectored), [`fill_buf`](AsyncBufReadExt::fill_buf) | nothing |
-//! | [`read_until`](AsyncBufReadExt::read_until), [`read_line`](AsyncBufReadExt::read_line), [`read_to_end`](AsyncReadExt::read_to_end) | nothing: the buffer has all that was read, and the next call appends to it |
+//! | [`read_until`](AsyncBufReadExt::read_until), [`read_to_end`](AsyncReadExt::read_to_end) | nothing: the buffer has all that was read, and the next call appends to it |
+//! | [`read_line`](AsyncBufReadExt::read_line) | nothing with a [`BufReader`], as above; with a reader of another kind, the first bytes of a character whose other bytes have not come |
 //! | [`skip_until`](AsyncBufReadExt::skip_until) | the number of bytes that it has discarded; the next call goes on |
 //! | `next` of [`lines`](AsyncBufReadExt::lines), [`split`](AsyncBufReadExt::split) and [`bytes`](AsyncReadExt::bytes) | nothing: the stream keeps the beginning of its item |
 //! | [`read_exact`](AsyncReadExt::read_exact) | the number of bytes that it has read; they are in the slice, and no longer in the stream |
