@@ -1,10 +1,11 @@
 //! The `futures-io` traits, and what works on them: lines, copies, pairs in memory, descriptors.
 //!
 //! [`AsyncRead`] and [`AsyncWrite`] are the traits of the `futures` family of crates. So code that is written for these
-//! crates works with kittiwake's sockets. The extension traits [`AsyncReadExt`], [`AsyncWriteExt`] and [`AsyncSeekExt`]
-//! are those of `futures-lite`. A server needs no other crate.
+//! crates works with kittiwake's sockets. The extension traits [`AsyncWriteExt`] and [`AsyncSeekExt`] are those of
+//! `futures-lite`, and so are [`BufWriter`], [`Cursor`] and [`Take`]. A server needs no other crate.
 //!
-//! [`AsyncBufReadExt`], [`BufReader`], [`copy()`], [`copy_bidirectional`], [`duplex()`] and [`split()`] are our own.
+//! The extension traits [`AsyncReadExt`] and [`AsyncBufReadExt`] are our own, and so are [`BufReader`], [`Chain`],
+//! [`copy()`], [`copy_bidirectional`], [`duplex()`] and [`split()`].
 //!
 //! # Cancel safety
 //! A future is cancelled when it is dropped before it is ready. [`timeout`](crate::time::timeout()) does so, and
@@ -61,6 +62,7 @@ mod buf_reader;
 mod buffered;
 mod copy;
 mod duplex;
+mod read;
 mod split;
 mod stdio;
 
@@ -72,8 +74,9 @@ pub use copy::{CopyBidirectional, CopyError, copy, copy_bidirectional};
 pub use duplex::{DuplexStream, duplex};
 pub use futures_io::{AsyncBufRead, AsyncRead, AsyncSeek, AsyncWrite};
 pub use futures_lite::io::{
-    AsyncReadExt, AsyncSeekExt, AsyncWriteExt, BufWriter, Chain, Cursor, Empty, Repeat, Sink, Take, empty, repeat, sink,
+    AsyncSeekExt, AsyncWriteExt, BufWriter, Cursor, Empty, Repeat, Sink, Take, empty, repeat, sink,
 };
+pub use read::{AsyncReadExt, Bytes, Chain, ReadToEnd, ReadToString};
 pub use split::{ReadHalf, ReuniteError, WriteHalf, split};
 pub use std::io::{Error, ErrorKind, IoSlice, IoSliceMut, Result, SeekFrom};
 pub use stdio::{Stderr, Stdin, Stdout, stderr, stdin, stdout};
