@@ -205,6 +205,9 @@ fn interrupted_reads_are_repeated() {
         assert_eq!(source().read_to_end(&mut bytes).await.unwrap(), 2);
         assert_eq!(source().read_to_string(&mut text).await.unwrap(), 2);
         assert_eq!((&bytes[..], text.as_str()), (&b"xy"[..], "xy"));
+        let mut exact = [0; 2];
+        source().read_exact(&mut exact).await.unwrap();
+        assert_eq!(&exact, b"xy");
         let bytes: Vec<u8> = source().bytes().try_collect().await.unwrap();
         assert_eq!(bytes, b"xy");
     });
@@ -239,6 +242,7 @@ fn endless_reads_give_way() {
         let calls = [
             kittiwake::spawn(async { drop(Endless(Ok(())).read_to_end(&mut Vec::new()).await) }),
             kittiwake::spawn(async move { drop(interrupted().read_to_string(&mut String::new()).await) }),
+            kittiwake::spawn(async move { drop(interrupted().read_exact(&mut [0]).await) }),
             kittiwake::spawn(async move { drop(interrupted().bytes().next().await) }),
             kittiwake::spawn(async { while Endless(Ok(())).bytes().next().await.is_some() {} }),
         ];

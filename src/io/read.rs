@@ -1,7 +1,7 @@
 //! [`AsyncReadExt`]: the methods of every reader.
 //!
-//! `read`, `read_vectored`, `read_exact` and `take` are those of `futures-lite`. The calls that read to the end are our
-//! own, and so are the adapters `chain` and `bytes`.
+//! `read`, `read_vectored` and `take` are those of `futures-lite`. The calls that read again and again are our own, and
+//! so are the adapters `chain` and `bytes`.
 //!
 //! # The size of a read
 //! A vector has room beyond its length, but a reader must get initialized memory. So `read_to_end` writes zeros there
@@ -24,10 +24,10 @@ use std::task::{Context, Poll, ready};
 
 use futures_io::{AsyncBufRead, AsyncRead};
 use futures_lite::Stream;
-use futures_lite::io::{ReadExactFuture, ReadFuture, ReadVectoredFuture, Take};
+use futures_lite::io::{ReadFuture, ReadVectoredFuture, Take};
 use pin_project_lite::pin_project;
 
-use crate::budget::poll_spend_once;
+use crate::budget::{self, poll_spend_once};
 
 /// The piece of the first read.
 const FIRST_PIECE: usize = 1024;
@@ -194,8 +194,11 @@ pub trait AsyncReadExt: AsyncRead {
     /// Not safe. The bytes that a dropped future has read are at the beginning of `buf`, but their number is not known.
     ///
     /// # Errors
-    /// Returns the reader's errors, also `Interrupted`, and `UnexpectedEof` if the reader ends before `buf` is full.
-    /// The number of bytes that were read before the error is not known.
+    /// Returns the reader's errors, except `Interrupted`: then it reads on. Returns `UnexpectedEof` if the reader ends
+    /// before `buf` is full. The number of bytes that were read before the error is not known.
+    ///
+    /// # Panics
+    /// Polling the future panics if the reader reports more bytes than it was asked for.
     ///
     /// # Examples
     /// ```
@@ -210,11 +213,11 @@ pub trait AsyncReadExt: AsyncRead {
     /// # std::io::Result::Ok(())
     /// # }).unwrap();
     /// ```
-    fn read_exact<'a>(&'a mut self, buf: &'a mut [u8]) -> ReadExactFuture<'a, Self>
+    fn read_exact<'a>(&'a mut self, buf: &'a mut [u8]) -> ReadExact<'a, Self>
     where
         Self: Unpin,
     {
-        futures_lite::AsyncReadExt::read_exact(self, buf)
+        ReadExact { reader: self, buf }
     }
 
     /// Returns a reader that ends after `limit` bytes, or at the end of this reader.
@@ -365,6 +368,33 @@ impl<R: AsyncRead + Unpin + ?Sized> Future for ReadToString<'_, R> {
             Err(error) => return Poll::Ready(result.and(Err(io::Error::new(ErrorKind::InvalidData, error)))),
         }
         Poll::Ready(result.map(|()| progress.read))
+    }
+}
+
+/// The future of [`AsyncReadExt::read_exact`].
+#[derive(Debug)]
+#[must_use = "futures do nothing unless awaited"]
+pub struct ReadExact<'a, R: ?Sized> {
+    reader: &'a mut R,
+    /// The part of the slice that is not filled.
+    buf: &'a mut [u8],
+}
+
+impl<R: AsyncRead + Unpin + ?Sized> Future for ReadExact<'_, R> {
+    type Output = io::Result<()>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let Self { reader, buf } = &mut *self;
+        while !buf.is_empty() {
+            match ready!(Pin::new(&mut **reader).poll_read(cx, buf)) {
+                Ok(0) => return Poll::Ready(Err(ErrorKind::UnexpectedEof.into())),
+                Ok(read) => *buf = &mut mem::take(buf)[read..],
+                // Only these reads could go on for ever.
+                Err(error) if error.kind() == ErrorKind::Interrupted => ready!(budget::poll_spend(cx)),
+                Err(error) => return Poll::Ready(Err(error)),
+            }
+        }
+        Poll::Ready(Ok(()))
     }
 }
 
