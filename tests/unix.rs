@@ -353,16 +353,17 @@ fn full_receiver_leaves_sender_writable() {
     run(|| async {
         let (full, other) = (Place::new(), Place::new());
         let bind = |place: &Place| UnixDatagram::bind(place.path()).expect("bind");
-        let (_full, receiver, sender) = (bind(&full), bind(&other), UnixDatagram::unbound().expect("unbound"));
+        let (idle, receiver, sender) = (bind(&full), bind(&other), UnixDatagram::unbound().expect("unbound"));
+        let full = idle.local_addr().expect("local_addr");
         sender.connect(other.path()).expect("connect");
         // It is registered from now on.
         assert!(poll_once(pin!(sender.recv(&mut [0; 8]))).await.is_none(), "none has sent");
         sender.writable().await.expect("its buffer is empty");
         let stranger = UnixDatagram::unbound().expect("unbound");
-        while stranger.try_send_to(b"fill", full.path()).is_ok() {}
-        let error = sender.try_send_to(b"more", full.path()).expect_err("the queue is full");
+        while stranger.try_send_to_addr(b"fill", &full).is_ok() {}
+        let error = sender.try_send_to_addr(b"more", &full).expect_err("the queue is full");
         assert_eq!(error.kind(), ErrorKind::WouldBlock);
-        assert!(poll_once(pin!(sender.send_to(b"more", full.path()))).await.is_none(), "it waits for room");
+        assert!(poll_once(pin!(sender.send_to_addr(b"more", &full))).await.is_none(), "it waits for room");
         assert!(poll_once(pin!(sender.writable())).await.is_some(), "its own buffer has room");
         sender.send(b"word").await.expect("the other receiver has room");
         assert_eq!(receiver.recv(&mut [0; 8]).await.expect("recv"), 4);

@@ -164,7 +164,15 @@ impl UnixDatagram {
     /// `WouldBlock` if a queue or a buffer is full; else as for [`send_to`](UnixDatagram::send_to). If it is the queue of the
     /// receiver, `writable` does not wait for that: it knows of this socket's own buffer alone.
     pub fn try_send_to(&self, buf: &[u8], path: impl AsRef<Path>) -> io::Result<usize> {
-        self.datagram.try_send_to_queue(buf, &from_path(path.as_ref())?)
+        self.try_send_to_addr(buf, &from_path(path.as_ref())?)
+    }
+
+    /// Sends a datagram to the socket with that address, without waiting.
+    ///
+    /// # Errors
+    /// As for [`try_send_to`](UnixDatagram::try_send_to).
+    pub fn try_send_to_addr(&self, buf: &[u8], addr: &SocketAddr) -> io::Result<usize> {
+        self.datagram.try_send_to_queue(buf, addr)
     }
 
     /// Shuts down receiving, sending, or both.
