@@ -302,9 +302,13 @@ impl Activity {
         if self.is_upgraded() { None } else { self.offered.lock().take() }
     }
 
-    /// Notes that the service has returned a response that upgrades the connection.
+    /// Notes that the service has returned a response that upgrades the connection. The user's clone of the offer gets
+    /// the stream. If the user has dropped that clone, hyper must find none here: it would leave the stream in it, open
+    /// and never read.
     pub(super) fn upgrade(&self) {
         self.is_upgraded.store(true, Ordering::Relaxed);
+        let offered = self.offered.lock().take();
+        drop(offered);
     }
 
     pub(super) fn is_upgraded(&self) -> bool {

@@ -591,6 +591,24 @@ fn upgraded_connection_counts_until_dropped() {
     });
 }
 
+/// If the service has not asked for the stream of an upgrade that begins, the connection closes. Otherwise a client of a
+/// service that answers whatever the method is could keep connections for ever, by CONNECT.
+#[test]
+fn unclaimed_upgrade_closes_connection() {
+    run(|| async {
+        let switch = "GET /switch HTTP/1.1\r\nhost: x\r\nconnection: upgrade\r\nupgrade: echo\r\n\r\n";
+        for request in ["CONNECT ignored:1 HTTP/1.1\r\nhost: ignored\r\n\r\n", switch] {
+            let server = Server::start(|serve| serve).await;
+            let mut client = server.connect().await;
+            client.write_all(request.as_bytes()).await.unwrap();
+            let answer = read_all(&mut client).await;
+            assert!(answer.starts_with("HTTP/1.1 "), "the answer to {request:?}: {answer:?}");
+            until(|| server.stats.open() == 0).await;
+            assert_eq!(server.end().await.served, 1);
+        }
+    });
+}
+
 // ---- the client of hyper-util ----
 
 /// The client keeps a connection for the next request, and closes it when it has been idle. That of a connector does so

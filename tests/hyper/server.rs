@@ -167,6 +167,9 @@ impl TestService {
             "/error" => return Err(io::Error::other("the service failed")),
             "/upgrade" => return Ok(self.upgrade(&mut request)),
             "/tunnel" => return Ok(self.tunnel(&mut request)),
+            // The upgrade begins, and no one has asked for its stream.
+            "/switch" => return Ok(switching()),
+            _ if request.uri().host() == Some("ignored") => full(""),
             _ if request.method() == Method::CONNECT => return Ok(self.connect(&mut request)),
             "/panic" => std::panic::resume_unwind(Box::new("the service panicked")),
             _ => full(path),
