@@ -142,7 +142,11 @@ impl Activity {
         if started == ended {
             // A client of HTTP/2 knows that its connection ends, and owes no first request any longer.
             let first = started == 0 && (http1 || !draining);
-            return if first || http1 && self.has_part() { Waits::Head(started) } else { Waits::Request(started) };
+            return if first || http1 && self.has_part_of_head() {
+                Waits::Head(started)
+            } else {
+                Waits::Request(started)
+            };
         }
         if http1 && self.read_waits.load(Ordering::Relaxed) {
             return Waits::Body(load(&self.received));
@@ -249,6 +253,12 @@ impl Activity {
             // Windows and pings, while it reads the last response.
             Protocol::Http2 => true,
         }
+    }
+
+    /// HTTP/1: whether a part of the next head has come. `false` if what has come may be the rest of a body that the
+    /// handler has not read, because hyper does not tell when it has discarded that.
+    fn has_part_of_head(&self) -> bool {
+        self.has_part() && !self.body_may_come.load(Ordering::Relaxed)
     }
 
     /// HTTP/1: whether bytes have come since the last request ended.

@@ -18,6 +18,9 @@ pub(super) const IDLE_IN_DRAIN: Duration = Duration::from_secs(1);
 /// while another one runs.
 const OLDEST_TICK: Duration = Duration::from_secs(1);
 
+/// A connection of HTTP/2 looks again after this time at the earliest ([`Waits::Streams`]), also if the limit is less.
+const LOOK_AGAIN: Duration = Duration::from_millis(100);
+
 /// How long a closed connection waits for the client's end, if the client was still sending.
 const LINGER: Duration = Duration::from_secs(2);
 
@@ -89,7 +92,7 @@ impl Deadline {
                     return Poll::Ready(waits);
                 }
                 // The client owes nothing, so this is not its limit.
-                self.due = Some(Instant::now().later(self.limits.body));
+                self.due = Some(Instant::now().later(self.limits.body.max(LOOK_AGAIN)));
             }
             self.is_armed = self.due.is_some();
             match self.due {

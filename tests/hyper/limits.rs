@@ -9,6 +9,8 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use futures_lite::future::poll_once;
+use http_body_util::Full;
+use hyper::Request;
 use kittiwake::hyper::serve;
 use kittiwake::io::{AsyncRead, AsyncWrite, AsyncWriteExt, duplex};
 use kittiwake::net::{Listener, ShutdownSignal, TcpStream};
@@ -113,6 +115,41 @@ fn request_with_body_delays_no_drain() {
         let drain = stopped.elapsed();
         assert!(drain < Duration::from_secs(2), "the drain took {drain:?}");
         drop(client);
+    });
+}
+
+/// The rest of a body that the handler has not read comes after the response. It is no part of the next head: the
+/// connection is idle once hyper has discarded it.
+#[test]
+fn unread_body_delays_no_drain() {
+    run_paused(|| async {
+        let (mut client, end) = duplex(64 * 1024);
+        let shutdown = ShutdownSignal::new();
+        let server = serve(Streams::of([end]), TestService::default()).with_shutdown(&shutdown);
+        let server = kittiwake::spawn(server);
+        // More than hyper has read when the handler answers, and no more than it discards at once.
+        let body = "x".repeat(12_000);
+        client.write_all(post("/ignore", &body).as_bytes()).await.unwrap();
+        assert_eq!(response(&mut client).await.1, b"early");
+        let stopped = Instant::now();
+        shutdown.trigger();
+        server.await.unwrap().expect("the server ends without an error");
+        let drain = stopped.elapsed();
+        assert!(drain < Duration::from_secs(5), "the drain took {drain:?}");
+        drop(client);
+    });
+}
+
+/// A limit of zero for what a client of HTTP/2 owes is checked now and then, and does not keep the worker while a
+/// handler runs.
+#[test]
+fn zero_limit_keeps_no_worker() {
+    run(|| async {
+        let server = Server::start(|serve| serve.body_timeout(Duration::ZERO)).await;
+        let mut http2 = server.http2().await;
+        let request = Request::get("http://host/slow").body(Full::default()).unwrap();
+        let response = http2.send_request(request).await.expect("the handler is slow, and the client owes nothing");
+        assert_eq!(response.status(), 200);
     });
 }
 
