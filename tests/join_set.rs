@@ -343,6 +343,21 @@ fn newest_waiter_is_woken() {
     });
 }
 
+/// A task that waits in a set hears that all members were detached: there is nothing to wait for any more.
+#[test]
+fn detached_set_wakes_its_waiter() {
+    run(|| async {
+        let mut set = JoinSet::new();
+        let _open = gated(&mut set, 1);
+        let (waker, wakes) = counting_waker();
+        let mut cx = Context::from_waker(&waker);
+        assert!(set.poll_join_next(&mut cx).is_pending());
+        set.detach_all();
+        assert_eq!(wakes.get(), 1, "the waiter must be woken");
+        assert!(matches!(set.poll_join_next(&mut cx), Poll::Ready(None)), "the set is empty");
+    });
+}
+
 /// Ten thousand members are joined once each. The end of one must not cost a poll of all others.
 #[test]
 fn ten_thousand_members_are_joined_once() {

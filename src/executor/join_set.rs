@@ -128,13 +128,16 @@ impl<T> JoinSet<T> {
         }
     }
 
-    /// Takes all tasks out of the set and lets them go on.
+    /// Takes all tasks out of the set and lets them go on. A task that waits in a `poll_` function is woken, because the
+    /// set is empty.
     pub fn detach_all(&mut self) {
         self.members = Slab::new();
         // The tasks that left go on making their notes in the old state, which is not read any more.
-        let waiter = self.ended.inner.lock().waiter.take();
-        self.ended = Arc::default();
-        self.ended.inner.lock().waiter = waiter;
+        let ended = std::mem::take(&mut self.ended);
+        let waiter = ended.inner.lock().waiter.take();
+        if let Some(waiter) = waiter {
+            waiter.wake();
+        }
     }
 
     /// Waits for the next task to end, takes it out of the set and returns what became of it;
