@@ -509,28 +509,44 @@ fn flood_hides_nothing_behind_it() {
 /// A task that another thread has spawned or woken before a yield has run after it.
 #[test]
 fn posted_task_runs_before_yield_ends() {
+    within(|| posted_task_runs_before_yield(&one_worker()));
+}
+
+/// The same beside a task that uses up its budget again and again, perhaps in the batch of the yield.
+#[test]
+fn flood_delays_no_posted_task() {
     within(|| {
         let runtime = one_worker();
-        let handle = runtime.handle().clone();
-        let (ask, asked) = mpsc::channel::<Arc<AtomicBool>>();
-        let (answer, answered) = mpsc::channel();
-        let poster = thread::spawn(move || {
-            for ran in asked {
-                drop(handle.spawn(async move { ran.store(true, Ordering::Relaxed) }));
-                answer.send(()).unwrap();
+        let flood = runtime.handle().spawn(async {
+            loop {
+                consume_budget().await;
             }
         });
-        runtime.block_on(async move {
-            for round in 0..200 {
-                let ran = Arc::new(AtomicBool::new(false));
-                ask.send(ran.clone()).unwrap();
-                answered.recv().unwrap();
-                yield_now().await;
-                assert!(ran.load(Ordering::Relaxed), "round {round}: the task was posted before the yield");
-            }
-        });
-        poster.join().unwrap();
+        posted_task_runs_before_yield(&runtime);
+        flood.abort();
     });
+}
+
+fn posted_task_runs_before_yield(runtime: &Runtime) {
+    let handle = runtime.handle().clone();
+    let (ask, asked) = mpsc::channel::<Arc<AtomicBool>>();
+    let (answer, answered) = mpsc::channel();
+    let poster = thread::spawn(move || {
+        for ran in asked {
+            drop(handle.spawn(async move { ran.store(true, Ordering::Relaxed) }));
+            answer.send(()).unwrap();
+        }
+    });
+    runtime.block_on(async move {
+        for round in 0..200 {
+            let ran = Arc::new(AtomicBool::new(false));
+            ask.send(ran.clone()).unwrap();
+            answered.recv().unwrap();
+            yield_now().await;
+            assert!(ran.load(Ordering::Relaxed), "round {round}: the task was posted before the yield");
+        }
+    });
+    poster.join().unwrap();
 }
 
 /// A local task that yields resumes after the shared tasks that were ready, however many.

@@ -179,7 +179,7 @@ impl Executor {
 
     /// In a runtime with one worker and a seed: has the entry that ran last stay behind those that were ready before
     /// it, if it has yielded.
-    pub(crate) fn note_yield(&mut self) {
+    fn note_yield(&mut self) {
         let (Some(shuffle), None) = (&mut self.shuffle, &self.stealer) else { return };
         if budget::take_yield() {
             with_queue(|queue| {
@@ -193,7 +193,7 @@ impl Executor {
         }
     }
 
-    /// Ends a batch in which a task has yielded, and may be in the thread's queue. What other threads have pushed comes
+    /// Ends a batch in which a task may have yielded, and may be in the thread's queue. What other threads have pushed comes
     /// first, as in [`next_otherwise`](Executor::next_otherwise).
     pub(crate) fn end_yielding_batch(&mut self) {
         if self.stealer.is_none() {

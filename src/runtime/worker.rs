@@ -192,14 +192,14 @@ impl Worker {
                 }
             }
             self.executor.move_if_refused();
-            match budget::gave_way() {
-                GaveWay::None => {}
-                GaveWay::Yielded | GaveWay::Noted => self.executor.end_yielding_batch(),
-                GaveWay::UsedUp => {
-                    self.executor.note_yield();
-                    // The time of the next batch begins now, although this one is not cut.
-                    cut_at = monotonic();
-                }
+            let gave_way = budget::gave_way();
+            if gave_way != GaveWay::None {
+                // A task may have yielded before another one used up its budget.
+                self.executor.end_yielding_batch();
+            }
+            if gave_way == GaveWay::UsedUp {
+                // The time of the next batch begins now, although this one is not cut.
+                cut_at = monotonic();
             }
             self.ran += self.batch.end(left) as i64;
             self.wait(cut_at);
