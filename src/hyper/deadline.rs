@@ -14,10 +14,6 @@ use crate::time::{Duration, Instant, Sleep, sleep};
 /// The default of [`Limits::idle_in_drain`].
 pub(super) const IDLE_IN_DRAIN: Duration = Duration::from_secs(1);
 
-/// The clock's last tick is at most this old. On a virtual machine the processor that keeps the ticks may stand still
-/// while another one runs.
-const OLDEST_TICK: Duration = Duration::from_secs(1);
-
 /// A connection of HTTP/2 looks again after this time at the earliest ([`Waits::Streams`]), also if the limit is less.
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
 
@@ -54,10 +50,6 @@ pub(super) struct Deadline {
     /// When the wait has lasted too long. `None` if it may last for ever.
     due: Option<Instant>,
     timer: Sleep,
-    /// The timer will fire. `false` once it has fired and was not set again, because the wait has no limit.
-    is_armed: bool,
-    /// The waker that the timer has.
-    waker: Option<Waker>,
 }
 
 impl Deadline {
@@ -65,7 +57,7 @@ impl Deadline {
     pub(super) fn new(limits: Limits) -> Self {
         let timer = sleep(limits.header_read);
         let due = Some(timer.deadline());
-        Self { limits, current: (Waits::Head(0), false), due, timer, is_armed: true, waker: None }
+        Self { limits, current: (Waits::Head(0), false), due, timer }
     }
 
     /// Waits until the connection has waited too long. Returns for what.
@@ -84,7 +76,6 @@ impl Deadline {
             return Poll::Pending;
         }
         loop {
-            self.waker = Some(cx.waker().clone());
             // A client that always has more to read uses up the budget in each poll. That must not hide the time.
             ready!(with_fresh(|| Pin::new(&mut self.timer).poll(cx)));
             if self.due.is_some_and(|due| self.timer.deadline() >= due) {
@@ -94,7 +85,6 @@ impl Deadline {
                 // The client owes nothing, so this is not its limit.
                 self.due = Some(Instant::now().later(self.limits.body.max(LOOK_AGAIN)));
             }
-            self.is_armed = self.due.is_some();
             match self.due {
                 Some(due) => self.timer.reset(due),
                 None => return Poll::Pending,
@@ -107,43 +97,16 @@ impl Deadline {
         self.current = (waits, draining);
         let limit = self.limits.of(waits, draining);
         // The clock is read only if there is a limit.
-        let now = limit.map(|_| Instant::now_rounded_up());
-        self.due = limit.zip(now).map(|(limit, now)| now.later(limit));
-        let has_waker = self.waker.as_ref().is_some_and(|stored| stored.will_wake(waker));
-        let armed = self.timer.deadline();
+        self.due = limit.map(|limit| Instant::now_rounded_up().later(limit));
         match self.due {
             None => false,
-            // If the timer has fired, this poll must set it again.
-            Some(due) if self.is_armed && armed <= due => {
-                !has_waker || now.is_some_and(|now| may_have_fired(armed, now))
-            }
+            // The timer stays, if it still wakes this task. It may have fired in this very poll, or its worker may have
+            // taken it out of its wheel. The connection would have lost its limit then.
+            Some(due) if self.timer.deadline() <= due && self.timer.will_wake(waker) => false,
             Some(due) => {
                 self.timer.reset(due);
-                self.is_armed = true;
                 true
             }
         }
-    }
-}
-
-/// Whether a timer for `armed` may have fired, if the clock's last tick was at `ticked`. A timer that has fired and is
-/// taken for one that will wakes its task no more, and the connection has lost its limit.
-fn may_have_fired(armed: Instant, ticked: Instant) -> bool {
-    armed <= ticked.later(OLDEST_TICK)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// A timer that has fired is polled although the last tick was before its deadline.
-    #[test]
-    fn late_tick_hides_no_fired_timer() {
-        let deadline = Instant::now();
-        let earlier = |millis| deadline.checked_sub(Duration::from_millis(millis)).expect("the clock is older");
-        for late in [0, 1, 11, 500, 1_000] {
-            assert!(may_have_fired(deadline, earlier(late)), "a tick of {late} ms ago");
-        }
-        assert!(!may_have_fired(deadline, earlier(1_001)), "requests must not poll a timer that is far away");
     }
 }

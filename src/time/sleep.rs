@@ -132,6 +132,14 @@ impl Sleep {
 }
 
 impl Sleep {
+    /// Has the timer wake `waker`, without reading the clock. Returns `false` if there is no timer, it has fired, or the
+    /// next poll would move it: then the next poll is needed.
+    #[cfg(feature = "hyper")]
+    pub(crate) fn will_wake(&self, waker: &std::task::Waker) -> bool {
+        let State::Armed(Armed { timers, key }) = &self.state else { return false };
+        timers.poll(*key, waker) == Status::Pending && timers.are_current()
+    }
+
     /// Polls on any thread. Outside a runtime, a timer is armed with the `last` timers that this sleep has used.
     /// Returns `None` if the sleep has to wait and no such timers live.
     pub(crate) fn poll_anywhere(&mut self, cx: &mut Context<'_>, last: &mut Weak<Timers>) -> Option<Poll<()>> {

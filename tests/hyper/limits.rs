@@ -20,7 +20,7 @@ use kittiwake::time::{Instant, advance, pause, resume, sleep};
 use crate::LIMIT;
 use crate::frames::{PING, SETTINGS, frame};
 use crate::server::{BURST, Server, TestService, assert_limited, get, post, read_all, response};
-use crate::support::{ErrorLog, listener, pattern, read_slowly, run, run_paused, settle, until};
+use crate::support::{ErrorLog, listener, one_worker, pattern, read_slowly, run, run_paused, settle, until, within};
 
 /// A limit holds also if its timer fires in the very poll in which the connection begins another wait.
 #[test]
@@ -62,6 +62,29 @@ fn request_at_keep_alive_limit_is_answered() {
         advance(Duration::from_secs(60)).await;
         assert_eq!(response(&mut client).await.1, b"/path/2");
         resume();
+    });
+}
+
+/// A limit holds also in the next `block_on` call of a current-thread runtime. The end of the first call takes the wakers
+/// of all timers, and the request that comes first in the next call does not touch the timer of its connection.
+#[test]
+fn limit_holds_in_next_call() {
+    within(|| {
+        let runtime = one_worker();
+        let (mut client, end) = duplex(4096);
+        runtime.block_on(async {
+            kittiwake::spawn(serve(Streams::of([end]), TestService::default()).into_future());
+            client.write_all(get("/path").as_bytes()).await.unwrap();
+            assert_eq!(response(&mut client).await.1, b"/path");
+        });
+        futures_lite::future::block_on(client.write_all(get("/again").as_bytes())).unwrap();
+        runtime.block_on(async {
+            pause();
+            assert_eq!(response(&mut client).await.1, b"/again");
+            advance(Duration::from_secs(80)).await;
+            assert_eq!(read_all(&mut client).await, "", "the connection has been idle for 80 s");
+            resume();
+        });
     });
 }
 
