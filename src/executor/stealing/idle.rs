@@ -58,7 +58,9 @@ const UNWATCHED: u8 = 0;
 const WAKING: u8 = 1;
 const WATCHED: u8 = 2;
 
-/// The idleness of a runtime's workers, as they know it of each other.
+/// The idleness of a runtime's workers, as they know it of each other. On cache lines of its own: each poll of a task
+/// reads its neighbours.
+#[repr(align(128))]
 pub(super) struct Idle {
     /// How many are idle: they wait for events, or are about to.
     count: AtomicUsize,

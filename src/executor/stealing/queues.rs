@@ -33,8 +33,6 @@ use crate::random::Random;
 use crate::sync::{Mutex, UnparkTimer};
 
 /// The queues of a runtime's workers: of `E` for one of them, of `T` for any.
-// Aligned, so that the count of idle workers is on no line that each poll of a task reads.
-#[repr(align(128))]
 pub(in crate::executor) struct Queues<E, T> {
     remotes: Box<[Remote<E, T>]>,
     pub(super) idle: Idle,
