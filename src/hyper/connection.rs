@@ -64,6 +64,8 @@ pub(super) struct Options {
     pub(super) http1_only: bool,
     pub(super) limits: Limits,
     pub(super) handshake: Duration,
+    /// How long a handshake may still take once the server stops.
+    pub(super) handshake_in_drain: Duration,
 }
 
 /// Serves one connection until it ends.

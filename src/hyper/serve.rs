@@ -13,6 +13,7 @@ use ::hyper::server::conn::{http1, http2};
 use ::hyper::service::Service;
 use ::hyper::{Request, Response};
 use futures_io::{AsyncRead, AsyncWrite};
+use futures_lite::future::{or, poll_fn};
 
 use super::connection::{self, BoxError, Options};
 use super::deadline::{IDLE_IN_DRAIN, Limits};
@@ -21,7 +22,7 @@ use super::timer::Timer;
 use crate::net::{
     self, Failure, HandlerOutput, Listener, Report, ServeError, ServeStats, ShutdownSignal, TcpStream, UnixStream,
 };
-use crate::time::{Duration, timeout};
+use crate::time::{Duration, sleep, timeout};
 
 /// The default of [`Serve::handshake_timeout`].
 const HANDSHAKE: Duration = Duration::from_secs(10);
@@ -128,7 +129,14 @@ where
         handshake: no_handshake::<L::Stream>,
         shutdown: ShutdownSignal::new(),
         nodelay: true,
-        options: Options { http1, http2, http1_only: false, limits, handshake: HANDSHAKE },
+        options: Options {
+            http1,
+            http2,
+            http1_only: false,
+            limits,
+            handshake: HANDSHAKE,
+            handshake_in_drain: IDLE_IN_DRAIN,
+        },
     }
 }
 
@@ -193,6 +201,8 @@ fn no_handshake<T>(stream: T) -> Ready<io::Result<T>> {
 ///   [drain timeout](Serve::drain_timeout) if that is less. A response that has begun when the server stops has no such
 ///   header, and the connection waits for one more request. Requests that the client has sent ahead (pipelining) behind
 ///   the last one are not answered. A client that has sent a part of a head has the time of a head to complete it.
+/// * A [handshake](Serve::handshake) that has not ended has a second more, or a quarter of the drain timeout if that is
+///   less.
 /// * An HTTP/2 client gets GOAWAY. Its connection closes after the requests that have reached the kernel.
 ///
 /// An upgraded connection counts until its stream is dropped. At the end of the drain the server does not wait for it
@@ -359,7 +369,9 @@ impl<L: Listener, M, H> Serve<L, M, H> {
     /// Limits how long the server waits for its connections when it stops: see [how it ends](Serve#how-it-ends). The
     /// default is 25 seconds; [`Duration::MAX`] is no limit.
     pub fn drain_timeout(mut self, duration: Duration) -> Self {
-        // Idle connections must end before the drain does: else the report lists them as open.
+        // Idle connections must end before the drain does: else the report lists them as open. A silent client may
+        // have both times, one after the other.
+        self.options.handshake_in_drain = IDLE_IN_DRAIN.min(duration / 4);
         self.options.limits.idle_in_drain = IDLE_IN_DRAIN.min(duration / 2);
         self.server = self.server.drain_timeout(duration);
         self
@@ -406,9 +418,9 @@ where
                 let _ = tcp.set_nodelay(true);
             }
             let (service, handshake) = (make_service(peer), handshake(stream));
-            let (options, shutdown) = (options.clone(), shutdown.clone());
+            let (options, mut shutdown) = (options.clone(), shutdown.clone());
             async move {
-                let stream = finish_handshake(handshake, options.handshake).await?;
+                let stream = finish_handshake(handshake, &options, &mut shutdown).await?;
                 let writev = writes_vectored(&stream);
                 connection::serve(stream, writev, service, &options, shutdown).await
             }
@@ -417,13 +429,21 @@ where
     }
 }
 
+/// Waits for a handshake for as long as the options allow, and once the server stops only a little longer.
 async fn finish_handshake<T, E: Into<BoxError>>(
     handshake: impl Future<Output = Result<T, E>>,
-    limit: Duration,
+    options: &Options,
+    shutdown: &mut ShutdownSignal,
 ) -> Result<T, BoxError> {
-    match timeout(limit, handshake).await {
-        Ok(stream) => stream.map_err(Into::into),
-        Err(_) => Err(io::Error::new(io::ErrorKind::TimedOut, "the client does not complete the handshake").into()),
+    let in_time = async { timeout(options.handshake, handshake).await.ok() };
+    let in_drain = async {
+        poll_fn(|cx| shutdown.poll_triggered(cx)).await;
+        sleep(options.handshake_in_drain).await;
+        None
+    };
+    match or(in_time, in_drain).await {
+        Some(stream) => stream.map_err(Into::into),
+        None => Err(io::Error::new(io::ErrorKind::TimedOut, "the client does not complete the handshake").into()),
     }
 }
 

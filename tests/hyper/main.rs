@@ -19,7 +19,7 @@ use hyper::body::Bytes;
 use hyper::{Request, Version};
 use kittiwake::hyper::{Executor, Serve, serve};
 use kittiwake::io::{AsyncReadExt, AsyncWriteExt};
-use kittiwake::net::TcpStream;
+use kittiwake::net::{ShutdownSignal, TcpStream};
 use kittiwake::time::{Instant, advance, pause, resume, sleep, sleep_until, timeout};
 use server::{Server, Started, TestService, assert_limited, cut_off, get, last_response, post, read_all, response};
 use support::{ErrorLog, busy, listener, pattern, run, settle, until};
@@ -588,6 +588,32 @@ fn upgraded_connection_counts_until_dropped() {
         assert_eq!(&echoed, b"later");
         drop(client);
         assert_eq!(server.end().await.served, 1);
+    });
+}
+
+/// A client that does not complete its handshake does not hold up the end of the server.
+#[test]
+fn silent_handshake_delays_no_drain() {
+    run(|| async {
+        let (listener, address) = listener().await;
+        let (shutdown, errors) = (ShutdownSignal::new(), ErrorLog::default());
+        let server = serve(listener, TestService::default())
+            .handshake(|mut stream: TcpStream| async move {
+                stream.read_exact(&mut [0; 5]).await?;
+                io::Result::Ok(stream)
+            })
+            .drain_timeout(LIMIT)
+            .with_shutdown(&shutdown)
+            .on_error(errors.listen());
+        let stats = server.stats();
+        let server = kittiwake::spawn(server);
+        let _silent = TcpStream::connect(address).await.unwrap();
+        until(|| stats.open() == 1).await;
+        pause();
+        shutdown.trigger();
+        let report = server.await.unwrap().expect("the server ends without an error");
+        assert_eq!((report.failed, report.open.len()), (1, 0));
+        assert!(errors.has("does not complete the handshake"));
     });
 }
 
