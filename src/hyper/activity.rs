@@ -45,8 +45,9 @@ pub(super) enum Waits {
     Reader(u64),
     /// HTTP/2: the client, whose flow control allows no more of the response bodies that hyper holds.
     Window(u64),
-    /// The client's end of the connection: the server has closed its own.
-    End,
+    /// The client's end of the connection: the server has closed its own, and discards what comes. On HTTP/2 each read
+    /// begins another wait, because a client that reads its last responses sends windows.
+    End(u64),
 }
 
 pub(super) struct Activity {
@@ -55,7 +56,7 @@ pub(super) struct Activity {
     started: AtomicU64,
     /// Requests whose response hyper has taken as a whole, or has given up. On HTTP/2 the last piece must also be sent.
     ended: AtomicU64,
-    /// HTTP/1: reads that returned bytes.
+    /// Reads that returned bytes. On HTTP/2 only those whose bytes were discarded after the end.
     received: AtomicU64,
     /// `received` when the last request ended.
     received_by_end: AtomicU64,
@@ -79,6 +80,8 @@ pub(super) struct Activity {
     last_request: AtomicBool,
     /// The connection ends after its current requests.
     ends_gracefully: AtomicBool,
+    /// HTTP/2: the client does not acknowledge the end, and hyper is told that the client has ended.
+    gives_up: AtomicBool,
     /// The transport has discarded long enough.
     has_lingered: AtomicBool,
     /// HTTP/1: the connection belongs, or is about to belong, to the user's protocol.
@@ -111,6 +114,7 @@ impl Activity {
             draining: AtomicBool::new(false),
             last_request: AtomicBool::new(false),
             ends_gracefully: AtomicBool::new(false),
+            gives_up: AtomicBool::new(false),
             has_lingered: AtomicBool::new(false),
             is_upgraded: AtomicBool::new(false),
             offered: Mutex::new(None),
@@ -127,7 +131,7 @@ impl Activity {
     pub(super) fn waits(&self, draining: bool) -> Waits {
         let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         if self.lingers.load(Ordering::Relaxed) {
-            return Waits::End;
+            return Waits::End(if self.protocol == Protocol::Http2 { load(&self.received) } else { 0 });
         }
         if self.write_waits.load(Ordering::Relaxed) {
             return Waits::Reader(load(&self.written));
@@ -236,6 +240,16 @@ impl Activity {
         self.ends_gracefully.load(Ordering::Relaxed)
     }
 
+    /// Notes that the client does not acknowledge the end. hyper closes the connection then, and the client can still
+    /// read what the kernel has.
+    pub(super) fn give_up(&self) {
+        self.gives_up.store(true, Ordering::Relaxed);
+    }
+
+    pub(super) fn gives_up(&self) -> bool {
+        self.gives_up.load(Ordering::Relaxed)
+    }
+
     /// Whether the transport discards what the client sends after the connection has ended. Not on HTTP/2 after an
     /// error: it may be the answer to a flood.
     pub(super) fn may_linger(&self) -> bool {
@@ -266,8 +280,15 @@ impl Activity {
         self.received.load(Ordering::Relaxed) != self.received_by_end.load(Ordering::Relaxed)
     }
 
+    /// Notes that the transport discards what the client sends.
     pub(super) fn linger(&self) {
         self.lingers.store(true, Ordering::Relaxed);
+    }
+
+    /// Notes that the transport has discarded some bytes.
+    pub(super) fn discard(&self) {
+        increment(&self.received);
+        self.linger();
     }
 
     pub(super) fn lingers(&self) -> bool {

@@ -256,7 +256,7 @@ impl Driver<'_> {
             }
             let ends = self.draining || self.activity.ends_gracefully();
             match ready!(self.deadline.poll_expired(cx, self.activity, ends)) {
-                Waits::End => self.activity.stop_lingering(),
+                Waits::End(_) => self.activity.stop_lingering(),
                 _ if !asks => asks = true,
                 Waits::Request(_) if !self.activity.ends_gracefully() => {
                     // hyper has read the whole body of the last request, or the handler still has that body. Otherwise
@@ -264,7 +264,8 @@ impl Driver<'_> {
                     self.activity.set_body_may_come(false);
                     self.end_gracefully(connection.as_mut());
                 }
-                // A client of HTTP/2 that does not acknowledge the end.
+                // A client of HTTP/2 that does not acknowledge the end, and is perhaps still reading.
+                Waits::Request(_) if !self.activity.gives_up() => self.activity.give_up(),
                 Waits::Request(_) => return Poll::Ready(Ok(())),
                 waits => return Poll::Ready(Err(too_long(waits).into())),
             }

@@ -17,7 +17,8 @@ pub(super) const IDLE_IN_DRAIN: Duration = Duration::from_secs(1);
 /// A connection of HTTP/2 looks again after this time at the earliest ([`Waits::Streams`]), also if the limit is less.
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
 
-/// How long a closed connection waits for the client's end, if the client was still sending.
+/// How long a closed connection waits for the client's end, if the client was still sending. On HTTP/2 it is the time
+/// without a byte from the client, and [`Limits::body`] bounds the whole.
 const LINGER: Duration = Duration::from_secs(2);
 
 /// The limits of a connection. The methods of [`Serve`](super::Serve) document each.
@@ -38,7 +39,7 @@ impl Limits {
             Waits::Request(_) if draining => Some(self.keep_alive.min(self.idle_in_drain)),
             Waits::Request(_) => Some(self.keep_alive),
             Waits::Body(_) | Waits::Reader(_) | Waits::Window(_) | Waits::Streams => Some(self.body),
-            Waits::End => Some(LINGER),
+            Waits::End(_) => Some(LINGER),
         }
     }
 }
@@ -49,6 +50,8 @@ pub(super) struct Deadline {
     current: (Waits, bool),
     /// When the wait has lasted too long. `None` if it may last for ever.
     due: Option<Instant>,
+    /// When the last wait for the client's end is over at the latest, once there is one.
+    last: Option<Instant>,
     timer: Sleep,
 }
 
@@ -57,7 +60,7 @@ impl Deadline {
     pub(super) fn new(limits: Limits) -> Self {
         let timer = sleep(limits.header_read);
         let due = Some(timer.deadline());
-        Self { limits, current: (Waits::Head(0), false), due, timer }
+        Self { limits, current: (Waits::Head(0), false), due, last: None, timer }
     }
 
     /// Waits until the connection has waited too long. Returns for what.
@@ -98,6 +101,10 @@ impl Deadline {
         let limit = self.limits.of(waits, draining);
         // The clock is read only if there is a limit.
         self.due = limit.map(|limit| Instant::now_rounded_up().later(limit));
+        if let (Waits::End(_), Some(due)) = (waits, self.due) {
+            let last = *self.last.get_or_insert_with(|| Instant::now().later(self.limits.body.max(LINGER)));
+            self.due = Some(due.min(last));
+        }
         match self.due {
             None => false,
             // The timer stays, if it still wakes this task. It may have fired in this very poll, or its worker may have

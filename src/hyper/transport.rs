@@ -18,7 +18,8 @@
 //! client has sent all.
 //!
 //! A client of HTTP/2 sends windows and pings as long as it reads a response. So a connection of HTTP/2 that ends
-//! gracefully discards them.
+//! gracefully discards them, also if the client does not acknowledge the end in time: it may still read what the kernel
+//! has for it.
 //!
 //! An upgraded stream reads on: its user closes one side only.
 
@@ -90,7 +91,7 @@ impl<T: AsyncRead + Unpin> Transport<T> {
             match poll_read_scratch(&mut self.stream, cx, DISCARDED, |_| ()) {
                 Poll::Ready(Ok(0) | Err(_)) => self.at_end = true,
                 // Noted at once: a client that always has more uses up the budget, and this function then ends above.
-                Poll::Ready(Ok(_)) => self.activity.linger(),
+                Poll::Ready(Ok(_)) => self.activity.discard(),
                 Poll::Pending if self.activity.lingers() || self.activity.more_may_come() => {
                     self.activity.linger();
                     return Poll::Pending;
@@ -105,6 +106,10 @@ impl<T: AsyncRead + Unpin> Transport<T> {
 impl<T: AsyncRead + Unpin> Read for Transport<T> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, mut buf: ReadBufCursor<'_>) -> Poll<io::Result<()>> {
         let this = &mut *self;
+        if this.activity.gives_up() {
+            // hyper takes this for the client's end.
+            return Poll::Ready(Ok(()));
+        }
         let read = if this.ahead.is_empty() {
             poll_read(&mut this.stream, cx, buf)
         } else {

@@ -7,7 +7,7 @@ use hyper::Request;
 use hyper::body::Bytes;
 use kittiwake::hyper::{Executor, Io};
 use kittiwake::io::{AsyncReadExt, AsyncWriteExt};
-use kittiwake::time::{Instant, pause, sleep, timeout};
+use kittiwake::time::{Instant, pause, resume, sleep, timeout};
 
 use crate::LIMIT;
 use crate::frames::{
@@ -15,7 +15,7 @@ use crate::frames::{
     head,
 };
 use crate::server::{LARGE, Server, Started};
-use crate::support::{run, until};
+use crate::support::{run, settle, until};
 
 /// A response that its client reads slowly is not cut off: not after the time of an idle connection, and not when the
 /// server stops. hyper hands it to its queue as a whole, long before the client has it.
@@ -163,23 +163,49 @@ fn reading_client_gets_all_when_server_stops() {
         }
         until(|| server.service.called() == RESPONSES).await;
         server.shutdown.trigger();
-        let mut received = 0;
-        while received < RESPONSES * LARGE {
-            let Some(next) = client.receive().await else {
-                panic!("the connection ends after {received} bytes");
-            };
-            match next.kind {
-                DATA => received += next.payload.len(),
-                // The server has sent it to learn when the client knows of the end. An own one is acknowledged.
-                PING => _ = client.stream.write_all(&frame(PING, 1, 0, &next.payload)).await,
-                _ => continue,
-            }
-            // If this fails, the rest does not come either.
-            let _ = client.stream.write_all(&frame(WINDOW_UPDATE, 0, 0, &1_u32.to_be_bytes())).await;
-        }
+        read_with_windows(&mut client, RESPONSES * LARGE).await;
         drop(client);
         assert_eq!(server.end().await.served, 1);
     });
+}
+
+/// The same if the client is slow: it comes to the ping with which the server asks whether it knows of the end only
+/// after the time of an idle connection.
+#[test]
+fn slow_client_gets_all_when_server_stops() {
+    run(|| async {
+        let server = Server::start(|serve| serve.drain_timeout(Duration::MAX)).await;
+        let mut client = FrameClient::connect(&server, &[(INITIAL_WINDOW_SIZE, i32::MAX as u32)]).await;
+        client.send(WINDOW_UPDATE, 0, 0, &(i32::MAX as u32 - 65_535).to_be_bytes()).await;
+        client.get(1, "/large").await;
+        until(|| server.service.called() == 1).await;
+        settle().await;
+        pause();
+        server.shutdown.trigger();
+        sleep(Duration::from_secs(2)).await;
+        resume();
+        read_with_windows(&mut client, LARGE).await;
+        assert_eq!(client.receive_all().await, Some(0), "the end is graceful");
+        assert_eq!(server.end().await.served, 1);
+    });
+}
+
+/// Reads so many bytes of responses, and sends a window after each piece, as clients do.
+async fn read_with_windows(client: &mut FrameClient, bytes: usize) {
+    let mut received = 0;
+    while received < bytes {
+        let Some(next) = client.receive().await else {
+            panic!("the connection ends after {received} bytes");
+        };
+        match next.kind {
+            DATA => received += next.payload.len(),
+            // The server has sent it to learn when the client knows of the end. An own one is acknowledged.
+            PING => _ = client.stream.write_all(&frame(PING, 1, 0, &next.payload)).await,
+            _ => continue,
+        }
+        // If this fails, the rest does not come either.
+        let _ = client.stream.write_all(&frame(WINDOW_UPDATE, 0, 0, &1_u32.to_be_bytes())).await;
+    }
 }
 
 /// A client that has sent no request and does not acknowledge the end of its connection holds up the end for a second
