@@ -181,7 +181,8 @@ fn no_handshake<T>(stream: T) -> Ready<io::Result<T>> {
 /// When the server ends a connection whose client may still be sending, it closes its own side first. It then discards
 /// what comes, for two seconds at most, until the client closes too. A reset could take the response from a client that
 /// has not read it yet. This is so on HTTP/1 after a request with a body or in the middle of a head, and on HTTP/2
-/// unless the client has made an error.
+/// unless the client has made an error. On HTTP/2 the two seconds begin anew with each byte that comes, within the time
+/// of a body.
 ///
 /// A client that closes its side of an HTTP/1 connection before it has its response mostly counts as gone, and the
 /// handler is dropped. If the handler is reading the body, it gets an error instead. The server does not see the end

@@ -186,6 +186,7 @@ fn slow_client_gets_all_when_server_stops() {
         resume();
         read_with_windows(&mut client, LARGE).await;
         assert_eq!(client.receive_all().await, Some(0), "the end is graceful");
+        drop(client);
         assert_eq!(server.end().await.served, 1);
     });
 }
