@@ -2,11 +2,11 @@
 //!
 //! On Linux mio waits in whole milliseconds, rounded up. Timers would be up to a millisecond late, longer than most
 //! replies take. A timerfd(2) among the descriptors of the epoll ends the wait in time. Setting it costs a system
-//! call. So it is set for the last stretch of a wait only, which is shorter than a millisecond, and once for each
+//! call. So it is set for the last stretch of a wait only, of about a millisecond at most, and once for each
 //! deadline that comes that near. Most timers are cancelled by then.
 //!
-//! Other platforms have no timerfd. kqueue needs none, because its own waits are that exact. On a backend without edges
-//! it is not used either: it would have to be read and armed again.
+//! On other systems no timerfd is used. kqueue needs none, because its own waits are that exact. A backend without
+//! edges would have to read the timerfd and arm it again.
 
 use std::io;
 use std::time::Duration;
@@ -85,12 +85,11 @@ pub(super) struct TimerFd {
     deadline: Option<u64>,
 }
 
-const MILLISECOND: Duration = Duration::from_millis(1);
-
 /// Linux may end a wait late, to let one wake-up serve several waits: by a thousandth of its length, for a niced
-/// process by a two-hundredth, and by 100 ms at most (`select_estimate_accuracy` in the kernel's fs/select.c). This is
-/// more.
-const LATENESS: Duration = Duration::from_millis(110);
+/// process by a two-hundredth, by the thread's slack of 50 us at least, and by 100 ms at most
+/// (`select_estimate_accuracy` in the kernel's fs/select.c). These two are more than the least and the most.
+const MIN_LATENESS: Duration = Duration::from_micros(60);
+const MAX_LATENESS: Duration = Duration::from_millis(110);
 
 impl TimerFd {
     /// Makes the next wait end after `left`, which is shorter than a second. `deadline` is a number that tells one
@@ -112,25 +111,26 @@ impl TimerFd {
         self.timer.as_ref().map_or(Ok(false), |timer| timer.set(left).map(|()| true))
     }
 
-    /// The reactor has reported its expiry.
+    /// The reactor has reported its expiry, or a helper may have taken it.
     pub(super) fn expired(&mut self) {
         self.deadline = None;
     }
 }
 
-/// The part of a wait of `left` that needs no timerfd: whole milliseconds, which mio does not round. `None` if `left`
-/// is shorter than a millisecond: such a wait is for the timerfd. A wait of zero is returned as it is.
+/// Returns the part of a wait of `left` that needs no timerfd: whole milliseconds, which mio does not round. `None` if
+/// there is no such part: the whole wait, of little more than a millisecond at most, is for the timerfd. A wait of zero
+/// is returned as it is.
 ///
-/// Linux may end a long wait late. So this leaves at least 1/128 of `left`, which is more than the two-hundredth above,
-/// or [`LATENESS`] if that is less. Only a wait just above a millisecond leaves less: it stays one millisecond. The
-/// worker waits once more for the part that is left.
+/// Linux may end the wait late. So this leaves 1/128 of `left`, which is more than the two-hundredth above, within the
+/// two bounds. The worker waits once more for what is left.
 pub(super) fn whole_millis(left: Duration) -> Option<Duration> {
     if left.is_zero() {
         return Some(left);
     }
+    let lateness = (left / 128).clamp(MIN_LATENESS, MAX_LATENESS);
     // The system takes no more than an `i32`.
-    let millis = (left - LATENESS.min(left / 128)).as_millis().min(i32::MAX as u128) as u64;
-    (left >= MILLISECOND).then(|| Duration::from_millis(millis.max(1)))
+    let millis = left.saturating_sub(lateness).as_millis().min(i32::MAX as u128) as u64;
+    (millis > 0).then(|| Duration::from_millis(millis))
 }
 
 #[cfg(test)]
@@ -145,27 +145,25 @@ mod tests {
         assert_eq!(whole_millis(nanos(0)), Some(Duration::ZERO));
         assert_eq!(whole_millis(nanos(1)), None);
         assert_eq!(whole_millis(nanos(999_999)), None);
-        assert_eq!(whole_millis(nanos(1_000_000)), Some(MILLISECOND));
-        assert_eq!(whole_millis(nanos(1_999_999)), Some(MILLISECOND));
+        assert_eq!(whole_millis(nanos(1_059_999)), None);
+        assert_eq!(whole_millis(nanos(1_060_000)), Some(Duration::from_millis(1)));
+        assert_eq!(whole_millis(nanos(1_999_999)), Some(Duration::from_millis(1)));
         assert_eq!(whole_millis(Duration::MAX), Some(Duration::from_millis(i32::MAX as u64)));
     }
 
-    /// However late the system ends each wait, the last millisecond is left for the timerfd. If the system ends each
-    /// wait in time, that makes at most two waits more.
+    /// However late the system ends each wait, the timerfd ends the last one in time. If the system ends each wait in
+    /// time, that makes at most two waits more.
     #[test]
     fn late_wait_ends_before_deadline() {
         for late_by in [0, 1000, 200] {
             for sleep in (1..=60_000).map(Duration::from_millis) {
                 let (mut left, mut waits) = (sleep - Duration::from_micros(10), 0);
-                while let Some(wait) = whole_millis(left) {
+                while let Some(wait) = whole_millis(left).filter(|wait| !wait.is_zero()) {
                     let late = wait.checked_div(late_by).unwrap_or_default().min(Duration::from_millis(100));
                     let woken = wait + late.max(Duration::from_micros(60));
-                    assert!(woken < left + MILLISECOND, "a wait of {left:?} ends {:?} late", woken - left);
-                    left = left.saturating_sub(woken);
+                    assert!(woken <= left, "a wait of {left:?} ends {:?} late", woken - left);
+                    left -= woken;
                     waits += 1;
-                    if left.is_zero() {
-                        break;
-                    }
                 }
                 assert!(waits <= 3, "{waits} waits for {sleep:?}");
             }

@@ -6,7 +6,7 @@
 //! * On Linux, a timer is about 20 µs late if its worker is idle and has no earlier timer. That is the time that it
 //!   takes to wake a thread.
 //! * A timer that shares its worker with other timers may first be rounded up to a tick of 65.5 µs.
-//! * On other platforms, a timer is up to 1.1 ms late if its worker is idle.
+//! * With kqueue a timer is about as late. On other platforms it is up to 1.1 ms late if its worker is idle.
 //! * A busy worker fires its timers after at most 64 polls of tasks.
 //! * On most systems the clock stands still while the machine is suspended. A timer that was due meanwhile fires that
 //!   much later.
@@ -14,7 +14,7 @@
 //! # Cost
 //! The kernel's wait takes whole milliseconds. On Linux the worker rounds its waits down, and waits for the rest of the
 //! last millisecond with a timerfd(2). That costs two system calls for each timer that comes so near. A timer that is
-//! removed before its last millisecond costs none. On other platforms the worker rounds its waits up.
+//! removed before its last millisecond costs none. With kqueue a wait is exact. On other platforms it is rounded up.
 //!
 //! # A clock for tests
 //! A runtime can pause its clock: from the start with [`start_paused`](crate::runtime::Builder::start_paused), or later
