@@ -167,11 +167,12 @@ impl Registry {
 
     /// Takes all other reactors out of the kernel's set of this one. Its worker is stuck and needs none of them.
     ///
-    /// If that worker is not stuck after all, it may be about to block, or block, and rely on those that it watches. So
+    /// If that worker is not stuck after all, it may block now or soon, and rely on the reactors that it watches. So
     /// its block is ended after they are gone, and it watches them anew.
     pub(super) fn let_go(&self, workers: impl Iterator<Item = Arc<Self>>) {
         let Some(own) = self.opened() else { return };
-        for fd in workers.filter_map(|worker| worker.opened().and_then(descriptor)) {
+        for worker in workers {
+            let Some(fd) = worker.opened().and_then(descriptor) else { continue };
             // An error means that it is not in the set.
             let _ = own.deregister(&mut SourceFd(&fd));
         }
