@@ -7,9 +7,10 @@ use mio::{Interest, Registry, Token};
 
 use super::slots::Slots;
 
-/// Whether the backend reports each later change by itself. mio's poll(2) does not: it disarms a direction that it has
-/// reported, and an operation that waits arms the socket again. An error that stays, such as an entry in the socket's
-/// error queue, is then reported again at once. A platform that is not listed is treated like poll(2).
+/// Whether the backend reports each change of a socket without being armed again. mio's poll(2) does not: it disarms a
+/// direction that it has reported, and an operation that waits arms the socket again. An error that stays, such as an
+/// entry in the socket's error queue, is reported again as soon as the socket is armed. A platform that is not listed
+/// is treated like poll(2).
 pub(super) const EDGE_TRIGGERED: bool = cfg!(all(
     not(mio_unsupported_force_poll_poll),
     any(
@@ -26,7 +27,8 @@ pub(super) const EDGE_TRIGGERED: bool = cfg!(all(
 ));
 
 /// The descriptor of a poll, which is readable while the poll has events. It is a duplicate that mio's registry owns,
-/// and stays open as long as that. `None` on poll(2), and on systems where no reactor watches another.
+/// and stays open as long as that. `None` on poll(2), which has no descriptor, and on systems where a poll in another
+/// one was not tried.
 #[cfg(all(
     not(mio_unsupported_force_poll_poll),
     any(target_os = "android", target_os = "freebsd", target_os = "linux", target_os = "macos")
@@ -45,20 +47,20 @@ pub(super) fn descriptor(_: &Registry) -> Option<RawFd> {
 /// Whether a poll could not be added to the set of another one because too many polls are in one another. epoll
 /// returns `ELOOP` for a circle and for more than four levels, and `EINVAL` for too many ways between two polls. It
 /// allows both again once one of the polls has left. kqueue of macOS compares levels, which only rise: once A has
-/// watched B, it refuses for ever that B watches A, and by another error.
+/// watched B, kqueue refuses for ever that B watches A, and by another error.
 pub(super) fn refuses_nesting(error: &io::Error) -> bool {
     cfg!(any(target_os = "android", target_os = "linux"))
         && matches!(error.raw_os_error(), Some(libc::ELOOP | libc::EINVAL))
 }
 
 /// Whether a short transfer on a TCP stream proves that the kernel's buffer is empty after a read, or full after a
-/// write. It does where the backend reports the next change as a new edge, and reports urgent data too ([`INTEREST`]).
-/// A read that stops at the urgent mark is short although more bytes may follow.
+/// write. It does where the backend reports the next change as a new edge, and reports urgent data too ([`INTEREST`]):
+/// a read that stops at the urgent mark is short although more bytes may follow.
 pub(super) const SHORT_MEANS_DRAINED: bool =
     EDGE_TRIGGERED && cfg!(all(any(target_os = "linux", target_os = "android"), not(kittiwake_portable)));
 
-/// Every socket is registered for both directions, once. Most connections need both, and each change of the interest
-/// would be a system call.
+/// Every socket is registered for both directions, and on Linux for urgent data too. Most connections need both
+/// directions, and each change of the interest would be a system call.
 #[cfg(all(any(target_os = "linux", target_os = "android"), not(kittiwake_portable)))]
 pub(super) const INTEREST: Interest = Interest::READABLE.add(Interest::WRITABLE).add(Interest::PRIORITY);
 #[cfg(not(all(any(target_os = "linux", target_os = "android"), not(kittiwake_portable))))]

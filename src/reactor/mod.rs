@@ -7,20 +7,22 @@
 //! # The way of a socket
 //! 1. An operation tries its system call ([`Registration`]). Most calls succeed, and that is all.
 //! 2. The first operation that has to wait registers the socket's [`Source`](source::Source) with the reactor of the
-//!    thread that polls it: edge-triggered, both directions, once. The thread of a `block_on` call on a multi-thread
-//!    runtime has no reactor of its own for this, and uses that of a worker.
+//!    thread that polls it, for both directions. The thread of a `block_on` call on a multi-thread runtime uses the
+//!    reactor of a worker for this, and its own one only if that worker has ended.
 //! 3. [`Reactor::turn`] finds the source of each event, stores the readiness and wakes the waiters.
-//! 4. Dropping the socket takes it out of the kernel's set and out of the table.
+//! 4. Dropping the socket takes it out of the table and out of the kernel's set, the descriptors that the epoll or
+//!    kqueue of the reactor watches.
 //! 5. When the reactor ends, it wakes the waiters of all its sources. Each tries again where it is polled next, and
 //!    registers there.
 //!
 //! # The files
-//! `backend` says which events there are. `readiness` is one atomic word for each socket: which directions are ready.
-//! `interest` is a set of directions. `waiters` keeps the wakers of the tasks that wait for a socket. `source` joins
-//! a socket's readiness and waiters, by the rule that loses no wake-up. `slots` maps tokens to sources. `registry` is
-//! the half of the reactor that sockets share, and `registration` a socket with its source. `shared_poll` lets another
-//! worker turn the reactor of a stuck one. A worker that has nothing to do blocks in its reactor: `unpark` ends that
-//! from another thread, `unpark_timer` after a while, and `timer_fd` when a timer is due.
+//! `backend` says which events the reactor asks for, and what they prove. `readiness` is one atomic word for each
+//! socket: which directions are ready. `interest` is a set of directions. `waiters` keeps the wakers of the tasks that
+//! wait for a socket. `source` joins a socket's readiness and waiters, by the rule that loses no wake-up. `slots` maps
+//! tokens to sources. `registry` is the half of the reactor that sockets share, and `registration` a socket with its
+//! source. `shared_poll` lets another worker turn the reactor of a stuck one. A worker that has nothing to do blocks in
+//! its reactor: `unpark` ends that from another thread, `unpark_timer` after a while, and `timer_fd` when a timer is
+//! due.
 
 mod backend;
 mod interest;
@@ -75,7 +77,8 @@ pub(crate) struct Reactor {
     watched: Vec<Watched>,
 }
 
-/// The reactor of a worker that is or was stuck, in the kernel's set of another one.
+/// The reactor of a worker that is or was stuck. It is in the kernel's set of another one, unless it has left that
+/// since.
 struct Watched {
     registry: Arc<Registry>,
     /// Its [descriptor], which is open as long as `registry` lives.
@@ -86,8 +89,8 @@ struct Watched {
 
 impl Reactor {
     /// The reactor of a `block_on` call beside the worker that has the registry `worker`. The call's sockets wait at
-    /// that worker's reactor. They wait at this one once that worker has ended, and from the start if `worker` is
-    /// dangling.
+    /// that worker's reactor. Once that worker has ended, and from the start if `worker` is dangling, they wait at the
+    /// call's own reactor.
     pub(crate) fn beside(worker: Weak<Registry>) -> Self {
         let mut reactor = Self::default();
         reactor.registry = Arc::new(Registry::beside(worker));
@@ -185,20 +188,20 @@ impl Reactor {
             }
         }
         if took_edge {
-            // To unpark the stuck worker would make up for the edge as well. But while that worker is stuck, the unpark
-            // would stay in its reactor, and would end each block of a worker that watches the reactor, at once.
+            // To unpark the stuck worker would make up for the edge as well. But the stuck worker would not take that
+            // unpark. So its reactor would stay readable, and a worker that watches it would never block.
             shared.note_taken_edge();
         }
         sockets
     }
 
-    /// Lets the events of a stuck worker's reactor end the next block of this one, too. Returns `false` if another
-    /// reactor does so already. `workers` are the registries of all workers.
+    /// Until [`unwatch`](Reactor::unwatch), an event of a stuck worker's reactor also ends the block of this one.
+    /// Returns `false` if another reactor does so already. `workers` are the registries of all workers.
     ///
     /// # Errors
-    /// If descriptors or memory are lacking, or if the system has no [`descriptor`] to watch. Also while that worker or
-    /// a helper turns the stuck reactor. On macOS also if the stuck reactor has watched this one before: see
-    /// [`refuses_nesting`].
+    /// If memory is lacking, if one of the two reactors is not open, or if the system has no [`descriptor`] to watch.
+    /// Also while that worker or a helper turns the stuck reactor. On macOS also if the stuck reactor has watched this
+    /// one before: see [`refuses_nesting`].
     pub(crate) fn watch<I: Iterator<Item = Arc<Registry>>>(
         &mut self,
         stuck: &Arc<Registry>,
@@ -206,9 +209,9 @@ impl Reactor {
     ) -> io::Result<bool> {
         // The reactor of a stuck worker still has those in its set that it has watched, and that worker cannot take
         // them out. So the kernel may find a circle, or too many reactors in one another. Two steps undo all such
-        // nesting around these two. First this reactor leaves all sets that it is in. That breaks each circle: it leads
-        // from the stuck reactor back into this one, and so through a set that this one is in. Then the stuck one lets
-        // those go that it has watched. This step comes second, because it is dear: the stuck worker adds those
+        // nesting around these two. First this reactor leaves all sets that it is in. That breaks each circle, because
+        // a circle leads from the stuck reactor back to this one, through a set that this one is in. Then the stuck one
+        // lets those go that it has watched. This step comes second, because it is dear: the stuck worker adds those
         // reactors again later, and the kernel then looks at each of their sockets.
         let mut watched = self.try_watch(stuck);
         if watched.as_ref().is_err_and(refuses_nesting) {
@@ -231,8 +234,8 @@ impl Reactor {
         }
         let known = self.watched.iter_mut().find(|watched| Arc::ptr_eq(&watched.registry, stuck));
         let registered = match &known {
-            // To add an epoll takes time in proportion to its sockets. This does not, and reports what is ready as
-            // well.
+            // To add an epoll takes time in proportion to its sockets. To modify its entry does not, and also reports
+            // what is ready now.
             Some(_) => own.reregister(&mut SourceFd(&fd), WATCHED, mio::Interest::READABLE),
             None => Err(io::ErrorKind::NotFound.into()),
         };
@@ -323,7 +326,7 @@ fn is_special(event: &Event) -> bool {
     event.is_error() || event.is_priority() || event.is_read_closed() || event.is_write_closed()
 }
 
-/// Handles an event whose token is no source's, or no longer.
+/// Handles an event whose token belongs to no source, or to one that was removed.
 fn handle_internal_event(
     event: &Event,
     mio: &mio::Registry,

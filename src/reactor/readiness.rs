@@ -8,7 +8,7 @@
 //! | 1 | `WRITABLE` | an event concerns writing; `WRITE_ENDED` is set; the socket is made, leaves a reactor or cannot be registered | a write meets `WouldBlock` or is short; the socket is registered, unless `WRITE_ENDED` is set |
 //! | 2 | `NO_SHORT_RULE` | an event reports an end, an error or urgent data | never |
 //! | 3 | `UNREGISTERED` | the socket is made, leaves a reactor or cannot be registered | the socket is registered |
-//! | 4 | `WRITE_ENDED` | this end has shut its writing side down, and no event tells of that | never |
+//! | 4 | `WRITE_ENDED` | this end has shut its writing side down, and the kernel reports no event for that on such a socket | never |
 //! | 5 | `LISTENER` | the socket is made, and accepts connections | never |
 //! | 6 | `READ_ENDED` | this end has shut its reading side down, and the system call does not say so | never |
 //! | 7-31 | read tick | each event that concerns reading adds 1, and so does setting `READ_ENDED` | |
@@ -21,8 +21,8 @@
 //! unregistered since.
 //!
 //! An event sets a direction's bit, and the system call that follows tells the truth. An error sets both bits, and on
-//! epoll and poll(2) a hang-up does too. The end of reading sets `READABLE`. No event of the past keeps a direction
-//! ready: the next `WouldBlock` clears the bit.
+//! epoll and poll(2) a hang-up does too. The end of reading sets `READABLE`. A bit that an event has set stays only
+//! until the next `WouldBlock`.
 //!
 //! While the kernel's buffer is full, no event tells a waiting writer of a Unix stream that its own end has shut the
 //! writing side down. So the shutdown itself sets `WRITE_ENDED` and `WRITABLE` ([`Readiness::report_ended`]).
@@ -38,10 +38,10 @@
 //! event that came between the call and the clear would be lost.
 //!
 //! Each direction has a tick of its own. With one tick for both, the events of a busy writer would refuse every clear
-//! of the reader. A tick has 25 or 32 bits. To be mistaken, it would have to go round exactly between the load of the
-//! word and the comparison: 33 million events. Mostly only one system call lies between the two. Only an
-//! `AsyncFdReadyGuard` keeps a loaded word for longer. A read tick that goes round carries into the write tick, which
-//! refuses one clear and costs one system call.
+//! of the reader. A tick has 25 or 32 bits. The comparison is wrong only if exactly 33 million events come between the
+//! load of the word and the comparison. Mostly only one system call lies between the two. A closure of the user's in
+//! `try_io` or `async_io`, and an `AsyncFdReadyGuard`, may take longer. A read tick that goes round carries into the
+//! write tick, which refuses one clear and costs one system call.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -107,7 +107,8 @@ impl Snapshot {
         self.0 & direction.bit() != 0
     }
 
-    /// Whether the socket is registered and this direction is ready, by an event or because this end has shut it down.
+    /// Whether the socket is registered and this direction is ready, by an event or because this end has shut the
+    /// direction down.
     pub(crate) fn is_reported(self, direction: Direction) -> bool {
         self.is_registered() && self.should_try(direction)
     }

@@ -15,7 +15,7 @@
 //!
 //! # Shortcuts
 //! * An unregistered socket tries first. Most operations succeed, and many sockets never register.
-//! * A short transfer on a stream counts as the `WouldBlock` that the next call would meet
+//! * Where a short transfer proves that the next call would meet `WouldBlock`, it counts as that
 //!   ([`Registration::transferred`]). So the next operation waits at once, and if the socket is unregistered, it
 //!   registers at once.
 //!
@@ -95,8 +95,9 @@ impl<S: AsFd> Registration<S> {
         self.socket
     }
 
-    /// Runs `operation` once the word says that it need not wait, or if the thread asks the kernel. Passes it the word
-    /// that was loaded before the call. If it has to wait, the waker is stored in `slot`.
+    /// Runs `operation` as soon as the word says that it need not wait, or if the thread asks the kernel. Passes it the
+    /// word that was loaded before the call. If the operation has to wait, its waker is stored in `slot`. If the budget
+    /// is used up, nothing is stored: the task is queued again.
     pub(crate) fn poll_operation<R>(
         &self,
         cx: &mut Context<'_>,
@@ -131,14 +132,15 @@ impl<S: AsFd> Registration<S> {
             match self.wait(cx.waker(), direction, &mut slot, seen) {
                 Ok(true) => return Poll::Pending,
                 Ok(false) => {}
-                // The operation has tried, or the socket is registered now: arming it failed, or another thread
-                // registered it after this one failed to. In that last case the error is needless, but to exclude it
-                // costs an echo 6 instructions.
+                // The operation fails in three cases. It has tried. Or the socket is registered, and arming it failed.
+                // Or another thread has registered the socket after this one failed to. The last error is needless, but
+                // to exclude it costs an echo 6 instructions.
                 Err(error) if seen.should_try(direction) || source.load().is_registered() => {
                     return Poll::Ready(Err(error));
                 }
-                // The socket cannot be registered, and the bit was clear in `seen`: after a short transfer, or while a
-                // reactor still watched the socket. The operation has not tried, unless the thread asks the kernel.
+                // The socket cannot be registered, and the bit was clear in `seen`, because of a short transfer or
+                // because a reactor watched the socket when `seen` was loaded. The operation has not tried, unless the
+                // thread asks the kernel.
                 Err(_) => source.assume_ready(direction),
             }
         }
@@ -194,8 +196,8 @@ impl<S: AsFd> Registration<S> {
         }
         let registered = registry.register(&self.link.0, fd);
         if idle.is_some() && registered.is_err() {
-            // No reactor watches for the other waiters any more. They try again, and get the error too. No seat may
-            // keep a waker: `wait_again` relies on that.
+            // No reactor watches for the other waiters any more. They try again, and register the socket or get the
+            // error too. No seat of an unregistered socket may keep a waker: `wait_again` relies on that.
             let mut wakers = Vec::new();
             self.link.0.take_waiters(&mut wakers);
             wake_all(&mut wakers);
@@ -207,8 +209,9 @@ impl<S: AsFd> Registration<S> {
         self.socket.as_fd().as_raw_fd()
     }
 
-    /// Notes that a transfer on a stream has moved `transferred` bytes of at most `capacity`. If it is short, the
-    /// kernel's buffer is empty, or full after a write, and the next operation waits without a system call.
+    /// Notes that a transfer on a stream has moved `transferred` bytes of at most `capacity`. A short one may prove
+    /// that the kernel's buffer is empty, or full after a write ([`SHORT_MEANS_DRAINED`]). The next operation then
+    /// waits without a system call. For a socket of which that is not so, both numbers are the same.
     pub(crate) fn transferred(&self, direction: Direction, seen: Snapshot, capacity: usize, transferred: usize) {
         budget::count_moved(transferred);
         let is_short = transferred < capacity && transferred > 0;
@@ -263,8 +266,9 @@ impl<S: AsFd> Registration<S> {
         if cleared { self.link.0.arm(|registered| registered.rearm(self.fd())) } else { Ok(()) }
     }
 
-    /// Makes a system call that the caller passes, again and again until its result is not `WouldBlock`. Waits for an
-    /// event in a direction of `interest` in between. The outer error is that of the wait, the inner one the call's.
+    /// Makes a system call that the caller passes, again and again until its result is neither `WouldBlock` nor
+    /// `Interrupted`. Waits for an event in a direction of `interest` in between. The outer error is that of the wait,
+    /// the inner one the call's.
     pub(crate) async fn async_io<R>(
         &self,
         interest: Interest,
@@ -274,11 +278,11 @@ impl<S: AsFd> Registration<S> {
         poll_fn(|cx| {
             loop {
                 ready!(budget::poll_proceed(cx));
-                // Before the call: an event that comes after it is not missed.
+                // Before the call, so that `poll_event` notices an event which comes after the load.
                 let seen = self.load();
                 match call(&self.socket) {
-                    // This waits for an event, and not until a direction is ready. Of two directions, the one that the
-                    // call does not need may be ready all the time.
+                    // Not `poll_reported`, which does not wait while a direction is ready. Of two directions, the one
+                    // that the call does not need may be ready all the time.
                     Err(error) if would_block(&error) => {
                         self.clear_ready(interest, seen)?;
                         ready!(waits.poll_event(cx, interest, seen))?;
@@ -294,7 +298,7 @@ impl<S: AsFd> Registration<S> {
         .await
     }
 
-    /// Runs `operation` once it need not wait, with a place in the list.
+    /// As [`poll_operation`](Registration::poll_operation), as a future. It waits in the list.
     pub(crate) async fn operate<R>(
         &self,
         direction: Direction,
@@ -339,8 +343,8 @@ impl<S: AsFd> Registration<S> {
         }
     }
 
-    /// Waits for an event that `seen` does not have, also if the direction is ready. If this registers the socket, it
-    /// returns without an event.
+    /// Waits for an event that comes after `seen` was loaded, also if the direction is ready. If this registers the
+    /// socket, it returns without an event.
     pub(crate) fn poll_event(
         &self,
         cx: &mut Context<'_>,

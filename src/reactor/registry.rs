@@ -10,13 +10,14 @@
 //! idle, and a socket that is registered there moves to the reactor of the next thread on which it has to wait
 //! ([`Registered::arm`] refuses that wait, and the socket is registered anew). On a thread without a runtime the socket
 //! stays, and waits until a thread turns this reactor again or the reactor ends. When the reactor becomes idle, tasks
-//! of other runtimes may be waiting in it. So [`Registry::stop_turning`] wakes all waiters: they are polled again, and
-//! move. A runtime that shuts down turns its reactor a few more times, for the tasks that it cancels.
+//! of other runtimes may be waiting in it. So [`Registry::stop_turning`] wakes all waiters, and those that another
+//! runtime polls move their sockets. A runtime that shuts down turns its reactor a few more times, for the tasks that
+//! it cancels.
 //!
 //! # Locks
 //! The poll, then the table, then a source, never the other way round. A turn holds the poll, and then all three while
-//! it dispatches its events. Registering holds the last two. Two threads that race to register one socket see each
-//! other by the source's mutex, and a thread that registers sees the end of the reactor by the table's.
+//! it dispatches its events. Registering holds the last two. The source's mutex orders two threads that race to
+//! register one socket. The table's lock orders a thread that registers and the end of the reactor.
 
 use std::io;
 use std::os::fd::RawFd;
@@ -49,15 +50,16 @@ pub(crate) struct Registry {
     /// The reactor of another worker reports the events of this one.
     pub(super) is_watched: AtomicBool,
     pub(super) table: Mutex<Table>,
-    /// A thread turns this reactor.
+    /// A thread turns this reactor for its runtime, and not only to end it.
     is_turned: AtomicBool,
-    /// The registry of a worker, with which sockets register instead while that worker lives. Dangling unless this one
-    /// belongs to a `block_on` call beside the workers.
+    /// The registry of a worker, with which sockets register instead while that worker lives. Dangling unless this
+    /// registry belongs to a `block_on` call beside the workers.
     worker: Weak<Registry>,
     pub(super) unparker: Arc<Unparker>,
 }
 
-/// How many sockets are shown under the lock at a time. Few, because `visit` asks the system for the addresses of each.
+/// How many sockets are shown under the lock at a time. They are few, because the caller asks the system for the
+/// addresses of each.
 const VISITED: usize = 64;
 
 #[derive(Default)]
@@ -113,7 +115,8 @@ impl Registry {
     }
 
     /// Registers `source`, unless it is registered already. The registry of a `block_on` call beside the workers
-    /// registers it with the call's worker instead. Once that worker's reactor has ended, it registers it with itself.
+    /// registers the source with the call's worker instead. Once that worker's reactor has ended, the source is
+    /// registered here.
     pub(super) fn register(self: &Arc<Self>, source: &Arc<Source>, fd: RawFd) -> io::Result<()> {
         let worker = self.worker.upgrade();
         for registry in worker.iter().chain([self]) {
@@ -190,12 +193,12 @@ impl Registry {
     }
 
     /// Shows the sockets that are registered here, some at a time. With each comes whether it is a listener, and the
-    /// data address of the waker of each task that waits for it. `visit` runs under a lock, and runs no foreign code. A
-    /// socket leaves the table under that lock before its descriptor is closed. So the descriptor is the socket's. The
-    /// places that the table gets meanwhile are left out. So this ends, however many sockets come.
+    /// data address of the waker of each task that waits for it. `visit` runs under a lock, and must run no foreign
+    /// code. A socket leaves the table under that lock before its descriptor is closed, so the descriptor cannot be
+    /// another socket's yet. Slots that the table gets meanwhile are left out. So this ends, however many sockets come.
     pub(crate) fn visit_sockets(&self, mut visit: impl FnMut(RawFd, bool, &[(Direction, usize)])) {
         let mut waiting = Vec::new();
-        let end = self.table.lock().slots.places();
+        let end = self.table.lock().slots.capacity();
         for from in (0..end).step_by(VISITED) {
             let table = self.table.lock();
             table.slots.visit(from..end.min(from + VISITED), |socket| {
@@ -208,7 +211,7 @@ impl Registry {
         }
     }
 
-    /// Whether a thread turns this reactor.
+    /// Whether a thread turns this reactor for its runtime.
     pub(crate) fn is_turned(&self) -> bool {
         self.is_turned.load(Ordering::Relaxed)
     }
@@ -223,8 +226,9 @@ impl Registry {
         self.is_turned.store(true, Ordering::Relaxed);
     }
 
-    /// No thread turns this reactor from now on, except for the end of its runtime. Wakes all tasks that wait for its
-    /// sources: a task that another runtime runs then moves its socket to that runtime's reactor.
+    /// No thread turns this reactor until [`start_turning`](Registry::start_turning), except for the end of its
+    /// runtime. Wakes all tasks that wait for its sources: a task that another runtime runs then moves its socket to
+    /// that runtime's reactor.
     pub(crate) fn stop_turning(&self) {
         // Before the sources' mutexes are taken: see the fourth race in `source`.
         self.is_turned.store(false, Ordering::Relaxed);
@@ -260,8 +264,8 @@ impl Registry {
 }
 
 impl Registered {
-    /// Takes the socket out of the table and out of the kernel's set, unless the reactor has just ended. Explicitly,
-    /// because a duplicate of the descriptor would keep the kernel's entry alive.
+    /// Takes the socket out of the table and out of the kernel's set, unless the reactor has just ended. Closing the
+    /// socket would not be enough: a duplicate of the descriptor keeps the kernel's entry alive.
     pub(super) fn leave(self) {
         if let Some(socket) = self.leave_table() {
             self.registry.leave_kernel(socket.fd);
@@ -269,8 +273,8 @@ impl Registered {
     }
 
     /// Takes the socket out of the kernel's set, if no thread turns the reactor and this thread has another one. Called
-    /// under the source's mutex: otherwise another thread could begin to turn the reactor, register the socket with it
-    /// once more, and get EEXIST.
+    /// under the source's mutex: otherwise another thread could begin to turn this reactor, register the socket with it
+    /// while the kernel still has the old entry, and get EEXIST.
     pub(super) fn leave_if_idle_elsewhere(&self, fd: RawFd) -> bool {
         let leaves = self.is_idle_elsewhere();
         if leaves {
@@ -296,8 +300,8 @@ impl Registered {
 
     /// Whether no thread turns this reactor, and this thread would register its sockets with another one.
     fn is_idle_elsewhere(&self) -> bool {
-        // A `block_on` call beside a worker registers with that worker. It does so even before that worker has started
-        // and while that worker ends.
+        // A `block_on` call beside a worker registers with that worker, even before the worker has started and while it
+        // ends. So the socket stays there then too.
         let is_here = |here: &Arc<Registry>| {
             Arc::ptr_eq(here, &self.registry) || ptr::eq(here.worker.as_ptr(), Arc::as_ptr(&self.registry))
         };
@@ -346,7 +350,7 @@ mod tests {
         let call = Registry::beside(Arc::downgrade(&worker));
         let socket = || Socket { source: Arc::new(Source::new()), fd: -1 };
         let tokens: Vec<_> = (0..1_000).map(|_| worker.table.lock().slots.insert(socket()).ok().unwrap()).collect();
-        let has_much = || worker.table.lock().slots.places() > 100;
+        let has_much = || worker.table.lock().slots.capacity() > 100;
         call.shrink();
         assert!(has_much() && worker.sources() == 1_000, "sockets in use were given back");
         tokens.iter().for_each(|token| drop(worker.table.lock().slots.remove(*token)));

@@ -67,7 +67,7 @@ impl<T> Slots<T> {
         Some(self.entries.remove(token & SLOT_MASK).value)
     }
 
-    /// If fewer than a quarter of the places have a value, gives back the memory behind the last value.
+    /// If fewer than a quarter of the slots have a value, gives back the memory behind the last value.
     pub(crate) fn shrink(&mut self) {
         if self.entries.len() < self.entries.capacity() / 4 {
             self.entries.shrink_to_fit();
@@ -79,13 +79,13 @@ impl<T> Slots<T> {
         self.entries.drain().map(|entry| entry.value).collect()
     }
 
-    /// Shows the values of these places.
-    pub(crate) fn visit(&self, places: Range<usize>, visit: impl FnMut(&T)) {
-        places.filter_map(|place| self.entries.get(place)).map(|entry| &entry.value).for_each(visit);
+    /// Shows the values in these slots.
+    pub(crate) fn visit(&self, slots: Range<usize>, visit: impl FnMut(&T)) {
+        slots.filter_map(|slot| self.entries.get(slot)).map(|entry| &entry.value).for_each(visit);
     }
 
-    /// The number of places, with those that have no value.
-    pub(crate) fn places(&self) -> usize {
+    /// The number of slots, with those that have no value.
+    pub(crate) fn capacity(&self) -> usize {
         self.entries.capacity()
     }
 

@@ -35,10 +35,10 @@
 //! 3. [`Source::unregister_if`]: the socket is dropped, handed out, or about to move to another reactor.
 //!    [`Source::detach_if`]: the reactor ends, and all waiters are woken to try again elsewhere.
 //!
-//! The reactor knows nothing of an unregistered source. The source's word says that both directions are ready, with the
-//! two exceptions in `readiness`. So the operations of such a socket make their system call. `WouldBlock` clears
-//! nothing: they skip step 3. `readable` and `writable` make no call that would say whether the socket is ready. They
-//! register it before they look.
+//! The reactor knows nothing of an unregistered source. The source's word says that both directions are ready, except
+//! after a short transfer and after one more race (see `readiness`). So the operations of such a socket make their
+//! system call. An operation that has loaded the word of an unregistered source skips step 3. `readable` and `writable`
+//! make no call that would say whether the socket is ready. They register it before they look.
 //!
 //! Pure: no mio, no I/O, no clock, no thread-local. `R`, the registration, is opaque here.
 
@@ -69,9 +69,9 @@ pub(crate) enum Stored {
     Sleep,
     /// It is stored, and an event has come: the operation tries again.
     Retry,
-    /// It is not stored, for one of two reasons. No reactor watches the socket. Or no thread turns the reactor that
-    /// watches it, and this thread would register it with another reactor. The caller registers the socket. The waker
-    /// comes back, because dropping it is foreign code.
+    /// The waker is not stored, for one of two reasons. No reactor watches the socket. Or no thread turns the reactor
+    /// that watches it, and this thread would register it with another reactor. The caller registers the socket. The
+    /// waker comes back, because dropping it is foreign code.
     Unregistered(Waker),
 }
 
@@ -98,7 +98,7 @@ impl<R> Source<R> {
         self.readiness.load()
     }
 
-    /// Stores an event. Wakes the waiters of its direction whose wakers are the executor's and in a seat, and appends
+    /// Stores an event. Wakes the waiters of its directions whose wakers are the executor's and in a seat, and appends
     /// the wakers of the others to `wakers`, for the caller to wake.
     // Always inlined: for the usual event the report is a constant, and most of this falls away. Costs an echo 20
     // instructions otherwise.
@@ -120,7 +120,8 @@ impl<R> Source<R> {
     pub(crate) fn wait_again(&self, direction: Direction, waker: &Waker, seen: Snapshot) -> Option<bool> {
         let mut inner = self.inner.lock();
         // If the seat has a waker, a reactor watches the socket, or another thread is just moving the socket to one:
-        // the end of the reactor, `stop_turning` and a failed move all empty the seats.
+        // the end of the reactor, `stop_turning` and a failed move all empty the seats. So the registration need not be
+        // looked at here.
         if !inner.waiters.wait_again(direction, waker) {
             return None;
         }
@@ -131,7 +132,8 @@ impl<R> Source<R> {
     }
 
     /// Step 4 of the rule in all other cases. `arm` gets the registration, under the mutex, and prepares it for a wait.
-    /// If it returns `false`, the reactor is of no use to this thread, and the source counts as unregistered.
+    /// If it returns `false`, this thread registers the socket with another reactor, and the source counts as
+    /// unregistered.
     pub(crate) fn store<E>(
         &self,
         direction: Direction,
@@ -214,8 +216,8 @@ impl<R> Source<R> {
     }
 
     /// Ends the registration and wakes no waiter. `leave` runs under the mutex. If it returns `false`, the registration
-    /// stays. If another thread may register the socket as soon as the mutex is free, `leave` must take it out of the
-    /// kernel's set itself.
+    /// stays. If another thread may register the socket as soon as the mutex is free, `leave` must take the socket out
+    /// of the kernel's set.
     pub(crate) fn unregister_if(&self, leave: impl FnOnce(&R) -> bool) -> Option<R> {
         let mut inner = self.inner.lock();
         let registered = inner.registered.take_if(|registered| leave(registered))?;

@@ -11,10 +11,11 @@
 //!
 //! # The executor's wakers
 //! A waker is foreign code, which must not run under a lock. So wakers are collected under the lock and woken after it.
-//! The executor's own wakers are an exception: waking one of them queues a task and does nothing else. In a seat they
-//! are woken in place, by reference, and stay there: the next task to wait there is mostly the same one, and it then
-//! neither clones its waker nor drops it. A waker that stays keeps the memory of its task, until another waker takes
-//! the seat, the reactor ends or is turned no more, or the socket is dropped or fails to move to another reactor.
+//! The executor's own wakers are an exception: waking one of them queues a task, perhaps ends a block, and runs no
+//! foreign code. In a seat they are woken in place, by reference, and stay there: the next task to wait there is mostly
+//! the same one, and it then neither clones its waker nor drops it. A waker that stays keeps the memory of its task,
+//! until another waker takes the seat, the reactor ends or is turned no more, or the socket is dropped or fails to move
+//! to another reactor.
 //!
 //! Pure: no mio, no I/O, no clock, no lock.
 
@@ -47,7 +48,7 @@ enum Seat {
 /// Where a waiting operation keeps its waker.
 pub(crate) enum WaiterSlot<'a> {
     Seat,
-    /// Under this key of the list, once the operation has waited.
+    /// In the list. The key is `Some` once the operation has waited.
     Listed(&'a mut Option<u64>),
 }
 
@@ -66,9 +67,9 @@ struct List {
     waiters: Vec<Waiter>,
     /// How many of `waiters` are displaced: at most `capacity`.
     displaced: usize,
-    /// The most displaced wakers that the list may hold. When one more comes, all of them are woken and dropped, and
-    /// the capacity doubles, up to [`MAX_CAPACITY`]. So the list cannot fill with the wakers of tasks that no longer
-    /// wait. A task that still waits polls again and is stored again. If more than `MAX_CAPACITY + 1` tasks
+    /// The most displaced wakers that the list may hold. When one more comes, those that are there are woken and
+    /// dropped, and the capacity doubles, up to [`MAX_CAPACITY`]. So the list cannot fill with the wakers of tasks that
+    /// no longer wait. A task that still waits polls again and is stored again. If more than `MAX_CAPACITY + 1` tasks
     /// wait by `poll_` functions in one direction, they wake each other again and again.
     capacity: usize,
     next_key: u64,
