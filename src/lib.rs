@@ -39,14 +39,15 @@
 //! 2. **Dropping a future cancels it**, and nothing is lost: no byte read and thrown away, no accepted connection
 //!    dropped unseen.
 //! 3. **One connection cannot starve the others**, nor can any await that is ready at once. A poll of a task does at
-//!    most 128 operations that it awaits, and the kernel is looked at again after at most 64 polls. Both are fewer if
-//!    they take long: after about a millisecond. Tasks that became ready together are run together.
+//!    most 128 operations that it awaits, and the kernel is looked at again after at most 64 polls. There are fewer of
+//!    both if they take long, more than about a millisecond. Tasks that became ready together are run together.
 //! 4. **A panic in a task ends that task alone**, and its `JoinHandle` says so. Exceptions are `panic = "abort"`, and a
 //!    destructor that panics while another panic unwinds: Rust ends the process then.
-//! 5. **An idle runtime uses no CPU.** A busy one makes the system calls of a hand-written loop, and two more: one look
-//!    at the kernel before it blocks, where [spinning](runtime::Builder::spin) pays or after it has run several tasks
-//!    at once, and one look at a listener after it accepts. Beside a busy worker, one idle worker looks after it every
-//!    few milliseconds.
+//! 5. **An idle runtime uses no CPU.** A busy one makes the system calls of a hand-written loop, and few more: one look
+//!    at a listener after it accepts, and one look at the kernel before it blocks. The latter comes where
+//!    [spinning](runtime::Builder::spin) pays, or after several tasks have run at once. One of several workers that
+//!    begins while all others sleep also sets a timer and cancels it. Beside a busy worker, one idle worker looks after
+//!    it every few milliseconds.
 //! 6. **Every error says what failed**, and nothing panics on what a peer or the network sends.
 //! 7. **When the runtime ends**, its tasks are dropped and their sockets closed. A task that waits for a socket which
 //!    outlives its runtime is woken, and goes on where it is polled next. Without a runtime there, it gets an error

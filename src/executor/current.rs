@@ -32,7 +32,8 @@ use crate::{budget, stamp, trace};
 struct Context {
     /// The id of the queue that only this worker takes from, or 0. A number, because waking has only to compare it.
     local_queue: Cell<usize>,
-    /// The id of the queue that this worker shares with others. If it is alone, that of its local queue, or 0.
+    /// The id of the queue that this worker shares with others. That of its local queue if it is alone, and 0
+    /// without a worker.
     shared_queue: Cell<usize>,
     /// The worker, one of several, runs tasks. Otherwise it waits, or handles what it has waited for.
     in_batch: Cell<bool>,

@@ -34,13 +34,13 @@ pub(crate) struct Executor {
     /// call.
     ran_main: bool,
     /// Used if the runtime has one worker: the entries that have used up their budget. They run after the next look at
-    /// the kernel, when nothing else is ready.
+    /// the kernel, when nothing else is ready, or after one batch in which something else always was.
     refused: Vec<Entry>,
-    /// There were some in `refused` when this batch began.
+    /// Entries that are in `refused` were there when this batch began.
     has_waiting_refused: bool,
     /// `None` if the runtime has one worker.
     stealer: Option<Box<Stealer>>,
-    /// The last turn was the stealable queue's. They take turns only while there are local entries.
+    /// The last entry was a stealable one. Stealable and local entries take turns while there are local ones.
     was_shared: bool,
     /// Used if the runtime has several workers: which tasks that give way run next, although others are ready.
     overdue: Overdue,
@@ -177,8 +177,8 @@ impl Executor {
         next
     }
 
-    /// In a runtime with one worker and a seed: has the entry that ran last stay behind those that were ready before
-    /// it, if it has yielded.
+    /// In a runtime with one worker and a seed: if the entry that ran last has yielded, keeps it behind all that were
+    /// ready when it did.
     fn note_yield(&mut self) {
         let (Some(shuffle), None) = (&mut self.shuffle, &self.stealer) else { return };
         if budget::take_yield() {
@@ -193,8 +193,8 @@ impl Executor {
         }
     }
 
-    /// Ends a batch in which a task may have yielded, and may be in the thread's queue. What other threads have pushed comes
-    /// first, as in [`next_otherwise`](Executor::next_otherwise).
+    /// Ends a batch in which a task may have yielded, and may be in the thread's queue. What other threads have pushed
+    /// comes first, as in [`next_otherwise`](Executor::next_otherwise).
     pub(crate) fn end_yielding_batch(&mut self) {
         if self.stealer.is_none() {
             self.note_yield();
@@ -218,7 +218,7 @@ impl Executor {
     }
 
     /// The next of the entries that only this worker may run and of those that can be stolen, in turn. Those that give
-    /// way come when nothing else is ready, or have waited for all that was.
+    /// way come when nothing else is ready, or once all has run that was ready when they were counted.
     fn next_of_both(&mut self) -> Option<Entry> {
         if !self.overdue.is_idle() {
             let next = self.next_overdue();
@@ -265,7 +265,8 @@ impl Executor {
         next
     }
 
-    /// Counts the entries that run before the tasks which give way, if there are both and no such count goes on.
+    /// Counts the ready entries, which run before the tasks that give way. Does nothing if one of the two kinds is
+    /// missing, or while an earlier count goes on.
     #[cold]
     fn begin_count(&mut self) {
         if !self.overdue.is_idle() {
@@ -281,7 +282,7 @@ impl Executor {
         }
     }
 
-    /// The task that gave way first of all, if its number is below `end`.
+    /// The task with the lowest number of those that give way, if that is below `end`.
     fn pop_yielded(&self, end: u64) -> Option<Entry> {
         let first_local = with_yielded(|yielded| yielded.front().map_or(end, |(number, _)| *number));
         let shared = self.worker.remote().pop_gave_way(first_local.min(end));
@@ -333,8 +334,10 @@ impl Executor {
     #[cold]
     fn move_refused(&mut self) {
         if self.stealer.is_none() {
-            // A task was queued after its poll, unless it has ended in spite of the refusal. The future of a `block_on`
-            // call may have others behind it. In these two cases another entry comes last instead.
+            // A task is queued after its poll, so it is the last entry. There are three exceptions, in which another
+            // entry comes last instead, and is shown as one that gave way: the task has ended in spite of the refusal,
+            // it has polled the operation with another waker, or it is the future of a `block_on` call, which may have
+            // others behind it.
             let last = with_queue(Vec::pop);
             if let Some(Entry::Task(task)) = &last {
                 task.metadata().record.note_gave_way();
@@ -359,8 +362,8 @@ impl Executor {
         self.has_local() || (self.stealer.is_some() && self.worker.remote().has_stealable())
     }
 
-    /// Begins a batch: the entries that the worker has waited for may be run, here or elsewhere. Returns how many there
-    /// are.
+    /// Begins a batch: the entries that the worker has waited for may be run, here or elsewhere. Returns how many are
+    /// ready, without those that have used up their budget.
     // A yield costs 1.3 % more without this.
     #[inline]
     pub(crate) fn begin_batch(&mut self) -> usize {
@@ -427,13 +430,13 @@ impl Executor {
         self.stealer.as_mut().and_then(|stealer| stealer.next_stuck())
     }
 
-    /// The progress of a worker that was stuck at the last look, and since when it makes no other.
+    /// The progress of a worker that was stuck at the last look, and since when that has not changed.
     pub(crate) fn stuck_poll(&self, index: usize) -> Option<(u64, Instant)> {
         self.stealer.as_ref()?.stuck_poll(index)
     }
 
     /// Ends an idle period, if the worker was in one, and takes the entries that other threads have pushed. The worker
-    /// calls this after each look at the kernel, so that those entries come after what the events have woken.
+    /// calls this after each wait, so that those entries come after what the events have woken.
     // A served echo costs 0.7 % more without this.
     #[inline]
     pub(crate) fn leave_idle(&mut self) {
@@ -551,7 +554,7 @@ pub(crate) struct MainWaker(Arc<Main>);
 
 struct Main {
     worker: WorkerRef,
-    /// An entry for it is in a queue.
+    /// An entry for it was queued, and its future was not polled since.
     is_queued: AtomicBool,
 }
 

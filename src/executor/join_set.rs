@@ -128,8 +128,8 @@ impl<T> JoinSet<T> {
         }
     }
 
-    /// Takes all tasks out of the set and lets them go on. A task that waits in a `poll_` function is woken, because the
-    /// set is empty.
+    /// Takes all tasks out of the set and lets them go on. A task that waits in a `poll_` function is woken, because
+    /// the set is empty.
     pub fn detach_all(&mut self) {
         self.members = Slab::new();
         // The tasks that left go on making their notes in the old state, which is not read any more.

@@ -3,7 +3,7 @@
 //! The task's wrapper, its queue entries and its entry in the [registry](super::registry) share it. A record belongs to
 //! one table of the registry. When its task has left, the next task there gets the record. Handles of the old task
 //! compare its id with that of the entry, under the lock of the table, before they cancel. Their notes of a joiner are
-//! made without the lock: one that comes late costs a dump a line, and nothing else.
+//! made without the lock: one that comes late makes a dump show one line that is wrong, and nothing else.
 //!
 //! Records are allocated in [`Chunk`]s: one for each task would cost a burst of tasks 20 % more.
 //!
@@ -12,8 +12,8 @@
 //!   made -> queued -> running -> waiting -> queued -> ...
 //! ```
 //! Each arrow is one step, taken by the thread that has the task at that time. One number counts the steps. Modulo 3 it
-//! is the state, and a third of it is how often the task was polled. No step is an atomic read-modify-write: async-task
-//! orders the threads that take them.
+//! is the state, and `(steps + 1) / 3` is how often the task was polled. No step is an atomic read-modify-write:
+//! async-task orders the threads that take them.
 
 use std::num::NonZeroU16;
 use std::sync::Arc;
@@ -58,7 +58,8 @@ struct Measures {
 }
 
 impl Measures {
-    /// The times after so many polls. Before the first one ends, the two are those of another task.
+    /// The times after so many polls. Before the first one ends, the record still has those of another task, and 0 is
+    /// returned.
     fn so_far(&self, polls: u64) -> Measured {
         let load = |time: &AtomicU64| if polls == 0 { 0 } else { time.load(Ordering::Relaxed) };
         Measured { busy: load(&self.busy), longest: load(&self.longest) }
@@ -152,7 +153,7 @@ impl CancelReason {
     /// By a handle, or because the runtime ends.
     pub(crate) const ABORTED: Self = Self(NonZeroU16::new(REASON).unwrap());
 
-    /// The system starts no thread for a blocking closure, with this error number.
+    /// The system has refused a thread for a blocking closure, with this error number.
     pub(crate) fn no_thread(errno: i32) -> Self {
         let errno = u16::try_from(errno).ok().filter(|errno| *errno < REASON);
         errno.and_then(NonZeroU16::new).map_or(Self::ABORTED, Self)

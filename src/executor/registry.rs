@@ -1,7 +1,7 @@
 //! Registry: the tasks of a runtime, so that it can end them and show them.
 //!
-//! Only its wakers refer to a task that waits. But the end of the runtime must reach each task, and have it dropped on
-//! a worker. So the registry keeps one waker of each task.
+//! A task that waits is kept by its wakers and its `JoinHandle` alone. But the end of the runtime must reach each task,
+//! and have it dropped on a worker. So the registry keeps one waker of each task.
 //!
 //! To cancel a task is to note it in the task's [`Record`] and to wake the task. A worker then polls the task, and its
 //! wrapper looks at the record and drops the future instead of polling it.
@@ -19,7 +19,7 @@
 //!
 //! # Looking at all tasks
 //! A thread that looks at the tasks of a runtime takes the lock for some entries at a time ([`TaskRegistry::visit`]).
-//! So a worker waits for it no longer than for another worker.
+//! So a worker never waits for a look at all of them.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -54,7 +54,7 @@ impl fmt::Display for Id {
 /// The tasks that were spawned in one runtime and still have their future. `W` are the runtime's workers, to which each
 /// record refers.
 pub(crate) struct TaskRegistry<W> {
-    /// How many lists are open or have tasks.
+    /// How many lists are open or have tasks that workers run.
     live_lists: AtomicUsize,
     lists: Box<[List<W>]>,
     ids: Arc<IdSource>,
@@ -95,7 +95,7 @@ struct Table<W> {
     /// By key, which counts from 1. Emptied once all tasks are gone and none may come: each record has a reference to
     /// the workers, which own this table.
     entries: Vec<Entry<W>>,
-    /// The free keys. The next one is the last.
+    /// The free keys. The last one is used next.
     vacant: Vec<u32>,
     /// The records of the next entries.
     unused: Unused<W>,
@@ -106,7 +106,8 @@ struct Table<W> {
 /// A task, or the place for one.
 struct Entry<W> {
     record: Record<W>,
-    /// Wakes the task, and keeps its memory. `None` without a task. The other fields are those of the last one then.
+    /// Wakes the task, and keeps its memory. `None` without a task. The other fields then belong to the task that was
+    /// here last.
     waker: Option<Waker>,
     location: &'static Location<'static>,
 }
@@ -238,7 +239,7 @@ impl<W> TaskRegistry<W> {
         table.vacant.push(key);
         let is_last = (tasks.closed || !tasks.names.is_empty()) && self.after_remove::<KIND>(&mut tasks, record);
         drop(tasks);
-        // After the lock: this may free the task, and with it an output.
+        // After the lock, as any waker.
         drop(waker);
         is_last
     }
@@ -254,7 +255,7 @@ impl<W> TaskRegistry<W> {
         KIND != BLOCKING && tasks.len(TaskSet::All) == 0 && self.close_list(tasks)
     }
 
-    /// A list is closed and empty. Returns whether all are, and no call has returned so before.
+    /// A list is closed and empty. Returns `true` once, for the last of all lists.
     fn close_list(&self, tasks: &mut Tasks<W>) -> bool {
         // A task that is refused is inserted and removed too.
         !mem::replace(&mut tasks.is_dead, true) && self.live_lists.fetch_sub(1, Ordering::AcqRel) == 1
@@ -388,7 +389,7 @@ impl<W> TaskRegistry<W> {
 /// How far a look at a table has come.
 #[derive(Clone, Copy)]
 struct Visited {
-    /// How many entries have been shown.
+    /// How many places of the table have been looked at.
     entries: usize,
     /// How often the entries had been moved together when the look began.
     moves: u64,
@@ -527,7 +528,7 @@ impl<W> Table<W> {
         key
     }
 
-    /// Forgets all places if none has a task. Otherwise their records, which refer to the workers, would keep them.
+    /// Forgets all places if none has a task. If it did not, their records would keep the workers alive.
     fn close(&mut self) {
         if self.occupied() == 0 {
             *self = Self::new();

@@ -12,9 +12,10 @@
 //! ```
 //! * AWAKE: the worker runs tasks, and will come here before it blocks.
 //! * SPINNING: it has nothing to run, and will look at this word again before it blocks. It may spin meanwhile.
-//! * PARKED: it blocks, or is about to. Another thread ends that by its unparker or its unpark timer.
-//! * NOTIFIED: something was pushed since it last drained, here or to its stealable queue, or it was woken to look at
-//!   other workers.
+//! * PARKED: it blocks, or is about to. Another thread ends that by the worker's unparker
+//!   or unpark timer.
+//! * NOTIFIED: since it last drained, something was pushed here or to its stealable queue, or it was woken to look at
+//!   other workers or because its runtime ends.
 //!
 //! [`RemoteQueue::push`] pushes under the lock, then swaps the state to NOTIFIED, and unparks only if the state was
 //! PARKED. A storm of pushes unparks once, and a worker that is awake is not unparked at all.
@@ -114,12 +115,12 @@ impl<T> RemoteQueue<T> {
         previous.is_ok()
     }
 
-    /// Has the worker, which is parked, woken once `after` is over. Returns `false` if the system cannot.
+    /// Sets a timer that wakes the worker, which is parked, after this time. Returns `false` if the system cannot.
     pub(super) fn wake_after(&self, after: Duration) -> bool {
         self.unpark_timer().is_some_and(|timer| timer.set(after))
     }
 
-    /// Cancels that.
+    /// Cancels the timer of [`wake_after`](RemoteQueue::wake_after).
     pub(super) fn cancel_wake(&self) {
         if let Some(timer) = self.unpark_timer() {
             timer.cancel();

@@ -4,7 +4,7 @@
 //! worker of it. A task's [`Metadata`] says which queue it goes to when it is woken.
 //!
 //! # Queue ids
-//! Waking compares two numbers: the id of the task's queue, and those of the queues that this thread's worker takes
+//! Waking compares numbers: the id of the task's queue, and the two of the queues that this thread's worker takes
 //! from. A local queue is known by the address of its worker's [`Remote`]. All stealable queues of a runtime have
 //! one id, because any worker may run what is in them: the address of the [`Workers`], plus one. It is odd, so that it
 //! equals none of the others. A runtime with one worker uses no stealable queue: its tasks go to the local queue, and
@@ -60,7 +60,7 @@ pub(crate) struct RunningTask {
     pub(crate) id: Id,
     pub(crate) name: Option<Arc<str>>,
     pub(crate) location: &'static Location<'static>,
-    /// How often it was polled, with this time.
+    /// How often it was polled, this poll included.
     pub(crate) polls: u64,
     /// How long this poll has taken.
     pub(crate) duration: Duration,
@@ -77,7 +77,8 @@ pub(super) type Record = record::Record<Workers>;
 
 /// An entry of a worker's queue.
 pub(crate) enum Entry {
-    /// The future of the `block_on` call that the worker is in.
+    /// The future of the `block_on` call that the worker is in. A late wake of an earlier call's future makes such an
+    /// entry too, and polls this one needlessly.
     Main,
     Task(Runnable),
 }
@@ -87,9 +88,9 @@ pub(crate) type Runnable = async_task::Runnable<Metadata>;
 
 /// The data that async-task keeps beside the future, in the same allocation.
 pub(crate) struct Metadata {
-    /// It has the workers of whom one, or all, may run the task.
+    /// Refers to the workers. One of them, or any, may run the task.
     pub(super) record: Record,
-    /// Of the span of the task, for a subscriber of `tracing`.
+    /// The id of the task's span, for a subscriber of `tracing`.
     span: SpanId,
 }
 
@@ -189,7 +190,7 @@ impl Workers {
         running
     }
 
-    /// Has `names` be asked for names when tasks are shown, as long as it lives.
+    /// When tasks are shown, `names` is asked for names, as long as it lives.
     pub(crate) fn add_names(&self, names: Weak<dyn TaskNames>) {
         let mut all = self.names.lock();
         all.retain(|names| names.strong_count() > 0);

@@ -4,18 +4,18 @@
 //! order ([`Shuffle::shuffle`]), and runs them before it takes the next ones.
 //!
 //! # Late entries
-//! Without more, all that is ready now would run before anything that it wakes, and a chain of five wakes would never
-//! overtake a chain of four. So, in a runtime with one worker, entries that become ready later are
-//! mixed with those that were taken ([`Shuffle::mix`]). Their number is limited, and so no entry waits for ever.
+//! If that were all, an entry would never run before those that were taken earlier, and a chain of five wakes would
+//! never overtake a chain of four. So, in a runtime with one worker, entries that become ready later are mixed with
+//! those that were taken ([`Shuffle::mix`]). Their number is limited, and so no entry waits for ever.
 //!
 //! # Segments
 //! A task that has yielded runs after all that was ready when it did so. So, in a runtime with one worker, its entry
 //! begins a segment of the queue. A segment runs after those before it, and entries change places within their segment
 //! only. Entries that have used up their budget begin segments too. Late entries are mixed with the last segment that
-//! was taken, and they come from the first one of the queue.
+//! was taken, and they come from the first segment of the queue.
 //!
 //! With several workers the entries that give way have a queue of their own. In the stealable queue a segment begins
-//! behind the counted entries, which run before the ones that give way ([`overdue`](super::stealing)).
+//! behind the entries that were counted to run before the ones that give way ([`overdue`](super::stealing)).
 
 use crate::memory::shrink;
 use crate::random::Random;
@@ -23,8 +23,8 @@ use crate::random::Random;
 /// The shuffle of one queue.
 pub(super) struct Shuffle {
     random: Random,
-    /// The places in the queue where a segment begins, in order. The first entry of the queue begins one also if 0 is
-    /// not in here. If 0 is, no entry of the queue may be mixed with those that were taken.
+    /// The places in the queue where a segment begins, in order. One always begins at 0. If 0 is listed, that segment
+    /// is not the rest of the one that was taken, and none of its entries is mixed with those.
     starts: Vec<usize>,
     /// The length of the last segment that was taken, with the late entries that were mixed into it.
     last_segment: usize,
@@ -32,7 +32,7 @@ pub(super) struct Shuffle {
     late: usize,
 }
 
-/// With a last segment of `n` entries, so many late ones and `2 * n` more may be mixed.
+/// At most `LATE + 2 * n` late entries are mixed into a segment of `n`.
 const LATE: usize = 8;
 
 impl Shuffle {

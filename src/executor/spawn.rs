@@ -156,7 +156,7 @@ fn outside(function: &str) -> ! {
     );
 }
 
-/// Has `names` be asked for names of tasks that were spawned on this thread, as long as it lives.
+/// When tasks are shown that were spawned on this thread, `names` is asked for names, as long as it lives.
 pub(crate) fn add_names(names: Weak<dyn TaskNames>) {
     if let Some(workers) = Current::spawn_workers() {
         workers.add_names(names);

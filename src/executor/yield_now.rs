@@ -8,10 +8,11 @@ use crate::budget;
 
 /// Lets other ready tasks of this worker run before this one goes on.
 ///
-/// Everything that is ready on this worker runs first, and also what other threads have spawned or woken there. A long
-/// computation in a task calls this now and then, because its worker runs no other task meanwhile. The worker looks at
-/// the kernel and at its timers after at most 64 polls of tasks, and sooner if they take long: a timer waits for about
-/// two pieces of such a computation, or for a millisecond.
+/// Everything that is ready on this worker runs first, and also what other threads have spawned or woken there. Only new
+/// connections of a server may take turns with it. A long computation in a task calls this now and then, because its
+/// worker runs no other task meanwhile. The worker looks at the kernel and at its timers after at most 64 polls of tasks,
+/// and sooner if they take long: a timer waits for about two pieces of such a computation, or for little more than a
+/// millisecond.
 ///
 /// # Cancel safety
 /// Safe.
@@ -48,9 +49,9 @@ impl Future for YieldNow {
 /// Takes one operation from the task's budget, and lets other tasks run when the budget is used up.
 ///
 /// A poll of a task may do 128 operations, or fewer if they take long. Sockets, timers,
-/// [`JoinHandle`](super::JoinHandle) and all that waits in this crate spend this budget by themselves. A loop of one's
-/// own that awaits nothing of this crate calls this once for each piece of work, and so does not keep other tasks
-/// waiting. A call costs a few instructions, and mostly does not wait.
+/// [`JoinHandle`](super::JoinHandle) and all else that waits for something in this crate spend this budget by
+/// themselves. A loop of one's own that awaits nothing of this crate calls this once for each piece of work, and so
+/// does not keep other tasks waiting. A call costs a few instructions, and mostly does not wait.
 ///
 /// # Cancel safety
 /// Safe.

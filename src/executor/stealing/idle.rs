@@ -18,11 +18,13 @@
 //! * UNWATCHED: a worker that begins to run tasks, or a thread that queues something behind a running task, wakes an
 //!   idle worker if it sees one.
 //! * WAKING: one was woken, or has a timer that wakes it soon, and has not come yet. A worker that goes idle meanwhile
-//!   watches all the same.
+//!   does not rely on it: it watches if another worker is busy. A thread that found no worker to wake takes WAKING
+//!   back.
 //! * WATCHED: one idle worker is the watcher. It sleeps for some milliseconds, and then looks.
 //!
 //! # The races
-//! One side changes a queue and then looks here. The other changes this and then looks at the queues.
+//! One side changes a queue and then looks at the idle word. The other changes the idle word and then looks at the
+//! queues.
 //! 1. A goes idle and finds all queues empty. B queues something and finds no worker idle. So A counts itself
 //!    ([`Idle::enter`]) before it looks, and B looks here after it has queued. Both take the queue's lock: if A looked
 //!    first, B sees the count.
@@ -30,7 +32,7 @@
 //!    WAKING looks at all others after that ([`Idle::leave`] returns `true` then). If it has entries instead, it begins
 //!    to run them, and has another one woken. It does the same if it began a batch without entries and takes some
 //!    inside it ([`drain_in_batch`](super::queues::Queues::drain_in_batch)).
-//! 3. B sets WAKING and finds no worker that it can wake: the one that was counted is leaving already. Another one may
+//! 3. B sets WAKING and finds no worker that it can wake: the one that was counted is leaving already. C may
 //!    go idle and see WAKING before B takes that back. So a worker that goes idle does not rely on WAKING: it watches.
 //! 4. A begins to run tasks, sees WATCHED, and is stuck. The watcher takes WATCHED back, sees that all workers are
 //!    idle, and sleeps. No lock orders these. So each of the two has a fence between its two steps, and one of them
@@ -38,19 +40,20 @@
 //! 5. A counts itself idle, sees WATCHED, and sleeps. The watcher takes WATCHED back and begins to run a task. It sees
 //!    no idle worker, and has none woken. The fences of the fourth race prevent this too: A watches, or the watcher
 //!    sees A.
-//! 6. B sets WAKING and looks for an idle worker. C announces itself as idle in its remote queue only after that, so B
-//!    wakes no worker. Before B takes WAKING back, A leaves with something to run. If A misses WAKING in `leave` but
-//!    sees it in `should_wake`, it relies on B, and no worker watches A. The fences exclude that: A sees WAKING in
-//!    `leave`, or B finds C, or C sees that A is not idle and watches.
-//! 7. A looks and finds B stuck, the only busy worker. B ends its task, takes two entries and is stuck in the first,
-//!    while A goes idle without a watch. So A counts itself idle and then asks, under the lock of B's queue, whether B
-//!    is still in the same task. If B takes the entries after that, it sees A and wakes it.
+//! 6. B sets WAKING and finds no idle worker. After that C announces itself as idle in its remote queue. Before B takes
+//!    WAKING back, A leaves with something to run. If A misses WAKING in `leave` but sees it in `should_wake`, it
+//!    relies on B, and no worker watches A. The fences exclude that: A sees WAKING in `leave`, or B finds C, or C sees
+//!    that A is not idle and watches.
+//! 7. A looks and finds B stuck, the only busy worker. B ends its task, begins a batch of two entries and is stuck in
+//!    the first, while A goes idle without a watch. So A counts itself idle and then asks, under the lock of B's queue,
+//!    whether B is still in the same task. If B begins the batch after that, it sees A and wakes it.
 //! 8. A has set B's timer, has run its one entry, and is idle. It cancels the timer and takes WAKING back. Meanwhile C
-//!    begins to run tasks, or a thread pushes behind C. They have seen WAKING, or C has set the timer anew, and they
-//!    rely on B. So A steals after that, and looks whether all workers are idle, and otherwise watches. It sees C and
-//!    the entry, by the fences of the fourth race, by the queue's lock, or by the kernel's lock of the timer. If A is
-//!    not idle but has more to run, it wakes an idle worker at once, which need not be B. It cancels the timer first:
-//!    if C has set it anew, A then reads the word that C has left, or a later one.
+//!    begins to run tasks, or a thread pushes behind C. C and that thread have seen WAKING, or C has set the timer
+//!    anew, and they rely on B. So A steals after that, and looks whether all workers are idle, and otherwise watches.
+//!    It sees C and the entry, by the fences of the fourth race, by the queue's lock, or by the kernel's lock of the
+//!    timer. If A is not idle but has more to run, it wakes an idle worker at once, which need not be B. It cancels the
+//!    timer first. If C has set the timer anew before that, A sees C's WAKING, or a later idle word, when it takes
+//!    WAKING back.
 
 use crate::sync::atomic::{AtomicU8, AtomicUsize, Ordering, fence};
 
@@ -83,7 +86,7 @@ impl Idle {
         self.count.fetch_sub(1, Ordering::AcqRel);
         // See the fourth, the fifth and the sixth race.
         fence(Ordering::SeqCst);
-        // It takes over the duty of a wake-up that was meant for another worker too. That costs a look at most.
+        // The worker may take over a wake-up that was meant for another one. That costs a look at most.
         is_watcher && self.release(WATCHED) || self.release(WAKING)
     }
 

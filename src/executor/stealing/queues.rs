@@ -7,9 +7,9 @@
 //! * Another thread pushes to the queue of the worker where the task last ran.
 //! * An idle worker steals half of the entries of another worker, rounded down. So it leaves a single entry to the
 //!   owner, which is about to run it.
-//! * A worker that has run the same task for a millisecond is stuck. Then the last entry is stolen too. Idle workers
-//!   look for stuck workers, and now and then a busy worker does.
-//! * An entry that gives way comes after all that are ready, and after those that gave way before it
+//! * A worker that has made no progress for a millisecond is stuck: it has run the same task, or perhaps two local
+//!   ones. Then the last entry is stolen too. Idle workers look for stuck workers, and now and then a busy worker does.
+//! * An entry that gives way comes after the ready ones, and after those that gave way before it
 //!   ([`overdue`](super::overdue)). It can be stolen, too.
 //! * An entry that was spawned on a certain worker ([`Queues::spawn_on`]) begins there. It takes turns with the ready
 //!   entries, or with those that give way if none is ready. It is stolen only from a worker that has been stuck for
@@ -49,20 +49,20 @@ pub(in crate::executor) struct Remote<E, T> {
 struct Stealable<T> {
     /// The entries that come first, in reverse order: `pop` takes the next one.
     ready: Vec<T>,
-    /// The entries behind those, in order. When `ready` is empty, the two are swapped and reversed. Before that, a
-    /// runtime with a seed shuffles them.
+    /// The entries behind those, in order. When `ready` is empty, they become `ready`: shuffled, in a runtime with a
+    /// seed, and then reversed.
     later: Vec<T>,
     /// The order of `later`, if the runtime has a seed.
     shuffle: Option<Shuffle>,
     /// The entries that give way, in order, with their numbers. The worker says when it takes them.
     gave_way: VecDeque<(u64, T)>,
-    /// So many of the next entries, without the spawned ones, run before those that give way: see
+    /// How many of the ready entries must still run before those that give way: see
     /// [`overdue`](super::overdue).
     counted: usize,
     /// The entries that were spawned on this worker by number ([`Queues::spawn_on`]).
     spawned: VecDeque<T>,
-    /// One of these was taken last. They take turns with the ready entries and, if there are none, with those that give
-    /// way.
+    /// One of `spawned` was taken last. They take turns with the ready entries and, if none is ready, with those that
+    /// give way.
     was_spawned: bool,
     /// The worker runs tasks. Set when it begins a batch, cleared when it goes idle.
     running: bool,
@@ -137,7 +137,7 @@ impl<E, T> Queues<E, T> {
         self.wake_idle_if_needed();
     }
 
-    /// Pushes a task from a thread that is none of the workers.
+    /// Pushes a task from a thread that is none of the workers, or has entered another runtime.
     pub(in crate::executor) fn push_stealable(&self, index: usize, task: T) {
         self.push_from_outside(index, task, |stealable, task| stealable.later.push(task));
     }
@@ -212,7 +212,7 @@ impl<E, T> Queues<E, T> {
         Content { stealable: stealable.ready_len() + stealable.spawned.len(), give_way: !stealable.gave_way.is_empty() }
     }
 
-    /// Wakes an idle worker, if there is one and none of them looks anyway.
+    /// Wakes an idle worker, if there is one, unless an idle worker watches or is about to come.
     pub(super) fn wake_idle_if_needed(&self) {
         if self.idle.should_wake() {
             self.idle.wake_idle(|| self.wake_any());
@@ -235,8 +235,9 @@ impl<E, T> Queues<E, T> {
         later
     }
 
-    /// Has the worker not woken after all. Another one may have relied on that. So the caller then watches if not all
-    /// are idle, or has another one woken: see the eighth race in [`idle`](super::idle).
+    /// Cancels the timer of [`wake_idle_after`](Queues::wake_idle_after). Another busy worker may have relied on it. So
+    /// the caller then watches if not all are idle, or wakes another worker: see the eighth race in
+    /// [`idle`](super::idle).
     pub(super) fn cancel_wake(&self, index: usize) {
         self.remotes[index].queue.cancel_wake();
         self.idle.stop_waking();
@@ -336,7 +337,7 @@ impl<E, T> Remote<E, T> {
         shrink_queue(spawned);
     }
 
-    /// The first of the entries that give way, for the worker, if its number is below `end`.
+    /// The first of the entries that give way, for the worker, if the number of that entry is below `end`.
     pub(in crate::executor) fn pop_gave_way(&self, end: u64) -> Option<T> {
         let mut stealable = self.stealable.lock();
         stealable.progress += 1;
@@ -344,14 +345,15 @@ impl<E, T> Remote<E, T> {
         if is_before { stealable.gave_way.pop_front().map(|(_, task)| task) } else { None }
     }
 
-    /// The next entry of the stealable queue, for its worker, without those that give way. `None` also if it is their
-    /// turn. `some_local` says whether one of the worker's local entries gives way.
+    /// The next entry of the stealable queue, for its worker, without those that give way. `None` also if spawned
+    /// entries are there and it is the turn of those that give way. `some_local` says whether one of the worker's local
+    /// entries gives way.
     pub(in crate::executor) fn pop_stealable(&self, some_local: impl FnOnce() -> bool) -> Option<T> {
         let mut stealable = self.stealable.lock();
         stealable.progress += 1;
         if !stealable.spawned.is_empty() {
-            // In turn, so that new tasks do not starve those that are there, nor the other way round. The progress
-            // cannot tell whose turn it is: it grows with each batch too, and a batch may have one entry.
+            // In turn, so that new tasks do not starve those that are there, nor the other way round. The parity of the
+            // progress would not do for that: it grows with each batch too, and a batch may have one entry.
             let others = || stealable.ready_len() > 0 || !stealable.gave_way.is_empty() || some_local();
             stealable.was_spawned = !stealable.was_spawned || !others();
             if stealable.was_spawned {
@@ -362,8 +364,8 @@ impl<E, T> Remote<E, T> {
         stealable.pop_ready()
     }
 
-    /// Counts the ready entries. `None` if none gives way, neither here nor, by `some_local`, of the worker's local
-    /// entries.
+    /// Counts the ready entries. `None` if no entry gives way. `some_local` says whether one of the worker's local
+    /// entries does.
     pub(in crate::executor) fn count(&self, some_local: bool) -> Option<usize> {
         let stealable = &mut *self.stealable.lock();
         if !some_local && stealable.gave_way.is_empty() {

@@ -5,7 +5,8 @@
 //!    ones. It blocks for a millisecond at most, then for two and for four, and looks again. While all workers are
 //!    idle, it blocks for eight. Once no worker has been busy since its last look, it stops watching and blocks without
 //!    a limit. It also stops when all busy workers are stuck ([`Stealer::beside_stuck`]). Then an event of their
-//!    sockets, the next of their timers, or a thread that queues something there ends its block.
+//!    sockets, the next of their timers, or a thread that queues a task there which can be stolen ends its block. So
+//!    does the time after which spawned entries can be stolen.
 //! 3. It is idle no longer ([`Stealer::leave_idle`]). If it has entries and no other worker watches, it has an idle one
 //!    woken ([`Stealer::begin_batch`]), because it may be stuck in the first entry. If it has no entries, and was the
 //!    watcher or was woken to watch, it looks which of the others are stuck. A busy worker does so now and then, at
@@ -28,9 +29,9 @@ pub(in crate::executor) struct Stealer {
     seen: Vec<(u64, Instant)>,
     /// The workers that were stuck at the last look, and their progress.
     stuck: Vec<(usize, u64)>,
-    /// How many of them have not been helped since.
+    /// How many of `stuck` have not been helped since.
     unhelped: usize,
-    /// They have been for long.
+    /// All of `stuck` have been stuck for [`STUCK_FOR_LONG`].
     are_stuck_for_long: bool,
     /// It has looked in this batch.
     has_just_looked: bool,
@@ -42,19 +43,20 @@ pub(in crate::executor) struct Stealer {
     looked: Instant,
     /// How long it watches before it looks, if it is the watcher.
     watch: Option<Duration>,
-    /// The same for the next time that it watches busy workers.
+    /// How long it watches the next time, if a worker is busy then.
     next_watch: Duration,
     /// It counts as idle.
     is_idle: bool,
     /// It was the watcher, or was woken to look.
     must_look: bool,
-    /// The worker that a timer wakes soon to look after this one, unless it has come already.
+    /// The worker whose unpark timer this one has set. That worker may have come since.
     later_wake: Option<usize>,
     /// When this one last had another one woken to look after it.
     wanted: Instant,
     /// Chooses the worker from which this one steals first, if the runtime has a seed. Otherwise it is the next one.
     first_victim: Option<Random>,
-    /// Its work since it last read the clock: entries that it ran, and batches that count as some entries each.
+    /// Its work since it last asked whether it is time to look: entries that it ran, and batches, which count as some
+    /// entries each.
     work: u64,
 }
 
@@ -63,7 +65,7 @@ const FIRST_WATCH: Duration = Duration::from_millis(1);
 const LONGEST_WATCH: Duration = Duration::from_millis(4);
 
 /// A watch while all workers are idle. A request that comes during this watch finds a watcher, so that no worker has to
-/// be woken for it. A worker that gets stuck during it is found one millisecond after it, at the latest.
+/// be woken for it. A worker that gets stuck during the watch is found at most one millisecond after its end.
 const IDLE_WATCH: Duration = Duration::from_millis(8);
 
 /// After so much work a busy worker reads the clock, and looks if it is time.
@@ -113,7 +115,7 @@ impl Stealer {
         self.stuck.iter().map(|(other, _)| *other)
     }
 
-    /// The progress of a worker that was stuck at the last look, and since when it makes no other.
+    /// The progress of a worker that was stuck at the last look, and since when that has not changed.
     pub(in crate::executor) fn stuck_poll(&self, index: usize) -> Option<(u64, Instant)> {
         let (_, progress) = self.stuck.iter().find(|(other, _)| *other == index)?;
         Some((*progress, self.seen[index].1))
@@ -170,7 +172,7 @@ impl Stealer {
 
     /// How long the idle worker may block at most.
     pub(in crate::executor) fn watch_timeout(&self) -> Option<Duration> {
-        // Entries that were spawned on a stuck worker can be stolen by then.
+        // After this time, entries that were spawned on a stuck worker can be stolen.
         if self.is_beside_stuck && !self.are_stuck_for_long { Some(STUCK_FOR_LONG) } else { self.watch }
     }
 
@@ -223,8 +225,8 @@ impl Stealer {
     }
 
     /// Has an idle worker look after this one, if none does. This one is about to run its first entry, and may get
-    /// stuck in it. On Linux a timer wakes the idle worker later, if that one could do nothing at once but wait whether
-    /// this one gets stuck: if all others are idle, and nothing comes behind the first entry that they could steal.
+    /// stuck in it. On Linux a timer wakes the idle worker later, if that worker would find nothing to steal now: if
+    /// all others are idle, and nothing comes behind the first entry.
     fn have_watched<E, T>(&mut self, queues: &Queues<E, T>, content: &Content, now: &impl Fn() -> Instant) {
         if content.stealable > 1 {
             if let Some(other) = self.later_wake.take() {
@@ -238,7 +240,7 @@ impl Stealer {
         let since = mem::replace(&mut self.wanted, now());
         let is_lone = content.stealable <= 1 && !content.give_way && queues.idle.is_everywhere(queues.len() - 1);
         // The two system calls that set and cancel the timer cost less than a watch, unless this worker begins more
-        // than 250 times a second: then a watch serves several.
+        // than 250 batches a second: then a watch serves several of them.
         if is_lone && self.wanted - since >= LONGEST_WATCH {
             self.later_wake = queues.wake_idle_after(FIRST_WATCH);
         } else {
@@ -246,7 +248,7 @@ impl Stealer {
         }
     }
 
-    /// Finds the workers that are stuck: they have run the same task for a while.
+    /// Finds the workers that are stuck: they have made no progress for a while.
     fn look<E, T>(&mut self, queues: &Queues<E, T>, index: usize, now: Instant) {
         self.stuck.clear();
         self.others_moved = false;
