@@ -206,6 +206,9 @@ fn no_handshake<T>(stream: T) -> Ready<io::Result<T>> {
 ///   less.
 /// * An HTTP/2 client gets GOAWAY. Its connection closes after the requests that have reached the kernel.
 ///
+/// Ask for the stream of an upgrade (`hyper::upgrade::on`) only if the response lets the upgrade begin. Of an upgrade that
+/// is refused, the server closes the stream itself, and a task that awaits that stream panics.
+///
 /// An upgraded connection counts until its stream is dropped. At the end of the drain the server does not wait for it
 /// any longer, and lists it as open; its task goes on. To end such tasks in time, give them a clone of the
 /// [signal](Serve::with_shutdown).
