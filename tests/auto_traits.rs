@@ -9,8 +9,8 @@ use std::panic::{RefUnwindSafe, UnwindSafe};
 
 use kittiwake::io::{self, AsyncFd, Stderr, Stdin, Stdout};
 use kittiwake::io::{
-    BufReader, Bytes, Chain, CopyBidirectional, CopyError, DuplexStream, FillBuf, Lines, ReadExact, ReadLine,
-    ReadToEnd, ReadToString, ReadUntil, SkipUntil, Split,
+    BufReader, Bytes, Chain, CopyBidirectional, CopyError, DuplexStream, FillBuf, Lines, ReadExact, ReadFuture,
+    ReadLine, ReadToEnd, ReadToString, ReadUntil, SkipUntil, Split,
 };
 use kittiwake::net::{
     Incoming, IncomingWithPeer, IntoIncoming, IntoIncomingWithPeer, OwnedReadHalf, OwnedWriteHalf, ReadHalf, Report,
@@ -52,12 +52,12 @@ fn io_is_send_and_sync() {
     send_and_sync::<(Reader, Lines<Reader>, Split<Reader>, DuplexStream, CopyError)>();
     send_and_sync::<(FillBuf<'_, Reader>, ReadLine<'_, Reader>, ReadUntil<'_, Reader>, SkipUntil<'_, Reader>)>();
     send_and_sync::<(Bytes<Reader>, Chain<Reader, Reader>)>();
-    send_and_sync::<(ReadExact<'_, Reader>, ReadToEnd<'_, Reader>, ReadToString<'_, Reader>)>();
+    send_and_sync::<(ReadFuture<'_, Reader>, ReadExact<'_, Reader>, ReadToEnd<'_, Reader>, ReadToString<'_, Reader>)>();
     send_and_sync::<(kittiwake::io::ReadHalf<TcpStream>, kittiwake::io::WriteHalf<TcpStream>)>();
     send_and_sync::<CopyBidirectional<TcpStream, DuplexStream>>();
     unpin::<(Lines<Reader>, Split<Reader>, ReadLine<'_, Reader>, CopyBidirectional<TcpStream, TcpStream>)>();
     unpin::<(Bytes<Reader>, Chain<Reader, Reader>)>();
-    unpin::<(ReadExact<'_, Reader>, ReadToEnd<'_, Reader>, ReadToString<'_, Reader>)>();
+    unpin::<(ReadFuture<'_, Reader>, ReadExact<'_, Reader>, ReadToEnd<'_, Reader>, ReadToString<'_, Reader>)>();
 }
 
 /// Datagram sockets, descriptors and pairs in memory are `Send` and `Sync`.

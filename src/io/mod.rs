@@ -76,7 +76,7 @@ pub use futures_io::{AsyncBufRead, AsyncRead, AsyncSeek, AsyncWrite};
 pub use futures_lite::io::{
     AsyncSeekExt, AsyncWriteExt, BufWriter, Cursor, Empty, Repeat, Sink, Take, empty, repeat, sink,
 };
-pub use read::{AsyncReadExt, Bytes, Chain, ReadExact, ReadToEnd, ReadToString};
+pub use read::{AsyncReadExt, Bytes, Chain, ReadExact, ReadFuture, ReadToEnd, ReadToString};
 pub use split::{ReadHalf, ReuniteError, WriteHalf, split};
 pub use std::io::{Error, ErrorKind, IoSlice, IoSliceMut, Result, SeekFrom};
 pub use stdio::{Stderr, Stdin, Stdout, stderr, stdin, stdout};

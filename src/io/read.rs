@@ -1,7 +1,7 @@
 //! [`AsyncReadExt`]: the methods of every reader.
 //!
-//! `read`, `read_vectored` and `take` are those of `futures-lite`. The calls that read again and again are our own, and
-//! so are the adapters `chain` and `bytes`.
+//! `read_vectored` and `take` are those of `futures-lite`. The calls that read again and again are our own, and so are the
+//! adapters `chain` and `bytes`.
 //!
 //! # The size of a read
 //! A vector has room beyond its length, but a reader must get initialized memory. So `read_to_end` writes zeros there
@@ -24,7 +24,7 @@ use std::task::{Context, Poll, ready};
 
 use futures_io::{AsyncBufRead, AsyncRead};
 use futures_lite::Stream;
-use futures_lite::io::{ReadFuture, ReadVectoredFuture, Take};
+use futures_lite::io::{ReadVectoredFuture, Take};
 use pin_project_lite::pin_project;
 
 use crate::budget::{self, poll_spend_once};
@@ -80,11 +80,13 @@ pub trait AsyncReadExt: AsyncRead {
     /// # std::io::Result::Ok(())
     /// # }).unwrap();
     /// ```
+    // An echo costs 1.0 % more without this and that of its future, and a served one 1.5 %.
+    #[inline]
     fn read<'a>(&'a mut self, buf: &'a mut [u8]) -> ReadFuture<'a, Self>
     where
         Self: Unpin,
     {
-        futures_lite::AsyncReadExt::read(self, buf)
+        ReadFuture { reader: self, buf }
     }
 
     /// Reads what is there into several slices, one after the other, and waits only if that is nothing.
@@ -323,6 +325,25 @@ pub trait AsyncReadExt: AsyncRead {
 }
 
 impl<R: AsyncRead + ?Sized> AsyncReadExt for R {}
+
+/// The future of [`AsyncReadExt::read`].
+#[derive(Debug)]
+#[must_use = "futures do nothing unless awaited"]
+pub struct ReadFuture<'a, R: ?Sized> {
+    reader: &'a mut R,
+    buf: &'a mut [u8],
+}
+
+impl<R: AsyncRead + Unpin + ?Sized> Future for ReadFuture<'_, R> {
+    type Output = io::Result<usize>;
+
+    // Part of `read`.
+    #[inline]
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let Self { reader, buf } = &mut *self;
+        Pin::new(&mut **reader).poll_read(cx, buf)
+    }
+}
 
 /// The future of [`AsyncReadExt::read_to_end`].
 #[derive(Debug)]
