@@ -58,7 +58,7 @@ address() {
         --skip hundred_thousand_connections_leave_nothing
     )
     # Nightly deprecates functions before the oldest supported Rust has others.
-    RUSTFLAGS="-Zsanitizer=address -Adeprecated" CARGO_TARGET_DIR=target-asan \
+    RUSTFLAGS="-Zsanitizer=address -Adeprecated" CARGO_TARGET_DIR=target-asan CARGO_PROFILE_DEV_DEBUG=line-tables-only \
         ASAN_OPTIONS=detect_leaks=1 LSAN_OPTIONS="suppressions=$proof/leaks.supp:print_suppressions=0" \
         count_tests cargo +nightly test --target "$host" --all-features --no-fail-fast --lib "${programs[@]}" -- "${left_out[@]}"
 }
