@@ -466,8 +466,9 @@ macro_rules! impl_stream {
             ///
             /// As [`set_read_timeout`](Self::set_read_timeout), for both directions. But each read *and* write that
             /// moves bytes pushes the time of the other back: a task that waits for requests is left in peace while
-            /// another still sends a long reply. A read and a write that wait are timed separately. This timeout can be
-            /// combined with the read timeout and the write timeout. The one that is over first applies.
+            /// another still sends a long reply. A read and a write that wait are timed separately. Before one of them
+            /// fails, the other one tries again. If the other one was given up, the failure may come 100 ms late. This
+            /// timeout can be combined with the read timeout and the write timeout. The one that is over first applies.
             ///
             /// # Errors
             /// As for [`set_read_timeout`](Self::set_read_timeout).

@@ -9,6 +9,7 @@ mod methods;
 mod options;
 #[path = "../resets.rs"]
 mod resets;
+mod slow_reader;
 #[path = "../timeouts/mod.rs"]
 mod timeouts;
 #[path = "../transfers.rs"]

@@ -132,6 +132,55 @@ fn each_direction_has_own_idle_time() {
     }
 }
 
+/// The end of the idle time fails no operation before a waiting operation of the other direction has tried again. The
+/// kernel may take or have bytes there that it has not reported.
+#[test]
+fn other_direction_tries_before_idle_end() {
+    for (late, direction) in [(Direction::Read, Direction::Write), (Direction::Write, Direction::Read)] {
+        run_paused(move || async move {
+            // A link whose write must wait. There is nothing to read either.
+            let mut link = Link::new(Case { kind: Kind::Idle, direction: Direction::Write }, TEN).await;
+            link.case.direction = direction;
+            let start = Instant::now();
+            assert!(late.poll(Waker::noop(), &link.stream).is_pending(), "the {late:?} must wait");
+            advance(SECOND).await;
+            assert!(link.poll().is_pending(), "the operation must wait");
+            advance_to(start + TEN + TICK).await;
+            link.serve_at_once();
+            let early = late.poll(Waker::noop(), &link.stream);
+            assert!(early.is_pending(), "the {late:?} must wait for the other direction's attempt: {early:?}");
+            assert_eq!(link.wakes.get(), 1, "the waiting task must be woken for an attempt");
+            assert_done(link.poll());
+            let start = Instant::now();
+            advance_to(start + TEN - MS).await;
+            let early = late.poll(Waker::noop(), &link.stream);
+            assert!(early.is_pending(), "the {late:?} failed although bytes moved: {early:?}");
+            advance_to(start + TEN + TICK).await;
+            assert_timed_out(late.poll(Waker::noop(), &link.stream));
+        });
+    }
+}
+
+/// A wait that was given up in one direction delays the idle end of the other one by a moment only.
+#[test]
+fn abandoned_wait_delays_idle_end_briefly() {
+    run_paused(|| async {
+        let link = Link::new(Case { kind: Kind::Idle, direction: Direction::Write }, TEN).await;
+        assert!(link.poll().is_pending(), "the operation must wait");
+        advance(SECOND).await;
+        for _ in 0..3 {
+            let start = Instant::now();
+            let reader = Direction::Read.spawn(&link.stream);
+            settle().await;
+            advance_to(start + TEN + TICK).await;
+            settle().await;
+            let (result, at) = reader.await.expect("the reader");
+            assert_timed_out(Poll::Ready(result));
+            assert!(at < start + TEN + 200 * MS, "the idle time ended {:?} late", at - (start + TEN));
+        }
+    });
+}
+
 /// The first of two timeouts to end fails the operation, and the error names it.
 #[test]
 fn error_names_the_first_timeout() {
