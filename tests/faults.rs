@@ -18,7 +18,7 @@ use std::sync::{Arc, Mutex};
 use std::{env, fs};
 
 use futures_lite::future::{Boxed, FutureExt as _, poll_once, try_zip};
-use kittiwake::io::{AsyncReadExt, AsyncWriteExt, Result};
+use kittiwake::io::{AsyncReadExt, AsyncWriteExt, ErrorKind, Interest, Result};
 use kittiwake::net::{Failure, ShutdownSignal, TcpStream, UdpSocket, lookup_host, serve};
 use kittiwake::runtime::Builder;
 use kittiwake::spawn_blocking;
@@ -181,6 +181,33 @@ fn error_event_ends_with_its_edge() {
             let waited: std::result::Result<(), Elapsed> = timeout(Duration::from_millis(100), wait).await;
             waited.expect_err("the peer reads nothing");
             assert!(writes < 100, "one event of the past made the socket writable {writes} times");
+        });
+    });
+}
+
+/// An entry in the error queue is neither the end of a stream nor readiness. poll(2) reports it as an error until the
+/// program takes it out.
+#[test]
+#[cfg(not(mio_unsupported_force_poll_poll))]
+fn error_queue_is_no_end() {
+    with_faults("error_queue_is_no_end", &[Fault("timestamps", 0, 0, 0)], || {
+        run(|| async {
+            let (client, server) = pair().await;
+            client.set_nodelay(true).expect("set_nodelay");
+            client.try_write(b"x").expect("the byte leaves");
+            assert_eq!((&server).read(&mut [0; 8]).await.expect("read"), 1);
+            let mut closed = std::pin::pin!(client.closed());
+            assert!(poll_once(&mut closed).await.is_none(), "the peer has not closed the stream");
+            while client.try_write(&[0; 65536]).is_ok() {}
+            settle().await;
+            let both = Interest::READABLE | Interest::WRITABLE;
+            let blocks = || Err::<(), _>(ErrorKind::WouldBlock.into());
+            assert_eq!(client.try_io(both, blocks).expect_err("it blocks").kind(), ErrorKind::WouldBlock);
+            let ready = poll_once(client.ready(both)).await;
+            assert!(ready.is_none(), "no direction is ready after WouldBlock: {ready:?}");
+            assert!(poll_once(&mut closed).await.is_none(), "the peer has not closed the stream");
+            drop(server);
+            closed.await.expect("the peer has closed the stream");
         });
     });
 }

@@ -144,14 +144,19 @@ pub(super) fn reserve(listener: &impl AsFd, domain: Domain, kind: Type) -> Optio
 /// failed. Fails if poll(2) does: a sandbox may refuse it, and that is no end of the stream. A signal may interrupt the
 /// call although it does not wait.
 pub(super) fn has_ended(socket: &impl AsFd) -> io::Result<bool> {
-    Ok(retry_on_intr(|| poll(&mut [PollFd::new(socket, ENDED)], Some(&Timespec::default())))? != 0)
+    let mut entry = [PollFd::new(socket, ENDED)];
+    retry_on_intr(|| poll(&mut entry, Some(&Timespec::default())))?;
+    Ok(entry[0].revents().intersects(ENDED))
 }
-/// An error and a hang-up are always reported.
-#[cfg(any(target_os = "android", target_os = "freebsd", target_os = "illumos", target_os = "linux"))]
-const ENDED: PollFlags = PollFlags::RDHUP;
+/// On Linux a failed stream has hung up. An error alone may be an entry in the error queue, such as the time at which
+/// bytes have left (`SO_TIMESTAMPING`), and poll(2) reports that until the program takes it.
+#[cfg(any(target_os = "android", target_os = "linux"))]
+const ENDED: PollFlags = PollFlags::RDHUP.union(PollFlags::HUP);
+#[cfg(any(target_os = "freebsd", target_os = "illumos"))]
+const ENDED: PollFlags = PollFlags::RDHUP.union(PollFlags::HUP).union(PollFlags::ERR);
 /// Apple's systems report a hang-up as soon as the reading side has ended. The other BSDs were not tried.
 #[cfg(not(any(target_os = "android", target_os = "freebsd", target_os = "illumos", target_os = "linux")))]
-const ENDED: PollFlags = PollFlags::HUP;
+const ENDED: PollFlags = PollFlags::HUP.union(PollFlags::ERR);
 
 /// Whether a connection waits.
 ///
