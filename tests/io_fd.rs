@@ -17,6 +17,7 @@ use futures_lite::future::poll_once;
 use kittiwake::io::{AsyncFd, AsyncReadExt, AsyncWriteExt, Interest};
 use kittiwake::spawn;
 use rustix::event::{EventfdFlags, eventfd};
+use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
 use support::{counting_waker, descriptor_flags, pattern, run, settle, sources, until};
 
 /// The two ends of a pipe, both in the reactor's care.
@@ -256,6 +257,17 @@ fn regular_file_is_explained() {
         assert!(error.to_string().contains("spawn_blocking") && error.to_string().contains("os error 1"), "{error}");
         // A read does not have to wait.
         assert_eq!(file.read(&mut [0; 4]).await.expect("read"), 4);
+    });
+}
+
+/// An error of a transfer is the kernel's own, with its code. The explanation of regular files is for registrations.
+#[test]
+fn errors_of_transfers_keep_their_code() {
+    run(|| async {
+        let sealed = memfd_create("sealed", MemfdFlags::ALLOW_SEALING).expect("memfd_create(2)");
+        fcntl_add_seals(&sealed, SealFlags::WRITE).expect("F_ADD_SEALS");
+        let error = AsyncFd::new(sealed).expect("new").write(b"x").await.expect_err("a sealed file");
+        assert_eq!(error.raw_os_error(), Some(libc::EPERM), "{error}");
     });
 }
 

@@ -15,6 +15,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use futures_io::{AsyncRead, AsyncWrite};
+use rustix::io::Errno;
 
 use crate::budget;
 use crate::reactor::{Direction, Interest, Ready, Registration, Snapshot, WaiterSlot};
@@ -303,7 +304,7 @@ macro_rules! impl_io {
                 }
                 let read = |fd: &T, _| moved(rustix::io::read(fd, &mut *buf));
                 let polled = self.registration.poll_operation(cx, Direction::Read, WaiterSlot::Seat, read);
-                polled.map_err(explained)
+                polled.map(|ended| ended.map_err(explained)?)
             }
         }
 
@@ -314,7 +315,7 @@ macro_rules! impl_io {
                 }
                 let write = |fd: &T, _| moved(rustix::io::write(fd, buf));
                 let polled = self.registration.poll_operation(cx, Direction::Write, WaiterSlot::Seat, write);
-                polled.map_err(explained)
+                polled.map(|ended| ended.map_err(explained)?)
             }
 
             /// Does nothing: what was written is the kernel's.
@@ -333,11 +334,17 @@ macro_rules! impl_io {
 impl_io!(AsyncFd<T>);
 impl_io!(&AsyncFd<T>);
 
-/// Counts what a transfer has moved, as work.
-fn moved(transferred: rustix::io::Result<usize>) -> io::Result<usize> {
-    let bytes = transferred?;
-    budget::count_moved(bytes);
-    Ok(bytes)
+/// Counts what a transfer has moved, as work. The outer error leaves the operation in its loop. The inner one is the
+/// system call's, and ends the operation.
+fn moved(transferred: rustix::io::Result<usize>) -> io::Result<io::Result<usize>> {
+    match transferred {
+        Ok(bytes) => {
+            budget::count_moved(bytes);
+            Ok(Ok(bytes))
+        }
+        Err(error @ (Errno::AGAIN | Errno::INTR)) => Err(error.into()),
+        Err(error) => Ok(Err(error.into())),
+    }
 }
 
 impl<T: AsFd> AsFd for AsyncFd<T> {
