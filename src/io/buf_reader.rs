@@ -113,6 +113,9 @@ impl<R> BufReader<R> {
 
 impl<R: AsyncRead> AsyncRead for BufReader<R> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut [u8]) -> Poll<io::Result<usize>> {
+        if buf.is_empty() {
+            return Poll::Ready(Ok(0));
+        }
         if self.start == self.end && buf.len() >= self.buf.len() {
             return self.project().inner.poll_read(cx, buf);
         }
@@ -128,6 +131,9 @@ impl<R: AsyncRead> AsyncRead for BufReader<R> {
         bufs: &mut [io::IoSliceMut<'_>],
     ) -> Poll<io::Result<usize>> {
         let wanted: usize = bufs.iter().map(|buf| buf.len()).sum();
+        if wanted == 0 {
+            return Poll::Ready(Ok(0));
+        }
         if self.start == self.end && wanted >= self.buf.len() {
             return self.project().inner.poll_read_vectored(cx, bufs);
         }

@@ -6,7 +6,7 @@ mod support;
 
 mod script;
 
-use std::io::ErrorKind;
+use std::io::{ErrorKind, IoSliceMut, Write};
 use std::pin::Pin;
 use std::string::FromUtf8Error;
 use std::task::{Context, Poll};
@@ -265,6 +265,25 @@ fn endless_reader_gives_way() {
         for call in calls {
             call.abort();
             assert!(call.await.unwrap_err().is_cancelled());
+        }
+    });
+}
+
+/// A read into nothing returns at once, as std's does. It must not wait for the peer.
+#[test]
+fn empty_read_waits_for_nothing() {
+    run(|| async {
+        let (stream, mut peer) = pair_with_std();
+        let mut reader = BufReader::new(stream);
+        for buffered in ["", "rest"] {
+            let read = poll_once(reader.read(&mut [])).await;
+            assert!(matches!(read, Some(Ok(0))), "{read:?}");
+            let mut bufs = [IoSliceMut::new(&mut []), IoSliceMut::new(&mut [])];
+            let read = poll_once(reader.read_vectored(&mut bufs)).await;
+            assert!(matches!(read, Some(Ok(0))), "{read:?}");
+            assert_eq!(reader.buffer(), buffered.as_bytes());
+            peer.write_all(b"rest").expect("the peer writes");
+            reader.fill_buf().await.expect("the peer has written");
         }
     });
 }
