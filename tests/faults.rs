@@ -509,6 +509,24 @@ fn closed_reports_refused_ppoll() {
     });
 }
 
+/// A write to standard output that cannot wait for room fails, and does not try again without end. The output is a
+/// non-blocking pipe that is full, and a sandbox refuses poll(2).
+#[test]
+fn refused_poll_ends_pooled_write() {
+    with_refused("refused_poll_ends_pooled_write", "ppoll=EPERM", || {
+        within(|| {
+            let (reader, writer) = std::io::pipe().expect("a pipe");
+            rustix::io::ioctl_fionbio(&writer, true).expect("FIONBIO");
+            let program = env::current_exe().expect("the path of this test program");
+            let input = fs::File::open(program).expect("a regular file, longer than a pipe holds");
+            let mut child = Command::new(programs::example("child"));
+            let status = child.arg("cat").stdin(input).stdout(writer).status().expect("the example ends");
+            assert!(!status.success(), "the pipe cannot take all bytes: {status}");
+            drop(reader);
+        });
+    });
+}
+
 /// An interrupted poll(2) says nothing of the connection: `closed` makes the call again.
 #[test]
 #[cfg(not(mio_unsupported_force_poll_poll))]

@@ -21,6 +21,7 @@ use std::task::{Context, Poll, ready};
 
 use futures_io::{AsyncRead, AsyncWrite};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
 
 use super::async_fd::AsyncFd;
 use crate::reactor::{Direction, WaiterSlot};
@@ -262,9 +263,13 @@ fn repeat<F: AsFd>(
     loop {
         match call(file) {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            // Another process has made the stream non-blocking. An interrupted poll(2) is made again after the call.
+            // Another process has made the stream non-blocking. An interrupted poll(2) is made again after the call. A
+            // sandbox may refuse poll(2), and then this loop would not wait at all.
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                let _ = poll(&mut [PollFd::new(file, events)], None);
+                match poll(&mut [PollFd::new(file, events)], None) {
+                    Ok(_) | Err(Errno::INTR) => {}
+                    Err(refused) => return Err(refused.into()),
+                }
             }
             result => return result,
         }
