@@ -195,6 +195,36 @@ fn abstract_names_come_back() {
     });
 }
 
+/// The zero bytes of an abstract name count, also the first one. The client reaches the listener of just that name.
+#[test]
+#[cfg(all(target_os = "linux", not(kittiwake_portable)))]
+fn zero_bytes_of_names_count() {
+    let unique = std::process::id();
+    for name in [format!("\0kittiwake-{unique}"), format!("kittiwake-{unique}\0")] {
+        run(move || connects_to_abstract(name.into_bytes()));
+    }
+}
+
+/// The empty name is an abstract name like any other. Another program may use it, so the test has a network of its own.
+#[test]
+#[cfg(all(target_os = "linux", not(kittiwake_portable)))]
+fn empty_name_is_abstract() {
+    support::in_own_network("empty_name_is_abstract", || kittiwake::block_on(connects_to_abstract(Vec::new())));
+}
+
+#[cfg(all(target_os = "linux", not(kittiwake_portable)))]
+async fn connects_to_abstract(name: Vec<u8>) {
+    use std::os::linux::net::SocketAddrExt;
+    let addr = std_unix::SocketAddr::from_abstract_name(&name).expect("a name");
+    let absent = UnixStream::connect_addr(&addr).await.expect_err("no socket has the name");
+    assert_eq!(absent.kind(), ErrorKind::ConnectionRefused, "{absent}");
+    assert!(absent.to_string().contains(&format!("@{}", name.escape_ascii())), "{absent}");
+    let listener = UnixListener::bind_addr(&addr).expect("bind_addr");
+    let client = UnixStream::connect_addr(&addr).await.expect("connect_addr");
+    assert_eq!(client.peer_addr().expect("peer_addr").as_abstract_name(), Some(&name[..]));
+    listener.accept().await.expect("the client has connected to this listener");
+}
+
 /// A read stops where a peer has passed a descriptor. So a short read does not prove that nothing is left.
 #[test]
 #[cfg(target_os = "linux")]

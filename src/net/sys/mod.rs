@@ -16,7 +16,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::{self, ffi::OsStrExt};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::io::retry_on_intr;
+use rustix::io::{Errno, retry_on_intr};
 pub(super) use rustix::net::SocketAddrAny;
 use rustix::net::addr::SocketAddrArg;
 use rustix::net::{RecvAncillaryBuffer, RecvFlags, SendAncillaryBuffer, SendFlags, SocketAddrUnix};
@@ -98,16 +98,33 @@ pub(super) fn shutdown(socket: &impl AsFd, how: Shutdown) -> io::Result<()> {
 }
 
 /// A new TCP socket, non-blocking and close-on-exec.
-#[cfg(all(any(target_os = "linux", target_os = "android"), not(kittiwake_portable)))]
 pub(super) fn tcp_socket(domain: Domain) -> io::Result<Socket> {
-    Socket::new(domain, Type::STREAM.nonblocking(), Some(Protocol::TCP))
+    stream_socket(domain, Some(Protocol::TCP))
+}
+
+/// A new stream socket, non-blocking and close-on-exec.
+#[cfg(all(any(target_os = "linux", target_os = "android"), not(kittiwake_portable)))]
+fn stream_socket(domain: Domain, protocol: Option<Protocol>) -> io::Result<Socket> {
+    Socket::new(domain, Type::STREAM.nonblocking(), protocol)
 }
 /// Elsewhere non-blocking takes a system call of its own.
 #[cfg(not(all(any(target_os = "linux", target_os = "android"), not(kittiwake_portable))))]
-pub(super) fn tcp_socket(domain: Domain) -> io::Result<Socket> {
-    let socket = Socket::new(domain, Type::STREAM, Some(Protocol::TCP))?;
+fn stream_socket(domain: Domain, protocol: Option<Protocol>) -> io::Result<Socket> {
+    let socket = Socket::new(domain, Type::STREAM, protocol)?;
     socket.set_nonblocking(true)?;
     Ok(socket)
+}
+
+/// A new Unix stream socket that is connected to `target`. `WouldBlock` if the queue of the listener is full.
+///
+/// mio's function takes the zero byte at the beginning of an abstract name for the one that marks abstract names.
+pub(super) fn connect_unix(target: &SocketAddrUnix) -> io::Result<OwnedFd> {
+    let socket = stream_socket(Domain::UNIX, None)?;
+    match rustix::net::connect(&socket, target) {
+        // An attempt that goes on. The first operation waits for its end.
+        Ok(()) | Err(Errno::INPROGRESS) => Ok(socket.into()),
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// Fails if the socket does not listen. It would never have a connection.
@@ -180,13 +197,13 @@ pub(super) fn display_unix(addr: &unix::net::SocketAddr) -> String {
     }
 }
 
-/// A Unix socket's address as sendto(2) takes it.
+/// A Unix socket's address as sendto(2) and connect(2) take it.
 pub(super) fn to_unix_addr(addr: &unix::net::SocketAddr) -> io::Result<SocketAddrUnix> {
     match (addr.as_pathname(), abstract_name(addr)) {
         (Some(path), _) => Ok(SocketAddrUnix::new(path)?),
         #[cfg(all(any(target_os = "linux", target_os = "android"), not(kittiwake_portable)))]
         (None, Some(name)) => Ok(SocketAddrUnix::new_abstract_name(name)?),
-        _ => Err(io::Error::new(io::ErrorKind::InvalidInput, "an unnamed address cannot be sent to")),
+        _ => Err(io::Error::new(io::ErrorKind::InvalidInput, "an unnamed address leads to no socket")),
     }
 }
 

@@ -15,7 +15,6 @@ use super::backoff::retry;
 use crate::net::deadline::Limit;
 use crate::net::methods::{impl_fd, impl_readiness, impl_std, impl_stream};
 use crate::net::stream::{Socket, Stream, StreamSocket, impl_io};
-#[cfg(feature = "sockopt")]
 use crate::net::sys;
 use crate::reactor::{Direction, Interest, Ready, Registration, WaiterSlot};
 use crate::time::{Duration, timeout};
@@ -127,10 +126,11 @@ impl UnixStream {
     /// # Examples
     /// See [`UnixListener::bind_addr`](crate::net::UnixListener::bind_addr).
     pub async fn connect_addr(addr: &SocketAddr) -> io::Result<Self> {
-        match retry(|| mio::net::UnixStream::connect_addr(addr)).await {
-            Ok(stream) => Ok(Self::from_fd(stream.into())),
-            Err(error) => Err(failed("connect to", addr, error)),
-        }
+        let connected = match sys::to_unix_addr(addr) {
+            Ok(target) => retry(|| sys::connect_unix(&target)).await,
+            Err(error) => Err(error),
+        };
+        connected.map(Self::from_fd).map_err(|error| failed("connect to", addr, error))
     }
 
     /// Makes two streams that are connected to each other and have no address.
