@@ -326,6 +326,19 @@ fn traffic_class_reaches_the_kernel() {
     assert!(!error.to_string().is_empty());
 }
 
+/// A traffic class has 8 bits. The kernel would take `u32::MAX` for -1, which means the default.
+#[test]
+fn large_traffic_class_is_refused() {
+    let Ok(socket) = TcpSocket::new_v6() else { return };
+    or_unsupported(socket.set_tclass_v6(0x20), || {
+        for class in [256, i32::MAX as u32, u32::MAX] {
+            let error = socket.set_tclass_v6(class).expect_err("a class of more than 8 bits");
+            assert_eq!(error.kind(), ErrorKind::InvalidInput, "{class}: {error}");
+        }
+        assert_eq!(socket.tclass_v6().expect("IPV6_TCLASS"), 0x20);
+    });
+}
+
 /// An accepted connection inherits the options of its listener, as the docs of Linux say.
 #[test]
 #[cfg(target_os = "linux")]

@@ -236,10 +236,11 @@ impl UdpSocket {
         sys::options::tclass_v6(self)
     }
 
-    /// Sets the traffic class in the packets of IPv6 datagrams.
+    /// Sets the traffic class in the packets of IPv6 datagrams, at most 255.
     ///
     /// # Errors
-    /// `Unsupported` if the system lacks the option. See setsockopt(2). Fails for a socket of IPv4.
+    /// `InvalidInput` for a larger class. `Unsupported` if the system lacks the option. See setsockopt(2). Fails for a
+    /// socket of IPv4.
     pub fn set_tclass_v6(&self, class: u32) -> io::Result<()> {
         sys::options::set_tclass_v6(self, class)
     }

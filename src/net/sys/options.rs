@@ -100,7 +100,10 @@ options! {
         target_os = "linux", target_os = "macos", target_os = "netbsd", target_os = "openbsd"
     ) {
         fn tclass_v6(socket) -> u32 { SockRef::from(socket).tclass_v6()? }
-        fn set_tclass_v6(socket, class: u32) { SockRef::from(socket).set_tclass_v6(class)? }
+        fn set_tclass_v6(socket, class: u32) {
+            // The system takes a signed number. `u32::MAX` would become -1, which means the default.
+            SockRef::from(socket).set_tclass_v6(class.min(i32::MAX as u32))?;
+        }
     }
 }
 

@@ -260,10 +260,11 @@ macro_rules! impl_options {
                 $crate::net::sys::options::tclass_v6(self)
             }
 
-            /// Sets the traffic class of IPv6 packets. TCP keeps the two lowest bits, ECN, for itself.
+            /// Sets the traffic class of IPv6 packets, at most 255. TCP keeps the two lowest bits, ECN, for itself.
             ///
             /// # Errors
-            /// `Unsupported` if the system lacks the option. See setsockopt(2). Fails for a socket of IPv4.
+            /// `InvalidInput` for a larger class. `Unsupported` if the system lacks the option. See setsockopt(2).
+            /// Fails for a socket of IPv4.
             pub fn set_tclass_v6(&self, class: u32) -> std::io::Result<()> {
                 $crate::net::sys::options::set_tclass_v6(self, class)
             }
