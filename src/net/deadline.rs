@@ -24,6 +24,8 @@
 //! A probe counts for one end of the idle time. A transfer moves that end, and the next one has a probe of its own. A
 //! task may have given up its write, and then it never answers. [`GRACE`] bounds the wait for the answer.
 //!
+//! A system call of the caller's own counts as an operation of rules 3 and 4, but has no clock of its own.
+//!
 //! # The timer
 //! A direction has one timer, and operations do not touch it: they only note since when they wait. It fires after the
 //! limit, and wakes the direction's waiters. The task that polls then finds that the time is over, or sets the timer to
@@ -45,7 +47,7 @@
 //!   waiters.
 
 use std::io;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 use std::task::{Context, Poll, Wake, Waker, ready};
 use std::time::Duration;
@@ -54,7 +56,7 @@ use once_cell::race::OnceBox;
 use parking_lot::Mutex;
 
 use crate::budget;
-use crate::reactor::Direction;
+use crate::reactor::{Direction, Interest};
 use crate::time::{Instant, Sleep, Timers, sleep_until};
 
 /// The longest time for which an operation at its idle end waits for an attempt of the other direction. The idle limit
@@ -74,6 +76,8 @@ struct Both {
 struct Deadline {
     /// Since when the polls of this direction have had to wait. 0 if the last one did not.
     waits_since: AtomicU64,
+    /// How many system calls of the caller's own wait for this direction. They have no clock.
+    own_calls: AtomicUsize,
     /// When the other direction last moved bytes while an operation waited in this one.
     other_moved: AtomicU64,
     expiry: Arc<Expiry>,
@@ -106,6 +110,13 @@ struct Settings {
     timer: Option<Sleep>,
     /// The timers that the timer was last armed with. A thread outside any runtime arms it with them again.
     timers: Weak<Timers>,
+}
+
+/// A system call of the caller's own. Once it waits, it counts as a waiting operation until it is dropped.
+pub(super) struct OwnCall<'a> {
+    deadlines: &'a Deadlines,
+    interest: Interest,
+    waits: bool,
 }
 
 /// A wait at the idle end for an attempt of the other direction.
@@ -189,6 +200,25 @@ impl Deadlines {
         Poll::Pending
     }
 
+    /// A system call of the caller's own has been made. It may have been the attempt that the other direction has asked
+    /// for.
+    pub(super) fn called<R>(&self, interest: Interest, result: io::Result<R>) -> io::Result<R> {
+        if !self.is_empty() {
+            for direction in interest.directions() {
+                if result.is_ok() {
+                    self.operation_ended(direction, true);
+                }
+                self.retried(direction);
+            }
+        }
+        result
+    }
+
+    /// A system call of the caller's own, which may have to wait.
+    pub(super) fn call(&self, interest: Interest) -> OwnCall<'_> {
+        OwnCall { deadlines: self, interest, waits: false }
+    }
+
     /// An operation has made its system call once more. If the other direction has asked for that, it gets the answer.
     pub(super) fn retried(&self, direction: Direction) {
         let Some(both) = self.0.get() else { return };
@@ -206,16 +236,16 @@ impl Both {
         }
     }
 
-    /// The timer has fired, a limit was set, or the other direction has asked or answered. Returns the error if the time
-    /// is over. Otherwise sets the timer to the end of the time. A poll without budget has perhaps not made its system
-    /// call, so the caller makes it before it returns the error.
+    /// The timer has fired, a limit was set, or the other direction has asked or answered. Returns the error if the
+    /// time is over. Otherwise sets the timer to the end of the time. A poll without budget has perhaps not made its
+    /// system call, so the caller makes it before it returns the error.
     // A served echo costs 2.0 % more without this.
     #[cold]
     fn poll_timer(&self, cx: &mut Context<'_>, direction: Direction) -> Poll<Expired> {
         let (deadline, other) = (self.of(direction), self.of(direction.opposite()));
         let mut settings = deadline.settings.lock();
-        // Before the timer is set, because it may fire at once. A swap: if it takes the mark of a question, the next load
-        // sees `asked`. A store might overwrite that mark after the load. `retried` takes `asked` back.
+        // Before the timer is set, because it may fire at once. A swap: if it takes the mark of a question, the next
+        // load sees `asked`. A store might overwrite that mark after the load. `retried` takes `asked` back.
         deadline.expiry.has_fired.swap(false, Ordering::AcqRel);
         let waits =
             if deadline.expiry.asked.load(Ordering::Acquire) { Poll::Ready(Expired::Retry) } else { Poll::Pending };
@@ -225,7 +255,8 @@ impl Both {
             since => since,
         };
         // Before the last transfer is loaded: see the races.
-        let other_waits = other.waits_since.load(Ordering::Acquire) != 0;
+        let other_waits =
+            other.waits_since.load(Ordering::Acquire) != 0 || other.own_calls.load(Ordering::Acquire) != 0;
         let idle_since = since.max(deadline.other_moved.load(Ordering::Relaxed));
         let end = |since: u64, limit: Option<Duration>| limit.map(|limit| Instant::from_bits(since).later(limit));
         let probe = settings.probe.as_ref().filter(|probe| probe.idle_since == idle_since).map(|probe| probe.end);
@@ -275,14 +306,15 @@ impl Deadline {
     fn new(waiters: Waker) -> Self {
         Self {
             waits_since: AtomicU64::new(0),
+            own_calls: AtomicUsize::new(0),
             other_moved: AtomicU64::new(0),
             expiry: Arc::new(Expiry { has_fired: AtomicBool::new(false), asked: AtomicBool::new(false), waiters }),
             settings: Mutex::default(),
         }
     }
 
-    // Relaxed: no other memory is published through these times, except by `stop`. Two tasks that wait in one direction may
-    // both start the clock, at about the same moment.
+    // Relaxed: no other memory is published through these times, except by `stop`. Two tasks that wait in one direction
+    // may both start the clock, at about the same moment.
 
     fn is_waiting(&self) -> bool {
         self.waits_since.load(Ordering::Relaxed) != 0
@@ -313,7 +345,7 @@ impl Deadline {
         let timer = timer.get_or_insert_with(|| sleep_until(end));
         timer.reset(end);
         let waker = Waker::from(self.expiry.clone());
-        // `poll_timer` asks the budget. A refusal here would wake this direction's waiters under the lock of the settings.
+        // `poll_timer` asks the budget. A refusal here would wake this direction's waiters under the lock.
         budget::with_fresh(|| timer.poll_anywhere(&mut Context::from_waker(&waker), timers))
     }
 
@@ -325,6 +357,31 @@ impl Deadline {
         probe.end = Instant::from_bits(probe.idle_since);
         drop(settings);
         self.expiry.wake_by_ref();
+    }
+}
+
+impl OwnCall<'_> {
+    /// The call has to wait.
+    ///
+    /// If another task sets the stream's first limit just now, this call is not counted before its next attempt. Then
+    /// the idle end of the other direction may come without an attempt.
+    pub(super) fn begin(&mut self) {
+        let Some(both) = self.deadlines.0.get() else { return };
+        if !self.waits {
+            self.waits = true;
+            self.interest.directions().for_each(|direction| {
+                both.of(direction).own_calls.fetch_add(1, Ordering::Release);
+            });
+        }
+    }
+}
+
+impl Drop for OwnCall<'_> {
+    fn drop(&mut self) {
+        let Some(both) = self.deadlines.0.get().filter(|_| self.waits) else { return };
+        self.interest.directions().for_each(|direction| {
+            both.of(direction).own_calls.fetch_sub(1, Ordering::Release);
+        });
     }
 }
 

@@ -1,9 +1,9 @@
 //! Methods: the public methods and traits that several socket types share, as macros.
 //!
 //! A socket type is a newtype. [`impl_stream`], [`impl_datagram`] and [`impl_listener`] define the private methods that
-//! the other macros call: `registration`, `socket` and `into_socket`, which return the socket of std's or of mio's. Streams
-//! and datagram sockets also get `from_nonblocking`. A stream has the field `stream`, a
-//! [`Stream`](super::stream::Stream), and a datagram socket the field `datagram`, a
+//! the other macros call: `registration`, `socket` and `into_socket`, which return the socket of std's or of mio's, and
+//! `caller`, which makes system calls of the user's own. Streams and datagram sockets also get `from_nonblocking`. A
+//! stream has the field `stream`, a [`Stream`](super::stream::Stream), and a datagram socket the field `datagram`, a
 //! [`Datagram`](super::datagram::Datagram).
 //!
 //! The examples of [`impl_stream`] get `$pair`, code that makes two connected streams.
@@ -102,7 +102,7 @@ macro_rules! impl_readiness {
             /// # Examples
             /// See [the module](crate::net#readiness).
             pub fn try_io<R>(&self, interest: Interest, call: impl FnOnce() -> io::Result<R>) -> io::Result<R> {
-                self.registration().try_io(interest, |_, _| call())
+                self.caller().try_io(interest, |_, _| call())
             }
 
             /// Makes a system call of the caller's own, and waits while it would block.
@@ -123,7 +123,7 @@ macro_rules! impl_readiness {
                 interest: Interest,
                 mut call: impl FnMut() -> io::Result<R>,
             ) -> io::Result<R> {
-                self.registration().async_io(interest, |_| call()).await?
+                self.caller().async_io(interest, |_| call()).await?
             }
 
             /// The error that is pending on the socket (`SO_ERROR`), which this takes away.
@@ -466,8 +466,11 @@ macro_rules! impl_stream {
             ///
             /// As [`set_read_timeout`](Self::set_read_timeout), for both directions. But each read *and* write that
             /// moves bytes pushes the time of the other back: a task that waits for requests is left in peace while
-            /// another still sends a long reply. A read and a write that wait are timed separately. Before one of them
-            /// fails, the other one tries again. If the other one was given up, the failure may come 100 ms late. This
+            /// another still sends a long reply. A call of the caller's own in [`async_io`](Self::async_io) or
+            /// [`try_io`](Self::try_io) that returns `Ok` counts as a transfer in the directions of its interest.
+            ///
+            /// A read and a write that wait are timed separately. Before one of them fails, the other one tries again,
+            /// and so does a call in `async_io`. If that one was given up, the failure may come 100 ms late. This
             /// timeout can be combined with the read timeout and the write timeout. The one that is over first applies.
             ///
             /// # Errors
@@ -504,6 +507,11 @@ macro_rules! impl_stream {
 
             fn registration(&self) -> &Registration<Socket<$std>> {
                 self.stream.registration()
+            }
+
+            /// The stream, whose timeouts learn of the calls.
+            fn caller(&self) -> &Stream<$std> {
+                &self.stream
             }
         }
     };
@@ -677,6 +685,10 @@ macro_rules! impl_datagram {
             fn registration(&self) -> &Registration<$std> {
                 self.datagram.registration()
             }
+
+            fn caller(&self) -> &Registration<$std> {
+                self.registration()
+            }
         }
     };
 }
@@ -742,6 +754,10 @@ macro_rules! impl_listener {
         impl $type {
             fn registration(&self) -> &Registration<$socket> {
                 self.listening.registration()
+            }
+
+            fn caller(&self) -> &Registration<$socket> {
+                self.registration()
             }
 
             fn socket(&self) -> &$socket {

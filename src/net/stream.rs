@@ -9,8 +9,8 @@
 //! result in the stream's deadlines. A poll that has to wait looks at the deadlines afterwards. If the stream has none,
 //! the note and the look cost one load each.
 //!
-//! When a deadline has passed, the system call is made once more. The same happens before the idle deadline of the other
-//! direction fails an operation. `poll_read` and `poll_write` do that by `try_read`
+//! When a deadline has passed, the system call is made once more. The same happens before the idle deadline of the
+//! other direction fails an operation. `poll_read` and `poll_write` do that by `try_read`
 //! and `try_write`. They do not call their first closure again, because the compiler does not inline a closure with two
 //! callers, and that costs an echo 54 instructions.
 //!
@@ -31,7 +31,7 @@ use std::time::Duration;
 use super::deadline::{Deadlines, Expired, Limit};
 use super::sys::{self, MAX_SLICES};
 use crate::budget;
-use crate::reactor::{Direction, Registration, Snapshot, WaiterSlot};
+use crate::reactor::{Direction, Interest, Registration, Snapshot, WaiterSlot};
 
 /// The type of a stream's socket.
 pub(super) trait StreamSocket: AsFd {
@@ -255,6 +255,34 @@ impl<S: StreamSocket> Stream<S> {
         Ok(())
     }
 
+    /// Makes a system call of the caller's own, as [`Registration::try_io`] does. If it succeeds, it counts as a
+    /// transfer.
+    pub(super) fn try_io<R>(
+        &self,
+        interest: Interest,
+        call: impl FnOnce(&Socket<S>, Snapshot) -> io::Result<R>,
+    ) -> io::Result<R> {
+        self.registration.try_io(interest, |socket, seen| self.deadlines.called(interest, call(socket, seen)))
+    }
+
+    /// Makes a system call of the caller's own, as [`Registration::async_io`] does. If it succeeds, it counts as a
+    /// transfer. While it waits, it tries again before the idle end of the other direction.
+    pub(super) async fn async_io<R>(
+        &self,
+        interest: Interest,
+        mut call: impl FnMut(&Socket<S>) -> io::Result<R>,
+    ) -> io::Result<io::Result<R>> {
+        let mut waiting = self.deadlines.call(interest);
+        let call = |socket: &Socket<S>| {
+            let result = call(socket);
+            if result.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock) {
+                waiting.begin();
+            }
+            self.deadlines.called(interest, result)
+        };
+        self.registration.async_io(interest, call).await
+    }
+
     pub(super) fn limit(&self, direction: Direction, which: Limit) -> Option<Duration> {
         self.deadlines.limit(direction, which)
     }
@@ -370,8 +398,8 @@ impl<S: StreamSocket> Stream<S> {
         self.retry_expired(direction, retry, expired)
     }
 
-    /// Tries once more, because bytes that the kernel has go before the deadline. The reactor may not have reported them
-    /// yet.
+    /// Tries once more, because bytes that the kernel has go before the deadline. The reactor may not have reported
+    /// them yet.
     // An echo costs 2.7 % more without this.
     #[cold]
     fn retry_expired(

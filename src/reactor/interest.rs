@@ -73,7 +73,7 @@ impl Interest {
         self.0.readable && self.0.writable
     }
 
-    pub(super) fn directions(self) -> impl Iterator<Item = Direction> {
+    pub(crate) fn directions(self) -> impl Iterator<Item = Direction> {
         let reads = self.0.readable.then_some(Direction::Read);
         reads.into_iter().chain(self.0.writable.then_some(Direction::Write))
     }

@@ -4,6 +4,7 @@ use std::io::Write;
 use std::net::Shutdown;
 use std::task::{Poll, Waker};
 
+use kittiwake::io::Interest;
 use kittiwake::time::{Instant, advance};
 
 use super::*;
@@ -24,6 +25,59 @@ fn write_postpones_reads_idle_deadline() {
         advance_to(start + 24 * SECOND).await;
         assert_eq!(link.stream.try_write(b"a part").expect("the channel has room"), 6);
         fails_in_task_at(reader, start + 34 * SECOND).await;
+    });
+}
+
+/// Bytes that the caller's own system call has moved count as those of a write. sendfile(2) is such a call.
+#[test]
+fn own_calls_postpone_idle_deadline() {
+    run_paused(|| async {
+        let link = Link::new(Case { kind: Kind::Idle, direction: Direction::Read }, TEN).await;
+        let start = Instant::now();
+        let reader = link.spawn();
+        settle().await;
+        let call = || (&link.twin).write(b"a part");
+        advance_to(start + 6 * SECOND).await;
+        assert_eq!(link.stream.async_io(Interest::WRITABLE, call).await.expect("the channel has room"), 6);
+        advance_to(start + 12 * SECOND).await;
+        assert_eq!(link.stream.try_io(Interest::WRITABLE, call).expect("the channel has room"), 6);
+        advance_to(start + 18 * SECOND).await;
+        let blocks = || Err::<(), _>(ErrorKind::WouldBlock.into());
+        link.stream.try_io(Interest::WRITABLE, blocks).expect_err("a call that moves nothing");
+        fails_in_task_at(reader, start + 22 * SECOND).await;
+    });
+}
+
+/// The end of the idle time fails no read before a waiting call of the caller's own has tried again.
+#[test]
+fn own_call_tries_before_idle_end() {
+    run_paused(|| async {
+        let mut link = Link::new(Case { kind: Kind::Idle, direction: Direction::Write }, TEN).await;
+        link.case.direction = Direction::Read;
+        let start = Instant::now();
+        assert!(link.poll().is_pending(), "there is nothing to read");
+        let (waker, wakes) = counting_waker();
+        let call = link.stream.async_io(Interest::WRITABLE, || (&link.twin).write(b"a part"));
+        let mut call = std::pin::pin!(call);
+        assert!(poll_with(&waker, &mut call).is_pending(), "the buffer is full");
+        advance_to(start + TEN + TICK).await;
+        let early = link.poll();
+        assert!(early.is_pending(), "the read must wait for the call's attempt: {early:?}");
+        assert_eq!(wakes.get(), 1, "the waiting call must be woken for an attempt");
+        assert!(poll_with(&waker, &mut call).is_pending(), "the buffer is full");
+        assert_timed_out(link.poll());
+
+        let start = Instant::now();
+        assert!(link.poll().is_pending(), "there is nothing to read");
+        advance_to(start + TEN + TICK).await;
+        assert!(link.poll().is_pending(), "the read must wait for the call's attempt");
+        link.case.direction = Direction::Write;
+        link.serve_at_once();
+        link.case.direction = Direction::Read;
+        assert!(poll_with(&waker, &mut call).is_ready(), "the buffer has room");
+        assert!(link.poll().is_pending(), "the read failed although bytes moved");
+        let start = Instant::now();
+        link.fails_at(start + TEN).await;
     });
 }
 
