@@ -42,6 +42,23 @@ use crate::reactor::{Direction, Interest, Ready, Registration, WaiterSlot};
 /// # std::io::Result::Ok(())
 /// # }).unwrap();
 /// ```
+///
+/// Some options must be set before the socket is bound, such as [`only_v6`](UdpSocket::only_v6) and `SO_REUSEPORT`. The
+/// crate socket2 sets them, and [`from_std`](UdpSocket::from_std) takes the socket afterwards:
+/// ```
+/// use std::net::{Ipv6Addr, SocketAddr};
+/// use kittiwake::net::UdpSocket;
+/// use socket2::{Domain, Socket, Type};
+///
+/// # kittiwake::block_on(async {
+/// let socket = Socket::new(Domain::IPV6, Type::DGRAM, None)?;
+/// socket.set_only_v6(true)?;
+/// socket.bind(&SocketAddr::from((Ipv6Addr::LOCALHOST, 0)).into())?;
+/// let socket = UdpSocket::from_std(socket.into())?;
+/// assert!(socket.only_v6()?);
+/// # std::io::Result::Ok(())
+/// # }).unwrap();
+/// ```
 pub struct UdpSocket {
     datagram: Datagram<net::UdpSocket>,
 }
@@ -302,7 +319,9 @@ impl_sock_options! { UdpSocket:
     /// The index of the interface that IPv6 multicasts are sent from (`IPV6_MULTICAST_IF`).
     multicast_if_v6, set_multicast_if_v6: u32 = multicast_if_v6, set_multicast_if_v6;
 
-    /// Whether an IPv6 socket exchanges only IPv6 datagrams (`IPV6_V6ONLY`). Setting it must come before binding.
+    /// Whether an IPv6 socket exchanges only IPv6 datagrams (`IPV6_V6ONLY`).
+    ///
+    /// Linux refuses to change it once the socket is bound. The examples of [`UdpSocket`] show how to set it before.
     only_v6, set_only_v6: bool = only_v6, set_only_v6;
 }
 
