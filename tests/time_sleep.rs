@@ -163,6 +163,31 @@ fn sleeps_of_one_tick_end_in_deadline_order() {
     });
 }
 
+/// A sleep that begins later overtakes none whose deadline is earlier, also within a tick of the wheel.
+#[test]
+#[cfg_attr(kittiwake_rng_seed, ignore = "it needs the usual order of tasks")]
+fn later_sleep_overtakes_no_earlier_deadline() {
+    for gap in [1, 10, 60] {
+        run_paused(move || async move {
+            let (log, micros) = (Arc::new(Mutex::new(Vec::new())), Duration::from_micros);
+            let later_log = log.clone();
+            let later = kittiwake::spawn(async move {
+                sleep(micros(1_000)).await;
+                sleep(micros(1_000 + gap)).await;
+                later_log.lock().unwrap().push("later");
+            });
+            let earlier_log = log.clone();
+            let earlier = kittiwake::spawn(async move {
+                sleep(micros(2_000)).await;
+                earlier_log.lock().unwrap().push("earlier");
+            });
+            earlier.await.unwrap();
+            later.await.unwrap();
+            assert_eq!(*log.lock().unwrap(), ["earlier", "later"], "{gap} us apart");
+        });
+    }
+}
+
 /// When a spike of sleeps has passed, the few that are left still end at their deadlines.
 #[test]
 fn sleeps_outlive_a_spike() {

@@ -38,8 +38,9 @@
 //! # Moments and ticks
 //! Callers pass moments, and a [`Scale`] turns them into ticks. It rounds deadlines up and the present down, so no
 //! timer fires early. `advance` compares the moment of a new timer with the present, so a timer that is due while it is
-//! still new fires without any rounding. [`Wheel::advance_exact`] compares the moments of all timers, for a clock that
-//! stands still.
+//! still new fires without any rounding. Timers that fire are not overtaken: with them fire those of the next tick
+//! whose moments have passed. [`Wheel::advance_exact`] compares the moments of all timers, for a clock that stands
+//! still.
 
 #[cfg(any(test, fuzzing))]
 pub(crate) mod model;
@@ -287,9 +288,27 @@ impl<S: Scale> Wheel<S> {
             self.move_down(slot);
         }
         self.now = self.now.max(now);
+        if !self.due.is_empty() {
+            self.take_passed(present);
+        }
         let earliest = self.fire(fired);
         self.next = self.next_slot().map_or(S::NEVER, |(_, start)| self.scale.start_of(start));
         earliest
+    }
+
+    /// Finds the timers of the next tick whose deadlines have passed already. A timer that was new may be due now by
+    /// its exact deadline, and those with earlier ones fire before it.
+    fn take_passed(&mut self, present: S::Moment) {
+        let Some((slot, _)) = self.next_slot().filter(|(_, start)| *start == self.now + 1) else { return };
+        let mut next = self.first[slot.index()];
+        while let Some(key) = next {
+            let entry = self.entry(key);
+            next = entry.next;
+            if entry.waker.is_some() && entry.deadline <= present {
+                self.unlink(key);
+                self.due.push(key);
+            }
+        }
     }
 
     /// Fires the timers that were found to be due, and returns the earliest of their deadlines.
