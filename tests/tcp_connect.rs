@@ -309,6 +309,23 @@ fn flood_hides_neither_stagger_nor_limit() {
     });
 }
 
+/// A connection that the server has accepted is returned at the limit, although another future of the task uses up the
+/// budget of each poll.
+#[test]
+fn flood_hides_no_connection_at_limit() {
+    run(|| async {
+        let (_listener, address) = listener().await;
+        let flood = async {
+            loop {
+                consume_budget().await;
+            }
+        };
+        let connect = TcpStream::connect_timeout(address, Duration::from_millis(100));
+        let connected = or(flood, connect).await.map(|stream| stream.peer_addr().expect("it is connected"));
+        assert_eq!(connected.expect("the server has accepted long before"), address);
+    });
+}
+
 /// A failure starts the next attempt at once, also if the task's budget is used up just then.
 #[test]
 #[cfg(target_os = "linux")]

@@ -66,12 +66,22 @@ where
     })
     .await?;
     let mut race = Race::new(addrs, attempt);
-    poll_fn(|cx| match race.poll(cx) {
-        Poll::Pending => limit.poll(cx).map(|over| match over {
-            Over::Elapsed => Err(race.timed_out(duration)),
-            Over::NoRuntime => Err(no_runtime()),
-        }),
-        ready => ready,
+    poll_fn(|cx| {
+        if let Poll::Ready(ended) = race.poll(cx) {
+            return Poll::Ready(ended);
+        }
+        let is_refused = budget::has_refused();
+        let over = ready!(limit.poll(cx));
+        if is_refused {
+            // That poll may have missed a connection that is there.
+            if let Poll::Ready(ended) = budget::with_fresh(|| race.poll(cx)) {
+                return Poll::Ready(ended);
+            }
+        }
+        Poll::Ready(Err(match over {
+            Over::Elapsed => race.timed_out(duration),
+            Over::NoRuntime => no_runtime(),
+        }))
     })
     .await
 }
