@@ -12,6 +12,7 @@ use std::future::{pending, poll_fn};
 use std::io::{self, Read, Write};
 use std::net::SocketAddr;
 use std::os::fd::AsFd;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
@@ -104,6 +105,37 @@ fn panicking_destructor_counts_as_panic() {
         assert_eq!(read_all(server.connect()).await, b"");
         let report = server.end().await;
         assert_eq!((report.accepted, report.served, report.panicked), (1, 0, 1));
+    });
+}
+
+/// A handler that ends while its thread unwinds for another reason has not panicked: here the whole server runs in a
+/// destructor.
+#[test]
+fn unwinding_thread_blames_no_handler() {
+    struct ServesWhenDropped(Arc<Mutex<Option<Report>>>);
+
+    impl Drop for ServesWhenDropped {
+        fn drop(&mut self) {
+            let report = kittiwake::block_on(async {
+                let server = start(|_, _| async {}, |serve| serve).await;
+                let _client = server.connect();
+                until(|| server.stats.served() + server.stats.panicked() == 1).await;
+                server.end().await
+            });
+            *self.0.lock().unwrap() = Some(report);
+        }
+    }
+
+    within(|| {
+        let report = Arc::new(Mutex::new(None));
+        let serves = ServesWhenDropped(report.clone());
+        let unwound = catch_unwind(AssertUnwindSafe(move || {
+            let _serves = serves;
+            panic!("the thread unwinds");
+        }));
+        assert!(unwound.is_err());
+        let report = report.lock().unwrap().take().expect("the server has ended");
+        assert_eq!((report.served, report.panicked), (1, 0));
     });
 }
 

@@ -109,7 +109,7 @@ impl<A: Clone> Connections<A> {
         self.counts.accepted.increment();
         self.counts.set_open(table.open.len());
         drop(table);
-        Guard { connections: self.clone(), key, state: State::Running }
+        Guard { connections: self.clone(), key, state: State::Running, unwinds: false }
     }
 
     /// Counts a connection that was closed at once.
@@ -206,6 +206,9 @@ pub(super) struct Guard<A: Clone> {
     connections: Arc<Connections<A>>,
     key: usize,
     state: State,
+    /// The thread was unwinding already when the handler began to be dropped, for instance because its runtime is dropped
+    /// by a panic. That panic is not the handler's.
+    unwinds: bool,
 }
 
 /// The progress of a handler. A guard that is dropped as `Running` was dropped by a panic.
@@ -230,7 +233,7 @@ impl<A: Clone> Guard<A> {
 impl<A: Clone> Drop for Guard<A> {
     fn drop(&mut self) {
         // A panic in the handler's poll leaves `Running`. The second case is a panic in the destructor of its future.
-        let panicked = self.state == State::Running || std::thread::panicking();
+        let panicked = self.state == State::Running || std::thread::panicking() && !self.unwinds;
         let mut table = self.connections.table.lock();
         // If there is no entry, the server has ended and has counted the connection as open.
         let Some(connection) = table.open.try_remove(self.key) else { return };
@@ -261,6 +264,12 @@ pin_project! {
         #[pin]
         future: F,
         guard: Guard<A>,
+    }
+
+    impl<F, A: Clone> PinnedDrop for Handler<F, A> {
+        fn drop(this: Pin<&mut Self>) {
+            this.project().guard.unwinds = std::thread::panicking();
+        }
     }
 }
 
