@@ -158,6 +158,10 @@ impl SpinPolicy {
     pub(super) fn discard_window(&mut self) {
         self.waits_left = 0;
         self.start = None;
+        // A program that always discards before the end of a window would spin for ever, and never be judged.
+        if self.mode == Mode::Spin {
+            (self.mode, self.windows_left) = (Mode::Block, 1);
+        }
     }
 
     /// Counts work. Call it each time that the worker looks at the kernel after a batch, also if it does not wait then.
@@ -525,6 +529,17 @@ mod tests {
         for _ in 0..1_000 {
             worker.policy.discard_window();
             assert_eq!(worker.run(EAGER, WINDOW - 1).spins, 0, "an incomplete window was judged");
+        }
+    }
+
+    /// Calls that are shorter than a window are never judged. So they do not spin, although a long call before them did.
+    #[test]
+    fn short_calls_do_not_spin() {
+        let mut worker = Worker::new(None);
+        assert!(worker.run(EAGER, 100 * WINDOW).spins > 0, "the test needs a worker that spins");
+        for _ in 0..100 {
+            worker.policy.discard_window();
+            assert_eq!(worker.run(EAGER, WINDOW - 1).spins, 0, "a window without a judgement spins");
         }
     }
 
