@@ -9,9 +9,10 @@
 //!    whichever future, go by them, until one is ready, fails or times out ([`Deadlines::operation_ended`]), or a limit
 //!    is set.
 //! 3. A transfer in the other direction resets the idle clock, if it runs.
-//! 4. The end of the idle time fails an operation only after a waiting operation of the other direction has tried again
-//!    in vain. Linux reports room in a full send buffer only once a third of it is free. So a write that waits may move
-//!    bytes again and again, and each time the end of an idle time must make it try.
+//! 4. At the end of the idle time, a waiting operation of the other direction tries again before this one fails. Linux
+//!    reports room in a full send buffer only once a third of it is free. So a waiting write may find room that no
+//!    event has reported, and only an attempt shows it. If the other operation does not try within [`GRACE`], this one
+//!    fails.
 //!
 //! # The attempt of the other direction
 //! ```text
@@ -21,7 +22,7 @@
 //!  is woken, looks at the clocks <------------ answers
 //!  goes on, or fails
 //! ```
-//! A probe counts for one end of the idle time. A transfer moves that end, and the next one has a probe of its own. A
+//! A probe counts for one end of the idle time. A transfer moves that end, and the new end has a probe of its own. A
 //! task may have given up its write, and then it never answers. [`GRACE`] bounds the wait for the answer.
 //!
 //! A system call of the caller's own counts as an operation of rules 3 and 4, but has no clock of its own.
@@ -38,18 +39,19 @@
 //! * The timer may fire while no task waits, and the next one to wait would wait for ever. So firing leaves a mark
 //!   ([`Expiry::has_fired`]), at which the timer is set anew.
 //! * A write may be asked while its task is between its attempt and the store of its waker. So asking leaves the marks
-//!   [`Expiry::asked`] and `has_fired` before it wakes the waiters, and an operation looks at them after the store.
-//! * The read and the write may ask each other at the same time. Each of them answers before it looks at its own clock
-//!   again, and a mark from the other one does not end its probe. So neither waits for the other in a circle.
+//!   [`Expiry::asked`] and `has_fired` before it wakes the waiters. A read or a write looks at them after the store.
+//! * The read and the write may ask each other at the same time. Each of them tries and answers in the poll in which it
+//!   finds the question, and a mark from the other one does not end its probe. So neither waits for the other in a
+//!   circle.
 //! * A write may move bytes while the read looks whether a write waits. So the write notes the transfer before it stops
-//!   its clock, and the read loads them in the opposite order.
+//!   its clock, also at the end of its own time, and the read loads them in the opposite order.
 //! * A limit may be set while another task waits, which would not hear of it. So setting one wakes the direction's
 //!   waiters.
 
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
-use std::task::{Context, Poll, Wake, Waker, ready};
+use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
 
 use once_cell::race::OnceBox;
@@ -60,8 +62,9 @@ use crate::reactor::{Direction, Interest};
 use crate::time::{Instant, Sleep, Timers, sleep_until};
 
 /// The longest time for which an operation at its idle end waits for an attempt of the other direction. The idle limit
-/// itself bounds it too. An operation that still waits tries as soon as its task runs.
-const GRACE: Duration = Duration::from_millis(100);
+/// itself bounds it too. An operation that still waits tries as soon as its task runs, so this is over only if the wait
+/// was given up, or if the worker of that task is busy for so long.
+const GRACE: Duration = Duration::from_secs(1);
 
 /// The deadlines of a stream, if it has ever had some.
 #[derive(Default)]
@@ -123,8 +126,18 @@ pub(super) struct OwnCall<'a> {
 struct Probe {
     /// The moment of the last transfer, or the start of the wait, as the asking operation saw it.
     idle_since: u64,
-    /// When the wait ends.
-    end: Instant,
+    /// When the wait ends. `None` once the other direction has answered.
+    end: Option<Instant>,
+}
+
+/// The clocks of a direction at one moment.
+struct Clocks {
+    /// Since when its operation waits.
+    since: u64,
+    /// Since when neither direction has moved bytes.
+    idle_since: u64,
+    /// An operation of the other direction waits too.
+    other_waits: bool,
 }
 
 /// The waker of a direction's timer.
@@ -177,10 +190,8 @@ impl Deadlines {
     /// An operation has ended, and has moved bytes or not.
     pub(super) fn operation_ended(&self, direction: Direction, moved: bool) {
         let Some(both) = self.0.get() else { return };
-        let other = both.of(direction.opposite());
-        if moved && other.is_waiting() {
-            // The stream is not idle. The timer of the waiting task stays, and that task finds out when it fires.
-            other.note_transfer();
+        if moved {
+            both.note_moved(direction);
         }
         both.of(direction).stop();
     }
@@ -201,15 +212,17 @@ impl Deadlines {
     }
 
     /// A system call of the caller's own has been made. It may have been the attempt that the other direction has asked
-    /// for.
+    /// for, unless a read or a write also waits, which answers for itself.
     pub(super) fn called<R>(&self, interest: Interest, result: io::Result<R>) -> io::Result<R> {
-        if !self.is_empty() {
-            for direction in interest.directions() {
-                if result.is_ok() {
-                    self.operation_ended(direction, true);
-                }
-                self.retried(direction);
-            }
+        let Some(both) = self.0.get() else { return result };
+        if result.is_ok() {
+            // Both clocks are looked at before one of them is stopped.
+            interest.directions().for_each(|direction| both.note_moved(direction));
+            interest.directions().for_each(|direction| both.of(direction).stop());
+        }
+        if !result.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::Interrupted) {
+            let answers = |direction: &Direction| !both.of(*direction).is_waiting();
+            interest.directions().filter(answers).for_each(|direction| self.retried(direction));
         }
         result
     }
@@ -229,6 +242,15 @@ impl Deadlines {
 }
 
 impl Both {
+    /// Bytes have moved in this direction, so the stream is not idle. The timer of a task that waits in the other one
+    /// stays, and that task finds out when it fires.
+    fn note_moved(&self, direction: Direction) {
+        let other = self.of(direction.opposite());
+        if other.is_waiting() {
+            other.note_transfer();
+        }
+    }
+
     fn of(&self, direction: Direction) -> &Deadline {
         match direction {
             Direction::Read => &self.read,
@@ -236,19 +258,67 @@ impl Both {
         }
     }
 
-    /// The timer has fired, a limit was set, or the other direction has asked or answered. Returns the error if the
-    /// time is over. Otherwise sets the timer to the end of the time. A poll without budget has perhaps not made its
-    /// system call, so the caller makes it before it returns the error.
+    /// The timer has fired, a limit was set, or the other direction has asked or answered. Sets the timer to the next
+    /// end of a time. `Ready` if the operation must make its system call once more: because the other direction has
+    /// asked for that, or because its time is over.
     // A served echo costs 2.0 % more without this.
     #[cold]
     fn poll_timer(&self, cx: &mut Context<'_>, direction: Direction) -> Poll<Expired> {
         let (deadline, other) = (self.of(direction), self.of(direction.opposite()));
         let mut settings = deadline.settings.lock();
-        // Before the timer is set, because it may fire at once. A swap: if it takes the mark of a question, the next
-        // load sees `asked`. A store might overwrite that mark after the load. `retried` takes `asked` back.
+        // Before the timer is set, because it may fire at once. A swap, as each change of this mark: if it takes the
+        // mark of a question, this thread also sees `asked`. `retried` takes `asked` back.
         deadline.expiry.has_fired.swap(false, Ordering::AcqRel);
-        let waits =
-            if deadline.expiry.asked.load(Ordering::Acquire) { Poll::Ready(Expired::Retry) } else { Poll::Pending };
+        let is_asked = deadline.expiry.asked.load(Ordering::Acquire);
+        let clocks = self.clocks(direction);
+        let mut asks = false;
+        let (polled, which) = loop {
+            let Some((end, which)) = settings.first_end(&clocks) else { break (Some(Poll::Pending), Limit::Idle) };
+            let polled = deadline.poll_until(end, &mut settings);
+            let is_idle = polled == Some(Poll::Ready(())) && which == Limit::Idle;
+            if !(is_idle && clocks.other_waits && settings.begin_probe(clocks.idle_since)) {
+                break (polled, which);
+            }
+            asks = true;
+        };
+        if asks && polled.is_none() {
+            // No timer can bound the wait for the answer. So the next poll fails without it.
+            settings.end_probe();
+        }
+        let limit = *settings.limit(which);
+        // A refusal of budget and a question wake tasks, and no waker may run under the lock.
+        drop(settings);
+        if asks {
+            other.expiry.ask();
+        }
+        let is_over = polled != Some(Poll::Pending);
+        if is_over {
+            // The next poll comes here again, also if the budget refuses this one.
+            deadline.expiry.has_fired.swap(true, Ordering::AcqRel);
+        }
+        if is_over && asks {
+            // No timer wakes this task. It gives the other direction a chance to try first.
+            cx.waker().wake_by_ref();
+        }
+        let fails = is_over && !asks;
+        if !fails && !is_asked {
+            return Poll::Pending;
+        }
+        // A task that tries again and again under a tiny timeout must not keep its worker.
+        if budget::poll_spend_complete(cx).is_pending() {
+            deadline.expiry.has_fired.swap(true, Ordering::AcqRel);
+            return Poll::Pending;
+        }
+        Poll::Ready(match polled {
+            _ if !fails => Expired::Retry,
+            None => Expired::Fail(no_runtime()),
+            Some(_) => Expired::Fail(timed_out(direction, which, limit)),
+        })
+    }
+
+    /// The clocks of a direction in which an operation waits.
+    fn clocks(&self, direction: Direction) -> Clocks {
+        let (deadline, other) = (self.of(direction), self.of(direction.opposite()));
         // Loaded once: another task that uses the stream or sets a limit may stop it at any time.
         let since = match deadline.waits_since.load(Ordering::Relaxed) {
             0 => deadline.start(),
@@ -256,48 +326,8 @@ impl Both {
         };
         // Before the last transfer is loaded: see the races.
         let other_waits =
-            other.waits_since.load(Ordering::Acquire) != 0 || other.own_calls.load(Ordering::Acquire) != 0;
-        let idle_since = since.max(deadline.other_moved.load(Ordering::Relaxed));
-        let end = |since: u64, limit: Option<Duration>| limit.map(|limit| Instant::from_bits(since).later(limit));
-        let probe = settings.probe.as_ref().filter(|probe| probe.idle_since == idle_since).map(|probe| probe.end);
-        let idle_end = end(idle_since, settings.idle).map(|end| probe.map_or(end, |probe| probe.max(end)));
-        let ends = [(end(since, settings.operation), Limit::Operation), (idle_end, Limit::Idle)];
-        let first = ends.into_iter().filter_map(|(end, which)| Some((end?, which))).min_by_key(|(end, _)| *end);
-        let Some((end, which)) = first else { return waits };
-        let mut polled = deadline.poll_until(end, &mut settings);
-        let asks = polled == Some(Poll::Ready(())) && which == Limit::Idle && other_waits && probe.is_none();
-        if asks {
-            let end = Instant::now().later(settings.idle.unwrap_or_default().min(GRACE));
-            settings.probe = Some(Probe { idle_since, end });
-            polled = deadline.poll_until(end, &mut settings);
-        }
-        if polled != Some(Poll::Pending) {
-            // Also if the budget refuses: the next poll comes here again.
-            deadline.expiry.has_fired.store(true, Ordering::Relaxed);
-        }
-        let limit = *settings.limit(which);
-        // A refusal of budget and a question wake tasks, and no waker may run under the lock.
-        drop(settings);
-        if asks {
-            other.expiry.ask();
-            if polled != Some(Poll::Pending) {
-                // This thread was held up for all of the grace, and no timer is set.
-                cx.waker().wake_by_ref();
-            }
-            return Poll::Ready(Expired::Retry);
-        }
-        match polled {
-            Some(Poll::Pending) => return waits,
-            Some(Poll::Ready(())) => {}
-            None => {
-                deadline.stop();
-                return Poll::Ready(Expired::Fail(no_runtime()));
-            }
-        }
-        // A task that reads again and again under a tiny timeout must not keep its worker.
-        ready!(budget::poll_spend_complete(cx));
-        deadline.stop();
-        Poll::Ready(Expired::Fail(timed_out(direction, which, limit)))
+            other.waits_since.load(Ordering::Acquire) != 0 || other.own_calls.load(Ordering::Relaxed) != 0;
+        Clocks { since, idle_since: since.max(deadline.other_moved.load(Ordering::Relaxed)), other_waits }
     }
 }
 
@@ -329,14 +359,15 @@ impl Deadline {
     }
 
     fn stop(&self) {
-        // Release, and the load in `poll_timer` acquires: see the races.
+        // Release, and the load in `clocks` acquires: see the races.
         self.waits_since.store(0, Ordering::Release);
     }
 
     // An echo costs 0.4 % more without this.
     #[cold]
     fn note_transfer(&self) {
-        self.other_moved.store(Instant::now().to_bits(), Ordering::Relaxed);
+        // Of two tasks that move bytes, the one that read the clock first may come last.
+        self.other_moved.fetch_max(Instant::now().to_bits(), Ordering::Relaxed);
     }
 
     /// Sets the timer to `end` and polls it. `None` if it has to wait and there is no runtime for that.
@@ -352,25 +383,20 @@ impl Deadline {
     /// The other direction has tried. An operation that waits for that looks at its clocks again.
     #[cold]
     fn end_probe(&self) {
-        let mut settings = self.settings.lock();
-        let Some(probe) = &mut settings.probe else { return };
-        probe.end = Instant::from_bits(probe.idle_since);
-        drop(settings);
+        self.settings.lock().end_probe();
         self.expiry.wake_by_ref();
     }
 }
 
 impl OwnCall<'_> {
-    /// The call has to wait.
-    ///
-    /// If another task sets the stream's first limit just now, this call is not counted before its next attempt. Then
-    /// the idle end of the other direction may come without an attempt.
+    /// The call has to wait, and its waker is stored: a task that sets the stream's first limit after this finds the
+    /// waker, and one that has set it before is seen here.
     pub(super) fn begin(&mut self) {
         let Some(both) = self.deadlines.0.get() else { return };
         if !self.waits {
             self.waits = true;
             self.interest.directions().for_each(|direction| {
-                both.of(direction).own_calls.fetch_add(1, Ordering::Release);
+                both.of(direction).own_calls.fetch_add(1, Ordering::Relaxed);
             });
         }
     }
@@ -380,7 +406,7 @@ impl Drop for OwnCall<'_> {
     fn drop(&mut self) {
         let Some(both) = self.deadlines.0.get().filter(|_| self.waits) else { return };
         self.interest.directions().for_each(|direction| {
-            both.of(direction).own_calls.fetch_sub(1, Ordering::Release);
+            both.of(direction).own_calls.fetch_sub(1, Ordering::Relaxed);
         });
     }
 }
@@ -395,6 +421,32 @@ impl Settings {
 
     fn has_limit(&self) -> bool {
         self.operation.is_some() || self.idle.is_some()
+    }
+
+    /// The time that is over first.
+    fn first_end(&self, clocks: &Clocks) -> Option<(Instant, Limit)> {
+        let end = |since: u64, limit: Option<Duration>| limit.map(|limit| Instant::from_bits(since).later(limit));
+        let probe = self.probe.as_ref().filter(|probe| probe.idle_since == clocks.idle_since);
+        let answered_by = probe.and_then(|probe| probe.end);
+        let idle_end = end(clocks.idle_since, self.idle).map(|end| answered_by.map_or(end, |by| by.max(end)));
+        let ends = [(end(clocks.since, self.operation), Limit::Operation), (idle_end, Limit::Idle)];
+        ends.into_iter().filter_map(|(end, which)| Some((end?, which))).min_by_key(|(end, _)| *end)
+    }
+
+    /// Begins to wait for an answer. Returns `false` if there was a probe for this idle end.
+    fn begin_probe(&mut self, idle_since: u64) -> bool {
+        let is_new = self.probe.as_ref().is_none_or(|probe| probe.idle_since != idle_since);
+        if is_new {
+            let end = Instant::now().later(self.idle.unwrap_or_default().min(GRACE));
+            self.probe = Some(Probe { idle_since, end: Some(end) });
+        }
+        is_new
+    }
+
+    fn end_probe(&mut self) {
+        if let Some(probe) = &mut self.probe {
+            probe.end = None;
+        }
     }
 }
 
@@ -414,7 +466,7 @@ impl Wake for Expiry {
 
     fn wake_by_ref(self: &Arc<Self>) {
         // Before the tasks that look at it are woken.
-        self.has_fired.store(true, Ordering::Release);
+        self.has_fired.swap(true, Ordering::AcqRel);
         self.waiters.wake_by_ref();
     }
 }

@@ -92,8 +92,8 @@ macro_rules! impl_readiness {
             ///
             /// `call` makes a non-blocking system call on this socket. `interest` says for what the call may have to
             /// wait. If `call` fails with `WouldBlock`, these directions count as not ready, and
-            /// [`readable`](Self::readable), [`ready`](Self::ready) and the like wait for the next event. After a system
-            /// call that bypasses this method they would return at once, again and again. If `interest` is both
+            /// [`readable`](Self::readable), [`ready`](Self::ready) and the like wait for the next event. After a
+            /// system call that bypasses this method they would return at once, again and again. If `interest` is both
             /// directions, one that poll(2) finds ready stays ready.
             ///
             /// # Errors
@@ -105,10 +105,11 @@ macro_rules! impl_readiness {
                 self.caller().try_io(interest, |_, _| call())
             }
 
-            /// Makes a system call of the caller's own, and waits while it would block.
+            /// Makes a system call of your own, and waits while it would block.
             ///
-            /// `call` makes a non-blocking system call on this socket. It is called again after each event, until its
-            /// result is neither `WouldBlock` nor `Interrupted`. `interest` says for what the call may have to wait.
+            /// `call` makes a non-blocking system call on this socket. It is called again after each event, and now and
+            /// then without one, until its result is neither `WouldBlock` nor `Interrupted`. `interest` says for what
+            /// the call may have to wait.
             ///
             /// # Cancel safety
             /// As safe as `call`: its result is returned in the poll that has called it.
@@ -354,9 +355,9 @@ macro_rules! impl_stream {
             ///
             /// A connection that is dropped while it has unread input is reset by the kernel, and a peer that gets a
             /// reset may lose what it has not read yet: our last reply. So a server that stops reading early, after an
-            /// error reply say, ends with this. Returns `true` if the peer has closed its side, and `false` once `limit`
-            /// bytes were read. A peer that just keeps its side open makes this wait: bound it in time too, by a
-            /// [`timeout`](crate::time::timeout).
+            /// error reply say, ends with this. Returns `true` if the peer has closed its side, and `false` once
+            /// `limit` bytes were read. A peer that just keeps its side open makes this wait: bound it in time too, by
+            /// a [`timeout`](crate::time::timeout).
             ///
             /// # Cancel safety
             /// Safe: what was read was to be thrown away.
@@ -401,8 +402,8 @@ macro_rules! impl_stream {
             /// stream is as good as before, and nothing is lost.
             ///
             /// The limit bounds reads through `AsyncRead`, and `drain`. It does not bound `peek` and `readable`. It is
-            /// for all tasks that read the stream. If one of them is waiting already, its time begins now. A busy stream
-            /// does not arm a timer for each read, as a [`timeout`](crate::time::timeout) around each would.
+            /// for all tasks that read the stream. If one of them is waiting already, its time begins now. A busy
+            /// stream does not arm a timer for each read, as a [`timeout`](crate::time::timeout) around each would.
             ///
             /// # Errors
             /// `InvalidInput` for zero. In another executor, outside a runtime, the runtime in which the stream last
@@ -410,8 +411,8 @@ macro_rules! impl_stream {
             /// runtime, or it has ended.
             ///
             /// # Examples
-            /// Each round of this loop drops a read that waits. The 10 ms run from the first of them, and a tick does not
-            /// begin them anew.
+            /// Each round of this loop drops a read that waits. The 10 ms run from the first of them, and a tick does
+            /// not begin them anew.
             /// ```
             /// use kittiwake::future;
             /// use kittiwake::io::AsyncReadExt;
@@ -466,12 +467,14 @@ macro_rules! impl_stream {
             ///
             /// As [`set_read_timeout`](Self::set_read_timeout), for both directions. But each read *and* write that
             /// moves bytes pushes the time of the other back: a task that waits for requests is left in peace while
-            /// another still sends a long reply. A call of the caller's own in [`async_io`](Self::async_io) or
+            /// another still sends a long reply. A system call of your own in [`async_io`](Self::async_io) or
             /// [`try_io`](Self::try_io) that returns `Ok` counts as a transfer in the directions of its interest.
             ///
             /// A read and a write that wait are timed separately. Before one of them fails, the other one tries again,
-            /// and so does a call in `async_io`. If that one was given up, the failure may come 100 ms late. This
-            /// timeout can be combined with the read timeout and the write timeout. The one that is over first applies.
+            /// and so does a call in `async_io`, but not a task that waits in [`writable`](Self::writable). If the
+            /// future of the other one was dropped, the failure may come a second late. The limit ends reads and
+            /// writes. It does not end a wait in `readable`, `writable`, `peek` or `async_io`. This timeout can be
+            /// combined with the read timeout and the write timeout. The one that is over first applies.
             ///
             /// # Errors
             /// As for [`set_read_timeout`](Self::set_read_timeout).
@@ -528,8 +531,8 @@ macro_rules! impl_datagram {
             /// Safe: a datagram is sent whole, in the poll that returns `Ready`.
             ///
             /// # Errors
-            /// `NotConnected` or `DestinationAddrRequired` if the socket is not connected. `EMSGSIZE` if the datagram is
-            /// larger than the protocol or the send buffer allows; nothing is sent then. See send(2).
+            /// `NotConnected` or `DestinationAddrRequired` if the socket is not connected. `EMSGSIZE` if the datagram
+            /// is larger than the protocol or the send buffer allows; nothing is sent then. See send(2).
             pub async fn send(&self, buf: &[u8]) -> io::Result<usize> {
                 self.datagram.send(buf).await
             }
@@ -555,8 +558,8 @@ macro_rules! impl_datagram {
 
             /// Receives a datagram. Returns the number of bytes in `buf`.
             ///
-            /// The bytes of a datagram that do not fit into `buf` are lost, as with std's socket, and the result is then
-            /// the length of `buf`. A datagram may be empty: `Ok(0)` is no end.
+            /// The bytes of a datagram that do not fit into `buf` are lost, as with std's socket, and the result is
+            /// then the length of `buf`. A datagram may be empty: `Ok(0)` is no end.
             ///
             /// # Cancel safety
             /// Safe: a datagram is taken only in the poll that returns it.
@@ -605,8 +608,8 @@ macro_rules! impl_datagram {
 
             /// Polls for a datagram and the address that it was sent from.
             ///
-            /// The results are those of [`recv_from`](Self::recv_from). If the result is `Pending`, the waker of the last
-            /// poll is woken.
+            /// The results are those of [`recv_from`](Self::recv_from). If the result is `Pending`, the waker of the
+            /// last poll is woken.
             ///
             /// # Errors
             /// As for [`recv`](Self::recv).
@@ -748,7 +751,8 @@ macro_rules! impl_hops {
 pub(super) use impl_hops;
 
 /// Implements the traits of a listener, and the private methods that other macros call. The listener has the field
-/// `listening`, a [`Listening`](super::listen::Listening). `$domain` is the domain of its sockets, if the system tells it.
+/// `listening`, a [`Listening`](super::listen::Listening). `$domain` is the domain of its sockets, if the system tells
+/// it.
 macro_rules! impl_listener {
     ($type:ident, $std:ty, $socket:ty, $stream:ty, $addr:ty, |$listener:ident| $domain:expr) => {
         impl $type {

@@ -10,9 +10,9 @@
 //! the note and the look cost one load each.
 //!
 //! When a deadline has passed, the system call is made once more. The same happens before the idle deadline of the
-//! other direction fails an operation. `poll_read` and `poll_write` do that by `try_read`
-//! and `try_write`. They do not call their first closure again, because the compiler does not inline a closure with two
-//! callers, and that costs an echo 54 instructions.
+//! other direction fails an operation. `poll_read` and `poll_write` do that by `try_read` and `try_write`. They do not
+//! call their first closure again, because the compiler does not inline a closure with two callers, and that costs an
+//! echo 54 instructions.
 //!
 //! # Resets
 //! The kernel reports a reset, or another error that ends the connection, to the first operation that comes. If a write
@@ -24,6 +24,7 @@ use std::io::{self, IoSlice, IoSliceMut};
 use std::net::Shutdown;
 use std::ops::{Deref, Range};
 use std::os::fd::{AsFd, BorrowedFd};
+use std::pin::pin;
 use std::sync::atomic::{AtomicI32, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
@@ -273,14 +274,16 @@ impl<S: StreamSocket> Stream<S> {
         mut call: impl FnMut(&Socket<S>) -> io::Result<R>,
     ) -> io::Result<io::Result<R>> {
         let mut waiting = self.deadlines.call(interest);
-        let call = |socket: &Socket<S>| {
-            let result = call(socket);
-            if result.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock) {
+        let call = |socket: &Socket<S>| self.deadlines.called(interest, call(socket));
+        let mut calling = pin!(self.registration.async_io(interest, call));
+        poll_fn(|cx| {
+            let polled = calling.as_mut().poll(cx);
+            if polled.is_pending() {
                 waiting.begin();
             }
-            self.deadlines.called(interest, result)
-        };
-        self.registration.async_io(interest, call).await
+            polled
+        })
+        .await
     }
 
     pub(super) fn limit(&self, direction: Direction, which: Limit) -> Option<Duration> {
@@ -408,16 +411,17 @@ impl<S: StreamSocket> Stream<S> {
         retry: impl FnOnce() -> io::Result<usize>,
         expired: Expired,
     ) -> Poll<io::Result<usize>> {
-        let result = retry();
-        // After the attempt has noted its bytes, at which the other direction looks.
-        self.deadlines.retried(direction);
-        match (result, expired) {
+        let result = match (retry(), expired) {
             (Err(error), Expired::Retry) if error.kind() == io::ErrorKind::WouldBlock => Poll::Pending,
             (Err(error), Expired::Fail(expired)) if error.kind() == io::ErrorKind::WouldBlock => {
+                self.deadlines.operation_ended(direction, false);
                 Poll::Ready(Err(expired))
             }
             (result, _) => Poll::Ready(result),
-        }
+        };
+        // Last, because the other direction then looks for bytes that the attempt has moved.
+        self.deadlines.retried(direction);
+        result
     }
 }
 
