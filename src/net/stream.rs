@@ -343,7 +343,7 @@ impl<S: StreamSocket> Stream<S> {
     fn sent(&self, seen: Snapshot, capacity: usize, sent: io::Result<usize>) -> io::Result<usize> {
         match sent {
             Ok(sent) => Ok(self.transferred(Direction::Write, seen, capacity, sent)),
-            Err(error) => self.failed(Direction::Write, self.remember(error)),
+            Err(error) => self.failed(Direction::Write, self.remember(waits_to_connect(error))),
         }
     }
 
@@ -425,6 +425,16 @@ impl<S: StreamSocket> Stream<S> {
     }
 }
 
+/// Takes the error of a send that has to wait until the stream is connected for `WouldBlock`. With
+/// `TCP_FASTOPEN_CONNECT` the first send may connect. If it cannot send its bytes with the first packet, Linux says
+/// `EINPROGRESS`, and reports the socket writable once it is connected.
+// As for `remember`.
+#[cold]
+#[inline(never)]
+fn waits_to_connect(error: io::Error) -> io::Error {
+    if error.raw_os_error() == Some(libc::EINPROGRESS) { io::ErrorKind::WouldBlock.into() } else { error }
+}
+
 /// The slices that the system call gets: at most [`MAX_SLICES`], and the first is not empty. If the first
 /// [`MAX_SLICES`] were all empty, the call would move nothing, which looks like an end.
 fn passed_slices<B: Deref<Target = [u8]>>(bufs: &[B]) -> Range<usize> {
@@ -480,3 +490,16 @@ macro_rules! impl_io {
     };
 }
 pub(super) use impl_io;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A send that has begun to connect waits, as one to a full buffer does. Other errors keep their code.
+    #[test]
+    fn connecting_send_would_block() {
+        let after = |code| waits_to_connect(io::Error::from_raw_os_error(code));
+        assert_eq!(after(libc::EINPROGRESS).kind(), io::ErrorKind::WouldBlock);
+        assert_eq!(after(libc::EPIPE).raw_os_error(), Some(libc::EPIPE));
+    }
+}

@@ -55,21 +55,12 @@ pub(super) fn recv_vectored(socket: &impl AsFd, bufs: &mut [IoSliceMut<'_>]) -> 
 
 /// send(2).
 pub(super) fn send(socket: &impl AsFd, buf: &[u8]) -> io::Result<usize> {
-    rustix::net::send(socket, buf, SEND).map_err(send_failed)
+    Ok(rustix::net::send(socket, buf, SEND)?)
 }
 
 /// sendmsg(2).
 pub(super) fn send_vectored(socket: &impl AsFd, bufs: &[IoSlice<'_>]) -> io::Result<usize> {
-    rustix::net::sendmsg(socket, bufs, &mut SendAncillaryBuffer::default(), SEND).map_err(send_failed)
-}
-
-/// The error of a send on a stream. With `TCP_FASTOPEN_CONNECT` the first send may connect. If it cannot send its bytes
-/// with the first packet, Linux says `EINPROGRESS`, and reports the socket writable once it is connected.
-fn send_failed(error: Errno) -> io::Error {
-    match error {
-        Errno::INPROGRESS => Errno::AGAIN.into(),
-        error => error.into(),
-    }
+    Ok(rustix::net::sendmsg(socket, bufs, &mut SendAncillaryBuffer::default(), SEND)?)
 }
 
 /// recvfrom(2). The address is that of the sender.
@@ -246,16 +237,4 @@ fn abstract_name(addr: &unix::net::SocketAddr) -> Option<&[u8]> {
 #[cfg(not(all(any(target_os = "linux", target_os = "android"), not(kittiwake_portable))))]
 fn abstract_name(_: &unix::net::SocketAddr) -> Option<&[u8]> {
     None
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// A send that has begun to connect waits, as one to a full buffer does. Other errors keep their code.
-    #[test]
-    fn connecting_send_would_block() {
-        assert_eq!(send_failed(Errno::INPROGRESS).kind(), io::ErrorKind::WouldBlock);
-        assert_eq!(send_failed(Errno::PIPE).raw_os_error(), Some(libc::EPIPE));
-    }
 }
