@@ -104,7 +104,8 @@ impl<T: AsFd> AsyncFd<T> {
         self.registration.socket()
     }
 
-    /// The descriptor's owner. Do not let it change to another descriptor: the old one stays registered.
+    /// The descriptor's owner. Do not let it change to another descriptor: the number of the old one stays registered. If
+    /// the system gives that number to another socket, dropping this `AsyncFd` takes that socket out of the reactor.
     pub fn get_mut(&mut self) -> &mut T {
         self.registration.socket_mut()
     }

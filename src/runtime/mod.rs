@@ -20,30 +20,32 @@
 //! A task runs on the worker that woke it, mostly where its socket is. It moves when that worker has more to do than
 //! another. A worker that is stuck in one poll of a task, because the task computes or blocks, holds back its local
 //! tasks and nothing else. Another worker runs what is queued behind that task, turns the stuck worker's reactor and
-//! fires its timers: an idle one within milliseconds. If all others are busy, one of them does so after some of its polls,
-//! 16 at most if they take longer than a millisecond. A connection that [`serve`](crate::net::serve()) has started there,
-//! and that was not polled yet, is taken over after about 50 ms. While all workers are stuck, no worker is left to do so.
-//! Then a `block_on` call beside them waits for its sockets and timers too.
+//! fires its timers: an idle one within milliseconds. If all others are busy, one of them does so after some of its
+//! polls, 16 at most if they take longer than a millisecond. A connection that [`serve`](crate::net::serve()) has
+//! started there, and that was not polled yet, is taken over after about 50 ms. While all workers are stuck, no worker
+//! is left to do so. Then a `block_on` call beside them waits for its sockets and timers too.
 //!
 //! # Metrics
-//! [`Handle::metrics`] reports at any time what each worker has done. With [`Builder::measure_polls`] it also reports how
-//! long the polls of tasks take, and how late timers fire. [`Metrics::prometheus`] is the text for a Prometheus server.
+//! [`Handle::metrics`] reports at any time what each worker has done. With [`Builder::measure_polls`] it also reports
+//! how long the polls of tasks take, and how late timers fire. [`Metrics::prometheus`] is the text for a Prometheus
+//! server.
 //!
 //! # Tracing
 //! With the feature `tracing`, a subscriber of the [`tracing`](https://docs.rs/tracing) crate gets
-//! * a span for each task, of the target `tokio::task`, with the fields that `console-subscriber` reads. So `tokio-console`
-//!   shows the tasks of [`spawn`](crate::spawn), [`spawn_local`](crate::spawn_local) and
-//!   [`spawn_blocking`](crate::spawn_blocking), their polls, and their wakes. Events of a task's own code are in its span;
-//! * events of the target `kittiwake::serve` for the accept errors of a [server](crate::net::serve()) and for its end, and of
-//!   `kittiwake::runtime` for the end of a runtime. Also of `kittiwake::task` for the slow polls that
+//! * a span for each task, of the target `tokio::task`, with the fields that `console-subscriber` reads. So
+//!   `tokio-console` shows the tasks of [`spawn`](crate::spawn), [`spawn_local`](crate::spawn_local) and
+//!   [`spawn_blocking`](crate::spawn_blocking), their polls, and their wakes. Events of a task's own code are in its
+//!   span;
+//! * events of the target `kittiwake::serve` for the accept errors of a [server](crate::net::serve()) and for its end,
+//!   and of `kittiwake::runtime` for the end of a runtime. Also of `kittiwake::task` for the slow polls that
 //!   [`Builder::on_slow_poll`] reports.
 //!
-//! A task gets a span only if the subscriber is there when it is spawned and wants spans of the level `TRACE`. The future of
-//! a `block_on` call has no span. The clones and drops of wakers are not seen: `tokio-console` shows one waker for each
-//! task, and its warning of lost wakers never comes.
+//! A task gets a span only if the subscriber is there when it is spawned and wants spans of the level `TRACE`. The
+//! future of a `block_on` call has no span. The clones and drops of wakers are not seen: `tokio-console` shows one
+//! waker for each task, and its warning of lost wakers never comes.
 //!
-//! The subscriber may spawn and wake tasks. While it is called it gets no spans and no events of that thread. A panic of it
-//! is contained.
+//! The subscriber may spawn and wake tasks. While it is called it gets no spans and no events of that thread. A panic
+//! of it is contained.
 //!
 //! The loop itself is in `worker.rs`, and is the place to begin reading.
 
@@ -152,7 +154,9 @@ impl Runtime {
     /// Runs a future to its end on this thread. A current-thread runtime also runs its tasks here meanwhile.
     ///
     /// Tasks made by [`spawn`](crate::spawn) outlive the call. They go on in the next one, or meanwhile if the runtime
-    /// is multi-thread. Those made by [`spawn_local`](crate::spawn_local) on this thread are dropped before it returns.
+    /// is multi-thread. In a current-thread runtime each of them is polled at the beginning of the next call, also if
+    /// it only waits: a call for each request beside thousands of idle connections is dear. Those made by
+    /// [`spawn_local`](crate::spawn_local) on this thread are dropped before it returns.
     ///
     /// In a multi-thread runtime any number of threads may be in such calls. Each runs its own future and its local
     /// tasks only, and takes no descriptor: its sockets and timers wait with one of the workers.
@@ -221,8 +225,8 @@ impl Runtime {
     /// Their destructors come first, and no timeout can interrupt them.
     ///
     /// # Errors
-    /// If a thread of the runtime has not ended in time. The error says how many workers, tasks, closures and look-ups are
-    /// left. They go on, each on its thread: a worker until all tasks are gone.
+    /// If a thread of the runtime has not ended in time. The error says how many workers, tasks, closures and look-ups
+    /// are left. They go on, each on its thread: a worker until all tasks are gone.
     ///
     /// # Panics
     /// Inside a runtime, this one or another: it would hold up its worker. The runtime is dropped then.
@@ -314,21 +318,21 @@ impl Handle {
     /// Enters the runtime: while the guard lives, this thread spawns there.
     ///
     /// [`spawn`](crate::spawn), [`JoinSet::spawn`](crate::task::JoinSet::spawn),
-    /// [`spawn_blocking`](crate::spawn_blocking), [`lookup_host`](crate::net::lookup_host) and [`Handle::current`] then use
-    /// this runtime. So code that calls them can run on any thread, such as one of another executor. The rules of
-    /// [`Handle::spawn`] hold for what is spawned. In particular, tasks of a current-thread runtime wait for a thread in
-    /// its `block_on`.
+    /// [`spawn_blocking`](crate::spawn_blocking), [`lookup_host`](crate::net::lookup_host) and [`Handle::current`] then
+    /// use this runtime. So code that calls them can run on any thread, such as one of another executor. The rules of
+    /// [`Handle::spawn`] hold for what is spawned. In particular, tasks of a current-thread runtime wait for a thread
+    /// in its `block_on`.
     ///
     /// The thread does not become a worker. The other services stay as they were before the guard:
     /// * A socket that has to wait, and a timer that is polled, on this thread go by the runtime that runs here, if one
     ///   does. Otherwise the socket returns an error and the timer panics. Poll them in a task that is spawned.
-    /// * [`spawn_local`](crate::spawn_local) spawns on the worker or the `block_on` call of this thread, and panics if there
-    ///   is none.
+    /// * [`spawn_local`](crate::spawn_local) spawns on the worker or the `block_on` call of this thread, and panics if
+    ///   there is none.
     /// * [`Instant::now`](crate::time::Instant::now) is that of this thread.
     ///
-    /// A `block_on` call, which may be made while the guard lives, is inside its own runtime only. Several guards nest: the
-    /// newest one counts. Do not keep a guard across an `await`, because other tasks of the thread would run inside the
-    /// runtime too.
+    /// A `block_on` call, which may be made while the guard lives, is inside its own runtime only. Several guards nest:
+    /// the newest one counts. Do not keep a guard across an `await`, because other tasks of the thread would run inside
+    /// the runtime too.
     ///
     /// A guard does not keep the runtime alive. When the runtime has ended, what is spawned is cancelled at once.
     ///
