@@ -72,6 +72,8 @@ pub(super) struct Activity {
     write_waits: AtomicBool,
     /// HTTP/1: the last request has a body, and its end may still have to come.
     body_may_come: AtomicBool,
+    /// HTTP/1: hyper has waited for bytes since the last request ended. What comes after that belongs to a head.
+    head_may_come: AtomicBool,
     /// The transport has closed its side and discards what the client still sends.
     lingers: AtomicBool,
     /// The server stops. Set on HTTP/1 only.
@@ -80,7 +82,7 @@ pub(super) struct Activity {
     last_request: AtomicBool,
     /// The connection ends after its current requests.
     ends_gracefully: AtomicBool,
-    /// HTTP/2: the client does not acknowledge the end, and hyper is told that the client has ended.
+    /// HTTP/2: the client does not acknowledge the end, so hyper is told that the client has ended.
     gives_up: AtomicBool,
     /// The transport has discarded long enough.
     has_lingered: AtomicBool,
@@ -110,6 +112,7 @@ impl Activity {
             read_waits: AtomicBool::new(false),
             write_waits: AtomicBool::new(false),
             body_may_come: AtomicBool::new(false),
+            head_may_come: AtomicBool::new(false),
             lingers: AtomicBool::new(false),
             draining: AtomicBool::new(false),
             last_request: AtomicBool::new(false),
@@ -165,7 +168,10 @@ impl Activity {
 
     fn start_request(&self) {
         match self.protocol {
-            Protocol::Http1 => increment(&self.started),
+            Protocol::Http1 => {
+                self.head_may_come.store(false, Ordering::Relaxed);
+                increment(&self.started);
+            }
             // A tunnel begins in the task of its request.
             Protocol::Http2 => _ = self.started.fetch_add(1, Ordering::Relaxed),
         }
@@ -203,6 +209,16 @@ impl Activity {
         self.read_waits.store(poll.is_pending(), Ordering::Relaxed);
         if poll.is_ready() {
             increment(&self.received);
+        } else if self.body_may_come.load(Ordering::Relaxed) && !self.has_requests() {
+            self.end_body();
+        }
+    }
+
+    /// hyper waits for bytes after a request with a body. It has discarded what the handler has not read, because
+    /// otherwise it would have closed the connection. So these bytes are no part of the next head.
+    fn end_body(&self) {
+        if !self.head_may_come.swap(true, Ordering::Relaxed) {
+            self.received_by_end.store(self.received.load(Ordering::Relaxed), Ordering::Relaxed);
         }
     }
 
@@ -269,10 +285,10 @@ impl Activity {
         }
     }
 
-    /// HTTP/1: whether a part of the next head has come. `false` if what has come may be the rest of a body that the
-    /// handler has not read, because hyper does not tell when it has discarded that.
+    /// HTTP/1: whether a part of the next head has come, and not of a body that the handler has not read.
     fn has_part_of_head(&self) -> bool {
-        self.has_part() && !self.body_may_come.load(Ordering::Relaxed)
+        let is_head = self.head_may_come.load(Ordering::Relaxed) || !self.body_may_come.load(Ordering::Relaxed);
+        is_head && self.has_part()
     }
 
     /// HTTP/1: whether bytes have come since the last request ended.

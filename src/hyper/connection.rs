@@ -36,7 +36,7 @@ use ::hyper::service::Service;
 use ::hyper::upgrade::Upgraded;
 use ::hyper::{Request, Response};
 use futures_io::{AsyncRead, AsyncWrite};
-use futures_lite::future::{poll_fn, poll_once};
+use futures_lite::future::poll_fn;
 
 use super::activity::{Activity, Protocol, Waits};
 use super::deadline::{Deadline, Limits};
@@ -93,9 +93,11 @@ where
         Protocol::Http1 => {
             let connection = options.http1.serve_connection(transport, service).with_upgrades();
             driver.run(pin!(connection)).await?;
-            if let Some(on_upgrade) = activity.take_refused_upgrade() {
-                // hyper has given the stream away before its connection ended. Otherwise it has closed the stream.
-                if let Some(Ok(stream)) = poll_once(on_upgrade).await {
+            if let Some(mut on_upgrade) = activity.take_refused_upgrade() {
+                // hyper has given the stream away before its connection ended. Otherwise it has closed the stream. If a
+                // task of the user's has taken it first, this poll panics.
+                let taken = poll_fn(|cx| Poll::Ready(contain(|| Pin::new(&mut on_upgrade).poll(cx)))).await;
+                if let Ok(Poll::Ready(Ok(stream))) = taken {
                     driver.run(pin!(Refused(stream))).await?;
                 }
             }
@@ -248,7 +250,8 @@ impl Driver<'_> {
             }
             let mut poll = || self.poll_connection(cx, connection.as_mut());
             if let Poll::Ready(result) = if asks { ask_kernel(poll) } else { poll() } {
-                return Poll::Ready(result);
+                // hyper may have been told of an end in the middle of a frame. That is no error of the client.
+                return Poll::Ready(if self.activity.gives_up() { Ok(()) } else { result });
             }
             if !self.activity.ends_gracefully() && self.must_end() {
                 self.end_gracefully(connection.as_mut());
@@ -265,7 +268,7 @@ impl Driver<'_> {
                     self.end_gracefully(connection.as_mut());
                 }
                 // A client of HTTP/2 that does not acknowledge the end, and is perhaps still reading.
-                Waits::Request(_) if !self.activity.gives_up() => self.activity.give_up(),
+                Waits::Request(_) if self.may_give_up() => self.activity.give_up(),
                 Waits::Request(_) => return Poll::Ready(Ok(())),
                 waits => return Poll::Ready(Err(too_long(waits).into())),
             }
@@ -275,6 +278,10 @@ impl Driver<'_> {
     /// Whether the activity wakes the task that polls.
     fn has_waker(&self, cx: &Context<'_>) -> bool {
         self.waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker()))
+    }
+
+    fn may_give_up(&self) -> bool {
+        self.activity.protocol() == Protocol::Http2 && !self.activity.gives_up()
     }
 
     /// Whether the client can learn now that the connection ends.

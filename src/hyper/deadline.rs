@@ -1,7 +1,7 @@
 //! The deadline of a connection: how long each wait may last.
 //!
-//! One timer serves all limits. It is moved only to an earlier moment: while requests come, it stays where it is, and
-//! when it fires too early it is set anew. So a request costs no timer. A limit begins up to 10 ms late: it is
+//! One timer serves all limits. While requests come, it stays where it is, as long as it still wakes the connection's
+//! task. When it fires too early it is set anew. So a request costs no timer. A limit begins up to 10 ms late: it is
 //! measured from the clock's last tick, which is cheaper to read.
 
 use std::pin::Pin;
@@ -19,7 +19,7 @@ const LOOK_AGAIN: Duration = Duration::from_millis(100);
 
 /// How long a closed connection waits for the client's end, if the client was still sending. On HTTP/2 it is the time
 /// without a byte from the client, and [`Limits::body`] bounds the whole.
-const LINGER: Duration = Duration::from_secs(2);
+pub(super) const LINGER: Duration = Duration::from_secs(2);
 
 /// The limits of a connection. The methods of [`Serve`](super::Serve) document each.
 #[derive(Clone, Copy)]
@@ -29,6 +29,8 @@ pub(super) struct Limits {
     pub(super) body: Duration,
     /// How long a connection may wait with its next or first request once its server stops.
     pub(super) idle_in_drain: Duration,
+    /// As [`LINGER`], once its server stops.
+    pub(super) linger_in_drain: Duration,
 }
 
 impl Limits {
@@ -39,6 +41,7 @@ impl Limits {
             Waits::Request(_) if draining => Some(self.keep_alive.min(self.idle_in_drain)),
             Waits::Request(_) => Some(self.keep_alive),
             Waits::Body(_) | Waits::Reader(_) | Waits::Window(_) | Waits::Streams => Some(self.body),
+            Waits::End(_) if draining => Some(self.linger_in_drain),
             Waits::End(_) => Some(LINGER),
         }
     }

@@ -16,7 +16,7 @@ use futures_io::{AsyncRead, AsyncWrite};
 use futures_lite::future::{or, poll_fn};
 
 use super::connection::{self, BoxError, Options};
-use super::deadline::{IDLE_IN_DRAIN, Limits};
+use super::deadline::{IDLE_IN_DRAIN, LINGER, Limits};
 use super::executor::StreamExecutor;
 use super::timer::Timer;
 use crate::net::{
@@ -122,7 +122,13 @@ where
     http1.half_close(true).header_read_timeout(None).timer(Timer);
     let mut http2 = http2::Builder::new(StreamExecutor::new());
     http2.timer(Timer);
-    let limits = Limits { header_read: HEADER_READ, keep_alive: KEEP_ALIVE, body: BODY, idle_in_drain: IDLE_IN_DRAIN };
+    let limits = Limits {
+        header_read: HEADER_READ,
+        keep_alive: KEEP_ALIVE,
+        body: BODY,
+        idle_in_drain: IDLE_IN_DRAIN,
+        linger_in_drain: LINGER,
+    };
     Serve {
         server: net::serve(listener, unserved::<L> as Unserved<L>),
         make_service,
@@ -206,8 +212,8 @@ fn no_handshake<T>(stream: T) -> Ready<io::Result<T>> {
 ///   less.
 /// * An HTTP/2 client gets GOAWAY. Its connection closes after the requests that have reached the kernel.
 ///
-/// Ask for the stream of an upgrade (`hyper::upgrade::on`) only if the response lets the upgrade begin. Of an upgrade that
-/// is refused, the server closes the stream itself, and a task that awaits that stream panics.
+/// Ask for the stream of an upgrade (`hyper::upgrade::on`) only if your response begins the upgrade. The server closes the
+/// stream of a refused upgrade, and a task that awaits that stream mostly panics.
 ///
 /// An upgraded connection counts until its stream is dropped. At the end of the drain the server does not wait for it
 /// any longer, and lists it as open; its task goes on. To end such tasks in time, give them a clone of the
@@ -373,10 +379,11 @@ impl<L: Listener, M, H> Serve<L, M, H> {
     /// Limits how long the server waits for its connections when it stops: see [how it ends](Serve#how-it-ends). The
     /// default is 25 seconds; [`Duration::MAX`] is no limit.
     pub fn drain_timeout(mut self, duration: Duration) -> Self {
-        // Idle connections must end before the drain does: else the report lists them as open. A silent client may
-        // have both times, one after the other.
+        // Idle connections must end before the drain does: else the report lists them as open. A client may have two of
+        // these times, one after the other.
         self.options.handshake_in_drain = IDLE_IN_DRAIN.min(duration / 4);
         self.options.limits.idle_in_drain = IDLE_IN_DRAIN.min(duration / 2);
+        self.options.limits.linger_in_drain = LINGER.min(duration / 4);
         self.server = self.server.drain_timeout(duration);
         self
     }

@@ -378,13 +378,45 @@ fn half_a_head_is_cut_off() {
 #[test]
 fn half_a_second_head_is_cut_off() {
     run(|| async {
-        let server = Server::start(|serve| serve.header_read_timeout(LIMIT)).await;
-        let mut client = server.connect().await;
-        client.write_all(get("/path").as_bytes()).await.unwrap();
-        response(&mut client).await;
-        client.write_all(b"GET / HT").await.unwrap();
-        assert_eq!(read_all(&mut client).await, "");
-        until(|| server.errors.has("a whole request head")).await;
+        // Bytes that come after a body are a head, whether the handler has read that body or not.
+        for first in
+            [get("/path"), post("/echo", "body"), post("/ignore", "body"), post("/ignore", &"x".repeat(12_000))]
+        {
+            let server = Server::start(|serve| serve.header_read_timeout(LIMIT)).await;
+            let mut client = server.connect().await;
+            client.write_all(first.as_bytes()).await.unwrap();
+            response(&mut client).await;
+            // hyper waits for the next head.
+            settle().await;
+            client.write_all(b"GET / HT").await.unwrap();
+            assert_eq!(read_all(&mut client).await, "");
+            until(|| server.errors.has("a whole request head")).await;
+        }
+    });
+}
+
+/// A client that has sent half a head when the server stops is served, also behind a request with a body.
+#[test]
+fn half_a_head_is_served_in_the_drain() {
+    run(|| async {
+        for first in [get("/path"), post("/echo", "body"), post("/ignore", "body")] {
+            let server = Server::start(|serve| serve).await;
+            let mut client = server.connect().await;
+            client.write_all(first.as_bytes()).await.unwrap();
+            response(&mut client).await;
+            settle().await;
+            let next = get("/next");
+            client.write_all(&next.as_bytes()[..8]).await.unwrap();
+            settle().await;
+            pause();
+            server.shutdown.trigger();
+            // Longer than an idle connection may stay.
+            sleep(Duration::from_secs(2)).await;
+            resume();
+            client.write_all(&next.as_bytes()[8..]).await.unwrap();
+            last_response(&mut client, "/next").await;
+            assert_eq!(server.end().await.served, 1);
+        }
     });
 }
 
