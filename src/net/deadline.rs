@@ -326,7 +326,7 @@ impl Both {
         };
         // Before the last transfer is loaded: see the races.
         let other_waits =
-            other.waits_since.load(Ordering::Acquire) != 0 || other.own_calls.load(Ordering::Relaxed) != 0;
+            other.waits_since.load(Ordering::Acquire) != 0 || other.own_calls.load(Ordering::Acquire) != 0;
         Clocks { since, idle_since: since.max(deadline.other_moved.load(Ordering::Relaxed)), other_waits }
     }
 }
@@ -406,7 +406,7 @@ impl Drop for OwnCall<'_> {
     fn drop(&mut self) {
         let Some(both) = self.deadlines.0.get().filter(|_| self.waits) else { return };
         self.interest.directions().for_each(|direction| {
-            both.of(direction).own_calls.fetch_sub(1, Ordering::Relaxed);
+            both.of(direction).own_calls.fetch_sub(1, Ordering::Release);
         });
     }
 }

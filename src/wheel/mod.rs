@@ -33,7 +33,8 @@
 //! # Cost
 //! Each level has a word with one bit for each slot that is not empty. By rule 3 the next slot is the first such bit of
 //! the lowest level that has one. `fire_all`, `advance_exact`, `take_wakers` and `visit` may look at every entry.
-//! `advance` moves each timer a bounded number of times, and sorts those that fire. All other methods are O(1).
+//! `advance` moves each timer a bounded number of times, sorts those that fire, and then looks at the slot of the next
+//! tick. All other methods are O(1).
 //!
 //! # Moments and ticks
 //! Callers pass moments, and a [`Scale`] turns them into ticks. It rounds deadlines up and the present down, so no
