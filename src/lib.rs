@@ -2,7 +2,7 @@
 //!
 //! A reactor (epoll or kqueue, through `mio`) maps readiness tokens to stored wakers; the wakers drive sockets with the
 //! [`futures-io`](io) traits; a simple executor runs the tasks. One event loop per worker, on one core or on all,
-//! sockets that are `Send` and `Sync`, no hidden thread, no global state (signals apart), and no `unsafe`.
+//! sockets that are `Send` and `Sync`, no hidden thread, no global runtime, and no `unsafe`.
 //!
 //! # An echo server
 //! ```no_run

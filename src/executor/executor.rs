@@ -36,7 +36,7 @@ pub(crate) struct Executor {
     /// Used if the runtime has one worker: the entries that have used up their budget. They run after the next look at
     /// the kernel, when nothing else is ready, or after one batch in which something else always was.
     refused: Vec<Entry>,
-    /// Entries that are in `refused` were there when this batch began.
+    /// Some entries were in `refused` already when this batch began.
     has_waiting_refused: bool,
     /// `None` if the runtime has one worker.
     stealer: Option<Box<Stealer>>,
@@ -554,7 +554,7 @@ pub(crate) struct MainWaker(Arc<Main>);
 
 struct Main {
     worker: WorkerRef,
-    /// An entry for it was queued, and its future was not polled since.
+    /// An entry for it is queued, or was taken and its future has not been polled yet.
     is_queued: AtomicBool,
 }
 

@@ -12,8 +12,8 @@
 //! ```
 //! * AWAKE: the worker runs tasks, and will come here before it blocks.
 //! * SPINNING: it has nothing to run, and will look at this word again before it blocks. It may spin meanwhile.
-//! * PARKED: it blocks, or is about to. Another thread ends that by the worker's unparker
-//!   or unpark timer.
+//! * PARKED: it blocks, or is about to. Another thread ends that by the worker's unparker or its unpark
+//!   timer.
 //! * NOTIFIED: since it last drained, something was pushed here or to its stealable queue, or it was woken to look at
 //!   other workers or because its runtime ends.
 //!

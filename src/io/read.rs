@@ -382,7 +382,7 @@ impl<R: AsyncRead + Unpin + ?Sized> Future for ReadToString<'_, R> {
         let Self { reader, buf, bytes, progress } = &mut *self;
         let result = ready!(progress.poll_read_to_end(Pin::new(&mut **reader), cx, bytes));
         match String::from_utf8(mem::take(bytes)) {
-            // The string would have to allocate, and would be a copy of `text`.
+            // The string is empty and too small. To take `text` saves an allocation and a copy.
             Ok(text) if buf.is_empty() && buf.capacity() < text.len() => **buf = text,
             Ok(text) => buf.push_str(&text),
             // The reader's error comes first, as in std. It may have cut the last character.

@@ -73,7 +73,7 @@ where
         let is_refused = budget::has_refused();
         let over = ready!(limit.poll(cx));
         if is_refused {
-            // That poll may have missed a connection that is there.
+            // That poll of the race had no budget, and may have missed a connection.
             if let Poll::Ready(ended) = budget::with_fresh(|| race.poll(cx)) {
                 return Poll::Ready(ended);
             }

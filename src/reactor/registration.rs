@@ -211,7 +211,8 @@ impl<S: AsFd> Registration<S> {
 
     /// Notes that a transfer on a stream has moved `transferred` bytes of at most `capacity`. A short one may prove
     /// that the kernel's buffer is empty, or full after a write ([`SHORT_MEANS_DRAINED`]). The next operation then
-    /// waits without a system call. For a socket of which that is not so, both numbers are the same.
+    /// waits without a system call. For a socket whose short transfers prove nothing,
+    /// the caller passes one number twice.
     pub(crate) fn transferred(&self, direction: Direction, seen: Snapshot, capacity: usize, transferred: usize) {
         budget::count_moved(transferred);
         let is_short = transferred < capacity && transferred > 0;

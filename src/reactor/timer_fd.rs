@@ -87,7 +87,8 @@ pub(super) struct TimerFd {
 
 /// Linux may end a wait late, to let one wake-up serve several waits: by a thousandth of its length, for a niced
 /// process by a two-hundredth, by the thread's slack of 50 us at least, and by 100 ms at most
-/// (`select_estimate_accuracy` in the kernel's fs/select.c). These two are more than the least and the most.
+/// (`select_estimate_accuracy` in the kernel's fs/select.c). [`MIN_LATENESS`] is above the smallest of these, and
+/// [`MAX_LATENESS`] above the largest.
 const MIN_LATENESS: Duration = Duration::from_micros(60);
 const MAX_LATENESS: Duration = Duration::from_millis(110);
 

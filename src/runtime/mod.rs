@@ -154,9 +154,9 @@ impl Runtime {
     /// Runs a future to its end on this thread. A current-thread runtime also runs its tasks here meanwhile.
     ///
     /// Tasks made by [`spawn`](crate::spawn) outlive the call. They go on in the next one, or meanwhile if the runtime
-    /// is multi-thread. In a current-thread runtime each of them is polled at the beginning of the next call, also if
-    /// it only waits: a call for each request beside thousands of idle connections is dear. Those made by
-    /// [`spawn_local`](crate::spawn_local) on this thread are dropped before it returns.
+    /// is multi-thread. In a current-thread runtime each of them that waits for a socket or a timer is polled once at
+    /// the beginning of the next call: a call for each request beside thousands of idle connections is dear. Those made
+    /// by [`spawn_local`](crate::spawn_local) on this thread are dropped before it returns.
     ///
     /// In a multi-thread runtime any number of threads may be in such calls. Each runs its own future and its local
     /// tasks only, and takes no descriptor: its sockets and timers wait with one of the workers.

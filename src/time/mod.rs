@@ -112,9 +112,9 @@ pub fn resume() {
 /// Advances the paused clock by `duration`.
 ///
 /// The clock stops at each deadline on the way. The tasks that a deadline wakes run at that moment. A deadline may be
-/// reached up to 65.5 µs late, and at the end of the way at the latest. Tasks that the woken tasks wake in turn may run later. If a task calls [`resume`] on the way, the clock runs on from that
-/// moment and this future is ready. The clock ends exactly `duration` later, of at most 30 years, and a deadline at that
-/// moment is reached too.
+/// reached up to 65.5 µs late, and at the end of the way at the latest. Tasks that the woken tasks wake in turn may run
+/// later. If a task calls [`resume`] on the way, the clock runs on from that moment and this future is ready. The clock
+/// ends exactly `duration` later, of at most 30 years, and a deadline at that moment is reached too.
 ///
 /// # Cancel safety
 /// Safe. The clock keeps the moment that it has reached.

@@ -39,9 +39,9 @@
 //! # Moments and ticks
 //! Callers pass moments, and a [`Scale`] turns them into ticks. It rounds deadlines up and the present down, so no
 //! timer fires early. `advance` compares the moment of a new timer with the present, so a timer that is due while it is
-//! still new fires without any rounding. Timers that fire are not overtaken: with them fire those of the next tick
-//! whose moments have passed. [`Wheel::advance_exact`] compares the moments of all timers, for a clock that stands
-//! still.
+//! still new fires without any rounding. When timers fire, those of the next tick whose moments have passed fire with
+//! them, so that none is overtaken. [`Wheel::advance_exact`] compares the moments of all timers, for a clock that
+//! stands still.
 
 #[cfg(any(test, fuzzing))]
 pub(crate) mod model;

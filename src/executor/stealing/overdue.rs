@@ -40,8 +40,8 @@ impl Overdue {
         }
     }
 
-    /// An entry is about to be run. If it is the turn of those that are overdue, returns the end of their numbers.
-    /// `stealable` returns how many of the counted entries that others may steal are left.
+    /// An entry is about to be run. If it is the turn of those that are overdue, returns the number below which
+    /// an entry is overdue. `stealable` returns how many of the counted entries that others may steal are left.
     pub(in crate::executor) fn take_turn(&mut self, stealable: impl FnOnce() -> usize) -> Option<u64> {
         if let State::Counting { local: 0, end } = self.0 {
             if stealable() == 0 {
