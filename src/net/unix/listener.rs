@@ -85,7 +85,7 @@ impl UnixListener {
     ///
     /// # Examples
     /// ```
-    /// # #[cfg(target_os = "linux")]
+    /// # #[cfg(all(target_os = "linux", not(kittiwake_portable)))]
     /// # kittiwake::block_on(async {
     /// use kittiwake::net::{UnixListener, UnixStream};
     /// use std::os::linux::net::SocketAddrExt;
