@@ -13,7 +13,6 @@ use ::hyper::server::conn::{http1, http2};
 use ::hyper::service::Service;
 use ::hyper::{Request, Response};
 use futures_io::{AsyncRead, AsyncWrite};
-use futures_lite::future::{or, poll_fn};
 
 use super::connection::{self, BoxError, Options};
 use super::deadline::{IDLE_IN_DRAIN, LINGER, Limits};
@@ -22,7 +21,7 @@ use super::timer::Timer;
 use crate::net::{
     self, Failure, HandlerOutput, Listener, Report, ServeError, ServeStats, ShutdownSignal, TcpStream, UnixStream,
 };
-use crate::time::{Duration, sleep, timeout};
+use crate::time::{Duration, timeout};
 
 /// The default of [`Serve::handshake_timeout`].
 const HANDSHAKE: Duration = Duration::from_secs(10);
@@ -446,15 +445,12 @@ async fn finish_handshake<T, E: Into<BoxError>>(
     options: &Options,
     shutdown: &mut ShutdownSignal,
 ) -> Result<T, BoxError> {
-    let in_time = async { timeout(options.handshake, handshake).await.ok() };
-    let in_drain = async {
-        poll_fn(|cx| shutdown.poll_triggered(cx)).await;
-        sleep(options.handshake_in_drain).await;
-        None
-    };
-    match or(in_time, in_drain).await {
-        Some(stream) => stream.map_err(Into::into),
-        None => Err(io::Error::new(io::ErrorKind::TimedOut, "the client does not complete the handshake").into()),
+    let handshake = timeout(options.handshake, handshake);
+    match shutdown.run_with_grace(options.handshake_in_drain, handshake).await {
+        Some(Ok(stream)) => stream.map_err(Into::into),
+        Some(Err(_)) | None => {
+            Err(io::Error::new(io::ErrorKind::TimedOut, "the client does not complete the handshake").into())
+        }
     }
 }
 
