@@ -20,11 +20,11 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use futures_io::{AsyncRead, AsyncWrite};
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::io::Errno;
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::io::retry_on_intr;
 
 use super::async_fd::AsyncFd;
-use crate::reactor::{Direction, WaiterSlot};
+use crate::reactor::{Direction, WaiterSlot, poll_now};
 use crate::task::{JoinHandle, Work, try_spawn};
 
 /// The most bytes that the pool reads or writes in one go.
@@ -153,10 +153,10 @@ impl Input {
             _ if buf.is_empty() => Poll::Ready(Ok(0)),
             Self::Watched(fd) => fd.registration().poll_operation(cx, Direction::Read, WaiterSlot::Seat, |fd, _| {
                 // `WouldBlock` if a blocking call would have to wait.
-                match poll(&mut [PollFd::new(fd, PollFlags::IN)], Some(&Timespec::default()))? {
-                    0 => Err(io::ErrorKind::WouldBlock.into()),
-                    _ => Ok(rustix::io::read(fd, &mut *buf)?),
+                if poll_now(fd, PollFlags::IN)?.is_empty() {
+                    return Err(io::ErrorKind::WouldBlock.into());
                 }
+                Ok(rustix::io::read(fd, &mut *buf)?)
             }),
             Self::Pooled(pooled) => pooled.poll_read(cx, buf),
             Self::Failed(error) => Poll::Ready(Err(copied(error))),
@@ -263,13 +263,10 @@ fn repeat<F: AsFd>(
     loop {
         match call(file) {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            // Another process has made the stream non-blocking. An interrupted poll(2) is made again after the call. A
-            // sandbox may refuse poll(2), and then this loop would not wait at all.
+            // Another process has made the stream non-blocking. A sandbox may refuse poll(2), and then this loop would not
+            // wait at all.
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                match poll(&mut [PollFd::new(file, events)], None) {
-                    Ok(_) | Err(Errno::INTR) => {}
-                    Err(refused) => return Err(refused.into()),
-                }
+                retry_on_intr(|| poll(&mut [PollFd::new(file, events)], None))?;
             }
             result => return result,
         }

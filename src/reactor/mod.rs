@@ -55,7 +55,7 @@ use backend::{EVENT_CAPACITY, TIMER_FD, UNPARK, UNPARK_TIMER, WATCHED, descripto
 pub use interest::{Interest, Ready};
 use readiness::Report;
 pub(crate) use readiness::{Direction, Snapshot};
-pub(crate) use registration::{Registration, Wait, is_ready_now};
+pub(crate) use registration::{Registration, Wait, is_ready_now, poll_now};
 use registry::Source;
 pub(crate) use registry::{Registry, enter};
 use timer_fd::{TimerFd, whole_millis};

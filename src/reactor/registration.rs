@@ -412,25 +412,28 @@ fn would_block(error: &io::Error) -> bool {
 
 /// Whether poll(2) finds a direction ready. Also true if poll(2) fails: a system call reports the error.
 pub(crate) fn is_ready_now(socket: &impl AsFd, direction: Direction) -> bool {
-    poll_now(socket, direction).is_none_or(|found| !found.is_empty())
+    poll_now(socket, flag(direction)).map_or(true, |found| !found.is_empty())
 }
 
 /// As [`is_ready_now`], for a caller whose system call has met `WouldBlock`. An error that poll(2) finds does not
 /// count, unless it comes with a hang-up: the call would have returned an error of the socket. So it is an entry in the
 /// error queue, which poll(2) reports until the program takes it, and which makes neither reads nor writes ready.
 fn is_ready_beside_errors(socket: &impl AsFd, direction: Direction) -> bool {
-    poll_now(socket, direction).is_none_or(|found| !found.difference(PollFlags::ERR).is_empty())
+    poll_now(socket, flag(direction)).map_or(true, |found| !found.difference(PollFlags::ERR).is_empty())
 }
 
-/// The flags of a direction that poll(2) finds. `None` if poll(2) fails.
-fn poll_now(socket: &impl AsFd, direction: Direction) -> Option<PollFlags> {
-    let flags = match direction {
+fn flag(direction: Direction) -> PollFlags {
+    match direction {
         Direction::Read => PollFlags::IN,
         Direction::Write => PollFlags::OUT,
-    };
-    let mut entry = [PollFd::new(socket, flags)];
-    poll(&mut entry, Some(&Timespec::default())).ok()?;
-    Some(entry[0].revents())
+    }
+}
+
+/// Which of these flags poll(2) finds now, and which of those that it always reports: an error and a hang-up.
+pub(crate) fn poll_now(fd: &impl AsFd, flags: PollFlags) -> rustix::io::Result<PollFlags> {
+    let mut entry = [PollFd::new(fd, flags)];
+    poll(&mut entry, Some(&Timespec::default()))?;
+    Ok(entry[0].revents())
 }
 
 /// The waiters of one direction, as one waker.

@@ -15,14 +15,14 @@ use std::net::{Shutdown, SocketAddr};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::{self, ffi::OsStrExt};
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::event::PollFlags;
 use rustix::io::{Errno, retry_on_intr};
 pub(super) use rustix::net::SocketAddrAny;
 use rustix::net::addr::SocketAddrArg;
 use rustix::net::{RecvAncillaryBuffer, RecvFlags, SendAncillaryBuffer, SendFlags, SocketAddrUnix};
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
-use crate::reactor::{Direction, is_ready_now};
+use crate::reactor::{Direction, is_ready_now, poll_now};
 
 /// The most slices that one recvmsg(2) or sendmsg(2) takes (`IOV_MAX`). The next call takes the rest of a longer list.
 pub(super) const MAX_SLICES: usize = 1024;
@@ -161,9 +161,7 @@ pub(super) fn reserve(listener: &impl AsFd, domain: Domain, kind: Type) -> Optio
 /// failed. Fails if poll(2) does: a sandbox may refuse it, and that is no end of the stream. A signal may interrupt the
 /// call although it does not wait.
 pub(super) fn has_ended(socket: &impl AsFd) -> io::Result<bool> {
-    let mut entry = [PollFd::new(socket, ENDED)];
-    retry_on_intr(|| poll(&mut entry, Some(&Timespec::default())))?;
-    Ok(entry[0].revents().intersects(ENDED))
+    Ok(retry_on_intr(|| poll_now(socket, ENDED))?.intersects(ENDED))
 }
 /// On Linux a failed stream has hung up. An error alone may be an entry in the error queue, such as the time at which
 /// bytes have left (`SO_TIMESTAMPING`), and poll(2) reports that until the program takes it.
