@@ -255,6 +255,17 @@ pub async fn settle() {
     }
 }
 
+/// Asserts that this task runs although these calls go on for ever, and that they can be cancelled.
+pub async fn assert_give_way<T>(calls: impl IntoIterator<Item = kittiwake::task::JoinHandle<T>>) {
+    for _ in 0..10 {
+        kittiwake::task::yield_now().await;
+    }
+    for call in calls {
+        call.abort();
+        assert!(call.await.is_err_and(|error| error.is_cancelled()), "an endless call has ended");
+    }
+}
+
 /// Waits until no client can connect to `address`, whose listener must have been closed before. The kernel keeps a closed
 /// listener for as long as a child has a copy of its descriptor. Another test may be starting one: each child has copies
 /// of all descriptors until its program runs.
